@@ -1,0 +1,114 @@
+"""Which array library an array belongs to, and what goes with it. No step imports CuPy itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import cupy
+
+    Array = np.ndarray | cupy.ndarray
+else:
+    Array = Any
+
+
+def array_module(*arrays: Any) -> Any:
+    """NumPy or CuPy, whichever owns all the arrays (CuPy is found where it is loaded, never imported).
+
+    Raises
+    ------
+    TypeError
+        If an array is neither, or if the two are mixed.
+    """
+    known = [np, *(module for module in [sys.modules.get("cupy")] if module is not None)]
+    owners = {next((m for m in known if isinstance(a, m.ndarray)), None) for a in arrays}
+    if len(owners) != 1 or None in owners:
+        got = ", ".join(f"{type(a).__module__}.{type(a).__name__}" for a in arrays)
+        raise TypeError(
+            f"arrays must be all NumPy or all CuPy, got {got}; move them with cupy.asarray or cupy.asnumpy, "
+            "or pass device= and NumPy arrays"
+        )
+    return owners.pop()
+
+
+def fft_module(xp: Any) -> Any:
+    """`scipy.fft` or `cupyx.scipy.fft`: both keep float32, which `numpy.fft` does only since 2.0 and slower."""
+    if xp is np:
+        import scipy.fft
+
+        return scipy.fft
+    import cupyx.scipy.fft
+
+    return cupyx.scipy.fft
+
+
+def ndimage_module(xp: Any) -> Any:
+    """`scipy.ndimage` or `cupyx.scipy.ndimage`."""
+    if xp is np:
+        import scipy.ndimage
+
+        return scipy.ndimage
+    import cupyx.scipy.ndimage
+
+    return cupyx.scipy.ndimage
+
+
+def backend_name(xp: Any) -> str:
+    """"numpy" or "cupy"."""
+    return "numpy" if xp is np else "cupy"
+
+
+def to_host(array: Array) -> np.ndarray:
+    """The same values as a NumPy array; a CuPy array is copied, and the call waits for its stream."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def require_cuda() -> Any:
+    """The `cupy` module on a machine where it can compute.
+
+    Raises
+    ------
+    RuntimeError
+        Names what is missing: the package, the driver, or the device.
+    """
+    way_out = 'use device="cpu", or install the extra for your driver: pip install "gpudeblur[cuda13]"'
+    try:
+        import cupy
+    except ImportError as why:
+        raise RuntimeError(f"device='cuda' needs CuPy, which cannot be imported ({why}); {way_out}") from why
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as why:
+        raise RuntimeError(f"device='cuda' needs an NVIDIA GPU and driver, CUDA says: {why}; {way_out}") from why
+    if count == 0:
+        raise RuntimeError(f"device='cuda' needs an NVIDIA GPU, CUDA sees none; {way_out}")
+    return cupy
+
+
+def choose_module(image: Any, device: str | None) -> Any:
+    """The module to compute with: where `image` lives (None), or where `device` says.
+
+    "auto" takes the GPU where there is one and the CPU otherwise; `result.info["backend"]` tells which it was.
+    """
+    if device is None:
+        return array_module(image)
+    if device == "cpu":
+        return np
+    if device == "cuda":
+        return require_cuda()
+    if device == "auto":
+        try:
+            return require_cuda()
+        except RuntimeError:
+            return np
+    raise ValueError(f"device must be None, 'cpu', 'cuda' or 'auto', got {device!r}")
+
+
+def move(array: Array, xp: Any) -> Array:
+    """`array` in the memory of `xp`; the very same object where it is there already."""
+    if xp is np:
+        return to_host(array)
+    return xp.asarray(array)
