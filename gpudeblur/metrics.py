@@ -1,0 +1,263 @@
+"""How good a restored picture or an estimated kernel is. Pictures are in [0, 1] unless `data_range` says otherwise.
+
+Blind deblurring knows the picture only up to a shift, which it trades with the kernel. `align` finds the shift first;
+`scores` and `error_ratio` measure there. Everything is computed on the host in float64; CuPy arrays are fetched.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+
+from gpudeblur._arrays import Array, array_module, to_host
+
+
+class Alignment(NamedTuple):
+    """What `align` finds: `image` moved onto `reference`, both without their border, and the error left."""
+
+    ssd: float
+    shift: tuple[float, float]
+    image: np.ndarray
+    reference: np.ndarray
+
+
+class Scores(NamedTuple):
+    """Figures of a restored picture at its best shift; PSNR in decibels, the shift (dy, dx) in pixels."""
+
+    ssd: float
+    psnr: float
+    ssim: float
+    shift: tuple[float, float]
+
+
+def psnr(image: Array, reference: Array, *, data_range: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in decibels, over all elements; infinity for equal pictures.
+
+    Parameters
+    ----------
+    image, reference : array, any equal shape
+        Pictures in the same unit.
+    data_range : float
+        The peak, in that unit.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are empty.
+    """
+    a, b = _pair(image, reference)
+    error = float(np.mean((a - b) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(data_range**2 / error)
+
+
+def ssim(image: Array, reference: Array, *, data_range: float = 1.0, channel_axis: int | None = None) -> float:
+    """Structural similarity of Wang et al. (2004): Gaussian window of sigma 1.5, population covariance.
+
+    Parameters
+    ----------
+    image, reference : array, shape (H, W), or with channels along `channel_axis`
+        Pictures in the same unit, at least 11 pixels a side.
+    data_range : float
+        The peak, in that unit.
+    channel_axis : int, optional
+        Axis of the channels, whose values are averaged.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are empty, or if a side is shorter than the window.
+    """
+    from skimage.metrics import structural_similarity  # here: it takes longer to import than the whole package
+
+    a, b = _pair(image, reference)
+    value = structural_similarity(
+        a, b, data_range=data_range, channel_axis=channel_axis,
+        sigma=1.5, gaussian_weights=True, use_sample_covariance=False,
+    )  # fmt: skip
+    return float(value)
+
+
+def align(
+    image: Array, reference: Array, max_shift: int = 5, step: float = 0.25, border: int = 15
+) -> Alignment:
+    """The shift of `image` that leaves the least sum of squared differences from `reference`.
+
+    Tried are all (dy, dx) in ``{-max_shift, ..., max_shift}`` by `step`, by bilinear interpolation, on the picture
+    without its border. No shifted picture is formed: a bilinear one is a weighted sum of four pictures shifted by
+    whole pixels, so that its error is a quadratic form in their correlations, which one FFT and a few window sums
+    give for all shifts at once.
+
+    Parameters
+    ----------
+    image, reference : array, shape (H, W)
+        The picture to move, and where to.
+    max_shift : int
+        Largest shift in pixels, at most `border`.
+    step : float
+        Step of the search in pixels; must divide 1.
+    border : int
+        Pixels that do not count, on each side.
+
+    Returns
+    -------
+    Alignment
+        ssd, shift (dy, dx) with ``image[p + shift] ~ reference[p]``, the moved image and the reference, both of shape
+        (H - 2 border, W - 2 border).
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, are not 2-D, or leave nothing inside the border; if a parameter is out of its range.
+    """
+    a, b = _pair(image, reference)
+    if a.ndim != 2:
+        raise ValueError(f"image must be 2-D, got shape {a.shape}; align channels or pictures one by one")
+    per_pixel = round(1 / step) if step > 0 else 0
+    if per_pixel < 1 or abs(per_pixel * step - 1) > 1e-9:
+        raise ValueError(f"step must be 1/n for an integer n, got {step}")
+    if not 0 <= max_shift <= border:
+        raise ValueError(f"max_shift must be from 0 to border = {border}, got {max_shift}")
+    h, w = a.shape[0] - 2 * border, a.shape[1] - 2 * border
+    if h < 1 or w < 1:
+        raise ValueError(f"image must be larger than twice the border, got {a.shape} for border {border}")
+
+    m, n = max_shift, 2 * max_shift + 1
+    fixed = b[border : border + h, border : border + w]
+    # A spare row and column: the largest shift reads them with weight 0.
+    moving = np.pad(a[border - m : border + h + m, border - m : border + w + m], ((0, 1), (0, 1)), mode="edge")
+    # The weights of the four neighbours sum to 1, so a common level cancels; taking it out keeps the digits.
+    level = fixed.mean()
+    r, u = fixed - level, moving - level
+
+    def window_sums(product: np.ndarray) -> np.ndarray:
+        """Sums over all h x w windows that start at (0..n-1, 0..n-1)."""
+        sums = np.cumsum(np.pad(product, ((1, 0), (0, 0))), axis=0)
+        sums = np.cumsum(np.pad(sums[h : h + n] - sums[:n], ((0, 0), (1, 0))), axis=1)
+        return sums[:, w : w + n] - sums[:, :n]
+
+    shape = (scipy.fft.next_fast_len(h + n, real=True), scipy.fft.next_fast_len(w + n, real=True))
+    cross = scipy.fft.irfft2(scipy.fft.rfft2(u, shape) * scipy.fft.rfft2(r, shape).conj(), shape)
+    def inner_product(p: tuple[int, int], q: tuple[int, int]) -> np.ndarray:
+        """<u shifted by p, u shifted by q> at every whole shift."""
+        first, second = (u[o[0] : o[0] + h + n - 1, o[1] : o[1] + w + n - 1] for o in (p, q))
+        return window_sums(first * second)
+
+    offsets = np.arange(2 * m * per_pixel + 1)
+    whole, rest = np.divmod(offsets, per_pixel)
+    f = rest / per_pixel
+    at = np.ix_(whole, whole)
+    corner = ((0, 0), (0, 1), (1, 0), (1, 1))  # the neighbours of a shift
+    weights = [(1 - f, f)[p[0]][:, None] * (1 - f, f)[p[1]] for p in corner]
+    cost = np.full((offsets.size, offsets.size), float(np.vdot(r, r)))
+    for i, p in enumerate(corner):
+        shifted = cross[p[0] : p[0] + n, p[1] : p[1] + n]
+        cost -= 2 * weights[i] * shifted[at]
+        for j in range(i, 4):
+            cost += (1 if i == j else 2) * weights[i] * weights[j] * inner_product(p, corner[j])[at]
+    iy, ix = (int(v) for v in np.unravel_index(np.argmin(cost), cost.shape))
+    y, x, fy, fx = int(whole[iy]), int(whole[ix]), float(f[iy]), float(f[ix])
+    rows = (1 - fy) * moving[y : y + h] + fy * moving[y + 1 : y + 1 + h]
+    moved = (1 - fx) * rows[:, x : x + w] + fx * rows[:, x + 1 : x + 1 + w]
+    # Once more, directly: the quadratic form has lost its leading digits where the pictures agree.
+    ssd = float(np.sum((moved - fixed) ** 2))
+    return Alignment(ssd, (y + fy - m, x + fx - m), moved, fixed)
+
+
+def scores(
+    image: Array, reference: Array, *, max_shift: int = 5, step: float = 0.25, border: int = 15, data_range: float = 1.0
+) -> Scores:
+    """SSD, PSNR and SSIM of a restored picture at its best shift; parameters and errors as in `align`."""
+    found = align(image, reference, max_shift, step, border)
+    return Scores(
+        found.ssd,
+        psnr(found.image, found.reference, data_range=data_range),
+        ssim(found.image, found.reference, data_range=data_range),
+        found.shift,
+    )
+
+
+def error_ratio(
+    image_estimated: Array,
+    image_true_kernel: Array,
+    reference: Array,
+    *,
+    max_shift: int = 5,
+    step: float = 0.25,
+    border: int = 15,
+) -> float:
+    """Levin's error ratio: SSD with the estimated kernel over SSD with the true one, each at its own best shift.
+
+    It is a ratio of *squared* errors, as in Levin et al. (CVPR 2009); some tables use its square root. Parameters and
+    errors as in `align`. Equal pictures give 1, also where both are perfect.
+    """
+    top = align(image_estimated, reference, max_shift, step, border).ssd
+    bottom = align(image_true_kernel, reference, max_shift, step, border).ssd
+    if bottom == 0:
+        return 1.0 if top == 0 else math.inf
+    return top / bottom
+
+
+def kernel_similarity(k: Array, k_ref: Array) -> float:
+    """Largest normalised cross-correlation over whole-pixel shifts (Hu and Yang, 2012), in [0, 1]; 0 for a zero kernel.
+
+    Parameters
+    ----------
+    k, k_ref : array, shapes (h, w), which may differ
+        Blur kernels; their scale does not matter.
+
+    Raises
+    ------
+    ValueError
+        If a kernel is not 2-D or is empty.
+    """
+    peak, norm, norm_ref = _peak_correlation(k, k_ref)
+    return float(np.clip(peak / (norm * norm_ref), 0.0, 1.0)) if norm * norm_ref > 0 else 0.0
+
+
+def kernel_error(k: Array, k_ref: Array) -> float:
+    """|k - k_ref| / |k_ref| (Euclidean) at the best whole-pixel shift, nothing cut off; both scaled to sum 1.
+
+    Parameters
+    ----------
+    k, k_ref : array, shapes (h, w), which may differ
+        Blur kernels.
+
+    Raises
+    ------
+    ValueError
+        If a kernel is not 2-D, is empty or sums to zero.
+    """
+    scaled = []
+    for name, kernel in (("k", k), ("k_ref", k_ref)):
+        total = float(kernel.sum())
+        if total == 0:
+            raise ValueError(f"{name} must not sum to zero")
+        scaled.append(kernel / total)
+    peak, norm, norm_ref = _peak_correlation(*scaled)
+    # |k - k_ref|^2 = |k|^2 + |k_ref|^2 - 2 <k, k_ref>: the best shift is the one of the largest correlation.
+    return math.sqrt(max(norm**2 + norm_ref**2 - 2 * peak, 0.0)) / norm_ref
+
+
+def _peak_correlation(k: Array, k_ref: Array) -> tuple[float, float, float]:
+    """max over shifts of <k, shifted k_ref>, and the two norms."""
+    array_module(k, k_ref)
+    a, b = to_host(k).astype(np.float64), to_host(k_ref).astype(np.float64)
+    for name, kernel in (("k", a), ("k_ref", b)):
+        if kernel.ndim != 2 or kernel.size == 0:
+            raise ValueError(f"{name} must be a 2-D kernel, got shape {kernel.shape}")
+    shape = [m + n - 1 for m, n in zip(a.shape, b.shape, strict=True)]
+    product = scipy.fft.rfft2(a, shape) * scipy.fft.rfft2(b[::-1, ::-1], shape)
+    return float(scipy.fft.irfft2(product, shape).max()), float(np.linalg.norm(a)), float(np.linalg.norm(b))
+
+
+def _pair(image: Array, reference: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Both on the host in float64, after the checks that all picture metrics share."""
+    array_module(image, reference)
+    if image.shape != reference.shape:
+        raise ValueError(f"image and reference must have one shape, got {image.shape} and {reference.shape}")
+    if image.size == 0:
+        raise ValueError(f"image must not be empty, got shape {image.shape}")
+    return to_host(image).astype(np.float64), to_host(reference).astype(np.float64)
