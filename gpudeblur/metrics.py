@@ -140,6 +140,7 @@ def align(
 
     shape = (scipy.fft.next_fast_len(h + n, real=True), scipy.fft.next_fast_len(w + n, real=True))
     cross = scipy.fft.irfft2(scipy.fft.rfft2(u, shape) * scipy.fft.rfft2(r, shape).conj(), shape)
+
     def inner_product(p: tuple[int, int], q: tuple[int, int]) -> np.ndarray:
         """<u shifted by p, u shifted by q> at every whole shift."""
         first, second = (u[o[0] : o[0] + h + n - 1, o[1] : o[1] + w + n - 1] for o in (p, q))

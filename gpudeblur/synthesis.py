@@ -155,7 +155,7 @@ def gaussian_process_kernel(
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value}")
     rng = np.random.default_rng(rng)
-    t = np.linspace(0.0, duration, max(int(round(duration / 0.01)), 2) + 1)
+    t = np.linspace(0.0, duration, max(round(duration / 0.01), 2) + 1)
     s = math.sqrt(5.0) * np.abs(t[:, None] - t[None, :]) / length_scale
     covariance = (1 + s + s * s / 3) * np.exp(-s)
     covariance[np.diag_indices_from(covariance)] += 1e-8  # neighbours correlate to 1 - 1e-3: keeps Cholesky positive
@@ -283,7 +283,7 @@ def _rasterise(path: np.ndarray, dwell: np.ndarray, size: int, margin: int, widt
     _check_not_negative("width", width)
     spread = _point_spread(width)
     if spread.size > size:
-        raise ValueError(f"width must leave room in the kernel, got {width} for size {size}; use {size / 6:.2g} or less")
+        raise ValueError(f"width must leave room in the kernel, got {width} for size {size}; use at most {size / 6:.2g}")
     # Support of a splat: its path, one pixel for the bilinear weights, and the point spread on both sides, of which
     # the outer half pixel of each flank is too faint to count.
     span = max(size - 2 * margin - 2 * (spread.size // 2), 1)
@@ -293,7 +293,7 @@ def _rasterise(path: np.ndarray, dwell: np.ndarray, size: int, margin: int, widt
 
     # Between two points time passes evenly, and at a mean of their rates.
     step = np.linalg.norm(np.diff(path, axis=0), axis=1)
-    pieces = max(int(math.ceil(step.max() * _SAMPLES_PER_PIXEL)), 1)
+    pieces = max(math.ceil(step.max() * _SAMPLES_PER_PIXEL), 1)
     at = (np.arange(pieces) + 0.5) / pieces
     points = (path[:-1, None] + at[:, None] * np.diff(path, axis=0)[:, None]).reshape(-1, 2)
     weight = (dwell[:-1, None] + at * np.diff(dwell)[:, None]).reshape(-1)
@@ -317,7 +317,7 @@ def _point_spread(width: float) -> np.ndarray:
     """Gaussian weights of standard deviation `width` pixels, cut at two and a half of them, at least at one pixel."""
     if width == 0:
         return np.ones(1)
-    reach = max(int(round(2.5 * width)), 1)
+    reach = max(round(2.5 * width), 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
     return weights / weights.sum()
 
@@ -327,7 +327,7 @@ def _centre(kernel: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         profile = kernel.sum(axis=1 - axis)
         used = np.flatnonzero(profile)
-        off = int(round(float(profile @ np.arange(profile.size)) - profile.size // 2))
+        off = round(float(profile @ np.arange(profile.size)) - profile.size // 2)
         off = min(max(off, used[-1] - (profile.size - 1)), used[0])
         kernel = np.roll(kernel, -off, axis=axis)
     return kernel
