@@ -1,0 +1,126 @@
+"""The array primitives of the picture-sized loops. NumPy input runs here; CuPy input goes to the CUDA kernel of the same name.
+
+All grids are periodic: the picture was made so by `boundary.wrap`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, array_module, ndimage_module
+from .fourier import gradient_spectrum
+
+
+def gradient(u: Array) -> tuple[Array, Array]:
+    """Forward differences (d/dx, d/dy) of `u` (..., H, W), periodic."""
+    xp = array_module(u)
+    gx, gy = xp.empty_like(u), xp.empty_like(u)
+    xp.subtract(u[..., 1:], u[..., :-1], out=gx[..., :-1])
+    xp.subtract(u[..., :1], u[..., -1:], out=gx[..., -1:])
+    xp.subtract(u[..., 1:, :], u[..., :-1, :], out=gy[..., :-1, :])
+    xp.subtract(u[..., :1, :], u[..., -1:, :], out=gy[..., -1:, :])
+    return gx, gy
+
+
+def gradient_adjoint(gx: Array, gy: Array) -> Array:
+    """D^T g, the transpose of `gradient`: <D u, g> = <u, D^T g>. Minus the divergence by backward differences."""
+    xp = array_module(gx, gy)
+    out = -gx
+    out -= gy
+    out[..., 1:] += gx[..., :-1]
+    out[..., :1] += gx[..., -1:]
+    out[..., 1:, :] += gy[..., :-1, :]
+    out[..., :1, :] += gy[..., -1:, :]
+    return xp.asarray(out)
+
+
+def per_picture(value: Any, u: Array) -> Any:
+    """A scalar, or one number a picture shaped to broadcast over `u` (..., H, W)."""
+    xp = array_module(u)
+    if np.ndim(value) == 0:
+        return float(value)
+    return xp.asarray(value, dtype=u.dtype)[..., None, None]
+
+
+def l0_split(u: Array, threshold: Any) -> Array:
+    """D^T g with g = D u where |D u|^2 >= threshold, 0 elsewhere (seed 0, eq. 4).
+
+    Parameters
+    ----------
+    u : (..., H, W) float.
+    threshold : scalar or (...): lambda / beta, on the squared magnitude of the gradient.
+    """
+    gx, gy = gradient(u)
+    energy = gx * gx
+    energy += gy * gy
+    keep = energy >= per_picture(threshold, u)
+    gx *= keep
+    gy *= keep
+    return gradient_adjoint(gx, gy)
+
+
+def spectral_solve(data: Array, split: Array, power: Array, weight: float, shape: tuple[int, int]) -> Array:
+    """(data + weight split) / ((power + weight |F D|^2) H W), the closed form of seed 0, eq. 7.
+
+    |F D|^2 = 4 sin^2(pi i / H) + 4 sin^2(pi j / W) is the spectrum of the gradient; the factor 1 / (H W) makes the
+    unscaled `fourier.irfft2` the inverse transform.
+
+    Parameters
+    ----------
+    data : (..., H, W // 2 + 1) complex, conj(F k) F B.
+    split : the same, F(D^T g); overwritten with the result, which is returned.
+    power : (..., H, W // 2 + 1) float, |F k|^2.
+    weight : beta (plus alpha), one number for the whole batch.
+    shape : (H, W) of the picture.
+    """
+    size = shape[0] * shape[1]
+    split *= weight
+    split += data
+    split *= 1 / (size * power + (size * weight) * gradient_spectrum(shape, power.dtype))
+    return split
+
+
+def edge_mask(u: Array, threshold: Any) -> Array:
+    """t of seed 0, eq. 5: True where |D u|^2 >= threshold, (..., H, W)."""
+    gx, gy = gradient(u)
+    gx *= gx
+    gy *= gy
+    gx += gy
+    return gx >= per_picture(threshold, u)
+
+
+def dilate(mask: Array, radius: int) -> Array:
+    """`mask` (..., H, W) bool dilated by a square of 2 radius + 1 pixels a side, periodic."""
+    ndimage = ndimage_module(array_module(mask))
+    size = 2 * radius + 1
+    out = mask.view("uint8")
+    for axis in (-1, -2):
+        out = ndimage.maximum_filter1d(out, size, axis=axis, mode="wrap")
+    return out.view("bool")
+
+
+def gaussian_smooth(u: Array, sigma: float) -> Array:
+    """`u` (..., H, W) under a Gaussian of `sigma` pixels, cut at 4 sigma, periodic."""
+    ndimage = ndimage_module(array_module(u))
+    for axis in (-1, -2):
+        u = ndimage.gaussian_filter1d(u, sigma, axis=axis, mode="wrap", truncate=4.0)
+    return u
+
+
+def smooth_split(smooth: Array, mask: Array) -> Array:
+    """D^T of the gradient of `smooth` outside `mask` and 0 inside: D^T grad z of seed 0, eq. 5-7.
+
+    The paper's z = (not t) x has a jump of its own along the border of t; a difference that crosses the border
+    is no smooth region either, so it counts as 0.
+    """
+    gx, gy = gradient(smooth)
+    flat = ~mask
+    gx *= flat
+    gy *= flat
+    gx[..., :-1] *= flat[..., 1:]
+    gx[..., -1:] *= flat[..., :1]
+    gy[..., :-1, :] *= flat[..., 1:, :]
+    gy[..., -1:, :] *= flat[..., :1, :]
+    return gradient_adjoint(gx, gy)

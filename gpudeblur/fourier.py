@@ -1,0 +1,72 @@
+"""Transforms, kernels as transfer functions, and sizes at which FFTs are fast."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, array_module, fft_module
+
+AXES = (-2, -1)
+
+
+def fast_size(size: int) -> int:
+    """The next even 7-smooth size: fast on scipy.fft and cuFFT alike, and without a ragged last column in rfft2."""
+    while True:
+        rest = size
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and size % 2 == 0:
+            return size
+        size += 1
+
+
+def rfft2(x: Array, *, overwrite: bool = False) -> Array:
+    """Real transform over the last two axes, unscaled; the inverse `irfft2` is unscaled too."""
+    return fft_module(array_module(x)).rfft2(x, axes=AXES, overwrite_x=overwrite)
+
+
+def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False) -> Array:
+    """Inverse of `rfft2` times H W: whoever fills the spectrum folds the factor 1 / (H W) into it."""
+    return fft_module(array_module(x)).irfft2(x, s=shape, axes=AXES, norm="forward", overwrite_x=overwrite)
+
+
+def psf_to_otf(kernel: Array, shape: tuple[int, int]) -> Array:
+    """Transfer function of a blur kernel: `rfft2(conv(x, kernel)) = otf * rfft2(x)` on a periodic grid.
+
+    Parameters
+    ----------
+    kernel : (..., kh, kw), odd sides; its middle pixel is the origin.
+    shape : (H, W) of the grid, at least (kh, kw).
+
+    Returns
+    -------
+    (..., H, W // 2 + 1) complex.
+    """
+    xp = array_module(kernel)
+    kh, kw = kernel.shape[-2:]
+    grid = xp.zeros((*kernel.shape[:-2], *shape), dtype=kernel.dtype)
+    grid[..., :kh, :kw] = kernel
+    return rfft2(xp.roll(grid, (-(kh // 2), -(kw // 2)), AXES), overwrite=True)
+
+
+def otf_to_psf(otf: Array, shape: tuple[int, int], size: tuple[int, int]) -> Array:
+    """The middle `size` = (kh, kw) pixels of the kernel whose transfer function on a `shape` grid is `otf`."""
+    xp = array_module(otf)
+    grid = irfft2(otf, shape) / (shape[0] * shape[1])
+    kh, kw = size
+    return xp.roll(grid, (kh // 2, kw // 2), AXES)[..., :kh, :kw]
+
+
+@functools.lru_cache(maxsize=16)
+def gradient_spectrum(shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    """|F(d/dx)|^2 + |F(d/dy)|^2 of periodic forward differences: (H, W // 2 + 1), on the host, not to be written to."""
+    h, w = shape
+    rows = 4 * np.sin(np.pi * np.arange(h) / h) ** 2
+    columns = 4 * np.sin(np.pi * np.arange(w // 2 + 1) / w) ** 2
+    spectrum = (rows[:, None] + columns).astype(dtype)
+    spectrum.flags.writeable = False
+    return spectrum

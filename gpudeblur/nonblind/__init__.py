@@ -1,0 +1,1 @@
+"""Final deconvolution with a known kernel, one method a file."""

@@ -1,0 +1,82 @@
+"""Coarse to fine: the sizes of kernel and picture at each scale, and the way from one to the next."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, array_module
+
+RATIO = math.sqrt(0.5)
+
+
+def kernel_sizes(size: tuple[int, int], *, ratio: float = RATIO, smallest: int = 3) -> list[tuple[tuple[int, int], float]]:
+    """(kernel size, scale) from the coarsest scale, where the longer side is about `smallest`, to `size` at scale 1.
+
+    Sides shrink by `ratio` a scale, rounded up to odd, never under `smallest`.
+    """
+    scales = [ratio**i for i in range(1 + max(0, math.floor(math.log(smallest / max(size)) / math.log(ratio) + 1e-9)))]
+
+    def odd(side: float) -> int:
+        return max(smallest, 2 * math.ceil((side - 1) / 2 - 1e-9) + 1)
+
+    return [((odd(size[0] * s), odd(size[1] * s)), s) for s in reversed(scales)]
+
+
+@functools.lru_cache(maxsize=64)
+def _resampling(source: int, target: int) -> np.ndarray:
+    """(target, source) float64: cubic interpolation (a = -1/2) stretched over the pixels that are lost, rows sum to 1."""
+    scale = target / source
+    width = max(1.0, 1 / scale)
+    centre = (np.arange(target) + 0.5) / scale - 0.5
+    t = np.abs(np.arange(source)[None, :] - centre[:, None]) / width
+    cubic = np.where(t <= 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0.0))
+    return cubic / cubic.sum(axis=1, keepdims=True)
+
+
+def resample(picture: Array, shape: tuple[int, int]) -> Array:
+    """`picture` (..., H, W) on a grid of `shape`, pixel centres aligned, low-passed where it shrinks."""
+    xp = array_module(picture)
+    if picture.shape[-2:] == tuple(shape):
+        return picture
+    rows, columns = (
+        xp.asarray(_resampling(a, b).astype(picture.dtype)) for a, b in zip(picture.shape[-2:], shape, strict=True)
+    )
+    return rows @ picture @ columns.T
+
+
+def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+    """The picture's shape at a scale."""
+    return tuple(max(1, round(side * scale)) for side in shape)  # type: ignore[return-value]
+
+
+def enlarge_kernel(kernel: Array, factor: float, size: tuple[int, int]) -> Array:
+    """The kernel of the next scale: resampled by `factor`, cut or zero-padded about its middle to `size`, sum 1."""
+    xp = array_module(kernel)
+    rows, columns = (xp.asarray(_magnify(a, b, factor).astype(kernel.dtype)) for a, b in zip(kernel.shape[-2:], size, strict=True))
+    out = xp.maximum(rows @ kernel @ columns.T, 0)
+    return out / out.sum(axis=(-2, -1), keepdims=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _magnify(source: int, target: int, factor: float) -> np.ndarray:
+    """(target, source) cubic interpolation about the middle of both grids."""
+    centre = (np.arange(target) - target // 2) / factor + source // 2
+    t = np.abs(np.arange(source)[None, :] - centre[:, None])
+    return np.where(t <= 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0.0))
+
+
+def fit_size(kernel: Array, size: tuple[int, int]) -> Array:
+    """`kernel` (..., kh, kw) cut or zero-padded about its middle to `size`."""
+    xp = array_module(kernel)
+    kh, kw = kernel.shape[-2:]
+    h, w = size
+    out = xp.zeros((*kernel.shape[:-2], h, w), dtype=kernel.dtype)
+    ih, iw = min(h, kh) // 2, min(w, kw) // 2
+    out[..., h // 2 - ih : h // 2 + ih + 1, w // 2 - iw : w // 2 + iw + 1] = kernel[
+        ..., kh // 2 - ih : kh // 2 + ih + 1, kw // 2 - iw : kw // 2 + iw + 1
+    ]
+    return out

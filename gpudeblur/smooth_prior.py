@@ -1,0 +1,27 @@
+"""Local smooth prior of Chen & Chang 2017: regions without strong gradients are smooth, so the latent picture stays so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._arrays import Array
+from .filters import dilate, edge_mask, gaussian_smooth, smooth_split
+
+
+def smooth_map_split(latent: Array, threshold: Any, *, sigma: float, radius: int) -> Array:
+    """D^T grad z, where z is the smooth part of the latent picture (seed 0, eq. 5).
+
+    t marks the gradients with |grad x|^2 >= threshold and is dilated by a square of 2 radius + 1 pixels; z is the
+    picture smoothed by a Gaussian of `sigma` pixels wherever t is not set.
+
+    Parameters
+    ----------
+    latent : (..., H, W) float, periodic.
+    threshold : scalar or (...): lambda / beta of eq. 4, the same that selects w.
+
+    Returns
+    -------
+    (..., H, W): the adjoint gradient of grad z, ready to be transformed.
+    """
+    mask = dilate(edge_mask(latent, threshold), radius)
+    return smooth_split(gaussian_smooth(latent, sigma), mask)
