@@ -1,0 +1,307 @@
+"""The `gpudeblur` command: deblur, kernel, info, demo.
+
+What a user can put right ends in one red line on stderr and exit code 2; nothing half-written stays behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+app = typer.Typer(
+    help="Blind image deblurring: a blurred photograph goes in, the sharp one and its blur kernel come out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+# Below this the kernel is a guess; `result.info["confidence"]` is in [0, 1].
+LOW_CONFIDENCE = 0.5
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Method(StrEnum):
+    two_step = "two-step"
+
+
+class Final(StrEnum):
+    sparse = "sparse"
+    hyper_laplacian = "hyper-laplacian"
+
+
+Source = Annotated[Path, typer.Argument(metavar="IN", help="The blurred picture: PNG, JPEG or TIFF.")]
+KernelSize = Annotated[
+    str,
+    typer.Option(
+        "--kernel-size",
+        "-k",
+        metavar="N|HxW",
+        help="Odd size in pixels, a little more than the blur is long: 31, or 31x25 for height x width.",
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the GPU if there is one.")]
+MethodOption = Annotated[Method, typer.Option(help="How the kernel is found.")]
+FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel found: the best, or the fast.")]
+Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
+Gamma = Annotated[float, typer.Option(help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2.")]
+GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
+SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
+
+
+@app.command()
+def deblur(
+    source: Source,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="The sharp picture: .png, .jpg, .jpeg, .tif or .tiff.")
+    ],
+    kernel_size: KernelSize,
+    kernel_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the kernel: .npy, or .png to look at.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    method: MethodOption = Method.two_step,
+    final: FinalOption = Final.sparse,
+    gamma: Gamma = 1.0,
+    gradient_weight: GradientWeight = None,
+    smooth_weight: SmoothWeight = None,
+    bits: Bits = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Deblur a picture: the blur is found from the picture alone."""
+    with _user_errors():
+        import gpudeblur
+
+        from .images import check_kernel_size
+        from .io import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
+
+        size = _parse_kernel_size(kernel_size)
+        check_output(out, bits=bits, overwrite=overwrite)
+        if kernel_out is not None:
+            check_output(kernel_out, suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
+            if kernel_out.resolve() == out.resolve():
+                raise ValueError(f"--kernel-out must be another file than --out, got {out} for both; rename one")
+        photo = read_image(source)
+        check_output(out, alpha=photo.alpha is not None, bits=bits, overwrite=overwrite)
+        check_kernel_size(size, photo.pixels.shape[:2])
+        with _progress_bar() as callback:
+            result = gpudeblur.deblur(
+                photo.pixels,
+                size,
+                channel_axis=_channel_axis(photo.pixels),
+                device=device.value,
+                final=final.value,
+                gamma=gamma,
+                options=_options(method, gradient_weight, smooth_weight),
+                callback=callback,
+            )
+        write_image(out, result.image, photo.alpha, bits=bits)
+        if kernel_out is not None:
+            write_kernel(kernel_out, result.kernel)
+        _print_table(
+            {
+                "picture": _size_of(photo.pixels),
+                "kernel size": _size_of(result.kernel),
+                "backend": str(result.info["backend"]),
+                "confidence": _confidence(float(result.info["confidence"])),
+                "seconds": f"{float(result.info['seconds']):.2f}",
+                "written": "\n".join(str(file) for file in (out, kernel_out) if file is not None),
+            }
+        )
+
+
+@app.command()
+def kernel(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The kernel: .npy, or .png to look at.")],
+    kernel_size: KernelSize,
+    device: DeviceOption = Device.auto,
+    method: MethodOption = Method.two_step,
+    gamma: Gamma = 1.0,
+    gradient_weight: GradientWeight = None,
+    smooth_weight: SmoothWeight = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the blur kernel of a picture, and leave the picture as it is."""
+    with _user_errors():
+        import gpudeblur
+
+        from .images import check_kernel_size
+        from .io import KERNEL_SUFFIXES, check_output, read_image, write_kernel
+
+        size = _parse_kernel_size(kernel_size)
+        check_output(out, suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
+        photo = read_image(source)
+        check_kernel_size(size, photo.pixels.shape[:2])
+        start = time.perf_counter()
+        with _progress_bar() as callback:
+            found = gpudeblur.estimate_kernel(
+                photo.pixels,
+                size,
+                channel_axis=_channel_axis(photo.pixels),
+                device=device.value,
+                gamma=gamma,
+                options=_options(method, gradient_weight, smooth_weight),
+                callback=callback,
+            )
+        seconds = time.perf_counter() - start
+        write_kernel(out, found)
+        _print_table(
+            {
+                "picture": _size_of(photo.pixels),
+                "kernel size": _size_of(found),
+                "seconds": f"{seconds:.2f}",
+                "written": str(out),
+            }
+        )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")] = Path("demo"),
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Blur a known picture, deblur it blind, and deblur a really blurred one."""
+    with _user_errors():
+        from .demo import run_demo
+
+        with _progress_bar() as callback:
+            run_demo(out, device=device.value, progress=callback)
+
+
+@app.command()
+def info() -> None:
+    """Show versions, GPUs, and which backends work here."""
+    rows = {"python": f"{platform.python_version()} on {platform.platform()}"}
+    for name in ("gpudeblur", "numpy", "scipy"):
+        rows[name] = _version(name)
+    rows["cupy"] = _version("cupy-cuda13x", "cupy-cuda12x", "cupy")
+    rows["torch"] = _version("torch")
+    rows["numpy backend"] = "works, FFT: scipy.fft (pocketfft)"
+    rows.update(_cuda_rows())
+    _print_table(rows)
+
+
+def main() -> None:
+    """Entry point of the `gpudeblur` command."""
+    app()
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """What the library says about the user's input, files and devices is the message; a traceback would bury it."""
+    # tifffile also logs what it raises, and Python prints logs that nobody handles.
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as why:
+        message = f"error: {str(why) or type(why).__name__}".replace("\n", " ")
+        Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
+        raise typer.Exit(2) from why
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr, and the callback that moves it; the callback never asks the run to stop."""
+    console = Console(stderr=True)
+    percent = TextColumn("{task.percentage:>3.0f} %")
+    columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=1.0)
+
+        def callback(stage: str, fraction: float) -> None:
+            progress.update(task, description=stage, completed=fraction)
+
+        yield callback
+
+
+def _parse_kernel_size(text: str) -> int | tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise ValueError(
+            f"--kernel-size must be an odd integer, or two as HEIGHTxWIDTH, got {text!r}; use for instance 31 or 31x25"
+        ) from None
+    return sizes if len(sizes) > 1 else sizes[0]
+
+
+def _channel_axis(pixels: Any) -> int | None:
+    return -1 if pixels.ndim == 3 else None
+
+
+def _options(method: Method, gradient_weight: float | None, smooth_weight: float | None) -> Any:
+    """None where nothing was asked for, so that the defaults stand in one place."""
+    given = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return None
+    import gpudeblur
+
+    return {Method.two_step: gpudeblur.TwoStepOptions}[method](**given)
+
+
+def _size_of(array: Any) -> str:
+    """Height x width, and the channels if there are any."""
+    return " x ".join(str(side) for side in array.shape)
+
+
+def _confidence(value: float) -> str:
+    if value >= LOW_CONFIDENCE:
+        return f"{value:.2f}"
+    return f"{value:.2f}, low: the kernel is a guess; try another --kernel-size, or a part with more edges"
+
+
+def _print_table(rows: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))  # Text: brackets in a file's name are no markup
+    Console().print(table)
+
+
+def _version(*names: str) -> str:
+    """The version of the first of these distributions that is installed; nothing is imported."""
+    for name in names:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return found if name == names[0] else f"{found} ({name})"
+    return "not installed"
+
+
+def _cuda_rows() -> dict[str, str]:
+    from ._arrays import require_cuda
+
+    try:
+        cupy = require_cuda()
+    except RuntimeError as why:
+        return {"cupy backend": f"does not work: {why}"}
+    runtime = cupy.cuda.runtime
+    rows = {"cupy backend": f"works, CUDA {runtime.runtimeGetVersion()}, FFT: cuFFT {cupy.cuda.cufft.getVersion()}"}
+    for number in range(runtime.getDeviceCount()):
+        device = runtime.getDeviceProperties(number)
+        memory = device["totalGlobalMem"] / 2**30
+        rows[f"GPU {number}"] = (
+            f"{device['name'].decode()}, compute capability {device['major']}.{device['minor']}, {memory:.1f} GiB"
+        )
+    return rows

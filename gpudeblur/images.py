@@ -1,0 +1,304 @@
+"""Entry and exit of pictures: the one place that judges what a user passes in, and that knows dtypes and channels.
+
+Inside, a picture is "planes": `(..., H, W)` of float32 or float64, colour as `(..., C, H, W)`. Errors name the
+argument, the rule, what came, and the way out; `TypeError` is for types and dtypes, `ValueError` for the rest.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, array_module
+
+# Rec. 709 luma weights of red, green and blue, for linear intensity.
+LUMA = (0.2126, 0.7152, 0.0722)
+
+_WAY_OUT_OF_DTYPE = {
+    "b": "convert it with .astype(float)",
+    "c": "pass its real part or its magnitude",
+    "O": "convert it with .astype(float)",
+    "S": "read the file first, for instance with gpudeblur.io.read_image",
+    "U": "read the file first, for instance with gpudeblur.io.read_image",
+}
+
+
+def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "image") -> None:
+    """Refuse whatever cannot be a picture or a stack of pictures of one size.
+
+    Parameters
+    ----------
+    image : (..., H, W) array, or with one more axis for the channels
+        NumPy or CuPy, integer or float. 2 to 4 axes in all; with `channel_axis` 3 or 4.
+    channel_axis : int, optional
+        Which axis holds the channels; None for gray.
+    name : str
+        The argument's name in the messages.
+
+    Raises
+    ------
+    TypeError
+        `image` is no array, its dtype is not real, or `channel_axis` is no integer.
+    ValueError
+        Wrong number of axes, no such `channel_axis`, an empty array, NaN or infinity (says where the first one is).
+
+    Notes
+    -----
+    Looking for NaN is one reduction; on CuPy the call waits for its result.
+    """
+    xp = _module_of(image, name)
+    _check_dtype(image.dtype, name)
+    if channel_axis is None:
+        if not 2 <= image.ndim <= 4:
+            way_out = "a 1-D signal is no picture" if image.ndim < 2 else "pass fewer pictures at a time"
+            raise ValueError(
+                f"{name} must have 2 to 4 axes, (..., H, W), got {image.ndim} (shape {image.shape}); {way_out}"
+            )
+    else:
+        _check_channel_axis(channel_axis, image.shape, name)
+    if image.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {image.shape}; every side must be at least 1")
+    _check_finite(image, xp, name, "mask or inpaint it first")
+
+
+def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> Array:
+    """The picture as floats with the channels, if there are any, just before the rows.
+
+    Parameters
+    ----------
+    image : (..., H, W) array, or with one more axis for the channels
+        As `check_picture` lets it pass. Integers are read as fractions of their full range (value / largest value of
+        the type); floats of any size and byte order are converted, never scaled or clipped.
+    channel_axis : int, optional
+        Which axis holds the channels.
+    dtype : dtype
+        float32 or float64.
+
+    Returns
+    -------
+    (..., H, W) or (..., C, H, W) array of `dtype`
+        Always a fresh, C-contiguous, native array, so that nobody can write to the user's picture by mistake.
+    """
+    xp = array_module(image)
+    view = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
+    planes = xp.array(view, dtype=np.dtype(dtype).newbyteorder("="), order="C")
+    if image.dtype.kind in "iu":
+        planes /= float(np.iinfo(image.dtype).max)
+    return planes
+
+
+def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) -> Array:
+    """The way back of `to_planes`: the dtype and the axes that the user's picture had.
+
+    Parameters
+    ----------
+    planes : (..., H, W) or (..., C, H, W) float array
+    like : array or dtype
+        The user's picture, or its dtype. For an integer type the values are scaled by the largest value of the type,
+        rounded and clipped to its range; floats are only cast.
+    channel_axis : int, optional
+        Where the channels were.
+
+    Returns
+    -------
+    array of the dtype of `like`, C-contiguous
+    """
+    xp = array_module(planes)
+    is_array = isinstance(like, np.ndarray) or hasattr(like, "__cuda_array_interface__")
+    dtype = like.dtype if is_array else np.dtype(like)
+    image = xp.ascontiguousarray(planes if channel_axis is None else xp.moveaxis(planes, -3, channel_axis))
+    if dtype.kind not in "iu":
+        return image.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    top = float(limits.max)
+    scaled = image.astype(image.dtype if dtype.itemsize < 4 else np.float64)  # float32 holds no 32-bit integers
+    scaled *= top
+    if top > limits.max:  # a 64-bit maximum rounds up to a float that no longer fits
+        top = float(np.nextafter(top, 0))
+    xp.rint(scaled, out=scaled)
+    return xp.clip(scaled, float(limits.min), top, out=scaled).astype(dtype)
+
+
+def luminance(planes: Array) -> Array:
+    """One gray plane from the channels: `(..., C, H, W)` to `(..., H, W)`, same dtype.
+
+    Three channels are weighted as red, green and blue of linear intensity (Rec. 709: 0.2126, 0.7152, 0.0722); any
+    other number of channels is averaged, because nothing says what they are.
+    """
+    xp = array_module(planes)
+    if planes.shape[-3] != 3:
+        return xp.mean(planes, axis=-3)
+    red, green, blue = (planes[..., channel, :, :] for channel in range(3))
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The kernel's (height, width), from one odd integer or a pair of them.
+
+    Parameters
+    ----------
+    kernel_size : int or pair of int
+        Odd, at least 3, in pixels; a pair is (height, width).
+    shape : (H, W)
+        Of the picture; the kernel may not exceed it.
+
+    Raises
+    ------
+    TypeError
+        Not an integer or a pair of integers (25.0 is none, True is none).
+    ValueError
+        Below 3, even, larger than the picture, or not two of them.
+    """
+    if kernel_size is None:
+        raise TypeError(
+            "kernel_size must be an odd integer, got None; estimating the size is not available yet, "
+            "give a little more than the length of the blur in pixels, for instance 31"
+        )
+    is_pair = isinstance(kernel_size, tuple | list | np.ndarray) and np.ndim(kernel_size) > 0
+    if is_pair and len(kernel_size) != 2:
+        raise ValueError(
+            f"kernel_size must be one odd integer or a pair (height, width), got {len(kernel_size)} numbers: "
+            f"{kernel_size!r}; use for instance 31 or (31, 25)"
+        )
+    parts = tuple(kernel_size) if is_pair else (kernel_size,)
+    sizes = [_as_integer(part) for part in parts]
+    if None in sizes:
+        raise TypeError(
+            f"kernel_size must be an odd integer or a pair of them, got {kernel_size!r} "
+            f"({type(kernel_size).__name__}); use for instance 31 or (31, 25)"
+        )
+    numbers = [size for size in sizes if size is not None]
+    shown = _shown(numbers)
+    if min(numbers) < 3:
+        way_out = "a 1 x 1 kernel is no blur, the smallest is 3" if min(numbers) == 1 else "the smallest is 3"
+        raise ValueError(f"kernel_size must be at least 3, got {shown}; {way_out}")
+    if any(size % 2 == 0 for size in numbers):
+        below = _shown([size - (size % 2 == 0) for size in numbers])
+        above = _shown([size + (size % 2 == 0) for size in numbers])
+        # 2 is refused above, so `below` is never under 3.
+        raise ValueError(f"kernel_size must be odd, got {shown}; use {below} or {above}")
+    height, width = numbers[0], numbers[-1]
+    rows, columns = shape[-2:]
+    if height > rows or width > columns:
+        largest = tuple(side - (side % 2 == 0) for side in (rows, columns))
+        way_out = f"use at most {largest}" if min(largest) >= 3 else "a picture must be at least 3 x 3"
+        if min(rows, columns) <= 4:
+            way_out += "; a picture with channels (H, W, C) needs channel_axis=-1"
+        raise ValueError(
+            f"kernel_size must not exceed the picture, got {(height, width)} for a picture of {rows} x {columns}; "
+            f"{way_out}"
+        )
+    return height, width
+
+
+def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
+    """Refuse whatever cannot be a blur kernel, or a stack of them.
+
+    Parameters
+    ----------
+    kernel : (..., kh, kw) array
+        NumPy or CuPy, integer or float, odd sides, finite; each one has a sum other than zero.
+    name : str
+        The argument's name in the messages.
+
+    Raises
+    ------
+    TypeError
+        No array, or a dtype that is not real.
+    ValueError
+        Fewer than 2 axes, empty, an even side, NaN or infinity, or a sum of zero.
+    """
+    xp = _module_of(kernel, name)
+    _check_dtype(kernel.dtype, name)
+    if kernel.ndim < 2:
+        raise ValueError(
+            f"{name} must have at least 2 axes, (..., kh, kw), got {kernel.ndim} (shape {kernel.shape}); "
+            "give a line blur its second axis with kernel[None, :]"
+        )
+    if kernel.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {kernel.shape}; every side must be at least 1")
+    height, width = kernel.shape[-2:]
+    for side, length, line in (("height", height, "row"), ("width", width, "column")):
+        if length % 2 == 0:
+            raise ValueError(
+                f"{name} must have odd sides, got a {side} of {length} (shape {kernel.shape}); "
+                f"pad it with one zero {line}"
+            )
+    _check_finite(kernel, xp, name, "estimate it again or set it to zero there")
+    values = kernel.astype(np.float64)
+    total, mass = values.sum(axis=(-2, -1)), abs(values).sum(axis=(-2, -1))
+    # A sum that is zero but for rounding is as bad as zero: dividing by it would blow the kernel up.
+    if bool((abs(total) <= height * width * np.finfo(np.float64).eps * mass).any()):
+        raise ValueError(
+            f"{name} must not sum to zero, got a sum of {float(abs(total).min()):g}; "
+            "a blur keeps the light, so its kernel sums to 1"
+        )
+
+
+def _module_of(array: Any, name: str) -> Any:
+    """NumPy or CuPy, or the error that fits a user who passed something else."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked one; fill the mask first, with .filled(value)")
+    try:
+        return array_module(array)
+    except TypeError:
+        kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
+        raise TypeError(
+            f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray"
+        ) from None
+
+
+def _check_dtype(dtype: np.dtype, name: str) -> None:
+    if dtype.kind not in "iuf":
+        way_out = _WAY_OUT_OF_DTYPE.get(dtype.kind, "convert it to an integer or float dtype")
+        raise TypeError(f"{name} must have an integer or float dtype, got {dtype}; {way_out}")
+
+
+def _check_channel_axis(channel_axis: Any, shape: tuple[int, ...], name: str) -> None:
+    axis = _as_integer(channel_axis)
+    if axis is None:
+        raise TypeError(
+            f"channel_axis must be an integer or None, got {channel_axis!r} ({type(channel_axis).__name__}); "
+            "use -1 for (H, W, C)"
+        )
+    if not 3 <= len(shape) <= 4:
+        way_out = "leave channel_axis out for a gray picture" if len(shape) < 3 else "pass fewer pictures at a time"
+        raise ValueError(
+            f"{name} must have 3 or 4 axes when channel_axis is given, got {len(shape)} (shape {shape}); {way_out}"
+        )
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(
+            f"channel_axis must be between {-len(shape)} and {len(shape) - 1} for shape {shape}, got {axis}; "
+            "use -1 for (H, W, C)"
+        )
+
+
+def _check_finite(array: Array, xp: Any, name: str, way_out: str) -> None:
+    if array.dtype.kind != "f":
+        return
+    finite = xp.isfinite(array)
+    if bool(finite.all()):  # the one place where CuPy must wait
+        return
+    bad = ~finite
+    where = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), array.shape))
+    count = int(bad.sum())
+    raise ValueError(
+        f"{name} must be finite, got {float(array[where])} at index {where} "
+        f"({count} bad pixel{'s' if count > 1 else ''}); {way_out}"
+    )
+
+
+def _as_integer(value: Any) -> int | None:
+    """`value` as an int, or None where it is none. True is not 1 here: it is a slip."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _shown(numbers: list[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else str(tuple(numbers))

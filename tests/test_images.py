@@ -1,0 +1,176 @@
+"""Entry and exit of arrays: round trips, axes, dtypes. What is refused is in test_bad_input.py."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gpudeblur.images import check_kernel, check_kernel_size, check_picture, from_planes, luminance, to_planes
+
+INTEGERS = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32]
+FLOATS = [np.float16, np.float32, np.float64]
+
+
+@st.composite
+def pictures(draw, dtypes):
+    """A picture or stack with or without a channel axis anywhere, of either byte order."""
+    shape = draw(hnp.array_shapes(min_dims=2, max_dims=4, max_side=5))
+    channel_axis = draw(st.none() | st.integers(-len(shape), len(shape) - 1)) if len(shape) > 2 else None
+    dtype = np.dtype(draw(st.sampled_from(dtypes))).newbyteorder(draw(st.sampled_from("<>")))
+    elements = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else None
+    return draw(hnp.arrays(dtype, shape, elements=elements)), channel_axis
+
+
+@settings(max_examples=60, deadline=None)
+@given(pictures(INTEGERS))
+def test_integers_come_back_exactly(case):
+    image, channel_axis = case
+    check_picture(image, channel_axis=channel_axis)
+    planes = to_planes(image, channel_axis=channel_axis, dtype=np.float64)
+    back = from_planes(planes, image, channel_axis=channel_axis)
+    assert planes.max(initial=-2) <= 1
+    assert back.dtype == image.dtype
+    np.testing.assert_array_equal(back, image)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pictures(FLOATS))
+def test_floats_come_back_exactly(case):
+    image, channel_axis = case
+    check_picture(image, channel_axis=channel_axis)
+    planes = to_planes(image, channel_axis=channel_axis, dtype=np.float64)
+    back = from_planes(planes, image, channel_axis=channel_axis)
+    assert back.dtype == image.dtype
+    np.testing.assert_array_equal(back, image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_float32_is_enough_for_16_bits(dtype):
+    image = np.arange(np.iinfo(dtype).max + 1, dtype=dtype).reshape(16, -1)
+    np.testing.assert_array_equal(from_planes(to_planes(image, dtype=np.float32), image), image)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_white_of_64_bits_does_not_overflow(dtype):
+    white = np.iinfo(dtype).max
+    back = from_planes(np.array([[1.0, 7.0, 0.0]]), dtype)
+    assert back[0, 0] > white - 2048
+    assert back[0, 1] > white - 2048
+    assert back[0, 2] == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(pictures(INTEGERS + FLOATS))
+def test_planes_are_fresh_contiguous_and_native(case):
+    image, channel_axis = case
+    before = image.copy()
+    image.flags.writeable = False
+    planes = to_planes(image[::-1], channel_axis=channel_axis, dtype=np.float64)
+    assert planes.flags.c_contiguous
+    assert planes.dtype == np.float64
+    assert planes.dtype.isnative
+    planes[...] = 7
+    np.testing.assert_array_equal(image, before)
+
+
+def test_integers_are_fractions_of_their_full_range():
+    assert to_planes(np.full((1, 1), 255, np.uint8), dtype=np.float32)[0, 0] == 1
+    assert to_planes(np.full((1, 1), 51, np.uint8), dtype=np.float64)[0, 0] == 0.2
+    assert to_planes(np.full((1, 1), 65535, np.uint16), dtype=np.float32)[0, 0] == 1
+
+
+def test_floats_are_neither_scaled_nor_clipped():
+    image = np.array([[-3.0, 255.0, 1e6]])
+    np.testing.assert_array_equal(to_planes(image, dtype=np.float32), image.astype(np.float32))
+    np.testing.assert_array_equal(from_planes(image, np.float32), image.astype(np.float32))
+
+
+def test_integers_are_rounded_and_clipped():
+    planes = np.array([[-0.5, 0.5 / 255 + 1e-9, 0.4 / 255, 1.5]])
+    np.testing.assert_array_equal(from_planes(planes, np.uint8), np.array([[0, 1, 0, 255]], np.uint8))
+    np.testing.assert_array_equal(from_planes(np.array([[-9.0]]), np.int8), np.array([[-128]], np.int8))
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(-1, (5, 6, 3)), (2, (5, 6, 3)), (0, (3, 5, 6)), (1, (5, 3, 6))])
+def test_channels_go_before_the_rows(axis, shape):
+    image = np.random.default_rng(0).random(shape)
+    planes = to_planes(image, channel_axis=axis, dtype=np.float64)
+    assert planes.shape == (3, 5, 6)
+    np.testing.assert_array_equal(planes[1], np.take(image, 1, axis=axis))
+    np.testing.assert_array_equal(from_planes(planes, image, channel_axis=axis), image)
+
+
+def test_a_stack_keeps_its_first_axis():
+    stack = np.random.default_rng(0).random((2, 5, 6, 3))
+    assert to_planes(stack, channel_axis=-1, dtype=np.float32).shape == (2, 3, 5, 6)
+
+
+def test_a_dtype_is_as_good_as_the_picture_it_belongs_to():
+    planes = np.full((2, 2), 0.5)
+    for like in (np.uint8, "uint8", np.dtype(np.uint8), np.zeros((1, 1), np.uint8)):
+        assert from_planes(planes, like).dtype == np.uint8
+
+
+def test_luminance_of_rgb_is_rec_709():
+    red, green, blue = np.random.default_rng(0).random((3, 4, 5), dtype=np.float32)
+    gray = luminance(np.stack([red, green, blue]))
+    np.testing.assert_allclose(gray, 0.2126 * red + 0.7152 * green + 0.0722 * blue, rtol=1e-6)
+    assert gray.dtype == np.float32
+
+
+def test_luminance_keeps_gray_as_it_is():
+    gray = np.random.default_rng(0).random((2, 1, 4, 5))
+    np.testing.assert_allclose(luminance(np.repeat(gray, 3, axis=1)), gray[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_luminance_of_unknown_channels_is_their_mean(channels):
+    planes = np.random.default_rng(0).random((2, channels, 4, 5), dtype=np.float32)
+    gray = luminance(planes)
+    np.testing.assert_allclose(gray, planes.mean(axis=1), rtol=1e-6)
+    assert gray.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("given_size", "expected"),
+    [
+        (3, (3, 3)),
+        (31, (31, 31)),
+        ((5, 7), (5, 7)),
+        ([5, 7], (5, 7)),
+        (np.int64(9), (9, 9)),
+        (np.array(9), (9, 9)),
+        (np.array([9, 11], np.uint8), (9, 11)),
+        ((np.int16(9), 11), (9, 11)),
+    ],
+)
+def test_kernel_size_is_an_odd_integer_or_a_pair(given_size, expected):
+    size = check_kernel_size(given_size, (31, 40))
+    assert size == expected
+    assert all(type(side) is int for side in size)
+
+
+@given(st.integers(-10, 100), st.integers(1, 60), st.integers(1, 60))
+def test_every_integer_is_a_size_or_a_clear_error(size, rows, columns):
+    if size >= 3 and size % 2 and size <= min(rows, columns):
+        assert check_kernel_size(size, (rows, columns)) == (size, size)
+    else:
+        with pytest.raises(ValueError, match=r"^kernel_size must .*, got .*;"):
+            check_kernel_size(size, (rows, columns))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (1, 5), (2, 7, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_kernels_that_are_fine(shape, dtype):
+    check_kernel(np.ones(shape, dtype))
+
+
+def test_negative_values_are_allowed_in_a_kernel():
+    check_kernel(np.array([[-0.1, 1.2, -0.1]]))
+
+
+def test_pictures_of_other_libraries_subclasses_become_plain():
+    image = np.zeros((3, 3)).view(type("Special", (np.ndarray,), {}))
+    check_picture(image)
+    assert type(to_planes(image, dtype=np.float32)) is np.ndarray
