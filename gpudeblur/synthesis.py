@@ -56,7 +56,7 @@ def trajectory_kernel(
         Standard deviation of the Gaussian point spread that thickens the path, in pixels; 0 leaves the bilinear splat.
     margin : int, optional
         Pixels left free on each side of the path's larger extent: the support spans `size` - 2 `margin`. By default 2,
-        less for sizes below 9.
+        less for sizes below 11.
     dtype : dtype
         float64 or float32.
 
@@ -384,7 +384,7 @@ def _check_size(size: int, least: int = 3) -> int:
 
 def _margin(size: int, margin: int | None) -> int:
     if margin is None:
-        return min(2, (size - 1) // 4)
+        return min(2, (size - 3) // 4)
     if not 0 <= margin <= (size - 1) // 2:
         raise ValueError(f"margin must leave a pixel of the kernel, got {margin} for size {size}")
     return int(margin)
