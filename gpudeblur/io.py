@@ -31,11 +31,13 @@ KERNEL_SUFFIXES = (".npy", ".png")
 
 _ORIENTATION = 0x0112  # the tag's number, in EXIF and in TIFF
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Decoders meet a damaged file with almost anything. Not in the list: MemoryError, and what a caller's bug raises.
+# Decoders meet a damaged file with almost anything; each of these was seen with damaged files, or is documented.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,  # Pillow's, for a broken PNG chunk
     ValueError,
+    TypeError,  # tifffile's, for a tag of the wrong type
+    AttributeError,
     RuntimeError,  # imagecodecs' errors
     EOFError,
     LookupError,
@@ -259,12 +261,14 @@ def _read_with_pillow(path: Path, file: BinaryIO, kind: str, *, deep: bool = Fal
         # The warning comes at the limit, the error at twice the limit: the limit is the limit here.
         with _decoding(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # broken metadata harm no pixel
             image = Image.open(file, formats=[kind])
     except Image.DecompressionBombError as why:
         raise ValueError(_too_large(path, f"Pillow says: {why}")) from why
     with image:
         _check_size(path, *image.size)
-        with _decoding(path):
+        with _decoding(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
         if deep:
@@ -298,7 +302,9 @@ def _read_tiff(path: Path, file: BinaryIO) -> tuple[np.ndarray, int]:
         # A strip that is not there would silently be read as black.
         end = max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
         size = file.seek(0, os.SEEK_END)
-    _check_size(path, page.imagewidth, page.imagelength)
+        sides = [(int(page.imagewidth), int(page.imagelength)), (int(page.tilewidth), int(page.tilelength))]
+    for width, height in sides:  # a tile may be larger than its picture, and is decoded whole
+        _check_size(path, width, height)
     if len(series) > 1 or axes not in ("YX", "YXS", "SYX"):
         shapes = ", ".join(str(one.shape) for one in series)
         raise ValueError(f"{path} must hold one picture, got {shapes} (axes {axes}); save the one to use by itself")

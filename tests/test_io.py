@@ -101,6 +101,12 @@ def test_orientation_is_applied(tmp_path, orientation, suffix):
     np.testing.assert_array_equal(read_image(path).pixels, expected)
 
 
+def test_broken_exif_harms_no_pixel(tmp_path):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03\0\0\xff\xff"
+    Image.fromarray(integers((16, 16, 3))).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").pixels.shape == (16, 16, 3)
+
+
 def test_palette_is_expanded(tmp_path):
     colors = Image.fromarray(integers((6, 7, 3))).convert("P")
     for suffix in ("png", "tif"):
