@@ -231,6 +231,7 @@ def kernel_error(k: Array, k_ref: Array) -> float:
     ValueError
         If a kernel is not 2-D, is empty or sums to zero.
     """
+    array_module(k, k_ref)
     scaled = []
     for name, kernel in (("k", k), ("k_ref", k_ref)):
         total = float(kernel.sum())

@@ -1,0 +1,218 @@
+"""Laws of the metrics: identities, shifts found exactly, and the fast search against a brute-force one."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from gpudeblur.metrics import align, error_ratio, kernel_error, kernel_similarity, psnr, scores, ssim
+from gpudeblur.synthesis import trajectory_kernel
+
+
+def picture(shape=(70, 81), seed=0, smooth=1.5):
+    noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), smooth)
+    return 0.5 + 0.2 * noise / noise.std()
+
+
+def brute_force(image, reference, max_shift=5, step=0.25, border=15):
+    """Every shifted picture formed, every error summed: (ssd, (dy, dx), all errors)."""
+    h, w = (n - 2 * border for n in reference.shape)
+    padded = np.pad(image, ((0, 1), (0, 1)), mode="edge")
+    shifts = np.arange(-max_shift, max_shift + step / 2, step)
+    errors = np.empty((shifts.size, shifts.size))
+    for i, dy in enumerate(shifts):
+        for j, dx in enumerate(shifts):
+            y, x = math.floor(dy), math.floor(dx)
+            moved = np.zeros((h, w))
+            for a, wy in ((0, 1 - (dy - y)), (1, dy - y)):
+                for b, wx in ((0, 1 - (dx - x)), (1, dx - x)):
+                    y0, x0 = border + y + a, border + x + b
+                    moved += wy * wx * padded[y0 : y0 + h, x0 : x0 + w]
+            errors[i, j] = np.sum((moved - reference[border : border + h, border : border + w]) ** 2)
+    i, j = np.unravel_index(np.argmin(errors), errors.shape)
+    return errors[i, j], (shifts[i], shifts[j])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_align_agrees_with_brute_force(seed):
+    reference = picture(seed=seed)
+    rng = np.random.default_rng(100 + seed)
+    # Off by a fraction, brighter and noisy: the minimum is far from 0 and between the whole shifts.
+    moved = np.roll(reference, rng.integers(-4, 5, 2), (0, 1))
+    moved = 0.7 * moved + 0.3 * np.roll(moved, 1, 1) + 0.05 + 0.05 * rng.standard_normal(reference.shape)
+    ssd, shift = brute_force(moved, reference)
+    found = align(moved, reference)
+    assert found.ssd == pytest.approx(ssd, rel=1e-9)
+    assert found.shift == shift
+
+
+@pytest.mark.parametrize(
+    ("shape", "max_shift", "step", "border"),
+    [
+        ((41, 33), 5, 0.25, 15),
+        ((31, 64), 3, 0.5, 7),
+        ((40, 37), 2, 1.0, 2),
+        ((20, 21), 0, 0.25, 0),
+        ((31, 31), 15, 0.5, 15),
+    ],
+)
+def test_align_agrees_for_every_setting(shape, max_shift, step, border):
+    image, reference = picture(shape, seed=1, smooth=2), picture(shape, seed=2, smooth=2)
+    ssd, shift = brute_force(image, reference, max_shift, step, border)
+    found = align(image, reference, max_shift, step, border)
+    assert found.ssd == pytest.approx(ssd, rel=1e-9)
+    assert found.shift == shift
+    assert found.image.shape == found.reference.shape == (shape[0] - 2 * border, shape[1] - 2 * border)
+    assert found.ssd == pytest.approx(np.sum((found.image - found.reference) ** 2), rel=1e-12)
+
+
+@given(st.integers(-5, 5), st.integers(-5, 5))
+@settings(deadline=None, max_examples=40)
+def test_whole_shifts_are_found_exactly(dy, dx):
+    reference = picture()
+    found = align(np.roll(reference, (dy, dx), (0, 1)), reference)
+    assert found.shift == (dy, dx)
+    assert found.ssd == 0
+    np.testing.assert_array_equal(found.image, found.reference)
+
+
+@pytest.mark.parametrize("shift", [(0.25, -1.5), (-4.75, 4.75), (2.5, 0.75)])
+def test_fractions_of_a_pixel_are_found(shift):
+    """`reference` is the bilinear shift of `image`, so that the error at the right shift is 0."""
+    image = picture()
+    y, x = (math.floor(s) for s in shift)
+    fy, fx = shift[0] - y, shift[1] - x
+    rolled = np.roll(image, (-y, -x), (0, 1))
+    rows = (1 - fy) * rolled + fy * np.roll(rolled, -1, 0)
+    reference = (1 - fx) * rows + fx * np.roll(rows, -1, 1)
+    found = align(image, reference)
+    assert found.shift == shift
+    assert found.ssd < 1e-20
+
+
+def test_align_is_blind_to_a_common_level_and_keeps_its_digits():
+    """A level of 1e4 beside structure of 0.2 would eat eight digits of the quadratic form."""
+    image, reference = picture(seed=1), picture(seed=1) + 0.01 * picture(seed=2)
+    assert align(image + 1e4, reference + 1e4).ssd == pytest.approx(align(image, reference).ssd, rel=1e-6)
+
+
+def test_align_refuses():
+    image = picture()
+    with pytest.raises(ValueError, match=r"image and reference must have one shape, got \(70, 81\) and \(70, 80\)"):
+        align(image, image[:, 1:])
+    with pytest.raises(ValueError, match=r"image must be 2-D, got shape \(2, 70, 81\)"):
+        align(np.stack([image] * 2), np.stack([image] * 2))
+    with pytest.raises(ValueError, match=r"step must be 1/n for an integer n, got 0\.3"):
+        align(image, image, step=0.3)
+    with pytest.raises(ValueError, match="step must be 1/n"):
+        align(image, image, step=0)
+    with pytest.raises(ValueError, match="max_shift must be from 0 to border = 15, got 16"):
+        align(image, image, max_shift=16)
+    with pytest.raises(ValueError, match="image must be larger than twice the border"):
+        align(image[:30], image[:30])
+    with pytest.raises(TypeError, match="arrays must be all NumPy or all CuPy"):
+        align(image.tolist(), image)
+
+
+# ------------------------------------------------------------------ PSNR, SSIM
+def test_psnr():
+    reference = picture()
+    assert psnr(reference + 0.1, reference) == pytest.approx(20)
+    assert psnr(255 * (reference + 0.1), 255 * reference, data_range=255) == pytest.approx(20)
+    assert psnr(reference, reference) == math.inf
+    # float32 and integers are measured in float64.
+    eight = np.round(255 * np.clip(reference, 0, 1)).astype(np.uint8)
+    assert psnr(eight, 255 - eight, data_range=255.0) == psnr(eight.astype(float), 255.0 - eight, data_range=255.0)
+    with pytest.raises(ValueError, match="image must not be empty"):
+        psnr(np.empty((0, 3)), np.empty((0, 3)))
+
+
+def test_ssim_laws():
+    reference = picture()
+    assert ssim(reference, reference) == pytest.approx(1, abs=1e-12)
+    noisy = [reference + s * np.random.default_rng(0).standard_normal(reference.shape) for s in (0.02, 0.1)]
+    assert 1 > ssim(noisy[0], reference) > ssim(noisy[1], reference)
+    assert ssim(noisy[1], reference) == pytest.approx(ssim(reference, noisy[1]), abs=1e-12)
+    assert ssim(255 * noisy[1], 255 * reference, data_range=255) == pytest.approx(ssim(noisy[1], reference), abs=1e-12)
+    color = np.stack([noisy[0], noisy[1], reference], axis=-1)
+    mean = (ssim(noisy[0], reference) + ssim(noisy[1], reference) + 1) / 3
+    assert ssim(color, np.stack([reference] * 3, axis=-1), channel_axis=-1) == pytest.approx(mean, abs=1e-12)
+
+
+def test_ssim_against_the_definition():
+    """Wang et al. (2004), with Gaussian moments taken here; scikit-image leaves out half a window at the border."""
+    a = picture(seed=1)
+    b = a + 0.05 * picture(seed=2)
+
+    def smooth(x):
+        return gaussian_filter(x, 1.5, truncate=3.5)
+
+    ma, mb = smooth(a), smooth(b)
+    va, vb, cov = smooth(a * a) - ma * ma, smooth(b * b) - mb * mb, smooth(a * b) - ma * mb
+    local = (2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
+    assert ssim(a, b) == pytest.approx(local[5:-5, 5:-5].mean(), abs=1e-12)
+
+
+def test_scores_are_those_of_the_aligned_pictures():
+    reference = picture()
+    image = np.roll(reference, (2, -3), (0, 1)) + 0.05 * picture(seed=5)
+    found, aligned = scores(image, reference), align(image, reference)
+    assert (found.ssd, found.shift) == (aligned.ssd, aligned.shift)
+    assert found.psnr == psnr(aligned.image, aligned.reference)
+    assert found.psnr == pytest.approx(10 * math.log10(aligned.reference.size / found.ssd), abs=1e-9)
+    assert found.ssim == ssim(aligned.image, aligned.reference)
+    assert scores(2 * image, 2 * reference, data_range=2.0).psnr == pytest.approx(found.psnr, abs=1e-9)
+
+
+# ------------------------------------------------------------------ error ratio
+def test_error_ratio_laws():
+    reference = picture()
+    noise = np.random.default_rng(3).standard_normal(reference.shape)
+    good = reference + 0.01 * noise
+    assert error_ratio(good, good, reference) == 1
+    assert error_ratio(reference, reference, reference) == 1
+    assert error_ratio(good, reference, reference) == math.inf
+    # Squared errors: twice the error is a ratio of 4. Each picture has its own shift.
+    worse = reference + 0.02 * noise
+    assert error_ratio(worse, good, reference) == pytest.approx(4, rel=1e-9)
+    assert error_ratio(np.roll(worse, (3, -2), (0, 1)), good, reference) == pytest.approx(4, rel=1e-9)
+
+
+# ------------------------------------------------------------------ kernels
+def test_kernel_similarity_laws():
+    k = trajectory_kernel(21, rng=0)
+    other = trajectory_kernel(25, rng=1)
+    assert kernel_similarity(k, k) == pytest.approx(1, abs=1e-12)
+    assert kernel_similarity(3 * k, k) == pytest.approx(1, abs=1e-12)
+    assert kernel_similarity(np.pad(k, ((7, 1), (0, 4))), k) == pytest.approx(1, abs=1e-12)
+    assert kernel_similarity(k, other) == pytest.approx(kernel_similarity(other, k), abs=1e-12)
+    assert 0 < kernel_similarity(k, other) < 0.95
+    assert kernel_similarity(np.zeros((5, 5)), k) == 0
+    with pytest.raises(ValueError, match=r"k must be a 2-D kernel, got shape \(3,\)"):
+        kernel_similarity(np.ones(3), k)
+
+
+def test_kernel_figures_against_a_loop():
+    k, ref = trajectory_kernel(9, rng=0), trajectory_kernel(7, rng=1)
+    room = np.pad(ref, 9)
+    large, best_product, best_error = np.pad(k, 8), 0.0, math.inf
+    assert room.shape == large.shape
+    for dy in range(-8, 9):
+        for dx in range(-8, 9):
+            moved = np.roll(large, (dy, dx), (0, 1))
+            best_product = max(best_product, float((moved * room).sum()))
+            best_error = min(best_error, float(np.linalg.norm(moved - room)))
+    norm = np.linalg.norm(ref)
+    assert kernel_similarity(k, ref) == pytest.approx(best_product / (np.linalg.norm(k) * norm), abs=1e-12)
+    assert kernel_error(k, ref) == pytest.approx(best_error / norm, abs=1e-9)
+
+
+def test_kernel_error_laws():
+    k = trajectory_kernel(21, rng=0)
+    assert kernel_error(k, k) == pytest.approx(0, abs=1e-7)
+    assert kernel_error(2 * np.pad(k, ((4, 0), (1, 3))), k) == pytest.approx(0, abs=1e-7)
+    with pytest.raises(ValueError, match="k must not sum to zero"):
+        kernel_error(np.zeros((5, 5)), k)
