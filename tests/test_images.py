@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gpudeblur._arrays import require_cuda
 from gpudeblur.images import check_kernel, check_kernel_size, check_picture, from_planes, luminance, to_planes
 
 INTEGERS = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32]
@@ -174,3 +175,37 @@ def test_pictures_of_other_libraries_subclasses_become_plain():
     image = np.zeros((3, 3)).view(type("Special", (np.ndarray,), {}))
     check_picture(image)
     assert type(to_planes(image, dtype=np.float32)) is np.ndarray
+
+
+@pytest.fixture
+def cupy():
+    try:
+        return require_cuda()
+    except RuntimeError as why:
+        pytest.skip(str(why))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_cupy_does_what_numpy_does(cupy, dtype):
+    image = (np.random.default_rng(0).random((2, 9, 8, 3)) * 200).astype(dtype)
+    on_device = cupy.asarray(image)
+    check_picture(on_device, channel_axis=-1)
+    planes = to_planes(on_device, channel_axis=-1, dtype=np.float32)
+    assert isinstance(planes, cupy.ndarray)
+    expected = to_planes(image, channel_axis=-1, dtype=np.float32)
+    np.testing.assert_allclose(planes.get(), expected, rtol=1e-6)
+    np.testing.assert_allclose(luminance(planes).get(), luminance(expected), rtol=1e-5)
+    for like in (on_device, image, dtype):
+        np.testing.assert_array_equal(from_planes(planes, like, channel_axis=-1).get(), image)
+
+
+@pytest.mark.gpu
+def test_cupy_is_refused_in_the_same_words(cupy):
+    bad = cupy.zeros((4, 5), np.float32)
+    bad[1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"^image must be finite, got nan at index \(1, 2\) \(1 bad pixel\); "):
+        check_picture(bad)
+    check_kernel(cupy.ones((3, 5)))
+    with pytest.raises(ValueError, match="^kernel must not sum to zero, got a sum of 0; "):
+        check_kernel(cupy.zeros((2, 3, 3)))
