@@ -1,6 +1,7 @@
-"""The array primitives of the picture-sized loops. NumPy input runs here; CuPy input goes to the CUDA kernel of the same name.
+"""The array primitives of the picture-sized loops. NumPy input runs here; CuPy input goes to the CUDA kernel so named.
 
-All grids are periodic: the picture was made so by `boundary.wrap`.
+All grids are periodic: the picture was made so by `boundary.wrap`. The CUDA kernels compute in float32; CuPy arrays of
+another float dtype take the NumPy form, which is written for either library.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ import numpy as np
 
 from ._arrays import Array, array_module, ndimage_module
 from .fourier import gradient_spectrum
+
+
+def _launches(*arrays: Array) -> bool:
+    """Whether these arrays go to a CUDA kernel."""
+    xp = array_module(*arrays)
+    return xp is not np and all(a.dtype in (np.float32, np.complex64, np.bool_) for a in arrays)
 
 
 def gradient(u: Array) -> tuple[Array, Array]:
@@ -52,6 +59,10 @@ def l0_split(u: Array, threshold: Any) -> Array:
     u : (..., H, W) float.
     threshold : scalar or (...): lambda / beta, on the squared magnitude of the gradient.
     """
+    if _launches(u):
+        from . import _cuda
+
+        return _cuda.l0_split(u, threshold)
     gx, gy = gradient(u)
     energy = gx * gx
     energy += gy * gy
@@ -75,15 +86,24 @@ def spectral_solve(data: Array, split: Array, power: Array, weight: float, shape
     weight : beta (plus alpha), one number for the whole batch.
     shape : (H, W) of the picture.
     """
+    if _launches(data, split, power):
+        from . import _cuda
+
+        return _cuda.spectral_solve(data, split, power, weight, shape)
     size = shape[0] * shape[1]
     split *= weight
     split += data
-    split *= 1 / (size * power + (size * weight) * gradient_spectrum(shape, power.dtype))
+    spectrum = array_module(power).asarray(gradient_spectrum(shape, power.dtype))
+    split *= 1 / (size * power + (size * weight) * spectrum)
     return split
 
 
 def edge_mask(u: Array, threshold: Any) -> Array:
     """t of seed 0, eq. 5: True where |D u|^2 >= threshold, (..., H, W)."""
+    if _launches(u):
+        from . import _cuda
+
+        return _cuda.edge_mask(u, threshold)
     gx, gy = gradient(u)
     gx *= gx
     gy *= gy
@@ -93,6 +113,10 @@ def edge_mask(u: Array, threshold: Any) -> Array:
 
 def dilate(mask: Array, radius: int) -> Array:
     """`mask` (..., H, W) bool dilated by a square of 2 radius + 1 pixels a side, periodic."""
+    if _launches(mask):
+        from . import _cuda
+
+        return _cuda.dilate(mask, radius)
     ndimage = ndimage_module(array_module(mask))
     size = 2 * radius + 1
     out = mask.view("uint8")
@@ -103,6 +127,10 @@ def dilate(mask: Array, radius: int) -> Array:
 
 def gaussian_smooth(u: Array, sigma: float) -> Array:
     """`u` (..., H, W) under a Gaussian of `sigma` pixels, cut at 4 sigma, periodic."""
+    if _launches(u):
+        from . import _cuda
+
+        return _cuda.gaussian_smooth(u, sigma)
     ndimage = ndimage_module(array_module(u))
     for axis in (-1, -2):
         u = ndimage.gaussian_filter1d(u, sigma, axis=axis, mode="wrap", truncate=4.0)
@@ -115,6 +143,10 @@ def smooth_split(smooth: Array, mask: Array) -> Array:
     The paper's z = (not t) x has a jump of its own along the border of t; a difference that crosses the border
     is no smooth region either, so it counts as 0.
     """
+    if _launches(smooth, mask):
+        from . import _cuda
+
+        return _cuda.smooth_split(smooth, mask)
     gx, gy = gradient(smooth)
     flat = ~mask
     gx *= flat

@@ -1,0 +1,80 @@
+// Shared by all CUDA kernels: _cuda.source puts this text in front of each .cu, so CuPy's compile cache sees its edits.
+// Pictures are (n, h, w), C order, periodic; n is the flattened batch and appears only in the grid.
+
+#ifndef DYNAMIC_SHARED  // the C++ shim of tests/cuda_on_cpu brings its own
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
+typedef long long index_t;  // n h w may exceed 2^31
+
+constexpr int WARP = 32;
+constexpr int TILE = 32;  // picture tiles are TILE x TILE pixels, a block has TILE x TILE_ROWS threads
+constexpr int TILE_ROWS = 8;
+
+// The TILE x TILE tile of this block. Tiles are counted in grid.x alone, whose limit of 2^31 no batch reaches.
+struct Tile {
+    index_t picture;
+    int y, x;
+};
+
+__device__ inline Tile this_tile(int h, int w) {
+    const unsigned across = (w + TILE - 1) / TILE, down = (h + TILE - 1) / TILE;
+    const unsigned row = blockIdx.x / across;
+    return {row / down, int(row % down) * TILE, int(blockIdx.x % across) * TILE};
+}
+
+// i modulo size, for -size <= i < 2 size.
+__device__ inline int wrap(int i, int size) {
+    return i < 0 ? i + size : i < size ? i : i - size;
+}
+
+// One number a picture, or `everywhere` where there is no array of them.
+__device__ inline float per_picture(const float* values, float everywhere, index_t picture) {
+    return values ? values[picture] : everywhere;
+}
+
+// |g|^2, rounded as NumPy rounds it: a fused multiply-add would move gradients across a hard threshold.
+__device__ inline float squared_norm(float gx, float gy) {
+    return __fadd_rn(__fmul_rn(gx, gx), __fmul_rn(gy, gy));
+}
+
+// Sum over the block, the same bits in every thread, in an order fixed by the block size. blockDim = (32 m, 1, 1).
+// All threads must call it; it begins with a barrier, so writes to shared memory before it are seen after it.
+__device__ inline float block_sum(float value) {
+    __shared__ float partial[WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    for (int offset = WARP / 2; offset; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+    __syncthreads();  // the last call's partial sums have been read
+    if (lane == 0) partial[warp] = value;
+    __syncthreads();
+    value = lane < warps ? partial[lane] : 0.f;
+    for (int offset = WARP / 2; offset; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+    return value;
+}
+
+// out = A v with (A v)(p) = sum_q a(p - q) v(q) for p, q on a kh x kw support: the normal operator of the kernel step.
+// a: (2 kh - 1, 2 kw - 1), lag (0, 0) in the middle. v must be complete (barrier before); out is complete only after
+// one. A thread makes STRIP outputs of a column: down the column they share all but one value of a, so a step costs
+// two loads for STRIP multiply-adds, and neighbouring threads read neighbouring columns (no bank conflicts).
+__device__ inline void toeplitz_product(const float* a, const float* v, float* out, int kh, int kw) {
+    constexpr int STRIP = 4;
+    const int strips = (kh + STRIP - 1) / STRIP, pitch = 2 * kw - 1;
+    for (int item = threadIdx.x; item < strips * kw; item += blockDim.x) {
+        const int y = item / kw * STRIP, x = item % kw;
+        float sum[STRIP] = {}, lags[STRIP];
+        for (int qx = 0; qx < kw; ++qx) {
+            const float* column = a + (x - qx + kw - 1);
+            // Rows beyond the support (the last strip's) are clamped: what they give goes to outputs nobody stores.
+            for (int i = 0; i + 1 < STRIP; ++i) lags[i] = column[(min(y + i + 1, kh - 1) + kh - 1) * pitch];
+#pragma unroll 4
+            for (int qy = 0; qy < kh; ++qy) {
+                for (int i = STRIP - 1; i > 0; --i) lags[i] = lags[i - 1];
+                lags[0] = column[(y - qy + kh - 1) * pitch];
+                const float value = v[qy * kw + qx];
+                for (int i = 0; i < STRIP; ++i) sum[i] += lags[i] * value;
+            }
+        }
+        for (int i = 0; i < STRIP; ++i)
+            if (y + i < kh) out[(y + i) * kw + x] = sum[i];
+    }
+}

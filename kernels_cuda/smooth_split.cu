@@ -1,0 +1,26 @@
+// smooth_split: out = D^T g, g = D smooth between two pixels outside the mask, else 0.  C order, periodic.
+// smooth, out: (n, h, w) float32, out is not smooth; mask: (n, h, w) uint8, 0 or 1.
+// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.smooth_split, equal bit for bit.
+
+extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
+smooth_split(const float* __restrict__ smooth, const unsigned char* __restrict__ mask, float* __restrict__ out, int h,
+             int w) {
+    const Tile at = this_tile(h, w);
+    const int x = at.x + threadIdx.x;
+    if (x >= w) return;
+    smooth += at.picture * h * w;
+    mask += at.picture * h * w;
+    out += at.picture * h * w;
+    for (int y = at.y + threadIdx.y; y < min(at.y + TILE, h); y += TILE_ROWS) {
+        const index_t row = index_t(y) * w, here = row + x;
+        const index_t right = row + wrap(x + 1, w), left = row + wrap(x - 1, w);
+        const index_t below = index_t(wrap(y + 1, h)) * w + x, above = index_t(wrap(y - 1, h)) * w + x;
+        const float value = smooth[here], flat = !mask[here];
+        // Products, not branches: a NaN stays one, as in the twin.
+        const float gx = (smooth[right] - value) * flat * !mask[right];
+        const float gy = (smooth[below] - value) * flat * !mask[below];
+        const float left_x = (value - smooth[left]) * flat * !mask[left];
+        const float above_y = (value - smooth[above]) * flat * !mask[above];
+        out[here] = -gx - gy + left_x + above_y;
+    }
+}

@@ -1,0 +1,47 @@
+// toeplitz_nnls: `iterations` accelerated projected gradients for min over k >= 0 of <k, (A + ridge) k> / 2 - <rhs, k>.
+// a: (n, 2 kh - 1, 2 kw - 1); rhs, start, out: (n, kh, kw); ridges, steps (1 / |A + ridge|): n; all float32, C order.
+// grid (n), block (32 m), shared 3 kh kw floats and, where a_is_shared, (2 kh - 1)(2 kw - 1) more.
+// NumPy twin: kernel_step.toeplitz_nnls (which multiplies by FFT).
+
+__device__ __forceinline__ void projected_gradients(const float* a, const float* rhs, float ridge, float step,
+                                                    float* kernel, int kh, int kw, int iterations) {
+    const int size = kh * kw;
+    float *ahead = kernel + size, *image = ahead + size;
+    float momentum = 1.f;
+    for (int iteration = 0; iteration < iterations; ++iteration) {
+        toeplitz_product(a, ahead, image, kh, kw);
+        __syncthreads();
+        const float following = 0.5f * (1.f + sqrtf(1.f + 4.f * momentum * momentum));
+        const float drive = (momentum - 1.f) / following;
+        for (int i = threadIdx.x; i < size; i += blockDim.x) {
+            const float moved = ahead[i] - step * (image[i] + ridge * ahead[i] - rhs[i]);
+            const float next = moved < 0.f ? 0.f : moved;  // not fmaxf, which would turn NaN into 0
+            ahead[i] = next + drive * (next - kernel[i]);
+            kernel[i] = next;
+        }
+        momentum = following;
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+toeplitz_nnls(const float* __restrict__ autocorrelation, const float* __restrict__ rhs, const float* __restrict__ start,
+              const float* __restrict__ ridges, const float* __restrict__ steps, float* __restrict__ out, int kh,
+              int kw, int iterations, int a_is_shared) {
+    DYNAMIC_SHARED(float, memory);  // kernel, ahead, image, and a
+    const int size = kh * kw, lags = (2 * kh - 1) * (2 * kw - 1);
+    const index_t picture = blockIdx.x;
+    const float* a = autocorrelation + picture * lags;
+    float* copy = memory + 3 * size;
+    if (a_is_shared)
+        for (int i = threadIdx.x; i < lags; i += blockDim.x) copy[i] = a[i];
+    for (int i = threadIdx.x; i < size; i += blockDim.x) memory[i] = memory[size + i] = start[picture * size + i];
+    __syncthreads();
+    rhs += picture * size;
+    // Two calls, so that the compiler knows in each which memory `a` is in.
+    if (a_is_shared)
+        projected_gradients(copy, rhs, ridges[picture], steps[picture], memory, kh, kw, iterations);
+    else
+        projected_gradients(a, rhs, ridges[picture], steps[picture], memory, kh, kw, iterations);
+    for (int i = threadIdx.x; i < size; i += blockDim.x) out[picture * size + i] = memory[i];
+}

@@ -1,0 +1,131 @@
+"""Rung 2: NVRTC compiles every CUDA kernel for every architecture we name, without a device or a driver.
+
+Registers and shared memory are compared with `cuda_resources.json`. After a deliberate change, or with another NVRTC:
+
+    python tests/test_cuda_compiles.py
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("cupy", reason="the CUDA sources are read and compiled through CuPy")
+nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs the NVRTC library (nvidia-cuda-nvrtc)")
+
+from gpudeblur import _cuda  # noqa: E402
+
+ARCHITECTURES = ("75", "80", "90", "100", "120")
+NAMES = sorted(path.stem for path in _cuda.SOURCES.glob("*.cu"))
+TABLE = Path(__file__).with_name("cuda_resources.json")
+OPTIONS = (*_cuda.OPTIONS, "-ftz=true", "--ptxas-options=-v")  # -ftz: CuPy adds it
+
+
+def compile_source(source: str, architecture: str) -> str:
+    """The compiler's log, ptxas's figures included; the public `cuda.core.Program` would need cuda-bindings, too."""
+    program = nvrtc.createProgram(source, "source.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, (*OPTIONS, f"-arch=sm_{architecture}"))
+        return nvrtc.getProgramLog(program)
+    except nvrtc.NVRTCError:
+        raise ValueError(nvrtc.getProgramLog(program)) from None
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+@functools.cache
+def resources(name: str, architecture: str) -> dict[str, int]:
+    """Registers a thread, static shared memory, stack frame and spills (bytes) of an entry point."""
+    log = compile_source(_cuda.source(name), architecture)
+    patterns = {
+        "registers": r"Used (\d+) registers",
+        "shared": r"(\d+) bytes smem",
+        "stack": r"(\d+) bytes stack frame",
+        "spill_stores": r"(\d+) bytes spill stores",
+        "spill_loads": r"(\d+) bytes spill loads",
+    }
+    found = {key: re.search(pattern, log) for key, pattern in patterns.items()}
+    assert "warning" not in log, log  # NVRTC has no option that makes errors of them
+    assert found["registers"], log
+    assert found["stack"], log
+    return {key: int(match[1]) if match else 0 for key, match in found.items()}
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    return json.loads(TABLE.read_text())
+
+
+def version() -> str:
+    return ".".join(map(str, nvrtc.getVersion()))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_without_spills(name: str, architecture: str) -> None:
+    now = resources(name, architecture)
+    assert now["stack"] == now["spill_stores"] == now["spill_loads"] == 0
+    stored = table()["kernels"][name][f"sm_{architecture}"]
+    # Another NVRTC may allocate a few registers more; the same one must not, unless the table says so.
+    slack = 0 if version() == table()["nvrtc"] else 8
+    assert now["registers"] <= stored["registers"] + slack, "more registers than stored; see the top of this file"
+    assert now["shared"] <= stored["shared"] + slack, "more shared memory than stored; see the top of this file"
+
+
+def test_the_table_names_the_kernels_there_are() -> None:
+    assert sorted(table()["kernels"]) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_file_states_its_contract(name: str) -> None:
+    lines = (_cuda.SOURCES / f"{name}.cu").read_text().splitlines()
+    comment = " ".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("//"))])
+    assert comment.startswith(f"// {name}: ")
+    for word in ("float32" if name != "dilate" else "uint8", "C order", "grid", "block", "twin: "):
+        assert word.lower() in comment.lower()
+    assert max(map(len, lines)) <= 120
+
+
+def test_static_shared_memory_matches_the_launch_functions() -> None:
+    """`toeplitz_fits` counts block_sum's static shared memory by hand."""
+    assert resources("toeplitz_cg", "90")["shared"] == _cuda._BLOCK_SUM_BYTES
+
+
+def test_an_error_names_the_file_and_line() -> None:
+    header, line, body = _cuda.source("l0_split").partition('#line 1 "l0_split.cu"')
+    with pytest.raises(ValueError, match=r'l0_split\.cu\(\d+\): error: identifier "no_such_thing" is undefined'):
+        compile_source(header + line + body.replace("__syncthreads()", "no_such_thing()"), "90")
+
+
+def test_a_warning_would_be_seen() -> None:
+    assert "warning" in compile_source('extern "C" __global__ void f() { int unused; }', "90")
+
+
+def test_a_spill_would_be_seen() -> None:
+    """The figures are read off a log; here is one with a stack frame, so that its absence means something."""
+    source = """extern "C" __global__ void f(float* x, int i) {
+        float local[64];
+        for (int j = 0; j < 64; ++j) local[j] = x[j];
+        local[i] = 0;
+        for (int j = 0; j < 64; ++j) x[j] = local[(j * i) & 63];
+    }"""
+    assert int(re.search(r"(\d+) bytes stack frame", compile_source(source, "90"))[1]) > 0  # type: ignore[index]
+
+
+def write_table() -> None:
+    kernels = {n: {f"sm_{a}": resources(n, a) for a in ARCHITECTURES} for n in NAMES}
+    content = {"command": "python tests/test_cuda_compiles.py", "nvrtc": version(), "kernels": kernels}
+    rows = json.dumps(content, indent=1)
+    TABLE.write_text(re.sub(r"\n {4,}| *\n   (?=})", " ", rows) + "\n")  # a line an architecture
+
+
+if __name__ == "__main__":
+    write_table()
+    sys.exit(subprocess.call([sys.executable, "-m", "pytest", "-q", __file__]))
