@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gpudeblur._arrays import require_cuda
 from gpudeblur.images import check_kernel, check_kernel_size, check_picture, from_planes, luminance, to_planes
 
 INTEGERS = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32]
@@ -175,14 +174,6 @@ def test_pictures_of_other_libraries_subclasses_become_plain():
     image = np.zeros((3, 3)).view(type("Special", (np.ndarray,), {}))
     check_picture(image)
     assert type(to_planes(image, dtype=np.float32)) is np.ndarray
-
-
-@pytest.fixture
-def cupy():
-    try:
-        return require_cuda()
-    except RuntimeError as why:
-        pytest.skip(str(why))
 
 
 @pytest.mark.gpu
