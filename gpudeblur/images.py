@@ -6,7 +6,9 @@ argument, the rule, what came, and the way out; `TypeError` is for types and dty
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -191,6 +193,37 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, in
             f"{way_out}"
         )
     return height, width
+
+
+def check_kernel_fits(kernel_shape: tuple[int, ...], planes_shape: tuple[int, ...]) -> None:
+    """Refuse a kernel that is larger than the picture, or of another stack."""
+    (kh, kw), (h, w) = kernel_shape[-2:], planes_shape[-2:]
+    if kh > h or kw > w:
+        raise ValueError(
+            f"kernel must not exceed the picture, got {kh} x {kw} for a picture of {h} x {w}; crop its empty border"
+        )
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse a name that is not among `choices`."""
+    if value not in (known := tuple(choices)):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def decode(planes: Array, gamma: float) -> Array:
+    """Linear light of a picture whose values are light ** (1 / gamma); signs are kept."""
+    _check_gamma(gamma)
+    return planes if gamma == 1 else array_module(planes).copysign(abs(planes) ** gamma, planes)
+
+
+def encode(planes: Array, gamma: float) -> Array:
+    """The inverse of `decode`."""
+    return planes if gamma == 1 else array_module(planes).copysign(abs(planes) ** (1 / gamma), planes)
+
+
+def _check_gamma(gamma: Any) -> None:
+    if not isinstance(gamma, (int, float, np.number)) or not 0 < gamma < math.inf:
+        raise ValueError(f"gamma must be a positive number, got {gamma!r}; 1 for linear intensity, about 2.2 for photos")
 
 
 def check_kernel(kernel: Any, *, name: str = "kernel") -> None:

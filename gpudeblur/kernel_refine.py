@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Array, array_module, ndimage_module
-from .kernel_step import toeplitz_cg
+from .kernel_step import energy, solve_kernel
 
 
 def normalise(kernel: Array) -> Array:
@@ -19,6 +19,17 @@ def normalise(kernel: Array) -> Array:
     delta = xp.zeros_like(kernel)
     delta[..., kernel.shape[-2] // 2, kernel.shape[-1] // 2] = 1
     return xp.where(empty, delta, kernel / xp.where(empty, 1, total))
+
+
+def initial_kernel(size: tuple[int, int], count: int, xp: Any, dtype: Any) -> Array:
+    """Where the coarsest scale starts: two neighbours of 1/2 (Pan et al. 2014), (count, kh, kw).
+
+    A delta would be a fixed point of the alternation; any small blur is not.
+    """
+    kernel = xp.zeros((count, *size), dtype=dtype)
+    middle, column = size[0] // 2, size[1] // 2
+    kernel[:, middle, column - 1 : column + 1] = 0.5
+    return kernel
 
 
 def threshold(kernel: Array, share: float) -> Array:
@@ -59,22 +70,35 @@ def centre(kernel: Array) -> Array:
     return xp.where(inside, moved, 0)
 
 
-def project(kernel: Array, *, share: float, component: float, centred: bool = True) -> Array:
-    kernel = drop_components(threshold(normalise(kernel), share), component)
-    if centred:
-        kernel = centre(kernel)
-    return normalise(kernel)
+def project(kernel: Array, *, share: float, component: float) -> Array:
+    """A kernel from a solution: clipped, thresholded, without specks, centred, sum 1."""
+    return normalise(centre(drop_components(threshold(normalise(kernel), share), component)))
 
 
-def l0_kernel(autocorrelation: Array, rhs: Array, kernel: Array, *, weight: float, rate: float = 2.0, beta_max: float = 1.0, iterations: int = 20) -> Array:
-    """eq. 12-16. weight relative to a(0)."""
-    xp = array_module(kernel)
-    kh, kw = kernel.shape[-2:]
-    energy = autocorrelation[..., kh - 1 : kh, kw - 1 : kw]
-    a, b = autocorrelation / energy, rhs / energy
-    beta = 2 * weight / float((kernel**2).max())
-    while beta < beta_max:
-        r = xp.where(kernel**2 >= weight / beta, kernel, 0)
-        kernel = toeplitz_cg(a, b + beta * r, kernel, beta, iterations)
+def refine_kernel(
+    autocorrelation: Array, rhs: Array, kernel: Array, *, weight: float, solver: str, iterations: int, rate: float = 2.0
+) -> Array:
+    """argmin_k |grad x * k - grad B|^2 + lambda |k|_0, the second step of seed 0 (eq. 12-16).
+
+    Half-quadratic splitting: r = k where |k|^2 >= lambda / beta, 0 elsewhere (eq. 14), then
+    (A + beta) k = b + beta r (eq. 16), while beta doubles. The problem is scaled first, so that `weight` means the
+    same for every picture: the kernel to maximum 1, the energy of the gradients a(0) to 1. Thresholds then run from
+    the maximum itself, at beta = lambda, down to sqrt(lambda) of it, at beta = 1.
+
+    Parameters
+    ----------
+    autocorrelation, rhs : see `kernel_step.normal_equations`.
+    kernel : (..., kh, kw), where to start.
+    weight : lambda. Larger: sparser kernels; sqrt(lambda) is the share of the maximum that is noise.
+    """
+    xp = array_module(autocorrelation, rhs, kernel)
+    tiny = float(np.finfo(kernel.dtype).tiny)
+    scale = xp.maximum(energy(autocorrelation), tiny)[..., None, None]
+    peak = xp.maximum(kernel.max(axis=(-2, -1), keepdims=True), tiny)
+    a, b, k = autocorrelation / scale, rhs / (scale * peak), kernel / peak
+    beta = weight
+    while beta <= 1:
+        r = xp.where(k * k >= weight / beta, k, 0)
+        k = solve_kernel(a, b + beta * r, k, beta, solver=solver, iterations=iterations)
         beta *= rate
-    return kernel
+    return k * peak

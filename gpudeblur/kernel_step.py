@@ -8,53 +8,91 @@ import numpy as np
 
 from ._arrays import Array, array_module, fft_module
 from .conjugate_gradient import conjugate_gradient
-from .filters import per_picture
+from .filters import gradient, gradient_adjoint, per_picture
 from .fourier import AXES, fast_size, irfft2, rfft2
 
 
-def voting_window(shape: tuple[int, int], picture: tuple[int, int], size: tuple[int, int], xp: Any, dtype: Any) -> Array:
-    """1 where a gradient of the latent picture may vote in the kernel step, 0 elsewhere, (H, W).
+def voting_window(shape: tuple[int, int], picture: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Where a gradient of the latent picture may vote in the kernel step: (H, W) bool, on the host.
 
-    Gradients vote whose whole blurred trace lies inside the real picture: half a kernel (and the forward difference)
-    from its borders. `shape` is the wrapped grid, `picture` the real (h, w) at its top left. A picture too small
-    for that lets its middle half vote.
+    A gradient votes if its whole blurred trace lies inside the real picture: half a kernel (and the forward
+    difference) from its borders. `shape` is the wrapped grid, `picture` the real (h, w) at its top left, `size` the
+    kernel's. In a picture too small for that, the middle half of each side votes.
     """
-    window = xp.zeros(shape, dtype=dtype)
+    window = np.zeros(shape, dtype=bool)
     (top, bottom), (left, right) = (
         (m, n - m - 1) if n - 2 * m - 1 >= n / 2 else (n // 4, n - n // 4)
         for m, n in ((k // 2 + 1, n) for k, n in zip(size, picture, strict=True))
     )
-    window[top:bottom, left:right] = 1
+    window[top:bottom, left:right] = True
     return window
 
 
-def normal_equations(gx: Array, gy: Array, blurred_hat: tuple[Array, Array], size: tuple[int, int]) -> tuple[Array, Array]:
-    """The matrix and right-hand side of eq. 11 on a kernel support of `size`: (autocorrelation, correlation).
+def voting_gradients(latent: Array, window: Array, share: float) -> Array:
+    """D^T W D x: W keeps the strongest `share` of the gradients inside the window.
 
-    (A k)(p) = sum_q a(p - q) k(q) with a(l) = sum grad x(s) . grad x(s + l), and
-    b(p) = sum grad x(s) . grad B(s + p): the picture is transformed here once; solvers never touch it again.
+    Weak gradients of a latent picture are what its prior could not tell from noise; strong ones know the kernel.
 
     Parameters
     ----------
-    gx, gy : (..., H, W), the voting gradients of the latent picture.
-    blurred_hat : `rfft2` of the gradients of the blurred picture.
+    latent : (..., H, W), the picture x.
+    window : (H, W) bool, `voting_window`.
+    share : in (0, 1], of the pixels in the window. A flat picture has fewer: gradients of 0 never vote.
 
     Returns
     -------
-    autocorrelation : (..., 2 kh - 1, 2 kw - 1), lag (0, 0) in the middle.
+    (..., H, W).
+    """
+    xp = array_module(latent, window)
+    gx, gy = gradient(latent)
+    energy = (gx * gx + gy * gy) * window
+    count = int(share * int(window.sum()))
+    flat = energy.reshape(*energy.shape[:-2], -1)
+    rank = flat.shape[-1] - max(1, count)
+    threshold = xp.partition(flat, rank, axis=-1)[..., rank, None, None]
+    voting = energy >= xp.maximum(threshold, float(np.finfo(latent.dtype).tiny))
+    gx *= voting
+    gy *= voting
+    return gradient_adjoint(gx, gy)
+
+
+def normal_equations(
+    votes: Array, latent_hat: Array, blurred_hat: Array, shape: tuple[int, int], size: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Matrix and right-hand side of eq. 11 on a kernel support of `size`: (autocorrelation, correlation).
+
+    The gradients that vote, W grad x, are held against the whole of grad x and grad B:
+    a(l) = sum W grad x(s) . grad x(s + l) and b(p) = sum W grad x(s) . grad B(s + p), so a true kernel solves
+    sum_q a(p - q) k(q) = b(p) exactly, whatever W is (it would not if W stood on both sides of a). As D^T W D x
+    stands for both directions, all this is two inverse transforms; solvers never touch the picture again.
+
+    Parameters
+    ----------
+    votes : (..., H, W), D^T W D x, `voting_gradients`.
+    latent_hat, blurred_hat : (..., H, W // 2 + 1), `rfft2` of x and of B.
+    shape : (H, W). size : (kh, kw).
+
+    Returns
+    -------
+    autocorrelation : (..., 2 kh - 1, 2 kw - 1), lag (0, 0) in the middle; made symmetric and positive semi-definite
+        by dropping what of its spectrum is not real and positive.
     correlation : (..., kh, kw).
     """
-    shape = gx.shape[-2:]
-    scale = 1 / (shape[0] * shape[1])
-    fx, fy = rfft2(gx), rfft2(gy)
-    correlation = fx.conj() * blurred_hat[0]
-    correlation += fy.conj() * blurred_hat[1]
-    power = fx.real**2 + fx.imag**2 + fy.real**2 + fy.imag**2
+    xp = array_module(votes, latent_hat, blurred_hat)
+    votes_hat = rfft2(votes).conj()
+    votes_hat *= 1 / (shape[0] * shape[1])
+    power = xp.maximum((votes_hat * latent_hat).real, 0).astype(votes_hat.dtype)
+    votes_hat *= blurred_hat
     kh, kw = size
     return (
-        _lags(irfft2(power.astype(fx.dtype), shape, overwrite=True), kh - 1, kw - 1) * scale,
-        _lags(irfft2(correlation, shape, overwrite=True), kh // 2, kw // 2) * scale,
+        _lags(irfft2(power, shape, overwrite=True), kh - 1, kw - 1),
+        _lags(irfft2(votes_hat, shape, overwrite=True), kh // 2, kw // 2),
     )
+
+
+def energy(autocorrelation: Array) -> Array:
+    """a(0), the energy of the voting gradients, (...)."""
+    return autocorrelation[..., autocorrelation.shape[-2] // 2, autocorrelation.shape[-1] // 2]
 
 
 def _lags(correlation: Array, rows: int, columns: int) -> Array:
@@ -85,7 +123,15 @@ def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array, ridge:
 
 
 def toeplitz_cg(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int) -> Array:
-    """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients (eq. 11, eq. 16), no sign constraint."""
+    """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients (eq. 11, eq. 16), without a sign constraint.
+
+    Parameters
+    ----------
+    autocorrelation : (..., 2 kh - 1, 2 kw - 1), symmetric, see `normal_equations`.
+    rhs, start : (..., kh, kw).
+    ridge : scalar or (...): gamma of eq. 9, beta of eq. 16.
+    iterations : steps, a fixed number.
+    """
     ridge = per_picture(ridge, rhs)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
     return conjugate_gradient(lambda k: toeplitz_apply(spectrum, grid, k, ridge), rhs, start, iterations)
@@ -101,11 +147,17 @@ def toeplitz_nnls(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, 
     kernel = ahead = start
     momentum = 1.0
     for _ in range(iterations):
-        gradient_ = toeplitz_apply(spectrum, grid, ahead, ridge)
-        gradient_ -= rhs
-        gradient_ *= step
-        last, kernel = kernel, xp.maximum(ahead - gradient_, 0)
+        slope = toeplitz_apply(spectrum, grid, ahead, ridge)
+        slope -= rhs
+        slope *= step
+        last, kernel = kernel, xp.maximum(ahead - slope, 0)
         following = (1 + (1 + 4 * momentum * momentum) ** 0.5) / 2
         ahead = kernel + ((momentum - 1) / following) * (kernel - last)
         momentum = following
     return kernel
+
+
+def solve_kernel(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, *, solver: str, iterations: int) -> Array:
+    """The kernel step's linear solve by the solver that the options name; see `toeplitz_nnls` and `toeplitz_cg`."""
+    solve = toeplitz_nnls if solver == "nnls" else toeplitz_cg
+    return solve(autocorrelation, rhs, start, ridge, iterations)

@@ -15,6 +15,7 @@ def latent_step(
     blurred: Array,
     kernel: Array,
     *,
+    blurred_hat: Array | None = None,
     gradient_weight: float,
     smooth_weight: float = 0.0,
     smooth_sigma: float = 0.3,
@@ -31,6 +32,7 @@ def latent_step(
     ----------
     blurred : (..., H, W) float, made periodic by `boundary.wrap`, in [0, 1].
     kernel : (..., kh, kw) float.
+    blurred_hat : its `rfft2`, if the caller has it.
     gradient_weight : lambda > 0. Larger: flatter pictures with fewer, stronger edges.
     smooth_weight : alpha >= 0. Larger: smooth regions are held closer to their smoothed selves.
     smooth_sigma, smooth_radius : pixels, see `smooth_map_split`.
@@ -42,7 +44,7 @@ def latent_step(
     """
     shape = blurred.shape[-2:]
     otf = psf_to_otf(kernel, shape)
-    data = otf.conj() * rfft2(blurred)
+    data = otf.conj() * (rfft2(blurred) if blurred_hat is None else blurred_hat)
     power = otf.real**2 + otf.imag**2
     latent, beta = blurred, 2 * gradient_weight
     while beta < beta_max:

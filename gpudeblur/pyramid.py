@@ -26,6 +26,12 @@ def kernel_sizes(size: tuple[int, int], *, ratio: float = RATIO, smallest: int =
     return [((odd(size[0] * s), odd(size[1] * s)), s) for s in reversed(scales)]
 
 
+def support_size(size: tuple[int, int], shape: tuple[int, int], margin: int) -> tuple[int, int]:
+    """`size` and `margin` more pixels, both sides odd, but no larger than the picture."""
+    h, w = (max(k, min(k + margin, side - 1 + side % 2)) for k, side in zip(size, shape, strict=True))
+    return h, w
+
+
 @functools.lru_cache(maxsize=64)
 def _resampling(source: int, target: int) -> np.ndarray:
     """(target, source) float64: cubic interpolation (a = -1/2) stretched over the pixels that are lost, rows sum to 1."""

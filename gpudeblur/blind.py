@@ -1,0 +1,316 @@
+"""Blind deblurring, coarse to fine. Read this file first: the whole method is the loop in `_coarse_to_fine`.
+
+    picture -> planes (images) -> gray -> for each scale: resample (pyramid), make periodic (boundary), then repeat
+    { latent step (latent, smooth_prior) <-> kernel step (kernel_step) } -> second step (kernel_refine)
+    -> restoration with the kernel found (nonblind) -> picture (images)
+
+The method is Chen & Chang 2017 ("seed 0"), "Two-step facial images deblurring with kernel refinement via smooth
+priors"; equation numbers in this package are that paper's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import images
+from ._arrays import Array, array_module, backend_name, choose_module, move
+from .boundary import wrap
+from .fourier import rfft2
+from .kernel_refine import initial_kernel, normalise, project, refine_kernel
+from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window
+from .latent import latent_step
+from .nonblind import METHODS, restore
+from .options import TwoStepOptions
+from .pyramid import enlarge_kernel, fit_size, kernel_sizes, resample, scaled_shape, support_size
+
+Callback = Callable[[str, float], "bool | None"]
+
+
+class Stopped(Exception):
+    """A callback returned True: the run ended there, without a result."""
+
+
+@dataclass(frozen=True)
+class BlindResult:
+    """What `deblur` returns.
+
+    Attributes
+    ----------
+    image : array like the input: the sharp picture, same shape, dtype and memory.
+    kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
+    info : dict
+        backend ("numpy" or "cupy"), dtype, method, final, scales (list of kernel sizes), confidence (..., in [0, 1];
+        under 0.5 the kernel is a guess), residual (..., rms of B - x * k), seconds.
+    """
+
+    image: Array
+    kernel: Array
+    info: dict[str, Any]
+
+
+def deblur(
+    image: Array,
+    kernel_size: int | tuple[int, int],
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    method: str = "two-step",
+    final: str = "sparse",
+    gamma: float = 1.0,
+    options: TwoStepOptions | None = None,
+    callback: Callback | None = None,
+) -> BlindResult:
+    """Sharp picture and blur kernel of a blurred picture, or of each picture of a stack.
+
+    Solves argmin_{x, k} |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 + gamma |k|^2 for the kernel
+    (eq. 2 and 9), refines it by argmin_k |grad x * k - grad B|^2 + lambda |k|_0 (eq. 12), and restores the picture
+    with it by a natural-picture prior (`deconvolve`).
+
+    Parameters
+    ----------
+    image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
+        Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes
+        are a stack: every picture is deblurred by itself.
+    kernel_size : odd int or pair of odd ints (height, width), pixels
+        At least as large as the blur; a little larger is better than smaller.
+    channel_axis : int, optional
+        Axis of the colours; the kernel is found on their luminance, all are restored with it.
+    device : {None, "cpu", "cuda", "auto"}
+        Where to compute; None: where the image lives. The result comes back in the type that came.
+    method : {"two-step"}
+    final : {"sparse", "hyper-laplacian"}
+        The restoration: the best, or the fast.
+    gamma : float
+        The picture's values are light ** (1 / gamma); 1: linear intensity.
+    options : TwoStepOptions, optional
+    callback : callable(stage, fraction), optional
+        Told of the progress of the whole run; stages "kernel", "restoration". Returning True ends it by `Stopped`.
+
+    Returns
+    -------
+    BlindResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        The image, the kernel size or another argument is not as said above; the message says which rule it breaks.
+    RuntimeError
+        ``device="cuda"`` where there is none.
+    Stopped
+        The callback said so.
+
+    References
+    ----------
+    J.-H. Chen, L.-W. Chang: Two-step facial images deblurring with kernel refinement via smooth priors, EMERGING 2017.
+
+    Examples
+    --------
+    >>> import gpudeblur as gd
+    >>> from skimage import data
+    >>> result = gd.deblur(data.clock(), 31)                # doctest: +SKIP
+    >>> result.image.shape, result.kernel.shape             # doctest: +SKIP
+    ((300, 400), (31, 31))
+    """
+    start = time.perf_counter()
+    images.check_choice("final", final, METHODS)
+    gray, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
+    kernel, info = _two_step(gray, size, options, _part(callback, 0.0, 0.7))
+    seconds_kernel = time.perf_counter() - start
+    report = _reporter(_part(callback, 0.7, 1.0), "restoration")
+    sharp = restore(planes, _per_plane(kernel, channel_axis), final, report)
+    sharp = images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis)
+    info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
+    info |= {"seconds_kernel": seconds_kernel, "seconds": time.perf_counter() - start}
+    home = array_module(image)
+    return BlindResult(move(sharp, home), move(kernel, home), info)
+
+
+def estimate_kernel(
+    image: Array,
+    kernel_size: int | tuple[int, int],
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    method: str = "two-step",
+    gamma: float = 1.0,
+    options: TwoStepOptions | None = None,
+    callback: Callback | None = None,
+) -> Array:
+    """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
+    gray, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
+    kernel, _ = _two_step(gray, size, options, callback)
+    return move(kernel, array_module(image))
+
+
+def deconvolve(
+    image: Array,
+    kernel: Array,
+    *,
+    method: str = "sparse",
+    channel_axis: int | None = None,
+    device: str | None = None,
+    gamma: float = 1.0,
+    dtype: str = "float32",
+    callback: Callback | None = None,
+) -> Array:
+    """The sharp picture for a known blur kernel.
+
+    Parameters
+    ----------
+    image : (..., H, W), or (..., H, W, C) with ``channel_axis=-1``; see `deblur`.
+    kernel : (kh, kw), or one a picture, (..., kh, kw)
+        Odd sides, ``image = conv(sharp, kernel)``; it is scaled to sum 1. In the same kind of memory as `image`.
+    method : {"sparse", "hyper-laplacian"}
+        "sparse": |derivatives|^0.8, unknown boundary, the best here. "hyper-laplacian": |gradient|^(2/3), some 20
+        transforms, a smooth wrap at the boundary.
+    gamma, device, callback : see `deblur`; the callback's stage is "restoration".
+    dtype : {"float32", "float64"}
+        Precision of the computation; the result has the dtype of `image`.
+
+    Returns
+    -------
+    array like `image`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The picture or the kernel breaks a rule, which the message names.
+    """
+    images.check_choice("method", method, METHODS)
+    images.check_choice("dtype", dtype, ("float32", "float64"))
+    images.check_picture(image, channel_axis=channel_axis)
+    images.check_kernel(kernel)
+    home, xp = array_module(image, kernel), choose_module(image, device)
+    planes = images.decode(images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype), gamma)
+    images.check_kernel_fits(kernel.shape, planes.shape)
+    weights = move(kernel, xp).astype(dtype)
+    weights = weights / weights.sum(axis=(-2, -1), keepdims=True)
+    sharp = restore(planes, _per_plane(weights, channel_axis), method, _reporter(callback, "restoration"))
+    return move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
+
+
+def _enter(
+    image: Array,
+    kernel_size: Any,
+    channel_axis: int | None,
+    device: str | None,
+    method: str,
+    gamma: float,
+    options: TwoStepOptions | None,
+) -> tuple[Array, Array, tuple[int, int], TwoStepOptions, Any]:
+    """Checked and moved: (gray, planes, kernel size, options, array module)."""
+    images.check_choice("method", method, ("two-step",))
+    images.check_picture(image, channel_axis=channel_axis)
+    options = TwoStepOptions() if options is None else options
+    xp = choose_module(image, device)
+    planes = images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
+    size = images.check_kernel_size(kernel_size, planes.shape[-2:])
+    planes = images.decode(planes, gamma)
+    return (planes if channel_axis is None else images.luminance(planes)), planes, size, options, xp
+
+
+def _two_step(
+    gray: Array, size: tuple[int, int], options: TwoStepOptions, callback: Callback | None
+) -> tuple[Array, dict[str, Any]]:
+    """Kernels of `gray` (..., H, W): first step coarse to fine, second step, projection. Returns (kernel, info)."""
+    stack = gray.reshape(-1, *gray.shape[-2:])
+    report = _reporter(callback, "kernel")
+    support = support_size(size, stack.shape[-2:], options.support_margin)
+    scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
+    state = _coarse_to_fine(stack, scales, options, report)
+    kernel = state.kernel
+    if options.refine:
+        kernel = refine_kernel(
+            state.autocorrelation,
+            state.correlation,
+            kernel,
+            weight=options.refine_weight,
+            solver=options.kernel_solver,
+            iterations=options.kernel_iterations,
+        )
+    kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
+    kernel = normalise(fit_size(kernel, size))
+    report(1.0)
+    info = {
+        "scales": [scale_size for scale_size, _ in scales],
+    }
+    return kernel.reshape(*gray.shape[:-2], *size), info
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where the first step ends: the kernel on its support, and the equations (11) that it solves."""
+
+    kernel: Array
+    autocorrelation: Array
+    correlation: Array
+    latent: Array
+
+
+def _coarse_to_fine(
+    stack: Array, scales: list[tuple[tuple[int, int], float]], options: TwoStepOptions, report: Callable[[float], None]
+) -> _State:
+    """The first step (eq. 2-11) on `stack` (n, H, W): latent and kernel steps at each scale, coarsest first."""
+    xp = array_module(stack)
+    kernel = initial_kernel(scales[0][0], len(stack), xp, stack.dtype)
+    gradient_weight = options.gradient_weight
+    first, last = options.voting_share
+    total, done = options.iterations * sum(scale**2 for _, scale in scales), 0.0
+    for level, (size, scale) in enumerate(scales):
+        shape = scaled_shape(stack.shape[-2:], scale)
+        blurred = wrap(resample(stack, shape), (size[0] - 1, size[1] - 1))
+        blurred_hat = rfft2(blurred)
+        window = xp.asarray(voting_window(blurred.shape[-2:], shape, size))
+        if level:
+            kernel = enlarge_kernel(kernel, scale / scales[level - 1][1], size)
+        for iteration in range(options.iterations):
+            latent = latent_step(
+                blurred,
+                kernel,
+                blurred_hat=blurred_hat,
+                gradient_weight=gradient_weight,
+                smooth_weight=options.smooth_weight,
+                smooth_sigma=options.smooth_sigma * (level + 1),
+                smooth_radius=max(1, max(size) // 4),
+                beta_rate=options.beta_rate,
+                beta_max=options.beta_max,
+            )
+            share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
+            votes = voting_gradients(latent, window, share)
+            a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
+            ridge = options.kernel_weight * energy(a)
+            start = xp.full_like(b, 1 / (size[0] * size[1]))
+            kernel = normalise(solve_kernel(a, b, start, ridge, solver=options.kernel_solver, iterations=options.kernel_iterations))
+            gradient_weight /= options.gradient_weight_decay
+            if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
+                gradient_weight /= options.last_decay
+            gradient_weight = max(gradient_weight, options.gradient_weight_min)
+            done += scale**2
+            report(done / total)
+        kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
+    return _State(kernel, a, b, latent)
+
+
+def _per_plane(kernel: Array, channel_axis: int | None) -> Array:
+    """The kernel beside (..., C, H, W) planes, where there are channels."""
+    return kernel if channel_axis is None else kernel[..., None, :, :]
+
+
+def _reporter(callback: Callback | None, stage: str) -> Callable[[float], None]:
+    """`callback` for one stage; raises `Stopped` when it returns True."""
+
+    def report(fraction: float) -> None:
+        if callback is not None and callback(stage, min(1.0, fraction)) is True:
+            raise Stopped(f"stopped by the callback in stage {stage!r} at {fraction:.0%} of the run")
+
+    return report
+
+
+def _part(callback: Callback | None, begin: float, end: float) -> Callback | None:
+    """`callback` for a part of the run: fractions 0 to 1 become `begin` to `end`."""
+    if callback is None:
+        return None
+    return lambda stage, fraction: callback(stage, begin + (end - begin) * fraction)
