@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     import cupy
 
-    Array = np.ndarray | cupy.ndarray
-else:
-    Array = Any
+Array: TypeAlias = "np.ndarray | cupy.ndarray"
 
 
 def array_module(*arrays: Any) -> Any:

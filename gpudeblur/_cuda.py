@@ -90,8 +90,8 @@ def _sides(array: Any) -> tuple[np.int32, np.int32]:
 
 
 def _one_a_picture(value: Any, u: Any) -> tuple[Any, np.float32]:
-    """(array or null, scalar): a number for all pictures costs no array."""
-    if np.ndim(value) == 0:
+    """(array or null, scalar): a host number for all pictures costs no array, one on the device no waiting."""
+    if np.ndim(value) == 0 and not isinstance(value, cupy.ndarray):
         return _NULL, np.float32(value)
     return cupy.ascontiguousarray(cupy.broadcast_to(cupy.asarray(value, dtype=np.float32), u.shape[:-2])), np.float32(0)
 

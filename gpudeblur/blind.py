@@ -228,6 +228,7 @@ def _two_step(
             state.correlation,
             kernel,
             weight=options.refine_weight,
+            beta=options.refine_beta,
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
@@ -283,7 +284,8 @@ def _coarse_to_fine(
             a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
             ridge = options.kernel_weight * energy(a)
             start = xp.full_like(b, 1 / (size[0] * size[1]))
-            kernel = normalise(solve_kernel(a, b, start, ridge, solver=options.kernel_solver, iterations=options.kernel_iterations))
+            kernel = solve_kernel(a, b, start, ridge, options.kernel_solver, options.kernel_iterations)
+            kernel = normalise(kernel)
             gradient_weight /= options.gradient_weight_decay
             if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
                 gradient_weight /= options.last_decay

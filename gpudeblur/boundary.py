@@ -57,7 +57,8 @@ def _harmonic(first: Array, last: Array, count: int, *, periodic: bool) -> Array
     def decay(distance: np.ndarray) -> np.ndarray:
         whole = count + 1
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.exp(-theta * distance) * -np.expm1(-2 * theta * (whole - distance)) / -np.expm1(-2 * theta * whole)
+            ends = np.expm1(-2 * theta * (whole - distance)) / np.expm1(-2 * theta * whole)
+            ratio = np.exp(-theta * distance) * ends
         return np.where(theta == 0, (whole - distance) / whole, ratio)
 
     near, far = (xp.asarray(decay(d).astype(first.dtype)) for d in (t, count + 1 - t))

@@ -123,7 +123,7 @@ def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array, ridge:
 
 
 def toeplitz_cg(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int) -> Array:
-    """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients (eq. 11, eq. 16), without a sign constraint.
+    """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients (eq. 11, 16), without a sign constraint.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def toeplitz_nnls(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, 
     return kernel
 
 
-def solve_kernel(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, *, solver: str, iterations: int) -> Array:
+def solve_kernel(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, solver: str, iterations: int) -> Array:
     """The kernel step's linear solve by the solver that the options name; see `toeplitz_nnls` and `toeplitz_cg`."""
     solve = toeplitz_nnls if solver == "nnls" else toeplitz_cg
     return solve(autocorrelation, rhs, start, ridge, iterations)

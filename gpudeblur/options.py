@@ -15,9 +15,9 @@ class TwoStepOptions:
     figures behind them. Weights refer to |x * k - B|^2 with weight 1.
     """
 
-    #: lambda at the coarsest scale: weight of the L0 norm of the latent gradient, eq. 2. The paper keeps 0.02 to 0.04;
-    #: a value that decays is decisive (Pan et al. 2014 start at 4e-3). Larger: fewer, stronger edges; safer on pictures
-    #: with little texture, thicker kernels.
+    #: lambda at the coarsest scale: weight of the L0 norm of the latent gradient, eq. 2. The paper keeps 0.02 to
+    #: 0.04; that it decays is decisive (Pan et al. 2014 start at 4e-3). Larger: fewer, stronger edges, safer on
+    #: pictures with little texture, but thicker kernels.
     gradient_weight: float = 8e-3
     #: lambda is divided by this after each iteration (Pan et al.: 1.1), all the way down the pyramid.
     gradient_weight_decay: float = 1.07
@@ -32,7 +32,7 @@ class TwoStepOptions:
     smooth_sigma: float = 0.3
     #: beta of eq. 3 grows by this factor from 2 lambda (paper: 2) ...
     beta_rate: float = 2.0
-    #: ... while below this. Past 60 a pass changes the latent picture by less than 1e-3 (Pan et al.: 1e5, 11 more passes).
+    #: ... while below this. Past 60 a pass hardly changes the latent picture (Pan et al.: 1e5, 11 more passes).
     beta_max: float = 60.0
     #: latent and kernel steps at each scale.
     iterations: int = 8
@@ -59,13 +59,16 @@ class TwoStepOptions:
     kernel_component: float = 0.03
     #: whether to run the second step, the L0 refinement of the kernel, eq. 12-16.
     refine: bool = True
-    #: lambda of eq. 12, for a kernel scaled to maximum 1: the last threshold is its square root.
-    refine_weight: float = 2.5e-3
+    #: lambda of eq. 12, for a kernel scaled to maximum 1: pixels below its square root are noise.
+    refine_weight: float = 1e-4
+    #: beta of eq. 13 at the start, as a share of the energy of the voting gradients; it doubles up to 1. Smaller: the
+    #: kernel is first solved more freely, which on real noise undoes the first step.
+    refine_beta: float = 0.1
     #: precision of all arrays.
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight"):
+        for name in ("gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"):
             _require(getattr(self, name) > 0, name, "be positive", getattr(self, name))
         for name in ("smooth_weight", "kernel_weight", "support_margin", "last_iterations"):
             _require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
@@ -76,7 +79,8 @@ class TwoStepOptions:
         for name in ("kernel_threshold", "kernel_component"):
             _require(0 <= getattr(self, name) < 1, name, "be in [0, 1)", getattr(self, name))
         shares = self.voting_share
-        _require(len(shares) == 2 and all(0 < s <= 1 for s in shares), "voting_share", "be two numbers in (0, 1]", shares)
+        fits = len(shares) == 2 and all(0 < share <= 1 for share in shares)
+        _require(fits, "voting_share", "be two numbers in (0, 1]", shares)
         _require(self.beta_rate > 1, "beta_rate", "be above 1", self.beta_rate)
         _require(self.beta_max > 2 * self.gradient_weight, "beta_max", "exceed 2 gradient_weight", self.beta_max)
         _require(0 < self.scale_ratio < 1, "scale_ratio", "be in (0, 1)", self.scale_ratio)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
 from ._arrays import Array, array_module
 
-RATIO = math.sqrt(0.5)
 
-
-def kernel_sizes(size: tuple[int, int], *, ratio: float = RATIO, smallest: int = 3) -> list[tuple[tuple[int, int], float]]:
+def kernel_sizes(size: tuple[int, int], *, ratio: float, smallest: int) -> list[tuple[tuple[int, int], float]]:
     """(kernel size, scale) from the coarsest scale, where the longer side is about `smallest`, to `size` at scale 1.
 
     Sides shrink by `ratio` a scale, rounded up to odd, never under `smallest`.
@@ -34,7 +31,7 @@ def support_size(size: tuple[int, int], shape: tuple[int, int], margin: int) -> 
 
 @functools.lru_cache(maxsize=64)
 def _resampling(source: int, target: int) -> np.ndarray:
-    """(target, source) float64: cubic interpolation (a = -1/2) stretched over the pixels that are lost, rows sum to 1."""
+    """(target, source): cubic interpolation (a = -1/2), stretched where pixels get lost, rows of sum 1."""
     scale = target / source
     width = max(1.0, 1 / scale)
     centre = (np.arange(target) + 0.5) / scale - 0.5
@@ -62,7 +59,9 @@ def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
 def enlarge_kernel(kernel: Array, factor: float, size: tuple[int, int]) -> Array:
     """The kernel of the next scale: resampled by `factor`, cut or zero-padded about its middle to `size`, sum 1."""
     xp = array_module(kernel)
-    rows, columns = (xp.asarray(_magnify(a, b, factor).astype(kernel.dtype)) for a, b in zip(kernel.shape[-2:], size, strict=True))
+    rows, columns = (
+        xp.asarray(_magnify(a, b, factor).astype(kernel.dtype)) for a, b in zip(kernel.shape[-2:], size, strict=True)
+    )
     out = xp.maximum(rows @ kernel @ columns.T, 0)
     return out / out.sum(axis=(-2, -1), keepdims=True)
 

@@ -1,4 +1,4 @@
-"""Local smooth prior of Chen & Chang 2017: regions without strong gradients are smooth, so the latent picture stays so."""
+"""Local smooth prior of Chen & Chang 2017: where there are no strong gradients, the latent picture stays smooth."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Registers and shared memory are compared with `cuda_resources.json`. After a deliberate change, or with another NVRTC:
 
-    python tests/test_cuda_compiles.py
+    python -m tests.test_cuda_compiles
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +119,10 @@ def test_a_spill_would_be_seen() -> None:
 
 def write_table() -> None:
     kernels = {n: {f"sm_{a}": resources(n, a) for a in ARCHITECTURES} for n in NAMES}
-    content = {"command": "python tests/test_cuda_compiles.py", "nvrtc": version(), "kernels": kernels}
+    content = {"command": "python -m tests.test_cuda_compiles", "nvrtc": version(), "kernels": kernels}
     rows = json.dumps(content, indent=1)
     TABLE.write_text(re.sub(r"\n {4,}| *\n   (?=})", " ", rows) + "\n")  # a line an architecture
 
 
 if __name__ == "__main__":
     write_table()
-    sys.exit(subprocess.call([sys.executable, "-m", "pytest", "-q", __file__]))

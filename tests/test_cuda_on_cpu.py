@@ -24,17 +24,15 @@ pytest.importorskip("cupy", reason="gpudeblur._cuda imports it; no GPU is needed
 if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
+import laws
 from cuda_on_cpu.build import CpuKernel, build, sanitized_environment
+from laws import KERNELS, bound, picture, spectra, system
 
 from gpudeblur import _cuda, filters, kernel_step
 
 SANITIZE = bool(os.environ.get("GPUDEBLUR_TEST_SANITIZE"))
 ORDERS = (0,) if SANITIZE else (0, 1, 2, 3)
 LARGE_SHARED = 227 << 10
-SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 3, 4, 5), (0, 3, 4)]
-KERNELS = [(3, 3), (1, 1), (1, 5), (7, 3), (13, 9), (5, 19)]
-
-in_every_shape = pytest.mark.parametrize("shape", SHAPES)
 
 
 @pytest.fixture(scope="session")
@@ -62,16 +60,6 @@ def run(launch: Callable[..., Any], *args: Any) -> Any:
     return results[0]
 
 
-def picture(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Steps and noise: gradients on both sides of any threshold."""
-    random = np.random.default_rng(seed)
-    return (np.round(random.random(shape) * 3) / 3 + 0.1 * random.random(shape)).astype(np.float32)
-
-
-def one_each(shape: tuple[int, ...], values: tuple[float, ...] = (0.05, 0.2)) -> np.ndarray:
-    return np.resize(np.float32(values), shape[:-2])
-
-
 def check_neighbours(launch: Callable[..., Any], batch: np.ndarray, *args: Any) -> None:
     """A NaN picture in the middle of three leaves the others bit for bit what they are alone, and stays NaN."""
     batch = batch.copy()
@@ -83,11 +71,9 @@ def check_neighbours(launch: Callable[..., Any], batch: np.ndarray, *args: Any) 
         assert np.isnan(out[1]).any()
 
 
-@in_every_shape
-def test_l0_split(cuda: Any, shape: tuple[int, ...]) -> None:
-    u = picture(shape)
-    for threshold in (0.0, 0.1, one_each(shape)):
-        np.testing.assert_array_equal(run(cuda.l0_split, u, threshold), filters.l0_split(u, threshold))
+@pytest.mark.parametrize("twin", list(laws.twins()), ids=laws.twin_name)
+def test_twins(cuda: Any, twin: laws.Twin) -> None:
+    twin.check(run(getattr(cuda, twin.launch), *twin.args))
 
 
 def test_l0_split_of_nan(cuda: Any) -> None:
@@ -98,71 +84,17 @@ def test_l0_split_of_nan(cuda: Any) -> None:
         np.testing.assert_array_equal(run(cuda.l0_split, u, 0.1), filters.l0_split(u, 0.1))
 
 
-@in_every_shape
-def test_edge_mask(cuda: Any, shape: tuple[int, ...]) -> None:
-    u = picture(shape)
-    for threshold in (0.0, 0.1, one_each(shape)):
-        mask = run(cuda.edge_mask, u, threshold)
-        assert mask.dtype == np.bool_
-        np.testing.assert_array_equal(mask, filters.edge_mask(u, threshold))
-
-
 def test_edge_mask_of_nan(cuda: Any) -> None:
     check_neighbours(cuda.edge_mask, picture((3, 9, 11)), 0.1)
-
-
-@in_every_shape
-@pytest.mark.parametrize("radius", [0, 1, 4, 40])
-def test_dilate(cuda: Any, shape: tuple[int, ...], radius: int) -> None:
-    mask = np.random.default_rng(radius).random(shape) < 0.02
-    np.testing.assert_array_equal(run(cuda.dilate, mask, radius), filters.dilate(mask, radius))
-
-
-@pytest.mark.parametrize("radius", [1, 15, 16, 17, 31, 32, 33, 512, 2000])
-def test_dilate_over_words_and_segments(cuda: Any, radius: int) -> None:
-    """Single pixels around the borders of the 32-bit words and of the 1024-pixel segments."""
-    for column in (0, 31, 32, 1023, 1024, 1055, 2079):
-        mask = np.zeros((1, 1, 2080), dtype=bool)
-        mask[..., column] = True
-        np.testing.assert_array_equal(run(cuda.dilate, mask, radius), filters.dilate(mask, radius))
-
-
-@in_every_shape
-@pytest.mark.parametrize("sigma", [0.3, 1.7, 12.0])
-def test_gaussian_smooth(cuda: Any, shape: tuple[int, ...], sigma: float) -> None:
-    u = picture(shape)
-    np.testing.assert_allclose(run(cuda.gaussian_smooth, u, sigma), filters.gaussian_smooth(u, sigma), rtol=1e-6)
 
 
 def test_gaussian_smooth_of_nan(cuda: Any) -> None:
     check_neighbours(cuda.gaussian_smooth, picture((3, 9, 11)), 0.8)
 
 
-@in_every_shape
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_smooth_split(cuda: Any, shape: tuple[int, ...], share: float) -> None:
-    u, mask = picture(shape), np.random.default_rng(1).random(shape) < share
-    np.testing.assert_array_equal(run(cuda.smooth_split, u, mask), filters.smooth_split(u, mask))
-
-
 def test_smooth_split_of_nan(cuda: Any) -> None:
     mask = np.random.default_rng(1).random((9, 11)) < 0.3
     check_neighbours(lambda u: cuda.smooth_split(u, np.broadcast_to(mask, u.shape)), picture((3, 9, 11)))
-
-
-def spectra(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    random, bins = np.random.default_rng(0), (*shape[:-1], shape[-1] // 2 + 1)
-    data, split = (random.normal(size=(2, *bins)) + 1j * random.normal(size=(2, *bins))).astype(np.complex64)
-    return data, split, (random.random(bins) + 0.1).astype(np.float32)
-
-
-@in_every_shape
-@pytest.mark.parametrize("weight", [0.01, 100.0])
-def test_spectral_solve(cuda: Any, shape: tuple[int, ...], weight: float) -> None:
-    data, split, power = spectra(shape)
-    out = run(cuda.spectral_solve, data, split, power, weight, shape[-2:])
-    expected = filters.spectral_solve(data, split.copy(), power, weight, shape[-2:])
-    np.testing.assert_allclose(out, expected, rtol=3e-6, atol=1e-12)
 
 
 def test_spectral_solve_is_exact_at_the_far_end_of_a_long_axis(cuda: Any) -> None:
@@ -192,70 +124,24 @@ def test_spectral_solve_of_nan(cuda: Any) -> None:
     assert np.isnan(out).sum() == 1
 
 
-def system(size: tuple[int, int], n: int = 2) -> tuple[np.ndarray, ...]:
-    """(autocorrelation, rhs, start, ridge) of the kernel step on random gradients."""
-    random, (kh, kw) = np.random.default_rng(0), size
-    shape = (n, 2 * kh + 6, 2 * kw + 6)
-    u = random.normal(size=shape)
-    u[:, -kh:], u[:, :, -kw:] = 0, 0  # no wrapping: then the matrix is positive definite
-    hat = np.abs(np.fft.fft2(u)) ** 2
-    lags = np.fft.ifft2(hat).real[:, np.arange(1 - kh, kh)[:, None], np.arange(1 - kw, kw)]
-    rhs, start = random.normal(size=(2, n, kh, kw)) * lags.max()
-    ridge = np.linspace(0.1, 0.2, n) * lags.max()
-    return tuple(a.astype(np.float32) for a in (lags, rhs, start / lags.max(), ridge))
-
-
-def check_toeplitz(out: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(out, expected, atol=2e-5 * np.abs(expected).max())
-
-
 @pytest.mark.parametrize("size", KERNELS)
-@pytest.mark.parametrize("limit", [LARGE_SHARED, 0])
-def test_toeplitz_cg(cuda: Any, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], limit: int) -> None:
-    # A limit that holds the vectors alone leaves the autocorrelation in global memory.
-    monkeypatch.setattr(_cuda, "_shared_limit", lambda: max(limit, _cuda._vectors_bytes(*size)))
+def test_toeplitz_with_the_autocorrelation_in_global_memory(cuda: Any, monkeypatch: Any, size: tuple[int, int]) -> None:
+    """The same operations, so the same bits as with it in shared memory."""
     a, rhs, start, ridge = system(size)
-    wide = [x.astype(np.float64) for x in (a, rhs, start, ridge)]
-    for iterations in (0, 1, 6):
-        out = run(cuda.toeplitz_cg, a, rhs, start, ridge, iterations)
-        check_toeplitz(out, kernel_step.toeplitz_cg(*wide, iterations))
-
-
-def steps(a: np.ndarray, ridge: np.ndarray) -> np.ndarray:
-    return (1 / (np.abs(a).sum((-2, -1)) + ridge)).astype(np.float32)
-
-
-@pytest.mark.parametrize("size", KERNELS)
-@pytest.mark.parametrize("limit", [LARGE_SHARED, 0])
-def test_toeplitz_nnls(cuda: Any, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], limit: int) -> None:
-    monkeypatch.setattr(_cuda, "_shared_limit", lambda: max(limit, _cuda._vectors_bytes(*size)))
-    a, rhs, start, ridge = system(size)
-    step = steps(a, ridge)
-    for iterations in (0, 1, 6):
-        expected = projected_gradients(*(x.astype(np.float64) for x in (a, rhs, start, ridge, step)), iterations)
-        check_toeplitz(run(cuda.toeplitz_nnls, a, rhs, start, ridge, step, iterations), expected)
-
-
-def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, step: Any, iterations: int) -> np.ndarray:
-    """`kernel_step.toeplitz_nnls` for any step: the twin takes its own."""
-    spectrum, grid = kernel_step.toeplitz_spectrum(a)
-    ridge, step = ridge[:, None, None], step[:, None, None]
-    kernel, ahead, momentum = start, start, 1.0
-    for _ in range(iterations):
-        last = kernel
-        kernel = np.maximum(ahead - step * (kernel_step.toeplitz_apply(spectrum, grid, ahead, ridge) - rhs), 0)
-        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-        ahead = kernel + (momentum - 1) / following * (kernel - last)
-        momentum = following
-    return kernel
+    step = 1 / bound(a, ridge)
+    calls = (cuda.toeplitz_cg, a, rhs, start, ridge, 4), (cuda.toeplitz_nnls, a, rhs, start, ridge, step, 4)
+    in_shared = [run(*call) for call in calls]
+    monkeypatch.setattr(_cuda, "_shared_limit", lambda: _cuda._vectors_bytes(*size))
+    for call, expected in zip(calls, in_shared, strict=True):
+        np.testing.assert_array_equal(run(*call), expected)
 
 
 def test_toeplitz_nnls_is_the_twin(cuda: Any) -> None:
     """To convergence, where the step no longer matters."""
     a, rhs, start, ridge = system((7, 5))
-    out = cuda.toeplitz_nnls(a, rhs, start, ridge, steps(a, ridge), 300)
-    expected = kernel_step.toeplitz_nnls(*(x.astype(np.float64) for x in (a, rhs, start, ridge)), 300)
-    check_toeplitz(out, expected)
+    out = cuda.toeplitz_nnls(a, rhs, start, ridge, 1 / bound(a, ridge), 300)
+    expected = kernel_step.toeplitz_nnls(*laws.wide(a, rhs, start, ridge), 300)
+    laws.assert_close(out, expected, atol=2e-5 * expected.max())
     assert (out == 0).any()
     assert (out > 0).any()
 
@@ -263,8 +149,8 @@ def test_toeplitz_nnls_is_the_twin(cuda: Any) -> None:
 def test_toeplitz_with_more_strips_than_threads(cuda: Any) -> None:
     """65 columns of 17 strips are more than 1024 threads."""
     a, rhs, start, ridge = system((67, 65), n=1)
-    wide = [x.astype(np.float64) for x in (a, rhs, start, ridge)]
-    check_toeplitz(cuda.toeplitz_cg(a, rhs, start, ridge, 1), kernel_step.toeplitz_cg(*wide, 1))
+    expected = kernel_step.toeplitz_cg(*laws.wide(a, rhs, start, ridge), 1)
+    laws.assert_close(cuda.toeplitz_cg(a, rhs, start, ridge, 1), expected, atol=2e-5 * abs(expected).max())
 
 
 def test_toeplitz_of_nan_and_zero(cuda: Any) -> None:
@@ -273,7 +159,7 @@ def test_toeplitz_of_nan_and_zero(cuda: Any) -> None:
     rhs[1, 2, 2] = np.nan
     for zero in (a, rhs, start, ridge):
         zero[2] = 0
-    step = steps(a, np.maximum(ridge, 1))
+    step = 1 / bound(a, ridge)
     for launch, numbers in ((cuda.toeplitz_cg, (ridge,)), (cuda.toeplitz_nnls, (ridge, step))):
         out = run(launch, a, rhs, start, *numbers, 5)
         for i in range(4):
@@ -363,7 +249,7 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, tmp_path: Path, na
     calls = {
         "l0_split": (cuda.l0_split, picture((1, 37, 31)), 0.1),
         "dilate": (cuda.dilate, picture((1, 37, 31)) > 0.8, 2),
-        "toeplitz_nnls": (cuda.toeplitz_nnls, a, rhs, start, ridge, steps(a, ridge), 3),
+        "toeplitz_nnls": (cuda.toeplitz_nnls, a, rhs, start, ridge, 1 / bound(a, ridge), 3),
         "toeplitz_cg": (cuda.toeplitz_cg, a, rhs, start, ridge, 3),
     }
     with pytest.raises(AssertionError):

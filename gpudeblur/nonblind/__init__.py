@@ -1,4 +1,4 @@
-"""Restoration with a known kernel: one method a file, all of them f(blurred, kernel, *, ..., callback) on (..., H, W)."""
+"""Restoration with a known kernel: one method a file, each f(blurred, kernel, *, ..., callback) on (..., H, W)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,33 @@
+"""Fixtures for tests that run on NumPy and, where there is a GPU, on CuPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpudeblur._arrays import require_cuda
+
+pytest.register_assert_rewrite("laws")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="a test that finds no GPU fails, not skips")
+
+
+@pytest.fixture
+def cupy(request: pytest.FixtureRequest) -> Any:
+    """CuPy on a machine where it can compute; a test that asks for it is to be marked `gpu`."""
+    try:
+        return require_cuda()
+    except RuntimeError as why:
+        if request.config.getoption("--require-gpu"):
+            pytest.fail(str(why), pytrace=False)
+        pytest.skip(str(why))
+
+
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request: pytest.FixtureRequest) -> Any:
+    """NumPy, then CuPy: one test body for both."""
+    return np if request.param == "numpy" else request.getfixturevalue("cupy")

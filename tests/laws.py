@@ -1,0 +1,181 @@
+"""Assertions and cases that test files share. Arrays may be NumPy's or CuPy's; they are compared on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpudeblur import filters, kernel_step
+from gpudeblur._arrays import array_module, to_host
+
+# Odd and even, rectangular, over one tile and under it, one-pixel edges, one pixel, several leading axes.
+SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 3, 4, 5)]
+KERNELS = [(3, 3), (1, 1), (1, 5), (7, 3), (13, 9), (5, 19)]
+
+
+def assert_close(a: Any, b: Any, *, rtol: float = 1e-7, atol: float = 0.0) -> None:
+    np.testing.assert_allclose(to_host(a), to_host(b), rtol=rtol, atol=atol)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Bit for bit, NaN equal to NaN."""
+    np.testing.assert_array_equal(to_host(a), to_host(b))
+
+
+def inner(a: Any, b: Any) -> float:
+    return float((a * b).sum())
+
+
+def assert_adjoint(forward: Callable, adjoint: Callable, x: Any, y: Any, *, rtol: float = 1e-10) -> None:
+    """<A x, y> = <x, A^T y> for one draw of x and y, where A x and y may be tuples of arrays."""
+    out = forward(x)
+    out, y = (out, y) if isinstance(out, tuple) else ((out,), (y,))
+    left = sum(inner(a, b) for a, b in zip(out, y, strict=True))
+    np.testing.assert_allclose(left, inner(x, adjoint(*y)), rtol=rtol)
+
+
+def assert_batch_is_loop(function: Callable, *batches: Any) -> None:
+    """Each picture of a batch comes out, bit for bit, as it does alone; one that is NaN or zero disturbs no other."""
+    out = function(*batches)
+    for i in range(len(batches[0])):
+        assert_same(out[i], function(*(batch[i] for batch in batches)))
+
+
+def assert_shift_covariant(function: Callable, u: Any, shift: tuple[int, int]) -> None:
+    """Shifting the (periodic) picture shifts the result."""
+    xp = array_module(u)
+    assert_same(function(xp.roll(u, shift, (-2, -1))), xp.roll(function(u), shift, (-2, -1)))
+
+
+def picture(shape: tuple[int, ...], seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    """Steps and noise: gradients on both sides of any threshold."""
+    random = np.random.default_rng(seed)
+    return (np.round(random.random(shape) * 3) / 3 + 0.1 * random.random(shape)).astype(dtype)
+
+
+def one_each(shape: tuple[int, ...], values: tuple[float, ...] = (0.05, 0.2)) -> np.ndarray:
+    """A number for each picture of a batch of that shape."""
+    return np.resize(np.float32(values), shape[:-2])
+
+
+def spectra(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(data, split, power) for `spectral_solve`."""
+    random, bins = np.random.default_rng(0), (*shape[:-1], shape[-1] // 2 + 1)
+    data, split = (random.normal(size=(2, *bins)) + 1j * random.normal(size=(2, *bins))).astype(np.complex64)
+    return data, split, (random.random(bins) + 0.1).astype(np.float32)
+
+
+def system(size: tuple[int, int], n: int = 2) -> tuple[np.ndarray, ...]:
+    """(autocorrelation, rhs, start, ridge) of `n` kernel steps on random gradients, float32."""
+    random, (kh, kw) = np.random.default_rng(0), size
+    u = random.normal(size=(n, 2 * kh + 6, 2 * kw + 6))
+    u[:, -kh:], u[:, :, -kw:] = 0, 0  # nothing wraps around: the matrix is positive definite
+    power = np.abs(np.fft.fft2(u)) ** 2
+    lags = np.fft.ifft2(power).real[:, np.arange(1 - kh, kh)[:, None], np.arange(1 - kw, kw)]
+    rhs, start = random.normal(size=(2, n, kh, kw)) * lags.max()
+    ridge = np.linspace(0.1, 0.2, n) * lags.max()
+    return tuple(a.astype(np.float32) for a in (lags, rhs, start / lags.max(), ridge))
+
+
+def bound(autocorrelation: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+    """At least the norm of A + ridge (Gershgorin); one where that is zero."""
+    norm = np.abs(autocorrelation).sum((-2, -1)) + ridge
+    return np.where(norm == 0, 1, norm).astype(np.float32)
+
+
+def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, step: Any, iterations: int) -> np.ndarray:
+    """`kernel_step.toeplitz_nnls` with the step from outside, in float64; the twin finds its own."""
+    a, rhs, start, ridge, step = (np.asarray(x, np.float64) for x in (a, rhs, start, ridge, step))
+    spectrum, grid = kernel_step.toeplitz_spectrum(a)
+    ridge, step = ridge[..., None, None], step[..., None, None]
+    kernel, ahead, momentum = start, start, 1.0
+    for _ in range(iterations):
+        last = kernel
+        kernel = np.maximum(ahead - step * (kernel_step.toeplitz_apply(spectrum, grid, ahead, ridge) - rhs), 0)
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = kernel + (momentum - 1) / following * (kernel - last)
+        momentum = following
+    return kernel
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A launch function of `_cuda` on host arrays, and what its NumPy twin gives for them."""
+
+    launch: str
+    args: tuple[Any, ...]
+    expected: Callable[[], np.ndarray]
+    rtol: float = 0.0  # 0, with scale 0: equal bit for bit
+    scale: float = 0.0  # error allowed as a share of the largest value
+
+    def check(self, out: Any) -> None:
+        expected, out = self.expected(), to_host(out)
+        assert out.shape == expected.shape
+        if not self.rtol and not self.scale:
+            assert out.dtype == expected.dtype
+            return np.testing.assert_array_equal(out, expected)
+        largest = np.abs(expected).max(initial=0)
+        np.testing.assert_allclose(out, expected, rtol=self.rtol, atol=self.scale * largest)
+
+
+def wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(a.astype(np.float64) for a in arrays)
+
+
+def twins() -> Iterator[Twin]:
+    """Every launch function, on every shape and kind of argument."""
+    for shape in [*SHAPES, (0, 3, 4)]:
+        u = picture(shape)
+        for threshold in (0.0, 0.1, one_each(shape)):
+            yield Twin("l0_split", (u, threshold), lambda u=u, t=threshold: filters.l0_split(u, t))
+            yield Twin("edge_mask", (u, threshold), lambda u=u, t=threshold: filters.edge_mask(u, t))
+        for radius in (0, 1, 4, 40):
+            mask = np.random.default_rng(radius).random(shape) < 0.02
+            yield Twin("dilate", (mask, radius), lambda m=mask, r=radius: filters.dilate(m, r))
+        for sigma in (0.3, 1.7, 12.0):
+            yield Twin("gaussian_smooth", (u, sigma), lambda u=u, s=sigma: filters.gaussian_smooth(u, s), rtol=2e-6)
+        for share in (0.0, 0.3, 1.0):
+            mask = np.random.default_rng(1).random(shape) < share
+            yield Twin("smooth_split", (u, mask), lambda u=u, m=mask: filters.smooth_split(u, m))
+        for weight in (0.01, 100.0):
+            args = (*spectra(shape), weight, shape[-2:])
+            yield Twin(
+                "spectral_solve",
+                args,
+                lambda a=args: filters.spectral_solve(a[0], a[1].copy(), *a[2:]),
+                rtol=3e-6,
+                scale=1e-7,
+            )
+    # Single pixels around the borders of the 32-bit words and of the 1024-pixel segments.
+    for radius in (1, 15, 16, 17, 31, 32, 33, 512, 2000):
+        mask = np.zeros((7, 1, 2080), dtype=bool)
+        mask[np.arange(7), 0, [0, 31, 32, 1023, 1024, 1055, 2079]] = True
+        yield Twin("dilate", (mask, radius), lambda m=mask, r=radius: filters.dilate(m, r))
+    for size in KERNELS:
+        a, rhs, start, ridge = system(size)
+        step = 1 / bound(a, ridge)
+        for iterations in (0, 1, 6):
+            args = (a, rhs, start, ridge)
+            yield Twin(
+                "toeplitz_cg",
+                (*args, iterations),
+                lambda a=args, i=iterations: kernel_step.toeplitz_cg(*wide(*a), i),
+                scale=2e-5,
+            )
+            args = (*args, step)
+            yield Twin(
+                "toeplitz_nnls",
+                (*args, iterations),
+                lambda a=args, i=iterations: projected_gradients(*a, i),
+                scale=2e-5,
+            )
+
+
+def twin_name(twin: Twin) -> str:
+    words = [twin.launch]
+    for value in twin.args:
+        words.append("x".join(map(str, value.shape)) if isinstance(value, np.ndarray) else str(value).replace(" ", ""))
+    return "-".join(words[:2] + words[2:][-2:])

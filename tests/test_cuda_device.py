@@ -1,0 +1,142 @@
+"""Rung 4: every launch function on a device against its NumPy twin, and what only a device can show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import laws
+import numpy as np
+import pytest
+from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture, system
+
+from gpudeblur import filters, kernel_step
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def cuda(cupy: Any) -> Any:
+    from gpudeblur import _cuda
+
+    return _cuda
+
+
+def on_device(cupy: Any, *args: Any) -> list[Any]:
+    return [cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
+
+
+@pytest.mark.parametrize("twin", list(laws.twins()), ids=laws.twin_name)
+def test_twins(cupy: Any, cuda: Any, twin: laws.Twin) -> None:
+    twin.check(getattr(cuda, twin.launch)(*on_device(cupy, *twin.args)))
+
+
+def test_pictures_of_many_blocks(cupy: Any, cuda: Any) -> None:
+    """Large, odd, rectangular, batched, not contiguous."""
+    host = picture((3, 1021, 1534))[..., ::2]
+    mask = host > 1.05
+    u, m = on_device(cupy, host, mask)
+    strided = cupy.asarray(picture((3, 1021, 1534)))[..., ::2]
+    assert not strided.flags.c_contiguous
+    assert_same(cuda.l0_split(strided, 0.1), filters.l0_split(host, 0.1))
+    assert_same(cuda.l0_split(u, 0.1), filters.l0_split(host, 0.1))
+    assert_same(cuda.edge_mask(u, 0.1), filters.edge_mask(host, 0.1))
+    assert_same(cuda.dilate(m, 13), filters.dilate(mask, 13))
+    assert_same(cuda.smooth_split(u, m), filters.smooth_split(host, mask))
+    assert_close(cuda.gaussian_smooth(u, 1.3), filters.gaussian_smooth(host, 1.3), rtol=2e-6)
+    data, split, power = laws.spectra((2, 1021, 766))
+    out = cuda.spectral_solve(*on_device(cupy, data, split, power), 3.0, (1021, 766))
+    assert_close(out, filters.spectral_solve(data, split, power, 3.0, (1021, 766)), rtol=5e-6, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(31, 31), (51, 37), (75, 75), (1, 119)])
+def test_kernels_of_real_sizes(cupy: Any, cuda: Any, size: tuple[int, int]) -> None:
+    """Above 48 KB a block must ask for its shared memory, above 64 KB some devices have none; then it must say so."""
+    a, rhs, start, ridge = system(size)
+    args = on_device(cupy, a, rhs, start, ridge)
+    if not cuda.toeplitz_fits(*size):
+        with pytest.raises(ValueError, match="use the FFT form of kernel_step"):
+            cuda.toeplitz_cg(*args, 1)
+        return
+    expected = kernel_step.toeplitz_cg(*laws.wide(a, rhs, start, ridge), 5)
+    assert_close(cuda.toeplitz_cg(*args, 5), expected, atol=1e-4 * abs(expected).max())
+    step = 1 / bound(a, ridge)
+    expected = laws.projected_gradients(a, rhs, start, ridge, step, 5)
+    assert_close(cuda.toeplitz_nnls(*args, cupy.asarray(step), 5), expected, atol=1e-4 * abs(expected).max())
+
+
+def test_the_autocorrelation_in_global_memory(cupy: Any, cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, rhs, start, ridge = on_device(cupy, *system((13, 9)))
+    in_shared = cuda.toeplitz_cg(a, rhs, start, ridge, 5)
+    monkeypatch.setattr(cuda, "_shared_limit", lambda: cuda._vectors_bytes(13, 9))
+    assert_close(cuda.toeplitz_cg(a, rhs, start, ridge, 5), in_shared, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_equals_a_loop_and_a_run_its_repetition(cupy: Any, cuda: Any) -> None:
+    a, rhs, start, ridge = system((21, 19), n=40)
+    rhs[7] = np.nan
+    args = on_device(cupy, a, rhs, start, ridge)
+    step = cupy.asarray(1 / bound(a, ridge))
+    assert_batch_is_loop(lambda *x: cuda.toeplitz_cg(*x, 20), *args)
+    assert_batch_is_loop(lambda *x: cuda.toeplitz_nnls(*x, 60), *args, step)
+    assert_same(cuda.toeplitz_cg(*args, 20), cuda.toeplitz_cg(*args, 20))
+
+
+def test_more_pictures_than_a_grid_has_layers(cupy: Any, cuda: Any) -> None:
+    """65535 is the limit of every grid axis but the first."""
+    host = picture((70001, 3, 2))
+    u = cupy.asarray(host)
+    assert_same(cuda.l0_split(u, 0.1), filters.l0_split(host, 0.1))
+    assert_same(cuda.dilate(u > 0.9, 1), filters.dilate(host > 0.9, 1))
+    assert_close(cuda.gaussian_smooth(u, 0.6), filters.gaussian_smooth(host, 0.6), rtol=2e-6)
+    a, rhs, start, ridge = (np.repeat(x, 35001, axis=0) for x in system((3, 3)))
+    out = cuda.toeplitz_cg(*on_device(cupy, a, rhs, start, ridge), 3)
+    assert_same(out[-1], out[35000])
+
+
+def test_more_pixels_than_32_bits_count(cupy: Any, cuda: Any) -> None:
+    n, side = 130, 4096  # 2^31 and two pictures
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    if free < 30 << 30:
+        pytest.skip("needs 30 GB of free device memory")
+    one = cupy.asarray(picture((side, side)))
+    u = cupy.zeros((n, side, side), dtype=cupy.float32)
+    u[-1] = one
+    assert_same(cuda.l0_split(u, 0.1)[-1], cuda.l0_split(one, 0.1))
+    cupy.get_default_memory_pool().free_all_blocks()
+    mask = cuda.edge_mask(u, 0.1)
+    assert_same(mask[-1], cuda.edge_mask(one, 0.1))
+    assert_same(cuda.dilate(mask, 3)[-1], cuda.dilate(mask[-1], 3))
+    del mask
+    assert_same(cuda.smooth_split(u, u > 0.9)[-1], cuda.smooth_split(one, one > 0.9))
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+def test_launches_follow_the_current_stream(cupy: Any, cuda: Any) -> None:
+    host = picture((4, 501, 503))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        u = cupy.asarray(host)
+        for _ in range(50):
+            u = cuda.l0_split(u, 0.0)
+            u *= 0.1
+        out = u
+    stream.synchronize()
+    expected = host
+    for _ in range(50):
+        expected = filters.l0_split(expected, 0.0) * np.float32(0.1)
+    assert_close(out, expected, rtol=1e-5, atol=1e-30)
+
+
+def test_filters_dispatch_to_the_launches(cupy: Any, cuda: Any) -> None:
+    u = cupy.asarray(picture((2, 9, 11)))
+    before = cuda.launches.copy()
+    mask = filters.dilate(filters.edge_mask(u, 0.1), 2)
+    filters.smooth_split(filters.gaussian_smooth(u, 0.5), mask)
+    filters.l0_split(u, cupy.asarray([0.1, 0.2]))
+    filters.l0_split(u, cupy.asarray(0.1))
+    spectra = on_device(cupy, *laws.spectra((2, 9, 11)))
+    filters.spectral_solve(*spectra, 1.0, (9, 11))
+    counted = {"edge_mask": 1, "dilate": 2, "gaussian_smooth": 2, "smooth_split": 1, "l0_split": 2, "spectral_solve": 1}
+    assert cuda.launches - before == counted
+    filters.l0_split(u.astype(cupy.float64), 0.1)  # takes the NumPy form
+    assert cuda.launches - before == counted
