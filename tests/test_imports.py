@@ -1,0 +1,212 @@
+"""The shape of the house (design.md, section 3): who may import whom, what loads lazily, where the CUDA sources lie."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import functools
+import graphlib
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "gpudeblur"
+
+# Lowest first. A module imports its own layer and those below; a new module gets its place here.
+LAYERS = (
+    {"_arrays", "_cuda", "options"},
+    {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge"},
+    {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "nonblind"},
+    {"images", "metrics", "synthesis"},
+    {"blind", "nonuniform", "networks"},
+    {"batch"},
+    {""},  # gpudeblur/__init__.py
+    {"io", "cli", "demo", "__main__"},
+)
+LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
+HEAVY = {"torch", "cupy", "cupyx"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Dotted, without the package: "" for gpudeblur/__init__.py, "nonblind.sparse"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@functools.cache
+def names() -> frozenset[str]:
+    return frozenset(map(name_of, MODULES))
+
+
+def imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
+    """Every absolute dotted name that a file imports anywhere in it, with the statement."""
+    package = ["gpudeblur", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").split(".")] if node.module else base
+            yield from ((node, ".".join([*base, alias.name])) for alias in node.names)
+
+
+def own_module(name: str) -> str | None:
+    """The module of this package that an imported name is, or is in."""
+    if name != "gpudeblur" and not name.startswith("gpudeblur."):
+        return None
+    name = name.removeprefix("gpudeblur").removeprefix(".")
+    while name not in names():
+        name = name.rpartition(".")[0]
+    return name
+
+
+def own_imports(path: Path) -> set[str]:
+    return {module for _, name in imports(path) if (module := own_module(name)) is not None}
+
+
+def layer(module: str) -> int:
+    head = module.partition(".")[0]
+    assert head in LAYER, f"gpudeblur/{head} has no place in LAYERS of {__file__}: who may import it?"
+    return LAYER[head]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    here = name_of(path)
+    for module in own_imports(path):
+        assert layer(module) <= layer(here), f"{here or '__init__'} imports {module or '__init__'}"
+
+
+def test_no_imports_in_a_circle() -> None:
+    graph = {name_of(path): own_imports(path) - {name_of(path)} for path in MODULES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names them
+
+
+def at_top(path: Path) -> set[str]:
+    """What the import of a file imports; bodies of functions and of `if TYPE_CHECKING` wait."""
+    tree = ast.parse(path.read_text())
+    later = set()
+    for node in ast.walk(tree):
+        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if lazy or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            later |= {ast.unparse(inner) for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)}
+    return {name.partition(".")[0] for node, name in imports(path) if ast.unparse(node) not in later}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_heavy_libraries_are_imported_where_they_belong(path: Path) -> None:
+    here = name_of(path)
+    allowed = {"torch"} if here.startswith("networks") else {"cupy"} if here == "_cuda" else set()
+    assert at_top(path) & HEAVY <= allowed
+
+
+def run(code: str, folder: Path, *, options: tuple[str, ...] = ()) -> str:
+    command = [sys.executable, "-W", "error", *options, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_gpudeblur_loads_neither_torch_nor_cupy() -> None:
+    assert run(f"import sys, gpudeblur; print({HEAVY} & {{*sys.modules}})", ROOT) == "set()"
+
+
+def test_every_numpy_module_works_without_cupy() -> None:
+    """Every module but the CUDA launches (and the networks) imports where CuPy and torch do not exist."""
+    modules = [f"gpudeblur.{m}".rstrip(".") for m in sorted(names()) if m != "_cuda" and not m.startswith("networks")]
+    code = f"""
+import importlib, sys
+for name in {sorted(HEAVY)}: sys.modules[name] = None
+for name in {modules}:
+    if not name.endswith("__main__"): importlib.import_module(name)
+import numpy as np
+from gpudeblur import filters
+assert not filters.l0_split(np.ones((3, 4)), 0.1).any()
+"""
+    run(code, ROOT)
+
+
+def configuration() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+
+def test_the_configuration_ships_every_package_and_every_source() -> None:
+    folders = {path.parent for path in MODULES}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"gpudeblur.kernels_cuda"}
+    assert set(configuration()["packages"]) == packages
+    assert configuration()["package-dir"] == {"gpudeblur.kernels_cuda": "kernels_cuda"}
+    patterns = configuration()["package-data"]["gpudeblur.kernels_cuda"]
+    for source in (ROOT / "kernels_cuda").iterdir():
+        assert any(fnmatch.fnmatch(source.name, pattern) for pattern in patterns), source.name
+
+
+PRINT_SOURCES = """
+import pathlib, gpudeblur._cuda as c
+assert c.source("l0_split").count("#line 1") == 2
+print(pathlib.Path(c.__file__).resolve().parent, c.SOURCES.resolve(), len([*c.SOURCES.glob("*.cu")]))
+"""
+
+
+def check_sources(folder: Path, package: Path, sources: Path) -> None:
+    pytest.importorskip("cupy")
+    count = len([*(ROOT / "kernels_cuda").glob("*.cu")])
+    assert run(PRINT_SOURCES, folder) == f"{package.resolve()} {sources.resolve()} {count}"
+
+
+def test_the_cuda_sources_are_found_from_the_checkout() -> None:
+    check_sources(ROOT, PACKAGE, ROOT / "kernels_cuda")
+
+
+def test_the_cuda_sources_are_found_from_an_editable_install(tmp_path: Path) -> None:
+    """An editable install maps names to the checkout and puts no folder on the path (setuptools' finder does so)."""
+    pytest.importorskip("cupy")
+    finder = f"""
+import importlib.util, sys
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "gpudeblur":
+            return importlib.util.spec_from_file_location(name, {str(PACKAGE / "__init__.py")!r})
+sys.meta_path.insert(0, Finder)
+"""
+    out = run(finder + PRINT_SOURCES, tmp_path, options=("-P",))
+    assert out.split()[:2] == [str(PACKAGE.resolve()), str((ROOT / "kernels_cuda").resolve())]
+
+
+def copy_tree(folder: Path) -> None:
+    for name in ("gpudeblur", "kernels_cuda"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+
+
+def test_the_cuda_sources_are_found_from_a_wheel(tmp_path: Path) -> None:
+    """A wheel built of this tree, unpacked elsewhere."""
+    setuptools = pytest.importorskip("setuptools", reason="building a wheel takes setuptools")
+    if int(setuptools.__version__.partition(".")[0]) < 77:
+        pytest.skip(f"pyproject.toml asks for setuptools >= 77, this is {setuptools.__version__}")
+    tree, site = tmp_path / "tree", tmp_path / "site"
+    tree.mkdir()
+    copy_tree(tree)
+    out = run(f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))", tree)
+    with zipfile.ZipFile(tmp_path / out.split()[-1]) as archive:
+        archive.extractall(site)
+    check_sources(site, site / "gpudeblur", site / "gpudeblur" / "kernels_cuda")
+
+
+def test_in_a_wheel_the_sources_inside_come_first(tmp_path: Path) -> None:
+    """The layout of a wheel, without building one; a stray folder beside the package is not taken."""
+    (tmp_path / "kernels_cuda").mkdir()
+    package = tmp_path / "gpudeblur"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "kernels_cuda", package / "kernels_cuda")
+    check_sources(tmp_path, package, package / "kernels_cuda")
