@@ -223,7 +223,7 @@ def encode(planes: Array, gamma: float) -> Array:
 
 def _check_gamma(gamma: Any) -> None:
     if not isinstance(gamma, (int, float, np.number)) or not 0 < gamma < math.inf:
-        raise ValueError(f"gamma must be a positive number, got {gamma!r}; 1 is linear intensity, photos have about 2.2")
+        raise ValueError(f"gamma must be a positive number, got {gamma!r}; 1 is linear, photos have about 2.2")
 
 
 def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
