@@ -1,0 +1,121 @@
+"""Transforms: transfer functions of blur kernels against SciPy's convolutions, and sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.signal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import assert_close, assert_same
+
+from gpudeblur import fourier
+from gpudeblur._arrays import to_host
+from gpudeblur.filters import gradient
+
+# Odd and even sides of the grid, a kernel that fills it, a kernel of one row.
+GRIDS = [((12, 10), (3, 5)), ((9, 11), (5, 3)), ((8, 7), (1, 7)), ((7, 8), (7, 1)), ((5, 5), (5, 5)), ((6, 4), (1, 1))]
+in_every_grid = pytest.mark.parametrize(("shape", "size"), GRIDS)
+
+
+def noise(xp: Any, shape: tuple[int, ...], seed: int = 0, dtype: str = "float64") -> Any:
+    return xp.asarray(np.random.default_rng(seed).normal(size=shape).astype(dtype))
+
+
+def periodic_blur(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """conv(x, kernel) by SciPy on a torus; its `boundary="wrap"` wants a grid at least as large as the kernel."""
+    return scipy.signal.convolve2d(x, kernel, mode="same", boundary="wrap")
+
+
+@in_every_grid
+def test_the_transfer_function_blurs(xp: Any, shape: tuple[int, int], size: tuple[int, int]) -> None:
+    x, kernel = noise(xp, (2, *shape)), noise(xp, (2, *size), 1)
+    product = fourier.psf_to_otf(kernel, shape) * fourier.rfft2(x)
+    blurred = fourier.irfft2(product, shape) / (shape[0] * shape[1])
+    for i in range(2):
+        assert_close(blurred[i], periodic_blur(to_host(x[i]), to_host(kernel[i])), atol=1e-12)
+
+
+def test_the_kernel_is_not_mirrored(xp: Any) -> None:
+    """A kernel with its mass below and right of the middle moves the picture down and right."""
+    kernel, x = xp.zeros((3, 5)), noise(xp, (8, 10))
+    kernel[2, 4] = 1
+    blurred = fourier.irfft2(fourier.psf_to_otf(kernel, (8, 10)) * fourier.rfft2(x), (8, 10)) / 80
+    assert_close(blurred, np.roll(to_host(x), (1, 2), (0, 1)), atol=1e-13)
+
+
+@in_every_grid
+def test_round_trip(xp: Any, shape: tuple[int, int], size: tuple[int, int]) -> None:
+    kernel = noise(xp, (2, 3, *size))
+    otf = fourier.psf_to_otf(kernel, shape)
+    assert otf.shape == (2, 3, shape[0], shape[1] // 2 + 1)
+    assert_close(fourier.otf_to_psf(otf, shape, size), kernel, atol=1e-13)
+
+
+def test_a_larger_window_of_the_kernel_is_padded_with_zeros(xp: Any) -> None:
+    kernel = noise(xp, (3, 5))
+    out = fourier.otf_to_psf(fourier.psf_to_otf(kernel, (12, 14)), (12, 14), (7, 7))
+    assert_close(out, np.pad(to_host(kernel), ((2, 2), (1, 1))), atol=1e-13)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 12), st.integers(1, 12), st.data())
+def test_round_trip_on_any_grid(h: int, w: int, data: st.DataObject) -> None:
+    size = tuple(data.draw(st.integers(0, (side - 1) // 2)) * 2 + 1 for side in (h, w))
+    kernel = np.random.default_rng(h + 13 * w).normal(size=size)
+    out = fourier.otf_to_psf(fourier.psf_to_otf(kernel, (h, w)), (h, w), size)
+    np.testing.assert_allclose(out, kernel, atol=1e-12)
+
+
+def test_a_delta_has_a_transfer_function_of_ones(xp: Any) -> None:
+    for size in ((1, 1), (3, 5), (7, 7)):
+        delta = xp.zeros(size)
+        delta[size[0] // 2, size[1] // 2] = 1
+        assert_close(fourier.psf_to_otf(delta, (8, 9)), np.ones((8, 5)), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_precision_is_kept(xp: Any, dtype: str) -> None:
+    x, kernel = noise(xp, (6, 8), dtype=dtype), noise(xp, (3, 3), 1, dtype)
+    otf = fourier.psf_to_otf(kernel, (6, 8))
+    assert otf.dtype == fourier.rfft2(x).dtype == np.result_type(dtype, np.complex64)
+    assert fourier.irfft2(otf, (6, 8)).dtype == fourier.otf_to_psf(otf, (6, 8), (3, 3)).dtype == dtype
+    assert fourier.gradient_spectrum((6, 8), np.dtype(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (7, 9), (1, 6), (5, 1)])
+def test_the_inverse_is_unscaled(xp: Any, shape: tuple[int, int]) -> None:
+    x = noise(xp, (2, *shape))
+    before = x.copy()
+    assert_close(fourier.irfft2(fourier.rfft2(x), shape) / (shape[0] * shape[1]), x, atol=1e-13)
+    assert_same(x, before)  # rfft2 overwrites only when it is told that it may
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (7, 9), (1, 6), (5, 1)])
+def test_the_gradient_spectrum_is_that_of_the_forward_difference(shape: tuple[int, int]) -> None:
+    """|F D u|^2 summed over both directions against |F D|^2 |F u|^2."""
+    u = np.random.default_rng(0).normal(size=shape)
+    expected = sum(abs(fourier.rfft2(g)) ** 2 for g in gradient(u))
+    spectrum = fourier.gradient_spectrum(shape, np.dtype("float64"))
+    np.testing.assert_allclose(spectrum * abs(fourier.rfft2(u)) ** 2, expected, atol=1e-10)
+    with pytest.raises(ValueError, match="read-only"):
+        spectrum[0, 0] = 1
+
+
+def smooth_even(size: int) -> bool:
+    rest = size
+    for prime in (2, 3, 5, 7):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1 and size % 2 == 0
+
+
+def test_fast_size_is_the_next_even_7_smooth_one() -> None:
+    for size in range(1, 600):
+        fast = fourier.fast_size(size)
+        assert fast >= size
+        assert smooth_even(fast)
+        assert not any(smooth_even(between) for between in range(size, fast))
