@@ -1,0 +1,140 @@
+"""The smooth wrap: what it keeps, that it is periodic and harmonic, and that deconvolution rings less for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_close, assert_same
+from skimage import data
+
+from gpudeblur._arrays import to_host
+from gpudeblur.boundary import unwrap, wrap
+from gpudeblur.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from gpudeblur.synthesis import blur, linear_kernel
+
+# (picture, margin): odd and even, no margin at all, a margin wider than the picture, one-pixel sides.
+SHAPES = [(37, 31), (40, 32), (32, 40), (5, 64), (1, 9), (9, 1)]
+CASES = list(zip(SHAPES, [(4, 6), (8, 8), (0, 0), (12, 12), (4, 4), (4, 2)], strict=True))
+in_every_case = pytest.mark.parametrize(("shape", "margin"), CASES)
+
+
+def scene(shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
+    """Smooth, but with opposite borders that do not meet."""
+    y, x = np.indices(shape[-2:])
+    base = 0.2 + 0.6 * y / shape[-2] + 0.1 * np.sin(x / 5 + 1) + 0.15 * x / shape[-1]
+    return (base + 0.01 * np.random.default_rng(0).normal(size=shape)).astype(dtype)
+
+
+def laplacian(u: np.ndarray) -> np.ndarray:
+    return sum(np.roll(u, step, axis) for step in (-1, 1) for axis in (-2, -1)) - 4 * u
+
+
+@in_every_case
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_picture_is_kept(xp: Any, shape: tuple[int, int], margin: tuple[int, int], dtype: str) -> None:
+    u = xp.asarray(scene((2, *shape), dtype))
+    wide = wrap(u, margin)
+    assert wide.dtype == dtype
+    assert wide.shape == (2, *(fast_size(side + more) for side, more in zip(shape, margin, strict=True)))
+    assert_same(unwrap(wide, shape), u)
+
+
+@in_every_case
+def test_a_constant_picture_stays_constant(xp: Any, shape: tuple[int, int], margin: tuple[int, int]) -> None:
+    assert_close(wrap(xp.full(shape, 0.3), margin), np.full((), 0.3), rtol=1e-13)
+
+
+@in_every_case
+def test_no_value_leaves_the_range_of_the_borders(xp: Any, shape: tuple[int, int], margin: tuple[int, int]) -> None:
+    """The maximum principle."""
+    u = scene(shape)
+    wide = to_host(wrap(xp.asarray(u), margin))
+    assert u.min() - 1e-12 <= wide.min()
+    assert wide.max() <= u.max() + 1e-12
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_ramp_comes_back_in_equal_steps(xp: Any, axis: int) -> None:
+    u = np.moveaxis(np.broadcast_to(np.linspace(0.2, 0.8, 37), (24, 37)), 1, axis)
+    wide = to_host(wrap(xp.asarray(u), (10, 10)))
+    lines = np.moveaxis(wide, axis, 0)[:, :24]
+    steps = np.diff(np.concatenate([lines[36:], lines[:1]]), axis=0)
+    assert_close(steps, np.full(steps.shape, -0.6 / len(steps)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(37, 31), (40, 32)])
+def test_nothing_jumps_where_the_torus_closes(xp: Any, shape: tuple[int, int]) -> None:
+    """Borders that differ by 0.6 and 0.3: no difference in the margin or at any of its seams comes near that."""
+    y, x = np.indices(shape)
+    wide = to_host(wrap(xp.asarray(0.6 * y / (shape[0] - 1) + 0.3 * x / (shape[1] - 1)), (10, 10)))
+    down, right = (np.abs(np.roll(wide, -1, axis) - wide) for axis in (0, 1))
+    assert down.max() < 0.6 / 6
+    assert right.max() < 0.3 / 4
+
+
+@pytest.mark.parametrize("shape", [(37, 31), (40, 32)])
+def test_the_margin_below_is_harmonic(xp: Any, shape: tuple[int, int]) -> None:
+    wide = to_host(wrap(xp.asarray(scene(shape)), (9, 13)))
+    assert np.abs(laplacian(wide)[shape[0] :]).max() < 1e-12
+    assert np.abs(laplacian(wide)[: shape[0], : shape[1]]).max() > 1e-2
+
+
+def test_the_margin_on_the_right_is_harmonic_where_both_neighbours_are_in_it(xp: Any) -> None:
+    """It is made first, beside the picture alone, even about the picture's first and last row."""
+    shape = (37, 31)
+    wide = to_host(wrap(xp.asarray(scene(shape)), (9, 13)))[: shape[0]]
+    mirrored = np.pad(wide, ((1, 1), (0, 0)), mode="symmetric")
+    assert np.abs(laplacian(mirrored)[1:-1, shape[1] :]).max() < 1e-12
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_mirroring_the_picture_mirrors_the_margin(xp: Any, axis: int) -> None:
+    """No direction is favoured: the torus of the mirrored picture is the mirrored torus."""
+    shape, u = (36, 30), scene((36, 30))
+    wide, mirrored = (to_host(wrap(xp.asarray(np.ascontiguousarray(a)), (8, 8))) for a in (u, np.flip(u, axis)))
+    expected = np.roll(np.flip(wide, axis), shape[axis], axis)
+    np.testing.assert_allclose(mirrored, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, dtype: str) -> None:
+    stack = scene((2, 2, 17, 22), dtype)
+    stack[0, 1], stack[1, 0] = np.nan, 0
+    out = to_host(wrap(xp.asarray(stack), (6, 4)))
+    for i in np.ndindex(2, 2):
+        alone = wrap(xp.asarray(stack[i]), (6, 4))
+        (assert_same if xp is np else lambda a, b: assert_close(a, b, rtol=1e-5))(out[i], alone)
+    assert np.isnan(out[0, 1]).all()
+    assert not out[1, 0].any()
+
+
+def test_the_input_is_left_alone(xp: Any) -> None:
+    u = xp.asarray(scene((12, 14)))
+    before = u.copy()
+    wide = wrap(u, (4, 4))
+    wide[...] = 7
+    assert_same(u, before)
+
+
+def test_deconvolution_rings_less_than_with_zeros(xp: Any) -> None:
+    """A Wiener filter on a cropped picture: the error near the borders falls to a fraction, inside too."""
+    kernel = linear_kernel(9, 30, 11)
+    true = data.camera()[150:280, 150:280].astype(float) / 255
+    blurred = blur(true, kernel)
+    true = true[5:-5, 5:-5]
+
+    def restored(wide: Any) -> np.ndarray:
+        otf = psf_to_otf(xp.asarray(kernel), wide.shape)
+        spectrum = otf.conj() * rfft2(wide) / (abs(otf) ** 2 + 1e-3)
+        return to_host(unwrap(irfft2(spectrum, wide.shape) / wide.size, blurred.shape))
+
+    smooth = wrap(xp.asarray(blurred), (10, 10))
+    zeros = xp.zeros_like(smooth)
+    zeros[: blurred.shape[0], : blurred.shape[1]] = xp.asarray(blurred)
+    border = np.ones(true.shape, dtype=bool)
+    border[12:-12, 12:-12] = False
+    error, error_zeros = ((restored(wide) - true) ** 2 for wide in (smooth, zeros))
+    assert error[border].mean() < 0.1 * error_zeros[border].mean()
+    assert error[~border].mean() < 0.5 * error_zeros[~border].mean()
