@@ -131,7 +131,14 @@ def toeplitz_cg(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, it
     rhs, start : (..., kh, kw).
     ridge : scalar or (...): gamma of eq. 9, beta of eq. 16.
     iterations : steps, a fixed number.
+
+    On a GPU the whole solve is one launch while a kernel fits a block's shared memory; beyond that, and in float64, the
+    products go through the FFT as on the CPU.
     """
+    if _in_one_launch(rhs):
+        from . import _cuda
+
+        return _cuda.toeplitz_cg(autocorrelation, rhs, start, _one_a_system(ridge, rhs), iterations)
     ridge = per_picture(ridge, rhs)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
     return conjugate_gradient(lambda k: toeplitz_apply(spectrum, grid, k, ridge), rhs, start, iterations)
@@ -140,10 +147,14 @@ def toeplitz_cg(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, it
 def toeplitz_nnls(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int) -> Array:
     """The same over k >= 0, by accelerated projected gradients (Beck & Teboulle 2009) with step 1 / |A|."""
     xp = array_module(autocorrelation, rhs, start)
-    ridge = per_picture(ridge, rhs)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
-    bound = spectrum.max(axis=AXES, keepdims=True) * (grid[0] * grid[1]) + ridge
+    bound = spectrum.max(axis=AXES, keepdims=True) * (grid[0] * grid[1]) + per_picture(ridge, rhs)
     step = 1 / xp.maximum(bound, float(np.finfo(rhs.dtype).tiny))
+    if _in_one_launch(rhs):
+        from . import _cuda
+
+        return _cuda.toeplitz_nnls(autocorrelation, rhs, start, _one_a_system(ridge, rhs), step[..., 0, 0], iterations)
+    ridge = per_picture(ridge, rhs)
     kernel = ahead = start
     momentum = 1.0
     for _ in range(iterations):
@@ -155,6 +166,19 @@ def toeplitz_nnls(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, 
         ahead = kernel + ((momentum - 1) / following) * (kernel - last)
         momentum = following
     return kernel
+
+
+def _in_one_launch(rhs: Array) -> bool:
+    if isinstance(rhs, np.ndarray) or rhs.dtype != np.float32:
+        return False
+    from . import _cuda
+
+    return _cuda.toeplitz_fits(*rhs.shape[-2:])
+
+
+def _one_a_system(value: Any, rhs: Array) -> Array:
+    xp = array_module(rhs)
+    return xp.broadcast_to(xp.asarray(value, dtype=rhs.dtype), rhs.shape[:-2])
 
 
 def solve_kernel(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, solver: str, iterations: int) -> Array:
