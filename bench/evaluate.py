@@ -258,8 +258,8 @@ def device_name() -> str:
 
 
 def record(name: str, line: Mapping[str, Any]) -> None:
-    """Append one JSON line, with its provenance, to bench/results/<name>.jsonl."""
-    path = REPOSITORY / "bench" / "results" / f"{name}.jsonl"
+    """Append one JSON line, with its provenance, to bench/results/<name>.jsonl (or to $GPUDEBLUR_RESULTS)."""
+    path = Path(os.environ.get("GPUDEBLUR_RESULTS", REPOSITORY / "bench" / "results")) / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps({**provenance(), **line}, default=_plain) + "\n")

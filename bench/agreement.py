@@ -1,0 +1,69 @@
+"""NumPy against CuPy on the same picture: how far their kernels are apart, step by step and at the end.
+
+    python bench/agreement.py [--data DATA]
+
+The first Levin picture under DATA, or, without it, scikit-image's camera under a trajectory kernel. Hard thresholds
+turn a difference in the last bit into another edge sooner or later, so the kernels are compared after one and two
+iterations of a single scale too. Appends seconds a picture at batch 1 and 64 to results/agreement.jsonl. Needs a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from cases import levin_cases
+from evaluate import device_name, record
+
+import gpudeblur
+from gpudeblur._arrays import require_cuda
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+BOUND = 1e-3  # of the kernel's maximum, before any threshold diverges
+
+
+def picture(data: Path | None) -> tuple[str, np.ndarray, tuple[int, int]]:
+    """(name, blurred float32, kernel size)."""
+    if data is not None and (data / "levin").is_dir():
+        case = next(levin_cases(data))
+        return case.name, case.blurred.astype(np.float32), case.kernel.shape
+    from skimage.data import camera
+
+    kernel = trajectory_kernel(25, rng=20)
+    return "camera", blur(camera()[:279, :279] / 255, kernel).astype(np.float32), (25, 25)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    cupy = require_cuda()
+    from cupyx.profiler import benchmark
+
+    name, blurred, size = picture(parser.parse_args().data)
+    on_device = cupy.asarray(blurred)
+    default = gpudeblur.TwoStepOptions()
+    row: dict[str, object] = {"picture": name, "shape": list(blurred.shape), "gpu": device_name()}
+    for label, changes in (
+        ("one iteration", {"iterations": 1, "smallest_kernel": max(size), "refine": False}),
+        ("two iterations", {"iterations": 2, "smallest_kernel": max(size), "refine": False}),
+        ("default", {}),
+    ):
+        options = dataclasses.replace(default, **changes)
+        host = gpudeblur.estimate_kernel(blurred, size, options=options)
+        device = cupy.asnumpy(gpudeblur.estimate_kernel(on_device, size, options=options))
+        row[label] = float(abs(host - device).max() / host.max())
+        print(f"{label}: largest difference {row[label]:.2e} of the kernel's maximum")
+    for batch in (1, 64):
+        stack = cupy.broadcast_to(on_device, (batch, *blurred.shape))
+        times = benchmark(gpudeblur.estimate_kernel, (stack, size), n_repeat=3, n_warmup=1).gpu_times
+        row[f"seconds_batch_{batch}"] = float(np.median(times)) / batch
+        print(f"batch {batch}: {1e3 * row[f'seconds_batch_{batch}']:.2f} ms a picture")
+    record("agreement", row)
+    if row["one iteration"] > BOUND:
+        raise SystemExit(f"NumPy and CuPy differ by {row['one iteration']:.2e} after one iteration, over {BOUND:g}")
+
+
+if __name__ == "__main__":
+    main()
