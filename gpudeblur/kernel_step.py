@@ -98,7 +98,7 @@ def energy(autocorrelation: Array) -> Array:
 def _lags(correlation: Array, rows: int, columns: int) -> Array:
     """The lags -rows..rows, -columns..columns of a circular correlation, in rising order."""
     xp = array_module(correlation)
-    y, x = np.arange(-rows, rows + 1), np.arange(-columns, columns + 1)
+    y, x = xp.arange(-rows, rows + 1), xp.arange(-columns, columns + 1)
     return xp.ascontiguousarray(correlation[..., y[:, None], x])
 
 

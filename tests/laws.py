@@ -12,7 +12,7 @@ from gpudeblur import filters, kernel_step
 from gpudeblur._arrays import array_module, to_host
 
 # Odd and even, rectangular, over one tile and under it, one-pixel edges, one pixel, several leading axes.
-SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 3, 4, 5)]
+SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 32, 5), (2, 3, 4, 5)]
 KERNELS = [(3, 3), (1, 1), (1, 5), (7, 3), (13, 9), (5, 19)]
 
 
@@ -132,6 +132,9 @@ def twins() -> Iterator[Twin]:
         for threshold in (0.0, 0.1, one_each(shape)):
             yield Twin("l0_split", (u, threshold), lambda u=u, t=threshold: filters.l0_split(u, t))
             yield Twin("edge_mask", (u, threshold), lambda u=u, t=threshold: filters.edge_mask(u, t))
+        steps = np.round(4 * u) / 4  # gradients that meet the threshold exactly
+        yield Twin("l0_split", (steps, 0.0625), lambda u=steps: filters.l0_split(u, 0.0625))
+        yield Twin("edge_mask", (steps, 0.0625), lambda u=steps: filters.edge_mask(u, 0.0625))
         for radius in (0, 1, 4, 40):
             mask = np.random.default_rng(radius).random(shape) < 0.02
             yield Twin("dilate", (mask, radius), lambda m=mask, r=radius: filters.dilate(m, r))
@@ -149,6 +152,8 @@ def twins() -> Iterator[Twin]:
                 rtol=3e-6,
                 scale=1e-7,
             )
+    mask = np.random.default_rng(0).random((2, 32, 1024)) < 0.005  # sides that blocks of threads divide
+    yield Twin("dilate", (mask, 3), lambda m=mask: filters.dilate(m, 3))
     # Single pixels around the borders of the 32-bit words and of the 1024-pixel segments.
     for radius in (1, 15, 16, 17, 31, 32, 33, 512, 2000):
         mask = np.zeros((7, 1, 2080), dtype=bool)
