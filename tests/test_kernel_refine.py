@@ -129,7 +129,7 @@ def test_centre_undoes_a_shift(xp: Any, shift: tuple[int, int], dtype: str) -> N
 
 
 def test_what_leaves_the_support_is_lost(xp: Any) -> None:
-    """The centre of mass lies 1.6 columns left of the middle: all moves by 2, and what was last does not wrap around."""
+    """The centre of mass lies 1.6 columns left of the middle: all moves by 2, and nothing wraps around."""
     before, after = picture_of("....... 444...1 ......."), picture_of("....... ..444.. .......")
     assert_same(centre(xp.asarray(before)), after)
     assert_same(centre(xp.asarray(before.T.copy())), after.T)
