@@ -1,6 +1,6 @@
 // Runs a CUDA kernel of kernels_cuda/ on the CPU: enough of CUDA C++ for these sources, for tests only.
 //
-// Blocks run one after another (that is what lets `__shared__` be static); the threads of a block are fibers that
+// Blocks run one after another (that lets `__shared__` be static), up or down; the threads of a block are fibers that
 // change only at barriers and warp operations. Which warp and which lane runs ahead is chosen by the caller: results that
 // depend on it betray a missing barrier, and every time, unlike a race of real threads. Shared memory is NaN bytes
 // when a block starts. A barrier that some threads never reach ends in an error, not in a hang.
@@ -218,17 +218,17 @@ int run(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, unsigned ord
     if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
     warps.resize((threads + LANES - 1) / LANES);
     std::mt19937 random(order);
-    for (unsigned z = 0; z < grid.z; ++z)
-        for (unsigned y = 0; y < grid.y; ++y)
-            for (unsigned x = 0; x < grid.x; ++x) {
-                blockIdx = {x, y, z};
-                dynamic_shared.reset(new char[shared]);
-                memset(dynamic_shared.get(), 0xff, shared);
+    const unsigned blocks = grid.x * grid.y * grid.z;
+    for (unsigned i = 0; i < blocks; ++i) {
+        const unsigned b = order == 1 ? blocks - 1 - i : i;  // two blocks that write one place show, too
+        blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+        dynamic_shared.reset(new char[shared]);
+        memset(dynamic_shared.get(), 0xff, shared);
 #ifndef __SANITIZE_ADDRESS__
-                if (__start_cuda_shared) memset(__start_cuda_shared, 0xff, __stop_cuda_shared - __start_cuda_shared);
+        if (__start_cuda_shared) memset(__start_cuda_shared, 0xff, __stop_cuda_shared - __start_cuda_shared);
 #endif
-                if (run_block(order, random)) return 1;
-            }
+        if (run_block(order, random)) return 1;
+    }
     return 0;
 }
 
