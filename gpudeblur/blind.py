@@ -15,10 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from . import images
-from ._arrays import Array, array_module, backend_name, choose_module, move
+from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
 from .boundary import wrap
-from .fourier import rfft2
+from .confidence import agreement, border_mass, confidence
+from .fourier import irfft2, psf_to_otf, rfft2
 from .kernel_refine import initial_kernel, normalise, project, refine_kernel
 from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window
 from .latent import latent_step
@@ -27,6 +30,10 @@ from .options import TwoStepOptions
 from .pyramid import enlarge_kernel, fit_size, kernel_sizes, resample, scaled_shape, support_size
 
 Callback = Callable[[str, float], "bool | None"]
+
+
+# Gradients of this mean size are rounding: an 8-bit picture has steps of 4e-3.
+NO_GRADIENT = 1e-5
 
 
 class Stopped(Exception):
@@ -42,8 +49,10 @@ class BlindResult:
     image : array like the input: the sharp picture, same shape, dtype and memory.
     kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
     info : dict
-        backend ("numpy" or "cupy"), dtype, method, final, scales (list of kernel sizes), confidence (..., in [0, 1];
-        under 0.5 the kernel is a guess), residual (..., rms of B - x * k), seconds.
+        confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it: border_mass (share of the
+        solution outside the kernel size asked for) and agreement (of two halves of the picture). residual: rms of
+        B - x * k for the latent picture x. backend ("numpy" or "cupy"), dtype, method, final, scales (kernel sizes,
+        coarsest first), seconds and seconds_kernel.
     """
 
     image: Array
@@ -226,7 +235,7 @@ def _two_step(
         kernel = refine_kernel(
             state.autocorrelation,
             state.correlation,
-            kernel,
+            project(kernel, share=options.kernel_threshold, component=options.kernel_component),
             weight=options.refine_weight,
             beta=options.refine_beta,
             solver=options.kernel_solver,
@@ -234,21 +243,63 @@ def _two_step(
         )
     kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
     kernel = normalise(fit_size(kernel, size))
+    info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
+    for name, value in _signals(state, kernel, options).items():
+        info[name] = to_host(value).reshape(gray.shape[:-2])[()]
     report(1.0)
-    info = {
-        "scales": [scale_size for scale_size, _ in scales],
-    }
     return kernel.reshape(*gray.shape[:-2], *size), info
+
+
+def _signals(state: _State, kernel: Array, options: TwoStepOptions) -> dict[str, Array]:
+    """What tells whether the kernels (n, kh, kw) are right, one number each: see `confidence` and `BlindResult`."""
+    support = state.kernel.shape[-2:]
+    latent_hat = rfft2(state.latent)
+    border = border_mass(state.kernel)
+    agreed = agreement(
+        state.latent,
+        latent_hat,
+        state.blurred_hat,
+        state.window,
+        state.share,
+        support,
+        lambda a, b: _solve(a, b, options, nothing=0.0),
+    )
+    shape = state.latent.shape[-2:]
+    difference = irfft2(psf_to_otf(state.kernel, shape) * latent_hat - state.blurred_hat, shape)
+    difference *= array_module(difference).asarray(state.window) / (shape[0] * shape[1])
+    residual = ((difference**2).sum(axis=(-2, -1)) / max(1, int(state.window.sum()))) ** 0.5
+    return {
+        "confidence": confidence(border, agreed, kernel),
+        "border_mass": border,
+        "agreement": agreed,
+        "residual": residual,
+    }
+
+
+def _solve(autocorrelation: Array, correlation: Array, options: TwoStepOptions, *, nothing: float) -> Array:
+    """The kernel step: eq. 11 solved from an even kernel, gamma as a share of the gradients' energy, then normalised.
+
+    Where that energy is not above `nothing`, the picture knows no kernel: it gets a delta.
+    """
+    xp = array_module(correlation)
+    known = energy(autocorrelation)
+    even = xp.full_like(correlation, 1 / (correlation.shape[-2] * correlation.shape[-1]))
+    ridge = options.kernel_weight * known
+    kernel = solve_kernel(autocorrelation, correlation, even, ridge, options.kernel_solver, options.kernel_iterations)
+    return normalise(xp.where((known > nothing)[..., None, None], kernel, 0))
 
 
 @dataclass(frozen=True)
 class _State:
-    """Where the first step ends: the kernel on its support, and the equations (11) that it solves."""
+    """Where the first step ends, at the finest scale: (n, ...) arrays on the wrapped grid."""
 
-    kernel: Array
-    autocorrelation: Array
+    kernel: Array  # on its support, normalised, not projected
+    autocorrelation: Array  # the equations (11) that it solves ...
     correlation: Array
-    latent: Array
+    latent: Array  # ... and what they were made of
+    blurred_hat: Array
+    window: np.ndarray
+    share: float
 
 
 def _coarse_to_fine(
@@ -264,8 +315,10 @@ def _coarse_to_fine(
         shape = scaled_shape(stack.shape[-2:], scale)
         blurred = wrap(resample(stack, shape), (size[0] - 1, size[1] - 1))
         blurred_hat = rfft2(blurred)
-        window = xp.asarray(voting_window(blurred.shape[-2:], shape, size))
+        window = voting_window(blurred.shape[-2:], shape, size)
+        voters, nothing = xp.asarray(window), NO_GRADIENT**2 * int(window.sum())
         if level:
+            kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
             kernel = enlarge_kernel(kernel, scale / scales[level - 1][1], size)
         for iteration in range(options.iterations):
             latent = latent_step(
@@ -280,20 +333,16 @@ def _coarse_to_fine(
                 beta_max=options.beta_max,
             )
             share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
-            votes = voting_gradients(latent, window, share)
+            votes = voting_gradients(latent, voters, share)
             a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
-            ridge = options.kernel_weight * energy(a)
-            start = xp.full_like(b, 1 / (size[0] * size[1]))
-            kernel = solve_kernel(a, b, start, ridge, options.kernel_solver, options.kernel_iterations)
-            kernel = normalise(kernel)
+            kernel = _solve(a, b, options, nothing=nothing)
             gradient_weight /= options.gradient_weight_decay
             if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
                 gradient_weight /= options.last_decay
             gradient_weight = max(gradient_weight, options.gradient_weight_min)
             done += scale**2
             report(done / total)
-        kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-    return _State(kernel, a, b, latent)
+    return _State(kernel, a, b, latent, blurred_hat, window, share)
 
 
 def _per_plane(kernel: Array, channel_axis: int | None) -> Array:

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "gpudeblur"
 LAYERS = (
     {"_arrays", "_cuda", "options"},
     {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge"},
-    {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "nonblind"},
+    {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "confidence", "nonblind"},
     {"images", "metrics", "synthesis"},
     {"blind", "nonuniform", "networks"},
     {"batch"},
