@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from gpudeblur._arrays import require_cuda
 
 pytest.register_assert_rewrite("laws")
+
+# Examples that are the same in every run, and no deadline: a busy machine is no failure.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
