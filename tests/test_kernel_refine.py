@@ -90,14 +90,14 @@ def test_light_components_are_dropped(xp: Any, before: str, share: float, after:
 
 
 def test_components_end_at_the_border_of_their_picture(xp: Any) -> None:
-    """The last row of a picture and the first of the next are no neighbours, and each has its own heaviest one."""
-    first, second = "9.. ... ..1", "..1 ... 9.."
-    stack = np.stack([picture_of(first), picture_of(second), np.zeros((3, 3)), 1e-3 * picture_of(first)])
+    """What lies at the same place in the next picture is no neighbour, and each picture has its own mass."""
+    stack = np.stack([picture_of(k) for k in ("9.. ... ..1", "1.. ... ..9", "... ... ...", "5.. ... ..4")])
+    stack[3] *= 1e-3
     out = to_host(drop_components(xp.asarray(stack.reshape(2, 2, 3, 3)), 0.2)).reshape(4, 3, 3)
     assert_same(out[0], picture_of("9.. ... ..."))
-    assert_same(out[1], picture_of("... ... 9.."))
+    assert_same(out[1], picture_of("... ... ..9"))
     assert not out[2].any()
-    assert_same(out[3], 1e-3 * picture_of("9.. ... ..."))
+    assert_same(out[3], stack[3])
 
 
 @settings(deadline=None, max_examples=60)
@@ -254,18 +254,24 @@ def test_a_smaller_beta_goes_further_from_the_start(xp: Any) -> None:
     assert 0 < moved[0] < moved[1] < moved[2]
 
 
-def test_beta_doubles_up_to_one(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    betas: list[float] = []
-    solve = kernel_refine.solve_kernel
+def test_beta_doubles_up_to_one_and_the_threshold_falls_with_it(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """r = k where k^2 >= weight / beta, on the scale where k has maximum 1 and a(0) is 1; b + beta r is solved."""
+    a, rhs, kernels = equations(n=1)
+    scale, peak = kernel_step.energy(a)[:, None, None], kernels.max()
+    betas, splits = [], []
 
-    def counted(*args: Any) -> Any:
-        betas.append(args[3])
-        return solve(*args)
+    def held(a: Any, b: Any, k: Any, beta: float, *_: Any) -> Any:
+        betas.append(beta)
+        splits.append((to_host(b) - rhs / (scale * peak)) / beta)
+        return k
 
-    monkeypatch.setattr(kernel_refine, "solve_kernel", counted)
-    arrays = [xp.asarray(x) for x in equations()]
-    refine_kernel(*arrays, **DEFAULTS | {"beta": 0.125})
+    monkeypatch.setattr(kernel_refine, "solve_kernel", held)
+    refine_kernel(*(xp.asarray(x) for x in (a, rhs, kernels)), **DEFAULTS | {"beta": 0.125, "weight": 0.01})
     np.testing.assert_allclose(betas, [0.125, 0.25, 0.5, 1])
+    for beta, split in zip(betas, splits, strict=True):
+        k = kernels / peak
+        np.testing.assert_allclose(split, np.where(k**2 >= 0.01 / beta, k, 0), atol=1e-12)
+    assert len({int((split > 1e-9).sum()) for split in splits}) == 4
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -16,7 +16,9 @@ from gpudeblur.fourier import rfft2
 from gpudeblur.latent import latent_step
 from gpudeblur.synthesis import blur, linear_kernel
 
-KERNEL = linear_kernel(4, 30, 5)
+# A stroke that is stronger at one end: not symmetric.
+KERNEL = linear_kernel(4, 30, 5) * np.arange(1, 6)
+KERNEL /= KERNEL.sum()
 
 
 def blocks(shape: tuple[int, ...] = (30, 24), noise: float = 0.01) -> np.ndarray:

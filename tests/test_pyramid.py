@@ -48,6 +48,14 @@ def test_both_sides_of_a_rectangular_kernel_shrink() -> None:
     assert sizes == [(3, 5), (3, 9), (5, 17), (9, 33)]
 
 
+@pytest.mark.parametrize(("size", "ratio", "smallest", "count"), [(27, 1 / 3, 3, 3), (49, 1 / 7, 7, 2), (3, 0.5, 3, 1)])
+def test_the_smallest_kernel_itself_is_a_scale(size: int, ratio: float, smallest: int, count: int) -> None:
+    """Powers of the ratio that meet it exactly, but for rounding."""
+    scales = pyramid.kernel_sizes((size, size), ratio=ratio, smallest=smallest)
+    assert len(scales) == count
+    assert scales[0][0] == (smallest, smallest)
+
+
 def test_the_support_is_larger_than_the_kernel_but_not_than_the_picture() -> None:
     assert pyramid.support_size((25, 9), (200, 200), 6) == (31, 15)
     assert pyramid.support_size((25, 9), (200, 200), 0) == (25, 9)
