@@ -21,11 +21,11 @@ from . import images
 from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
 from .boundary import wrap
 from .confidence import agreement, border_mass, confidence
-from .fourier import irfft2, psf_to_otf, rfft2
+from .fourier import rfft2
 from .kernel_refine import initial_kernel, normalise, project, refine_kernel
 from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window
 from .latent import latent_step
-from .nonblind import METHODS, restore
+from .nonblind import METHODS, restore, unexplained
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel, fit_size, kernel_sizes, resample, scaled_shape, support_size
 
@@ -51,8 +51,8 @@ class BlindResult:
     info : dict
         confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it: border_mass (share of the
         solution outside the kernel size asked for) and agreement (of two halves of the picture). residual: rms of
-        B - x * k for the latent picture x. backend ("numpy" or "cupy"), dtype, method, final, scales (kernel sizes,
-        coarsest first), seconds and seconds_kernel.
+        B - x * k for the result x, away from the borders. backend ("numpy" or "cupy"), dtype, method, final, scales
+        (kernel sizes, coarsest first), seconds and seconds_kernel.
     """
 
     image: Array
@@ -126,10 +126,12 @@ def deblur(
     start = time.perf_counter()
     images.check_choice("final", final, METHODS)
     gray, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    kernel, info = _two_step(gray, size, options, _part(callback, 0.0, 0.7))
+    kernel, info = _two_step(gray, size, options, _reporter(callback, "kernel", end=0.7))
     seconds_kernel = time.perf_counter() - start
-    report = _reporter(_part(callback, 0.7, 1.0), "restoration")
+    report = _reporter(callback, "restoration", begin=0.7)
     sharp = restore(planes, _per_plane(kernel, channel_axis), final, report)
+    error = unexplained(planes, sharp, _per_plane(kernel, channel_axis))
+    info["residual"] = to_host(xp.asarray(error if channel_axis is None else error.mean(axis=-1)))[()] ** 0.5
     sharp = images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis)
     info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
     info |= {"seconds_kernel": seconds_kernel, "seconds": time.perf_counter() - start}
@@ -150,7 +152,7 @@ def estimate_kernel(
 ) -> Array:
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
     gray, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    kernel, _ = _two_step(gray, size, options, callback)
+    kernel, _ = _two_step(gray, size, options, _reporter(callback, "kernel"))
     return move(kernel, array_module(image))
 
 
@@ -222,17 +224,16 @@ def _enter(
 
 
 def _two_step(
-    gray: Array, size: tuple[int, int], options: TwoStepOptions, callback: Callback | None
+    gray: Array, size: tuple[int, int], options: TwoStepOptions, report: Callable[[float], None]
 ) -> tuple[Array, dict[str, Any]]:
     """Kernels of `gray` (..., H, W): first step coarse to fine, second step, projection. Returns (kernel, info)."""
     stack = gray.reshape(-1, *gray.shape[-2:])
-    report = _reporter(callback, "kernel")
     support = support_size(size, stack.shape[-2:], options.support_margin)
     scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
     state = _coarse_to_fine(stack, scales, options, report)
     kernel = state.kernel
     if options.refine:
-        kernel = refine_kernel(
+        refined = refine_kernel(
             state.autocorrelation,
             state.correlation,
             project(kernel, share=options.kernel_threshold, component=options.kernel_component),
@@ -241,6 +242,7 @@ def _two_step(
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
+        kernel = array_module(kernel).where(_known(state.autocorrelation, state.window), refined, kernel)
     kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
     kernel = normalise(fit_size(kernel, size))
     info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
@@ -253,40 +255,34 @@ def _two_step(
 def _signals(state: _State, kernel: Array, options: TwoStepOptions) -> dict[str, Array]:
     """What tells whether the kernels (n, kh, kw) are right, one number each: see `confidence` and `BlindResult`."""
     support = state.kernel.shape[-2:]
-    latent_hat = rfft2(state.latent)
     border = border_mass(state.kernel)
     agreed = agreement(
         state.latent,
-        latent_hat,
+        rfft2(state.latent),
         state.blurred_hat,
         state.window,
         state.share,
         support,
-        lambda a, b: _solve(a, b, options, nothing=0.0),
+        lambda a, b: _solve(a, b, state.window, options),
     )
-    shape = state.latent.shape[-2:]
-    difference = irfft2(psf_to_otf(state.kernel, shape) * latent_hat - state.blurred_hat, shape)
-    difference *= array_module(difference).asarray(state.window) / (shape[0] * shape[1])
-    residual = ((difference**2).sum(axis=(-2, -1)) / max(1, int(state.window.sum()))) ** 0.5
-    return {
-        "confidence": confidence(border, agreed, kernel),
-        "border_mass": border,
-        "agreement": agreed,
-        "residual": residual,
-    }
+    return {"confidence": confidence(border, agreed, kernel), "border_mass": border, "agreement": agreed}
 
 
-def _solve(autocorrelation: Array, correlation: Array, options: TwoStepOptions, *, nothing: float) -> Array:
+def _solve(autocorrelation: Array, correlation: Array, window: np.ndarray, options: TwoStepOptions) -> Array:
     """The kernel step: eq. 11 solved from an even kernel, gamma as a share of the gradients' energy, then normalised.
 
-    Where that energy is not above `nothing`, the picture knows no kernel: it gets a delta.
+    A picture that knows no kernel gets a delta.
     """
     xp = array_module(correlation)
-    known = energy(autocorrelation)
     even = xp.full_like(correlation, 1 / (correlation.shape[-2] * correlation.shape[-1]))
-    ridge = options.kernel_weight * known
+    ridge = options.kernel_weight * energy(autocorrelation)
     kernel = solve_kernel(autocorrelation, correlation, even, ridge, options.kernel_solver, options.kernel_iterations)
-    return normalise(xp.where((known > nothing)[..., None, None], kernel, 0))
+    return normalise(xp.where(_known(autocorrelation, window), kernel, 0))
+
+
+def _known(autocorrelation: Array, window: np.ndarray) -> Array:
+    """(..., 1, 1) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
+    return (energy(autocorrelation) > NO_GRADIENT**2 * int(window.sum()))[..., None, None]
 
 
 @dataclass(frozen=True)
@@ -316,7 +312,7 @@ def _coarse_to_fine(
         blurred = wrap(resample(stack, shape), (size[0] - 1, size[1] - 1))
         blurred_hat = rfft2(blurred)
         window = voting_window(blurred.shape[-2:], shape, size)
-        voters, nothing = xp.asarray(window), NO_GRADIENT**2 * int(window.sum())
+        voters = xp.asarray(window)
         if level:
             kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
             kernel = enlarge_kernel(kernel, scale / scales[level - 1][1], size)
@@ -335,7 +331,7 @@ def _coarse_to_fine(
             share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
             votes = voting_gradients(latent, voters, share)
             a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
-            kernel = _solve(a, b, options, nothing=nothing)
+            kernel = _solve(a, b, window, options)
             gradient_weight /= options.gradient_weight_decay
             if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
                 gradient_weight /= options.last_decay
@@ -350,18 +346,14 @@ def _per_plane(kernel: Array, channel_axis: int | None) -> Array:
     return kernel if channel_axis is None else kernel[..., None, :, :]
 
 
-def _reporter(callback: Callback | None, stage: str) -> Callable[[float], None]:
-    """`callback` for one stage; raises `Stopped` when it returns True."""
+def _reporter(
+    callback: Callback | None, stage: str, *, begin: float = 0.0, end: float = 1.0
+) -> Callable[[float], None]:
+    """`callback` for a stage that is the part `begin` to `end` of the run; raises `Stopped` when it returns True."""
 
     def report(fraction: float) -> None:
-        if callback is not None and callback(stage, min(1.0, fraction)) is True:
-            raise Stopped(f"stopped by the callback in stage {stage!r} at {fraction:.0%} of the run")
+        done = begin + (end - begin) * min(1.0, fraction)
+        if callback is not None and callback(stage, done) is True:
+            raise Stopped(f"stopped by the callback in stage {stage!r} at {done:.0%} of the run")
 
     return report
-
-
-def _part(callback: Callback | None, begin: float, end: float) -> Callback | None:
-    """`callback` for a part of the run: fractions 0 to 1 become `begin` to `end`."""
-    if callback is None:
-        return None
-    return lambda stage, fraction: callback(stage, begin + (end - begin) * fraction)

@@ -97,7 +97,7 @@ def refine_kernel(
     tiny = float(np.finfo(kernel.dtype).tiny)
     scale = xp.maximum(energy(autocorrelation), tiny)[..., None, None]
     peak = xp.maximum(kernel.max(axis=(-2, -1), keepdims=True), tiny)
-    a, b, k = autocorrelation / scale, rhs / (scale * peak), kernel / peak
+    a, b, k = autocorrelation / scale, rhs / scale / peak, kernel / peak
     while beta <= 1:
         r = xp.where(k * k >= weight / beta, k, 0)
         k = solve_kernel(a, b + beta * r, k, beta, solver, iterations)
