@@ -64,7 +64,6 @@ Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG;
 Gamma = Annotated[float, typer.Option(help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2.")]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
 
 
 @app.command()
@@ -84,7 +83,6 @@ def deblur(
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     bits: Bits = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Deblur a picture: the blur is found from the picture alone."""
     with _user_errors():
@@ -94,13 +92,15 @@ def deblur(
         from .io import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
 
         size = _parse_kernel_size(kernel_size)
-        check_output(out, bits=bits, overwrite=overwrite)
+        check_output(out, bits=bits)
         if kernel_out is not None:
-            check_output(kernel_out, suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
+            check_output(kernel_out, suffixes=KERNEL_SUFFIXES)
             if kernel_out.resolve() == out.resolve():
                 raise ValueError(f"--kernel-out must be another file than --out, got {out} for both; rename one")
         photo = read_image(source)
-        check_output(out, alpha=photo.alpha is not None, bits=bits, overwrite=overwrite)
+        check_output(out, alpha=photo.alpha is not None, bits=bits, source=source)
+        if kernel_out is not None:
+            check_output(kernel_out, suffixes=KERNEL_SUFFIXES, source=source)
         check_kernel_size(size, photo.pixels.shape[:2])
         with _progress_bar() as callback:
             result = gpudeblur.deblur(
@@ -138,7 +138,6 @@ def kernel(
     gamma: Gamma = 1.0,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
-    overwrite: Overwrite = False,
 ) -> None:
     """Find the blur kernel of a picture, and leave the picture as it is."""
     with _user_errors():
@@ -148,8 +147,9 @@ def kernel(
         from .io import KERNEL_SUFFIXES, check_output, read_image, write_kernel
 
         size = _parse_kernel_size(kernel_size)
-        check_output(out, suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
+        check_output(out, suffixes=KERNEL_SUFFIXES)
         photo = read_image(source)
+        check_output(out, suffixes=KERNEL_SUFFIXES, source=source)
         check_kernel_size(size, photo.pixels.shape[:2])
         start = time.perf_counter()
         with _progress_bar() as callback:

@@ -15,7 +15,7 @@ from .metrics import align, psnr, ssim
 from .synthesis import blur, trajectory_kernel
 
 KERNEL_SIZE = 27
-CLOCK_KERNEL_SIZE = 31
+CLOCK_KERNEL_SIZE = (11, 51)  # the camera moved sideways
 KERNEL_SEED = 7
 # An estimated kernel may sit a few pixels off the true one, and the picture with it: scores are at the best shift.
 BORDER = 20
@@ -105,7 +105,8 @@ def _comparison(path: Path, pictures: list[tuple[str, np.ndarray]], kernels: lis
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(pictures) + 2, 4.2), layout="constrained")
+    height, width = pictures[0][1].shape[:2]
+    figure = Figure(figsize=(4 * len(pictures) + 2, 4 * height / width + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(kernels), len(pictures) + 1, width_ratios=[4] * len(pictures) + [2])
     panels = [(grid[:, i], title, picture) for i, (title, picture) in enumerate(pictures)]

@@ -174,7 +174,7 @@ def check_output(
     suffixes: tuple[str, ...] = PICTURE_SUFFIXES,
     alpha: bool = False,
     bits: int | None = None,
-    overwrite: bool = True,
+    source: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Find out before the work whether its result can be written.
 
@@ -186,8 +186,8 @@ def check_output(
         What its name may end in.
     alpha, bits
         As `write_image` will be asked.
-    overwrite : bool
-        False refuses a file that is there.
+    source : path, optional
+        The input: any other file that is there may be replaced, but not this one.
 
     Returns
     -------
@@ -197,10 +197,10 @@ def check_output(
     ------
     FileNotFoundError, NotADirectoryError, PermissionError
         The folder does not exist, is none, or may not be written to.
-    IsADirectoryError, FileExistsError
-        `path` is a folder, or a file that must not be overwritten.
+    IsADirectoryError
+        `path` is a folder.
     ValueError
-        The suffix is not supported, or its format cannot hold what it is asked to.
+        The suffix is not supported, its format cannot hold what it is asked to, or `path` is `source`.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -224,8 +224,8 @@ def check_output(
         raise PermissionError(f"output folder {folder} is not writable; choose another place")
     if path.is_dir():
         raise IsADirectoryError(f"output file {path} is a folder; name a file in it")
-    if not overwrite and path.exists():
-        raise FileExistsError(f"output file {path} exists; choose another name, or allow it to be overwritten")
+    if source is not None and path.exists() and path.samefile(source):
+        raise ValueError(f"output file {path} is the input; choose another name, so that the photograph is kept")
     return path
 
 

@@ -378,11 +378,11 @@ def test_folder_that_is_not_writable(folder, monkeypatch):
         write_image(folder / "a.png", PICTURE)
 
 
-def test_existing_file_is_kept_where_asked(tmp_path):
+def test_the_input_is_no_output(tmp_path):
     (tmp_path / "a.png").write_bytes(b"mine")
-    with refuses(FileExistsError, r"output file .*a\.png exists; choose another name, or allow it to be overwritten"):
-        check_output(tmp_path / "a.png", overwrite=False)
-    assert (tmp_path / "a.png").read_bytes() == b"mine"
+    with refuses(ValueError, r"output file .*a\.png is the input; choose another name, so that the photograph is kept"):
+        check_output(tmp_path / "a.png", source=tmp_path / "." / "a.png")
+    assert check_output(tmp_path / "b.png", source=tmp_path / "a.png") == tmp_path / "b.png"
 
 
 def test_unknown_suffixes(folder):

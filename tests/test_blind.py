@@ -14,7 +14,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import TwoStepOptions
+from gpudeblur import TwoStepOptions, blind
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import kernel_similarity, psnr, scores
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
@@ -367,6 +367,34 @@ def test_every_option_matters(name: str, value: Any) -> None:
 
 def test_no_option_is_left_out() -> None:
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == {name for name, _ in CHANGES}
+
+
+def test_the_schedule_of_the_latent_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lambda decays down the whole pyramid, faster at its end; the smooth prior grows with the scale (seed 0)."""
+    calls: list[dict[str, Any]] = []
+    step = blind.latent_step
+
+    def recorded(blurred: Any, kernel: Any, **options: Any) -> Any:
+        calls.append({"size": kernel.shape[-2:]} | options)
+        return step(blurred, kernel, **options)
+
+    monkeypatch.setattr(blind, "latent_step", recorded)
+    options = dataclasses.replace(BASE, smallest_kernel=3, gradient_weight_min=2e-3)
+    info = gd.deblur(photo(), (11, 7), options=options).info
+    sizes = [size for size in info["scales"] for _ in range(options.iterations)]
+    assert [call["size"] for call in calls] == sizes
+    assert sizes[-1] == (17, 13)  # 11 x 7 with the margin
+    assert [call["smooth_radius"] for call in calls] == [max(1, max(size) // 4) for size in sizes]
+    levels = np.repeat(np.arange(1, len(info["scales"]) + 1), options.iterations)
+    np.testing.assert_allclose([call["smooth_sigma"] for call in calls], options.smooth_sigma * levels)
+    decay = np.full(len(calls), options.gradient_weight_decay)
+    decay[-options.last_iterations :] *= options.last_decay
+    expected = options.gradient_weight / np.concatenate([[1], np.cumprod(decay)[:-1]])
+    expected = np.maximum(expected, options.gradient_weight_min)
+    assert 1 < (expected == options.gradient_weight_min).sum() < len(calls) / 2
+    np.testing.assert_allclose([call["gradient_weight"] for call in calls], expected)
+    for name in ("smooth_weight", "beta_rate", "beta_max"):
+        assert {call[name] for call in calls} == {getattr(options, name)}
 
 
 def test_no_options_are_the_default_ones() -> None:

@@ -176,16 +176,19 @@ def test_kernel_command(library, source, tmp_path, name):
     assert names(tmp_path) == ["in.png", name]
 
 
-def test_existing_files_are_kept_unless_told(library, source, tmp_path):
+def test_the_photograph_itself_is_never_replaced(library, source, tmp_path):
     before = source.read_bytes()
-    fails(run("deblur", source, "-o", source, "-k", "5"), "in.png exists; choose another name")
-    fails(run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", source, "-k", "5"), "in.png exists")
-    (tmp_path / "k.npy").write_bytes(b"mine")
-    fails(run("kernel", source, "-o", tmp_path / "k.npy", "-k", "5"), "k.npy exists")
+    fails(run("deblur", source, "-o", source, "-k", "5"), "in.png is the input; choose another name")
+    fails(run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", source, "-k", "5"), "in.png is the input")
+    fails(run("kernel", source, "-o", source, "-k", "5"), "in.png is the input")
     assert library.calls == []
     assert source.read_bytes() == before
-    assert run("deblur", source, "-o", source, "-k", "5", "--overwrite").exit_code == 0
-    np.testing.assert_array_equal(read_image(source).pixels, 255 - COLOR)
+
+
+def test_other_files_are_replaced(library, source, tmp_path):
+    (tmp_path / "out.png").write_bytes(b"an older result")
+    assert run("deblur", source, "-o", tmp_path / "out.png", "-k", "5").exit_code == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, 255 - COLOR)
 
 
 def test_picture_and_kernel_need_two_names(library, source, tmp_path):
