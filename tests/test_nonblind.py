@@ -12,7 +12,7 @@ from skimage import data
 
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind import METHODS, restore
+from gpudeblur.nonblind import METHODS, restore, unexplained
 from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian, shrink_two_thirds
 from gpudeblur.nonblind.sparse import derivatives, derivatives_adjoint, sparse
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
@@ -185,6 +185,18 @@ def test_the_inputs_are_left_alone(xp: Any, method: str) -> None:
     restore(*arrays, method)
     for now, then in zip(arrays, before, strict=True):
         assert_same(now, then)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (5, 9), (1, 3)])
+def test_what_a_result_leaves_unexplained(xp: Any, size: tuple[int, int]) -> None:
+    """Nothing, for the true picture; a known share of an error; pixels whose blur comes from outside do not count."""
+    kernel = KERNEL[5 - size[0] // 2 : 6 + size[0] // 2, 5 - size[1] // 2 : 6 + size[1] // 2]
+    kernel = kernel / kernel.sum()
+    blurred = np.full(SCENE.shape, 7.0)
+    rows, columns = (slice(side // 2, n - side // 2) for side, n in zip(size, SCENE.shape, strict=True))
+    blurred[rows, columns] = blur(SCENE, kernel)
+    arrays = (xp.asarray(np.stack([blurred, blurred + 0.1])), xp.asarray(SCENE), xp.asarray(kernel))
+    assert_close(unexplained(*arrays), np.array([0, 0.01]), atol=1e-12)
 
 
 # ---- hyper-Laplacian
