@@ -52,7 +52,7 @@ class BlindResult:
         confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it: border_mass (share of the
         solution outside the kernel size asked for) and agreement (of two halves of the picture). residual: rms of
         B - x * k for the result x, away from the borders. backend ("numpy" or "cupy"), dtype, method, final, scales
-        (kernel sizes, coarsest first), seconds and seconds_kernel.
+        (size of the kernel's support at each, coarsest first), seconds and seconds_kernel.
     """
 
     image: Array
@@ -74,9 +74,9 @@ def deblur(
 ) -> BlindResult:
     """Sharp picture and blur kernel of a blurred picture, or of each picture of a stack.
 
-    Solves argmin_{x, k} |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 + gamma |k|^2 for the kernel
-    (eq. 2 and 9), refines it by argmin_k |grad x * k - grad B|^2 + lambda |k|_0 (eq. 12), and restores the picture
-    with it by a natural-picture prior (`deconvolve`).
+    Solves argmin_{x, k} |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 + kernel_weight |k|^2 for the
+    kernel (eq. 2 and 9), refines it by argmin_k |grad x * k - grad B|^2 + lambda |k|_0 (eq. 12), and restores the
+    picture with it by a natural-picture prior (`deconvolve`).
 
     Parameters
     ----------
@@ -195,10 +195,10 @@ def deconvolve(
     images.check_picture(image, channel_axis=channel_axis)
     images.check_kernel(kernel)
     home, xp = array_module(image, kernel), choose_module(image, device)
+    images.check_kernel_fits(kernel, image, channel_axis=channel_axis)
     planes = images.decode(images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype), gamma)
-    images.check_kernel_fits(kernel.shape, planes.shape)
-    weights = move(kernel, xp).astype(dtype)
-    weights = weights / weights.sum(axis=(-2, -1), keepdims=True)
+    weights = move(kernel, xp).astype("float64")
+    weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
     sharp = restore(planes, _per_plane(weights, channel_axis), method, _reporter(callback, "restoration"))
     return move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
 
@@ -216,8 +216,11 @@ def _enter(
     images.check_choice("method", method, ("two-step",))
     images.check_picture(image, channel_axis=channel_axis)
     options = TwoStepOptions() if options is None else options
+    if not isinstance(options, TwoStepOptions):
+        raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
     xp = choose_module(image, device)
     planes = images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
+    images.warn_of_range(planes)
     size = images.check_kernel_size(kernel_size, planes.shape[-2:])
     planes = images.decode(planes, gamma)
     return (planes if channel_axis is None else images.luminance(planes)), planes, size, options, xp
@@ -312,7 +315,7 @@ def _coarse_to_fine(
         blurred = wrap(resample(stack, shape), (size[0] - 1, size[1] - 1))
         blurred_hat = rfft2(blurred)
         window = voting_window(blurred.shape[-2:], shape, size)
-        voters = xp.asarray(window)
+        voters, pixels = xp.asarray(window), int(window.sum())
         if level:
             kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
             kernel = enlarge_kernel(kernel, scale / scales[level - 1][1], size)
@@ -329,7 +332,7 @@ def _coarse_to_fine(
                 beta_max=options.beta_max,
             )
             share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
-            votes = voting_gradients(latent, voters, share)
+            votes = voting_gradients(latent, voters, share, pixels=pixels)
             a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
             kernel = _solve(a, b, window, options)
             gradient_weight /= options.gradient_weight_decay
@@ -353,7 +356,8 @@ def _reporter(
 
     def report(fraction: float) -> None:
         done = begin + (end - begin) * min(1.0, fraction)
-        if callback is not None and callback(stage, done) is True:
+        stop = callback(stage, done) if callback is not None else False
+        if isinstance(stop, (bool, np.bool_)) and stop:
             raise Stopped(f"stopped by the callback in stage {stage!r} at {done:.0%} of the run")
 
     return report

@@ -51,7 +51,7 @@ def agreement(
     black = checkerboard(window)
     kernels, votes = [], []
     for half in (black, window & ~black):
-        gradients = voting_gradients(latent, xp.asarray(half), share)
+        gradients = voting_gradients(latent, xp.asarray(half), share, pixels=int(half.sum()))
         a, b = normal_equations(gradients, latent_hat, blurred_hat, latent.shape[-2:], size)
         kernels.append(normalise(solve(a, b)))
         votes.append(energy(a))

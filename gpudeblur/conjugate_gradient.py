@@ -10,7 +10,7 @@ from ._arrays import Array, array_module
 
 
 def dot(a: Array, b: Array) -> Array:
-    """<a, b> over the last two axes, (..., 1, 1). One picture's sum does not depend on the batch around it."""
+    """<a, b> over the last two axes, (..., 1, 1). On NumPy one picture's sum does not depend on the batch around it."""
     xp = array_module(a, b)
     flat = (*a.shape[:-2], -1)
     return xp.einsum("...i,...i->...", a.reshape(flat), b.reshape(flat))[..., None, None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -82,8 +83,19 @@ def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> A
     -------
     (..., H, W) or (..., C, H, W) array of `dtype`
         Always a fresh, C-contiguous, native array, so that nobody can write to the user's picture by mistake.
+
+    Raises
+    ------
+    ValueError
+        A float64 value is beyond `dtype`.
     """
     xp = array_module(image)
+    limit = float(np.finfo(dtype).max)
+    if image.dtype.kind == "f" and image.dtype.itemsize > np.dtype(dtype).itemsize and bool((abs(image) > limit).any()):
+        raise ValueError(
+            f"image must be within {limit:.1e} for {np.dtype(dtype)}, got {float(abs(image).max()):.1e}; "
+            "scale it to about [0, 1]"
+        )
     view = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
     planes = xp.array(view, dtype=np.dtype(dtype).newbyteorder("="), order="C")
     if image.dtype.kind in "iu":
@@ -195,12 +207,24 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, in
     return height, width
 
 
-def check_kernel_fits(kernel_shape: tuple[int, ...], planes_shape: tuple[int, ...]) -> None:
-    """Refuse a kernel that is larger than the picture, or of another stack."""
-    (kh, kw), (h, w) = kernel_shape[-2:], planes_shape[-2:]
+def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = None) -> None:
+    """Refuse a kernel that is larger than the picture, or a stack of kernels that is not one a picture.
+
+    Both have passed `check_kernel` and `check_picture`. Channels share their picture's kernel.
+    """
+    axes = list(image.shape)
+    if channel_axis is not None:
+        del axes[channel_axis]
+    (kh, kw), (h, w) = kernel.shape[-2:], axes[-2:]
     if kh > h or kw > w:
         raise ValueError(
             f"kernel must not exceed the picture, got {kh} x {kw} for a picture of {h} x {w}; crop its empty border"
+        )
+    stack = tuple(axes[:-2])
+    if kernel.ndim > 2 and kernel.shape[:-2] != stack:
+        raise ValueError(
+            f"kernel must be one, (kh, kw), or one a picture, {(*stack, kh, kw)}, got shape {kernel.shape}; "
+            "channels share a kernel"
         )
 
 
@@ -208,6 +232,18 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse a name that is not among `choices`."""
     if value not in (known := tuple(choices)):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def warn_of_range(planes: Array, name: str = "image") -> None:
+    """Warn of floats that look like 8-bit values: weights and thresholds are made for intensities in about [0, 1]."""
+    largest = float(abs(planes).max())
+    if largest > 16:
+        warnings.warn(
+            f"{name} has values up to {largest:.4g}: floats are read as intensities of about [0, 1]; "
+            "divide by the white level (255 for 8 bits), or pass the integers themselves",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def decode(planes: Array, gamma: float) -> Array:
@@ -267,6 +303,15 @@ def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
         raise ValueError(
             f"{name} must not sum to zero, got a sum of {float(abs(total).min()):g}; "
             "a blur keeps the light, so its kernel sums to 1"
+        )
+    if bool((total < 0).any()):
+        raise ValueError(f"{name} must have a positive sum, got {float(total.min()):g}; change its sign")
+    if bool((values < -1e-3 * abs(values).max()).any()):
+        warnings.warn(
+            f"{name} has negative values, down to {float(values.min()):g}: no blur has; "
+            "cut them off with numpy.maximum(kernel, 0) unless they are meant",
+            UserWarning,
+            stacklevel=3,
         )
 
 

@@ -45,7 +45,7 @@ def drop_components(kernel: Array, share: float) -> Array:
     flat = kernel.reshape(-1, *kernel.shape[-2:])
     connect = np.zeros((3, 3, 3), dtype=bool)
     connect[1] = True  # neighbours within a picture, none from one picture to the next
-    labels, count = ndimage.label(flat > 0, structure=xp.asarray(connect))
+    labels, count = ndimage.label(flat > 0, structure=connect)  # on CuPy this waits for the device
     mass = xp.bincount(labels.ravel(), weights=flat.ravel(), minlength=int(count) + 1)
     per_pixel = xp.where(labels > 0, mass[labels], 0)
     total = flat.sum(axis=(-2, -1), keepdims=True)

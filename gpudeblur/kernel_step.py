@@ -28,7 +28,7 @@ def voting_window(shape: tuple[int, int], picture: tuple[int, int], size: tuple[
     return window
 
 
-def voting_gradients(latent: Array, window: Array, share: float) -> Array:
+def voting_gradients(latent: Array, window: Array, share: float, *, pixels: int | None = None) -> Array:
     """D^T W D x: W keeps the strongest `share` of the gradients inside the window.
 
     Weak gradients of a latent picture are what its prior could not tell from noise; strong ones know the kernel.
@@ -38,6 +38,7 @@ def voting_gradients(latent: Array, window: Array, share: float) -> Array:
     latent : (..., H, W), the picture x.
     window : (H, W) bool, `voting_window`.
     share : in (0, 1], of the pixels in the window. A flat picture has fewer: gradients of 0 never vote.
+    pixels : how many the window has. On CuPy, leaving it out makes the call wait for the device to count them.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def voting_gradients(latent: Array, window: Array, share: float) -> Array:
     xp = array_module(latent, window)
     gx, gy = gradient(latent)
     energy = (gx * gx + gy * gy) * window
-    count = int(share * int(window.sum()))
+    count = int(share * (int(window.sum()) if pixels is None else pixels))
     flat = energy.reshape(*energy.shape[:-2], -1)
     rank = flat.shape[-1] - max(1, count)
     threshold = xp.partition(flat, rank, axis=-1)[..., rank, None, None]

@@ -52,10 +52,9 @@ def latent_step(
         split, weight = l0_split(latent, threshold), beta
         if smooth_weight > NEGLIGIBLE * beta:
             weight = beta + smooth_weight
-            split *= beta / weight
             smooth = smooth_map_split(latent, threshold, sigma=smooth_sigma, radius=smooth_radius)
             smooth *= smooth_weight / weight
-            split += smooth
+            split += smooth  # (beta w + alpha grad z) / (beta + alpha), as grad z is w where t is set
         solution = spectral_solve(data, rfft2(split, overwrite=True), power, weight, shape)
         latent = irfft2(solution, shape, overwrite=True)
         beta *= beta_rate

@@ -68,28 +68,34 @@ class TwoStepOptions:
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
+        pair = isinstance(self.voting_share, tuple) and len(self.voting_share) == 2
+        fits = pair and all(0 < share <= 1 for share in self.voting_share)
+        self._check("voting_share", fits, "be two numbers in (0, 1]")
         for name in ("gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"):
-            _require(getattr(self, name) > 0, name, "be positive", getattr(self, name))
+            self._check(name, getattr(self, name) > 0, "be positive")
         for name in ("smooth_weight", "kernel_weight", "support_margin", "last_iterations"):
-            _require(getattr(self, name) >= 0, name, "not be negative", getattr(self, name))
-        for name in ("gradient_weight_decay", "last_decay"):
-            _require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("iterations", "kernel_iterations"):
-            _require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+            self._check(name, getattr(self, name) >= 0, "not be negative")
+        for name in ("gradient_weight_decay", "last_decay", "iterations", "kernel_iterations"):
+            self._check(name, getattr(self, name) >= 1, "be at least 1")
         for name in ("kernel_threshold", "kernel_component"):
-            _require(0 <= getattr(self, name) < 1, name, "be in [0, 1)", getattr(self, name))
-        shares = self.voting_share
-        fits = len(shares) == 2 and all(0 < share <= 1 for share in shares)
-        _require(fits, "voting_share", "be two numbers in (0, 1]", shares)
-        _require(self.beta_rate > 1, "beta_rate", "be above 1", self.beta_rate)
-        _require(self.beta_max > 2 * self.gradient_weight, "beta_max", "exceed 2 gradient_weight", self.beta_max)
-        _require(0 < self.scale_ratio < 1, "scale_ratio", "be in (0, 1)", self.scale_ratio)
-        _require(self.smallest_kernel >= 3, "smallest_kernel", "be at least 3", self.smallest_kernel)
-        _require(self.support_margin % 2 == 0, "support_margin", "be even", self.support_margin)
-        _require(self.kernel_solver in ("nnls", "cg"), "kernel_solver", "be 'nnls' or 'cg'", self.kernel_solver)
-        _require(self.dtype in ("float32", "float64"), "dtype", "be 'float32' or 'float64'", self.dtype)
+            self._check(name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
+        self._check("beta_rate", self.beta_rate > 1, "be above 1")
+        self._check("beta_max", self.beta_max > 2 * self.gradient_weight, "exceed 2 gradient_weight")
+        self._check("scale_ratio", 0 < self.scale_ratio < 1, "be in (0, 1)")
+        self._check("scale_ratio", self.scale_ratio <= 0.95, "be at most 0.95")
+        self._check("smallest_kernel", self.smallest_kernel >= 3, "be at least 3")
+        self._check("smallest_kernel", self.smallest_kernel % 2 == 1, "be odd")
+        self._check("support_margin", self.support_margin % 2 == 0, "be even")
+        self._check("kernel_solver", self.kernel_solver in ("nnls", "cg"), "be 'nnls' or 'cg'")
+        for name in ("iterations", "kernel_iterations", "last_iterations", "smallest_kernel", "support_margin"):
+            self._check(name, isinstance(getattr(self, name), int), "be an integer")
+        least = self.gradient_weight_min
+        self._check("gradient_weight_min", least <= self.gradient_weight, "not exceed gradient_weight")
+        for name, default in vars(type(self)).items():
+            if isinstance(default, float):
+                self._check(name, math.isfinite(getattr(self, name)), "be finite")
+        self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")
 
-
-def _require(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must {rule}, got {value!r}; leave it out for the default")
+    def _check(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must {rule}, got {getattr(self, name)!r}; leave it out for the default")

@@ -11,7 +11,7 @@ from ._arrays import Array, array_module
 
 
 def kernel_sizes(size: tuple[int, int], *, ratio: float, smallest: int) -> list[tuple[tuple[int, int], float]]:
-    """(kernel size, scale) from the coarsest scale, where the longer side is about `smallest`, to `size` at scale 1.
+    """(kernel size, scale) from the coarsest scale, where the longer side is about `smallest`, to scale 1 and `size`.
 
     Sides shrink by `ratio` a scale, rounded up to odd, never under `smallest`.
     """

@@ -12,7 +12,9 @@ def smooth_map_split(latent: Array, threshold: Any, *, sigma: float, radius: int
     """D^T grad z, where z is the smooth part of the latent picture (seed 0, eq. 5).
 
     t marks the gradients with |grad x|^2 >= threshold and is dilated by a square of 2 radius + 1 pixels; z is the
-    picture smoothed by a Gaussian of `sigma` pixels wherever t is not set.
+    picture smoothed by a Gaussian of `sigma` pixels wherever t is not set. Where it is, this function gives 0 and the
+    latent step lets w of eq. 4 stand for grad z: a gradient of 0, the paper's letter, would flatten the very edges that
+    the mask is there to protect (`bench/README.md` has both).
 
     Parameters
     ----------

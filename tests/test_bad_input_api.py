@@ -409,3 +409,8 @@ def test_devices_that_are_none(door: str, device: Any) -> None:
 def test_auto_without_a_gpu_goes_on(door: str, fake_cupy: Any) -> None:
     with pytest.raises(AssertionError, match="computed"):
         DOORS[door](PICTURE, device="auto")
+
+
+def test_pictures_beyond_float32() -> None:
+    with refuses(ValueError, "image must be within 3.4e+38 for float32, got 1.0e+300; scale it to about [0, 1]"):
+        gd.estimate_kernel(np.full((40, 50), 1e300), 3)

@@ -166,8 +166,10 @@ def test_kernels_that_are_fine(shape, dtype):
     check_kernel(np.ones(shape, dtype))
 
 
-def test_negative_values_are_allowed_in_a_kernel():
-    check_kernel(np.array([[-0.1, 1.2, -0.1]]))
+def test_negative_values_in_a_kernel_are_warned_of():
+    with pytest.warns(UserWarning, match=r"kernel has negative values, down to -0\.1"):
+        check_kernel(np.array([[-0.1, 1.2, -0.1]]))
+    check_kernel(np.array([[-1e-6, 1.2, 0]]))  # rounding
 
 
 def test_pictures_of_other_libraries_subclasses_become_plain():

@@ -51,7 +51,10 @@ def test_a_delta_and_a_tiny_weight_change_nothing(xp: Any, shape: tuple[int, int
 
 
 def objective(blurred: np.ndarray, weights: tuple[float, float], sigma: float, radius: int) -> Callable:
-    """x -> |x * k - B|^2 + beta |grad x - g|^2 + alpha |grad x - grad z|^2 (eq. 3, 6) with g and z of `blurred`."""
+    """x -> |x * k - B|^2 + beta |grad x - g|^2 + alpha |grad x - grad z|^2 (eq. 3, 6) with g and z of `blurred`.
+
+    Where the dilated mask is set, g stands for grad z.
+    """
     beta, alpha = weights
     forward = [lambda u, axis=axis: np.roll(u, -1, axis) - u for axis in (0, 1)]
     energy = sum(d(blurred) ** 2 for d in forward)
@@ -63,7 +66,8 @@ def objective(blurred: np.ndarray, weights: tuple[float, float], sigma: float, r
         total = ((blur(x, KERNEL, mode="wrap") - blurred) ** 2).sum()
         for axis, d in enumerate(forward):
             flat = ~near & ~np.roll(near, -1, axis)
-            total += beta * ((d(x) - edges * d(blurred)) ** 2).sum() + alpha * ((d(x) - flat * d(smooth)) ** 2).sum()
+            g = edges * d(blurred)
+            total += beta * ((d(x) - g) ** 2).sum() + alpha * ((d(x) - g - flat * d(smooth)) ** 2).sum()
         return float(total)
 
     return value

@@ -19,10 +19,11 @@ def shrink_two_thirds(v: Array, beta: float) -> Array:
     xp = array_module(v)
     size = abs(v)
     keep = size > 2 * (2 / (3 * beta)) ** 0.75
-    u = xp.cbrt(xp.where(keep, size, 1))
-    size = xp.where(keep, size, 1)
+    size = xp.where(keep, size, 4)  # any value whose root is far from a double one
+    u = xp.cbrt(size)
     for _ in range(4):
-        u -= (u * (u * u * u - size) + keep * (2 / (3 * beta))) / (4 * u * u * u - size)
+        cube = u * u * u
+        u -= (u * (cube - size) + 2 / (3 * beta)) / (4 * cube - size)
     return xp.where(keep, xp.copysign(u * u * u, v), 0)
 
 
