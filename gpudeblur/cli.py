@@ -98,7 +98,7 @@ def deblur(
             if kernel_out.resolve() == out.resolve():
                 raise ValueError(f"--kernel-out must be another file than --out, got {out} for both; rename one")
         photo = read_image(source)
-        check_output(out, alpha=photo.alpha is not None, bits=bits, source=source)
+        check_output(out, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype, source=source)
         if kernel_out is not None:
             check_output(kernel_out, suffixes=KERNEL_SUFFIXES, source=source)
         check_kernel_size(size, photo.pixels.shape[:2])
@@ -285,7 +285,9 @@ def _print_table(rows: dict[str, str]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, Text(value))  # Text: brackets in a file's name are no markup
-    Console().print(table)
+    console = Console()
+    # A pipe has no width: rich would fold long paths at 80 columns, and nobody could copy them.
+    Console(width=None if console.is_terminal else 1000).print(table)
 
 
 def _version(*names: str) -> str:

@@ -174,6 +174,7 @@ def check_output(
     suffixes: tuple[str, ...] = PICTURE_SUFFIXES,
     alpha: bool = False,
     bits: int | None = None,
+    dtype: np.dtype | None = None,
     source: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Find out before the work whether its result can be written.
@@ -184,8 +185,8 @@ def check_output(
         The file to be.
     suffixes : tuple of str
         What its name may end in.
-    alpha, bits
-        As `write_image` will be asked.
+    alpha, bits, dtype
+        As `write_image` will be asked; dtype of the picture.
     source : path, optional
         The input: any other file that is there may be replaced, but not this one.
 
@@ -215,6 +216,8 @@ def check_output(
         raise ValueError("bits must be 8 for JPEG, got 16; write .png or .tif")
     if alpha and suffix in JPEG:
         raise ValueError(f"JPEG cannot hold the picture's alpha channel, got {path}; write .png or .tif")
+    if dtype is not None and suffix not in TIFF:
+        _check_bits(dtype)
     folder = path.parent
     if not folder.exists():
         raise FileNotFoundError(f"output folder {folder} does not exist; create it first")
@@ -357,12 +360,14 @@ def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
     return pixels
 
 
+def _check_bits(dtype: np.dtype) -> None:
+    if dtype.kind == "i" or (dtype.itemsize > 2 and dtype.kind == "u"):
+        raise ValueError(f"PNG and JPEG hold uint8, uint16 or floats in [0, 1], got {dtype}; convert it, or write .tif")
+
+
 def _to_bits(layers: np.ndarray, bits: int | None) -> np.ndarray:
     """uint8 or uint16 from floats in [0, 1] (clipped) or from unsigned integers (fractions of their range)."""
-    if layers.dtype.kind == "i" or (layers.dtype.itemsize > 2 and layers.dtype.kind == "u"):
-        raise ValueError(
-            f"PNG and JPEG hold uint8, uint16 or floats in [0, 1], got {layers.dtype}; convert it, or write .tif"
-        )
+    _check_bits(layers.dtype)
     own = 8 * layers.itemsize if layers.dtype.kind == "u" else 8
     dtype = np.dtype(np.uint16 if (bits or own) == 16 else np.uint8)
     if layers.dtype == dtype:

@@ -338,3 +338,11 @@ def test_import_is_light():
         [sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+def test_a_picture_that_the_format_cannot_hold_is_refused_before_the_work(library, tmp_path):
+    tifffile.imwrite(tmp_path / "i16.tif", np.zeros((20, 30), np.int16))
+    result = run("deblur", tmp_path / "i16.tif", "-o", tmp_path / "out.png", "-k", "5")
+    fails(result, "PNG and JPEG hold uint8, uint16 or floats in [0, 1], got int16; convert it, or write .tif")
+    assert library.calls == []
+    assert not (tmp_path / "out.png").exists()
