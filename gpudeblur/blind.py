@@ -20,7 +20,7 @@ import numpy as np
 from . import images
 from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
 from .boundary import wrap
-from .confidence import agreement, border_mass, confidence
+from .confidence import border_mass, confidence, gradient_gain, spectral_match
 from .fourier import rfft2
 from .kernel_refine import initial_kernel, normalise, project, refine_kernel
 from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window
@@ -49,10 +49,10 @@ class BlindResult:
     image : array like the input: the sharp picture, same shape, dtype and memory.
     kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
     info : dict
-        confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it: border_mass (share of the
-        solution outside the kernel size asked for) and agreement (of two halves of the picture). residual: rms of
-        B - x * k for the result x, away from the borders. backend ("numpy" or "cupy"), dtype, method, final, scales
-        (size of the kernel's support at each, coarsest first), seconds and seconds_kernel.
+        confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `gpudeblur.confidence`:
+        border_mass, spectral_match, gradient_gain. residual: rms of B - x * k for the result x, away from the borders.
+        backend ("numpy" or "cupy"), dtype, method, final, scales (size of the kernel's support at each, coarsest
+        first), seconds and seconds_kernel.
     """
 
     image: Array
@@ -249,26 +249,20 @@ def _two_step(
     kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
     kernel = normalise(fit_size(kernel, size))
     info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
-    for name, value in _signals(state, kernel, options).items():
+    for name, value in _signals(state, stack, kernel).items():
         info[name] = to_host(value).reshape(gray.shape[:-2])[()]
     report(1.0)
     return kernel.reshape(*gray.shape[:-2], *size), info
 
 
-def _signals(state: _State, kernel: Array, options: TwoStepOptions) -> dict[str, Array]:
-    """What tells whether the kernels (n, kh, kw) are right, one number each: see `confidence` and `BlindResult`."""
-    support = state.kernel.shape[-2:]
+def _signals(state: _State, gray: Array, kernel: Array) -> dict[str, Array]:
+    """What tells whether the kernels (n, kh, kw) of `gray` (n, H, W) are right, one number each: see `confidence`."""
     border = border_mass(state.kernel)
-    agreed = agreement(
-        state.latent,
-        rfft2(state.latent),
-        state.blurred_hat,
-        state.window,
-        state.share,
-        support,
-        lambda a, b: _solve(a, b, state.window, options),
-    )
-    return {"confidence": confidence(border, agreed, kernel), "border_mass": border, "agreement": agreed}
+    match = spectral_match(gray, kernel)
+    gain = gradient_gain(state.latent, state.blurred, array_module(gray).asarray(state.window))
+    found = {"border_mass": border, "spectral_match": match, "gradient_gain": gain}
+    known = _known(state.autocorrelation, state.window)[..., 0, 0]
+    return {"confidence": array_module(gray).where(known, confidence(border, match, gain, kernel), 0), **found}
 
 
 def _solve(autocorrelation: Array, correlation: Array, window: np.ndarray, options: TwoStepOptions) -> Array:
@@ -296,9 +290,8 @@ class _State:
     autocorrelation: Array  # the equations (11) that it solves ...
     correlation: Array
     latent: Array  # ... and what they were made of
-    blurred_hat: Array
-    window: np.ndarray
-    share: float
+    blurred: Array
+    window: np.ndarray  # on the host
 
 
 def _coarse_to_fine(
@@ -341,7 +334,7 @@ def _coarse_to_fine(
             gradient_weight = max(gradient_weight, options.gradient_weight_min)
             done += scale**2
             report(done / total)
-    return _State(kernel, a, b, latent, blurred_hat, window, share)
+    return _State(kernel, a, b, latent, blurred, window)
 
 
 def _per_plane(kernel: Array, channel_axis: int | None) -> Array:
