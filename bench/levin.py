@@ -50,7 +50,7 @@ def judge(yardstick: Path, data: Path, kernels: Path, cache: Path, only: list[st
 
 
 def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The summary row: what the issue's bars speak of."""
+    """The summary row: medians, means and counts within the bars."""
     er = np.array([row["er"] for row in rows])
     total: dict[str, Any] = {"n": len(rows), "er_median": np.median(er), "er_mean": er.mean(), "er_max": er.max()}
     for bar in BARS:

@@ -2,7 +2,7 @@
 
     python bench/portraits.py --data DATA [--jobs 2]
 
-Bars of the issue: error ratio at most 3 on at least 80 % of them, without noise. Appends to results/portraits.jsonl.
+The figures to watch: the share at an error ratio of at most 3, and the mean gain. Appends to results/portraits.jsonl.
 """
 
 from __future__ import annotations

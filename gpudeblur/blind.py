@@ -245,7 +245,7 @@ def _two_step(
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
-        kernel = array_module(kernel).where(_known(state.autocorrelation, state.window), refined, kernel)
+        kernel = array_module(kernel).where(_known(state.autocorrelation, state.pixels), refined, kernel)
     kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
     kernel = normalise(fit_size(kernel, size))
     info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
@@ -259,13 +259,13 @@ def _signals(state: _State, gray: Array, kernel: Array) -> dict[str, Array]:
     """What tells whether the kernels (n, kh, kw) of `gray` (n, H, W) are right, one number each: see `confidence`."""
     border = border_mass(state.kernel)
     match = spectral_match(gray, kernel)
-    gain = gradient_gain(state.latent, state.blurred, array_module(gray).asarray(state.window))
+    gain = gradient_gain(state.latent, state.blurred, state.window)
     found = {"border_mass": border, "spectral_match": match, "gradient_gain": gain}
-    known = _known(state.autocorrelation, state.window)[..., 0, 0]
+    known = _known(state.autocorrelation, state.pixels)[..., 0, 0]
     return {"confidence": array_module(gray).where(known, confidence(border, match, gain, kernel), 0), **found}
 
 
-def _solve(autocorrelation: Array, correlation: Array, window: np.ndarray, options: TwoStepOptions) -> Array:
+def _solve(autocorrelation: Array, correlation: Array, pixels: int, options: TwoStepOptions) -> Array:
     """The kernel step: eq. 11 solved from an even kernel, gamma as a share of the gradients' energy, then normalised.
 
     A picture that knows no kernel gets a delta.
@@ -274,12 +274,12 @@ def _solve(autocorrelation: Array, correlation: Array, window: np.ndarray, optio
     even = xp.full_like(correlation, 1 / (correlation.shape[-2] * correlation.shape[-1]))
     ridge = options.kernel_weight * energy(autocorrelation)
     kernel = solve_kernel(autocorrelation, correlation, even, ridge, options.kernel_solver, options.kernel_iterations)
-    return normalise(xp.where(_known(autocorrelation, window), kernel, 0))
+    return normalise(xp.where(_known(autocorrelation, pixels), kernel, 0))
 
 
-def _known(autocorrelation: Array, window: np.ndarray) -> Array:
+def _known(autocorrelation: Array, pixels: int) -> Array:
     """(..., 1, 1) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
-    return (energy(autocorrelation) > NO_GRADIENT**2 * int(window.sum()))[..., None, None]
+    return (energy(autocorrelation) > NO_GRADIENT**2 * pixels)[..., None, None]
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,8 @@ class _State:
     correlation: Array
     latent: Array  # ... and what they were made of
     blurred: Array
-    window: np.ndarray  # on the host
+    window: Array  # where its gradients may vote, (H, W) bool, and how many pixels that are
+    pixels: int
 
 
 def _coarse_to_fine(
@@ -307,8 +308,8 @@ def _coarse_to_fine(
         shape = scaled_shape(stack.shape[-2:], scale)
         blurred = wrap(resample(stack, shape), (size[0] - 1, size[1] - 1))
         blurred_hat = rfft2(blurred)
-        window = voting_window(blurred.shape[-2:], shape, size)
-        voters, pixels = xp.asarray(window), int(window.sum())
+        on_host = voting_window(blurred.shape[-2:], shape, size)
+        window, pixels = xp.asarray(on_host), int(on_host.sum())
         if level:
             kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
             kernel = enlarge_kernel(kernel, scale / scales[level - 1][1], size)
@@ -325,16 +326,16 @@ def _coarse_to_fine(
                 beta_max=options.beta_max,
             )
             share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
-            votes = voting_gradients(latent, voters, share, pixels=pixels)
+            votes = voting_gradients(latent, window, share, pixels=pixels)
             a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
-            kernel = _solve(a, b, window, options)
+            kernel = _solve(a, b, pixels, options)
             gradient_weight /= options.gradient_weight_decay
             if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
                 gradient_weight /= options.last_decay
             gradient_weight = max(gradient_weight, options.gradient_weight_min)
             done += scale**2
             report(done / total)
-    return _State(kernel, a, b, latent, blurred, window)
+    return _State(kernel, a, b, latent, blurred, window, pixels)
 
 
 def _per_plane(kernel: Array, channel_axis: int | None) -> Array:
