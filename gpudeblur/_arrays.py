@@ -52,7 +52,7 @@ def _cupy_fft() -> Any:
 
     cache = cupy.fft.config.get_plan_cache()
     cache.set_size(128)
-    cache.set_memsize(4 << 30)
+    cache.set_memsize(1 << 30)
     return cupyx.scipy.fft
 
 

@@ -68,7 +68,7 @@ class TwoStepOptions:
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
-        pair = isinstance(self.voting_share, tuple) and len(self.voting_share) == 2
+        pair = isinstance(self.voting_share, (tuple, list)) and len(self.voting_share) == 2
         fits = pair and all(0 < share <= 1 for share in self.voting_share)
         self._check("voting_share", fits, "be two numbers in (0, 1]")
         for name in ("gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"):
