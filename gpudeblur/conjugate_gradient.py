@@ -39,9 +39,10 @@ def conjugate_gradient(apply: Callable[[Array], Array], rhs: Array, start: Array
     for _ in range(iterations):
         image = apply(direction)
         step = energy / xp.maximum(dot(direction, image), tiny)
-        x += step * direction
         image *= step
         residual -= image
+        xp.multiply(step, direction, out=image)
+        x += image
         energy, last = dot(residual, residual), energy
         direction *= energy / xp.maximum(last, tiny)
         direction += residual

@@ -74,7 +74,6 @@ def sparse(
     # A circular convolution on a grid that holds x is exact where only pixels of x contribute.
     grid = (fast_size(h), fast_size(w))
     otf = psf_to_otf(kernel, grid) / (grid[0] * grid[1])
-    adjoint = otf.conj()
     seen = (..., slice(kh // 2, kh // 2 + blurred.shape[-2]), slice(kw // 2, kw // 2 + blurred.shape[-1]))
     whole = (..., slice(h), slice(w))
     room = xp.zeros((*blurred.shape[:-2], *grid), dtype=blurred.dtype)
@@ -82,12 +81,18 @@ def sparse(
     def blur(u: Array) -> Array:
         room[...] = 0
         room[whole] = u
-        return irfft2(otf * rfft2(room), grid, overwrite=True)[seen]
+        spectrum = rfft2(room)
+        spectrum *= otf
+        return irfft2(spectrum, grid, overwrite=True)[seen]
 
     def blur_adjoint(residual: Array) -> Array:
         room[...] = 0
         room[seen] = residual
-        return irfft2(adjoint * rfft2(room), grid, overwrite=True)[whole]
+        spectrum = rfft2(room)
+        xp.conjugate(spectrum, out=spectrum)  # conj(K) F = conj(K conj(F)), all in place
+        spectrum *= otf
+        xp.conjugate(spectrum, out=spectrum)
+        return irfft2(spectrum, grid, overwrite=True)[whole]
 
     def solve(start: Array, weights: list[Array]) -> Array:
         def normal(u: Array) -> Array:
