@@ -164,7 +164,8 @@ def spectral_solve(data: Any, split: Any, power: Any, weight: float, shape: tupl
     spectra = (*split.shape[:-2], shape[0], shape[1] // 2 + 1)
     work = _checked("split", split, np.complex64, spectra)
     data = _checked("data", data, np.complex64, spectra)
-    power = _checked("power", power, np.float32, spectra)
+    # The colours of a picture share a kernel, and with it |F k|^2: the CUDA kernel wants one a plane.
+    power = _checked("power", cupy.broadcast_to(power, spectra), np.float32, spectra)
     sides = np.int32(shape[0]), np.int32(shape[1])
     _launch("spectral_solve", _tiles(work), _TILE_BLOCK, data, work, power, np.float32(weight), *sides)
     if work is not split:  # it was not contiguous; the caller's array holds the result all the same

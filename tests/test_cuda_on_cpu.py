@@ -117,6 +117,13 @@ def test_spectral_solve_is_in_place(cuda: Any) -> None:
     np.testing.assert_array_equal(strided, split)
 
 
+def test_spectral_solve_of_colours_that_share_a_kernel(cuda: Any) -> None:
+    data, split, power = spectra((3, 6, 8))
+    expected = filters.spectral_solve(data, split.copy(), power[:1], 2.0, (6, 8))
+    out = cuda.spectral_solve(data, split, power[:1], 2.0, (6, 8))
+    np.testing.assert_allclose(out, expected, rtol=1e-5)
+
+
 def test_spectral_solve_of_nan(cuda: Any) -> None:
     data, split, power = spectra((3, 9, 11))
     split[1, 4, 4] = np.nan
