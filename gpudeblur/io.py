@@ -1,7 +1,8 @@
 """Picture files in and out: PNG, JPEG and TIFF, 8 and 16 bit and float, whole or not at all.
 
 Pillow decodes what has 8 bits, imagecodecs the PNG files with 16 (Pillow cuts their colours down to 8), tifffile TIFF.
-Colour profiles and other metadata are not carried over; the EXIF orientation is applied to the pixels.
+Colour profiles and other metadata are not carried over; the EXIF orientation is applied to the pixels. One file, though
+a long one: every format has its own way of failing, and a reader wants them side by side.
 """
 
 from __future__ import annotations

@@ -396,6 +396,6 @@ def _check_not_negative(name: str, value: float) -> None:
 
 
 def _float_dtype(dtype: DTypeLike) -> np.dtype:
-    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return np.dtype(dtype)
+    if (found := np.dtype(dtype)) not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {found}")
+    return found
