@@ -41,7 +41,10 @@ import importlib.metadata as metadata, json, subprocess, sys, time
 from pathlib import Path
 
 def said(*command):
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError as why:  # no such program here
+        return str(why)
 
 versions = {}
 for name in ("numpy", "scipy", "cupy-cuda13x", "cupy-cuda12x", "torch"):
