@@ -14,9 +14,9 @@ from .fourier import fast_size, psf_to_otf, rfft2
 RING = 3
 # Frequencies, in cycles a pixel, at which a blur shows: below, the scene decides; above, the noise.
 BAND = (0.03, 0.35)
-# Logistic regression of "error ratio <= 2" on log(border mass + 0.01), spectral match and log gradient gain, fitted to
-# 28 portraits under two kernels each and once with 1 % noise, 40 photographs, 43 pictures not blurred: bench/README.md.
-INTERCEPT, BORDER, MATCH, GAIN = -2.04, -1.66, 2.57, -2.74
+# Logistic regression of "error ratio <= 2" on log(border mass + 0.01), spectral match and log gradient gain, fitted by
+# bench/confidence.py to blurred portraits and photographs and to pictures that are not blurred.
+INTERCEPT, BORDER, MATCH, GAIN = -0.34, -1.12, 1.51, -3.12
 
 
 def border_mass(kernel: Array) -> Array:
