@@ -85,8 +85,11 @@ def confidence(border: Array, match: Array, gain: Array, kernel: Array) -> Array
 
     A kernel of a pixel or two, sum k^2 above 0.25, says that there is nothing to deblur or that nothing could be known;
     that is no success, and from sum k^2 = 0.1 (Levin's kernels have 0.02 to 0.06) it counts less than a full one.
+    Likewise a kernel with half of its mass on the border, and less than a full one from 0.3 (true kernels found have
+    up to 0.2).
     """
     xp = array_module(border, match, gain, kernel)
     score = INTERCEPT + BORDER * xp.log(border + 0.01) + MATCH * match + GAIN * xp.log(gain + 0.01)
     spread = xp.clip((0.25 - (kernel**2).sum(axis=(-2, -1))) / 0.15, 0, 1)
-    return spread / (1 + xp.exp(-xp.clip(score, -30, 30)))
+    held = xp.clip((0.5 - border) / 0.2, 0, 1)
+    return spread * held / (1 + xp.exp(-xp.clip(score, -30, 30)))

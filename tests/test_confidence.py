@@ -65,6 +65,7 @@ def test_each_signal_counts(xp: Any) -> None:
     assert value(0.05, -0.2, 1.4) < usual - 0.1
     assert value(0.05, 0.6, 8) < usual - 0.1
     assert value(0.05, 0.6, 1.4, one) == 0
+    assert value(0.5, 0.6, 1.4) == 0
     assert 0 <= value(1, -1, 1e30) < 1e-6
 
 
@@ -84,3 +85,8 @@ def test_sharp_pictures_are_not_trusted(name: str, size: int) -> None:
 def test_noise_is_not_trusted(seed: int) -> None:
     noise = np.random.default_rng(seed).random((128, 128)).astype(np.float32)
     assert gd.deblur(noise, 25, final="hyper-laplacian").info["confidence"] < 0.1
+
+
+def test_a_ramp_is_not_trusted() -> None:
+    ramp = np.tile(np.linspace(0, 1, 100, dtype=np.float32), (100, 1))
+    assert gd.deblur(ramp, 13, final="hyper-laplacian").info["confidence"] < 0.1
