@@ -24,7 +24,7 @@ from .confidence import border_mass, confidence, gradient_gain, spectral_match
 from .fourier import rfft2
 from .kernel_refine import initial_kernel, normalise, project, refine_kernel
 from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window
-from .latent import latent_step
+from .latent import latent_step, objective
 from .nonblind import METHODS, restore, unexplained
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel, fit_size, kernel_sizes, resample, scaled_shape, support_size
@@ -52,7 +52,7 @@ class BlindResult:
         confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `gpudeblur.confidence`:
         border_mass, spectral_match, gradient_gain. residual: rms of B - x * k for the result x, away from the borders.
         backend ("numpy" or "cupy"), dtype, method, final, scales (size of the kernel's support at each, coarsest
-        first), seconds and seconds_kernel.
+        first), energies (of eq. 2 at the end of each scale, without the smooth prior), seconds and seconds_kernel.
     """
 
     image: Array
@@ -249,8 +249,10 @@ def _two_step(
     kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
     kernel = normalise(fit_size(kernel, size))
     info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
+    lead = gray.shape[:-2]
+    info["energies"] = [to_host(value).reshape(lead)[()] for value in state.energies]
     for name, value in _signals(state, stack, kernel).items():
-        info[name] = to_host(value).reshape(gray.shape[:-2])[()]
+        info[name] = to_host(value).reshape(lead)[()]
     report(1.0)
     return kernel.reshape(*gray.shape[:-2], *size), info
 
@@ -293,6 +295,7 @@ class _State:
     blurred: Array
     window: Array  # where its gradients may vote, (H, W) bool, and how many pixels that are
     pixels: int
+    energies: list[Array]  # of eq. 2 at the end of each scale
 
 
 def _coarse_to_fine(
@@ -303,6 +306,7 @@ def _coarse_to_fine(
     kernel = initial_kernel(scales[0][0], len(stack), xp, stack.dtype)
     gradient_weight = options.gradient_weight
     first, last = options.voting_share
+    energies = []
     total, done = options.iterations * sum(scale**2 for _, scale in scales), 0.0
     for level, (size, scale) in enumerate(scales):
         shape = scaled_shape(stack.shape[-2:], scale)
@@ -328,14 +332,16 @@ def _coarse_to_fine(
             share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
             votes = voting_gradients(latent, window, share, pixels=pixels)
             a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
-            kernel = _solve(a, b, pixels, options)
+            kernel, weight = _solve(a, b, pixels, options), gradient_weight
             gradient_weight /= options.gradient_weight_decay
             if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
                 gradient_weight /= options.last_decay
             gradient_weight = max(gradient_weight, options.gradient_weight_min)
             done += scale**2
             report(done / total)
-    return _State(kernel, a, b, latent, blurred, window, pixels)
+        threshold = weight / options.beta_max
+        energies.append(objective(latent, kernel, blurred_hat, gradient_weight=weight, threshold=threshold))
+    return _State(kernel, a, b, latent, blurred, window, pixels, energies)
 
 
 def _per_plane(kernel: Array, channel_axis: int | None) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._arrays import Array
-from .filters import l0_split, spectral_solve
+from .filters import edge_mask, l0_split, spectral_solve
 from .fourier import irfft2, psf_to_otf, rfft2
 from .smooth_prior import smooth_map_split
 
@@ -59,3 +59,20 @@ def latent_step(
         latent = irfft2(solution, shape, overwrite=True)
         beta *= beta_rate
     return latent
+
+
+def objective(
+    latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weight: float, threshold: float
+) -> Array:
+    """|x * k - B|^2 + lambda |grad x|_0 of eq. 2, (...); gradients under `threshold` (squared) count as 0.
+
+    Parameters
+    ----------
+    latent : (..., H, W), periodic. kernel : (..., kh, kw). blurred_hat : `rfft2` of the blurred picture.
+    threshold : lambda / beta at the end of the continuation, what eq. 4 last took for no gradient.
+    """
+    shape = latent.shape[-2:]
+    rest = irfft2(psf_to_otf(kernel, shape) * rfft2(latent) - blurred_hat, shape, overwrite=True)
+    rest /= shape[0] * shape[1]
+    edges = edge_mask(latent, threshold).sum(axis=(-2, -1))
+    return (rest * rest).sum(axis=(-2, -1)) + gradient_weight * edges

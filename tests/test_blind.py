@@ -630,3 +630,12 @@ def test_there_are_no_other_arguments() -> None:
         gd.deblur(photo(48), 9, iterations=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="positional argument"):
         gd.deblur(photo(48), 9, None)  # type: ignore[misc]
+
+
+def test_there_is_an_energy_for_each_scale_and_picture() -> None:
+    pictures = np.stack([photo(96), np.full((96, 96), 0.5, dtype=np.float32)])
+    info = gd.deblur(pictures, 13, options=QUICK).info
+    assert len(info["energies"]) == len(info["scales"]) > 1
+    for textured, constant in info["energies"]:
+        assert textured > 0
+        assert constant == pytest.approx(0, abs=1e-6)

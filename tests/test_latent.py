@@ -10,6 +10,7 @@ import pytest
 import scipy.ndimage
 from laws import assert_close, assert_same, picture
 
+from gpudeblur import latent as latent_module
 from gpudeblur._arrays import to_host
 from gpudeblur.filters import gradient
 from gpudeblur.fourier import rfft2
@@ -196,3 +197,15 @@ def test_the_spectrum_may_come_from_the_caller(xp: Any) -> None:
     assert_same(out, latent_step(u, kernel, **OPTIONS))
     for now, then in zip((u, kernel, spectrum), before, strict=True):
         assert_same(now, then)
+
+
+def test_the_objective_counts_edges_and_misfit(xp: Any) -> None:
+    """A step of height 1 in a 6 x 8 picture has 2 x 6 gradients (there and back); a delta kernel blurs nothing."""
+    step = np.zeros((6, 8))
+    step[:, 4:] = 1
+    delta = np.zeros((3, 3))
+    delta[1, 1] = 1
+    blurred = step + 0.1
+    weights = {"gradient_weight": 0.25, "threshold": 0.5}
+    found = latent_module.objective(xp.asarray(step), xp.asarray(delta), rfft2(xp.asarray(blurred)), **weights)
+    assert float(found) == pytest.approx(0.01 * 48 + 0.25 * 12)
