@@ -131,7 +131,8 @@ def deblur(
     report = _reporter(callback, "restoration", begin=0.7)
     sharp = restore(planes, _per_plane(kernel, channel_axis), final, report)
     error = unexplained(planes, sharp, _per_plane(kernel, channel_axis))
-    info["residual"] = to_host(xp.asarray(error if channel_axis is None else error.mean(axis=-1)))[()] ** 0.5
+    error = (error if channel_axis is None else error.mean(axis=-1)) ** 0.5
+    info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
     sharp = images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis)
     info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
     info |= {"seconds_kernel": seconds_kernel, "seconds": time.perf_counter() - start}
@@ -250,9 +251,8 @@ def _two_step(
     kernel = normalise(fit_size(kernel, size))
     info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
     lead = gray.shape[:-2]
-    info["energies"] = [to_host(value).reshape(lead)[()] for value in state.energies]
-    for name, value in _signals(state, stack, kernel).items():
-        info[name] = to_host(value).reshape(lead)[()]
+    info["energies"] = [_told(value, lead) for value in state.energies]
+    info |= {name: _told(value, lead) for name, value in _signals(state, stack, kernel).items()}
     report(1.0)
     return kernel.reshape(*gray.shape[:-2], *size), info
 
@@ -342,6 +342,12 @@ def _coarse_to_fine(
         threshold = weight / options.beta_max
         energies.append(objective(latent, kernel, blurred_hat, gradient_weight=weight, threshold=threshold))
     return _State(kernel, a, b, latent, blurred, window, pixels, energies)
+
+
+def _told(values: Array, lead: tuple[int, ...]) -> float | np.ndarray:
+    """One number a picture for `info`: a float for a single picture, else a NumPy array of shape `lead`."""
+    host = to_host(values).reshape(lead)
+    return host if lead else float(host)
 
 
 def _per_plane(kernel: Array, channel_axis: int | None) -> Array:
