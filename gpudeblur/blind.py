@@ -176,7 +176,7 @@ def deconvolve(
     kernel : (kh, kw), or one a picture, (..., kh, kw)
         Odd sides, ``image = conv(sharp, kernel)``; it is scaled to sum 1. In the same kind of memory as `image`.
     method : {"sparse", "hyper-laplacian"}
-        "sparse": |derivatives|^0.8, unknown boundary, the best here. "hyper-laplacian": |gradient|^(2/3), some 20
+        "sparse": |derivatives|^0.8, unknown boundary, the best here. "hyper-laplacian": |gradient|^(2/3), some 15
         transforms, a smooth wrap at the boundary.
     gamma, device, callback : see `deblur`; the callback's stage is "restoration".
     dtype : {"float32", "float64"}
