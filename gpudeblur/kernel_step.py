@@ -64,8 +64,9 @@ def normal_equations(
 
     The gradients that vote, W grad x, are held against the whole of grad x and grad B:
     a(l) = sum W grad x(s) . grad x(s + l) and b(p) = sum W grad x(s) . grad B(s + p), so a true kernel solves
-    sum_q a(p - q) k(q) = b(p) exactly, whatever W is (it would not if W stood on both sides of a). As D^T W D x
-    stands for both directions, all this is two inverse transforms; solvers never touch the picture again.
+    sum_q a(p - q) k(q) = b(p) whatever W is (it would not if W stood on both sides of a), but for what making a
+    symmetric and positive takes away. As D^T W D x stands for both directions, all this is two inverse transforms;
+    solvers never touch the picture again.
 
     Parameters
     ----------

@@ -383,8 +383,7 @@ def _check_size(size: int, least: int = 3) -> int:
 
 
 def _margin(size: int, margin: int | None) -> int:
-    if margin is None:
-        return min(2, (size - 3) // 4)
+    margin = min(2, (size - 3) // 4) if margin is None else margin
     if not 0 <= margin <= (size - 1) // 2:
         raise ValueError(f"margin must leave a pixel of the kernel, got {margin} for size {size}")
     return int(margin)
