@@ -46,7 +46,7 @@ class BlindResult:
 
     Attributes
     ----------
-    image : array like the input: the sharp picture, same shape, dtype and memory.
+    image : array like the input: the sharp picture, same shape, dtype and memory; None where none was asked for.
     kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
     info : dict
         confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `gpudeblur.confidence`:
@@ -67,7 +67,7 @@ def deblur(
     channel_axis: int | None = None,
     device: str | None = None,
     method: str = "two-step",
-    final: str = "sparse",
+    final: str | None = "sparse",
     gamma: float = 1.0,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
@@ -90,8 +90,8 @@ def deblur(
     device : {None, "cpu", "cuda", "auto"}
         Where to compute; None: where the image lives. The result comes back in the type that came.
     method : {"two-step"}
-    final : {"sparse", "hyper-laplacian"}
-        The restoration: the best, or the fast.
+    final : {"sparse", "hyper-laplacian", None}
+        The restoration: the best, or the fast, or none (the kernel and what is known about it are the result).
     gamma : float
         The picture's values are light ** (1 / gamma); 1: linear intensity.
     options : TwoStepOptions, optional
@@ -124,20 +124,22 @@ def deblur(
     ((300, 400), (31, 31))
     """
     start = time.perf_counter()
-    images.check_choice("final", final, METHODS)
+    if final is not None:
+        images.check_choice("final", final, METHODS)
     gray, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    kernel, info = _two_step(gray, size, options, _reporter(callback, "kernel", end=0.7))
-    seconds_kernel = time.perf_counter() - start
-    report = _reporter(callback, "restoration", begin=0.7)
-    sharp = restore(planes, _per_plane(kernel, channel_axis), final, report)
-    error = unexplained(planes, sharp, _per_plane(kernel, channel_axis))
-    error = (error if channel_axis is None else error.mean(axis=-1)) ** 0.5
-    info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
-    sharp = images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis)
+    kernel, info = _two_step(gray, size, options, _reporter(callback, "kernel", end=1.0 if final is None else 0.7))
     info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
-    info |= {"seconds_kernel": seconds_kernel, "seconds": time.perf_counter() - start}
+    info["seconds_kernel"] = time.perf_counter() - start
     home = array_module(image)
-    return BlindResult(move(sharp, home), move(kernel, home), info)
+    sharp: Any = None
+    if final is not None:
+        sharp = restore(planes, _per_plane(kernel, channel_axis), final, _reporter(callback, "restoration", begin=0.7))
+        error = unexplained(planes, sharp, _per_plane(kernel, channel_axis))
+        error = (error if channel_axis is None else error.mean(axis=-1)) ** 0.5
+        info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
+        sharp = move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
+    info["seconds"] = time.perf_counter() - start
+    return BlindResult(sharp, move(kernel, home), info)
 
 
 def estimate_kernel(

@@ -639,3 +639,11 @@ def test_there_is_an_energy_for_each_scale_and_picture() -> None:
     for textured, constant in info["energies"]:
         assert textured > 0
         assert constant == pytest.approx(0, abs=1e-6)
+
+
+def test_no_restoration_leaves_the_kernel_and_what_is_known_about_it(xp: Any) -> None:
+    picture = xp.asarray(photo())
+    found, whole = (gd.deblur(picture, 11, options=QUICK, final=final) for final in (None, "hyper-laplacian"))
+    assert found.image is None and found.info["final"] is None
+    assert found.info.keys() == whole.info.keys() - {"residual"}
+    assert_same(found.kernel, whole.kernel)
