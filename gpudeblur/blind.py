@@ -23,7 +23,15 @@ from .boundary import wrap
 from .confidence import border_mass, confidence, gradient_gain, spectral_match
 from .fourier import rfft2
 from .kernel_refine import initial_kernel, normalise, project, refine_kernel
-from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window
+from .kernel_step import (
+    Window,
+    energy,
+    normal_equations,
+    solve_kernel,
+    voting_gradients,
+    voting_window,
+    window_pixels,
+)
 from .latent import latent_step, objective
 from .nonblind import METHODS, restore, unexplained
 from .options import TwoStepOptions
@@ -295,7 +303,7 @@ class _State:
     correlation: Array
     latent: Array  # ... and what they were made of
     blurred: Array
-    window: Array  # where its gradients may vote, (H, W) bool, and how many pixels that are
+    window: Window  # where its gradients may vote, and how many pixels that are
     pixels: int
     energies: list[Array]  # of eq. 2 at the end of each scale
 
@@ -314,8 +322,8 @@ def _coarse_to_fine(
         shape = scaled_shape(stack.shape[-2:], scale)
         blurred = wrap(resample(stack, shape), (size[0] - 1, size[1] - 1))
         blurred_hat = rfft2(blurred)
-        on_host = voting_window(blurred.shape[-2:], shape, size)
-        window, pixels = xp.asarray(on_host), int(on_host.sum())
+        window = voting_window(shape, size)
+        pixels = window_pixels(window)
         if level:
             kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
             kernel = enlarge_kernel(kernel, scale / scales[level - 1][1], size)
@@ -332,7 +340,7 @@ def _coarse_to_fine(
                 beta_max=options.beta_max,
             )
             share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
-            votes = voting_gradients(latent, window, share, pixels=pixels)
+            votes = voting_gradients(latent, window, share)
             a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
             kernel, weight = _solve(a, b, pixels, options), gradient_weight
             gradient_weight /= options.gradient_weight_decay

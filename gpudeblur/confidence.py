@@ -10,6 +10,7 @@ from ._arrays import Array, array_module
 from .conjugate_gradient import dot
 from .filters import gradient
 from .fourier import fast_size, psf_to_otf, rfft2
+from .kernel_step import Window
 
 RING = 3
 # Frequencies, in cycles a pixel, at which a blur shows: below, the scene decides; above, the noise.
@@ -66,17 +67,19 @@ def _band(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return where, np.linalg.qr(powers)[0].astype(np.float32)
 
 
-def gradient_gain(latent: Array, blurred: Array, window: Array) -> Array:
-    """Mean |grad x| of the latent picture over mean |grad B| inside the window, (...).
+def gradient_gain(latent: Array, blurred: Array, window: Window) -> Array:
+    """Mean |grad x| of the latent picture over mean |grad B| inside the window (`voting_window`), (...).
 
     About 1 to 2 for a true kernel: flat regions lose their texture, edges gain. Far more where a wrong kernel or noise
     is turned into edges.
     """
-    xp = array_module(latent, blurred, window)
+    xp = array_module(latent, blurred)
+    top, bottom, left, right = window
     sums = []
     for picture in (latent, blurred):
         gx, gy = gradient(picture)
-        sums.append(((abs(gx) + abs(gy)) * window).sum(axis=(-2, -1)))
+        inside = abs(gx[..., top:bottom, left:right]) + abs(gy[..., top:bottom, left:right])
+        sums.append(inside.sum(axis=(-2, -1)))
     return sums[0] / xp.maximum(sums[1], float(np.finfo(latent.dtype).tiny))
 
 

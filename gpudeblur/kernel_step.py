@@ -11,24 +11,81 @@ from .conjugate_gradient import conjugate_gradient
 from .filters import gradient, gradient_adjoint, per_picture
 from .fourier import AXES, fast_size, irfft2, rfft2
 
+Window = tuple[int, int, int, int]  # (top, bottom, left, right): rows top..bottom - 1, columns left..right - 1
 
-def voting_window(shape: tuple[int, int], picture: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Where a gradient of the latent picture may vote in the kernel step: (H, W) bool, on the host.
+
+def voting_window(picture: tuple[int, int], size: tuple[int, int]) -> Window:
+    """Where a gradient of the latent picture may vote in the kernel step: a rectangle (top, bottom, left, right).
 
     A gradient votes if its whole blurred trace lies inside the real picture: half a kernel (and the forward
-    difference) from its borders. `shape` is the wrapped grid, `picture` the real (h, w) at its top left, `size` the
+    difference) from its borders. `picture` is the real (h, w), at the top left of the wrapped grid, `size` the
     kernel's. In a picture too small for that, the middle half of each side votes.
     """
-    window = np.zeros(shape, dtype=bool)
     (top, bottom), (left, right) = (
         (m, n - m - 1) if n - 2 * m - 1 >= n / 2 else (n // 4, n - n // 4)
         for m, n in ((k // 2 + 1, n) for k, n in zip(size, picture, strict=True))
     )
-    window[top:bottom, left:right] = True
-    return window
+    return top, bottom, left, right
 
 
-def voting_gradients(latent: Array, window: Array, share: float, *, pixels: int | None = None) -> Array:
+def window_pixels(window: Window) -> int:
+    """How many pixels a window has."""
+    top, bottom, left, right = window
+    return max(0, bottom - top) * max(0, right - left)
+
+
+def voting_threshold(latent: Array, window: Window, count: int) -> Array:
+    """The `count`-th largest |D x|^2 inside the window, at least the smallest normal float: no gradient of 0 votes.
+
+    Parameters
+    ----------
+    latent : (..., H, W), the picture x, periodic.
+    window : `voting_window`, inside the picture.
+    count : from 1 to the pixels of the window; what is beyond either end is taken for that end.
+
+    Returns
+    -------
+    (...): one a picture.
+    """
+    xp = array_module(latent)
+    top, bottom, left, right = window
+    tiny = float(np.finfo(latent.dtype).tiny)
+    pixels = window_pixels(window)
+    if pixels == 0:
+        return xp.full(latent.shape[:-2], tiny, dtype=latent.dtype)
+    gx, gy = gradient(latent)
+    gx, gy = gx[..., top:bottom, left:right], gy[..., top:bottom, left:right]
+    energy = (gx * gx + gy * gy).reshape(*latent.shape[:-2], pixels)
+    rank = pixels - min(max(1, count), pixels)
+    return xp.maximum(xp.partition(energy, rank, axis=-1)[..., rank], tiny)
+
+
+def voting_split(latent: Array, threshold: Any, window: Window) -> Array:
+    """D^T W D x: W is 1 where |D x|^2 >= threshold inside the window, else 0.
+
+    Parameters
+    ----------
+    latent : (..., H, W), the picture x, periodic.
+    threshold : scalar or (...).
+    window : `voting_window`, inside the picture.
+
+    Returns
+    -------
+    (..., H, W).
+    """
+    xp = array_module(latent)
+    top, bottom, left, right = window
+    gx, gy = gradient(latent)
+    inner_x, inner_y = gx[..., top:bottom, left:right], gy[..., top:bottom, left:right]
+    voting = xp.zeros(latent.shape, dtype=bool)
+    energy = inner_x * inner_x + inner_y * inner_y
+    voting[..., top:bottom, left:right] = energy >= per_picture(threshold, latent)
+    gx *= voting
+    gy *= voting
+    return gradient_adjoint(gx, gy)
+
+
+def voting_gradients(latent: Array, window: Window, share: float) -> Array:
     """D^T W D x: W keeps the strongest `share` of the gradients inside the window.
 
     Weak gradients of a latent picture are what its prior could not tell from noise; strong ones know the kernel.
@@ -36,25 +93,14 @@ def voting_gradients(latent: Array, window: Array, share: float, *, pixels: int 
     Parameters
     ----------
     latent : (..., H, W), the picture x.
-    window : (H, W) bool, `voting_window`.
+    window : `voting_window`.
     share : in (0, 1], of the pixels in the window. A flat picture has fewer: gradients of 0 never vote.
-    pixels : how many the window has. On CuPy, leaving it out makes the call wait for the device to count them.
 
     Returns
     -------
     (..., H, W).
     """
-    xp = array_module(latent, window)
-    gx, gy = gradient(latent)
-    energy = (gx * gx + gy * gy) * window
-    count = int(share * (int(window.sum()) if pixels is None else pixels))
-    flat = energy.reshape(*energy.shape[:-2], -1)
-    rank = flat.shape[-1] - max(1, count)
-    threshold = xp.partition(flat, rank, axis=-1)[..., rank, None, None]
-    voting = energy >= xp.maximum(threshold, float(np.finfo(latent.dtype).tiny))
-    gx *= voting
-    gy *= voting
-    return gradient_adjoint(gx, gy)
+    return voting_split(latent, voting_threshold(latent, window, int(share * window_pixels(window))), window)
 
 
 def normal_equations(
