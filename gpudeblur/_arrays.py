@@ -56,6 +56,27 @@ def _cupy_fft() -> Any:
     return cupyx.scipy.fft
 
 
+class Workspace:
+    """Arrays by name for a loop to write into: allotted when first asked for, the same memory ever after.
+
+    On a device, memory that is asked for and given back in a loop costs time and cannot be recorded in a CUDA graph. On
+    NumPy every request is answered None, "allot it yourself": malloc does the same, and scipy.fft takes no output.
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+        self._arrays: dict[str, Array] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array | None:
+        """The array of that name; a fresh one, contents undefined, where there is none of that shape and dtype."""
+        if self._xp is np:
+            return None
+        array = self._arrays.get(name)
+        if array is None or array.shape != tuple(shape) or array.dtype != dtype:
+            array = self._arrays[name] = self._xp.empty(shape, dtype=dtype)
+        return array
+
+
 def ndimage_module(xp: Any) -> Any:
     """`scipy.ndimage` or `cupyx.scipy.ndimage`."""
     if xp is np:
@@ -68,7 +89,7 @@ def ndimage_module(xp: Any) -> Any:
 
 
 def backend_name(xp: Any) -> str:
-    """"numpy" or "cupy"."""
+    """ "numpy" or "cupy"."""
     return "numpy" if xp is np else "cupy"
 
 

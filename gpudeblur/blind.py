@@ -10,6 +10,7 @@ priors"; equation numbers in this package are that paper's.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import images
-from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
+from ._arrays import Array, Workspace, array_module, backend_name, choose_module, move, to_host
 from .boundary import wrap
 from .confidence import border_mass, confidence, gradient_gain, spectral_match
 from .fourier import rfft2
@@ -295,6 +296,19 @@ def _known(autocorrelation: Array, pixels: int) -> Array:
 
 
 @dataclass(frozen=True)
+class _Scale:
+    """One scale of the pyramid: all that is known before it begins. Sizes in pixels, (rows, columns)."""
+
+    size: tuple[int, int]  # support of the kernel
+    shape: tuple[int, int]  # of the picture
+    factor: float  # from the scale before to this one
+    weights: tuple[tuple[float, float], ...]  # an iteration each: lambda, share of the gradients that vote
+    smooth_sigma: float
+    begin: float  # part of the whole work that is done before it, and after it
+    end: float
+
+
+@dataclass(frozen=True)
 class _State:
     """Where the first step ends, at the finest scale: (n, ...) arrays on the wrapped grid."""
 
@@ -308,50 +322,93 @@ class _State:
     energies: list[Array]  # of eq. 2 at the end of each scale
 
 
-def _coarse_to_fine(
-    stack: Array, scales: list[tuple[tuple[int, int], float]], options: TwoStepOptions, report: Callable[[float], None]
-) -> _State:
-    """The first step (eq. 2-11) on `stack` (n, H, W): latent and kernel steps at each scale, coarsest first."""
-    xp = array_module(stack)
-    kernel = initial_kernel(scales[0][0], len(stack), xp, stack.dtype)
-    gradient_weight = options.gradient_weight
-    first, last = options.voting_share
-    energies = []
-    total, done = options.iterations * sum(scale**2 for _, scale in scales), 0.0
+def _schedule(
+    shape: tuple[int, int], scales: list[tuple[tuple[int, int], float]], options: TwoStepOptions
+) -> list[_Scale]:
+    """The scales of `pyramid.kernel_sizes` with the weights of their iterations, coarsest first."""
+    gradient_weight, (first, last) = options.gradient_weight, options.voting_share
+    costs = [scale**2 for _, scale in scales]
+    schedule = []
     for level, (size, scale) in enumerate(scales):
-        shape = scaled_shape(stack.shape[-2:], scale)
-        blurred = wrap(resample(stack, shape), (size[0] - 1, size[1] - 1))
-        blurred_hat = rfft2(blurred)
-        window = voting_window(shape, size)
-        pixels = window_pixels(window)
-        if level:
-            kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-            kernel = enlarge_kernel(kernel, scale / scales[level - 1][1], size)
+        weights = []
         for iteration in range(options.iterations):
-            latent = latent_step(
-                blurred,
-                kernel,
-                blurred_hat=blurred_hat,
-                gradient_weight=gradient_weight,
-                smooth_weight=options.smooth_weight,
-                smooth_sigma=options.smooth_sigma * (level + 1),
-                smooth_radius=max(1, max(size) // 4),
-                beta_rate=options.beta_rate,
-                beta_max=options.beta_max,
-            )
             share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
-            votes = voting_gradients(latent, window, share)
-            a, b = normal_equations(votes, rfft2(latent), blurred_hat, blurred.shape[-2:], size)
-            kernel, weight = _solve(a, b, pixels, options), gradient_weight
+            weights.append((gradient_weight, share))
             gradient_weight /= options.gradient_weight_decay
             if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
                 gradient_weight /= options.last_decay
             gradient_weight = max(gradient_weight, options.gradient_weight_min)
-            done += scale**2
-            report(done / total)
-        threshold = weight / options.beta_max
-        energies.append(objective(latent, kernel, blurred_hat, gradient_weight=weight, threshold=threshold))
-    return _State(kernel, a, b, latent, blurred, window, pixels, energies)
+        factor = scale / scales[level - 1][1] if level else 1.0
+        sigma = options.smooth_sigma * (level + 1)
+        begin, end = (sum(costs[:i]) / sum(costs) for i in (level, level + 1))
+        schedule.append(_Scale(size, scaled_shape(shape, scale), factor, tuple(weights), sigma, begin, end))
+    return schedule
+
+
+def _coarse_to_fine(
+    stack: Array, scales: list[tuple[tuple[int, int], float]], options: TwoStepOptions, report: Callable[[float], None]
+) -> _State:
+    """The first step (eq. 2-11) on `stack` (n, H, W): latent and kernel steps at each scale, coarsest first."""
+    kernel = initial_kernel(scales[0][0], len(stack), array_module(stack), stack.dtype)
+    energies: list[Array] = []
+    schedule = _schedule(stack.shape[-2:], scales, options)
+    for level, scale in enumerate(schedule):
+        blurred = wrap(resample(stack, scale.shape), (scale.size[0] - 1, scale.size[1] - 1))
+        if level:
+            kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
+            kernel = enlarge_kernel(kernel, scale.factor, scale.size)
+        kernel, a, b, latent, energy = _alternate_on(blurred, kernel, scale, options, report)
+        energies.append(energy)
+    window = voting_window(scale.shape, scale.size)
+    return _State(kernel, a, b, latent, blurred, window, window_pixels(window), energies)
+
+
+def _alternate(
+    blurred: Array, kernel: Array, scale: _Scale, options: TwoStepOptions, report: Callable[[float], None]
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation, latent, energy of eq. 2).
+
+    Nothing here may wait for a device: on one, the whole loop becomes a CUDA graph.
+    """
+    xp, shape = array_module(blurred, kernel), blurred.shape[-2:]
+    work = Workspace(xp)
+    blurred_hat = rfft2(blurred)
+    window = voting_window(scale.shape, scale.size)
+    pixels = window_pixels(window)
+    for iteration, (gradient_weight, share) in enumerate(scale.weights, start=1):
+        latent = latent_step(
+            blurred,
+            kernel,
+            blurred_hat=blurred_hat,
+            gradient_weight=gradient_weight,
+            smooth_weight=options.smooth_weight,
+            smooth_sigma=scale.smooth_sigma,
+            smooth_radius=max(1, max(scale.size) // 4),
+            beta_rate=options.beta_rate,
+            beta_max=options.beta_max,
+            work=work,
+        )
+        votes = voting_gradients(latent, window, share)
+        a, b = normal_equations(votes, rfft2(latent), blurred_hat, shape, scale.size)
+        kernel = _solve(a, b, pixels, options)
+        report(scale.begin + (scale.end - scale.begin) * iteration / len(scale.weights))
+    threshold = gradient_weight / options.beta_max
+    energy = objective(latent, kernel, blurred_hat, gradient_weight=gradient_weight, threshold=threshold)
+    return kernel, a, b, latent, energy
+
+
+def _alternate_on(
+    blurred: Array, kernel: Array, scale: _Scale, options: TwoStepOptions, report: Callable[[float], None]
+) -> tuple[Array, ...]:
+    """`_alternate` where its arrays are: on a device, replayed as a CUDA graph once the same shapes come again."""
+    if array_module(blurred) is np:
+        return _alternate(blurred, kernel, scale, options, report)
+    from ._device import replay
+
+    function = functools.partial(_alternate, scale=scale, options=options, report=lambda _: None)
+    found = replay((scale, options), function, blurred, kernel)
+    report(scale.end)
+    return found
 
 
 def _told(values: Array, lead: tuple[int, ...]) -> float | np.ndarray:

@@ -6,8 +6,9 @@ import functools
 from typing import Any
 
 import numpy as np
+import scipy.fft
 
-from ._arrays import Array, array_module, fft_module
+from ._arrays import Array, array_module
 
 AXES = (-2, -1)
 
@@ -24,14 +25,28 @@ def fast_size(size: int) -> int:
         size += 1
 
 
-def rfft2(x: Array, *, overwrite: bool = False) -> Array:
-    """Real transform over the last two axes, unscaled; the inverse `irfft2` is unscaled too."""
-    return fft_module(array_module(x)).rfft2(x, axes=AXES, overwrite_x=overwrite)
+def rfft2(x: Array, *, overwrite: bool = False, out: Array | None = None) -> Array:
+    """Real transform over the last two axes, unscaled; the inverse `irfft2` is unscaled too.
+
+    `out`, where a CuPy caller has one, is where the result goes; scipy.fft knows no such thing.
+    """
+    if array_module(x) is np:
+        return scipy.fft.rfft2(x, axes=AXES, overwrite_x=overwrite)
+    from . import _device
+
+    return _device.rfft2(x, out)
 
 
-def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False) -> Array:
-    """Inverse of `rfft2` times H W: whoever fills the spectrum folds the factor 1 / (H W) into it."""
-    return fft_module(array_module(x)).irfft2(x, s=shape, axes=AXES, norm="forward", overwrite_x=overwrite)
+def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False, out: Array | None = None) -> Array:
+    """Inverse of `rfft2` times H W: whoever fills the spectrum folds the factor 1 / (H W) into it.
+
+    With `overwrite`, what is in `x` afterwards is undefined; cuFFT would have to be given a copy otherwise.
+    """
+    if array_module(x) is np:
+        return scipy.fft.irfft2(x, s=shape, axes=AXES, norm="forward", overwrite_x=overwrite)
+    from . import _device
+
+    return _device.irfft2(x if overwrite else x.copy(), shape, out)
 
 
 def psf_to_otf(kernel: Array, shape: tuple[int, int]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._arrays import Array
+from ._arrays import Array, Workspace, array_module
 from .filters import edge_mask, l0_split, spectral_solve
 from .fourier import irfft2, psf_to_otf, rfft2
 from .smooth_prior import smooth_map_split
@@ -22,6 +22,7 @@ def latent_step(
     smooth_radius: int = 1,
     beta_rate: float = 2.0,
     beta_max: float = 1e5,
+    work: Workspace | None = None,
 ) -> Array:
     """argmin_x |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 by half-quadratic splitting (eq. 2-7).
 
@@ -37,11 +38,13 @@ def latent_step(
     smooth_weight : alpha >= 0. Larger: smooth regions are held closer to their smoothed selves.
     smooth_sigma, smooth_radius : pixels, see `smooth_map_split`.
     beta_rate, beta_max : the continuation. A smaller rate or a larger end costs transforms.
+    work : the buffers of a loop around this step; the result is in one of them, and overwritten by the next call.
 
     Returns
     -------
     (..., H, W): the latent picture, not clipped.
     """
+    work = Workspace(array_module(blurred, kernel)) if work is None else work
     shape = blurred.shape[-2:]
     otf = psf_to_otf(kernel, shape)
     data = otf.conj() * (rfft2(blurred) if blurred_hat is None else blurred_hat)
@@ -61,9 +64,7 @@ def latent_step(
     return latent
 
 
-def objective(
-    latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weight: float, threshold: float
-) -> Array:
+def objective(latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weight: float, threshold: float) -> Array:
     """|x * k - B|^2 + lambda |grad x|_0 of eq. 2, (...); gradients under `threshold` (squared) count as 0.
 
     Parameters

@@ -71,6 +71,7 @@ class TwoStepOptions:
         pair = isinstance(self.voting_share, (tuple, list)) and len(self.voting_share) == 2
         fits = pair and all(0 < share <= 1 for share in self.voting_share)
         self._check("voting_share", fits, "be two numbers in (0, 1]")
+        object.__setattr__(self, "voting_share", tuple(self.voting_share))  # hashable
         for name in ("gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"):
             self._check(name, getattr(self, name) > 0, "be positive")
         for name in ("smooth_weight", "kernel_weight", "support_margin", "last_iterations"):

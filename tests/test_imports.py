@@ -21,7 +21,7 @@ PACKAGE = ROOT / "gpudeblur"
 
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
-    {"_arrays", "_cuda", "options"},
+    {"_arrays", "_cuda", "_device", "options"},
     {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge"},
     {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "confidence", "nonblind"},
     {"images", "metrics", "synthesis"},
@@ -105,7 +105,7 @@ def at_top(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_heavy_libraries_are_imported_where_they_belong(path: Path) -> None:
     here = name_of(path)
-    allowed = {"torch"} if here.startswith("networks") else {"cupy"} if here == "_cuda" else set()
+    allowed = {"torch"} if here.startswith("networks") else {"cupy", "cupyx"} if here in ("_cuda", "_device") else set()
     assert at_top(path) & HEAVY <= allowed
 
 
@@ -122,7 +122,11 @@ def test_import_gpudeblur_loads_neither_torch_nor_cupy() -> None:
 
 def test_every_numpy_module_works_without_cupy() -> None:
     """Every module but the CUDA launches (and the networks) imports where CuPy and torch do not exist."""
-    modules = [f"gpudeblur.{m}".rstrip(".") for m in sorted(names()) if m != "_cuda" and not m.startswith("networks")]
+    modules = [
+        f"gpudeblur.{m}".rstrip(".")
+        for m in sorted(names())
+        if m not in ("_cuda", "_device") and not m.startswith("networks")
+    ]
     code = f"""
 import importlib, sys
 for name in {sorted(HEAVY)}: sys.modules[name] = None
