@@ -1,7 +1,7 @@
 """A CuPy that computes on the CPU: NumPy arrays behind CuPy's manners, CUDA kernels through the shim.
 
 For tests of the device path as a whole. It is as strict as CuPy: no implicit conversion, no NumPy array among the
-operands, cuFFT's inverse leaves rubbish in its input, fresh memory holds NaN. It counts what a GPU would have to do, and
+operands, cuFFT's inverse leaves rubbish in its input, fresh memory holds NaN. It counts what a GPU would have to do and
 what the host would have to wait for; a captured stream refuses to wait, and its graph runs again on the arrays it saw.
 """
 
