@@ -10,13 +10,10 @@ Appends to results/ablation.jsonl.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from cases import Case, face_cases, levin_kernels, natural_cases
-from evaluate import Estimator, Row, device_name, estimate, evaluate, mean_interval, record, summary
+from evaluate import Estimator, Row, arguments, estimate, evaluate, mean_interval, record, settings, summary
 
 WITHOUT = {"smooth prior": {"smooth_weight": 0.0}, "refinement": {"refine": False}}
 # Key of a row, its words in the table, and the sign of an improvement.
@@ -47,16 +44,11 @@ def compare(full: list[Row], less: list[Row]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path, help="folder that holds faces_hq/, natural/ and levin/")
+    parser = arguments(
+        __doc__, "data", "method", "cache", "jobs", "options", "device", "dtype", "no-record",
+        options={"help": "fields of TwoStepOptions for all, as JSON"},
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, help="cases of each set, for a quick look; not recorded")
-    parser.add_argument("--method", default="sparse", help="of the common restoration (gpudeblur.deconvolve)")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the figures of the true kernels")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--options", type=json.loads, default={}, help="fields of TwoStepOptions for all, as JSON")
-    parser.add_argument("--device", choices=["cpu", "cuda", "auto"])
-    parser.add_argument("--dtype", choices=["float32", "float64"], help="of picture and options; both as they are else")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to bench/results")
     args = parser.parse_args()
 
     def rows_of(cases: list[Case], changes: dict[str, Any]) -> list[Row]:
@@ -92,9 +84,7 @@ def main() -> None:
                     )
             results.append({"pictures": name, "noise": noise, "removed": None, "totals": summary(full)})
     if args.limit is None and not args.no_record:
-        gpu = {"gpu": device_name()} if args.device == "cuda" else {}
-        settings = {key: getattr(args, key) for key in ("options", "device", "dtype", "method")}
-        record("ablation", {**settings, **gpu, "results": results})
+        record("ablation", {**settings(args, "options", "device", "dtype", "method"), "results": results})
 
 
 if __name__ == "__main__":

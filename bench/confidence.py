@@ -10,14 +10,13 @@ gpudeblur/confidence.py and the areas under the ROC curve by the constants that 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cases import Case, face_cases, gray_picture, levin_cases, levin_kernels, natural_cases
-from evaluate import evaluate, parallel, record
+from evaluate import arguments, evaluate, parallel, record
 from scipy.optimize import minimize
 
 from gpudeblur.synthesis import trajectory_kernel
@@ -66,12 +65,7 @@ def roc_area(score: np.ndarray, success: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path, help="folder that holds levin/, natural/ and faces_hq/")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the figures of the true kernels")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to bench/results")
-    args = parser.parse_args()
+    args = arguments(__doc__, "data", "jobs", "cache", "no-record").parse_args()
     shaken = [trajectory_kernel(size, rng=1000 + size) for size in SIZES]
     sets = {
         "portraits": list(face_cases(args.data, per_picture=2)),

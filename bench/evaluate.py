@@ -6,6 +6,7 @@ method, and the squared errors are divided, each at its own best shift.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -213,6 +214,30 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+# ------------------------------------------------------------------ arguments
+# What several benches take, said once; a bench names the ones it wants.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "data": {"type": Path, "required": True, "help": "folder that holds levin/, natural/ and faces_hq/"},
+    "jobs": {"type": int, "default": 2, "help": "processes of one thread each"},
+    "cache": {"type": Path, "help": "folder that keeps the figures of the true kernels"},
+    "method": {"default": "sparse", "help": "of the common restoration (gpudeblur.deconvolve)"},
+    "options": {"type": json.loads, "default": {}, "help": "fields of TwoStepOptions, as JSON"},
+    "device": {"choices": ["cpu", "cuda", "auto"]},
+    "dtype": {"choices": ["float32", "float64"], "help": "of picture and options; both as they are else"},
+    "only": {"default": "", "help": "substring of the names to run; not recorded"},
+    "seconds": {"type": float, "help": "what does not fit in so many seconds is left out, and said to be"},
+    "no-record": {"action": "store_true", "help": "append nothing to bench/results"},
+}
+
+
+def arguments(doc: str | None, *names: str, **changes: dict[str, Any]) -> argparse.ArgumentParser:
+    """A parser whose help is `doc`, with the arguments of those names; `changes` to their settings, by name."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in names:
+        parser.add_argument(f"--{name}", **{**ARGUMENTS[name], **changes.get(name, {})})
+    return parser
+
+
 # ------------------------------------------------------------------ where figures come from
 def provenance() -> Row:
     """Date, commit, versions and processor: what a figure needs to be repeated."""
@@ -255,6 +280,12 @@ def device_name() -> str:
     import cupy
 
     return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+
+
+def settings(args: argparse.Namespace, *names: str) -> Row:
+    """The arguments of those names for a record, and the GPU where one was asked for."""
+    found = {name: getattr(args, name) for name in names}
+    return {**found, **({"gpu": device_name()} if getattr(args, "device", None) == "cuda" else {})}
 
 
 def record(name: str, line: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ runs as it is, one process per picture of the set, and its figures are printed a
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from cases import levin_cases
-from evaluate import BARS, Estimator, device_name, estimate, record, table
+from evaluate import BARS, Estimator, arguments, estimate, record, settings, table
 
 COLUMNS = {
     "image": "", "er": ".3f", "psnr": ".2f", "ssim": ".4f", "ks": ".4f", "psnr_true": ".2f", "psnr_blurred": ".2f",
@@ -61,17 +60,12 @@ def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path, help="folder that holds levin/")
+    parser = arguments(
+        __doc__, "data", "cache", "jobs", "options", "device", "dtype", "only", "no-record",
+        cache={"help": "folder for the yardstick's true-kernel figures; OUT by default"},
+    )  # fmt: skip
     parser.add_argument("--yardstick", required=True, type=Path, help="eval_levin.py")
     parser.add_argument("--out", type=Path, help="folder for the kernels; a temporary one by default")
-    parser.add_argument("--cache", type=Path, help="folder for the yardstick's true-kernel figures; OUT by default")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--options", type=json.loads, default={}, help="fields of TwoStepOptions, as JSON")
-    parser.add_argument("--device", choices=["cpu", "cuda", "auto"])
-    parser.add_argument("--dtype", choices=["float32", "float64"], help="of picture and options; both as they are else")
-    parser.add_argument("--only", default="", help="substring of the names to run; not recorded")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to bench/results")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -92,10 +86,8 @@ def main() -> None:
     print(table(rows, COLUMNS))
     print("\n" + ", ".join(f"{key} {value:.4g}" for key, value in total.items()))
     if not args.only and not args.no_record:
-        settings = {"options": args.options, "device": args.device, "dtype": args.dtype, "jobs": args.jobs}
-        gpu = {"gpu": device_name()} if args.device == "cuda" else {}
         er = {row["image"]: round(row["er"], 4) for row in rows}
-        record("levin", {**settings, **gpu, "totals": total, "er": er})
+        record("levin", {**settings(args, "options", "device", "dtype", "jobs"), "totals": total, "er": er})
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ The figures to watch: the share at an error ratio of at most 3, and the mean gai
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 from cases import face_cases
-from evaluate import Estimator, device_name, estimate, evaluate, record, summary, table
+from evaluate import Estimator, arguments, estimate, evaluate, record, settings, summary, table
 
 COLUMNS = {
     "name": "", "er": ".3f", "psnr": ".2f", "gain": "+.2f", "ssim": ".4f", "similarity": ".4f", "kernel_error": ".3f",
@@ -22,21 +20,13 @@ COLUMNS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path, help="folder that holds faces_hq/")
+    names = ("data", "method", "cache", "jobs", "options", "device", "dtype", "only", "no-record")
+    parser = arguments(__doc__, *names)
     parser.add_argument("--size", type=int, default=320, help="side of the blurred picture")
     parser.add_argument("--per-picture", type=int, default=1, help="kernels for each portrait")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation, pictures in [0, 1]")
     parser.add_argument("--quantise", action="store_true", help="round the blurred picture to 8 bits")
-    parser.add_argument("--method", default="sparse", help="of the common restoration (gpudeblur.deconvolve)")
     parser.add_argument("--out", type=Path, help="folder for the kernels; not kept by default")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the figures of the true kernels")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--options", type=json.loads, default={}, help="fields of TwoStepOptions, as JSON")
-    parser.add_argument("--device", choices=["cpu", "cuda", "auto"])
-    parser.add_argument("--dtype", choices=["float32", "float64"], help="of picture and options; both as they are else")
-    parser.add_argument("--only", default="", help="substring of the names to run; not recorded")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to bench/results")
     args = parser.parse_args()
 
     made = face_cases(args.data, args.size, args.per_picture, noise=args.noise, quantise=args.quantise)
@@ -56,9 +46,8 @@ def main() -> None:
     print("\n" + ", ".join(f"{key} {value:.4g}" for key, value in total.items()))
     if not args.only and not args.no_record:
         keys = ("options", "device", "dtype", "jobs", "size", "per_picture", "noise", "quantise", "method")
-        gpu = {"gpu": device_name()} if args.device == "cuda" else {}
         er = {row["name"]: round(row["er"], 4) for row in rows}
-        record("portraits", {**{key: getattr(args, key) for key in keys}, **gpu, "totals": total, "er": er})
+        record("portraits", {**settings(args, *keys), "totals": total, "er": er})
 
 
 if __name__ == "__main__":
