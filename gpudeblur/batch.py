@@ -1,0 +1,293 @@
+"""Many pictures: read, deblurred and handed over in order, a bounded number at a time."""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from . import blind, images
+from ._arrays import Array, choose_module
+from .flow import BatchResult, Flow, Job
+from .nonblind import METHODS
+from .options import TwoStepOptions
+
+__all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
+
+# Pictures in flight for each worker: one in work, and one read or waiting to be taken.
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is.
+
+    Attributes
+    ----------
+    done, failed : int
+        Results that were handed over and done with; those of them with an error.
+    total : int or None
+        How many there are to be, where `pictures` has a length.
+    seconds, per_second : float
+        Since the first was asked for; results a second.
+    remaining_seconds : float or None
+        To the end at this speed, where the total is known.
+    """
+
+    done: int
+    failed: int
+    total: int | None
+    seconds: float
+    per_second: float
+    remaining_seconds: float | None
+
+
+def deblur_batch(
+    pictures: Iterable[Array],
+    kernel_size: int | tuple[int, int],
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    method: str = "two-step",
+    final: str | None = "sparse",
+    gamma: float = 1.0,
+    options: TwoStepOptions | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    callback: Callable[[Progress], bool | None] | None = None,
+) -> BatchIterator:
+    """Deblur many pictures, each as `deblur` would by itself; the results come in the order of the pictures.
+
+    Nothing is read before the first result is asked for. From then on a thread reads ahead, within a bound: on the CPU
+    two pictures a worker, read and not yet taken; on a GPU four full groups. The iterator may be left at any time: its
+    end, `close()`, the end of a ``with`` block, an exception and the garbage collector all stop the pictures in work
+    and the threads, and close the iterator of `pictures` if it has a `close`.
+
+    Parameters
+    ----------
+    pictures : stack, or any iterable of NumPy or CuPy pictures
+        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread;
+        a picture must not be written to before its result is there.
+    kernel_size, channel_axis, device, method, final, gamma, options
+        See `deblur`; the same for all pictures. `channel_axis` counts the axes of one picture.
+    batch_size : int, optional
+        GPU only: the most pictures that are computed together. None: what fits into the free memory of the device, see
+        `gpudeblur.memory`. If it did not fit, it is halved, with a warning.
+    workers : int, optional
+        CPU only: threads, each with a picture of its own. None: one for each CPU that this process may use.
+    callback : callable(Progress), optional
+        Called in the thread that iterates, whenever it comes back for the next result. Returning True ends the batch
+        by `Stopped`.
+
+    Returns
+    -------
+    BatchIterator of BatchResult
+        What is wrong with one picture is the `error` of its result, and disturbs no other.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        At once: an argument that is wrong for every picture, as in `deblur`.
+    Stopped
+        While iterating: the callback said so. What `pictures` and `callback` raise comes through as well, the former
+        after the results of all pictures before it.
+
+    Notes
+    -----
+    On the CPU a result equals that of the single call bit by bit.
+
+    Examples
+    --------
+    >>> import gpudeblur as gd
+    >>> with gd.deblur_batch(pictures, 25) as results:      # doctest: +SKIP
+    ...     for r in results:
+    ...         print(r.index, r.error or r.info["confidence"])
+    """
+    total = _check_pictures(pictures, channel_axis)
+    images.check_choice("method", method, ("two-step",))
+    if final is not None:
+        images.check_choice("final", final, METHODS)
+    if options is not None and not isinstance(options, TwoStepOptions):
+        raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
+    images.check_kernel_size(kernel_size, (1 << 62, 1 << 62))
+    images.decode(np.ones((1, 1)), gamma)
+    _check_count("batch_size", batch_size, "the free memory decides")
+    _check_count("workers", workers, "one for each CPU")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}; it is called with a Progress")
+    module = choose_module(np.empty(0), device)
+    settings = {
+        "kernel_size": kernel_size,
+        "channel_axis": channel_axis,
+        "method": method,
+        "final": final,
+        "gamma": gamma,
+        "options": options,
+    }
+    on_cpu = None if device is None else "cpu" if module is np else "cuda"
+    return BatchIterator(pictures, total, on_cpu, settings, workers, batch_size, callback)
+
+
+class BatchIterator(Iterator[BatchResult]):
+    """The results of `deblur_batch`, in order; a context manager that closes itself."""
+
+    def __init__(
+        self,
+        pictures: Iterable[Any],
+        total: int | None,
+        device: str | None,
+        settings: dict[str, Any],
+        workers: int | None,
+        batch_size: int | None,
+        callback: Callable[[Progress], bool | None] | None,
+    ) -> None:
+        self._pictures: Iterable[Any] | None = pictures
+        self._total, self._callback = total, callback
+        self._done = self._failed = 0
+        self._start = 0.0
+        flow = Flow(lambda _: threads)
+        threads = Threads(flow, settings, device, workers or _usable_cpus())
+        flow.lanes.append(threads)
+        self._flow = flow
+        # Holds for the garbage collector and for the end of the interpreter too.
+        self._end = weakref.finalize(self, flow.stop)
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> BatchResult:
+        if not self._end.alive:
+            raise StopIteration
+        try:
+            if self._pictures is not None:
+                self._start = time.perf_counter()
+                pictures, self._pictures = self._pictures, None
+                flow = self._flow
+                flow.start(lambda: flow.read_all(pictures), "reader")
+                del pictures
+            elif self._callback is not None:
+                self._report(self._callback)
+            while self._flow.warnings:
+                warnings.warn(self._flow.warnings.popleft(), RuntimeWarning, stacklevel=2)
+            result = self._flow.take(self._done)
+        except BaseException:
+            self.close()
+            raise
+        self._done += 1
+        self._failed += result.error is not None
+        return result
+
+    def close(self) -> None:
+        """Stop the pictures in work, end the threads, close the pictures' iterator."""
+        self._end()
+
+    def __enter__(self) -> BatchIterator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, why: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _report(self, callback: Callable[[Progress], bool | None]) -> None:
+        seconds = time.perf_counter() - self._start
+        per_second = self._done / max(seconds, 1e-9)
+        remaining = None if self._total is None else max(0, self._total - self._done) / per_second
+        stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining))
+        if isinstance(stop, (bool, np.bool_)) and stop:
+            of = "" if self._total is None else f" of {self._total}"
+            raise blind.Stopped(f"stopped by the callback after {self._done}{of} pictures")
+
+
+class Threads:
+    """The lane on the CPU: every picture by itself, in one of `workers` threads."""
+
+    def __init__(self, flow: Flow, settings: dict[str, Any], device: str | None, workers: int) -> None:
+        self.capacity, self.held = AHEAD * workers, 0
+        self._flow, self._settings, self._device, self._workers = flow, settings, device, workers
+        self._jobs: deque[Job] = deque()
+        self._idle = self._started = 0
+        flow.at_end.callback(self._jobs.clear)
+
+    def cost(self, picture: Any) -> int:
+        return 1
+
+    def add(self, job: Job) -> None:
+        """Queue a picture; another worker starts if all are busy, so that few pictures have few threads."""
+        self._jobs.append(job)
+        if len(self._jobs) > self._idle and self._started < self._workers:
+            self._started += 1
+            self._flow.start(self._work, f"worker-{self._started}")
+
+    def _work(self) -> None:
+        flow = self._flow
+        while True:
+            with flow.changed:
+                self._idle += 1
+            job = flow.get(self._jobs)
+            if job is None:
+                return
+            with flow.changed:
+                self._idle -= 1
+            result = self._deblur(job)
+            if result is not None:
+                flow.finish(result)
+            del job, result  # nothing is kept while waiting for the next
+
+    def _deblur(self, job: Job) -> BatchResult | None:
+        flow = self._flow
+        try:
+            found = blind.deblur(job.picture, device=self._device, callback=lambda *_: flow.stopping, **self._settings)
+        except blind.Stopped:
+            return None
+        except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
+            return BatchResult(job.index, None, None, {}, why)
+        return BatchResult(job.index, found.image, found.kernel, found.info)
+
+
+def _usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
+    """Refuse what cannot be many pictures; how many there are, if that can be told."""
+    if isinstance(pictures, (str, bytes)) or not (hasattr(pictures, "__iter__") or hasattr(pictures, "__getitem__")):
+        raise TypeError(
+            f"pictures must be a stack or an iterable of NumPy or CuPy pictures, got {type(pictures).__name__}; "
+            "put a single picture into a list"
+        )
+    if channel_axis is not None:
+        try:
+            operator.index(channel_axis)
+        except TypeError:
+            images.check_picture(np.ones((1, 1, 1)), channel_axis=channel_axis)  # has the words for it
+    least = 3 if channel_axis is None else 4
+    if hasattr(pictures, "ndim") and pictures.ndim < least:
+        axes = "(n, H, W)" if channel_axis is None else "(n, H, W, C)"
+        raise ValueError(
+            f"pictures must have at least {least} axes as a stack, {axes}, got {pictures.ndim} (shape "
+            f"{tuple(pictures.shape)}); put a single picture into a list"
+        )
+    try:
+        return len(pictures)
+    except TypeError:
+        return None
+
+
+def _check_count(name: str, value: Any, default: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a positive integer or None, got {value!r}; None: {default}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}; None: {default}")

@@ -1,0 +1,523 @@
+"""Many pictures: each as if alone, in order, within bounds; and every way in which a batch may end early."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_same
+
+import gpudeblur as gd
+from gpudeblur import BatchResult, Progress, TwoStepOptions, batch, blind
+
+# Two milliseconds a picture: no test here is about quality.
+QUICK = TwoStepOptions(
+    iterations=1, kernel_iterations=2, refine=False, beta_max=1.0, smooth_weight=0, scale_ratio=0.5, last_iterations=0
+)
+ROOT = Path(__file__).parent.parent
+PATIENCE = 60  # seconds, until a hang is a failure
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    gc.collect()
+    assert set(threading.enumerate()) == before
+
+
+def picture(seed: int, shape: tuple[int, ...] = (24, 32), dtype: str = "float32") -> np.ndarray:
+    values = np.random.default_rng(seed).random(shape)
+    if np.dtype(dtype).kind == "u":
+        values *= np.iinfo(dtype).max
+    return values.astype(dtype)
+
+
+def quick(pictures: Any, kernel_size: Any = 5, **more: Any) -> gd.BatchIterator:
+    return gd.deblur_batch(pictures, kernel_size, **{"options": QUICK, "final": None} | more)
+
+
+def check_equal(result: BatchResult, alone: gd.BlindResult) -> None:
+    assert result.error is None
+    assert_same(result.kernel, alone.kernel)
+    if alone.image is None:
+        assert result.image is None
+    else:
+        assert result.image is not None
+        assert result.image.dtype == alone.image.dtype
+        assert_same(result.image, alone.image)
+    seconds = {"seconds", "seconds_kernel"}
+    assert {k: v for k, v in result.info.items() if k not in seconds} == {
+        k: v for k, v in alone.info.items() if k not in seconds
+    }
+
+
+def error_of(work: Callable[[], Any]) -> Exception:
+    try:
+        work()
+    except (TypeError, ValueError) as why:
+        return why
+    raise AssertionError("no error")
+
+
+class Source:
+    """An iterator of pictures that notes what was read and whether it was closed."""
+
+    def __init__(self, pictures: Any) -> None:
+        self.pictures = iter(pictures)
+        self.read = 0
+        self.closed_by: threading.Thread | None = None
+
+    def __iter__(self) -> Source:
+        return self
+
+    def __next__(self) -> Any:
+        found = next(self.pictures)
+        self.read += 1
+        return found
+
+    def close(self) -> None:
+        self.closed_by = threading.current_thread()
+
+
+def endless(shape: tuple[int, int] = (24, 32)) -> Iterator[np.ndarray]:
+    return (picture(i % 7, shape) for i in itertools.count())
+
+
+# ---- results
+
+
+@pytest.mark.parametrize("final", [None, "hyper-laplacian", "sparse"])
+@pytest.mark.parametrize("workers", [None, 1, 3])
+def test_a_batch_equals_a_loop(final: str | None, workers: int | None) -> None:
+    pictures = [picture(i, (24, 32 + i % 3), ("float32", "float64", "uint8", "uint16")[i % 4]) for i in range(12)]
+    results = list(quick(pictures, final=final, workers=workers, gamma=1.5))
+    assert [r.index for r in results] == list(range(12))
+    for r, u in zip(results, pictures, strict=True):
+        check_equal(r, gd.deblur(u, 5, final=final, gamma=1.5, options=QUICK))
+
+
+def test_stacks_lists_and_generators_are_the_same() -> None:
+    stack = np.stack([picture(i) for i in range(5)])
+    expected = [gd.deblur(u, 5, final=None, options=QUICK) for u in stack]
+    for pictures in (stack, list(stack), tuple(stack), (u for u in stack), map(np.asarray, stack)):
+        results = list(quick(pictures))
+        assert len(results) == 5
+        for r, alone in zip(results, expected, strict=True):
+            check_equal(r, alone)
+    assert list(quick([])) == []
+
+
+def test_in_colour() -> None:
+    """The axis of the colours is counted in one picture, also where the pictures are a stack."""
+    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (2, (20, 24, 3))):
+        stack = np.stack([picture(i, shape) for i in range(3)])
+        for r in quick(stack, channel_axis=axis, final="hyper-laplacian"):
+            alone = gd.deblur(stack[r.index], 5, channel_axis=axis, final="hyper-laplacian", options=QUICK)
+            check_equal(r, alone)
+
+
+def test_the_defaults_are_those_of_deblur() -> None:
+    u = picture(0, (40, 40))
+    (r,) = gd.deblur_batch([u], 9)
+    check_equal(r, gd.deblur(u, 9))
+    assert r.image is not None
+
+
+def test_other_devices_say_so() -> None:
+    (r,) = quick([picture(0)], device="cpu")
+    assert r.info["backend"] == "numpy"
+    (r,) = quick([picture(0)], device="auto")
+    assert r.info["backend"] in ("numpy", "cupy")
+
+
+BAD: dict[str, Callable[[int], Any]] = {
+    "nan": lambda i: np.where(np.arange(32) == i % 32, np.nan, picture(i)),
+    "one axis": lambda i: picture(i)[0],
+    "five axes": lambda i: picture(i)[None, None, None],
+    "no array": lambda i: picture(i).tolist(),
+    "none": lambda i: None,
+    "empty": lambda i: np.empty((0, 32)),
+    "complex": lambda i: picture(i) + 1j,
+    "small": lambda i: picture(i, (4, 40)),
+    "beyond float32": lambda i: picture(i, dtype="float64") * 1e300,
+}
+
+
+def test_what_is_wrong_with_a_picture_is_its_own_error() -> None:
+    pictures: list[Any] = []
+    for i, make in enumerate(BAD.values()):
+        pictures += [picture(i), make(i)]
+    results = list(quick(pictures))
+    assert len(results) == len(pictures)
+    for r, u in zip(results, pictures, strict=True):
+        if r.index % 2 == 0:
+            check_equal(r, gd.deblur(u, 5, final=None, options=QUICK))
+        else:
+            why = error_of(lambda u=u: gd.deblur(u, 5, final=None, options=QUICK))
+            assert (type(r.error), str(r.error)) == (type(why), str(why))
+            assert (r.image, r.kernel, r.info) == (None, None, {})
+
+
+def test_a_thousand_pictures_good_and_bad() -> None:
+    """Five sizes; 2 % NaN, 2 % of a wrong rank, 2 % constant; in order, each one as if alone."""
+    shapes = [(24, 32), (32, 24), (25, 25), (21, 40), (28, 28)]
+
+    def make(i: int) -> np.ndarray:
+        u = picture(i, shapes[i % 5])
+        if i % 50 == 7:
+            u[3, 4] = np.nan
+        return u[0] if i % 50 == 19 else np.full_like(u, 0.5) if i % 50 == 33 else u
+
+    count = 0
+    for r in quick(make(i) for i in range(1000)):
+        assert r.index == count
+        count += 1
+        if r.index % 50 in (7, 19):
+            why = error_of(lambda i=r.index: gd.deblur(make(i), 5, options=QUICK, final=None))
+            assert (type(r.error), str(r.error)) == (type(why), str(why))
+        else:
+            check_equal(r, gd.deblur(make(r.index), 5, options=QUICK, final=None))
+    assert count == 1000
+
+
+def test_no_memory_for_one_picture_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = blind.deblur
+
+    def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
+        if image.shape == (25, 25):
+            raise MemoryError("no room for 25 x 25")
+        return real(image, *rest, **more)
+
+    monkeypatch.setattr(blind, "deblur", deblur)
+    results = list(quick([picture(0), picture(1, (25, 25)), picture(2)]))
+    assert [type(r.error) for r in results] == [type(None), MemoryError, type(None)]
+    assert str(results[1].error) == "no room for 25 x 25"
+
+
+def test_an_error_does_not_hold_the_arrays_of_its_run() -> None:
+    u = picture(0)
+    u[0, 0] = np.nan
+    there = weakref.ref(u)
+    (r,) = quick([u])
+    assert r.error is not None
+    del u
+    gc.collect()
+    assert there() is None
+
+
+# ---- arguments that are wrong for all pictures
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"pictures": "photo.png"}, TypeError, "pictures must be a stack or an iterable of NumPy or CuPy pictures, got "
+         "str; put a single picture into a list"),
+        ({"pictures": 5}, TypeError, "pictures must be a stack or an iterable of NumPy or CuPy pictures, got int; "
+         "put a single picture into a list"),
+        ({"pictures": picture(0)}, ValueError, "pictures must have at least 3 axes as a stack, (n, H, W), got 2 (shape "
+         "(24, 32)); put a single picture into a list"),
+        ({"pictures": picture(0, (24, 32, 3)), "channel_axis": -1}, ValueError, "pictures must have at least 4 axes as "
+         "a stack, (n, H, W, C), got 3 (shape (24, 32, 3)); put a single picture into a list"),
+        ({"kernel_size": 24}, ValueError, "kernel_size must be odd, got 24; use 23 or 25"),
+        ({"kernel_size": "big"}, TypeError, "kernel_size must be an odd integer or a pair of them, got 'big' (str); "
+         "use for instance 31 or (31, 25)"),
+        ({"final": "magic"}, ValueError, "final must be one of 'sparse', 'hyper-laplacian', got 'magic'"),
+        ({"method": "magic"}, ValueError, "method must be one of 'two-step', got 'magic'"),
+        ({"device": "tpu"}, ValueError, "device must be None, 'cpu', 'cuda' or 'auto', got 'tpu'"),
+        ({"gamma": 0}, ValueError, "gamma must be a positive number, got 0; 1 is linear, photos have about 2.2"),
+        ({"options": {}}, TypeError, "options must be a TwoStepOptions, got dict; name its fields in one"),
+        ({"channel_axis": 1.0}, TypeError, "channel_axis must be an integer or None, got 1.0 (float); "
+         "use -1 for (H, W, C)"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0; None: the free memory decides"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be a positive integer or None, got 2.0; "
+         "None: the free memory decides"),
+        ({"workers": -1}, ValueError, "workers must be at least 1, got -1; None: one for each CPU"),
+        ({"workers": True}, TypeError, "workers must be a positive integer or None, got True; None: one for each CPU"),
+        ({"callback": 3}, TypeError, "callback must be callable, got int; it is called with a Progress"),
+    ],
+)  # fmt: skip
+def test_wrong_for_all_pictures_is_said_at_the_call(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    source = Source([])
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        gd.deblur_batch(**{"pictures": source, "kernel_size": 5} | arguments)
+    assert source.closed_by is None
+
+
+# ---- bounds
+
+
+def test_nothing_is_read_before_the_first_result_is_asked_for() -> None:
+    source = Source(endless())
+    with quick(source) as results:
+        assert source.read == 0
+        assert threading.active_count() == 1
+        next(results)
+        assert source.read > 0
+    quick(source).close()
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_reader_is_never_far_ahead(workers: int) -> None:
+    """At most two pictures a worker are read and not taken; and as many are, while nobody takes any."""
+    taken, ahead = 0, []
+
+    def read() -> Iterator[np.ndarray]:
+        for i in range(60):
+            ahead.append(i + 1 - taken)
+            yield picture(i)
+
+    with quick(read(), workers=workers) as results:
+        for r in results:
+            assert r.index == taken
+            if taken == 20:
+                with (flow := results._flow).changed:
+                    assert flow.changed.wait_for(lambda f=flow: f.full, PATIENCE)
+                assert ahead[-1] == 2 * workers + 1  # the 21st is out of the iterator, but not counted yet
+            taken += 1
+    # `taken` lags behind by the result that the loop's body holds.
+    assert max(ahead) == 2 * workers + 1
+    assert taken == 60
+
+
+def test_few_pictures_have_few_threads() -> None:
+    names = set()
+
+    def read() -> Iterator[np.ndarray]:
+        yield picture(0)
+        names.update(thread.name for thread in threading.enumerate())
+
+    assert len(list(quick(read(), workers=50))) == 1
+    assert {name for name in names if "worker" in name} == {"gpudeblur-worker-1"}
+
+
+def test_memory_is_flat() -> None:
+    """What is allocated after 50 pictures is what is allocated after 400."""
+    tracemalloc.start()
+    held = []
+    for r in quick(picture(i) for i in range(401)):
+        if r.index in (50, 400):
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held[1] < held[0] + 10 * 24 * 32 * 4
+
+
+def test_pictures_are_let_go() -> None:
+    there: list[weakref.ref] = []
+
+    def read() -> Iterator[np.ndarray]:
+        for i in range(30):
+            u = picture(i)
+            there.append(weakref.ref(u))
+            yield u
+
+    with quick(read(), workers=2) as results:
+        for r in results:
+            alive = sum(one() is not None for one in there)
+            assert alive <= 2 * 2 + 2, r.index  # in flight, and the ones in the hands of the reader
+
+
+# ---- progress
+
+
+def test_progress_is_told_when_a_result_is_done_with() -> None:
+    told: list[Progress] = []
+    pictures = [picture(0), None, picture(2)]
+    for r in quick(pictures, callback=told.append):
+        assert len(told) == r.index
+    assert [(p.done, p.failed, p.total) for p in told] == [(1, 0, 3), (2, 1, 3), (3, 1, 3)]
+    for p in told:
+        assert p.per_second == pytest.approx(p.done / p.seconds)
+        assert p.remaining_seconds == pytest.approx((3 - p.done) / p.per_second)
+    assert told[0].seconds < told[2].seconds
+    told.clear()
+    list(quick(iter(pictures), callback=told.append))
+    assert [(p.done, p.total, p.remaining_seconds) for p in told] == [(i, None, None) for i in (1, 2, 3)]
+
+
+def test_a_callback_that_returns_true_stops_the_batch() -> None:
+    source, got = Source(endless()), []
+    results = quick(source, callback=lambda progress: progress.done == 3)
+    with pytest.raises(gd.Stopped, match=r"^stopped by the callback after 3 pictures$"):
+        got.extend(r.index for r in results)
+    assert got == [0, 1, 2]  # nothing that was counted is lost
+    assert source.closed_by is not None
+    with pytest.raises(gd.Stopped, match=r"^stopped by the callback after 1 of 5 pictures$"):
+        list(quick([picture(i) for i in range(5)], callback=lambda _: True))
+
+
+def test_a_callback_that_returns_something_else_does_not() -> None:
+    for value in (None, False, 0, 1, "go on"):
+        assert len(list(quick([picture(0)] * 2, callback=lambda _, v=value: v))) == 2
+
+
+# ---- ways to end early
+
+
+def test_what_the_callback_raises_comes_through() -> None:
+    def callback(progress: Progress) -> None:
+        if progress.done == 2:
+            raise LookupError("mine")
+
+    source, got = Source(endless()), []
+    with pytest.raises(LookupError, match=r"^mine$"):
+        got.extend(r.index for r in quick(source, callback=callback))
+    assert got == [0, 1]
+    assert source.closed_by is not None
+
+
+def test_what_the_reader_raises_comes_after_the_results_before_it() -> None:
+    def read() -> Iterator[np.ndarray]:
+        yield from (picture(i) for i in range(4))
+        raise OSError("the disk is gone")
+
+    got: list[int] = []
+    with pytest.raises(OSError, match=r"^the disk is gone$"):
+        got.extend(r.index for r in quick(read()))
+    assert got == [0, 1, 2, 3]
+
+
+def test_what_iter_or_close_of_the_pictures_raise_comes_through() -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[np.ndarray]:
+            raise OSError("no such camera")
+
+    results = quick(Broken())
+    with pytest.raises(OSError, match=r"^no such camera$"):
+        next(results)
+
+    class Jammed(Source):
+        def close(self) -> None:
+            raise OSError("the shutter is stuck")
+
+    got: list[int] = []
+    with pytest.raises(OSError, match=r"^the shutter is stuck$"):
+        got.extend(r.index for r in quick(Jammed([picture(0)])))
+    assert got == [0]
+
+
+ENDS = ["close", "with", "break", "garbage", "garbage in a cycle", "exception"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_consumer_may_leave(end: str) -> None:
+    """The pictures in work take seconds: they are not waited for. The reader is closed, in its own thread."""
+    source = Source(endless((256, 256)))
+    results = gd.deblur_batch(source, 25, workers=3, options=TwoStepOptions(iterations=100), final=None)
+    first = picture(0)
+    source.pictures = itertools.chain([None, first], source.pictures)
+    assert next(results).error is not None
+    with (flow := results._flow).changed:
+        assert flow.changed.wait_for(lambda: len(flow.threads) == 4, PATIENCE)  # the reader and three in work
+    start = time.monotonic()
+    if end == "close":
+        results.close()
+    elif end == "with":
+        with results:
+            pass
+    elif end == "exception":
+        with pytest.raises(KeyError), results:
+            raise KeyError
+    elif end == "garbage in a cycle":
+        cycle: list[Any] = [results]
+        cycle.append(cycle)
+        del cycle
+    # "break" and "garbage" are one: the last reference goes
+    del results
+    gc.collect()
+    assert time.monotonic() - start < 2
+    assert source.closed_by is not None
+    assert source.closed_by.name == "gpudeblur-reader"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
+
+
+def test_a_bug_in_a_thread_of_ours_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, job: Any) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(batch.Threads, "_deblur", broken)
+    with pytest.raises(AssertionError, match=r"^a bug$"):
+        next(quick(endless()))
+
+
+def test_many_batches_at_once() -> None:
+    streams = [quick((picture(i) for i in range(20)), workers=2) for _ in range(4)]
+    for together in zip(*streams, strict=True):
+        assert len({r.index for r in together}) == 1
+        for r in together[1:]:
+            assert_same(r.kernel, together[0].kernel)
+
+
+SCRIPT = """
+import itertools, sys, threading, time
+import numpy as np
+import gpudeblur as gd
+u = np.random.default_rng(0).random((400, 400), dtype=np.float32)
+pictures = itertools.chain([None, None], itertools.repeat(u))
+results = gd.deblur_batch(pictures, 31, workers=3, final=None)
+assert next(results).error is not None
+"""
+
+
+def python(code: str, **more: Any) -> subprocess.Popen:
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_control_c_ends_a_batch_at_once() -> None:
+    code = (
+        SCRIPT
+        + """
+print("ready", flush=True)
+try:
+    for r in results: pass
+except KeyboardInterrupt:
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
+    print("interrupted", left, flush=True)
+"""
+    )
+    with python(code) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted []\n"
+        seconds = time.monotonic() - start
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert seconds < 2
+
+
+@pytest.mark.parametrize("code", ["", "sys.exit(0)", "results.__iter__()"])
+def test_a_batch_that_is_left_alone_does_not_hold_the_interpreter(code: str) -> None:
+    with python(SCRIPT + code) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_an_error_in_the_users_loop_ends_the_interpreter_as_ever() -> None:
+    with python(SCRIPT + "for r in results: raise LookupError('mine')") as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert errors.endswith("LookupError: mine\n")
