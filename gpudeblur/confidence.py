@@ -50,9 +50,9 @@ def spectral_match(blurred: Array, kernel: Array) -> Array:
     curves = []
     for spectrum, floor in ((rfft2(room, overwrite=True), 1e-9), (psf_to_otf(kernel, grid), 1e-3)):
         power = (spectrum.real**2 + spectrum.imag**2).reshape(*spectrum.shape[:-2], -1)
-        curve = xp.log(power[..., where] + floor)
-        curve = curve - (curve @ smooth) @ smooth.T
-        curves.append(curve[..., None, :])
+        curve = xp.log(xp.take(power, where, axis=-1) + floor)[..., None, :]
+        parabola = (curve * smooth).sum(axis=-1, keepdims=True) * smooth  # not by BLAS, which rounds a batch otherwise
+        curves.append(curve - parabola.sum(axis=-2, keepdims=True))
     one, other = curves
     tiny = float(np.finfo(blurred.dtype).tiny)
     return (dot(one, other) / xp.sqrt(dot(one, one) * dot(other, other) + tiny))[..., 0, 0]
@@ -64,7 +64,7 @@ def _band(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     radius = np.hypot(np.fft.fftfreq(grid[0])[:, None], np.fft.rfftfreq(grid[1])).ravel()
     where = np.flatnonzero((radius > BAND[0]) & (radius < BAND[1]))
     powers = np.log(radius[where])[:, None] ** np.arange(3)
-    return where, np.linalg.qr(powers)[0].astype(np.float32)
+    return where, np.ascontiguousarray(np.linalg.qr(powers)[0].T.astype(np.float32))
 
 
 def gradient_gain(latent: Array, blurred: Array, window: Window) -> Array:
