@@ -45,10 +45,37 @@ def resample(picture: Array, shape: tuple[int, int]) -> Array:
     xp = array_module(picture)
     if picture.shape[-2:] == tuple(shape):
         return picture
+    if xp is np:
+        # Not by BLAS: its sums depend on how many threads it has, and they all spin for this little work.
+        rows = _resample_rows(picture, shape[0])
+        return np.ascontiguousarray(_resample_rows(rows.swapaxes(-2, -1), shape[1]).swapaxes(-2, -1))
     rows, columns = (
         xp.asarray(_resampling(a, b).astype(picture.dtype)) for a, b in zip(picture.shape[-2:], shape, strict=True)
     )
     return rows @ picture @ columns.T
+
+
+def _resample_rows(picture: np.ndarray, target: int) -> np.ndarray:
+    """`_resampling` of the rows, by the few weights that are not 0."""
+    where, weights = _taps(picture.shape[-2], target)
+    out = np.zeros((*picture.shape[:-2], target, picture.shape[-1]), dtype=picture.dtype)
+    for place, weight in zip(where, weights.astype(picture.dtype), strict=True):
+        part = picture[..., place, :]
+        part *= weight[:, None]
+        out += part
+    return out
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """`_resampling` as (taps, target) row numbers and weights; what lies beyond the border has weight 0."""
+    matrix = _resampling(source, target)
+    used = matrix != 0  # from the first to the last: a weight between may be 0
+    first, last = used.argmax(axis=1), source - 1 - used[:, ::-1].argmax(axis=1)
+    taps = int((last - first).max()) + 1
+    first = np.minimum(first, source - taps)
+    where = first + np.arange(taps)[:, None]
+    return where, np.take_along_axis(matrix, where.T, axis=1).T
 
 
 def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:

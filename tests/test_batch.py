@@ -490,7 +490,8 @@ def test_control_c_ends_a_batch_at_once() -> None:
         + """
 print("ready", flush=True)
 try:
-    for r in results: pass
+    with results:  # wherever it comes, in the library or in the loop
+        for r in results: pass
 except KeyboardInterrupt:
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
     print("interrupted", left, flush=True)

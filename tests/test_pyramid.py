@@ -111,6 +111,22 @@ def test_a_linear_ramp_stays_one_with_pixel_centres_aligned(xp: Any, target: tup
 
 
 @in_every_target
+def test_the_weights_are_those_of_the_matrix(xp: Any, target: tuple[int, int]) -> None:
+    """NumPy leaves out the zeros, CuPy multiplies by all of it."""
+    u = np.random.default_rng(0).random((2, 41, 30))
+    rows, columns = pyramid._resampling(41, target[0]), pyramid._resampling(30, target[1])
+    assert_close(pyramid.resample(xp.asarray(u), target), rows @ u @ columns.T, atol=1e-14)
+
+
+def test_a_weight_of_zero_between_others_is_not_their_end() -> None:
+    u = np.random.default_rng(0).random((255, 50))
+    used = np.flatnonzero(pyramid._resampling(255, 51)[25])
+    assert len(used) < used[-1] - used[0] + 1  # there is one
+    expected = pyramid._resampling(255, 51) @ u @ pyramid._resampling(50, 10).T
+    assert_close(pyramid.resample(u, (51, 10)), expected, atol=1e-14)
+
+
+@in_every_target
 def test_a_mirrored_picture_gives_the_mirrored_one(xp: Any, target: tuple[int, int]) -> None:
     u = np.random.default_rng(0).random((41, 30))
     out = to_host(pyramid.resample(xp.asarray(u), target))
