@@ -1,151 +1,102 @@
-"""Seconds per picture of `estimate_kernel` against picture, kernel and batch size, and its peak memory.
+"""Pictures a second and milliseconds a picture of kernel estimation, and how far that is from the hardware's floor.
 
-    python bench/throughput.py [--memory] [--device cuda] [--only SUBSTRING]
+    python bench/throughput.py [--device cuda] [--only SUBSTRING] [--memory] [--seconds S]
+    python bench/throughput.py --bars [--device cuda]     what has a bar to reach, against it
+    python bench/throughput.py --stream 10000             memory while many small pictures pass through deblur_batch
 
-The picture is scikit-image's camera, resized, under a trajectory kernel with a fixed seed. One thread on the CPU. Each
-row says how many transforms of how many bytes ran, and how long they take alone on this machine: the floor of the
-time measured. `--memory` runs each row once more under tracemalloc, to which NumPy reports its arrays (not FFT work
-space), and adds a 2048 x 2048 row. Appends to results/throughput.jsonl.
+Sizes 96 x 112 to 2048 x 2048, kernels of 15, 25 and 51 px; on a GPU batches of 1, 4, 16 ... until memory ends or a
+call takes a second. The pictures are scikit-image's camera, resized, under trajectory kernels with fixed seeds. The
+floor is, on the CPU, what the same transforms take alone on one thread; on a GPU, what `roofline.plan` says must be
+moved, at the bandwidth of a copy measured in the same run. `--memory` runs each row once more and adds the peak, over
+the input's float32 size. Appends to results/throughput.jsonl.
 """
 
 from __future__ import annotations
 
+import timing  # before NumPy
+
+# isort: split
+import argparse
+import dataclasses
+import functools
 import os
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # read when NumPy loads its BLAS
+import numpy as np
+from evaluate import arguments, record, settings, table
+from roofline import plan, roofline
 
-import argparse  # noqa: E402
-import contextlib  # noqa: E402
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
-import tracemalloc  # noqa: E402
-from collections import Counter  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
-from evaluate import device_name, record, table  # noqa: E402
-
-import gpudeblur  # noqa: E402
-from gpudeblur.synthesis import blur, trajectory_kernel  # noqa: E402
+import gpudeblur
+from gpudeblur.synthesis import blur, trajectory_kernel
 
 SEED = 20
+SHAPES = ((96, 112), (255, 255), (512, 512), (1024, 1024), (2048, 2048))
+KERNELS = (15, 25, 51)
+LONGEST_CALL = 1.0  # seconds: a larger batch is not tried after a call this long
 COLUMNS = {
-    "case": "", "seconds": ".4f", "transforms": "d", "gigabytes": ".2f", "fft_seconds": ".4f", "over_floor": ".2f",
-    "memory_ratio": ".1f",
+    "case": "", "per_second": ".2f", "ms": ".3f", "host_ms": ".3f", "transforms": "d", "launches": "d",
+    "gigabytes": ".3f", "floor_ms": ".3f", "over_floor": ".2f", "memory_ratio": ".1f",
 }  # fmt: skip
 # Real or complex, all that a step may call; each entry of the count is one call.
 TRANSFORMS = ("rfft2", "irfft2", "rfftn", "irfftn", "fft2", "ifft2", "fftn", "ifftn")
+Calls = Counter[tuple[str, tuple[int, ...], str]]
+
+
+# ------------------------------------------------------------------ what is run
+@functools.cache
+def sharp_picture(shape: tuple[int, int]) -> np.ndarray:
+    from skimage.data import camera
+    from skimage.transform import resize
+
+    return resize(camera().astype(np.float64) / 255, shape, anti_aliasing=True)
+
+
+@functools.cache
+def blurred_picture(shape: tuple[int, int], kernel_size: int, seed: int) -> np.ndarray:
+    return blur(sharp_picture(shape), trajectory_kernel(kernel_size, rng=SEED + seed), mode="same").astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """One row: `batch` pictures of `shape`, kernels of `kernel_size`."""
+    """One row: `batch` pictures of `shape`, kernels of `kernel_size`; the kernel alone, or a restoration too."""
 
     shape: tuple[int, int]
     kernel_size: int
     batch: int = 1
+    final: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.shape[0]}x{self.shape[1]}_k{self.kernel_size}_b{self.batch}"
+        final = "" if self.final is None else f"_{self.final}"
+        return f"{self.shape[0]}x{self.shape[1]}_k{self.kernel_size}_b{self.batch}{final}"
 
     def pictures(self, dtype: str) -> np.ndarray:
-        """(H, W), or (batch, H, W) of differently blurred ones."""
-        from skimage.data import camera
-        from skimage.transform import resize
+        """(H, W), or (batch, H, W) of differently blurred ones; from the 17th on they come again."""
+        found = [blurred_picture(self.shape, self.kernel_size, i) for i in range(min(self.batch, 16))]
+        stack = np.stack([found[i % len(found)] for i in range(self.batch)]).astype(dtype)
+        return stack if self.batch > 1 else stack[0]
 
-        sharp = resize(camera().astype(np.float64) / 255, self.shape, anti_aliasing=True)
-        stack = np.stack([
-            blur(sharp, trajectory_kernel(self.kernel_size, rng=SEED + i), mode="same") for i in range(self.batch)
-        ])  # fmt: skip
-        return (stack if self.batch > 1 else stack[0]).astype(dtype)
+    def run(self, pictures: Any, options: gpudeblur.TwoStepOptions) -> Any:
+        return gpudeblur.deblur(pictures, self.kernel_size, final=self.final, options=options).kernel
 
-
-LOADS = (
-    # Picture size.
-    Load((96, 112), 15), Load((255, 255), 25), Load((512, 512), 25), Load((800, 800), 31), Load((1024, 1024), 31),
-    # Kernel size.
-    Load((255, 255), 15), Load((255, 255), 31), Load((255, 255), 51), Load((512, 512), 51),
-    # Batch size.
-    Load((96, 112), 15, 16), Load((255, 255), 25, 4), Load((255, 255), 25, 16),
-)  # fmt: skip
-LARGE_BATCHES = (Load((96, 112), 15, 64), Load((255, 255), 25, 64))  # what a GPU is for
-MEMORY_LOAD = Load((2048, 2048), 31)
+    def larger(self) -> Load:
+        return dataclasses.replace(self, batch=4 * self.batch)
 
 
-class Backend:
-    """NumPy on one thread: how to time, how to see memory. `Cuda` says the same for CuPy."""
-
-    name = "numpy"
-
-    def __init__(self) -> None:
-        import scipy.fft
-
-        self.xp: Any = np
-        self.fft: Any = scipy.fft
-
-    def put(self, array: np.ndarray) -> Any:
-        return array
-
-    def times(self, work: Callable[[], Any], repeats: int) -> list[float]:
-        """Seconds of `repeats` calls after one that warms up."""
-        work()
-        found = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            work()
-            found.append(time.perf_counter() - start)
-        return found
-
-    def peak_bytes(self, work: Callable[[], Any]) -> int:
-        """Bytes of arrays above those that existed before, at their highest."""
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        work()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak - before
+FACES = Load((96, 112), 21, final="hyper-laplacian")
+LOADS = (*(Load(shape, k) for shape in SHAPES for k in KERNELS), FACES)
 
 
-class Cuda(Backend):
-    """CuPy: time by events on the stream, memory by the pool."""
-
-    name = "cupy"
-
-    def __init__(self) -> None:
-        import cupy
-        import cupyx.scipy.fft
-
-        self.xp, self.fft = cupy, cupyx.scipy.fft
-
-    def put(self, array: np.ndarray) -> Any:
-        return self.xp.asarray(array)
-
-    def times(self, work: Callable[[], Any], repeats: int) -> list[float]:
-        from cupyx.profiler import benchmark
-
-        found = benchmark(work, n_repeat=repeats, n_warmup=2)
-        # The larger of both clocks: a step that waits for the host shows on the CPU's only.
-        return [max(gpu, cpu) for gpu, cpu in zip(found.gpu_times[0].tolist(), found.cpu_times.tolist(), strict=True)]
-
-    def peak_bytes(self, work: Callable[[], Any]) -> int:
-        pool = self.xp.get_default_memory_pool()
-        self.xp.fft.config.get_plan_cache().clear()
-        pool.free_all_blocks()
-        before = pool.used_bytes()
-        work()
-        return pool.total_bytes() - before  # the pool gives nothing back by itself: its total is the peak
-
-
-@contextlib.contextmanager
-def counted(fft: Any) -> Iterator[Counter[tuple[str, tuple[int, ...], str]]]:
-    """Counts calls of the FFT module by name, shape of the transform's (real) side and dtype, while it lasts."""
-    calls: Counter[tuple[str, tuple[int, ...], str]] = Counter()
-    originals = {name: getattr(fft, name) for name in TRANSFORMS if hasattr(fft, name)}
+# ------------------------------------------------------------------ the floor
+def count_transforms(fft: Any, work: Callable[[], Any]) -> Calls:
+    """Calls of the FFT module by name, shape of the transform's (real) side and dtype."""
+    calls: Calls = Counter()
 
     def watch(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -157,17 +108,13 @@ def counted(fft: Any) -> Iterator[Counter[tuple[str, tuple[int, ...], str]]]:
 
         return call
 
-    for name, original in originals.items():
-        setattr(fft, name, watch(name, original))
-    try:
-        yield calls
-    finally:
-        for name, original in originals.items():
-            setattr(fft, name, original)
+    with timing.replaced(fft, **{name: watch(name, getattr(fft, name)) for name in TRANSFORMS if hasattr(fft, name)}):
+        work()
+    return calls
 
 
-def transform_floor(backend: Backend, calls: Counter[tuple[str, tuple[int, ...], str]]) -> tuple[float, float]:
-    """Seconds that the counted transforms take alone, and the gigabytes they read and write."""
+def transform_floor(backend: timing.Host, calls: Calls) -> tuple[float, float]:
+    """Seconds that the counted transforms take alone, and the bytes they read and write."""
     seconds = moved = 0.0
     for (name, shape, dtype), count in calls.items():
         work = getattr(backend.fft, name)
@@ -175,75 +122,255 @@ def transform_floor(backend: Backend, calls: Counter[tuple[str, tuple[int, ...],
         spectrum = backend.fft.rfft2(real) if "rfft" in name else backend.fft.fft2(real)
         source = spectrum if name.startswith("i") else real
         keywords = {"s": shape[-2:]} if name.startswith("irfft") else {}
-        repeats = 9 if source.size < 1 << 20 else 3
-        seconds += count * statistics.median(
-            backend.times(lambda w=work, x=source, k=keywords: w(x, axes=(-2, -1), **k), repeats)
-        )
+
+        def one(w: Any = work, x: Any = source, k: Any = keywords) -> Any:
+            return w(x, axes=(-2, -1), **k)
+
+        seconds += count * backend.time(one, seconds=0.1, most=9).seconds
         moved += count * (real.nbytes + spectrum.nbytes)
-    return seconds, moved / 1e9
+    return seconds, moved
 
 
-def copy_bandwidth(backend: Backend) -> float:
-    """GB/s of a large copy, read and write counted."""
-    source = backend.xp.ones(1 << 26, np.float32)
-    target = backend.xp.empty_like(source)
+# ------------------------------------------------------------------ a row
+@dataclasses.dataclass
+class Bench:
+    """One run: where, with what options, at what speed this machine copies and multiplies."""
 
-    def copy() -> None:
-        target[...] = source
+    backend: timing.Host
+    options: gpudeblur.TwoStepOptions
+    deadline: timing.Deadline
+    memory: bool
+    bandwidth: float
+    rate: float
 
-    return 2 * source.nbytes / statistics.median(backend.times(copy, 5)) / 1e9
+    @property
+    def cuda(self) -> bool:
+        return self.backend.device == "cuda"
 
+    def measure(self, load: Load) -> dict[str, Any]:
+        """One row; the memory's run comes last and does not count for the time."""
+        pictures = self.backend.put(load.pictures(self.options.dtype))
+        work = functools.partial(load.run, pictures, self.options)
+        row: dict[str, Any] = {"case": load.name}
+        if self.cuda:
+            row |= self._on_device(load, work)
+        else:
+            calls = count_transforms(self.backend.fft, work)  # a first run, too
+            seconds, moved = transform_floor(self.backend, calls)
+            row |= {"transforms": calls.total(), "launches": 0, "gigabytes": moved / load.batch / 1e9}
+            row["floor_ms"] = 1e3 * seconds / load.batch
+        # A call of many seconds is measured once: it is its own warm-up.
+        long = load.batch * load.shape[0] * load.shape[1] > 1 << 20 and not self.cuda
+        with timing.replaced(self.backend, warm_up=0 if long else self.backend.warm_up):
+            found = self.backend.time(work, least=1 if long else 3, most=1 if long else 50)
+        row |= {
+            "per_second": load.batch / found.seconds, "ms": 1e3 * found.seconds / load.batch,
+            "host_ms": 1e3 * found.host / load.batch, "device_ms": 1e3 * found.device / load.batch,
+            "calls": found.calls, "seconds_a_call": found.seconds, "memory_ratio": float("nan"),
+        }  # fmt: skip
+        row["over_floor"] = row["ms"] / row["floor_ms"] if row["floor_ms"] else float("nan")
+        if self.memory:
+            row["peak_bytes"] = self.backend.peak_bytes(work)
+            row["memory_ratio"] = row["peak_bytes"] / (4 * load.shape[0] * load.shape[1] * load.batch)
+        return row
 
-def measure(backend: Backend, load: Load, options: Any, dtype: str, repeats: int, memory: bool) -> dict[str, Any]:
-    """One row; the memory's run comes last and does not count for the time."""
-    pictures = backend.put(load.pictures(dtype))
+    def _on_device(self, load: Load, work: Callable[[], Any]) -> dict[str, Any]:
+        from gpudeblur._cuda import launches
 
-    def work() -> Any:
-        return gpudeblur.estimate_kernel(pictures, load.kernel_size, options=options)
-
-    with counted(backend.fft) as calls:
+        before = launches.copy()
+        self.backend.free()  # a CUDA graph would hide its launches
         work()
-    seconds = statistics.median(backend.times(work, repeats)) / load.batch
-    fft_seconds, gigabytes = transform_floor(backend, calls)
-    fft_seconds, gigabytes = fft_seconds / load.batch, gigabytes / load.batch
-    row = {
-        "case": load.name, "seconds": seconds, "transforms": calls.total(), "gigabytes": gigabytes,
-        "fft_seconds": fft_seconds, "over_floor": seconds / fft_seconds if fft_seconds else float("nan"),
-        "memory_ratio": float("nan"),
-    }  # fmt: skip
-    if memory:
-        row["memory_ratio"] = backend.peak_bytes(work) / (4 * load.shape[0] * load.shape[1] * load.batch)
+        done = launches - before
+        terms = plan(load.shape, (load.kernel_size,) * 2, self.options, load.batch)
+        floor = roofline(terms, load.batch, self.bandwidth, self.rate)
+        return {
+            "transforms": done["cufft_r2c"] + done["cufft_c2r"], "launches": done.total(), "counts": dict(done),
+            "planned_transforms": floor.transforms, "planned_launches": floor.launches.total(),
+            "gigabytes": floor.bytes / 1e9, "gigaoperations": floor.operations / 1e9, "floor_ms": 1e3 * floor.seconds,
+        }  # fmt: skip
+
+    def batches(self, load: Load) -> Iterator[dict[str, Any]]:
+        """`load`, on a GPU four times as many until memory ends, or a call takes LONGEST_CALL, or the time is up."""
+        while self.deadline.left > 0:
+            try:
+                row = self.measure(load)
+            except self.backend.out_of_memory as why:
+                print(f"{load.name}: {type(why).__name__}", flush=True)
+                return
+            finally:
+                self.backend.free()
+            yield row
+            if not self.cuda or row["seconds_a_call"] > LONGEST_CALL:
+                return
+            load = load.larger()
+        print(f"{load.name}: left out, the time is up", flush=True)
+
+
+# ------------------------------------------------------------------ deblur_batch
+def through_batch(pictures: Any, load: Load, options: gpudeblur.TwoStepOptions, **how: Any) -> float:
+    """Seconds a picture."""
+    start = time.perf_counter()
+    count = 0
+    for result in gpudeblur.deblur_batch(pictures, load.kernel_size, final=load.final, options=options, **how):
+        if result.error is not None:
+            raise result.error
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def workers_side_by_side(load: Load, options: gpudeblur.TwoStepOptions, repeats: int) -> dict[str, Any]:
+    """`load.batch` pictures one by one, through deblur_batch with one worker, and with two; `repeats` such turns."""
+    stack = load.pictures(options.dtype)
+    one = dataclasses.replace(load, batch=1)
+
+    def singly() -> float:
+        start = time.perf_counter()
+        for picture in stack:
+            one.run(picture, options)
+        return (time.perf_counter() - start) / len(stack)
+
+    one.run(stack[0], options)
+    found: dict[str, list[float]] = {"single": [], "one_worker": [], "two_workers": []}
+    for _ in range(repeats):
+        found["single"].append(singly())
+        found["one_worker"].append(through_batch(stack, load, options, workers=1))
+        found["two_workers"].append(through_batch(stack, load, options, workers=2))
+    row: dict[str, Any] = {"case": f"{load.name} through deblur_batch", "repeats": repeats, "all": found}
+    row |= {f"{name}_ms": 1e3 * statistics.median(values) for name, values in found.items()}
+    # Of the same turn: what else the machine does changes slower than a turn takes.
+    turns = list(zip(*found.values(), strict=True))
+    row["two_over_one"] = statistics.median(one / two for _, one, two in turns)
+    row["batch_over_single"] = statistics.median(one / single for single, one, _ in turns)
+    row["load_average"] = os.getloadavg()[0]
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--memory", action="store_true", help="peak memory too, over the input's float32 size")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--options", type=json.loads, default={}, help="fields of TwoStepOptions, as JSON")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="", help="substring of the rows to run, such as 255x255_k25_b1")
-    parser.add_argument("--no-record", action="store_true", help="append nothing to bench/results")
-    args = parser.parse_args()
+# ------------------------------------------------------------------ bars
+def bar(what: str, measured: float, limit: float, *, least: bool = False) -> dict[str, Any]:
+    """A line of the table: `measured` may be at most `limit`, or at least."""
+    holds = measured >= limit if least else measured <= limit
+    return {"bar": what, "limit": f"{'>=' if least else '<='} {limit:g}", "measured": measured, "holds": holds}
 
-    backend = Cuda() if args.device == "cuda" else Backend()
-    options = dataclasses.replace(gpudeblur.TwoStepOptions(**args.options), dtype=args.dtype)
-    loads = [*LOADS, *(LARGE_BATCHES if args.device == "cuda" else ()), *([MEMORY_LOAD] if args.memory else ())]
-    loads = [load for load in loads if args.only in load.name]
-    if not loads:
-        parser.error(f"no row has {args.only!r} in its name")
-    bandwidth = copy_bandwidth(backend)
-    print(f"{backend.name}, {args.dtype}, copy {bandwidth:.1f} GB/s; per picture of a batch, transforms per call\n")
-    rows = []
-    for load in loads:
-        rows.append(measure(backend, load, options, args.dtype, args.repeats, args.memory))
-        lines = table(rows, COLUMNS).splitlines()
-        print("\n".join(lines if len(rows) == 1 else lines[-1:]), flush=True)
-    if not args.no_record:
-        gpu = {"gpu": device_name()} if args.device == "cuda" else {}
-        settings = {key: getattr(args, key) for key in ("options", "device", "dtype", "repeats")}
-        record("throughput", {**settings, **gpu, "copy_gb_per_s": bandwidth, "rows": rows})
+
+def bars_cpu(bench: Bench, repeats: int) -> Iterator[dict[str, Any]]:
+    load = Load((255, 255), 25)
+    row = bench.measure(load)
+    yield {**bar("CPU, one thread, 255 x 255, k = 25: seconds", row["ms"] / 1e3, 0.30), "row": row}
+    row = workers_side_by_side(dataclasses.replace(load, batch=64), bench.options, repeats)
+    yield {**bar("64 of them, two workers over one: times", row["two_over_one"], 1.7, least=True), "row": row}
+    # 2 %: two medians of the same work differ by as much.
+    yield bar("the same, one worker over single calls: times the seconds", row["batch_over_single"], 1.02)
+
+
+def bars_gpu(bench: Bench) -> Iterator[dict[str, Any]]:
+    load = Load((255, 255), 25)
+    rows = list(bench.batches(load))
+    if rows:
+        yield {**bar("one 255 x 255 picture, k = 25: ms", rows[0]["ms"], 30), "row": rows[0]}
+        best = max(rows, key=lambda row: row["per_second"])
+        yield {**bar("255 x 255, k = 25, best batch: pictures/s", best["per_second"], 1000, least=True), "rows": rows}
+        yield bar("the same: measured over floor", best["over_floor"], 3)
+        # What a user sees: pictures on the host, copied both ways. Two rounds: the first plans and captures.
+        stack = dataclasses.replace(load, batch=max(64, min(2048, 2 * round(best["per_second"])))).pictures("float32")
+        seconds = min(through_batch(stack, load, bench.options, device="cuda") for _ in range(2))
+        yield bar("the same through deblur_batch, from and to the host: pictures/s", 1 / seconds, 1000, least=True)
+        bench.backend.free()
+    rows = list(bench.batches(FACES))
+    if rows:
+        best = max(rows, key=lambda row: row["per_second"])
+        what = "96 x 112, k = 21, kernel and hyper-Laplacian, best batch: pictures/s"
+        yield {**bar(what, best["per_second"], 5000, least=True), "rows": rows}
+    if bench.deadline.left > 0:
+        row = bench.measure(Load((2048, 2048), 51))
+        yield {**bar("one 2048 x 2048 picture, k = 51: seconds", row["ms"] / 1e3, 1.5), "row": row}
+
+
+# ------------------------------------------------------------------ a long stream
+def resident_bytes() -> int:
+    """Of this process, as Linux tells it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def stream(count: int, device: str, every: int = 1000) -> dict[str, Any]:
+    """Memory of this process every so many results while `count` different 32 x 32 pictures pass through deblur_batch.
+
+    Quick options: what is kept from one picture to the next does not depend on the number of iterations.
+    """
+    options = gpudeblur.TwoStepOptions(iterations=2, kernel_iterations=5, last_iterations=0)
+    random = np.random.default_rng(SEED)
+    base = blurred_picture((32, 32), 7, 0)
+    made = (base + random.normal(0, 0.01, base.shape).astype(np.float32) for _ in range(count))
+    resident: list[float] = []
+    used: list[float] = []  # of the device
+    start = time.perf_counter()
+    for result in gpudeblur.deblur_batch(made, 7, final="hyper-laplacian", options=options, device=device):
+        if result.error is not None:
+            raise result.error
+        if (result.index + 1) % every == 0:
+            resident.append(resident_bytes() / 1e6)
+            if device == "cuda":
+                import cupy
+
+                free, total = cupy.cuda.Device().mem_info
+                used.append((total - free) / 1e6)
+            print(f"{result.index + 1} pictures: {resident[-1]:.1f} MB{f', device {used[-1]:.1f} MB' if used else ''}")
+    seconds = time.perf_counter() - start
+    row = {"pictures": count, "resident_mb": resident, "device_mb": used, "per_second": count / seconds}
+    for name, values in (("growth_mb", resident), ("device_growth_mb", used)):
+        row[name] = values[-1] - values[0] if values else float("nan")
+    return {**row, "threads_left": threading.active_count()}
+
+
+# ------------------------------------------------------------------ the command
+def parser() -> argparse.ArgumentParser:
+    found = arguments(
+        __doc__, "device", "dtype", "options", "only", "seconds", "no-record",
+        device={"choices": ["cpu", "cuda"], "default": "cpu"},
+        dtype={"default": "float32", "help": "of pictures and options"},
+        only={"help": "substring of the rows to run, such as 255x255_k25; not recorded"},
+    )  # fmt: skip
+    found.add_argument("--memory", action="store_true", help="peak memory too")
+    found.add_argument("--bars", action="store_true", help="only what has a bar to reach")
+    found.add_argument("--repeats", type=int, default=3, help="turns of the rows that are compared side by side")
+    found.add_argument("--stream", type=int, metavar="N", help="N small pictures through deblur_batch, nothing else")
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    backend = timing.backend(args.device)
+    line = settings(args, "options", "device", "dtype", "seconds")
+    if args.stream:
+        found: dict[str, Any] = {"stream": stream(args.stream, args.device)}
+    else:
+        options = dataclasses.replace(gpudeblur.TwoStepOptions(**args.options), dtype=args.dtype)
+        deadline = timing.Deadline(args.seconds)
+        bandwidth, rate = backend.copy_bandwidth(), backend.operation_rate()
+        bench = Bench(backend, options, deadline, args.memory, bandwidth, rate)
+        print(f"{backend.name}, {args.dtype}: copy {bandwidth / 1e9:.1f} GB/s, product {rate / 1e12:.2f} TFLOP/s\n")
+        line |= {"copy_gb_per_s": bandwidth / 1e9, "product_tflop_per_s": rate / 1e12}
+        if args.bars:
+            found = {"bars": show(bars_gpu(bench) if bench.cuda else bars_cpu(bench, args.repeats), BAR_COLUMNS)}
+        else:
+            loads = [load for load in LOADS if args.only in load.name]
+            found = {"rows": show((row for load in loads for row in bench.batches(load)), COLUMNS)}
+            if not loads:
+                raise SystemExit(f"no row has {args.only!r} in its name")
+    if not args.no_record and not args.only:
+        record("throughput", {**line, **found, "load_average": os.getloadavg()[0]})
+
+
+BAR_COLUMNS = {"bar": "", "limit": "", "measured": ".4g", "holds": ""}
+
+
+def show(rows: Iterator[dict[str, Any]], columns: dict[str, str]) -> list[dict[str, Any]]:
+    """Each row as soon as it is there."""
+    seen = []
+    for row in rows:
+        seen.append(row)
+        lines = table(seen, columns).splitlines()
+        print("\n".join(lines if len(seen) == 1 else lines[-1:]), flush=True)
+    return seen
 
 
 if __name__ == "__main__":
