@@ -1,0 +1,189 @@
+"""The least that kernel estimation asks of a GPU: its launches and transforms, and the bytes that these must move.
+
+`BYTES` has one line for each CUDA kernel: every array that it takes is read once, every array that it gives is written
+once. `plan` lists what runs for one stack, term by term in the order of `blind._coarse_to_fine`; the floor is the time
+that its bytes take at the bandwidth of a copy, or its arithmetic at the rate of a matrix product where that is more.
+A latent pass moves 38 bytes a pixel: stencil 8, R2C 8, quotient 14, C2R 8. Arrays that stay in the GPU's cache can be
+faster than that; a transform too large for one block's shared memory moves its bytes twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from gpudeblur import TwoStepOptions
+from gpudeblur.blind import _schedule  # private: the bench must see the very same plan
+from gpudeblur.fourier import fast_size
+from gpudeblur.kernel_step import voting_window, window_pixels
+from gpudeblur.latent import NEGLIGIBLE
+from gpudeblur.pyramid import kernel_sizes, support_size
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`n` pictures of h x w float32, kernels of kh x kw."""
+
+    n: int
+    h: int
+    w: int
+    kh: int = 1
+    kw: int = 1
+    window: int = 0  # pixels in it
+
+    @property
+    def pixels(self) -> int:
+        return self.n * self.h * self.w
+
+    @property
+    def spectrum(self) -> int:
+        """Complex numbers of a real transform."""
+        return self.n * self.h * (self.w // 2 + 1)
+
+    @property
+    def kernel(self) -> int:
+        return self.n * self.kh * self.kw
+
+    @property
+    def lags(self) -> int:
+        return self.n * (2 * self.kh - 1) * (2 * self.kw - 1)
+
+
+BYTES: dict[str, Callable[[Grid], int]] = {
+    "l0_split": lambda g: 8 * g.pixels,
+    "edge_mask": lambda g: 5 * g.pixels,
+    "dilate": lambda g: 2 * g.pixels,  # one axis
+    "gaussian_smooth": lambda g: 8 * g.pixels,  # one axis
+    "smooth_split": lambda g: 9 * g.pixels,
+    "spectral_solve": lambda g: 28 * g.spectrum,
+    "cufft_r2c": lambda g: 4 * g.pixels + 8 * g.spectrum,
+    "cufft_c2r": lambda g: 4 * g.pixels + 8 * g.spectrum,
+    "toeplitz_cg": lambda g: 4 * g.lags + 12 * g.kernel + 4 * g.n,
+    "toeplitz_nnls": lambda g: 4 * g.lags + 12 * g.kernel + 8 * g.n,
+}
+# What is no launch of ours, on arrays: of the finest picture and of a scale's.
+ARRAYS: dict[str, Callable[[Grid], int]] = {
+    "resample": lambda g: 4 * (g.window + g.pixels),  # window: the pixels that it reads
+    "wrap": lambda g: 4 * (g.window + g.pixels),
+}
+
+
+def solver_operations(grid: Grid, iterations: int) -> int:
+    """Of the products with the Toeplitz matrix, which the CUDA kernels form directly."""
+    return 2 * iterations * grid.kernel * grid.kh * grid.kw
+
+
+@dataclass(frozen=True)
+class Term:
+    """`count` launches of one kind on one grid."""
+
+    name: str
+    count: int
+    grid: Grid
+    operations: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.count * {**BYTES, **ARRAYS}[self.name](self.grid)
+
+
+def passes(gradient_weight: float, options: TwoStepOptions) -> tuple[int, int]:
+    """Passes of one latent step, and those of them with the smooth map."""
+    betas = []
+    beta = 2 * gradient_weight
+    while beta < options.beta_max:
+        betas.append(beta)
+        beta *= options.beta_rate
+    return len(betas), sum(options.smooth_weight > NEGLIGIBLE * beta for beta in betas)
+
+
+def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions, batch: int = 1) -> Iterator[Term]:
+    """What one `estimate_kernel` of `batch` pictures of `shape` does on a GPU, in order."""
+    support = support_size(size, shape, options.support_margin)
+    scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
+    solver, steps = f"toeplitz_{options.kernel_solver}", options.kernel_iterations
+    for level, scale in enumerate(_schedule(shape, scales, options)):
+        kh, kw = scale.size
+        h, w = (fast_size(side + k - 1) for side, k in zip(scale.shape, scale.size, strict=True))
+        window = window_pixels(voting_window(scale.shape, scale.size))
+        grid = Grid(batch, h, w, kh, kw, batch * window)
+        if scale.shape != shape:
+            yield Term("resample", 1, Grid(batch, *scale.shape, window=batch * math.prod(shape)))
+        yield Term("wrap", 1, Grid(batch, h, w, window=batch * math.prod(scale.shape)))
+        if level:
+            yield from _project(grid)
+        yield Term("cufft_r2c", 1, grid)  # of the blurred picture
+        for gradient_weight, _ in scale.weights:
+            count, smooth = passes(gradient_weight, options)
+            yield from _transfer(grid)
+            yield Term("l0_split", count, grid)
+            yield Term("edge_mask", smooth, grid)
+            yield Term("dilate", 2 * smooth, grid)
+            yield Term("gaussian_smooth", 2 * smooth, grid)
+            yield Term("smooth_split", smooth, grid)
+            yield Term("cufft_r2c", count, grid)
+            yield Term("spectral_solve", count, grid)
+            yield Term("cufft_c2r", count, grid)
+            yield from _equations(grid)
+            yield from _solve(grid, solver, steps)
+        yield from _transfer(grid)  # the energy of eq. 2
+        yield Term("cufft_r2c", 1, grid)
+        yield Term("cufft_c2r", 1, grid)
+        yield Term("edge_mask", 1, grid)
+    if options.refine:
+        yield from _project(grid)
+        beta = options.refine_beta
+        while beta <= 1:
+            yield from _solve(grid, solver, steps)
+            beta *= 2
+    yield from _project(grid)
+    confidence = Grid(batch, fast_size(shape[0]), fast_size(shape[1]), *size)
+    yield Term("cufft_r2c", 1, confidence)
+    yield from _transfer(confidence)
+
+
+def _transfer(grid: Grid) -> Iterator[Term]:
+    """A kernel as a transfer function."""
+    yield Term("cufft_r2c", 1, grid)
+
+
+def _equations(grid: Grid) -> Iterator[Term]:
+    """The gradients that vote and the normal equations of the kernel step."""
+    yield Term("cufft_r2c", 2, grid)
+    yield Term("cufft_c2r", 2, grid)
+
+
+def _solve(grid: Grid, solver: str, iterations: int) -> Iterator[Term]:
+    if solver == "toeplitz_nnls":  # its step width is from the spectrum of the matrix
+        yield Term("cufft_r2c", 1, Grid(grid.n, fast_size(2 * grid.kh - 1), fast_size(2 * grid.kw - 1)))
+    yield Term(solver, 1, grid, operations=solver_operations(grid, iterations))
+
+
+def _project(grid: Grid) -> Iterator[Term]:
+    yield from ()
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Sums over a plan; bytes and seconds of one picture, launches and transforms of one call."""
+
+    launches: Counter[str]
+    transforms: int
+    bytes: float
+    operations: float
+    seconds: float
+
+
+def roofline(terms: Iterator[Term], batch: int, bandwidth: float, rate: float) -> Roofline:
+    """The floor at so many bytes a second of a copy and so many operations a second of a matrix product."""
+    launches: Counter[str] = Counter()
+    moved = operations = seconds = 0.0
+    for term in terms:
+        launches[term.name] += term.count
+        moved += term.bytes
+        operations += term.operations
+        seconds += max(term.bytes / bandwidth, term.operations / rate)
+    transforms = launches["cufft_r2c"] + launches["cufft_c2r"]
+    return Roofline(launches, transforms, moved / batch, operations / batch, seconds / batch)
