@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import operator
 import os
 import time
@@ -16,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from . import blind, images
-from ._arrays import Array, choose_module
-from .flow import BatchResult, Flow, Job
+from ._arrays import Array, array_module, choose_module
+from .flow import BatchResult, Flow, Job, Lane
+from .groups import Cuda, Device, Groups
+from .memory import bytes_per_picture
 from .nonblind import METHODS
 from .options import TwoStepOptions
 
@@ -154,10 +158,7 @@ class BatchIterator(Iterator[BatchResult]):
         self._total, self._callback = total, callback
         self._done = self._failed = 0
         self._start = 0.0
-        flow = Flow(lambda _: threads)
-        threads = Threads(flow, settings, device, workers or _usable_cpus())
-        flow.lanes.append(threads)
-        self._flow = flow
+        self._flow = flow = Flow(_lanes(settings, device, workers, batch_size))
         # Holds for the garbage collector and for the end of the interpreter too.
         self._end = weakref.finalize(self, flow.stop)
 
@@ -208,15 +209,74 @@ class BatchIterator(Iterator[BatchResult]):
             raise blind.Stopped(f"stopped by the callback after {self._done}{of} pictures")
 
 
+def _lanes(
+    settings: dict[str, Any], device: str | None, workers: int | None, batch_size: int | None
+) -> Callable[[Flow, Any], Lane]:
+    """What chooses a picture's lane: the device's for CuPy pictures or if so asked for, else that of the CPU."""
+    lanes: dict[str, Lane] = {}
+
+    def choose(flow: Flow, picture: Any) -> Lane:
+        on_device = device == "cuda" or (device is None and _is_on_device(picture))
+        name = "cuda" if on_device else "cpu"
+        if name not in lanes:
+            lane = _groups(flow, settings, batch_size) if on_device else Threads(flow, settings, device, workers)
+            lanes[name] = lane
+            flow.lanes.append(lane)
+        return lanes[name]
+
+    return choose
+
+
+def _is_on_device(picture: Any) -> bool:
+    try:
+        return array_module(picture) is not np
+    except TypeError:
+        return False
+
+
+def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device: Device | None = None) -> Groups:
+    """The lane of a device, a GPU if nothing is said."""
+    axis = settings["channel_axis"]
+
+    def bytes_of(shape: tuple[int, ...]) -> int:
+        sides, channels = list(shape), 1
+        if axis is not None:
+            channels = sides.pop(axis)
+        need = bytes_per_picture(
+            (sides[-2], sides[-1]),
+            settings["kernel_size"],
+            channels=channels,
+            final=settings["final"],
+            options=settings["options"],
+            backend="cupy",
+        )
+        # Stacks on the way in and out are at most of doubles, and as many as there are threads.
+        return need * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
+
+    return Groups(
+        flow,
+        Cuda() if device is None else device,
+        functools.partial(blind.deblur, **{name: value for name, value in settings.items() if name != "channel_axis"}),
+        functools.lru_cache(maxsize=64)(bytes_of),
+        kernel_size=settings["kernel_size"],
+        channel_axis=axis,
+        batch_size=batch_size,
+    )
+
+
 class Threads:
     """The lane on the CPU: every picture by itself, in one of `workers` threads."""
 
-    def __init__(self, flow: Flow, settings: dict[str, Any], device: str | None, workers: int) -> None:
+    def __init__(self, flow: Flow, settings: dict[str, Any], device: str | None, workers: int | None) -> None:
+        workers = workers or _usable_cpus()
         self.capacity, self.held = AHEAD * workers, 0
         self._flow, self._settings, self._device, self._workers = flow, settings, device, workers
         self._jobs: deque[Job] = deque()
         self._idle = self._started = 0
         flow.at_end.callback(self._jobs.clear)
+
+    def check(self, picture: Any) -> Exception | None:
+        return None  # its own call will say
 
     def cost(self, picture: Any) -> int:
         return 1

@@ -53,20 +53,24 @@ class Job:
 
 
 class Lane(Protocol):
-    """A way for pictures. `add` runs in the reader thread under the lock; `held` of `capacity` is in flight."""
+    """A way for pictures. All of it runs in the reader's thread; `held` of `capacity` is in flight."""
 
     capacity: int
     held: int
 
+    def check(self, picture: Any) -> Exception | None:
+        """What is known to be wrong with the picture before it goes on its way."""
+
     def cost(self, picture: Any) -> int: ...
-    def add(self, job: Job) -> None: ...
+    def add(self, job: Job) -> None:
+        """Under the lock."""
 
 
 @dataclass(eq=False)
 class Flow:
     """The state that all threads of one call share; `changed` guards it and tells of every change."""
 
-    choose: Callable[[Any], Lane]
+    choose: Callable[[Flow, Any], Lane]
     lanes: list[Lane] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     stopping: bool = False
@@ -156,15 +160,18 @@ class Flow:
             return not self.stopping
 
     def _admit(self, picture: Any) -> None:
-        lane = self.choose(picture)
+        lane = self.choose(self, picture)
+        error, cost = lane.check(picture), lane.cost(picture)
         with self.changed:
             job = Job(self.read, picture)
-            cost = lane.cost(picture)
             self._held[job.index] = lane, cost
             lane.held += cost
             self.read += 1
             self.last_read = time.monotonic()
-            lane.add(job)
+            if error is None:
+                lane.add(job)
+            else:
+                self.finish(BatchResult(job.index, None, None, {}, error))
             self.changed.notify_all()
 
     # ---- the lanes' side

@@ -26,7 +26,7 @@ LAYERS = (
     {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "confidence", "nonblind"},
     {"images", "metrics", "synthesis"},
     {"blind", "nonuniform", "networks"},
-    {"batch", "flow"},
+    {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
     {"io", "cli", "demo", "__main__"},
 )

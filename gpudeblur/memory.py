@@ -1,0 +1,80 @@
+"""How much memory a picture takes while it is deblurred, worked out from its shape.
+
+In planes: real arrays of the size of a grid, or spectra of it, which weigh as much. Two grids count. That of the
+kernel's estimation at its finest scale has G pixels, the picture with a margin of the kernel's support, rounded up to
+fast sizes; that of the restoration R, with a margin of the kernel that was asked for. The peak is at one of two places,
+and the picture's own planes (C channels, and their luminance if C > 1) are there all along:
+
+    estimation   planes + ALTERNATION G      the blurred picture and its spectrum, the last latent picture, and within
+                                             the latent step: the data, the power and the quotient's spectrum, both
+                                             gradients with their mask, the split, the smooth picture and its split
+    restoration  planes + C RESTORATION R    per channel; "sparse": x, residual, direction and image of the conjugate
+                                             gradients, five derivatives, five weights, their products, room and
+                                             spectrum; "hyper-laplacian": two gradients, their shrunk forms with the
+                                             Newton iteration's terms, data, power, split and spectrum
+
+The counts of arrays that live at once are measured, as what each library frees in time is not in the source:
+`tests/test_memory.py` holds them against the peak. What is left out is small or not the picture's: kernels, tables,
+work space within an FFT on the CPU, cuFFT plans and CUDA graphs that are kept (at most a quarter of a device's memory).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .fourier import fast_size
+from .images import check_kernel_size
+from .options import TwoStepOptions
+from .pyramid import support_size
+
+ALTERNATION = {"numpy": 15.7, "cupy": 20.0}
+RESTORATION = {
+    "numpy": {"sparse": 20.2, "hyper-laplacian": 12.0},
+    "cupy": {"sparse": 24.0, "hyper-laplacian": 14.0},
+}
+# Arrays of the size of the autocorrelation on its grid, in the solvers; they count where the picture is small.
+SOLVER = 8.0
+
+
+def bytes_per_picture(
+    shape: tuple[int, int],
+    kernel_size: int | tuple[int, int],
+    *,
+    channels: int = 1,
+    final: str | None = "sparse",
+    options: TwoStepOptions | None = None,
+    backend: str = "numpy",
+) -> int:
+    """Bytes that `deblur` allots for one picture at its peak, the picture itself not counted.
+
+    Parameters
+    ----------
+    shape : (H, W) of the picture.
+    kernel_size, final, options : as in `deblur`.
+    channels : how many colours.
+    backend : {"numpy", "cupy"}
+
+    Returns
+    -------
+    int
+    """
+    options = TwoStepOptions() if options is None else options
+    size = check_kernel_size(kernel_size, shape)
+    support = support_size(size, shape, options.support_margin)
+    planes = _pixels(shape) * (channels if channels == 1 else channels + 1)
+    lags = _pixels(tuple(fast_size(2 * side - 1) for side in support))
+    peak = ALTERNATION[backend] * _grid(shape, support) + SOLVER * lags
+    if final is not None:
+        peak = max(peak, channels * RESTORATION[backend][final] * _grid(shape, size))
+    return int((planes + peak) * np.dtype(options.dtype).itemsize)
+
+
+def _grid(shape: tuple[int, int], size: tuple[int, int]) -> int:
+    """Pixels of the periodic grid for a picture and a kernel."""
+    return _pixels(tuple(fast_size(side + k - 1) for side, k in zip(shape, size, strict=True)))
+
+
+def _pixels(shape: Any) -> int:
+    return int(shape[0]) * int(shape[1])

@@ -1,0 +1,383 @@
+"""Groups on a device, with a device of NumPy arrays: what is computed together, when, and what happens if it fails."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_same
+from test_batch import PATIENCE, QUICK, Source, check_equal, endless, error_of, no_thread_is_left, picture, quick
+
+import gpudeblur as gd
+from gpudeblur import batch, blind, groups
+from gpudeblur.blind import BlindResult
+from gpudeblur.memory import bytes_per_picture
+
+__all__ = ["no_thread_is_left"]  # the fixture, which every test here uses
+
+
+class NumpyDevice:
+    """A device on the host that computes at most `fits` pictures at a time, and notes what it is asked."""
+
+    def __init__(self, fits: float = math.inf, free: int = 1 << 40) -> None:
+        self.fits, self.free = fits, free
+        self.uploads: list[int] = []
+        self.computed: list[tuple[int, ...]] = []
+        self.downloads = self.released = self.closed = 0
+        self.changed = threading.Condition()
+        self.before_compute: Callable[[], None] = lambda: None
+
+    def note(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(what, PATIENCE)
+
+    def prepare(self, picture: Any) -> None:
+        pass
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def upload(self, pictures: list[Any]) -> np.ndarray:
+        self.uploads.append(len(pictures))
+        self.note()
+        return np.stack(pictures)
+
+    def compute(self, stack: np.ndarray, deblur: Callable[[Any], BlindResult]) -> BlindResult:
+        self.before_compute()
+        if len(stack) > self.fits:
+            raise MemoryError(f"no room for {len(stack)}")
+        found = deblur(stack)
+        self.computed.append(stack.shape)
+        self.note()
+        return found
+
+    def download(self, computed: BlindResult, picture: Any) -> BlindResult:
+        self.downloads += 1
+        self.note()
+        return computed
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, MemoryError)
+
+    def release(self) -> None:
+        self.released += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
+    """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
+    found = NumpyDevice()
+    monkeypatch.setattr(batch, "choose_module", lambda image, device: object())
+    monkeypatch.setattr(batch, "Cuda", lambda: found)
+    monkeypatch.setattr(groups.Groups.__init__, "__kwdefaults__", {
+        **groups.Groups.__init__.__kwdefaults__, "linger": 1e6,
+    })  # fmt: skip
+    return found
+
+
+def on_device(pictures: Any, **more: Any) -> gd.BatchIterator:
+    return quick(pictures, device="cuda", **more)
+
+
+def alone(u: Any, **more: Any) -> BlindResult:
+    return gd.deblur(u, 5, **{"options": QUICK, "final": None} | more)
+
+
+# ---- what is computed together
+
+
+@pytest.mark.parametrize("final", [None, "hyper-laplacian", "sparse"])
+def test_groups_equal_a_loop(device: NumpyDevice, final: str | None) -> None:
+    """Of five sizes and two dtypes in turn, in order."""
+    pictures = [picture(i, (24, 30 + 2 * (i % 5)), ("float32", "uint8")[i % 2]) for i in range(40)]
+    for count, r in enumerate(on_device(pictures, batch_size=3, final=final)):
+        assert r.index == count
+        check_equal(r, alone(pictures[r.index], final=final))
+    assert count == 39
+    assert sum(shape[0] for shape in device.computed) == 40
+    assert max(shape[0] for shape in device.computed) <= 3
+
+
+def test_equal_shapes_are_grouped_across_others(device: NumpyDevice) -> None:
+    pictures = [picture(i, ((24, 32), (26, 32))[i % 2]) for i in range(16)]
+    assert [r.index for r in on_device(pictures, batch_size=4)] == list(range(16))
+    assert [shape[0] for shape in device.computed] == [4] * 4
+
+
+def test_a_rare_shape_does_not_hold_the_others_up_for_good(device: NumpyDevice) -> None:
+    """It is the first result to be taken: when no more can be read, it goes alone."""
+    pictures = itertools.chain([picture(0, (26, 32))], (picture(i) for i in itertools.count()))
+    with on_device(pictures, batch_size=2) as results:
+        for r in itertools.islice(results, 20):
+            assert r.error is None
+    assert device.computed[:3].count((2, 24, 32)) >= 2
+    assert (1, 26, 32) in device.computed
+
+
+def test_in_colour(device: NumpyDevice) -> None:
+    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (2, (20, 24, 3)), (1, (20, 3, 24))):
+        pictures = [picture(i, shape) for i in range(4)]
+        for r in on_device(pictures, channel_axis=axis, final="hyper-laplacian", batch_size=4):
+            check_equal(r, alone(pictures[r.index], channel_axis=axis, final="hyper-laplacian"))
+    assert [shape[0] for shape in device.computed] == [4] * 4
+
+
+def test_a_stack_as_a_picture_stays_by_itself(device: NumpyDevice) -> None:
+    stack = np.stack([picture(i) for i in range(3)])
+    results = list(on_device([stack, picture(3), stack], batch_size=8))
+    assert sorted(device.computed) == [(1, 3, 24, 32), (1, 3, 24, 32), (1, 24, 32)]
+    assert_same(results[2].kernel, alone(stack).kernel)
+    assert_same(results[2].info["confidence"], alone(stack).info["confidence"])
+
+
+def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
+    need = bytes_per_picture((24, 32), 5, final=None, options=QUICK, backend="cupy") + 3 * 8 * 24 * 32
+    device.free = math.ceil(5.5 * need / groups.SHARE)
+    assert len(list(on_device(picture(i) for i in range(20)))) == 20
+    assert [shape[0] for shape in device.computed] == [5] * 4
+    device.free = 1
+    device.computed.clear()
+    assert len(list(on_device(picture(i) for i in range(3)))) == 3
+    assert [shape[0] for shape in device.computed] == [1] * 3
+
+
+def test_without_a_batch_size_groups_are_bounded_in_pixels(
+    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "GROUP_PIXELS", 10 * 64 * 64)
+    monkeypatch.setattr(groups, "LEAST_COST", 1)
+    read: list[int] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for i in range(100):
+            read.append(i)
+            yield picture(i, (64, 64))
+
+    with on_device(pictures()) as results:
+        for r in results:
+            assert len(read) - r.index <= 4 * 10 + 1
+            if r.index == 30:
+                with (flow := results._flow).changed:
+                    assert flow.changed.wait_for(lambda f=flow: f.full, PATIENCE)
+                assert len(read) == 31 + 40
+    assert [shape[0] for shape in device.computed] == [10] * 10
+
+
+def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
+    """An endless supply of nothing is read within bounds."""
+    source = Source(None for _ in itertools.count())
+    with on_device(source) as results:
+        next(results)
+        with (flow := results._flow).changed:
+            assert flow.changed.wait_for(lambda: flow.full, PATIENCE)
+        assert source.read == 4 * 256 + 1
+
+
+def test_a_slow_reader_is_not_waited_for(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives the second picture once the first is back."""
+    monkeypatch.setitem(groups.Groups.__init__.__kwdefaults__, "linger", 0.01)
+    back = threading.Event()
+
+    def pictures() -> Iterator[np.ndarray]:
+        yield picture(0)
+        assert back.wait(PATIENCE)
+        yield picture(1)
+
+    for r in on_device(pictures(), batch_size=8):
+        assert r.error is None
+        back.set()
+    assert [shape[0] for shape in device.computed] == [1, 1]
+
+
+# ---- all at the same time
+
+
+def test_the_next_group_is_uploaded_while_one_is_computed(device: NumpyDevice) -> None:
+    device.before_compute = lambda: device.wait_for(lambda: len(device.uploads) >= min(4, len(device.computed) + 2))
+    assert len(list(on_device((picture(i) for i in range(8)), batch_size=2))) == 8
+    assert device.uploads == [2] * 4
+
+
+def test_a_group_is_brought_back_while_the_next_is_computed(
+    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def begin() -> None:
+        begun.append(0)
+        device.note()
+
+    download = device.download
+
+    def slow(*arguments: Any) -> BlindResult:
+        device.wait_for(lambda: len(begun) >= min(4, device.downloads + 2))
+        return download(*arguments)
+
+    device.before_compute = begin
+    monkeypatch.setattr(device, "download", slow)
+    assert len(list(on_device((picture(i) for i in range(8)), batch_size=2))) == 8
+
+
+def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
+    there: list[weakref.ref] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for i in range(60):
+            u = picture(i)
+            there.append(weakref.ref(u))
+            yield u
+
+    with on_device(pictures(), batch_size=3) as results:
+        for r in results:
+            assert len(there) - r.index <= 4 * 3 + 1
+            assert sum(one() is not None for one in there) <= 4 * 3 + 2
+    gc.collect()
+    assert not any(one() is not None for one in there)
+
+
+# ---- what may go wrong
+
+
+def test_a_bad_picture_does_not_spoil_its_group(device: NumpyDevice) -> None:
+    pictures: list[Any] = [picture(i) for i in range(12)]
+    pictures[2] = pictures[2] * np.nan
+    pictures[3] = pictures[3][0]
+    pictures[5] = None
+    pictures[7] = picture(7, (4, 40))
+    for r in on_device(pictures, batch_size=4):
+        if r.index in (2, 3, 5, 7):
+            why = error_of(lambda i=r.index: alone(pictures[i]))
+            assert (type(r.error), str(r.error)) == (type(why), str(why))
+        else:
+            check_equal(r, alone(pictures[r.index]))
+    assert [shape[0] for shape in device.computed] == [4, 4]
+
+
+def test_an_error_that_shows_only_in_the_group_is_the_one_pictures(
+    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = blind.deblur
+
+    def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
+        if (image == 7).any():
+            raise ArithmeticError("a seven")
+        return real(image, *rest, **more)
+
+    monkeypatch.setattr(blind, "deblur", deblur)
+    pictures = [picture(i) for i in range(8)]
+    pictures[5][3, 3] = 7
+    results = list(on_device(pictures, batch_size=4))
+    assert [str(r.error) for r in results if r.error] == ["a seven"]
+    assert results[5].error is not None
+    assert sorted(shape[0] for shape in device.computed) == [1, 1, 1, 4]
+
+
+def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) -> None:
+    device.fits = 3
+    pictures = [picture(i) for i in range(32)]
+    message = r"^out of memory with 8 pictures of 24 x 32 at a time, going on with 4; batch_size=4 begins with that$"
+    with pytest.warns(RuntimeWarning, match=message) as caught:
+        results = list(on_device(pictures, batch_size=8))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    for r in results:
+        check_equal(r, alone(pictures[r.index]))
+    assert [r.index for r in results] == list(range(32))
+    assert [shape[0] for shape in device.computed] == [2] * 16
+    assert device.released >= 2
+    assert device.uploads[-1] == 2  # what comes later is not even sent in larger groups
+
+
+def test_other_shapes_shrink_in_proportion(device: NumpyDevice) -> None:
+    device.fits = 2
+    small, large = [picture(i) for i in range(4)], [picture(i, (48, 64)) for i in range(8)]
+    with pytest.warns(RuntimeWarning, match="^out of memory with 4 pictures of 24 x 32 "):
+        assert len(list(on_device([*small, *large], batch_size=4))) == 12
+    assert {shape for shape in device.computed if shape[1] == 48} == {(1, 48, 64)}
+
+
+def test_a_picture_that_does_not_fit_alone_has_its_own_error(device: NumpyDevice) -> None:
+    device.fits = 0
+    tries = []
+    device.before_compute = lambda: tries.append(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        results = list(on_device([picture(i) for i in range(4)], batch_size=4))
+    assert [type(r.error) for r in results] == [MemoryError] * 4
+    assert [str(r.error) for r in results] == ["no room for 1"] * 4
+    assert len(tries) == 1 + 1 + 4 * 2  # four, two, then each alone, and again with everything given back
+
+
+def test_an_upload_that_does_not_fit_is_tried_again(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = device.upload
+
+    def full(pictures: list[Any]) -> np.ndarray:
+        if threading.current_thread().name == "gpudeblur-upload":
+            raise MemoryError("not while another computes")
+        return upload(pictures)
+
+    monkeypatch.setattr(device, "upload", full)
+    assert all(r.error is None for r in on_device([picture(i) for i in range(6)], batch_size=2))
+
+
+def test_a_device_that_fails_fails_for_those_pictures(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    download = device.download
+
+    def lost(computed: BlindResult, u: np.ndarray) -> BlindResult:
+        if device.downloads == 1:
+            device.downloads += 1
+            raise RuntimeError("the cable")
+        return download(computed, u)
+
+    monkeypatch.setattr(device, "download", lost)
+    results = list(on_device([picture(i) for i in range(6)], batch_size=2))
+    assert [str(r.error or "") for r in results] == ["", "", "the cable", "the cable", "", ""]
+
+
+def test_the_consumer_may_leave(device: NumpyDevice) -> None:
+    """While one group is computed, one waits and one is on its way back."""
+    source = Source(itertools.chain([None], endless((64, 64))))
+    device.before_compute = lambda: device.wait_for(lambda: len(device.uploads) >= 2)
+    with on_device(source, batch_size=2, options=gd.TwoStepOptions(iterations=40), kernel_size=25) as results:
+        assert next(results).error is not None
+        device.wait_for(lambda: len(device.uploads) >= 2)
+    assert source.closed_by is not None
+    assert device.closed == 1
+    assert device.released >= 1
+    assert device.downloads == 0
+
+
+def test_the_reader_may_raise(device: NumpyDevice) -> None:
+    def pictures() -> Iterator[np.ndarray]:
+        yield from (picture(i) for i in range(5))
+        raise OSError("the disk is gone")
+
+    got: list[int] = []
+    with pytest.raises(OSError, match=r"^the disk is gone$"):
+        got.extend(r.index for r in on_device(pictures(), batch_size=2))
+    assert got == [0, 1, 2, 3, 4]
+
+
+def test_the_info_of_a_stack_is_told_apart() -> None:
+    info = {"scales": [(7, 7), (9, 9)], "energies": [np.array([1.0, 2.0])], "residual": np.array([3.0, 4.0]),
+            "seconds": 6.0, "seconds_kernel": 2.0, "backend": "cupy"}  # fmt: skip
+    assert groups.split_info(info, 1, 2) == {
+        "scales": [(7, 7), (9, 9)], "energies": [2.0], "residual": 4.0, "seconds": 3.0, "seconds_kernel": 1.0,
+        "backend": "cupy",
+    }  # fmt: skip
+    assert type(groups.split_info(info, 1, 2)["residual"]) is float
