@@ -1,6 +1,7 @@
-"""The `gpudeblur` command: deblur, kernel, info, demo.
+"""The `gpudeblur` command: deblur, batch, kernel, info, demo.
 
-What a user can put right ends in one red line on stderr and exit code 2; nothing half-written stays behind.
+What a user can put right ends in one red line on stderr and exit code 2; nothing half-written stays behind. One file,
+though a long one: the commands share their options, and how they speak to the user.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +46,12 @@ class Method(StrEnum):
 class Final(StrEnum):
     sparse = "sparse"
     hyper_laplacian = "hyper-laplacian"
+
+
+class Format(StrEnum):
+    png = "png"
+    jpg = "jpg"
+    tif = "tif"
 
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="The blurred picture: PNG, JPEG or TIFF.")]
@@ -126,6 +133,91 @@ def deblur(
                 "written": "\n".join(str(file) for file in (out, kernel_out) if file is not None),
             }
         )
+
+
+@app.command()
+def batch(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help="Pictures, and folders of pictures: PNG, JPEG or TIFF.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the sharp pictures; it is made if need be.")
+    ],
+    kernel_size: KernelSize,
+    kernels_out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the kernels: NAME.npy.")] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Also folders in folders, which DIR then has as well.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite/--no-overwrite", help="Do again what is there already, or skip it.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What became of each picture: .csv or .json.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    method: MethodOption = Method.two_step,
+    final: FinalOption = Final.sparse,
+    gamma: Gamma = 1.0,
+    gradient_weight: GradientWeight = None,
+    smooth_weight: SmoothWeight = None,
+    format: Annotated[Format | None, typer.Option(help="Of the sharp pictures; default: that of each IN.")] = None,
+    bits: Bits = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="CPU: pictures at a time; default: all CPUs.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="GPU: pictures at a time; default: as many as its memory holds.")
+    ] = None,
+) -> None:
+    """Deblur many pictures. One that fails is said so at the end, and the exit code is 1; the others are written."""
+    with _user_errors():
+        from .folders import REPORT_SUFFIXES, deblur_files, plan, write_report
+        from .io import check_output
+
+        if report is not None:
+            check_output(report, suffixes=REPORT_SUFFIXES)
+        suffix = None if format is None else f".{format.value}"
+        tasks = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix)
+        start, outcomes = time.perf_counter(), []
+        try:
+            with _counter(len(tasks)) as count:
+                for outcome in deblur_files(
+                    tasks,
+                    _parse_kernel_size(kernel_size),
+                    overwrite=overwrite,
+                    bits=bits,
+                    device=device.value,
+                    method=method.value,
+                    final=final.value,
+                    gamma=gamma,
+                    options=_options(method, gradient_weight, smooth_weight),
+                    workers=workers,
+                    batch_size=batch_size,
+                ):
+                    outcomes.append(outcome)
+                    count(outcome.status == "failed")
+        finally:  # also of a run that is interrupted
+            place = {str(task.source): number for number, task in enumerate(tasks)}
+            outcomes.sort(key=lambda one: place[one.source])
+            if report is not None and outcomes:
+                write_report(report, outcomes)
+        seconds = time.perf_counter() - start
+        written = [one for one in outcomes if one.status == "written"]
+        failed = [one for one in outcomes if one.status == "failed"]
+        rows = {"written": f"{len(written)} of {len(tasks)} in {seconds:.2f} s, {len(written) / seconds:.2f} a second"}
+        if skipped := len(tasks) - len(written) - len(failed):
+            rows["skipped"] = f"{skipped}, there already; --overwrite does them again"
+        if low := sum(one.confidence is not None and one.confidence < LOW_CONFIDENCE for one in written):
+            rows["low confidence"] = f"{low}, their kernels are guesses; --report says which"
+        if failed:
+            rows["failed"] = "\n".join(
+                one.error if one.error.startswith(one.source) else f"{one.source}: {one.error}" for one in failed
+            )
+        if report is not None:
+            rows["report"] = str(report)
+        _print_table(rows)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -241,6 +333,29 @@ def _progress_bar() -> Iterator[Callable[[str, float], None]]:
             progress.update(task, description=stage, completed=fraction)
 
         yield callback
+
+
+@contextmanager
+def _counter(total: int) -> Iterator[Callable[[bool], None]]:
+    """A bar of pictures on stderr, with their speed and the time left; the function counts one, failed or not."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        BarColumn(),
+        TextColumn("{task.fields[speed]:.2f} a second, {task.fields[failed]} failed"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, speed=0.0, failed=0)
+        start, failures, done = time.perf_counter(), 0, 0
+
+        def count(failed: bool) -> None:
+            nonlocal failures, done
+            failures, done = failures + failed, done + 1
+            speed = done / (time.perf_counter() - start)
+            progress.update(task, advance=1, speed=speed, failed=failures)
+
+        yield count
 
 
 def _parse_kernel_size(text: str) -> Any:

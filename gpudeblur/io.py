@@ -169,6 +169,11 @@ def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
     _write_whole(target, data)
 
 
+def write_text(path: str | os.PathLike[str], text: str, *, suffixes: tuple[str, ...]) -> None:
+    """Write a text file in UTF-8; `suffixes` and errors as in `check_output`."""
+    _write_whole(check_output(path, suffixes=suffixes), text.encode())
+
+
 def check_output(
     path: str | os.PathLike[str],
     *,

@@ -28,7 +28,7 @@ LAYERS = (
     {"blind", "nonuniform", "networks"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
-    {"io", "cli", "demo", "__main__"},
+    {"io", "folders", "cli", "demo", "__main__"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "cupy", "cupyx"}

@@ -1,0 +1,287 @@
+"""`gpudeblur batch`: which files are read, where the results go, what is said of failures, and a killed run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_cli import COLOR, KERNEL, fails, names, run, wide
+
+from gpudeblur import blind
+from gpudeblur.io import read_image, write_image
+
+__all__ = ["wide"]  # the fixture, which every test here uses
+ROOT = Path(__file__).parent.parent
+PATIENCE = 60
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Notes the calls of `deblur`, which gives the picture back in negative."""
+    calls: list[Any] = []
+
+    def deblur(image: np.ndarray, kernel_size: Any, **options: Any) -> Any:
+        calls.append((image, kernel_size, options))
+        if (image[..., 0] == 77).all():
+            raise ValueError("image must not be 77")
+        info = {"backend": "numpy", "confidence": 0.9 if image[0, 0, 0] else 0.1, "seconds": 1.5}
+        return SimpleNamespace(image=np.iinfo(image.dtype).max - image, kernel=KERNEL, info=info)
+
+    monkeypatch.setattr(blind, "deblur", deblur)
+    return calls
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three, with a folder in it, and with what is no picture."""
+    folder = tmp_path / "in"
+    (folder / "more" / ".hidden").mkdir(parents=True)
+    write_image(folder / "a.png", COLOR)
+    write_image(folder / "b.tif", COLOR[..., 0])
+    write_image(folder / "c.png", COLOR.astype(np.uint16) * 257, COLOR[..., 1].astype(np.uint16))
+    write_image(folder / "more" / "d.jpg", COLOR)
+    write_image(folder / "more" / ".hidden" / "e.png", COLOR)
+    write_image(folder / ".f.png", COLOR)
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def table(result: Any) -> dict[str, str]:
+    """The rows; a value of several lines is one string."""
+    rows, name = {}, ""
+    for line in result.stdout.splitlines():
+        if line.startswith(" "):
+            rows[name] += "\n" + line.strip()
+        else:
+            name, value = line.split("  ", 1)
+            rows[name] = value.strip()
+    return rows
+
+
+def test_a_folder_of_pictures(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    before = {name: (photos / name).read_bytes() for name in below(photos)}
+    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5")
+    assert result.exit_code == 0, result.output
+    assert below(tmp_path / "out") == ["a.png", "b.tif", "c.png"]
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png").pixels, 255 - COLOR)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "b.tif").pixels, 255 - COLOR[..., 0])
+    deep = read_image(tmp_path / "out" / "c.png")
+    np.testing.assert_array_equal(deep.pixels, 65535 - COLOR.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(deep.alpha, COLOR[..., 1])
+    assert table(result)["written"].startswith("3 of 3 in ")
+    assert set(table(result)) == {"written"}
+    assert result.stderr == ""
+    assert {name: (photos / name).read_bytes() for name in below(photos)} == before
+
+
+def test_every_option_arrives(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    result = run(
+        *("batch", photos / "a.png", photos / "b.tif", "-o", tmp_path / "out", "-k", "5x7", "--device", "cpu"),
+        *("--final", "hyper-laplacian", "--gamma", "2.2", "--gradient-weight", "0.01", "--workers", "1"),
+        *("--batch-size", "3", "--format", "tif"),
+    )
+    assert result.exit_code == 0, result.output
+    assert below(tmp_path / "out") == ["a.tif", "b.tif"]
+    for image, size, options in calls:
+        assert image.ndim == 3
+        assert options.pop("callback")("kernel", 0.5) is not None
+        assert (size or options.pop("kernel_size")) == (5, 7)
+        assert options.pop("options").gradient_weight == 0.01
+        assert options == {
+            "channel_axis": -1, "device": "cpu", "method": "two-step", "final": "hyper-laplacian", "gamma": 2.2,
+        }  # fmt: skip
+
+
+def test_folders_in_folders_keep_their_place(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    out = photos / "out"  # in the folder that is read: never taken for input
+    for _ in range(2):
+        result = run("batch", photos, "-o", out, "-k", "5", "-r", "--kernels-out", tmp_path / "k", "--overwrite")
+        assert result.exit_code == 0, result.output
+        assert below(out) == ["a.png", "b.tif", "c.png", "more/d.jpg"]
+        assert below(tmp_path / "k") == ["a.npy", "b.npy", "c.npy", "more/d.npy"]
+    np.testing.assert_array_equal(np.load(tmp_path / "k" / "more" / "d.npy"), KERNEL)
+    assert len(calls) == 8
+
+
+def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    (photos / "aa.png").write_bytes(b"hello")
+    write_image(photos / "b7.png", np.full((20, 20), 77, np.uint8))
+    write_image(photos / "zz.png", COLOR, COLOR[..., 0])
+    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5", "--format", "jpg", "--report", tmp_path / "r.csv")
+    assert result.exit_code == 1
+    assert below(tmp_path / "out") == ["a.jpg", "b.jpg"]
+    rows = table(result)
+    assert rows["written"].startswith("2 of 6 in ")
+    assert rows["failed"].splitlines() == [
+        f"{photos / 'aa.png'} must be a PNG, JPEG or TIFF file, it begins with b'hello'; convert it first",
+        f"{photos / 'b7.png'}: image must not be 77",
+        *(
+            f"{photos / name}: JPEG cannot hold the picture's alpha channel, got {tmp_path / 'out' / name[:-4]}.jpg; "
+            "write .png or .tif"
+            for name in ("c.png", "zz.png")
+        ),
+    ]
+    with (tmp_path / "r.csv").open() as file:
+        report = {Path(row["source"]).name: row for row in csv.DictReader(file)}
+    assert {name: row["status"] for name, row in report.items()} == {
+        "a.png": "written", "aa.png": "failed", "b.tif": "written", "b7.png": "failed", "c.png": "failed",
+        "zz.png": "failed",
+    }  # fmt: skip
+    assert report["b7.png"]["error"] == "image must not be 77"
+    assert (report["a.png"]["confidence"], report["a.png"]["seconds"], report["a.png"]["error"]) == ("0.9", "1.5", "")
+
+
+def test_a_second_run_goes_on_where_the_first_ended(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    arguments = ("batch", photos, "-o", tmp_path / "out", "-k", "5", "--kernels-out", tmp_path / "k")
+    assert run(*arguments).exit_code == 0
+    (tmp_path / "out" / "a.png").unlink()
+    (tmp_path / "k" / "b.npy").unlink()
+    kept = (tmp_path / "out" / "c.png").stat().st_mtime_ns
+    result = run(*arguments, "--report", tmp_path / "r.json")
+    assert result.exit_code == 0
+    assert table(result)["skipped"] == "1, there already; --overwrite does them again"
+    assert len(calls) == 3 + 2
+    assert (tmp_path / "out" / "c.png").stat().st_mtime_ns == kept
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert sorted(row["status"] for row in report) == ["skipped", "written", "written"]
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert len(calls) == 8
+
+
+def test_low_confidence_is_counted(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    write_image(photos / "dark.png", np.zeros((20, 20), np.uint8))
+    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5")
+    assert table(result)["low confidence"] == "1, their kernels are guesses; --report says which"
+
+
+def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    write_image(photos / "a.jpg", COLOR)
+    out = ("-o", tmp_path / "out", "-k", "5")
+    for more in (("--format", "png"), ("--kernels-out", tmp_path / "k")):
+        fails(run("batch", photos, *out, *more), f"for both {photos / 'a.jpg'} and {photos / 'a.png'}; rename one")
+    write_image(tmp_path / "a.png", COLOR)
+    fails(run("batch", photos / "a.png", tmp_path / "a.png", *out), "output files must differ, got ")
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+    assert run("batch", photos, *out).exit_code == 0
+    assert below(tmp_path / "out") == ["a.jpg", "a.png", "b.tif", "c.png"]
+
+
+def test_the_photographs_are_never_replaced(calls: list[Any], photos: Path) -> None:
+    fails(run("batch", photos, "-o", photos, "-k", "5", "--overwrite"), "a.png is an input; choose another folder")
+    fails(run("batch", photos / "a.png", "-o", photos, "-k", "5"), "a.png is an input; choose another folder")
+    assert calls == []
+
+
+def test_what_is_wrong_for_all_is_one_line(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "out")
+    fails(run("batch", photos, *out, "-k", "24"), "kernel_size must be odd, got 24; use 23 or 25")
+    fails(run("batch", photos, *out, "-k", "big"), "--kernel-size must be an odd integer, or two as HEIGHTxWIDTH")
+    fails(run("batch", tmp_path / "no", *out, "-k", "5"), "no does not exist; name files or folders")
+    fails(run("batch", photos / "notes.txt", *out, "-k", "5"), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff;")
+    (photos / "empty" / "er").mkdir(parents=True)
+    fails(run("batch", photos / "empty", *out, "-k", "5"), "in what was named; folders in folders need --recursive")
+    fails(run("batch", photos / "empty", *out, "-k", "5", "-r"), "in what was named; name other folders")
+    fails(run("batch", photos, *out, "-k", "5", "--workers", "0"), "workers must be at least 1, got 0")
+    fails(run("batch", photos, *out, "-k", "5", "--batch-size", "0"), "batch_size must be at least 1, got 0")
+    fails(run("batch", photos, *out, "-k", "5", "--gamma", "0"), "gamma must be a positive number, got 0.0")
+    fails(run("batch", photos, *out, "-k", "5", "--report", tmp_path / "r.txt"), "must end in .csv, .json, got '.txt'")
+    assert calls == []
+    assert names(tmp_path) == ["in"]
+
+
+def test_a_folder_that_cannot_be_made_is_each_files_failure(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5")
+    assert result.exit_code == 1
+    assert "File exists" in table(result)["failed"]
+    assert calls == []
+
+
+# ---- a run that ends early. The real command, which says on stdout what it has written.
+
+SAYS = """
+from gpudeblur import folders
+from gpudeblur.cli import main
+write = folders.write_image
+def write_image(path, *rest, **more):
+    write(path, *rest, **more)
+    print(path.name, flush=True)
+folders.write_image = write_image
+main()
+"""
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen:
+    line = [sys.executable, "-W", "error", "-c", SAYS, "batch", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    for i in range(16):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 40), dtype=np.uint8)
+        write_image(tmp_path / "in" / f"{i:02}.png", pixels)
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_killed_run_leaves_whole_files_and_can_go_on(many: Path) -> None:
+    arguments = ("in", "-o", "out", "-k", "5", "--final", "hyper-laplacian", "--kernels-out", "k")
+    with command(many, *arguments) as process:
+        assert process.stdout is not None
+        first = [process.stdout.readline().strip() for _ in range(3)]
+        process.kill()
+        process.wait(PATIENCE)
+    assert first == ["00.png", "01.png", "02.png"]
+    there = [name for name in names(many / "out") if not name.startswith(".")]
+    assert set(first) <= set(there)
+    assert len(there) < 16
+    for name in there:
+        assert read_image(many / "out" / name).pixels.shape == (32, 40)
+    for name in names(many / "k"):
+        if not name.startswith("."):
+            assert np.load(many / "k" / name).shape == (5, 5)
+    with command(many, *arguments) as process:
+        said, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert sum(line.endswith(".png") for line in said.splitlines()) <= 16 - len(first) + 1
+    assert [name for name in names(many / "out") if not name.startswith(".")] == [f"{i:02}.png" for i in range(16)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_control_c_ends_a_run_with_its_report(many: Path) -> None:
+    with command(many, "in", "-o", "out", "-k", "5", "--report", "r.json") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "00.png\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode not in (0, 2)
+    assert "Traceback" not in errors
+    assert not [name for name in names(many / "out") if name.startswith(".")]
+    if (many / "r.json").exists():  # the first picture may not have been counted yet
+        assert {row["status"] for row in json.loads((many / "r.json").read_text())} == {"written"}
+
+
+def test_no_thread_is_left(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    run("batch", photos, "-o", tmp_path / "out", "-k", "5")
+    assert set(threading.enumerate()) == before
