@@ -35,6 +35,13 @@ def array_module(*arrays: Any) -> Any:
     return owners.pop()
 
 
+def goes_to_cuda(*arrays: Any) -> bool:
+    """Whether a CUDA kernel of ours takes these arrays: CuPy's, and all of the dtypes of a float32 computation."""
+    if array_module(*arrays) is np:
+        return False
+    return all(a.dtype in (np.float32, np.complex64, np.bool_) for a in arrays)
+
+
 def fft_module(xp: Any) -> Any:
     """`scipy.fft` or `cupyx.scipy.fft`: both keep float32, which `numpy.fft` does only since 2.0 and slower."""
     if xp is np:

@@ -3,6 +3,9 @@
 Imported only from a branch that holds a CuPy array, so CuPy may be imported at the top. A RawKernel ignores dtype and
 strides and hands a Python float over as a double; the launch functions here are what stands between that and the steps.
 Everything runs on CuPy's current stream and nothing waits for it.
+
+`out` is a C-contiguous array for the result, `scratch` one for what comes between; left out, they are allotted. The
+shape of a block, and what a block does, depend on one picture's size alone: a batch equals a loop bit for bit.
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ _TILE = 32  # TILE, TILE_ROWS of common.cuh
 _TILE_BLOCK = (32, 8)
 _DILATE_THREADS, _DILATE_ACROSS, _DILATE_DOWN = 256, 1024, 32  # of dilate.cu
 _TOEPLITZ_STRIP = 4  # STRIP of toeplitz_product
-_BLOCK_SUM_BYTES = 128  # the static shared memory of block_sum
+_THRESHOLD_ROWS = 16  # STRIP_ROWS of voting_threshold
+_CELL_BYTES = 16  # sizeof(Cell) of project
+_PROJECT_STATIC_BYTES = 1024  # at least the static shared memory of project
+_BLOCK_SUM_BYTES = 128  # the static shared memory of block_sum<float>
 _SHARED_BY_DEFAULT = 48 << 10  # a block that wants more must ask for it
 _NULL = np.uintp(0)  # as an argument: no array
 
@@ -76,6 +82,28 @@ def _checked(name: str, array: Any, dtype: type, shape: tuple[int, ...] | None =
     return cupy.ascontiguousarray(array)
 
 
+def _target(name: str, out: Any, shape: tuple[int, ...], dtype: type, *inputs: Any) -> Any:
+    """`out` where the caller has one and it can be written as the CUDA kernel does, else a fresh array."""
+    if out is None:
+        return cupy.empty(shape, dtype)
+    if out.dtype != dtype or out.shape != shape or not out.flags.c_contiguous:
+        raise ValueError(
+            f"{name} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, got {out.dtype} {out.shape}, "
+            f"{'' if out.flags.c_contiguous else 'not '}contiguous; leave it out for a fresh one"
+        )
+    if any(out is array for array in inputs):
+        raise ValueError(f"{name} must not be an input, which other threads still read; give another array")
+    return out
+
+
+def _in_place(name: str, array: Any, dtype: type, shape: tuple[int, ...] | None = None) -> Any:
+    """`array` itself, which the CUDA kernel overwrites; a copy would leave the caller's as it was."""
+    _checked(name, array, dtype, shape)
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous, since its CUDA kernel writes in place; pass a contiguous copy")
+    return array
+
+
 def _batch(array: Any) -> int:
     return math.prod(array.shape[:-2])
 
@@ -83,6 +111,11 @@ def _batch(array: Any) -> int:
 def _tiles(array: Any) -> int:
     h, w = array.shape[-2:]
     return _batch(array) * -(-h // _TILE) * -(-w // _TILE)
+
+
+def _threads(items: int) -> int:
+    """Threads of a block that goes over `items`: whole warps, not more than there are items, at most 1024."""
+    return min(1024, 32 * -(-items // 32))
 
 
 def _sides(array: Any) -> tuple[np.int32, np.int32]:
@@ -96,27 +129,28 @@ def _one_a_picture(value: Any, u: Any) -> tuple[Any, np.float32]:
     return cupy.ascontiguousarray(cupy.broadcast_to(cupy.asarray(value, dtype=np.float32), u.shape[:-2])), np.float32(0)
 
 
-def l0_split(u: Any, threshold: Any) -> Any:
+def l0_split(u: Any, threshold: Any, *, out: Any = None) -> Any:
     """`filters.l0_split` of float32 pictures."""
     u = _checked("u", u, np.float32)
-    out = cupy.empty_like(u)
+    out = _target("out", out, u.shape, np.float32, u)
     _launch("l0_split", _tiles(u), _TILE_BLOCK, u, *_one_a_picture(threshold, u), out, *_sides(u))
     return out
 
 
-def edge_mask(u: Any, threshold: Any) -> Any:
+def edge_mask(u: Any, threshold: Any, *, out: Any = None) -> Any:
     """`filters.edge_mask` of float32 pictures."""
     u = _checked("u", u, np.float32)
-    mask = cupy.empty(u.shape, dtype=np.bool_)
-    _launch("edge_mask", _tiles(u), _TILE_BLOCK, u, *_one_a_picture(threshold, u), mask, *_sides(u))
-    return mask
+    out = _target("out", out, u.shape, np.bool_)
+    _launch("edge_mask", _tiles(u), _TILE_BLOCK, u, *_one_a_picture(threshold, u), out, *_sides(u))
+    return out
 
 
-def dilate(mask: Any, radius: int) -> Any:
-    """`filters.dilate`; a window that spans an axis is cut to it, so no radius is too large."""
+def dilate(mask: Any, radius: int, *, out: Any = None, scratch: Any = None) -> Any:
+    """`filters.dilate`; a window that spans an axis is cut to it, so no radius is too large. `out` may be `mask`."""
     mask = _checked("mask", mask, np.bool_)
     h, w = mask.shape[-2:]
-    rows, out = cupy.empty_like(mask), cupy.empty_like(mask)
+    rows = _target("scratch", scratch, mask.shape, np.bool_, mask, out)
+    out = _target("out", out, mask.shape, np.bool_)
     reach = min(radius, w // 2)
     words = -(-(min(_DILATE_ACROSS, w) + 2 * reach) // 32)
     blocks = _batch(mask) * h * -(-w // _DILATE_ACROSS)
@@ -138,25 +172,48 @@ def _weights_on_device(sigma: float, radius: int) -> Any:
     return cupy.asarray(_weights(sigma, radius))
 
 
-def gaussian_smooth(u: Any, sigma: float) -> Any:
-    """`filters.gaussian_smooth` of float32 pictures."""
+def gaussian_smooth(u: Any, sigma: float, *, out: Any = None, scratch: Any = None) -> Any:
+    """`filters.gaussian_smooth` of float32 pictures. `out` may be `u`."""
     u = _checked("u", u, np.float32)
     radius = int(4.0 * sigma + 0.5)
     weights = _weights_on_device(float(sigma), radius)  # sent once a sigma
-    rows, out = cupy.empty_like(u), cupy.empty_like(u)
+    rows = _target("scratch", scratch, u.shape, np.float32, u, out)
+    out = _target("out", out, u.shape, np.float32)
     for axis, source_, target in ((1, u, rows), (0, rows, out)):
         args = (source_, weights, np.int32(radius), target, *_sides(u), np.int32(axis))
         _launch("gaussian_smooth", _tiles(u), _TILE_BLOCK, *args)
     return out
 
 
-def smooth_split(smooth: Any, mask: Any) -> Any:
-    """`filters.smooth_split` of float32 pictures."""
+def smooth_split(smooth: Any, mask: Any, scale: float | None = None, out: Any = None) -> Any:
+    """`filters.smooth_split` of float32 pictures; with a `scale`, `out` is added to."""
     smooth = _checked("smooth", smooth, np.float32)
     mask = _checked("mask", mask, np.bool_, smooth.shape)
-    out = cupy.empty_like(smooth)
-    _launch("smooth_split", _tiles(smooth), _TILE_BLOCK, smooth, mask, out, *_sides(smooth))
+    if scale is not None and out is None:
+        raise ValueError("out must be given with a scale: it is added to; leave the scale out for the split alone")
+    out = _target("out", out, smooth.shape, np.float32, smooth)
+    adds = np.float32(scale or 0), np.int32(scale is not None)
+    _launch("smooth_split", _tiles(smooth), _TILE_BLOCK, smooth, mask, *adds, out, *_sides(smooth))
     return out
+
+
+def kernel_grid(kernel: Any, shape: tuple[int, int], *, out: Any = None) -> Any:
+    """`fourier.kernel_grid` of float32 kernels."""
+    kernel = _checked("kernel", kernel, np.float32)
+    if kernel.shape[-2] > shape[0] or kernel.shape[-1] > shape[1]:
+        raise ValueError(f"kernel must fit the grid {tuple(shape)}, got {kernel.shape[-2:]}; use a larger grid")
+    out = _target("out", out, (*kernel.shape[:-2], *shape), np.float32)
+    _launch("kernel_grid", _tiles(out), _TILE_BLOCK, kernel, out, *_sides(kernel), *_sides(out))
+    return out
+
+
+def transfer(otf: Any, blurred_hat: Any, *, out: Any = None) -> tuple[Any, Any]:
+    """`filters.transfer` of complex64 spectra of one shape; `out` is for the power."""
+    otf = _in_place("otf", otf, np.complex64)
+    blurred_hat = _checked("blurred_hat", blurred_hat, np.complex64, otf.shape)
+    power = _target("out", out, otf.shape, np.float32)
+    _launch("transfer", _tiles(otf), _TILE_BLOCK, otf, blurred_hat, power, *_sides(otf))
+    return otf, power
 
 
 def spectral_solve(data: Any, split: Any, power: Any, weight: float, shape: tuple[int, int]) -> Any:
@@ -171,6 +228,97 @@ def spectral_solve(data: Any, split: Any, power: Any, weight: float, shape: tupl
     if work is not split:  # it was not contiguous; the caller's array holds the result all the same
         split[...] = work
     return split
+
+
+def voting_threshold(latent: Any, window: tuple[int, int, int, int], count: int, *, out: Any = None) -> Any:
+    """`kernel_step.voting_threshold` of float32 pictures: one block a picture finds it by radix selection."""
+    latent = _checked("latent", latent, np.float32)
+    edges = _window(window, latent)
+    rows, columns = max(window[1] - window[0], 0), max(window[3] - window[2], 0)
+    rank = np.int32(max(1, min(count, rows * columns)))
+    strips = -(-rows // _THRESHOLD_ROWS) * -(-columns // 32)  # a warp each
+    threads = _threads(32 * max(1, strips))
+    out = _target("out", out, latent.shape[:-2], np.float32)
+    _launch("voting_threshold", _batch(latent), (threads,), latent, out, *_sides(latent), *edges, rank)
+    return out
+
+
+def voting_split(latent: Any, threshold: Any, window: tuple[int, int, int, int], *, out: Any = None) -> Any:
+    """`kernel_step.voting_split` of float32 pictures."""
+    latent = _checked("latent", latent, np.float32)
+    out = _target("out", out, latent.shape, np.float32, latent)
+    bounds = _one_a_picture(threshold, latent)
+    args = (latent, *bounds, out, *_sides(latent), *_window(window, latent))
+    _launch("voting_split", _tiles(latent), _TILE_BLOCK, *args)
+    return out
+
+
+def _window(window: tuple[int, int, int, int], u: Any) -> tuple[np.int32, ...]:
+    top, bottom, left, right = window
+    if not (top >= 0 and bottom <= u.shape[-2] and left >= 0 and right <= u.shape[-1]):
+        raise ValueError(
+            f"window must lie in the picture {u.shape[-2:]}, got (top, bottom, left, right) {window}; cut it"
+        )
+    return tuple(np.int32(edge) for edge in window)
+
+
+def normal_spectra(votes_hat: Any, latent_hat: Any, blurred_hat: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+    """`kernel_step.normal_spectra` of complex64 spectra; the first two are overwritten and returned."""
+    spectra = (*votes_hat.shape[:-2], shape[0], shape[1] // 2 + 1)
+    votes_hat = _in_place("votes_hat", votes_hat, np.complex64, spectra)
+    latent_hat = _in_place("latent_hat", latent_hat, np.complex64, spectra)
+    blurred_hat = _checked("blurred_hat", blurred_hat, np.complex64, spectra)
+    sides = np.int32(shape[0]), np.int32(shape[1])
+    _launch("normal_spectra", _tiles(votes_hat), _TILE_BLOCK, votes_hat, latent_hat, blurred_hat, *sides)
+    return votes_hat, latent_hat
+
+
+def lags(correlation: Any, rows: int, columns: int, *, out: Any = None) -> Any:
+    """`kernel_step.lags` of float32 correlations."""
+    correlation = _checked("correlation", correlation, np.float32)
+    h, w = correlation.shape[-2:]
+    if not (0 <= rows < h and 0 <= columns < w):
+        raise ValueError(f"rows and columns must be under the sides {(h, w)}, got {(rows, columns)}; ask for less")
+    out = _target("out", out, (*correlation.shape[:-2], 2 * rows + 1, 2 * columns + 1), np.float32)
+    args = (correlation, out, *_sides(correlation), np.int32(rows), np.int32(columns))
+    _launch("lags", _tiles(out), _TILE_BLOCK, *args)
+    return out
+
+
+def spectrum_max(spectrum: Any, *, out: Any = None) -> Any:
+    """`kernel_step.spectrum_max` of complex64 spectra."""
+    spectrum = _checked("spectrum", spectrum, np.complex64)
+    size = math.prod(spectrum.shape[-2:])
+    out = _target("out", out, spectrum.shape[:-2], np.float32)
+    _launch("spectrum_max", _batch(spectrum), (_threads(size),), spectrum, out, np.int32(size))
+    return out
+
+
+def normalise(kernel: Any, known: Any = None, *, out: Any = None) -> Any:
+    """`kernel_refine.normalise` of float32 kernels. `out` may be `kernel`."""
+    kernel = _checked("kernel", kernel, np.float32)
+    known = _NULL if known is None else _checked("known", known, np.bool_, kernel.shape[:-2])
+    out = _target("out", out, kernel.shape, np.float32)
+    threads = _threads(math.prod(kernel.shape[-2:]))
+    _launch("normalise", _batch(kernel), (threads,), kernel, known, out, *_sides(kernel))
+    return out
+
+
+def project(kernel: Any, share: float, component: float, *, out: Any = None, scratch: Any = None) -> Any:
+    """`kernel_refine.project` of float32 kernels of any size.
+
+    scratch : (..., kh, kw, 2) uint64, only for kernels whose labels and masses do not fit a block's shared memory.
+    """
+    kernel = _checked("kernel", kernel, np.float32)
+    size = math.prod(kernel.shape[-2:])
+    out = _target("out", out, kernel.shape, np.float32, kernel)
+    bound = np.int32(max(1, math.ceil(share * (1 << 30))))
+    cells, shared = _NULL, _CELL_BYTES * size
+    if shared + _PROJECT_STATIC_BYTES > _shared_limit():
+        cells, shared = _target("scratch", scratch, (*kernel.shape, 2), np.uint64), 0
+    args = (kernel, out, cells, bound, np.float64(component), *_sides(kernel))
+    _launch("project", _batch(kernel), (_threads(size),), *args, shared=shared)
+    return out
 
 
 def toeplitz_fits(kh: int, kw: int) -> bool:
@@ -188,9 +336,8 @@ def _vectors_bytes(kh: int, kw: int) -> int:
 
 
 def _launch_toeplitz(
-    name: str, vectors: int, autocorrelation: Any, rhs: Any, start: Any, numbers: dict[str, Any], iterations: int
+    name: str, vectors: int, autocorrelation: Any, rhs: Any, start: Any, numbers: tuple[Any, ...], steps: int, out: Any
 ) -> Any:
-    rhs = _checked("rhs", rhs, np.float32)
     kh, kw = rhs.shape[-2:]
     if not toeplitz_fits(kh, kw):
         raise ValueError(
@@ -202,32 +349,36 @@ def _launch_toeplitz(
     autocorrelation = _checked(
         "autocorrelation", autocorrelation, np.float32, (*rhs.shape[:-2], 2 * kh - 1, 2 * kw - 1)
     )
-    values = [_checked(key, value, np.float32, rhs.shape[:-2]) for key, value in numbers.items()]
     # Off shared memory the autocorrelation is read through L1 and L2.
     a_is_shared = _vectors_bytes(kh, kw) + 4 * lags <= _shared_limit()
     shared = 4 * (vectors * kh * kw + lags * a_is_shared)
     items = -(-kh // _TOEPLITZ_STRIP) * kw
     rounds = -(-items // 1024)
-    threads = 32 * -(-items // (32 * rounds))  # depends on the kernel's size alone: a batch equals a loop bit for bit
-    out = cupy.empty_like(rhs)
-    args = (autocorrelation, rhs, start, *values, out, *_sides(rhs), np.int32(iterations), np.int32(a_is_shared))
+    threads = 32 * -(-items // (32 * rounds))
+    out = _target("out", out, rhs.shape, np.float32)  # may be `start`: a block reads its own before it writes
+    args = (autocorrelation, rhs, start, *numbers, out, *_sides(rhs), np.int32(steps), np.int32(a_is_shared))
     _launch(name, _batch(rhs), (threads,), *args, shared=shared)
     return out
 
 
-def toeplitz_cg(autocorrelation: Any, rhs: Any, start: Any, ridge: Any, iterations: int) -> Any:
+def toeplitz_cg(autocorrelation: Any, rhs: Any, start: Any, ridge: Any, iterations: int, *, out: Any = None) -> Any:
     """`kernel_step.toeplitz_cg`: all iterations of all systems in one launch, the products direct (no FFT).
 
     Parameters
     ----------
     autocorrelation : (..., 2 kh - 1, 2 kw - 1) float32.
     rhs, start : (..., kh, kw) float32.
-    ridge : (...) float32, one a system.
+    ridge : a number, or (...) float32, one a system.
     """
-    return _launch_toeplitz("toeplitz_cg", 4, autocorrelation, rhs, start, {"ridge": ridge}, iterations)
+    rhs = _checked("rhs", rhs, np.float32)
+    numbers = _one_a_picture(ridge, rhs)
+    return _launch_toeplitz("toeplitz_cg", 4, autocorrelation, rhs, start, numbers, iterations, out)
 
 
-def toeplitz_nnls(autocorrelation: Any, rhs: Any, start: Any, ridge: Any, step: Any, iterations: int) -> Any:
-    """`kernel_step.toeplitz_nnls`, likewise. step : (...) float32, 1 / |A + ridge| or less."""
-    numbers = {"ridge": ridge, "step": step}
-    return _launch_toeplitz("toeplitz_nnls", 3, autocorrelation, rhs, start, numbers, iterations)
+def toeplitz_nnls(
+    autocorrelation: Any, rhs: Any, start: Any, ridge: Any, bound: Any, iterations: int, *, out: Any = None
+) -> Any:
+    """`kernel_step.toeplitz_nnls`, likewise. bound : (...) float32, |A| or more, `spectrum_max`."""
+    rhs = _checked("rhs", rhs, np.float32)
+    numbers = (_checked("bound", bound, np.float32, rhs.shape[:-2]), *_one_a_picture(ridge, rhs))
+    return _launch_toeplitz("toeplitz_nnls", 3, autocorrelation, rhs, start, numbers, iterations, out)

@@ -2,6 +2,10 @@
 
 All grids are periodic: the picture was made so by `boundary.wrap`. The CUDA kernels compute in float32; CuPy arrays of
 another float dtype take the NumPy form, which is written for either library.
+
+Here and in the steps, the result is what a function returns. `out=` is where a CUDA launch puts it, and `scratch=` what
+it needs on the way; the NumPy form allots both itself and leaves them alone. Only what is documented as in place (a
+spectrum overwritten, a sum added to) is so in both.
 """
 
 from __future__ import annotations
@@ -10,14 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, ndimage_module
+from ._arrays import Array, array_module, goes_to_cuda, ndimage_module
 from .fourier import gradient_spectrum
-
-
-def _launches(*arrays: Array) -> bool:
-    """Whether these arrays go to a CUDA kernel."""
-    xp = array_module(*arrays)
-    return xp is not np and all(a.dtype in (np.float32, np.complex64, np.bool_) for a in arrays)
 
 
 def gradient(u: Array) -> tuple[Array, Array]:
@@ -51,7 +49,7 @@ def per_picture(value: Any, u: Array) -> Any:
     return xp.asarray(value, dtype=u.dtype)[..., None, None]
 
 
-def l0_split(u: Array, threshold: Any) -> Array:
+def l0_split(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     """D^T g with g = D u where |D u|^2 >= threshold, 0 elsewhere (seed 0, eq. 4).
 
     Parameters
@@ -59,10 +57,10 @@ def l0_split(u: Array, threshold: Any) -> Array:
     u : (..., H, W) float.
     threshold : scalar or (...): lambda / beta, on the squared magnitude of the gradient.
     """
-    if _launches(u):
+    if goes_to_cuda(u):
         from . import _cuda
 
-        return _cuda.l0_split(u, threshold)
+        return _cuda.l0_split(u, threshold, out=out)
     gx, gy = gradient(u)
     energy = gx * gx
     energy += gy * gy
@@ -86,7 +84,7 @@ def spectral_solve(data: Array, split: Array, power: Array, weight: float, shape
     weight : beta (plus alpha), one number for the whole batch.
     shape : (H, W) of the picture.
     """
-    if _launches(data, split, power):
+    if goes_to_cuda(data, split, power):
         from . import _cuda
 
         return _cuda.spectral_solve(data, split, power, weight, shape)
@@ -98,12 +96,12 @@ def spectral_solve(data: Array, split: Array, power: Array, weight: float, shape
     return split
 
 
-def edge_mask(u: Array, threshold: Any) -> Array:
+def edge_mask(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     """t of seed 0, eq. 5: True where |D u|^2 >= threshold, (..., H, W)."""
-    if _launches(u):
+    if goes_to_cuda(u):
         from . import _cuda
 
-        return _cuda.edge_mask(u, threshold)
+        return _cuda.edge_mask(u, threshold, out=out)
     gx, gy = gradient(u)
     gx *= gx
     gy *= gy
@@ -111,42 +109,42 @@ def edge_mask(u: Array, threshold: Any) -> Array:
     return gx >= per_picture(threshold, u)
 
 
-def dilate(mask: Array, radius: int) -> Array:
+def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array | None = None) -> Array:
     """`mask` (..., H, W) bool dilated by a square of 2 radius + 1 pixels a side, periodic."""
-    if _launches(mask):
+    if goes_to_cuda(mask):
         from . import _cuda
 
-        return _cuda.dilate(mask, radius)
+        return _cuda.dilate(mask, radius, out=out, scratch=scratch)
     ndimage = ndimage_module(array_module(mask))
     size = 2 * radius + 1
-    out = mask.view("uint8")
+    bits = mask.view("uint8")
     for axis in (-1, -2):
-        out = ndimage.maximum_filter1d(out, size, axis=axis, mode="wrap")
-    return out.view("bool")
+        bits = ndimage.maximum_filter1d(bits, size, axis=axis, mode="wrap")
+    return bits.view("bool")
 
 
-def gaussian_smooth(u: Array, sigma: float) -> Array:
+def gaussian_smooth(u: Array, sigma: float, *, out: Array | None = None, scratch: Array | None = None) -> Array:
     """`u` (..., H, W) under a Gaussian of `sigma` pixels, cut at 4 sigma, periodic."""
-    if _launches(u):
+    if goes_to_cuda(u):
         from . import _cuda
 
-        return _cuda.gaussian_smooth(u, sigma)
+        return _cuda.gaussian_smooth(u, sigma, out=out, scratch=scratch)
     ndimage = ndimage_module(array_module(u))
     for axis in (-1, -2):
         u = ndimage.gaussian_filter1d(u, sigma, axis=axis, mode="wrap", truncate=4.0)
     return u
 
 
-def smooth_split(smooth: Array, mask: Array) -> Array:
+def smooth_split(smooth: Array, mask: Array, scale: float | None = None, out: Array | None = None) -> Array:
     """D^T of the gradient of `smooth` outside `mask` and 0 inside: D^T grad z of seed 0, eq. 5-7.
 
     The paper's z = (not t) x has a jump of its own along the border of t; a difference that crosses the border
-    is no smooth region either, so it counts as 0.
+    is no smooth region either, so it counts as 0. With a `scale`, `out` is added to: out += scale D^T grad z.
     """
-    if _launches(smooth, mask):
+    if goes_to_cuda(smooth, mask):
         from . import _cuda
 
-        return _cuda.smooth_split(smooth, mask)
+        return _cuda.smooth_split(smooth, mask, scale, out=out)
     gx, gy = gradient(smooth)
     flat = ~mask
     gx *= flat
@@ -155,4 +153,35 @@ def smooth_split(smooth: Array, mask: Array) -> Array:
     gx[..., -1:] *= flat[..., :1]
     gy[..., :-1, :] *= flat[..., 1:, :]
     gy[..., -1:, :] *= flat[..., :1, :]
-    return gradient_adjoint(gx, gy)
+    split = gradient_adjoint(gx, gy)
+    if scale is None:
+        return split
+    if out is None:
+        raise ValueError("out must be given with a scale: it is added to; leave the scale out for the split alone")
+    split *= scale
+    out += split
+    return out
+
+
+def transfer(otf: Array, blurred_hat: Array, *, out: Array | None = None) -> tuple[Array, Array]:
+    """(conj(F k) F B, |F k|^2): what `spectral_solve` needs of a kernel and a blurred picture.
+
+    Parameters
+    ----------
+    otf : (..., H, W // 2 + 1) complex, F k; overwritten with the first result where the shapes are equal.
+    blurred_hat : the same, F B, or with more leading axes: several planes that share a kernel.
+    out : like `otf`, float, for the second.
+    """
+    if goes_to_cuda(otf, blurred_hat):
+        from . import _cuda
+
+        if otf.shape != blurred_hat.shape:
+            otf = array_module(otf).broadcast_to(otf, blurred_hat.shape).copy()
+        return _cuda.transfer(otf, blurred_hat, out=out)
+    power = otf.real**2 + otf.imag**2
+    if otf.shape != blurred_hat.shape:
+        return otf.conj() * blurred_hat, power
+    xp = array_module(otf)
+    xp.conjugate(otf, out=otf)
+    otf *= blurred_hat
+    return otf, power

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from ._arrays import Array, array_module
+from ._arrays import Array, array_module, goes_to_cuda
 
 AXES = (-2, -1)
 
@@ -49,23 +49,37 @@ def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False, out: Ar
     return _device.irfft2(x if overwrite else x.copy(), shape, out)
 
 
-def psf_to_otf(kernel: Array, shape: tuple[int, int]) -> Array:
+def psf_to_otf(
+    kernel: Array, shape: tuple[int, int], *, out: Array | None = None, scratch: Array | None = None
+) -> Array:
     """Transfer function of a blur kernel: `rfft2(conv(x, kernel)) = otf * rfft2(x)` on a periodic grid.
 
     Parameters
     ----------
     kernel : (..., kh, kw), odd sides; its middle pixel is the origin.
     shape : (H, W) of the grid, at least (kh, kw).
+    out, scratch : like the result, and the real grid before its transform; see `filters`.
 
     Returns
     -------
     (..., H, W // 2 + 1) complex.
     """
-    xp = array_module(kernel)
+    return rfft2(kernel_grid(kernel, shape, out=scratch), overwrite=True, out=out)
+
+
+def kernel_grid(kernel: Array, shape: tuple[int, int], *, out: Array | None = None) -> Array:
+    """`kernel` (..., kh, kw) among zeros on a periodic grid (..., H, W), its middle pixel at (0, 0)."""
+    if goes_to_cuda(kernel):
+        from . import _cuda
+
+        return _cuda.kernel_grid(kernel, shape, out=out)
     kh, kw = kernel.shape[-2:]
-    grid = xp.zeros((*kernel.shape[:-2], *shape), dtype=kernel.dtype)
-    grid[..., :kh, :kw] = kernel
-    return rfft2(xp.roll(grid, (-(kh // 2), -(kw // 2)), AXES), overwrite=True)
+    y, x = kh // 2, kw // 2
+    grid = array_module(kernel).zeros((*kernel.shape[:-2], *shape), dtype=kernel.dtype)
+    for to_row, from_row in ((slice(kh - y), slice(y, kh)), (slice(shape[0] - y, shape[0]), slice(y))):
+        for to_column, from_column in ((slice(kw - x), slice(x, kw)), (slice(shape[1] - x, shape[1]), slice(x))):
+            grid[..., to_row, to_column] = kernel[..., from_row, from_column]
+    return grid
 
 
 def otf_to_psf(otf: Array, shape: tuple[int, int], size: tuple[int, int]) -> Array:

@@ -6,14 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, ndimage_module
+from ._arrays import Array, array_module, goes_to_cuda, ndimage_module
 from .kernel_step import energy, solve_kernel
 
+# `project` decides on the kernel in shares of 2^-30 of its maximum: integers, whose sums are the same in any order.
+UNIT = 1 << 30
 
-def normalise(kernel: Array) -> Array:
-    """Non-negative, sum 1; a kernel without any mass becomes a delta."""
+
+def normalise(kernel: Array, known: Array | None = None, *, out: Array | None = None) -> Array:
+    """Non-negative, sum 1; a delta where there is no mass, or where `known` (...) bool is False."""
+    if goes_to_cuda(kernel):
+        from . import _cuda
+
+        return _cuda.normalise(kernel, known, out=out)
     xp = array_module(kernel)
     kernel = xp.maximum(kernel, 0)
+    if known is not None:
+        kernel = xp.where(known[..., None, None], kernel, 0)
     total = kernel.sum(axis=(-2, -1), keepdims=True)
     empty = ~(total > 0)
     delta = xp.zeros_like(kernel)
@@ -32,6 +41,33 @@ def initial_kernel(size: tuple[int, int], count: int, xp: Any, dtype: Any) -> Ar
     return kernel
 
 
+def project(
+    kernel: Array, *, share: float, component: float, out: Array | None = None, scratch: Array | None = None
+) -> Array:
+    """A kernel from a solution: clipped, thresholded, without specks, centred, sum 1.
+
+    What stays and where it goes is decided in integers, k / max k in units of 2^-30: every backend decides alike.
+    A kernel that is NaN or infinite somewhere, or has no mass, becomes a delta.
+
+    Parameters
+    ----------
+    kernel : (..., kh, kw).
+    share : of the maximum: pixels under it become 0.
+    component : of the mass that is left: 8-connected components with less become 0; the heaviest always stays.
+    """
+    if goes_to_cuda(kernel):
+        from . import _cuda
+
+        return _cuda.project(kernel, share, component, out=out, scratch=scratch)
+    xp = array_module(kernel)
+    peak = kernel.max(axis=(-2, -1), keepdims=True)
+    usable = (peak >= float(np.finfo(kernel.dtype).tiny)) & (peak < np.inf)
+    kernel = xp.where(usable, xp.maximum(kernel, 0), 0)
+    units = xp.rint(kernel / xp.where(usable, peak, 1) * UNIT).astype(np.int64)
+    units = drop_components(threshold(units, share), component)
+    return normalise(centre(xp.where(units > 0, normalise(kernel), 0), units))
+
+
 def threshold(kernel: Array, share: float) -> Array:
     """Pixels under `share` of the maximum become 0."""
     xp = array_module(kernel)
@@ -45,8 +81,8 @@ def drop_components(kernel: Array, share: float) -> Array:
     flat = kernel.reshape(-1, *kernel.shape[-2:])
     connect = np.zeros((3, 3, 3), dtype=bool)
     connect[1] = True  # neighbours within a picture, none from one picture to the next
-    labels, count = ndimage.label(flat > 0, structure=connect)  # on CuPy this waits for the device
-    mass = xp.bincount(labels.ravel(), weights=flat.ravel(), minlength=int(count) + 1)
+    labels, count = ndimage.label(flat > 0, structure=connect)  # on CuPy (float64) this waits for the device
+    mass = xp.bincount(labels.ravel(), weights=flat.ravel(), minlength=int(count) + 1)  # exact for integers, to 2^53
     per_pixel = xp.where(labels > 0, mass[labels], 0)
     total = flat.sum(axis=(-2, -1), keepdims=True)
     heaviest = per_pixel.max(axis=(-2, -1), keepdims=True)
@@ -54,25 +90,24 @@ def drop_components(kernel: Array, share: float) -> Array:
     return xp.where(keep, flat, 0).reshape(kernel.shape).astype(kernel.dtype, copy=False)
 
 
-def centre(kernel: Array) -> Array:
-    """The kernel moved by whole pixels so that its centre of mass is in the middle; what leaves the support is lost."""
-    xp = array_module(kernel)
+def centre(kernel: Array, mass: Array) -> Array:
+    """The kernel moved by whole pixels so that the centre of `mass`, a like array, is in the middle.
+
+    What leaves the support is lost. Where there is no mass, the kernel stays where it is.
+    """
+    xp = array_module(kernel, mass)
     kh, kw = kernel.shape[-2:]
-    y, x = xp.arange(kh, dtype=kernel.dtype) - kh // 2, xp.arange(kw, dtype=kernel.dtype) - kw // 2
-    total = kernel.sum(axis=(-2, -1))
-    dy = xp.rint((kernel.sum(axis=-1) * y).sum(axis=-1) / total).astype(int)
-    dx = xp.rint((kernel.sum(axis=-2) * x).sum(axis=-1) / total).astype(int)
+    y, x = xp.arange(kh) - kh // 2, xp.arange(kw) - kw // 2
+    total = mass.sum(axis=(-2, -1))
+    total = xp.where(total > 0, total, 1)
+    dy = xp.rint((mass.sum(axis=-1) * y).sum(axis=-1) / total).astype(int)
+    dx = xp.rint((mass.sum(axis=-2) * x).sum(axis=-1) / total).astype(int)
     rows = xp.arange(kh) + dy[..., None]
     columns = xp.arange(kw) + dx[..., None]
     inside = ((rows >= 0) & (rows < kh))[..., :, None] & ((columns >= 0) & (columns < kw))[..., None, :]
     moved = xp.take_along_axis(kernel, xp.clip(rows, 0, kh - 1)[..., :, None], axis=-2)
     moved = xp.take_along_axis(moved, xp.clip(columns, 0, kw - 1)[..., None, :], axis=-1)
     return xp.where(inside, moved, 0)
-
-
-def project(kernel: Array, *, share: float, component: float) -> Array:
-    """A kernel from a solution: clipped, thresholded, without specks, centred, sum 1."""
-    return normalise(centre(drop_components(threshold(normalise(kernel), share), component)))
 
 
 def refine_kernel(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, fft_module
+from ._arrays import Array, array_module, fft_module, goes_to_cuda
 from .conjugate_gradient import conjugate_gradient
 from .filters import gradient, gradient_adjoint, per_picture
-from .fourier import AXES, fast_size, irfft2, rfft2
+from .fourier import AXES, fast_size, irfft2, kernel_grid, rfft2
 
 Window = tuple[int, int, int, int]  # (top, bottom, left, right): rows top..bottom - 1, columns left..right - 1
 
@@ -34,7 +34,7 @@ def window_pixels(window: Window) -> int:
     return max(0, bottom - top) * max(0, right - left)
 
 
-def voting_threshold(latent: Array, window: Window, count: int) -> Array:
+def voting_threshold(latent: Array, window: Window, count: int, *, out: Array | None = None) -> Array:
     """The `count`-th largest |D x|^2 inside the window, at least the smallest normal float: no gradient of 0 votes.
 
     Parameters
@@ -45,8 +45,12 @@ def voting_threshold(latent: Array, window: Window, count: int) -> Array:
 
     Returns
     -------
-    (...): one a picture.
+    (...): one a picture. NaN counts as the largest.
     """
+    if goes_to_cuda(latent):
+        from . import _cuda
+
+        return _cuda.voting_threshold(latent, window, count, out=out)
     xp = array_module(latent)
     top, bottom, left, right = window
     tiny = float(np.finfo(latent.dtype).tiny)
@@ -60,7 +64,7 @@ def voting_threshold(latent: Array, window: Window, count: int) -> Array:
     return xp.maximum(xp.partition(energy, rank, axis=-1)[..., rank], tiny)
 
 
-def voting_split(latent: Array, threshold: Any, window: Window) -> Array:
+def voting_split(latent: Array, threshold: Any, window: Window, *, out: Array | None = None) -> Array:
     """D^T W D x: W is 1 where |D x|^2 >= threshold inside the window, else 0.
 
     Parameters
@@ -73,6 +77,10 @@ def voting_split(latent: Array, threshold: Any, window: Window) -> Array:
     -------
     (..., H, W).
     """
+    if goes_to_cuda(latent):
+        from . import _cuda
+
+        return _cuda.voting_split(latent, threshold, window, out=out)
     xp = array_module(latent)
     top, bottom, left, right = window
     gx, gy = gradient(latent)
@@ -85,7 +93,7 @@ def voting_split(latent: Array, threshold: Any, window: Window) -> Array:
     return gradient_adjoint(gx, gy)
 
 
-def voting_gradients(latent: Array, window: Window, share: float) -> Array:
+def voting_gradients(latent: Array, window: Window, share: float, *, out: Array | None = None) -> Array:
     """D^T W D x: W keeps the strongest `share` of the gradients inside the window.
 
     Weak gradients of a latent picture are what its prior could not tell from noise; strong ones know the kernel.
@@ -100,7 +108,8 @@ def voting_gradients(latent: Array, window: Window, share: float) -> Array:
     -------
     (..., H, W).
     """
-    return voting_split(latent, voting_threshold(latent, window, int(share * window_pixels(window))), window)
+    threshold = voting_threshold(latent, window, int(share * window_pixels(window)))
+    return voting_split(latent, threshold, window, out=out)
 
 
 def normal_equations(
@@ -117,7 +126,7 @@ def normal_equations(
     Parameters
     ----------
     votes : (..., H, W), D^T W D x, `voting_gradients`.
-    latent_hat, blurred_hat : (..., H, W // 2 + 1), `rfft2` of x and of B.
+    latent_hat, blurred_hat : (..., H, W // 2 + 1), `rfft2` of x, which is overwritten, and of B.
     shape : (H, W). size : (kh, kw).
 
     Returns
@@ -126,16 +135,38 @@ def normal_equations(
         by dropping what of its spectrum is not real and positive.
     correlation : (..., kh, kw).
     """
-    xp = array_module(votes, latent_hat, blurred_hat)
-    votes_hat = rfft2(votes).conj()
-    votes_hat *= 1 / (shape[0] * shape[1])
-    power = xp.maximum((votes_hat * latent_hat).real, 0).astype(votes_hat.dtype)
-    votes_hat *= blurred_hat
+    votes_hat, power = normal_spectra(rfft2(votes), latent_hat, blurred_hat, shape)
     kh, kw = size
     return (
-        _lags(irfft2(power, shape, overwrite=True), kh - 1, kw - 1),
-        _lags(irfft2(votes_hat, shape, overwrite=True), kh // 2, kw // 2),
+        lags(irfft2(power, shape, overwrite=True), kh - 1, kw - 1),
+        lags(irfft2(votes_hat, shape, overwrite=True), kh // 2, kw // 2),
     )
+
+
+def normal_spectra(
+    votes_hat: Array, latent_hat: Array, blurred_hat: Array, shape: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Spectra of what `normal_equations` returns: (conj(V) F B / (H W), max(Re(conj(V) F x), 0) / (H W)).
+
+    Parameters
+    ----------
+    votes_hat : (..., H, W // 2 + 1), V, the transform of the votes; overwritten with the first result.
+    latent_hat : the same, F x; overwritten with the second, which is real.
+    blurred_hat : the same, F B.
+    shape : (H, W).
+    """
+    if goes_to_cuda(votes_hat, latent_hat, blurred_hat):
+        from . import _cuda
+
+        return _cuda.normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
+    xp = array_module(votes_hat, latent_hat, blurred_hat)
+    xp.conjugate(votes_hat, out=votes_hat)
+    votes_hat *= 1 / (shape[0] * shape[1])
+    latent_hat *= votes_hat
+    xp.maximum(latent_hat.real, 0, out=latent_hat.real)
+    latent_hat.imag = 0
+    votes_hat *= blurred_hat
+    return votes_hat, latent_hat
 
 
 def energy(autocorrelation: Array) -> Array:
@@ -143,8 +174,12 @@ def energy(autocorrelation: Array) -> Array:
     return autocorrelation[..., autocorrelation.shape[-2] // 2, autocorrelation.shape[-1] // 2]
 
 
-def _lags(correlation: Array, rows: int, columns: int) -> Array:
+def lags(correlation: Array, rows: int, columns: int, *, out: Array | None = None) -> Array:
     """The lags -rows..rows, -columns..columns of a circular correlation, in rising order."""
+    if goes_to_cuda(correlation):
+        from . import _cuda
+
+        return _cuda.lags(correlation, rows, columns, out=out)
     xp = array_module(correlation)
     y, x = xp.arange(-rows, rows + 1), xp.arange(-columns, columns + 1)
     return xp.ascontiguousarray(correlation[..., y[:, None], x])
@@ -152,13 +187,22 @@ def _lags(correlation: Array, rows: int, columns: int) -> Array:
 
 def toeplitz_spectrum(autocorrelation: Array) -> tuple[Array, tuple[int, int]]:
     """The real spectrum of the normal operator on a circular grid that holds all lags, and that grid's shape."""
-    xp = array_module(autocorrelation)
-    rows, columns = autocorrelation.shape[-2:]
-    grid = (fast_size(rows), fast_size(columns))
-    a = xp.zeros((*autocorrelation.shape[:-2], *grid), dtype=autocorrelation.dtype)
-    a[..., :rows, :columns] = autocorrelation
-    spectrum = rfft2(xp.roll(a, (-(rows // 2), -(columns // 2)), AXES), overwrite=True).real
-    return spectrum / (grid[0] * grid[1]), grid
+    hat, grid = _toeplitz_hat(autocorrelation)
+    return hat.real / (grid[0] * grid[1]), grid
+
+
+def _toeplitz_hat(autocorrelation: Array) -> tuple[Array, tuple[int, int]]:
+    grid = (fast_size(autocorrelation.shape[-2]), fast_size(autocorrelation.shape[-1]))
+    return rfft2(kernel_grid(autocorrelation, grid), overwrite=True), grid
+
+
+def spectrum_max(spectrum: Array, *, out: Array | None = None) -> Array:
+    """The largest real part of a spectrum (..., H, W // 2 + 1), (...)."""
+    if goes_to_cuda(spectrum):
+        from . import _cuda
+
+        return _cuda.spectrum_max(spectrum, out=out)
+    return spectrum.real.max(axis=AXES)
 
 
 def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array, ridge: Any) -> Array:
@@ -170,7 +214,9 @@ def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array, ridge:
     return out + ridge * kernel
 
 
-def toeplitz_cg(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int) -> Array:
+def toeplitz_cg(
+    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, out: Array | None = None
+) -> Array:
     """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients (eq. 11, 16), without a sign constraint.
 
     Parameters
@@ -186,23 +232,26 @@ def toeplitz_cg(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, it
     if _in_one_launch(rhs):
         from . import _cuda
 
-        return _cuda.toeplitz_cg(autocorrelation, rhs, start, _one_a_system(ridge, rhs), iterations)
+        return _cuda.toeplitz_cg(autocorrelation, rhs, start, ridge, iterations, out=out)
     ridge = per_picture(ridge, rhs)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
     return conjugate_gradient(lambda k: toeplitz_apply(spectrum, grid, k, ridge), rhs, start, iterations)
 
 
-def toeplitz_nnls(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int) -> Array:
+def toeplitz_nnls(
+    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, out: Array | None = None
+) -> Array:
     """The same over k >= 0, by accelerated projected gradients (Beck & Teboulle 2009) with step 1 / |A|."""
     xp = array_module(autocorrelation, rhs, start)
-    spectrum, grid = toeplitz_spectrum(autocorrelation)
-    bound = spectrum.max(axis=AXES, keepdims=True) * (grid[0] * grid[1]) + per_picture(ridge, rhs)
-    step = 1 / xp.maximum(bound, float(np.finfo(rhs.dtype).tiny))
     if _in_one_launch(rhs):
         from . import _cuda
 
-        return _cuda.toeplitz_nnls(autocorrelation, rhs, start, _one_a_system(ridge, rhs), step[..., 0, 0], iterations)
+        bound = spectrum_max(_toeplitz_hat(autocorrelation)[0])
+        return _cuda.toeplitz_nnls(autocorrelation, rhs, start, ridge, bound, iterations, out=out)
+    spectrum, grid = toeplitz_spectrum(autocorrelation)
     ridge = per_picture(ridge, rhs)
+    bound = spectrum.max(axis=AXES, keepdims=True) * (grid[0] * grid[1]) + ridge
+    step = 1 / xp.maximum(bound, float(np.finfo(rhs.dtype).tiny))
     kernel = ahead = start
     momentum = 1.0
     for _ in range(iterations):
@@ -217,19 +266,23 @@ def toeplitz_nnls(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, 
 
 
 def _in_one_launch(rhs: Array) -> bool:
-    if isinstance(rhs, np.ndarray) or rhs.dtype != np.float32:
+    if not goes_to_cuda(rhs):
         return False
     from . import _cuda
 
     return _cuda.toeplitz_fits(*rhs.shape[-2:])
 
 
-def _one_a_system(value: Any, rhs: Array) -> Array:
-    xp = array_module(rhs)
-    return xp.broadcast_to(xp.asarray(value, dtype=rhs.dtype), rhs.shape[:-2])
-
-
-def solve_kernel(autocorrelation: Array, rhs: Array, start: Array, ridge: Any, solver: str, iterations: int) -> Array:
+def solve_kernel(
+    autocorrelation: Array,
+    rhs: Array,
+    start: Array,
+    ridge: Any,
+    solver: str,
+    iterations: int,
+    *,
+    out: Array | None = None,
+) -> Array:
     """The kernel step's linear solve by the solver that the options name; see `toeplitz_nnls` and `toeplitz_cg`."""
     solve = toeplitz_nnls if solver == "nnls" else toeplitz_cg
-    return solve(autocorrelation, rhs, start, ridge, iterations)
+    return solve(autocorrelation, rhs, start, ridge, iterations, out=out)

@@ -11,6 +11,8 @@ constexpr int WARP = 32;
 constexpr int TILE = 32;  // picture tiles are TILE x TILE pixels, a block has TILE x TILE_ROWS threads
 constexpr int TILE_ROWS = 8;
 
+constexpr float SMALLEST_NORMAL = 1.17549435e-38f;  // what the compiler's -ftz leaves of the floats
+
 // The TILE x TILE tile of this block. Tiles are counted in grid.x alone, whose limit of 2^31 no batch reaches.
 struct Tile {
     index_t picture;
@@ -38,18 +40,33 @@ __device__ inline float squared_norm(float gx, float gy) {
     return __fadd_rn(__fmul_rn(gx, gx), __fmul_rn(gy, gy));
 }
 
-// Sum over the block, the same bits in every thread, in an order fixed by the block size. blockDim = (32 m, 1, 1).
-// All threads must call it; it begins with a barrier, so writes to shared memory before it are seen after it.
-__device__ inline float block_sum(float value) {
-    __shared__ float partial[WARP];
+// `combine` of one value a thread over the block, the same bits in every thread, in an order fixed by the block size.
+// blockDim = (32 m, 1, 1); all threads must call it. It begins with a barrier, so writes to shared memory before it are
+// seen after it. Warps that are not there bring `neutral`.
+template <class T, class Combine>
+__device__ inline T block_reduce(T value, T neutral, Combine combine) {
+    __shared__ T partial[WARP];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    for (int offset = WARP / 2; offset; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
-    __syncthreads();  // the last call's partial sums have been read
+    for (int offset = WARP / 2; offset; offset /= 2)
+        value = combine(value, __shfl_xor_sync(0xffffffffu, value, offset));
+    __syncthreads();  // the last call's partial results have been read
     if (lane == 0) partial[warp] = value;
     __syncthreads();
-    value = lane < warps ? partial[lane] : 0.f;
-    for (int offset = WARP / 2; offset; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+    value = lane < warps ? partial[lane] : neutral;
+    for (int offset = WARP / 2; offset; offset /= 2)
+        value = combine(value, __shfl_xor_sync(0xffffffffu, value, offset));
     return value;
+}
+
+template <class T>
+__device__ inline T block_sum(T value) {
+    return block_reduce(value, T(0), [](T a, T b) { return a + b; });
+}
+
+// NaN where one is NaN, as NumPy's maximum; fmaxf would drop it.
+template <class T>
+__device__ inline T block_max(T value, T neutral) {
+    return block_reduce(value, neutral, [](T a, T b) { return a != a || b <= a ? a : b; });
 }
 
 // out = A v with (A v)(p) = sum_q a(p - q) v(q) for p, q on a kh x kw support: the normal operator of the kernel step.

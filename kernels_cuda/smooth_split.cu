@@ -1,10 +1,11 @@
-// smooth_split: out = D^T g, g = D smooth between two pixels outside the mask, else 0.  C order, periodic.
+// smooth_split: out = D^T g, or out += scale D^T g where `adds` is set; g = D smooth between two pixels outside the
+// mask, else 0.  C order, periodic.
 // smooth, out: (n, h, w) float32, out is not smooth; mask: (n, h, w) uint8, 0 or 1.
 // grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.smooth_split, equal bit for bit.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
-smooth_split(const float* __restrict__ smooth, const unsigned char* __restrict__ mask, float* __restrict__ out, int h,
-             int w) {
+smooth_split(const float* __restrict__ smooth, const unsigned char* __restrict__ mask, float scale, int adds,
+             float* __restrict__ out, int h, int w) {
     const Tile at = this_tile(h, w);
     const int x = at.x + threadIdx.x;
     if (x >= w) return;
@@ -21,6 +22,7 @@ smooth_split(const float* __restrict__ smooth, const unsigned char* __restrict__
         const float gy = (smooth[below] - value) * flat * !mask[below];
         const float left_x = (value - smooth[left]) * flat * !mask[left];
         const float above_y = (value - smooth[above]) * flat * !mask[above];
-        out[here] = -gx - gy + left_x + above_y;
+        const float split = -gx - gy + left_x + above_y;
+        out[here] = adds ? __fadd_rn(out[here], __fmul_rn(scale, split)) : split;
     }
 }

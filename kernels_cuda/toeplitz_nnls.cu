@@ -1,5 +1,6 @@
 // toeplitz_nnls: `iterations` accelerated projected gradients for min over k >= 0 of <k, (A + ridge) k> / 2 - <rhs, k>.
-// a: (n, 2 kh - 1, 2 kw - 1); rhs, start, out: (n, kh, kw); ridges, steps (1 / |A + ridge|): n; all float32, C order.
+// a: (n, 2 kh - 1, 2 kw - 1); rhs, start, out: (n, kh, kw); bounds: n, |A| or more; ridges: n, or null and `ridge` for
+// all; float32, C order.
 // grid (n), block (32 m), shared 3 kh kw floats and, where a_is_shared, (2 kh - 1)(2 kw - 1) more.
 // NumPy twin: kernel_step.toeplitz_nnls (which multiplies by FFT).
 
@@ -26,11 +27,13 @@ __device__ __forceinline__ void projected_gradients(const float* a, const float*
 
 extern "C" __global__ void __launch_bounds__(1024)
 toeplitz_nnls(const float* __restrict__ autocorrelation, const float* __restrict__ rhs, const float* __restrict__ start,
-              const float* __restrict__ ridges, const float* __restrict__ steps, float* __restrict__ out, int kh,
-              int kw, int iterations, int a_is_shared) {
+              const float* __restrict__ bounds, const float* __restrict__ ridges, float ridge, float* __restrict__ out,
+              int kh, int kw, int iterations, int a_is_shared) {
     DYNAMIC_SHARED(float, memory);  // kernel, ahead, image, and a
     const int size = kh * kw, lags = (2 * kh - 1) * (2 * kw - 1);
     const index_t picture = blockIdx.x;
+    ridge = per_picture(ridges, ridge, picture);
+    const float norm = bounds[picture] + ridge, step = 1.f / (norm < SMALLEST_NORMAL ? SMALLEST_NORMAL : norm);
     const float* a = autocorrelation + picture * lags;
     float* copy = memory + 3 * size;
     if (a_is_shared)
@@ -40,8 +43,8 @@ toeplitz_nnls(const float* __restrict__ autocorrelation, const float* __restrict
     rhs += picture * size;
     // Two calls, so that the compiler knows in each which memory `a` is in.
     if (a_is_shared)
-        projected_gradients(copy, rhs, ridges[picture], steps[picture], memory, kh, kw, iterations);
+        projected_gradients(copy, rhs, ridge, step, memory, kh, kw, iterations);
     else
-        projected_gradients(a, rhs, ridges[picture], steps[picture], memory, kh, kw, iterations);
+        projected_gradients(a, rhs, ridge, step, memory, kh, kw, iterations);
     for (int i = threadIdx.x; i < size; i += blockDim.x) out[picture * size + i] = memory[i];
 }

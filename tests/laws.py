@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpudeblur import filters, kernel_step
+from gpudeblur import filters, fourier, kernel_refine, kernel_step
 from gpudeblur._arrays import array_module, to_host
 
 # Odd and even, rectangular, over one tile and under it, one-pixel edges, one pixel, several leading axes.
@@ -80,17 +80,17 @@ def system(size: tuple[int, int], n: int = 2) -> tuple[np.ndarray, ...]:
     return tuple(a.astype(np.float32) for a in (lags, rhs, start / lags.max(), ridge))
 
 
-def bound(autocorrelation: np.ndarray, ridge: np.ndarray) -> np.ndarray:
-    """At least the norm of A + ridge (Gershgorin); one where that is zero."""
-    norm = np.abs(autocorrelation).sum((-2, -1)) + ridge
-    return np.where(norm == 0, 1, norm).astype(np.float32)
+def bound(autocorrelation: np.ndarray) -> np.ndarray:
+    """At least the norm of A, (...) (Gershgorin)."""
+    return np.abs(autocorrelation).sum((-2, -1)).astype(np.float32)
 
 
-def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, step: Any, iterations: int) -> np.ndarray:
-    """`kernel_step.toeplitz_nnls` with the step from outside, in float64; the twin finds its own."""
-    a, rhs, start, ridge, step = (np.asarray(x, np.float64) for x in (a, rhs, start, ridge, step))
+def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, norm: Any, iterations: int) -> np.ndarray:
+    """`kernel_step.toeplitz_nnls` with the bound on |A| from outside, in float64; the twin finds its own."""
+    a, rhs, start, ridge, norm = (np.asarray(x, np.float64) for x in (a, rhs, start, ridge, norm))
     spectrum, grid = kernel_step.toeplitz_spectrum(a)
-    ridge, step = ridge[..., None, None], step[..., None, None]
+    ridge, norm = ridge[..., None, None], norm[..., None, None]
+    step = 1 / np.maximum(norm + ridge, float(np.finfo(np.float32).tiny))
     kernel, ahead, momentum = start, start, 1.0
     for _ in range(iterations):
         last = kernel
@@ -103,16 +103,21 @@ def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, step: Any, ite
 
 @dataclass(frozen=True)
 class Twin:
-    """A launch function of `_cuda` on host arrays, and what its NumPy twin gives for them."""
+    """A launch function of `_cuda` on host arrays, and what its NumPy twin gives for them, an array or a tuple."""
 
     launch: str
     args: tuple[Any, ...]
-    expected: Callable[[], np.ndarray]
+    expected: Callable[[], Any]
     rtol: float = 0.0  # 0, with scale 0: equal bit for bit
     scale: float = 0.0  # error allowed as a share of the largest value
 
     def check(self, out: Any) -> None:
-        expected, out = self.expected(), to_host(out)
+        expected = self.expected()
+        one = isinstance(expected, np.ndarray)
+        for a, b in zip((out,) if one else out, (expected,) if one else expected, strict=True):
+            self._check(to_host(a), b)
+
+    def _check(self, out: np.ndarray, expected: np.ndarray) -> None:
         assert out.shape == expected.shape
         if not self.rtol and not self.scale:
             assert out.dtype == expected.dtype
@@ -125,8 +130,77 @@ def wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(a.astype(np.float64) for a in arrays)
 
 
+def copies(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    """For a function that works in place."""
+    return tuple(a.copy() if isinstance(a, np.ndarray) else a for a in arrays)
+
+
+def windows(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int, int]]:
+    """Rectangles in a picture of that shape: all of it, inside, at the far corner, a pixel, none."""
+    h, w = shape[-2:]
+    yield 0, h, 0, w
+    yield h // 4, h - h // 4, w // 3, max(w // 3, w - 2)
+    yield h - 1, h, w - 1, w
+    yield h // 2, h // 2, 0, w
+
+
+def blobs(size: tuple[int, int], n: int = 6) -> np.ndarray:
+    """(n, kh, kw) float32 kernels of all sorts: spirals and combs (long components), specks, ties, nothing, NaN."""
+    random, (kh, kw) = np.random.default_rng(0), size
+    out = random.normal(size=(n, kh, kw)) * (random.random((n, kh, kw)) < np.linspace(0.1, 1, n)[:, None, None])
+    out[0] = 0  # a comb: one component that turns at every other row
+    out[0, ::2] = 1
+    out[0, 1::4, -1:] = out[0, 3::4, :1] = 1
+    out[1] = np.round(2 * random.random(size)) * (random.random(size) < 0.4)  # many masses alike
+    if n > 4:
+        out[2], out[3, kh // 2, kw // 2], out[4, :, : kw // 2] = 0, np.nan, -1
+    return out.astype(np.float32)
+
+
+def step_twins() -> Iterator[Twin]:
+    """The launch functions of the kernel step and of its projection."""
+    for shape in [*SHAPES, (0, 3, 4)]:
+        u = picture(shape)
+        steps = np.round(4 * u) / 4  # energies that are equal, and many that are zero
+        for window in windows(shape):
+            pixels = kernel_step.window_pixels(window)
+            cases = [(steps, count) for count in (0, 1, pixels // 5, pixels, pixels + 3)]
+            for v, count in [*cases, (u, pixels // 3), (0 * u, 1)]:
+                args = (v, window, count)
+                yield Twin("voting_threshold", args, lambda a=args: kernel_step.voting_threshold(*a))
+            for threshold in (0.0625, one_each(shape)):
+                args = (steps, threshold, window)
+                yield Twin("voting_split", args, lambda a=args: kernel_step.voting_split(*a))
+        h, w = shape[-2:]
+        for rows, columns in ((0, 0), (h - 1, w - 1), (h // 2, w // 3)):
+            yield Twin("lags", (u, rows, columns), lambda a=(u, rows, columns): kernel_step.lags(*a))
+        data, split, _ = spectra(shape)
+        yield Twin("spectrum_max", (data,), lambda a=data: kernel_step.spectrum_max(a))
+        args = (data, split, data[..., ::-1, :].copy(), shape[-2:])
+        yield Twin("normal_spectra", args, lambda a=args: kernel_step.normal_spectra(*copies(a)), rtol=1e-5, scale=1e-6)
+        args = (data, split)
+        yield Twin("transfer", args, lambda a=args: filters.transfer(*copies(a)), rtol=1e-5, scale=1e-6)
+    for size in [*KERNELS, (2, 4), (40, 33)]:
+        kernels = blobs(size)
+        for grid in (size, (size[0] + 5, size[1] + 4), (2 * size[0], 2 * size[1])):
+            yield Twin("kernel_grid", (kernels, grid), lambda a=(kernels, grid): fourier.kernel_grid(*a))
+        known = np.arange(6) != 1
+        for args in ((kernels,), (kernels, known), (kernels[:0],), (kernels.reshape(2, 3, *size), known.reshape(2, 3))):
+            yield Twin("normalise", args, lambda a=args: kernel_refine.normalise(*a), rtol=2e-6)
+        stacks = ((kernels, 0.05, 0.03), (kernels, 0.0, 0.0), (kernels.reshape(2, 3, *size), 0.3, 0.3))
+        stacks = (*stacks, (kernels, 1.0, 1.0), (kernels[:0], 0.05, 0.03))
+        for k, share, component in stacks if max(size) < 40 else stacks[:1]:
+            yield Twin(
+                "project",
+                (k, share, component),
+                lambda k=k, s=share, c=component: kernel_refine.project(k, share=s, component=c),
+                rtol=2e-6,
+            )
+
+
 def twins() -> Iterator[Twin]:
     """Every launch function, on every shape and kind of argument."""
+    yield from step_twins()
     for shape in [*SHAPES, (0, 3, 4)]:
         u = picture(shape)
         for threshold in (0.0, 0.1, one_each(shape)):
@@ -143,6 +217,8 @@ def twins() -> Iterator[Twin]:
         for share in (0.0, 0.3, 1.0):
             mask = np.random.default_rng(1).random(shape) < share
             yield Twin("smooth_split", (u, mask), lambda u=u, m=mask: filters.smooth_split(u, m))
+            args = (u, mask, 0.3, u[..., ::-1].copy())
+            yield Twin("smooth_split", args, lambda a=args: filters.smooth_split(*a[:3], out=a[3].copy()))
         for weight in (0.01, 100.0):
             args = (*spectra(shape), weight, shape[-2:])
             yield Twin(
@@ -161,16 +237,15 @@ def twins() -> Iterator[Twin]:
         yield Twin("dilate", (mask, radius), lambda m=mask, r=radius: filters.dilate(m, r))
     for size in KERNELS:
         a, rhs, start, ridge = system(size)
-        step = 1 / bound(a, ridge)
-        for iterations in (0, 1, 6):
-            args = (a, rhs, start, ridge)
+        for number, iterations in ((ridge, 0), (ridge, 1), (ridge, 6), (float(ridge[0]), 3)):
+            args = (a, rhs, start, number)
             yield Twin(
                 "toeplitz_cg",
                 (*args, iterations),
-                lambda a=args, i=iterations: kernel_step.toeplitz_cg(*wide(*a), i),
+                lambda a=args, i=iterations: kernel_step.toeplitz_cg(*wide(*a[:3]), a[3], i),
                 scale=2e-5,
             )
-            args = (*args, step)
+            args = (*args, bound(a))
             yield Twin(
                 "toeplitz_nnls",
                 (*args, iterations),

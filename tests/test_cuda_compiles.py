@@ -86,14 +86,15 @@ def test_each_file_states_its_contract(name: str) -> None:
     lines = (_cuda.SOURCES / f"{name}.cu").read_text().splitlines()
     comment = " ".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("//"))])
     assert comment.startswith(f"// {name}: ")
-    for word in ("float32" if name != "dilate" else "uint8", "C order", "grid", "block", "twin: "):
-        assert word.lower() in comment.lower()
+    for word in ("uint8" if name == "dilate" else "float32|complex64", "C order", "grid", "block", "twin: "):
+        assert re.search(word, comment, re.IGNORECASE)
     assert max(map(len, lines)) <= 120
 
 
 def test_static_shared_memory_matches_the_launch_functions() -> None:
-    """`toeplitz_fits` counts block_sum's static shared memory by hand."""
+    """`toeplitz_fits` and `project` count static shared memory by hand."""
     assert resources("toeplitz_cg", "90")["shared"] == _cuda._BLOCK_SUM_BYTES
+    assert resources("project", "90")["shared"] <= _cuda._PROJECT_STATIC_BYTES
 
 
 def test_an_error_names_the_file_and_line() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture, system
 
-from gpudeblur import filters, kernel_step
+from gpudeblur import filters, kernel_refine, kernel_step
+from gpudeblur.fourier import rfft2
 
 pytestmark = pytest.mark.gpu
 
@@ -27,7 +28,8 @@ def on_device(cupy: Any, *args: Any) -> list[Any]:
 
 @pytest.mark.parametrize("twin", list(laws.twins()), ids=laws.twin_name)
 def test_twins(cupy: Any, cuda: Any, twin: laws.Twin) -> None:
-    twin.check(getattr(cuda, twin.launch)(*on_device(cupy, *twin.args)))
+    before = [a.copy() if isinstance(a, np.ndarray) else a for a in twin.args]
+    twin.check(getattr(cuda, twin.launch)(*on_device(cupy, *before)))
 
 
 def test_pictures_of_many_blocks(cupy: Any, cuda: Any) -> None:
@@ -59,9 +61,9 @@ def test_kernels_of_real_sizes(cupy: Any, cuda: Any, size: tuple[int, int]) -> N
         return
     expected = kernel_step.toeplitz_cg(*laws.wide(a, rhs, start, ridge), 5)
     assert_close(cuda.toeplitz_cg(*args, 5), expected, atol=1e-4 * abs(expected).max())
-    step = 1 / bound(a, ridge)
-    expected = laws.projected_gradients(a, rhs, start, ridge, step, 5)
-    assert_close(cuda.toeplitz_nnls(*args, cupy.asarray(step), 5), expected, atol=1e-4 * abs(expected).max())
+    norm = bound(a)
+    expected = laws.projected_gradients(a, rhs, start, ridge, norm, 5)
+    assert_close(cuda.toeplitz_nnls(*args, cupy.asarray(norm), 5), expected, atol=1e-4 * abs(expected).max())
 
 
 def test_the_autocorrelation_in_global_memory(cupy: Any, cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +77,9 @@ def test_a_batch_equals_a_loop_and_a_run_its_repetition(cupy: Any, cuda: Any) ->
     a, rhs, start, ridge = system((21, 19), n=40)
     rhs[7] = np.nan
     args = on_device(cupy, a, rhs, start, ridge)
-    step = cupy.asarray(1 / bound(a, ridge))
+    norm = cupy.asarray(bound(a))
     assert_batch_is_loop(lambda *x: cuda.toeplitz_cg(*x, 20), *args)
-    assert_batch_is_loop(lambda *x: cuda.toeplitz_nnls(*x, 60), *args, step)
+    assert_batch_is_loop(lambda *x: cuda.toeplitz_nnls(*x, 60), *args, norm)
     assert_same(cuda.toeplitz_cg(*args, 20), cuda.toeplitz_cg(*args, 20))
 
 
@@ -136,7 +138,41 @@ def test_filters_dispatch_to_the_launches(cupy: Any, cuda: Any) -> None:
     filters.l0_split(u, cupy.asarray(0.1))
     spectra = on_device(cupy, *laws.spectra((2, 9, 11)))
     filters.spectral_solve(*spectra, 1.0, (9, 11))
+    filters.transfer(*spectra[:2])
     counted = {"edge_mask": 1, "dilate": 2, "gaussian_smooth": 2, "smooth_split": 1, "l0_split": 2, "spectral_solve": 1}
+    counted["transfer"] = 1
     assert cuda.launches - before == counted
     filters.l0_split(u.astype(cupy.float64), 0.1)  # takes the NumPy form
     assert cuda.launches - before == counted
+
+
+def test_a_kernel_step_is_launches_and_transforms(cupy: Any, cuda: Any) -> None:
+    """What of the kernel step is not a launch of ours is a transform, or a number a picture."""
+    latent = cupy.asarray(picture((2, 60, 70)))
+    window, blurred_hat = kernel_step.voting_window((50, 60), (9, 7)), rfft2(latent)
+    before = cuda.launches.copy()
+    votes = kernel_step.voting_gradients(latent, window, 0.2)
+    a, b = kernel_step.normal_equations(votes, rfft2(latent), blurred_hat, (60, 70), (9, 7))
+    kernel = kernel_step.toeplitz_nnls(a, b, cupy.zeros_like(b), 0.1, 10)
+    kernel_refine.project(kernel_refine.normalise(kernel), share=0.05, component=0.03)
+    counted = {"voting_threshold": 1, "voting_split": 1, "normal_spectra": 1, "lags": 2, "kernel_grid": 1}
+    counted |= {"spectrum_max": 1, "toeplitz_nnls": 1, "normalise": 1, "project": 1, "cufft_r2c": 3, "cufft_c2r": 2}
+    assert cuda.launches - before == counted
+
+
+def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:
+    host = picture((2, 1021, 766))
+    u, window = cupy.asarray(host), (20, 1001, 19, 740)
+    pixels = kernel_step.window_pixels(window)
+    for count in (1, pixels // 50, pixels):
+        threshold = kernel_step.voting_threshold(host, window, count)
+        assert_same(cuda.voting_threshold(u, window, count), threshold)
+        assert_same(
+            cuda.voting_split(u, cupy.asarray(threshold), window), kernel_step.voting_split(host, threshold, window)
+        )
+    for size in ((31, 31), (75, 61), (151, 141)):  # shared memory by default, by asking, global
+        kernels = laws.blobs(size, 6)
+        expected = kernel_refine.project(kernels, share=0.05, component=0.03)
+        out = cuda.project(cupy.asarray(kernels), 0.05, 0.03)
+        assert_same(out.get() > 0, expected > 0)  # the same decisions
+        assert_close(out, expected, rtol=1e-5)

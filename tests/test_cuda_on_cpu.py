@@ -55,11 +55,16 @@ def run(launch: Callable[..., Any], *args: Any) -> Any:
     """The launch's result, the same in every order of the threads; the arguments stay as they are."""
     results = []
     for CpuKernel.order in ORDERS:
-        results.append(launch(*(a.copy() if isinstance(a, np.ndarray) else a for a in args)))
-        if results[-1].dtype == np.bool_:
-            assert (results[-1].view(np.uint8) < 2).all()
-        np.testing.assert_array_equal(results[-1], results[0])
+        results.append(launch(*laws.copies(args)))
+        for one, first in zip(arrays(results[-1]), arrays(results[0]), strict=True):
+            if one.dtype == np.bool_:
+                assert (one.view(np.uint8) < 2).all()
+            np.testing.assert_array_equal(one, first)
     return results[0]
+
+
+def arrays(result: Any) -> tuple[np.ndarray, ...]:
+    return result if isinstance(result, tuple) else (result,)
 
 
 def check_neighbours(launch: Callable[..., Any], batch: np.ndarray, *args: Any) -> None:
@@ -97,6 +102,131 @@ def test_gaussian_smooth_of_nan(cuda: Any) -> None:
 def test_smooth_split_of_nan(cuda: Any) -> None:
     mask = np.random.default_rng(1).random((9, 11)) < 0.3
     check_neighbours(lambda u: cuda.smooth_split(u, np.broadcast_to(mask, u.shape)), picture((3, 9, 11)))
+
+
+def test_the_steps_of_the_kernel_of_nan(cuda: Any) -> None:
+    """Alone or between neighbours, bit for bit; a NaN kernel ends in a delta, and the search for its parts ends."""
+    check_neighbours(lambda u: cuda.voting_split(u, 0.1, (1, 8, 2, 9)), picture((3, 9, 11)))
+    check_neighbours(lambda u: cuda.lags(u, 5, 6), picture((3, 9, 11)))
+    check_neighbours(lambda k: cuda.kernel_grid(k, (12, 13)), picture((3, 9, 11)))
+    delta = np.zeros((9, 7), np.float32)
+    delta[4, 3] = 1
+    kernels = laws.blobs((9, 7), 3)
+    for value in (np.nan, np.inf, -np.inf):
+        kernels[1] = kernels[0]
+        kernels[1, 2, 2] = value
+        for launch in (lambda k: cuda.project(k, 0.05, 0.03), cuda.normalise):
+            out = run(launch, kernels)
+            for i in (0, 2):
+                np.testing.assert_array_equal(out[i], run(launch, kernels[i]))
+            if np.isnan(value):
+                np.testing.assert_array_equal(out[1], delta)
+
+
+def test_voting_threshold_of_nan_and_of_little(cuda: Any) -> None:
+    """NaN counts as the largest, as in NumPy's partition; what is under the smallest normal float never votes."""
+    u, window = picture((3, 9, 11)), (1, 8, 2, 9)
+    u[1, 4, 4], u[2] = np.nan, u[2] * 1e-20
+    for count in (1, 3, 4, 20):
+        out = run(cuda.voting_threshold, u, window, count)
+        np.testing.assert_array_equal(out, kernel_step.voting_threshold(u, window, count))
+        assert np.isnan(out[1]) == (count <= 3)  # the pixel's own gradient, and those of its left and upper neighbours
+        assert out[2] == np.finfo(np.float32).tiny
+        for i in range(3):
+            np.testing.assert_array_equal(out[i], run(cuda.voting_threshold, u[i], window, count))
+
+
+def test_spectrum_max_of_nan(cuda: Any) -> None:
+    spectrum = spectra((3, 9, 70))[0]
+    spectrum[1, 3, 3] = np.nan
+    out = run(cuda.spectrum_max, spectrum)
+    np.testing.assert_array_equal(out, kernel_step.spectrum_max(spectrum))
+    assert np.isnan(out[1])
+
+
+@pytest.mark.parametrize("size", [(5, 7), (23, 18)])
+def test_project_with_its_labels_in_global_memory(cuda: Any, monkeypatch: Any, size: tuple[int, int]) -> None:
+    kernels = laws.blobs(size)
+    in_shared = run(cuda.project, kernels, 0.05, 0.03)
+    monkeypatch.setattr(_cuda, "_shared_limit", lambda: 1024)
+    np.testing.assert_array_equal(run(cuda.project, kernels, 0.05, 0.03), in_shared)
+    scratch = np.full((*kernels.shape, 2), 7, np.uint64)
+    np.testing.assert_array_equal(cuda.project(kernels, 0.05, 0.03, scratch=scratch), in_shared)
+    assert not (scratch == 7).all()
+
+
+def test_project_labels_long_components(cuda: Any) -> None:
+    """A spiral of one pixel's width has one component, however far its ends are from its first pixel."""
+    spiral, (y, x), (dy, dx) = np.zeros((41, 41), np.float32), (0, 0), (0, 1)
+    for length in [40, *(n for n in range(40, 0, -2) for _ in range(2))]:
+        for _ in range(length):
+            spiral[y, x] = 1
+            y, x = y + dy, x + dx
+        dy, dx = dx, -dy
+    for kernel in (spiral, spiral[::-1].copy(), spiral.T.copy()):
+        kernel = kernel.copy()
+        kernel[np.argwhere(kernel)[-1][0], np.argwhere(kernel)[-1][1]] = 2  # no two masses alike
+        out = run(cuda.project, kernel, 0.05, 0.9)
+        assert (out > 0).sum() == (kernel > 0).sum()
+
+
+def test_results_go_where_they_shall(cuda: Any) -> None:
+    """`out` and `scratch` are used, hold the same bits as a fresh array, and are refused where they cannot be used."""
+    u, mask, kernels = picture((2, 9, 11)), picture((2, 9, 11)) > 0.8, laws.blobs((5, 7), 2)
+    data, split, _ = spectra((2, 9, 11))
+    a, rhs, start, ridge = system((5, 7))
+    window = (1, 8, 2, 9)
+    calls = [
+        (cuda.l0_split, u, 0.1),
+        (cuda.edge_mask, u, 0.1),
+        (cuda.dilate, mask, 2),
+        (cuda.gaussian_smooth, u, 0.8),
+        (cuda.smooth_split, u, mask),
+        (cuda.voting_threshold, u, window, 5),
+        (cuda.voting_split, u, 0.1, window),
+        (cuda.lags, u, 3, 4),
+        (cuda.kernel_grid, kernels, (8, 9)),
+        (cuda.spectrum_max, data),
+        (cuda.normalise, kernels),
+        (cuda.project, kernels, 0.05, 0.03),
+        (cuda.toeplitz_cg, a, rhs, start, ridge, 3),
+        (cuda.toeplitz_nnls, a, rhs, start, ridge, bound(a), 3),
+    ]
+    for launch, *args in calls:
+        fresh = launch(*args)
+        out = np.full_like(fresh, 1)
+        assert launch(*args, out=out) is out
+        np.testing.assert_array_equal(out, fresh)
+        for bad in (fresh[..., :0], fresh.astype(np.complex128), np.stack([fresh, fresh], axis=-1)[..., 0]):
+            with pytest.raises(ValueError, match=r"out must be a C-contiguous .* array of shape .*; leave it out"):
+                launch(*args, out=bad)
+    for launch, source in ((cuda.dilate, mask), (cuda.gaussian_smooth, u)):
+        fresh, scratch = launch(source, 2), np.ones_like(source)
+        np.testing.assert_array_equal(launch(source, 2, scratch=scratch), fresh)
+        assert (scratch != 1).any()
+        with pytest.raises(ValueError, match="scratch must not be an input"):
+            launch(source, 2, scratch=source)
+        np.testing.assert_array_equal(launch(source.copy(), 2, out=source, scratch=scratch), fresh)
+    for launch in (cuda.l0_split, lambda u, t, out: cuda.voting_split(u, t, window, out=out)):
+        with pytest.raises(ValueError, match="out must not be an input"):
+            launch(u, 0.1, out=u)
+    power = np.ones(split.shape, np.float32)
+    assert cuda.transfer(split, data, out=power)[1] is power
+
+
+def test_what_works_in_place_does(cuda: Any) -> None:
+    data, split, _ = spectra((2, 9, 11))
+    blurred = data[..., ::-1, :].copy()
+    found = cuda.normal_spectra(data, split, blurred, (9, 11))
+    assert found[0] is data
+    assert found[1] is split
+    assert cuda.transfer(data, blurred)[0] is data
+    with pytest.raises(ValueError, match="otf must be C-contiguous, since its CUDA kernel writes in place"):
+        cuda.transfer(data[..., ::2], blurred[..., ::2])
+    kernels = laws.blobs((5, 7))
+    expected = cuda.normalise(kernels)
+    assert cuda.normalise(kernels, out=kernels) is kernels
+    np.testing.assert_array_equal(kernels, expected)
 
 
 def test_spectral_solve_is_exact_at_the_far_end_of_a_long_axis(cuda: Any) -> None:
@@ -137,8 +267,7 @@ def test_spectral_solve_of_nan(cuda: Any) -> None:
 def test_toeplitz_with_the_autocorrelation_in_global_memory(cuda: Any, monkeypatch: Any, size: tuple[int, int]) -> None:
     """The same operations, so the same bits as with it in shared memory."""
     a, rhs, start, ridge = system(size)
-    step = 1 / bound(a, ridge)
-    calls = (cuda.toeplitz_cg, a, rhs, start, ridge, 4), (cuda.toeplitz_nnls, a, rhs, start, ridge, step, 4)
+    calls = (cuda.toeplitz_cg, a, rhs, start, ridge, 4), (cuda.toeplitz_nnls, a, rhs, start, ridge, bound(a), 4)
     in_shared = [run(*call) for call in calls]
     monkeypatch.setattr(_cuda, "_shared_limit", lambda: _cuda._vectors_bytes(*size))
     for call, expected in zip(calls, in_shared, strict=True):
@@ -148,7 +277,7 @@ def test_toeplitz_with_the_autocorrelation_in_global_memory(cuda: Any, monkeypat
 def test_toeplitz_nnls_is_the_twin(cuda: Any) -> None:
     """To convergence, where the step no longer matters."""
     a, rhs, start, ridge = system((7, 5))
-    out = cuda.toeplitz_nnls(a, rhs, start, ridge, 1 / bound(a, ridge), 300)
+    out = cuda.toeplitz_nnls(a, rhs, start, ridge, bound(a), 300)
     expected = kernel_step.toeplitz_nnls(*laws.wide(a, rhs, start, ridge), 300)
     laws.assert_close(out, expected, atol=2e-5 * expected.max())
     assert (out == 0).any()
@@ -168,8 +297,7 @@ def test_toeplitz_of_nan_and_zero(cuda: Any) -> None:
     rhs[1, 2, 2] = np.nan
     for zero in (a, rhs, start, ridge):
         zero[2] = 0
-    step = 1 / bound(a, ridge)
-    for launch, numbers in ((cuda.toeplitz_cg, (ridge,)), (cuda.toeplitz_nnls, (ridge, step))):
+    for launch, numbers in ((cuda.toeplitz_cg, (ridge,)), (cuda.toeplitz_nnls, (ridge, bound(a)))):
         out = run(launch, a, rhs, start, *numbers, 5)
         for i in range(4):
             np.testing.assert_array_equal(out[i], run(launch, a[i], rhs[i], start[i], *(x[i] for x in numbers), 5))
@@ -221,10 +349,25 @@ def test_launch_functions_refuse_what_their_kernels_would_misread(cuda: Any) -> 
     with pytest.raises(ValueError, match=r"data must have shape \(2, 4, 4\), got \(4, 4\)"):
         cuda.spectral_solve(data[0], split, power, 1.0, (4, 6))
     a, rhs, start, ridge = system((3, 3))
-    with pytest.raises(ValueError, match=r"ridge must have shape \(2,\), got \(1,\)"):
-        cuda.toeplitz_cg(a, rhs, start, ridge[:1], 1)
+    with pytest.raises(ValueError, match=r"bound must have shape \(2,\), got \(1,\)"):
+        cuda.toeplitz_nnls(a, rhs, start, ridge, ridge[:1], 1)
     with pytest.raises(ValueError, match=r"autocorrelation must have shape \(2, 5, 5\), got \(2, 3, 3\)"):
         cuda.toeplitz_cg(a[:, :3, :3], rhs, start, ridge, 1)
+
+
+def test_launch_functions_refuse_what_lies_outside(cuda: Any) -> None:
+    u = picture((2, 4, 6))
+    for window in ((-1, 4, 0, 6), (0, 5, 0, 6), (0, 4, 0, 7)):
+        with pytest.raises(ValueError, match=r"window must lie in the picture \(4, 6\), got \(top, bottom, left"):
+            cuda.voting_threshold(u, window, 1)
+        with pytest.raises(ValueError, match="window must lie in"):
+            cuda.voting_split(u, 0.1, window)
+    with pytest.raises(ValueError, match=r"rows and columns must be under the sides \(4, 6\), got \(4, 2\)"):
+        cuda.lags(u, 4, 2)
+    with pytest.raises(ValueError, match=r"kernel must fit the grid \(3, 6\), got \(4, 6\); use a larger grid"):
+        cuda.kernel_grid(u, (3, 6))
+    with pytest.raises(ValueError, match="out must be given with a scale"):
+        cuda.smooth_split(u, u > 0.5, 0.3)
 
 
 def test_launches_are_counted(cuda: Any) -> None:
@@ -246,7 +389,9 @@ def broken(name: str, old: str, new: str, folder: Path) -> CpuKernel:
         ("l0_split", "__syncthreads();", ""),
         ("dilate", "__syncthreads();", ""),
         ("toeplitz_nnls", "momentum = following;\n        __syncthreads();", "momentum = following;"),
-        ("toeplitz_cg", "__syncthreads();  // the last call's partial sums have been read", ""),
+        ("toeplitz_cg", "__syncthreads();  // the last call's partial results have been read", ""),
+        ("voting_threshold", "bins[i] = 0;\n        __syncthreads();", "bins[i] = 0;"),
+        ("project", "__syncthreads();\n        if (!changed) break;", "if (!changed) break;"),
     ],
 )
 @pytest.mark.skipif(SANITIZE, reason="about the order of threads, not about memory")
@@ -258,7 +403,9 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, tmp_path: Path, na
     calls = {
         "l0_split": (cuda.l0_split, picture((1, 37, 31)), 0.1),
         "dilate": (cuda.dilate, picture((1, 37, 31)) > 0.8, 2),
-        "toeplitz_nnls": (cuda.toeplitz_nnls, a, rhs, start, ridge, 1 / bound(a, ridge), 3),
+        "voting_threshold": (cuda.voting_threshold, picture((1, 37, 31)), (0, 37, 0, 31), 100),
+        "project": (cuda.project, laws.blobs((13, 9)), 0.05, 0.03),
+        "toeplitz_nnls": (cuda.toeplitz_nnls, a, rhs, start, ridge, bound(a), 3),
         "toeplitz_cg": (cuda.toeplitz_cg, a, rhs, start, ridge, 3),
     }
     with pytest.raises(AssertionError):

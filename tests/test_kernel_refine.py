@@ -123,7 +123,8 @@ def test_dropping_keeps_whole_components_and_is_done_once(kernel: np.ndarray, sh
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_centre_undoes_a_shift(xp: Any, shift: tuple[int, int], dtype: str) -> None:
     kernel = np.pad([[1.0, 2, 1], [2, 5, 2], [1, 2, 1]], ((3, 3), (4, 4))).astype(dtype)
-    out = centre(xp.asarray(np.stack([np.roll(kernel, shift, (0, 1)), kernel])))
+    kernels = xp.asarray(np.stack([np.roll(kernel, shift, (0, 1)), kernel]))
+    out = centre(kernels, kernels)
     assert out.dtype == dtype
     assert_same(out, np.stack([kernel, kernel]))
 
@@ -131,9 +132,9 @@ def test_centre_undoes_a_shift(xp: Any, shift: tuple[int, int], dtype: str) -> N
 def test_what_leaves_the_support_is_lost(xp: Any) -> None:
     """The centre of mass lies 1.6 columns left of the middle: all moves by 2, and nothing wraps around."""
     before, after = picture_of("....... 444...1 ......."), picture_of("....... ..444.. .......")
-    assert_same(centre(xp.asarray(before)), after)
-    assert_same(centre(xp.asarray(before.T.copy())), after.T)
-    assert_same(centre(xp.asarray(before[:, ::-1].copy())), after[:, ::-1])
+    for turn in (lambda k: k, np.transpose, np.fliplr):
+        kernel = xp.asarray(turn(before).copy())
+        assert_same(centre(kernel, kernel), turn(after))
 
 
 @settings(deadline=None, max_examples=60)
@@ -150,8 +151,8 @@ def test_a_projection_is_centred_and_has_no_specks(xp: Any) -> None:
     kernel[1:4, 2:4], kernel[9, 9], kernel[2, 5] = 1, 0.5, 0.01
     out = to_host(project(xp.asarray(kernel), share=0.05, component=0.1))
     expected = np.zeros((11, 11))
-    # The centre of mass of the block is at (2, 2.5); half a pixel is rounded to the even side.
-    expected[4:7, 5:7] = 1 / 6
+    # The centre of mass of the block is 2.5 pixels left of the middle; exactly half a pixel is rounded to even.
+    expected[4:7, 4:6] = 1 / 6
     assert_close(out, expected, atol=1e-15)
 
 
@@ -169,6 +170,38 @@ def test_projecting_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, 
     laws.assert_batch_is_loop(lambda k: project(k, share=0.05, component=0.03), xp.asarray(kernels))
     folded = project(xp.asarray(kernels.reshape(2, 2, 11, 11)), share=0.05, component=0.03)
     assert_same(folded.reshape(4, 11, 11), project(xp.asarray(kernels), share=0.05, component=0.03))
+
+
+def test_a_projection_forgets_the_scale_and_keeps_the_solution_it_is_given(xp: Any) -> None:
+    kernels = xp.asarray(strokes())
+    before, once = kernels.copy(), project(kernels, share=0.05, component=0.03)
+    assert_same(kernels, before)
+    for scale in (2.0**-60, 2.0**40):  # powers of two: nothing is rounded
+        assert_close(project(kernels * scale, share=0.05, component=0.03), once, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_a_projection_of_what_is_no_kernel_is_a_delta(xp: Any, value: float) -> None:
+    kernels = strokes(2)
+    kernels[0, 1, 1] = value
+    kernels[0, 5, 5] = np.inf
+    out = project(xp.asarray(kernels), share=0.05, component=0.03)
+    assert_same(out[0], delta((11, 11)))
+    assert_same(out[1], project(xp.asarray(kernels[1]), share=0.05, component=0.03))
+
+
+def test_a_projection_has_a_pixel_at_least(xp: Any) -> None:
+    """The maximum meets any share of itself, and a component of all the mass any share of that."""
+    kernel = project(xp.asarray(strokes(1)), share=1.0, component=1.0)
+    assert_same(kernel[0], delta((11, 11)))
+
+
+def test_a_kernel_that_is_not_known_is_a_delta(xp: Any) -> None:
+    kernels = xp.asarray(strokes(3))
+    out = normalise(kernels, xp.asarray([True, False, True]))
+    assert_same(out[1], delta((11, 11)))
+    assert_same(out[::2], normalise(kernels)[::2])
+    assert_same(normalise(kernels[1], xp.asarray(False)), delta((11, 11)))
 
 
 def test_the_first_kernel_is_a_small_blur(xp: Any) -> None:

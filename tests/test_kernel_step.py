@@ -252,6 +252,6 @@ def test_laws_projected_gradients_is_the_twin() -> None:
     """The reference of the CUDA kernel's tests takes the step from outside; with the twin's own it is the twin."""
     a, rhs, start, ridge = laws.wide(*system((7, 5)))
     spectrum, grid = kernel_step.toeplitz_spectrum(a)
-    step = 1 / (spectrum.max((-2, -1)) * grid[0] * grid[1] + ridge)
+    norm = spectrum.max((-2, -1)) * grid[0] * grid[1]
     expected = kernel_step.toeplitz_nnls(a, rhs, start, ridge, 20)
-    assert_close(laws.projected_gradients(a, rhs, start, ridge, step, 20), expected, rtol=1e-10, atol=1e-12)
+    assert_close(laws.projected_gradients(a, rhs, start, ridge, norm, 20), expected, rtol=1e-10, atol=1e-12)

@@ -69,7 +69,7 @@ class PoisonedNumpy:
     @staticmethod
     def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         out = np.empty(shape, dtype)
-        out.view(np.uint8)[...] = 0xFF  # NaN as a float; neither True nor False as a bool
+        out.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN as a float; neither True nor False as a bool
         return out
 
 
@@ -84,7 +84,7 @@ def _letter(value: Any) -> str:
     if isinstance(value, np.uintp):
         assert value == 0, "the only scalar address is null"
         return "p0"
-    return {np.int32: "i", np.float32: "f"}[type(value)]
+    return {np.int32: "i", np.float32: "f", np.float64: "d"}[type(value)]
 
 
 def _without_null_sizes(signature: str, args: tuple[Any, ...]) -> str:

@@ -14,6 +14,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <bit>
 #include <memory>
 #include <random>
 #include <tuple>
@@ -232,15 +233,15 @@ int run(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, unsigned ord
     return 0;
 }
 
-// What the kernel takes, a letter a parameter: p(ointer) and the size of what it points to, i(nt), f(loat).
+// What the kernel takes, a letter a parameter: p(ointer) and the size of what it points to, i(nt), f(loat), d(ouble).
 template <class P>
 void describe(char*& text) {
     if constexpr (std::is_pointer_v<P>) {
         *text++ = 'p';
         *text++ = '0' + sizeof(std::remove_pointer_t<P>);
     } else {
-        static_assert(std::is_same_v<P, int> || std::is_same_v<P, float>, "add its letter here");
-        *text++ = std::is_same_v<P, int> ? 'i' : 'f';
+        static_assert(std::is_same_v<P, int> || std::is_floating_point_v<P>, "add its letter here");
+        *text++ = std::is_same_v<P, int> ? 'i' : std::is_same_v<P, float> ? 'f' : 'd';
     }
 }
 
@@ -277,6 +278,20 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     });
 }
 
+// Threads change only at barriers: nothing comes between the reading and the writing of these.
+template <class T>
+T atomicAdd(T* address, T value) {
+    return std::exchange(*address, *address + value);
+}
+
+template <class T>
+T atomicMin(T* address, T value) {
+    return std::exchange(*address, std::min(*address, value));
+}
+
+inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
+inline int __float2int_rn(float x) { return int(rintf(x)); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float sinpif(float x) { return float(sin(M_PI * double(x))); }

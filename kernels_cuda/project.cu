@@ -1,0 +1,109 @@
+// project: out = kernel clipped at 0, thresholded, without its lighter components, centred, sum 1, or a delta.
+// Decided on q = rint(2^30 k / max k), whose sums are exact: q >= bound stays, then 8-connected components with the
+// share `component` of all mass, or as heavy as any.  kernel, out: (n, kh, kw) float32, C order, out is not kernel.
+// scratch: n kh kw times 16 bytes, or null and as many a block in shared memory.
+// grid (n), block (32 m).  NumPy twin: kernel_refine.project, which decides alike.
+
+typedef unsigned long long mass_t;
+
+constexpr float UNIT = 1073741824.f;  // 2^30: q is an int, and a moment of 2^18 pixels fits 63 bits
+constexpr float LARGEST = 3.40282347e38f;
+constexpr int NOWHERE = -1;           // the label of a pixel that is not kept
+
+// A pixel of the kernel; a component is named by its first pixel.
+struct Cell {
+    mass_t mass;  // of the component that this pixel names
+    int label;
+};
+
+// The smallest label next to pixel i, its own included.
+__device__ inline int smallest_around(const Cell* cells, int i, int kh, int kw) {
+    const int y = i / kw, x = i % kw;
+    int smallest = cells[i].label;
+    for (int v = max(y - 1, 0); v <= min(y + 1, kh - 1); ++v)
+        for (int u = max(x - 1, 0); u <= min(x + 1, kw - 1); ++u) {
+            const int label = cells[v * kw + u].label;
+            if (label != NOWHERE) smallest = min(smallest, label);
+        }
+    return smallest;
+}
+
+// Labels every kept pixel with the first pixel of its component, from labels that are each pixel's own. Labels only
+// fall, and never out of the component: who reads one late or early changes how soon it ends, not where.
+__device__ inline void label_components(Cell* cells, int kh, int kw) {
+    __shared__ int changed;
+    for (int pass = 0; pass < kh * kw; ++pass) {
+        __syncthreads();
+        if (threadIdx.x == 0) changed = 0;
+        __syncthreads();
+        for (int i = threadIdx.x; i < kh * kw; i += blockDim.x) {
+            const int label = cells[i].label;
+            if (label == NOWHERE) continue;
+            int smallest = smallest_around(cells, i, kh, kw);
+            smallest = min(smallest, cells[smallest].label);
+            if (smallest == label) continue;
+            atomicMin(&cells[label].label, smallest);  // all that follow this label fall with it
+            atomicMin(&cells[i].label, smallest);
+            changed = 1;
+        }
+        __syncthreads();
+        if (!changed) break;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+project(const float* __restrict__ kernel, float* __restrict__ out, mass_t* __restrict__ scratch, int bound,
+        double component, int kh, int kw) {
+    DYNAMIC_SHARED(mass_t, memory);
+    const int size = kh * kw, middle_y = kh / 2, middle_x = kw / 2;
+    Cell* cells = reinterpret_cast<Cell*>(scratch ? scratch + 2 * index_t(blockIdx.x) * size : memory);
+    kernel += index_t(blockIdx.x) * size;
+    out += index_t(blockIdx.x) * size;
+    float peak = 0.f;
+    for (int i = threadIdx.x; i < size; i += blockDim.x)
+        if (!(peak != peak || kernel[i] <= peak)) peak = kernel[i];
+    peak = block_max(peak, 0.f);
+    const bool usable = peak >= SMALLEST_NORMAL && peak <= LARGEST;  // false for NaN, too
+    const auto quantised = [=](int i) {  // 0 where it does not stay
+        const int q = usable && kernel[i] > 0.f ? __float2int_rn(kernel[i] / peak * UNIT) : 0;
+        return q < bound ? 0 : q;
+    };
+    for (int i = threadIdx.x; i < size; i += blockDim.x) cells[i] = {0, quantised(i) ? i : NOWHERE};
+    label_components(cells, kh, kw);
+    long long total = 0, heaviest = 0;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        const int q = quantised(i);
+        total += q;
+        if (q) atomicAdd(&cells[cells[i].label].mass, mass_t(q));
+    }
+    total = block_sum(total);  // its barriers complete the masses
+    for (int i = threadIdx.x; i < size; i += blockDim.x) heaviest = max(heaviest, (long long)(cells[i].mass));
+    heaviest = block_max(heaviest, 0LL);
+    const double least = component * double(total);
+    const auto stays = [=](int i) {
+        if (cells[i].label == NOWHERE) return false;
+        const long long mass = cells[cells[i].label].mass;
+        return double(mass) >= least || mass == heaviest;
+    };
+    long long down = 0, across = 0, mass = 0;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        const long long q = stays(i) ? quantised(i) : 0;
+        down += q * (i / kw - middle_y);
+        across += q * (i % kw - middle_x);
+        mass += q;
+    }
+    down = block_sum(down);
+    across = block_sum(across);
+    mass = block_sum(mass);
+    const int dy = mass ? int(rint(double(down) / double(mass))) : 0;
+    const int dx = mass ? int(rint(double(across) / double(mass))) : 0;
+    const auto moved = [=](int i) {
+        const int y = i / kw + dy, x = i % kw + dx;
+        return y >= 0 && y < kh && x >= 0 && x < kw && stays(y * kw + x) ? kernel[y * kw + x] : 0.f;
+    };
+    float sum = 0.f;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) sum += moved(i);
+    sum = block_sum(sum);
+    for (int i = threadIdx.x; i < size; i += blockDim.x)
+        out[i] = sum > 0.f ? moved(i) / sum : float(i == middle_y * kw + middle_x);
+}
