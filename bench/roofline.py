@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpudeblur import TwoStepOptions
 from gpudeblur.blind import _schedule  # private: the bench must see the very same plan
@@ -52,16 +52,27 @@ class Grid:
 
 
 BYTES: dict[str, Callable[[Grid], int]] = {
+    # The latent step.
     "l0_split": lambda g: 8 * g.pixels,
     "edge_mask": lambda g: 5 * g.pixels,
     "dilate": lambda g: 2 * g.pixels,  # one axis
     "gaussian_smooth": lambda g: 8 * g.pixels,  # one axis
-    "smooth_split": lambda g: 9 * g.pixels,
-    "spectral_solve": lambda g: 28 * g.spectrum,
+    "smooth_split": lambda g: 13 * g.pixels,  # adds to what is there
     "cufft_r2c": lambda g: 4 * g.pixels + 8 * g.spectrum,
+    "spectral_solve": lambda g: 28 * g.spectrum,
     "cufft_c2r": lambda g: 4 * g.pixels + 8 * g.spectrum,
+    "kernel_grid": lambda g: 4 * g.kernel + 4 * g.pixels,
+    "transfer": lambda g: 28 * g.spectrum,
+    # The kernel step.
+    "voting_threshold": lambda g: 4 * g.window + 4 * g.n,
+    "voting_split": lambda g: 8 * g.pixels + 4 * g.n,
+    "normal_spectra": lambda g: 40 * g.spectrum,
+    "lags": lambda g: 8 * g.kernel,  # as many lags as kernel pixels: the grid is to say kh, kw of these
+    "spectrum_max": lambda g: 8 * g.spectrum + 4 * g.n,
     "toeplitz_cg": lambda g: 4 * g.lags + 12 * g.kernel + 4 * g.n,
     "toeplitz_nnls": lambda g: 4 * g.lags + 12 * g.kernel + 8 * g.n,
+    "normalise": lambda g: 8 * g.kernel + g.n,
+    "project": lambda g: 8 * g.kernel,
 }
 # What is no launch of ours, on arrays: of the finest picture and of a scale's.
 ARRAYS: dict[str, Callable[[Grid], int]] = {
@@ -112,12 +123,11 @@ def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions,
         if scale.shape != shape:
             yield Term("resample", 1, Grid(batch, *scale.shape, window=batch * math.prod(shape)))
         yield Term("wrap", 1, Grid(batch, h, w, window=batch * math.prod(scale.shape)))
-        if level:
-            yield from _project(grid)
         yield Term("cufft_r2c", 1, grid)  # of the blurred picture
         for gradient_weight, _ in scale.weights:
             count, smooth = passes(gradient_weight, options)
-            yield from _transfer(grid)
+            yield from _otf(grid)
+            yield Term("transfer", 1, grid)
             yield Term("l0_split", count, grid)
             yield Term("edge_mask", smooth, grid)
             yield Term("dilate", 2 * smooth, grid)
@@ -128,41 +138,50 @@ def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions,
             yield Term("cufft_c2r", count, grid)
             yield from _equations(grid)
             yield from _solve(grid, solver, steps)
-        yield from _transfer(grid)  # the energy of eq. 2
+            yield Term("normalise", 1, grid)
+        yield from _otf(grid)  # the energy of eq. 2
         yield Term("cufft_r2c", 1, grid)
         yield Term("cufft_c2r", 1, grid)
         yield Term("edge_mask", 1, grid)
+        if level < len(scales) - 1:
+            yield Term("project", 1, grid)
     if options.refine:
-        yield from _project(grid)
+        yield Term("project", 1, grid)
         beta = options.refine_beta
         while beta <= 1:
             yield from _solve(grid, solver, steps)
             beta *= 2
-    yield from _project(grid)
+    yield Term("project", 1, grid)
+    yield Term("normalise", 1, Grid(batch, 1, 1, *size))
     confidence = Grid(batch, fast_size(shape[0]), fast_size(shape[1]), *size)
     yield Term("cufft_r2c", 1, confidence)
-    yield from _transfer(confidence)
+    yield from _otf(confidence)
 
 
-def _transfer(grid: Grid) -> Iterator[Term]:
+def _otf(grid: Grid) -> Iterator[Term]:
     """A kernel as a transfer function."""
+    yield Term("kernel_grid", 1, grid)
     yield Term("cufft_r2c", 1, grid)
 
 
 def _equations(grid: Grid) -> Iterator[Term]:
     """The gradients that vote and the normal equations of the kernel step."""
+    yield Term("voting_threshold", 1, grid)
+    yield Term("voting_split", 1, grid)
     yield Term("cufft_r2c", 2, grid)
+    yield Term("normal_spectra", 1, grid)
     yield Term("cufft_c2r", 2, grid)
+    yield Term("lags", 1, grid)
+    yield Term("lags", 1, replace(grid, kh=2 * grid.kh - 1, kw=2 * grid.kw - 1))
 
 
 def _solve(grid: Grid, solver: str, iterations: int) -> Iterator[Term]:
     if solver == "toeplitz_nnls":  # its step width is from the spectrum of the matrix
-        yield Term("cufft_r2c", 1, Grid(grid.n, fast_size(2 * grid.kh - 1), fast_size(2 * grid.kw - 1)))
+        sides = 2 * grid.kh - 1, 2 * grid.kw - 1
+        lags = Grid(grid.n, fast_size(sides[0]), fast_size(sides[1]), *sides)
+        yield from _otf(lags)
+        yield Term("spectrum_max", 1, lags)
     yield Term(solver, 1, grid, operations=solver_operations(grid, iterations))
-
-
-def _project(grid: Grid) -> Iterator[Term]:
-    yield from ()
 
 
 @dataclass(frozen=True)

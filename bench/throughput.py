@@ -7,8 +7,8 @@
 Sizes 96 x 112 to 2048 x 2048, kernels of 15, 25 and 51 px; on a GPU batches of 1, 4, 16 ... until memory ends or a
 call takes a second. The pictures are scikit-image's camera, resized, under trajectory kernels with fixed seeds. The
 floor is, on the CPU, what the same transforms take alone on one thread; on a GPU, what `roofline.plan` says must be
-moved, at the bandwidth of a copy measured in the same run. `--memory` runs each row once more and adds the peak, over
-the input's float32 size. Appends to results/throughput.jsonl.
+moved, at the bandwidth of a copy measured in the same run. `--memory` runs each row once more and adds the peak: over
+the input's float32 size, and over what `gpudeblur.memory` predicts. Appends to results/throughput.jsonl.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ from gpudeblur.synthesis import blur, trajectory_kernel
 SEED = 20
 SHAPES = ((96, 112), (255, 255), (512, 512), (1024, 1024), (2048, 2048))
 KERNELS = (15, 25, 51)
-LONGEST_CALL = 1.0  # seconds: a larger batch is not tried after a call this long
 COLUMNS = {
     "case": "", "per_second": ".2f", "ms": ".3f", "host_ms": ".3f", "transforms": "d", "launches": "d",
-    "gigabytes": ".3f", "floor_ms": ".3f", "over_floor": ".2f", "memory_ratio": ".1f",
+    "gigabytes": ".3f", "floor_ms": ".3f", "over_floor": ".2f", "over_input": ".1f",
+    "over_model": ".2f",
 }  # fmt: skip
 # Real or complex, all that a step may call; each entry of the count is one call.
 TRANSFORMS = ("rfft2", "irfft2", "rfftn", "irfftn", "fft2", "ifft2", "fftn", "ifftn")
@@ -142,6 +143,7 @@ class Bench:
     memory: bool
     bandwidth: float
     rate: float
+    longest: float = 1.0  # seconds: a larger batch is not tried after a call this long
 
     @property
     def cuda(self) -> bool:
@@ -159,20 +161,34 @@ class Bench:
             seconds, moved = transform_floor(self.backend, calls)
             row |= {"transforms": calls.total(), "launches": 0, "gigabytes": moved / load.batch / 1e9}
             row["floor_ms"] = 1e3 * seconds / load.batch
-        # A call of many seconds is measured once: it is its own warm-up.
-        long = load.batch * load.shape[0] * load.shape[1] > 1 << 20 and not self.cuda
-        with timing.replaced(self.backend, warm_up=0 if long else self.backend.warm_up):
-            found = self.backend.time(work, least=1 if long else 3, most=1 if long else 50)
+        # What was run just now was warm-up enough for a long call: too large a stack for CUDA graphs, seconds on a CPU.
+        pixels = load.batch * load.shape[0] * load.shape[1]
+        warm_up = 0 if pixels > 1 << (22 if self.cuda else 20) else self.backend.warm_up
+        least = 3 if self.cuda or warm_up else 1
+        with timing.replaced(self.backend, warm_up=warm_up):
+            found = self.backend.time(work, seconds=0.5 if self.cuda else 2.0, least=least)
         row |= {
             "per_second": load.batch / found.seconds, "ms": 1e3 * found.seconds / load.batch,
             "host_ms": 1e3 * found.host / load.batch, "device_ms": 1e3 * found.device / load.batch,
-            "calls": found.calls, "seconds_a_call": found.seconds, "memory_ratio": float("nan"),
+            "calls": found.calls, "seconds_a_call": found.seconds, **dict.fromkeys(("over_input", "over_model"), nan),
         }  # fmt: skip
-        row["over_floor"] = row["ms"] / row["floor_ms"] if row["floor_ms"] else float("nan")
+        row["over_floor"] = row["ms"] / row["floor_ms"] if row["floor_ms"] else nan
         if self.memory:
-            row["peak_bytes"] = self.backend.peak_bytes(work)
-            row["memory_ratio"] = row["peak_bytes"] / (4 * load.shape[0] * load.shape[1] * load.batch)
+            row |= self.peak(load, work)
         return row
+
+    def peak(self, load: Load, work: Callable[[], Any] | None = None) -> dict[str, Any]:
+        """The peak of one call, over its input's float32 size and over what the model of memory says."""
+        from gpudeblur.memory import bytes_per_picture
+
+        if work is None:
+            work = functools.partial(load.run, self.backend.put(load.pictures(self.options.dtype)), self.options)
+        peak = self.backend.peak_bytes(work)
+        model = load.batch * bytes_per_picture(
+            load.shape, load.kernel_size, final=load.final, options=self.options, backend=self.backend.name
+        )
+        pixels = load.batch * load.shape[0] * load.shape[1]
+        return {"peak_bytes": peak, "over_input": peak / (4 * pixels), "over_model": peak / model}
 
     def _on_device(self, load: Load, work: Callable[[], Any]) -> dict[str, Any]:
         from gpudeblur._cuda import launches
@@ -190,17 +206,19 @@ class Bench:
         }  # fmt: skip
 
     def batches(self, load: Load) -> Iterator[dict[str, Any]]:
-        """`load`, on a GPU four times as many until memory ends, or a call takes LONGEST_CALL, or the time is up."""
+        """`load`, on a GPU four times as many until memory ends, or a call takes too long, or the time is up."""
         while self.deadline.left > 0:
             try:
                 row = self.measure(load)
-            except self.backend.out_of_memory as why:
+            except Exception as why:
+                if not self.backend.is_out_of_memory(why):
+                    raise
                 print(f"{load.name}: {type(why).__name__}", flush=True)
                 return
             finally:
                 self.backend.free()
             yield row
-            if not self.cuda or row["seconds_a_call"] > LONGEST_CALL:
+            if not self.cuda or row["seconds_a_call"] > self.longest:
                 return
             load = load.larger()
         print(f"{load.name}: left out, the time is up", flush=True)
@@ -252,6 +270,14 @@ def bar(what: str, measured: float, limit: float, *, least: bool = False) -> dic
     return {"bar": what, "limit": f"{'>=' if least else '<='} {limit:g}", "measured": measured, "holds": holds}
 
 
+def memory_bar(bench: Bench, loads: Sequence[Load]) -> dict[str, Any]:
+    """Of several loads the one whose peak is furthest from the model's."""
+    found = {load.name: bench.peak(load)["over_model"] for load in loads}
+    name = max(found, key=lambda one: abs(found[one] - 1))
+    what = f"peak memory off the model's, the worst of {len(found)}: {name}"
+    return {**bar(what, abs(found[name] - 1), 0.2), "all": found}
+
+
 def bars_cpu(bench: Bench, repeats: int) -> Iterator[dict[str, Any]]:
     load = Load((255, 255), 25)
     row = bench.measure(load)
@@ -260,6 +286,8 @@ def bars_cpu(bench: Bench, repeats: int) -> Iterator[dict[str, Any]]:
     yield {**bar("64 of them, two workers over one: times", row["two_over_one"], 1.7, least=True), "row": row}
     # 2 %: two medians of the same work differ by as much.
     yield bar("the same, one worker over single calls: times the seconds", row["batch_over_single"], 1.02)
+    finals = (None, "hyper-laplacian", "sparse")
+    yield memory_bar(bench, [Load(shape, 25, final=final) for shape in ((255, 255), (512, 512)) for final in finals])
 
 
 def bars_gpu(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -283,6 +311,10 @@ def bars_gpu(bench: Bench) -> Iterator[dict[str, Any]]:
     if bench.deadline.left > 0:
         row = bench.measure(Load((2048, 2048), 51))
         yield {**bar("one 2048 x 2048 picture, k = 51: seconds", row["ms"] / 1e3, 1.5), "row": row}
+        bench.backend.free()
+    if bench.deadline.left > 0:  # stacks too large for CUDA graphs, whose memory the model does not count
+        finals = (None, "hyper-laplacian", "sparse")
+        yield memory_bar(bench, [Load((512, 512), 25, 64, final) for final in finals])
 
 
 # ------------------------------------------------------------------ a long stream
@@ -317,7 +349,7 @@ def stream(count: int, device: str, every: int = 1000) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     row = {"pictures": count, "resident_mb": resident, "device_mb": used, "per_second": count / seconds}
     for name, values in (("growth_mb", resident), ("device_growth_mb", used)):
-        row[name] = values[-1] - values[0] if values else float("nan")
+        row[name] = values[-1] - values[0] if values else nan
     return {**row, "threads_left": threading.active_count()}
 
 
@@ -329,6 +361,7 @@ def parser() -> argparse.ArgumentParser:
         dtype={"default": "float32", "help": "of pictures and options"},
         only={"help": "substring of the rows to run, such as 255x255_k25; not recorded"},
     )  # fmt: skip
+    found.add_argument("--longest", type=float, default=1.0, help="seconds of a call after which batches grow no more")
     found.add_argument("--memory", action="store_true", help="peak memory too")
     found.add_argument("--bars", action="store_true", help="only what has a bar to reach")
     found.add_argument("--repeats", type=int, default=3, help="turns of the rows that are compared side by side")
@@ -346,7 +379,7 @@ def main(argv: list[str] | None = None) -> None:
         options = dataclasses.replace(gpudeblur.TwoStepOptions(**args.options), dtype=args.dtype)
         deadline = timing.Deadline(args.seconds)
         bandwidth, rate = backend.copy_bandwidth(), backend.operation_rate()
-        bench = Bench(backend, options, deadline, args.memory, bandwidth, rate)
+        bench = Bench(backend, options, deadline, args.memory, bandwidth, rate, args.longest)
         print(f"{backend.name}, {args.dtype}: copy {bandwidth / 1e9:.1f} GB/s, product {rate / 1e12:.2f} TFLOP/s\n")
         line |= {"copy_gb_per_s": bandwidth / 1e9, "product_tflop_per_s": rate / 1e12}
         if args.bars:

@@ -47,13 +47,15 @@ class Host:
 
     name, device = "numpy", "cpu"
     warm_up = 1
-    out_of_memory: tuple[type[BaseException], ...] = (MemoryError,)
 
     def __init__(self) -> None:
         import scipy.fft
 
         self.xp: Any = np
         self.fft: Any = scipy.fft
+
+    def is_out_of_memory(self, why: Exception) -> bool:
+        return isinstance(why, MemoryError)
 
     def put(self, array: np.ndarray) -> Any:
         return array
@@ -115,12 +117,10 @@ class Cuda(Host):
 
         self.xp = require_cuda()
         self.fft = fft_module(self.xp)
-        errors = [getattr(self.xp.cuda, "memory", None), getattr(self.xp.cuda, "cufft", None)]
-        names = ("OutOfMemoryError", "CuFFTError")  # cuFFT has no error of its own for a work area that finds no room
-        self.out_of_memory = (
-            *(getattr(where, name) for where, name in zip(errors, names, strict=True) if where is not None),
-            MemoryError,
-        )
+
+    def is_out_of_memory(self, why: Exception) -> bool:
+        # cuFFT says 2 as its result, the driver and the runtime as their status.
+        return super().is_out_of_memory(why) or 2 in (getattr(why, "result", None), getattr(why, "status", None))
 
     def put(self, array: np.ndarray) -> Any:
         return self.xp.asarray(array)
