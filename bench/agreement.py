@@ -9,13 +9,12 @@ iterations of a single scale too. Appends seconds a picture at batch 1 and 64 to
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 from cases import levin_cases
-from evaluate import device_name, record
+from evaluate import arguments, device_name, record
 
 import gpudeblur
 from gpudeblur._arrays import require_cuda
@@ -36,12 +35,11 @@ def picture(data: Path | None) -> tuple[str, np.ndarray, tuple[int, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
+    args = arguments(__doc__, "data", "no-record", data={"required": False}).parse_args()
     cupy = require_cuda()
     from cupyx.profiler import benchmark
 
-    name, blurred, size = picture(parser.parse_args().data)
+    name, blurred, size = picture(args.data)
     on_device = cupy.asarray(blurred)
     default = gpudeblur.TwoStepOptions()
     row: dict[str, object] = {"picture": name, "shape": list(blurred.shape), "gpu": device_name()}
@@ -60,7 +58,8 @@ def main() -> None:
         times = benchmark(gpudeblur.estimate_kernel, (stack, size), n_repeat=3, n_warmup=1).gpu_times
         row[f"seconds_batch_{batch}"] = float(np.median(times)) / batch
         print(f"batch {batch}: {1e3 * row[f'seconds_batch_{batch}']:.2f} ms a picture")
-    record("agreement", row)
+    if not args.no_record:
+        record("agreement", row)
     if row["one iteration"] > BOUND:
         raise SystemExit(f"NumPy and CuPy differ by {row['one iteration']:.2e} after one iteration, over {BOUND:g}")
 

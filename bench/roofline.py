@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from gpudeblur import TwoStepOptions
@@ -78,6 +78,7 @@ BYTES: dict[str, Callable[[Grid], int]] = {
 ARRAYS: dict[str, Callable[[Grid], int]] = {
     "resample": lambda g: 4 * (g.window + g.pixels),  # window: the pixels that it reads
     "wrap": lambda g: 4 * (g.window + g.pixels),
+    "shrink": lambda g: 8 * g.pixels,  # gradients, their shrinkage and the adjoint: one stencil, if it were one
 }
 
 
@@ -158,6 +159,23 @@ def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions,
     yield from _otf(confidence)
 
 
+def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: int = 1) -> Iterator[Term]:
+    """What the restoration "hyper-laplacian" adds, and the residual of its result."""
+    sides = (fast_size(side + k - 1) for side, k in zip(shape, size, strict=True))
+    grid = Grid(batch, *sides, *size, window=batch * math.prod(shape))
+    yield Term("wrap", 1, grid)
+    yield from _otf(grid)
+    yield Term("cufft_r2c", 1, grid)
+    yield Term("transfer", 1, grid)
+    count = 6  # beta from 1 to 256 by 2 sqrt(2)
+    for name in ("shrink", "cufft_r2c", "spectral_solve", "cufft_c2r"):
+        yield Term(name, count, grid)
+    grid = Grid(batch, fast_size(shape[0]), fast_size(shape[1]), *size)
+    yield from _otf(grid)
+    yield Term("cufft_r2c", 1, grid)
+    yield Term("cufft_c2r", 1, grid)
+
+
 def _otf(grid: Grid) -> Iterator[Term]:
     """A kernel as a transfer function."""
     yield Term("kernel_grid", 1, grid)
@@ -195,7 +213,7 @@ class Roofline:
     seconds: float
 
 
-def roofline(terms: Iterator[Term], batch: int, bandwidth: float, rate: float) -> Roofline:
+def roofline(terms: Iterable[Term], batch: int, bandwidth: float, rate: float) -> Roofline:
     """The floor at so many bytes a second of a copy and so many operations a second of a matrix product."""
     launches: Counter[str] = Counter()
     moved = operations = seconds = 0.0
