@@ -23,10 +23,12 @@ Work = Callable[[], Any]
 
 
 class Timing(NamedTuple):
-    """Medians over `calls`: seconds a call, until it returned to the host, and between events on the device."""
+    """Medians over `calls`, in seconds: a call; until it returned to the host; of this process on its CPUs, which other
+    processes do not slow down much; between events on the device."""
 
     seconds: float
     host: float
+    cpu: float
     device: float
     calls: int
 
@@ -60,22 +62,22 @@ class Host:
     def put(self, array: np.ndarray) -> Any:
         return array
 
-    def once(self, work: Work) -> tuple[float, float]:
-        """Seconds of one call: (on the host, on the device)."""
-        start = time.perf_counter()
+    def once(self, work: Work) -> tuple[float, float, float]:
+        """Seconds of one call: (on the host, of its CPUs, on the device)."""
+        start, cpu = time.perf_counter(), time.process_time()
         work()
-        return time.perf_counter() - start, float("nan")
+        return time.perf_counter() - start, time.process_time() - cpu, float("nan")
 
     def time(self, work: Work, *, seconds: float = 2.0, least: int = 3, most: int = 50) -> Timing:
         """Medians of `least` to `most` calls in about so many seconds, after calls that warm up."""
         for _ in range(self.warm_up):
             work()
-        found: list[tuple[float, float]] = []
+        found: list[tuple[float, float, float]] = []
         deadline = Deadline(seconds)
         while len(found) < least or (deadline.left > 0 and len(found) < most):
             found.append(self.once(work))
-        host, device = (statistics.median(one) for one in zip(*found, strict=True))
-        return Timing(statistics.median(np.fmax(*one) for one in found), host, device, len(found))
+        host, cpu, device = (statistics.median(one) for one in zip(*found, strict=True))
+        return Timing(statistics.median(np.fmax(one[0], one[2]) for one in found), host, cpu, device, len(found))
 
     def peak_bytes(self, work: Work) -> int:
         """Bytes of arrays above those that existed before, at their highest."""
@@ -125,15 +127,15 @@ class Cuda(Host):
     def put(self, array: np.ndarray) -> Any:
         return self.xp.asarray(array)
 
-    def once(self, work: Work) -> tuple[float, float]:
+    def once(self, work: Work) -> tuple[float, float, float]:
         begin, end = self.xp.cuda.Event(), self.xp.cuda.Event()
         begin.record()
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         work()
-        host = time.perf_counter() - start
+        host, cpu = time.perf_counter() - start, time.process_time() - cpu
         end.record()
         end.synchronize()
-        return host, self.xp.cuda.get_elapsed_time(begin, end) / 1e3
+        return host, cpu, self.xp.cuda.get_elapsed_time(begin, end) / 1e3
 
     def peak_bytes(self, work: Work) -> int:
         """Bytes that the device has less, once `work` ran as often as it takes to have its plans and CUDA graphs.
