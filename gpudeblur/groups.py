@@ -294,6 +294,10 @@ def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
     return {key: value / count if key.startswith("seconds") else of_one(value) for key, value in info.items()}
 
 
+def _on_host(picture: Any) -> bool:
+    return isinstance(picture, np.ndarray)
+
+
 @dataclass(eq=False)
 class _Stack:
     array: Array  # on the device
@@ -314,7 +318,7 @@ class Cuda:
         self._in, self._work, self._out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
 
     def prepare(self, picture: Any) -> None:
-        if not isinstance(picture, np.ndarray):
+        if not _on_host(picture):
             # What made it ran on the reader's stream, or on one that this stream waits for.
             self._cupy.cuda.get_current_stream().synchronize()
 
@@ -325,7 +329,7 @@ class Cuda:
     def upload(self, pictures: list[Any]) -> _Stack:
         cupy = self._cupy
         with self._here, self._in as stream:
-            if not isinstance(pictures[0], np.ndarray):
+            if not _on_host(pictures[0]):
                 return _Stack(cupy.stack(pictures), None, stream.record())
             import cupyx
 
@@ -347,7 +351,7 @@ class Cuda:
         found, done, _ = computed
         arrays = (found.image, found.kernel)
         cupy = self._cupy
-        if isinstance(picture, np.ndarray):
+        if _on_host(picture):
             with self._here, self._out as stream:
                 stream.wait_event(done)
                 pinned = [None if array is None else self._fetch(array, stream) for array in arrays]

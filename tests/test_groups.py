@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import sys
 import threading
+import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -381,3 +383,193 @@ def test_the_info_of_a_stack_is_told_apart() -> None:
         "backend": "cupy",
     }  # fmt: skip
     assert type(groups.split_info(info, 1, 2)["residual"]) is float
+
+
+# ---- what is CUDA about it, with a CuPy of NumPy arrays that notes who waits for whom
+
+
+class FakeArray(np.ndarray):
+    def set(self, host: np.ndarray, stream: Any) -> None:
+        assert isinstance(stream, FakeStream)
+        assert self.dtype == host.dtype
+        self[...] = host
+
+    def get(self, stream: Any, out: np.ndarray, blocking: bool) -> np.ndarray:
+        assert not blocking
+        assert stream.waited, "a copy that does not wait for the computation"
+        out[...] = self
+        return out
+
+
+class FakeStream:
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.non_blocking, self.waited, self.synchronized = non_blocking, 0, 0
+
+    def __enter__(self) -> FakeStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def record(self) -> Any:
+        return types.SimpleNamespace(stream=self)
+
+    def wait_event(self, event: Any) -> None:
+        assert event.stream is not self
+        self.waited += 1
+
+    def synchronize(self) -> None:
+        self.synchronized += 1
+
+
+class FakeCuda:
+    """The part of `cupy` that `groups.Cuda` speaks to."""
+
+    def __init__(self) -> None:
+        self.ndarray = FakeArray
+        self.null = FakeStream()
+        self.freed = 0
+        pool = types.SimpleNamespace(free_all_blocks=self.free, free_bytes=lambda: 30)
+
+        class Stream(FakeStream):
+            null = self.null
+
+        class Device:
+            mem_info = (70, 100)
+
+            def __enter__(self) -> Device:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        class Failure(RuntimeError):
+            def __init__(self, number: int) -> None:
+                self.result = self.status = number
+
+        self.Failure = Failure
+        self.cuda = types.SimpleNamespace(
+            Stream=Stream, Device=Device, get_current_stream=lambda: self.null,
+            cufft=types.SimpleNamespace(CuFFTError=type("CuFFTError", (Failure,), {})),
+            runtime=types.SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (Failure,), {})),
+            driver=types.SimpleNamespace(CUDADriverError=type("CUDADriverError", (Failure,), {})),
+        )  # fmt: skip
+        self.get_default_memory_pool = self.get_default_pinned_memory_pool = lambda: pool
+
+    def free(self) -> None:
+        self.freed += 1
+
+    def empty(self, shape: Any, dtype: Any) -> FakeArray:
+        return np.empty(shape, dtype).view(FakeArray)
+
+    def stack(self, arrays: list[Any]) -> FakeArray:
+        return np.stack(arrays).view(FakeArray)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake, cupyx = FakeCuda(), types.ModuleType("cupyx")
+    cupyx.empty_pinned = np.empty  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
+    monkeypatch.setattr(groups, "require_cuda", lambda: fake)
+    monkeypatch.setattr(groups.Cuda, "release", groups.Cuda.close)
+    return fake
+
+
+def double(stack: np.ndarray) -> BlindResult:
+    return BlindResult(2 * stack, stack[:, :3, :3].copy(), {})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", ">f4"])
+def test_host_pictures_go_there_and_back(fake: FakeCuda, dtype: str) -> None:
+    cuda = groups.Cuda()
+    assert all(stream.non_blocking for stream in (cuda._in, cuda._work, cuda._out))
+    assert cuda.free_bytes() == 100
+    pictures = [picture(i, dtype="uint8").astype(dtype) for i in range(3)]
+    stack = cuda.upload(pictures)
+    assert isinstance(stack.array, FakeArray)
+    assert stack.array.dtype.isnative
+    computed = cuda.compute(stack, double)
+    assert cuda._work.waited == 1
+    found = cuda.download(computed, pictures[0])
+    assert cuda._out.synchronized == 1
+    for i, u in enumerate(pictures):
+        assert type(found.image[i]) is type(found.kernel[i]) is np.ndarray
+        assert found.image[i].dtype == u.dtype
+        assert_same(found.image[i], 2 * u)
+        assert_same(found.kernel[i], u[:3, :3])
+        assert found.image[i].base is None  # nobody keeps the group's memory
+
+
+def test_device_pictures_stay_there(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in is a NumPy array, so the question where it lives is answered for it."""
+    monkeypatch.setattr(groups, "_on_host", lambda u: not isinstance(u, FakeArray))
+    cuda = groups.Cuda()
+    pictures = [picture(i).view(FakeArray) for i in range(3)]
+    cuda.prepare(pictures[0])
+    assert fake.null.synchronized == 1
+    found = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
+    assert fake.null.waited == 1
+    assert fake.null.synchronized == 2
+    for i, u in enumerate(pictures):
+        assert isinstance(found.image[i], FakeArray)
+        assert_same(np.asarray(found.image[i]), 2 * np.asarray(u))
+        assert found.image[i].base is None
+
+
+def test_kernels_alone_come_back_without_pictures(fake: FakeCuda) -> None:
+    cuda = groups.Cuda()
+    pictures = [picture(i) for i in range(2)]
+    computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
+    found = cuda.download(computed, pictures[0])
+    assert found.image is None
+    assert_same(found.kernel[1], pictures[1][:3, :3])
+
+
+def test_every_kind_of_no_memory_is_known(fake: FakeCuda) -> None:
+    cuda = groups.Cuda()
+    for kind in (fake.cuda.cufft.CuFFTError, fake.cuda.runtime.CUDARuntimeError, fake.cuda.driver.CUDADriverError):
+        assert cuda.is_out_of_memory(kind(2))
+        assert not cuda.is_out_of_memory(kind(700))
+    assert cuda.is_out_of_memory(MemoryError())
+    assert not cuda.is_out_of_memory(ValueError())
+    cuda.close()
+    assert fake.freed == 2  # the device's pool and the pinned one
+
+
+# ---- the real thing
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("final", [None, "hyper-laplacian"])
+def test_a_batch_on_a_gpu(cupy: Any, final: str | None) -> None:
+    """Host pictures and device pictures of three sizes, in order, each about as if alone."""
+    pictures = [picture(i, (64, 60 + 4 * (i % 3)), ("float32", "uint8")[i % 2]) for i in range(60)]
+    before = {thread.name for thread in threading.enumerate()}
+    for home in (np, cupy):
+        for count, r in enumerate(quick([home.asarray(u) for u in pictures], device="cuda", final=final)):
+            assert r.error is None
+            assert r.index == count
+            assert isinstance(r.kernel, home.ndarray)
+            one = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
+            assert float(abs(r.kernel - one.kernel).max()) < 1e-4
+            assert r.info["backend"] == "cupy"
+    assert {thread.name for thread in threading.enumerate()} == before
+
+
+@pytest.mark.gpu
+def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any) -> None:
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    size = bytes_per_picture((256, 256), 25, final=None, backend="cupy")
+    used, limit = pool.used_bytes(), pool.get_limit()
+    pool.set_limit(size=used + 12 * size)
+    try:
+        with pytest.warns(RuntimeWarning, match=r"^out of memory with 64 pictures of 256 x 256 at a time, going on "):
+            results = list(quick((picture(i, (256, 256)) for i in range(80)), 25, device="cuda", batch_size=64))
+    finally:
+        pool.set_limit(size=limit)
+    assert [r.error for r in results] == [None] * 80
+    del results
+    gc.collect()
+    assert pool.used_bytes() == used
