@@ -1,5 +1,7 @@
 """The least that kernel estimation asks of a GPU: its launches and transforms, and the bytes that these must move.
 
+    python bench/roofline.py [--bandwidth 4.3] [--rate 50]     a table, without a GPU
+
 `BYTES` has one line for each CUDA kernel: every array that it takes is read once, every array that it gives is written
 once. `plan` lists what runs for one stack, term by term in the order of `blind._coarse_to_fine`; the floor is the time
 that its bytes take at the bandwidth of a copy, or its arithmetic at the rate of a matrix product where that is more.
@@ -13,6 +15,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+
+from evaluate import arguments, table
 
 from gpudeblur import TwoStepOptions
 from gpudeblur.blind import _schedule  # private: the bench must see the very same plan
@@ -224,3 +228,33 @@ def roofline(terms: Iterable[Term], batch: int, bandwidth: float, rate: float) -
         seconds += max(term.bytes / bandwidth, term.operations / rate)
     transforms = launches["cufft_r2c"] + launches["cufft_c2r"]
     return Roofline(launches, transforms, moved / batch, operations / batch, seconds / batch)
+
+
+def main() -> None:
+    parser = arguments(__doc__, "options")
+    parser.add_argument("--bandwidth", type=float, default=4.3, help="TB/s of a copy")
+    parser.add_argument("--rate", type=float, default=50.0, help="TFLOP/s of a float32 matrix product")
+    args = parser.parse_args()
+    options = TwoStepOptions(**args.options)
+    columns = {
+        "case": "", "transforms": "d", "launches": "d", "gigabytes": ".2f", "gigaoperations": ".2f", "floor_ms": ".3f",
+        "most": "",
+    }  # fmt: skip
+    rows = []
+    for side, size in ((255, 15), (255, 25), (255, 51), (512, 25), (1024, 25), (2048, 51)):
+        terms = list(plan((side, side), (size, size), options))
+        floor = roofline(terms, 1, 1e12 * args.bandwidth, 1e12 * args.rate)
+        moved: Counter[str] = Counter()
+        for term in terms:
+            moved[term.name] += term.bytes
+        most = ", ".join(f"{name} {part / floor.bytes:.0%}" for name, part in moved.most_common(6))
+        rows.append({
+            "case": f"{side}x{side}_k{size}", "transforms": floor.transforms, "launches": floor.launches.total(),
+            "gigabytes": floor.bytes / 1e9, "gigaoperations": floor.operations / 1e9, "floor_ms": 1e3 * floor.seconds,
+            "most": most,
+        })  # fmt: skip
+    print(table(rows, columns))
+
+
+if __name__ == "__main__":
+    main()
