@@ -1,5 +1,6 @@
 // toeplitz_cg: out = `iterations` steps of CG on (A + ridge) k = rhs from start; A k = sum_q a(p - q) k(q).
-// a: (n, 2 kh - 1, 2 kw - 1); rhs, start, out: (n, kh, kw); ridges: n, or null and `ridge` for all; float32, C order.
+// a: (n, 2 kh - 1, 2 kw - 1); rhs, start, out: (n, kh, kw); ridges: n, or null and `ridge` for
+// all; float32, C order; out may be start.
 // grid (n), block (32 m), shared 4 kh kw floats and, where a_is_shared, (2 kh - 1)(2 kw - 1) more.
 // NumPy twin: kernel_step.toeplitz_cg (which multiplies by FFT).
 
@@ -42,8 +43,8 @@ __device__ __forceinline__ void conjugate_gradient(const float* a, const float* 
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
-toeplitz_cg(const float* __restrict__ autocorrelation, const float* __restrict__ rhs, const float* __restrict__ start,
-            const float* __restrict__ ridges, float ridge, float* __restrict__ out, int kh, int kw, int iterations,
+toeplitz_cg(const float* __restrict__ autocorrelation, const float* __restrict__ rhs, const float* start,
+            const float* __restrict__ ridges, float ridge, float* out, int kh, int kw, int iterations,
             int a_is_shared) {
     DYNAMIC_SHARED(float, memory);  // x, residual, direction, image, and a
     const int size = kh * kw, lags = (2 * kh - 1) * (2 * kw - 1);

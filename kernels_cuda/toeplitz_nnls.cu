@@ -1,6 +1,6 @@
 // toeplitz_nnls: `iterations` accelerated projected gradients for min over k >= 0 of <k, (A + ridge) k> / 2 - <rhs, k>.
 // a: (n, 2 kh - 1, 2 kw - 1); rhs, start, out: (n, kh, kw); bounds: n, |A| or more; ridges: n, or null and `ridge` for
-// all; float32, C order.
+// all; float32, C order; out may be start.
 // grid (n), block (32 m), shared 3 kh kw floats and, where a_is_shared, (2 kh - 1)(2 kw - 1) more.
 // NumPy twin: kernel_step.toeplitz_nnls (which multiplies by FFT).
 
@@ -26,8 +26,8 @@ __device__ __forceinline__ void projected_gradients(const float* a, const float*
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
-toeplitz_nnls(const float* __restrict__ autocorrelation, const float* __restrict__ rhs, const float* __restrict__ start,
-              const float* __restrict__ bounds, const float* __restrict__ ridges, float ridge, float* __restrict__ out,
+toeplitz_nnls(const float* __restrict__ autocorrelation, const float* __restrict__ rhs, const float* start,
+              const float* __restrict__ bounds, const float* __restrict__ ridges, float ridge, float* out,
               int kh, int kw, int iterations, int a_is_shared) {
     DYNAMIC_SHARED(float, memory);  // kernel, ahead, image, and a
     const int size = kh * kw, lags = (2 * kh - 1) * (2 * kw - 1);

@@ -223,6 +223,10 @@ def test_what_works_in_place_does(cuda: Any) -> None:
     assert cuda.transfer(data, blurred)[0] is data
     with pytest.raises(ValueError, match="otf must be C-contiguous, since its CUDA kernel writes in place"):
         cuda.transfer(data[..., ::2], blurred[..., ::2])
+    a, rhs, start, ridge = system((5, 7))
+    for launch, numbers in ((cuda.toeplitz_cg, (ridge,)), (cuda.toeplitz_nnls, (ridge, bound(a)))):
+        solution, held = launch(a, rhs, start, *numbers, 4), start.copy()
+        np.testing.assert_array_equal(launch(a, rhs, held, *numbers, 4, out=held), solution)
     kernels = laws.blobs((5, 7))
     expected = cuda.normalise(kernels)
     assert cuda.normalise(kernels, out=kernels) is kernels
