@@ -5,6 +5,7 @@
 constexpr int DIGIT = 11;  // bits found in a pass over the rectangle, by a histogram in shared memory
 constexpr int BINS = 1 << DIGIT, GROUP = 2 * WARP, GROUPS = BINS / GROUP;
 constexpr int STRIP_ROWS = 16;  // rows of a column that a thread walks down: what was below is then here
+constexpr int AHEAD = 4;        // rows that it reads at once: one block has to keep the memory of its SM busy
 
 // Counts, by the `width` bits from `shift` on, the energies whose bits above those are `found`. Those under the
 // smallest normal float are left out: the result is never less, and in flat pictures they would meet in one bin.
@@ -17,13 +18,21 @@ __device__ inline void count_digits(const float* u, unsigned* bins, unsigned fou
         if (x >= right) continue;
         const int beside = wrap(x + 1, w), last = min(first + STRIP_ROWS, bottom);
         float here = u[index_t(first) * w + x];
-        for (int y = first; y < last; ++y) {
-            const float below = u[index_t(wrap(y + 1, h)) * w + x];
-            const float energy = squared_norm(u[index_t(y) * w + beside] - here, below - here);
-            here = below;
-            const unsigned bits = __float_as_uint(energy);  // in the order of the floats, as none is negative
-            const bool candidate = shift + width == 32 || bits >> (shift + width) == found;
-            if (candidate && !(energy < SMALLEST_NORMAL)) atomicAdd(&bins[bits >> shift & ((1u << width) - 1)], 1u);
+        for (int y = first; y < last; y += AHEAD) {
+            float right_of[AHEAD], below[AHEAD];
+            for (int i = 0; i < AHEAD; ++i) {
+                const int row = min(y + i, last - 1);
+                right_of[i] = u[index_t(row) * w + beside];
+                below[i] = u[index_t(wrap(row + 1, h)) * w + x];
+            }
+            for (int i = 0; i < AHEAD; ++i) {
+                const float energy = squared_norm(right_of[i] - here, below[i] - here);
+                here = below[i];
+                const unsigned bits = __float_as_uint(energy);  // in the order of the floats, as none is negative
+                const bool candidate = shift + width == 32 || bits >> (shift + width) == found;
+                if (y + i < last && candidate && !(energy < SMALLEST_NORMAL))
+                    atomicAdd(&bins[bits >> shift & ((1u << width) - 1)], 1u);
+            }
         }
     }
 }
