@@ -57,7 +57,7 @@ def sparse(
     weight : of the prior. Larger: less noise and ringing, less detail.
     exponent : in (0, 2]. Smaller: sharper edges, flatter regions.
     reweightings, iterations : solves after the first; conjugate-gradient steps in each, four transforms a step.
-    callback : called with the fraction done after each solve.
+    callback : called with the fraction done at each step of the conjugate gradients.
 
     Returns
     -------
@@ -94,8 +94,14 @@ def sparse(
         xp.conjugate(spectrum, out=spectrum)
         return irfft2(spectrum, grid, overwrite=True)[whole]
 
+    steps, done = (reweightings + 1) * (iterations + 1), 0
+
     def solve(start: Array, weights: list[Array]) -> Array:
         def normal(u: Array) -> Array:
+            nonlocal done
+            done += 1
+            if callback is not None:  # a solve of a large picture takes long, and should be stopped in the middle
+                callback(done / (steps + 1))
             parts = derivatives(u)
             for part, scale in zip(parts, weights, strict=True):
                 part *= scale
@@ -106,9 +112,7 @@ def sparse(
     rhs = blur_adjoint(blurred)
     margin = [(0, 0)] * (blurred.ndim - 2) + [(kh // 2, kh // 2), (kw // 2, kw // 2)]
     latent = solve(xp.pad(blurred, margin, mode="edge"), [xp.asarray(weight, dtype=blurred.dtype)] * 5)
-    for done in range(1, reweightings + 1):
-        if callback is not None:
-            callback(done / (reweightings + 1))
+    for _ in range(reweightings):
         shares = [FIRST, FIRST, SECOND, SECOND, SECOND]
         weights = [
             (weight * share) * xp.maximum(abs(d), FLOOR) ** (exponent - 2)
