@@ -64,24 +64,41 @@ def _cupy_fft() -> Any:
 
 
 class Workspace:
-    """Arrays by name for a loop to write into: allotted when first asked for, the same memory ever after.
+    """Arrays by name for a loop over pictures to write into: allotted when first asked for, the same memory ever after.
 
-    On a device, memory that is asked for and given back in a loop costs time and cannot be recorded in a CUDA graph. On
-    NumPy every request is answered None, "allot it yourself": malloc does the same, and scipy.fft takes no output.
+    On a device, memory that is asked for and given back in a loop costs time. On NumPy every request is answered None,
+    "allot it yourself": malloc does as well, and scipy.fft takes no output.
+
+    Parameters
+    ----------
+    like : (..., H, W), the pictures. What the methods give has the same leading axes and, if not said, dtype.
     """
 
-    def __init__(self, xp: Any) -> None:
-        self._xp = xp
+    def __init__(self, like: Array) -> None:
+        self._xp = array_module(like)
+        self._lead, self._shape, self._dtype = like.shape[:-2], like.shape[-2:], like.dtype
         self._arrays: dict[str, Array] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array | None:
-        """The array of that name; a fresh one, contents undefined, where there is none of that shape and dtype."""
+    def __call__(self, name: str, *sides: int, dtype: Any = None) -> Array | None:
+        """The array (..., *sides) of that name; its contents are what was left there."""
         if self._xp is np:
             return None
-        array = self._arrays.get(name)
-        if array is None or array.shape != tuple(shape) or array.dtype != dtype:
-            array = self._arrays[name] = self._xp.empty(shape, dtype=dtype)
-        return array
+        if name not in self._arrays:
+            self._arrays[name] = self._xp.empty((*self._lead, *sides), dtype=dtype or self._dtype)
+        return self._arrays[name]
+
+    def picture(self, name: str, dtype: Any = None) -> Array | None:
+        """(..., H, W)."""
+        return self(name, *self._shape, dtype=dtype)
+
+    def spectrum(self, name: str, shape: tuple[int, int] | None = None) -> Array | None:
+        """(..., H, W // 2 + 1) complex, what `rfft2` makes of a picture, or of an array of `shape`."""
+        h, w = self._shape if shape is None else shape
+        return self(name, h, w // 2 + 1, dtype=np.result_type(self._dtype, np.complex64))
+
+    def power(self, name: str) -> Array | None:
+        """(..., H, W // 2 + 1) real."""
+        return self(name, self._shape[0], self._shape[1] // 2 + 1)
 
 
 def ndimage_module(xp: Any) -> Any:

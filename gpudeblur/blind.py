@@ -257,7 +257,8 @@ def _two_step(
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
-        kernel = array_module(kernel).where(_known(state.autocorrelation, state.pixels), refined, kernel)
+        known = _known(state.autocorrelation, state.pixels)[..., None, None]
+        kernel = array_module(kernel).where(known, refined, kernel)
     kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
     kernel = normalise(fit_size(kernel, size))
     info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
@@ -274,25 +275,32 @@ def _signals(state: _State, gray: Array, kernel: Array) -> dict[str, Array]:
     match = spectral_match(gray, kernel)
     gain = gradient_gain(state.latent, state.blurred, state.window)
     found = {"border_mass": border, "spectral_match": match, "gradient_gain": gain}
-    known = _known(state.autocorrelation, state.pixels)[..., 0, 0]
+    known = _known(state.autocorrelation, state.pixels)
     return {"confidence": array_module(gray).where(known, confidence(border, match, gain, kernel), 0), **found}
 
 
-def _solve(autocorrelation: Array, correlation: Array, pixels: int, options: TwoStepOptions) -> Array:
+def _solve(
+    autocorrelation: Array, correlation: Array, pixels: int, options: TwoStepOptions, work: Workspace
+) -> Array:
     """The kernel step: eq. 11 solved from an even kernel, gamma as a share of the gradients' energy, then normalised.
 
     A picture that knows no kernel gets a delta.
     """
-    xp = array_module(correlation)
-    even = xp.full_like(correlation, 1 / (correlation.shape[-2] * correlation.shape[-1]))
-    ridge = options.kernel_weight * energy(autocorrelation)
-    kernel = solve_kernel(autocorrelation, correlation, even, ridge, options.kernel_solver, options.kernel_iterations)
-    return normalise(xp.where(_known(autocorrelation, pixels), kernel, 0))
+    xp, size = array_module(correlation), correlation.shape[-2:]
+    even = work("even kernel", *size)
+    if even is None:
+        even = xp.empty_like(correlation)
+    even.fill(1 / (size[0] * size[1]))
+    ridge = xp.multiply(energy(autocorrelation), options.kernel_weight, out=work("ridge"))
+    kernel = solve_kernel(
+        autocorrelation, correlation, even, ridge, options.kernel_solver, options.kernel_iterations, work=work
+    )
+    return normalise(kernel, _known(autocorrelation, pixels, out=work("known", dtype=bool)), out=work("kernel", *size))
 
 
-def _known(autocorrelation: Array, pixels: int) -> Array:
-    """(..., 1, 1) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
-    return (energy(autocorrelation) > NO_GRADIENT**2 * pixels)[..., None, None]
+def _known(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
+    """(...) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
+    return array_module(autocorrelation).greater(energy(autocorrelation), NO_GRADIENT**2 * pixels, out=out)
 
 
 @dataclass(frozen=True)
@@ -370,8 +378,7 @@ def _alternate(
 
     Nothing here may wait for a device: on one, the whole loop becomes a CUDA graph.
     """
-    xp, shape = array_module(blurred, kernel), blurred.shape[-2:]
-    work = Workspace(xp)
+    work = Workspace(blurred)
     blurred_hat = rfft2(blurred)
     window = voting_window(scale.shape, scale.size)
     pixels = window_pixels(window)
@@ -388,9 +395,9 @@ def _alternate(
             beta_max=options.beta_max,
             work=work,
         )
-        votes = voting_gradients(latent, window, share)
-        a, b = normal_equations(votes, rfft2(latent), blurred_hat, shape, scale.size)
-        kernel = _solve(a, b, pixels, options)
+        votes = voting_gradients(latent, window, share, work=work)
+        a, b = normal_equations(votes, latent, blurred_hat, scale.size, work=work)
+        kernel = _solve(a, b, pixels, options, work)
         report(scale.begin + (scale.end - scale.begin) * iteration / len(scale.weights))
     threshold = gradient_weight / options.beta_max
     energy = objective(latent, kernel, blurred_hat, gradient_weight=gradient_weight, threshold=threshold)

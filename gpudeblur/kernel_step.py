@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, fft_module, goes_to_cuda
+from ._arrays import Array, Workspace, array_module, fft_module, goes_to_cuda
 from .conjugate_gradient import conjugate_gradient
 from .filters import gradient, gradient_adjoint, per_picture
 from .fourier import AXES, fast_size, irfft2, kernel_grid, rfft2
@@ -93,7 +93,7 @@ def voting_split(latent: Array, threshold: Any, window: Window, *, out: Array | 
     return gradient_adjoint(gx, gy)
 
 
-def voting_gradients(latent: Array, window: Window, share: float, *, out: Array | None = None) -> Array:
+def voting_gradients(latent: Array, window: Window, share: float, *, work: Workspace | None = None) -> Array:
     """D^T W D x: W keeps the strongest `share` of the gradients inside the window.
 
     Weak gradients of a latent picture are what its prior could not tell from noise; strong ones know the kernel.
@@ -103,17 +103,20 @@ def voting_gradients(latent: Array, window: Window, share: float, *, out: Array 
     latent : (..., H, W), the picture x.
     window : `voting_window`.
     share : in (0, 1], of the pixels in the window. A flat picture has fewer: gradients of 0 never vote.
+    work : the buffers of a loop around this step.
 
     Returns
     -------
     (..., H, W).
     """
-    threshold = voting_threshold(latent, window, int(share * window_pixels(window)))
-    return voting_split(latent, threshold, window, out=out)
+    work = Workspace(latent) if work is None else work
+    count = int(share * window_pixels(window))
+    threshold = voting_threshold(latent, window, count, out=work("voting threshold"))
+    return voting_split(latent, threshold, window, out=work.picture("split"))
 
 
 def normal_equations(
-    votes: Array, latent_hat: Array, blurred_hat: Array, shape: tuple[int, int], size: tuple[int, int]
+    votes: Array, latent: Array, blurred_hat: Array, size: tuple[int, int], *, work: Workspace | None = None
 ) -> tuple[Array, Array]:
     """Matrix and right-hand side of eq. 11 on a kernel support of `size`: (autocorrelation, correlation).
 
@@ -126,8 +129,10 @@ def normal_equations(
     Parameters
     ----------
     votes : (..., H, W), D^T W D x, `voting_gradients`.
-    latent_hat, blurred_hat : (..., H, W // 2 + 1), `rfft2` of x, which is overwritten, and of B.
-    shape : (H, W). size : (kh, kw).
+    latent : (..., H, W), x.
+    blurred_hat : (..., H, W // 2 + 1), `rfft2` of B.
+    size : (kh, kw).
+    work : the buffers of a loop around this step; the result is in two of them, and overwritten by the next call.
 
     Returns
     -------
@@ -135,12 +140,15 @@ def normal_equations(
         by dropping what of its spectrum is not real and positive.
     correlation : (..., kh, kw).
     """
-    votes_hat, power = normal_spectra(rfft2(votes), latent_hat, blurred_hat, shape)
-    kh, kw = size
-    return (
-        lags(irfft2(power, shape, overwrite=True), kh - 1, kw - 1),
-        lags(irfft2(votes_hat, shape, overwrite=True), kh // 2, kw // 2),
-    )
+    work = Workspace(latent) if work is None else work
+    shape, (kh, kw) = latent.shape[-2:], size
+    votes_hat, latent_hat = rfft2(votes, out=work.spectrum("otf")), rfft2(latent, out=work.spectrum("hat"))
+    votes_hat, power = normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
+    room = work.picture("split")  # of the votes, which are not needed any more
+    matrix = irfft2(power, shape, overwrite=True, out=room)
+    matrix = lags(matrix, kh - 1, kw - 1, out=work("autocorrelation", 2 * kh - 1, 2 * kw - 1))
+    rhs = irfft2(votes_hat, shape, overwrite=True, out=room)
+    return matrix, lags(rhs, kh // 2, kw // 2, out=work("correlation", kh, kw))
 
 
 def normal_spectra(
@@ -187,13 +195,14 @@ def lags(correlation: Array, rows: int, columns: int, *, out: Array | None = Non
 
 def toeplitz_spectrum(autocorrelation: Array) -> tuple[Array, tuple[int, int]]:
     """The real spectrum of the normal operator on a circular grid that holds all lags, and that grid's shape."""
-    hat, grid = _toeplitz_hat(autocorrelation)
+    hat, grid = _toeplitz_hat(autocorrelation, Workspace(autocorrelation))
     return hat.real / (grid[0] * grid[1]), grid
 
 
-def _toeplitz_hat(autocorrelation: Array) -> tuple[Array, tuple[int, int]]:
+def _toeplitz_hat(autocorrelation: Array, work: Workspace) -> tuple[Array, tuple[int, int]]:
     grid = (fast_size(autocorrelation.shape[-2]), fast_size(autocorrelation.shape[-1]))
-    return rfft2(kernel_grid(autocorrelation, grid), overwrite=True), grid
+    lags_on_grid = kernel_grid(autocorrelation, grid, out=work("lags", *grid))
+    return rfft2(lags_on_grid, overwrite=True, out=work.spectrum("lags hat", grid)), grid
 
 
 def spectrum_max(spectrum: Array, *, out: Array | None = None) -> Array:
@@ -215,7 +224,7 @@ def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array, ridge:
 
 
 def toeplitz_cg(
-    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, out: Array | None = None
+    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, work: Workspace | None = None
 ) -> Array:
     """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients (eq. 11, 16), without a sign constraint.
 
@@ -225,6 +234,7 @@ def toeplitz_cg(
     rhs, start : (..., kh, kw).
     ridge : scalar or (...): gamma of eq. 9, beta of eq. 16.
     iterations : steps, a fixed number.
+    work : the buffers of a loop around this; on a GPU the result is in one of them.
 
     On a GPU the whole solve is one launch while a kernel fits a block's shared memory; beyond that, and in float64, the
     products go through the FFT as on the CPU.
@@ -232,6 +242,7 @@ def toeplitz_cg(
     if _in_one_launch(rhs):
         from . import _cuda
 
+        out = (work or Workspace(rhs))("solution", *rhs.shape[-2:])
         return _cuda.toeplitz_cg(autocorrelation, rhs, start, ridge, iterations, out=out)
     ridge = per_picture(ridge, rhs)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
@@ -239,14 +250,16 @@ def toeplitz_cg(
 
 
 def toeplitz_nnls(
-    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, out: Array | None = None
+    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, work: Workspace | None = None
 ) -> Array:
     """The same over k >= 0, by accelerated projected gradients (Beck & Teboulle 2009) with step 1 / |A|."""
     xp = array_module(autocorrelation, rhs, start)
     if _in_one_launch(rhs):
         from . import _cuda
 
-        bound = spectrum_max(_toeplitz_hat(autocorrelation)[0])
+        work = Workspace(rhs) if work is None else work
+        bound = spectrum_max(_toeplitz_hat(autocorrelation, work)[0], out=work("bound"))
+        out = work("solution", *rhs.shape[-2:])
         return _cuda.toeplitz_nnls(autocorrelation, rhs, start, ridge, bound, iterations, out=out)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
     ridge = per_picture(ridge, rhs)
@@ -281,8 +294,8 @@ def solve_kernel(
     solver: str,
     iterations: int,
     *,
-    out: Array | None = None,
+    work: Workspace | None = None,
 ) -> Array:
     """The kernel step's linear solve by the solver that the options name; see `toeplitz_nnls` and `toeplitz_cg`."""
     solve = toeplitz_nnls if solver == "nnls" else toeplitz_cg
-    return solve(autocorrelation, rhs, start, ridge, iterations, out=out)
+    return solve(autocorrelation, rhs, start, ridge, iterations, work=work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._arrays import Array, Workspace, array_module
-from .filters import edge_mask, l0_split, spectral_solve
+from .filters import edge_mask, l0_split, spectral_solve, transfer
 from .fourier import irfft2, psf_to_otf, rfft2
 from .smooth_prior import smooth_map_split
 
@@ -44,22 +44,29 @@ def latent_step(
     -------
     (..., H, W): the latent picture, not clipped.
     """
-    work = Workspace(array_module(blurred, kernel)) if work is None else work
-    shape = blurred.shape[-2:]
-    otf = psf_to_otf(kernel, shape)
-    data = otf.conj() * (rfft2(blurred) if blurred_hat is None else blurred_hat)
-    power = otf.real**2 + otf.imag**2
+    xp, shape = array_module(blurred, kernel), blurred.shape[-2:]
+    work = Workspace(blurred) if work is None else work
+    kernel = xp.broadcast_to(kernel, (*blurred.shape[:-2], *kernel.shape[-2:]))
+    otf = psf_to_otf(kernel, shape, out=work.spectrum("otf"), scratch=work.picture("split"))
+    data, power = transfer(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=work.power("power"))
     latent, beta = blurred, 2 * gradient_weight
     while beta < beta_max:
         threshold = gradient_weight / beta
-        split, weight = l0_split(latent, threshold), beta
-        if smooth_weight > NEGLIGIBLE * beta:
+        split, weight = l0_split(latent, threshold, out=work.picture("split")), beta
+        if smooth_weight > NEGLIGIBLE * beta:  # (beta w + alpha grad z) / (beta + alpha), as grad z is w where t is set
             weight = beta + smooth_weight
-            smooth = smooth_map_split(latent, threshold, sigma=smooth_sigma, radius=smooth_radius)
-            smooth *= smooth_weight / weight
-            split += smooth  # (beta w + alpha grad z) / (beta + alpha), as grad z is w where t is set
-        solution = spectral_solve(data, rfft2(split, overwrite=True), power, weight, shape)
-        latent = irfft2(solution, shape, overwrite=True)
+            smooth_map_split(
+                latent,
+                threshold,
+                sigma=smooth_sigma,
+                radius=smooth_radius,
+                scale=smooth_weight / weight,
+                out=split,
+                work=work,
+            )
+        split_hat = rfft2(split, overwrite=True, out=work.spectrum("hat"))
+        solution = spectral_solve(data, split_hat, power, weight, shape)
+        latent = irfft2(solution, shape, overwrite=True, out=work.picture("latent"))
         beta *= beta_rate
     return latent
 

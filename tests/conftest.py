@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,17 @@ def cupy(request: pytest.FixtureRequest) -> Any:
         if request.config.getoption("--require-gpu"):
             pytest.fail(str(why), pytrace=False)
         pytest.skip(str(why))
+
+
+@pytest.fixture(scope="session")
+def cpu_kernel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The CPU build of a CUDA kernel by its name; each is built once."""
+    from cuda_on_cpu.build import SANITIZE, build
+
+    from gpudeblur import _cuda
+
+    folder = tmp_path_factory.mktemp("cuda_on_cpu")
+    return functools.cache(lambda name: build(name, _cuda.source(name), folder, sanitize=SANITIZE))
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -152,7 +152,7 @@ def test_a_kernel_step_is_launches_and_transforms(cupy: Any, cuda: Any) -> None:
     window, blurred_hat = kernel_step.voting_window((50, 60), (9, 7)), rfft2(latent)
     before = cuda.launches.copy()
     votes = kernel_step.voting_gradients(latent, window, 0.2)
-    a, b = kernel_step.normal_equations(votes, rfft2(latent), blurred_hat, (60, 70), (9, 7))
+    a, b = kernel_step.normal_equations(votes, latent, blurred_hat, (9, 7))
     kernel = kernel_step.toeplitz_nnls(a, b, cupy.zeros_like(b), 0.1, 10)
     kernel_refine.project(kernel_refine.normalise(kernel), share=0.05, component=0.03)
     counted = {"voting_threshold": 1, "voting_split": 1, "normal_spectra": 1, "lags": 2, "kernel_grid": 1}

@@ -7,7 +7,6 @@ barrier does. The last test runs the others again under the address and undefine
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import subprocess
@@ -25,20 +24,13 @@ if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
 import laws
-from cuda_on_cpu.build import CpuKernel, PoisonedNumpy, build, sanitized_environment
+from cuda_on_cpu.build import SANITIZE, CpuKernel, PoisonedNumpy, build, sanitized_environment
 from laws import KERNELS, bound, picture, spectra, system
 
 from gpudeblur import _cuda, filters, kernel_step
 
-SANITIZE = bool(os.environ.get("GPUDEBLUR_TEST_SANITIZE"))
 ORDERS = (0,) if SANITIZE else (0, 1, 2, 3)
 LARGE_SHARED = 227 << 10
-
-
-@pytest.fixture(scope="session")
-def cpu_kernel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], CpuKernel]:
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    return functools.cache(lambda name: build(name, _cuda.source(name), folder, sanitize=SANITIZE))
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,20 +15,13 @@ if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
 from cuda_on_cpu import device
-from cuda_on_cpu.build import build
 from skimage.data import camera
 
 import gpudeblur as gd
-from gpudeblur import _cuda
+from gpudeblur import blind
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5)
-
-
-@pytest.fixture(scope="module")
-def cpu_kernel(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("device")
-    return functools.cache(lambda name: build(name, _cuda.source(name), folder))
 
 
 @pytest.fixture
@@ -63,3 +56,55 @@ def test_a_scale_is_replayed_as_a_graph(cupy: Any) -> None:
         found = gd.estimate_kernel(cupy.asarray(stack), 7, options=QUICK)
         np.testing.assert_allclose(found.get(), gd.estimate_kernel(stack, 7, options=QUICK), atol=2e-5)
     assert _cuda.launches["graph"] == 2 * 2
+
+
+def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions) -> Counter[str]:
+    """What the loop of one scale does: launches by name, transforms, bytes, allocations, waits, uploads."""
+    from gpudeblur import _cuda, _device
+
+    picture = cupy.asarray(photos(2, 50))
+    scale = blind._Scale((7, 7), (50, 50), 1.0, ((0.01, 0.1),) * iterations, 0.3, 0.0, 1.0)
+    kernel = blind.initial_kernel((7, 7), 2, cupy, np.float32)
+    _device.clear()
+    _cuda.launches.clear()
+    device.counts.clear()
+    blind._alternate(picture, kernel, scale, options, lambda _: None)
+    return Counter({name: n for name, n in _cuda.launches.items() if not name.startswith("cufft")}) + device.counts
+
+
+def per_iteration(cupy: Any, **options: Any) -> Counter[str]:
+    plain = gd.TwoStepOptions(**{"smooth_weight": 0.0, "kernel_iterations": 2, **options})
+    costs(cupy, 1, plain)  # uploads what is uploaded once
+    more, less = costs(cupy, 5, plain), costs(cupy, 2, plain)
+    more.subtract(less)
+    assert all(n % 3 == 0 for n in more.values())
+    return Counter({name: n // 3 for name, n in more.items() if n})
+
+
+def test_a_pass_of_the_latent_step_is_two_launches_and_two_transforms(cupy: Any) -> None:
+    """Nothing else touches memory: no allocation, no copy of what is transformed back, no waiting."""
+    some, one_more = (per_iteration(cupy, beta_max=0.02 * 2**n + 1e-3) for n in (3, 4))
+    one_more.subtract(some)
+    pixels, bins = 2 * 50 * 50, 2 * 50 * 26
+    in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + (8 * bins + 4 * pixels)
+    assert +one_more == {"l0_split": 1, "spectral_solve": 1, "transforms": 2, "bytes": in_memory}
+
+
+def test_a_kernel_step_asks_for_no_memory_and_waits_for_nothing(cupy: Any) -> None:
+    cost = per_iteration(cupy, beta_max=0.021)  # one pass
+    launches = {"l0_split", "spectral_solve", "transfer", "voting_threshold", "voting_split", "normal_spectra"}
+    launches |= {"spectrum_max", "toeplitz_nnls", "normalise"}
+    assert {name: cost.pop(name) for name in launches} == dict.fromkeys(launches, 1)
+    assert cost.pop("kernel_grid") == 2  # of the kernel, of the lags
+    assert cost.pop("lags") == 2
+    assert cost.pop("transforms") == 2 + 1 + 4 + 1  # a pass; the kernel; x, votes and back twice; the lags
+    assert cost.pop("bytes")
+    assert not cost
+
+
+def test_the_smooth_prior_is_launches_too(cupy: Any) -> None:
+    cost = per_iteration(cupy, beta_max=0.021, smooth_weight=1.0)
+    assert (cost["edge_mask"], cost["dilate"], cost["gaussian_smooth"], cost["smooth_split"]) == (1, 2, 2, 1)
+    assert not cost["allocations"]
+    assert not cost["waits"]
+    assert not cost["uploads"]

@@ -38,7 +38,7 @@ def design(g: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def equations(xp: Any, votes: Any, latent: Any, blurred: Any, size: tuple[int, int], dtype: str = "float64") -> Any:
     votes, latent, blurred = (xp.asarray(np.asarray(to_host(a), dtype=dtype)) for a in (votes, latent, blurred))
-    return kernel_step.normal_equations(votes, rfft2(latent), rfft2(blurred), latent.shape[-2:], size)
+    return kernel_step.normal_equations(votes, latent, rfft2(blurred), size)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])

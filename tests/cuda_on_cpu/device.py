@@ -1,8 +1,9 @@
 """A CuPy that computes on the CPU: NumPy arrays behind CuPy's manners, CUDA kernels through the shim.
 
 For tests of the device path as a whole. It is as strict as CuPy: no implicit conversion, no NumPy array among the
-operands, cuFFT's inverse leaves rubbish in its input, fresh memory holds NaN. It counts what a GPU would have to do and
-what the host would have to wait for; a captured stream refuses to wait, and its graph runs again on the arrays it saw.
+operands, cuFFT's inverse leaves rubbish in its input, fresh memory holds NaN. It counts what a GPU would have to do
+(bytes: each array of a launch or a transform once) and what the host would have to wait for; a captured stream refuses
+to wait, and its graph runs again on the arrays it saw.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ class Plan:
         assert out.flags.c_contiguous
         assert np.prod(array.shape[:-2]) == self.count
         counts["transforms"] += 1
+        counts["bytes"] += array.nbytes + out.nbytes
 
         def transform() -> None:
             if self.kind == "R2C":
@@ -250,6 +252,7 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
             def launch(grid: Any, block: Any, args: tuple[Any, ...], shared_mem: int = 0) -> None:
                 kernel.max_dynamic_shared_size_bytes = launch.max_dynamic_shared_size_bytes  # type: ignore[attr-defined]
                 plain = host(args)
+                counts["bytes"] += sum(a.nbytes for a in plain if isinstance(a, np.ndarray))
                 kernel(grid, block, plain, shared_mem=shared_mem)
                 if recording is not None:
                     recording.append(lambda: kernel(grid, block, plain, shared_mem=shared_mem))
