@@ -36,7 +36,7 @@ _THRESHOLD_ROWS = 16  # STRIP_ROWS of voting_threshold
 _CELL_BYTES = 16  # sizeof(Cell) of project
 _PROJECT_STATIC_BYTES = 1024  # at least the static shared memory of project
 _BLOCK_SUM_BYTES = 128  # the static shared memory of block_sum<float>
-_SHARED_BY_DEFAULT = 48 << 10  # a block that wants more must ask for it
+_SHARED_BY_DEFAULT = (48 << 10) - 1024  # a block that wants more must ask for it; static shared memory counts, too
 _NULL = np.uintp(0)  # as an argument: no array
 
 

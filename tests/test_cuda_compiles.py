@@ -92,9 +92,11 @@ def test_each_file_states_its_contract(name: str) -> None:
 
 
 def test_static_shared_memory_matches_the_launch_functions() -> None:
-    """`toeplitz_fits` and `project` count static shared memory by hand."""
+    """`toeplitz_fits`, `project` and the opt-in for more than 48 KB count static shared memory by hand."""
     assert resources("toeplitz_cg", "90")["shared"] == _cuda._BLOCK_SUM_BYTES
     assert resources("project", "90")["shared"] <= _cuda._PROJECT_STATIC_BYTES
+    for name in ("dilate", "project", "toeplitz_cg", "toeplitz_nnls"):  # those with a dynamic part
+        assert resources(name, "90")["shared"] + _cuda._SHARED_BY_DEFAULT <= 48 << 10
 
 
 def test_an_error_names_the_file_and_line() -> None:
