@@ -30,13 +30,13 @@ from .images import check_kernel_size
 from .options import TwoStepOptions
 from .pyramid import support_size
 
-ALTERNATION = {"numpy": 13.8, "cupy": 30.0}
+ALTERNATION = {"numpy": 11.8, "cupy": 30.0}
 RESTORATION = {
     "numpy": {"sparse": 20.2, "hyper-laplacian": 11.9},
     "cupy": {"sparse": 24.0, "hyper-laplacian": 14.0},
 }
 # Arrays of the size of the autocorrelation on its grid, in the solvers; they count where the picture is small.
-SOLVER = 2.5
+SOLVER = 2.7
 
 
 def bytes_per_picture(
