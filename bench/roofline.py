@@ -82,6 +82,7 @@ BYTES: dict[str, Callable[[Grid], int]] = {
 ARRAYS: dict[str, Callable[[Grid], int]] = {
     "resample": lambda g: 4 * (g.window + g.pixels),  # window: the pixels that it reads
     "wrap": lambda g: 4 * (g.window + g.pixels),
+    "products": BYTES["transfer"],  # the same, where it is no launch
     "shrink": lambda g: 8 * g.pixels,  # gradients, their shrinkage and the adjoint: one stencil, if it were one
 }
 
@@ -170,7 +171,7 @@ def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: i
     yield Term("wrap", 1, grid)
     yield from _otf(grid)
     yield Term("cufft_r2c", 1, grid)
-    yield Term("transfer", 1, grid)
+    yield Term("products", 1, grid)
     count = 6  # beta from 1 to 256 by 2 sqrt(2)
     for name in ("shrink", "cufft_r2c", "spectral_solve", "cufft_c2r"):
         yield Term(name, count, grid)
