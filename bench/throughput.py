@@ -240,30 +240,38 @@ def through_batch(pictures: Any, load: Load, options: gpudeblur.TwoStepOptions, 
 
 
 def workers_side_by_side(load: Load, options: gpudeblur.TwoStepOptions, repeats: int) -> dict[str, Any]:
-    """`load.batch` pictures one by one, through deblur_batch with one worker, and with two; `repeats` such turns."""
+    """`load.batch` pictures one by one, through deblur_batch with one worker, and with two; `repeats` such turns.
+
+    Each ratio is of the two times of one turn, and the row holds the median turn. `others` is how many CPUs other
+    processes kept busy during a turn: only where it is about 0 do two workers have two CPUs.
+    """
     stack = load.pictures(options.dtype)
     one = dataclasses.replace(load, batch=1)
 
-    def singly() -> float:
-        start = time.perf_counter()
+    def singly() -> None:
         for picture in stack:
             one.run(picture, options)
-        return (time.perf_counter() - start) / len(stack)
 
+    runs = {"single": singly}
+    for name, workers in (("one_worker", 1), ("two_workers", 2)):
+        runs[name] = functools.partial(through_batch, stack, load, options, workers=workers)
     one.run(stack[0], options)
-    found: dict[str, list[float]] = {"single": [], "one_worker": [], "two_workers": []}
+    turns: list[dict[str, float]] = []
     for _ in range(repeats):
-        found["single"].append(singly())
-        found["one_worker"].append(through_batch(stack, load, options, workers=1))
-        found["two_workers"].append(through_batch(stack, load, options, workers=2))
-    row: dict[str, Any] = {"case": f"{load.name} through deblur_batch", "repeats": repeats, "all": found}
-    row |= {f"{name}_ms": 1e3 * statistics.median(values) for name, values in found.items()}
-    # Of the same turn: what else the machine does changes slower than a turn takes.
-    turns = list(zip(*found.values(), strict=True))
-    row["two_over_one"] = statistics.median(one / two for _, one, two in turns)
-    row["batch_over_single"] = statistics.median(one / single for single, one, _ in turns)
-    row["load_average"] = os.getloadavg()[0]
-    return row
+        turn = {"others": 0.0}
+        for name, run in runs.items():
+            watch = timing.Watch()
+            run()
+            wall, cpu, others = watch.read()
+            turn |= {f"{name}_ms": 1e3 * wall / load.batch, f"{name}_cpu_ms": 1e3 * cpu / load.batch}
+            turn["others"] = max(turn["others"], others / wall)
+        turn["two_over_one"] = turn["one_worker_ms"] / turn["two_workers_ms"]
+        turn["batch_over_single"] = turn["one_worker_ms"] / turn["single_ms"]
+        turn["cpu_two_over_single"] = turn["two_workers_cpu_ms"] / turn["single_cpu_ms"]
+        turns.append(turn)
+        print({key: round(value, 3) for key, value in turn.items()}, flush=True)
+    row = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+    return {"case": f"{load.name} through deblur_batch", "turns": turns, **row}
 
 
 # ------------------------------------------------------------------ bars

@@ -15,6 +15,7 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,6 +188,29 @@ class Cuda(Host):
                     launch()
 
             return self.time(many, seconds=0.2, least=5, most=30).device / repeats, False
+
+
+def busy_seconds() -> float:
+    """CPU seconds that all processes of this machine have used, as Linux counts them; NaN elsewhere."""
+    try:
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    except OSError:
+        return float("nan")
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+class Watch:
+    """Seconds since it was made: on the wall, of this process on its CPUs, of all others on theirs."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        return time.perf_counter(), time.process_time(), busy_seconds()
+
+    def read(self) -> tuple[float, float, float]:
+        wall, cpu, busy = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        return wall, cpu, max(0.0, busy - cpu)
 
 
 def backend(device: str) -> Host:
