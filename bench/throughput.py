@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import functools
 import os
-import statistics
 import threading
 import time
 from collections import Counter
@@ -242,8 +241,8 @@ def through_batch(pictures: Any, load: Load, options: gpudeblur.TwoStepOptions, 
 def workers_side_by_side(load: Load, options: gpudeblur.TwoStepOptions, repeats: int) -> dict[str, Any]:
     """`load.batch` pictures one by one, through deblur_batch with one worker, and with two; `repeats` such turns.
 
-    Each ratio is of the two times of one turn, and the row holds the median turn. `others` is how many CPUs other
-    processes kept busy during a turn: only where it is about 0 do two workers have two CPUs.
+    `others` is how many CPUs other processes kept busy: only where that is about 0 do two workers have two CPUs, so the
+    row holds the turn in which it was least.
     """
     stack = load.pictures(options.dtype)
     one = dataclasses.replace(load, batch=1)
@@ -270,8 +269,8 @@ def workers_side_by_side(load: Load, options: gpudeblur.TwoStepOptions, repeats:
         turn["cpu_two_over_single"] = turn["two_workers_cpu_ms"] / turn["single_cpu_ms"]
         turns.append(turn)
         print({key: round(value, 3) for key, value in turn.items()}, flush=True)
-    row = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
-    return {"case": f"{load.name} through deblur_batch", "turns": turns, **row}
+    quietest = min(turns, key=lambda turn: turn["others"])
+    return {"case": f"{load.name} through deblur_batch", "turns": turns, **quietest}
 
 
 # ------------------------------------------------------------------ bars
