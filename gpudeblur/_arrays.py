@@ -22,7 +22,10 @@ def array_module(*arrays: Any) -> Any:
     TypeError
         If an array is neither, or if the two are mixed.
     """
-    if all(type(a) is np.ndarray for a in arrays):
+    for a in arrays:
+        if type(a) is not np.ndarray:
+            break
+    else:
         return np  # by far the most frequent question
     known = [np, *(module for module in [sys.modules.get("cupy")] if module is not None)]
     owners = {next((m for m in known if isinstance(a, m.ndarray)), None) for a in arrays}

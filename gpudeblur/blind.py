@@ -280,20 +280,16 @@ def _signals(state: _State, gray: Array, kernel: Array) -> dict[str, Array]:
 
 
 def _solve(
-    autocorrelation: Array, correlation: Array, pixels: int, options: TwoStepOptions, work: Workspace
+    autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, work: Workspace
 ) -> Array:
-    """The kernel step: eq. 11 solved from an even kernel, gamma as a share of the gradients' energy, then normalised.
+    """The kernel step: eq. 11 solved from the kernel so far, gamma as a share of the gradients' energy; normalised.
 
     A picture that knows no kernel gets a delta.
     """
     xp, size = array_module(correlation), correlation.shape[-2:]
-    even = work("even kernel", *size)
-    if even is None:
-        even = xp.empty_like(correlation)
-    even.fill(1 / (size[0] * size[1]))
     ridge = xp.multiply(energy(autocorrelation), options.kernel_weight, out=work("ridge"))
     kernel = solve_kernel(
-        autocorrelation, correlation, even, ridge, options.kernel_solver, options.kernel_iterations, work=work
+        autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
     )
     return normalise(kernel, _known(autocorrelation, pixels, out=work("known", dtype=bool)), out=work("kernel", *size))
 
@@ -397,7 +393,7 @@ def _alternate(
         )
         votes = voting_gradients(latent, window, share, work=work)
         a, b = normal_equations(votes, latent, blurred_hat, scale.size, work=work)
-        kernel = _solve(a, b, pixels, options, work)
+        kernel = _solve(a, b, kernel, pixels, options, work)
         report(scale.begin + (scale.end - scale.begin) * iteration / len(scale.weights))
     threshold = gradient_weight / options.beta_max
     energy = objective(latent, kernel, blurred_hat, gradient_weight=gradient_weight, threshold=threshold)

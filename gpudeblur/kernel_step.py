@@ -214,13 +214,12 @@ def spectrum_max(spectrum: Array, *, out: Array | None = None) -> Array:
     return spectrum.real.max(axis=AXES)
 
 
-def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array, ridge: Any) -> Array:
-    """(A + ridge) k on the support of k; exact, since the grid holds every lag."""
+def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array) -> Array:
+    """A k on the support of k; exact, since the grid holds every lag."""
     sides = kernel.shape[-2:]
     hat = fft_module(array_module(kernel)).rfft2(kernel, s=grid, axes=AXES)
     hat *= spectrum
-    out = irfft2(hat, grid, overwrite=True)[..., : sides[0], : sides[1]]
-    return out + ridge * kernel
+    return irfft2(hat, grid, overwrite=True)[..., : sides[0], : sides[1]]
 
 
 def toeplitz_cg(
@@ -244,9 +243,9 @@ def toeplitz_cg(
 
         out = (work or Workspace(rhs))("solution", *rhs.shape[-2:])
         return _cuda.toeplitz_cg(autocorrelation, rhs, start, ridge, iterations, out=out)
-    ridge = per_picture(ridge, rhs)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
-    return conjugate_gradient(lambda k: toeplitz_apply(spectrum, grid, k, ridge), rhs, start, iterations)
+    spectrum += per_picture(ridge, rhs) / (grid[0] * grid[1])
+    return conjugate_gradient(lambda k: toeplitz_apply(spectrum, grid, k), rhs, start, iterations)
 
 
 def toeplitz_nnls(
@@ -263,17 +262,21 @@ def toeplitz_nnls(
         return _cuda.toeplitz_nnls(autocorrelation, rhs, start, ridge, bound, iterations, out=out)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
     ridge = per_picture(ridge, rhs)
-    bound = spectrum.max(axis=AXES, keepdims=True) * (grid[0] * grid[1]) + ridge
+    cells = grid[0] * grid[1]
+    bound = spectrum.max(axis=AXES, keepdims=True) * cells + ridge
     step = 1 / xp.maximum(bound, float(np.finfo(rhs.dtype).tiny))
+    # ahead - step (A ahead + ridge ahead - rhs) as one product and one sum.
+    spectrum, rhs = (1 - step * ridge) / cells - step * spectrum, step * rhs
     kernel = ahead = start
     momentum = 1.0
     for _ in range(iterations):
-        slope = toeplitz_apply(spectrum, grid, ahead, ridge)
-        slope -= rhs
-        slope *= step
-        last, kernel = kernel, xp.maximum(ahead - slope, 0)
+        descended = toeplitz_apply(spectrum, grid, ahead)
+        descended += rhs
+        last, kernel = kernel, xp.maximum(descended, 0)
         following = (1 + (1 + 4 * momentum * momentum) ** 0.5) / 2
-        ahead = kernel + ((momentum - 1) / following) * (kernel - last)
+        ahead = kernel - last
+        ahead *= (momentum - 1) / following
+        ahead += kernel
         momentum = following
     return kernel
 

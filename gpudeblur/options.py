@@ -48,8 +48,8 @@ class TwoStepOptions:
     #: "nnls": least squares under k >= 0 (accelerated projected gradients); "cg": conjugate gradients, then clipped,
     #: the paper's solver.
     kernel_solver: Literal["nnls", "cg"] = "nnls"
-    #: steps of the kernel solver. More: costlier, little else.
-    kernel_iterations: int = 30
+    #: steps of the kernel solver, each time from the kernel so far. Fewer: cheaper, thicker kernels.
+    kernel_iterations: int = 20
     #: gamma of eq. 9, as a share of the energy of the voting gradients. Larger: smoother kernels.
     kernel_weight: float = 3e-3
     #: kernel pixels under this share of the maximum are cut at the end (Pan et al.: 0.05).

@@ -94,7 +94,7 @@ def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, norm: Any, ite
     kernel, ahead, momentum = start, start, 1.0
     for _ in range(iterations):
         last = kernel
-        kernel = np.maximum(ahead - step * (kernel_step.toeplitz_apply(spectrum, grid, ahead, ridge) - rhs), 0)
+        kernel = np.maximum(ahead - step * (kernel_step.toeplitz_apply(spectrum, grid, ahead) + ridge * ahead - rhs), 0)
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = kernel + (momentum - 1) / following * (kernel - last)
         momentum = following

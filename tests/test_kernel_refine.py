@@ -220,7 +220,7 @@ def equations(n: int = 2, size: tuple[int, int] = (9, 9), dtype: str = "float64"
     a = laws.system(size, n)[0].astype(dtype)
     kernels = np.stack([trajectory_kernel(size[0], rng=i) for i in range(n)]).astype(dtype)
     spectrum, grid = kernel_step.toeplitz_spectrum(a)
-    rhs = kernel_step.toeplitz_apply(spectrum, grid, kernels, 0.0)
+    rhs = kernel_step.toeplitz_apply(spectrum, grid, kernels)
     noise = np.random.default_rng(1).normal(size=rhs.shape).astype(dtype)
     return a, rhs + error * abs(rhs).max() * noise, kernels
 
@@ -233,7 +233,7 @@ def test_the_solution_of_the_equations_stands_still(xp: Any, solver: str) -> Non
     """Every pixel of it is above the threshold or zero."""
     a, _, kernels = equations()
     kernels = threshold(kernels, 0.2)
-    rhs = kernel_step.toeplitz_apply(*kernel_step.toeplitz_spectrum(a), kernels, 0.0)
+    rhs = kernel_step.toeplitz_apply(*kernel_step.toeplitz_spectrum(a), kernels)
     arrays = (xp.asarray(x) for x in (a, rhs, kernels))
     out = refine_kernel(*arrays, **DEFAULTS | {"solver": solver, "beta": 0.1})
     assert_close(out, kernels, atol=1e-12)
