@@ -122,6 +122,7 @@ KERNELS = (
     Kernel("smooth_split", lambda c, a: c.smooth_split(a("u"), a("mask"), 0.1, a("u2"))),
     Kernel("kernel_grid", lambda c, a: c.kernel_grid(a("kernel"), (a.grid.h, a.grid.w), out=a("u2"))),
     Kernel("transfer", lambda c, a: c.transfer(a("hat"), a("hat3"), out=a("power"))),
+    Kernel("shrink_split", lambda c, a: c.shrink_split(a("u"), 64.0, out=a("u2"))),
     Kernel(
         "voting_threshold",
         lambda c, a: c.voting_threshold(a("u"), a.window, int(SHARE * window_pixels(a.window)), out=a("one2")),

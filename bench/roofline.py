@@ -67,6 +67,8 @@ BYTES: dict[str, Callable[[Grid], int]] = {
     "cufft_c2r": lambda g: 4 * g.pixels + 8 * g.spectrum,
     "kernel_grid": lambda g: 4 * g.kernel + 4 * g.pixels,
     "transfer": lambda g: 28 * g.spectrum,
+    # The restoration "hyper-laplacian", beside these.
+    "shrink_split": lambda g: 8 * g.pixels,
     # The kernel step.
     "voting_threshold": lambda g: 4 * g.window + 4 * g.n,
     "voting_split": lambda g: 8 * g.pixels + 4 * g.n,
@@ -82,8 +84,6 @@ BYTES: dict[str, Callable[[Grid], int]] = {
 ARRAYS: dict[str, Callable[[Grid], int]] = {
     "resample": lambda g: 4 * (g.window + g.pixels),  # window: the pixels that it reads
     "wrap": lambda g: 4 * (g.window + g.pixels),
-    "products": BYTES["transfer"],  # the same, where it is no launch
-    "shrink": lambda g: 8 * g.pixels,  # gradients, their shrinkage and the adjoint: one stencil, if it were one
 }
 
 
@@ -171,9 +171,9 @@ def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: i
     yield Term("wrap", 1, grid)
     yield from _otf(grid)
     yield Term("cufft_r2c", 1, grid)
-    yield Term("products", 1, grid)
+    yield Term("transfer", 1, grid)
     count = 6  # beta from 1 to 256 by 2 sqrt(2)
-    for name in ("shrink", "cufft_r2c", "spectral_solve", "cufft_c2r"):
+    for name in ("shrink_split", "cufft_r2c", "spectral_solve", "cufft_c2r"):
         yield Term(name, count, grid)
     grid = Grid(batch, fast_size(shape[0]), fast_size(shape[1]), *size)
     yield from _otf(grid)

@@ -137,6 +137,16 @@ def l0_split(u: Any, threshold: Any, *, out: Any = None) -> Any:
     return out
 
 
+def shrink_split(u: Any, beta: float, *, out: Any = None) -> Any:
+    """`hyper_laplacian.shrink_split` of float32 pictures."""
+    u = _checked("u", u, np.float32)
+    out = _target("out", out, u.shape, np.float32, u)
+    unit = 2 / (3 * beta)  # rounded to float32 as late as in the twin: the same decisions
+    bounds = np.float32(2 * unit**0.75), np.float32(unit)
+    _launch("shrink_split", _tiles(u), _TILE_BLOCK, u, *bounds, out, *_sides(u))
+    return out
+
+
 def edge_mask(u: Any, threshold: Any, *, out: Any = None) -> Any:
     """`filters.edge_mask` of float32 pictures."""
     u = _checked("u", u, np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpudeblur import filters, fourier, kernel_refine, kernel_step
 from gpudeblur._arrays import array_module, to_host
+from gpudeblur.nonblind.hyper_laplacian import shrink_split
 
 # Odd and even, rectangular, over one tile and under it, one-pixel edges, one pixel, several leading axes.
 SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 32, 5), (2, 3, 4, 5)]
@@ -157,6 +158,15 @@ def blobs(size: tuple[int, int], n: int = 6) -> np.ndarray:
     return out.astype(np.float32)
 
 
+def at_the_threshold(beta: float) -> np.ndarray:
+    """(1, 9, 32) float32: differences of the last float that `shrink_two_thirds` makes 0, and of the first it keeps."""
+    last = np.float32(2 * (2 / (3 * beta)) ** 0.75)
+    u = np.zeros((1, 9, 32), np.float32)
+    u[0, 2, 3::4] = last
+    u[0, 6, 3::4] = np.nextafter(last, np.float32(np.inf))
+    return u * np.resize(np.float32([1, -1]), 32)
+
+
 def step_twins() -> Iterator[Twin]:
     """The launch functions of the kernel step and of its projection."""
     for shape in [*SHAPES, (0, 3, 4)]:
@@ -206,6 +216,8 @@ def twins() -> Iterator[Twin]:
         for threshold in (0.0, 0.1, one_each(shape)):
             yield Twin("l0_split", (u, threshold), lambda u=u, t=threshold: filters.l0_split(u, t))
             yield Twin("edge_mask", (u, threshold), lambda u=u, t=threshold: filters.edge_mask(u, t))
+        for beta in (2.0, 181.0, 1e5):
+            yield Twin("shrink_split", (u, beta), lambda u=u, b=beta: shrink_split(u, b), scale=5e-7)
         steps = np.round(4 * u) / 4  # gradients that meet the threshold exactly
         yield Twin("l0_split", (steps, 0.0625), lambda u=steps: filters.l0_split(u, 0.0625))
         yield Twin("edge_mask", (steps, 0.0625), lambda u=steps: filters.edge_mask(u, 0.0625))
@@ -228,6 +240,9 @@ def twins() -> Iterator[Twin]:
                 rtol=3e-6,
                 scale=1e-7,
             )
+    for beta in (1.0, 7.3, 181.0):
+        u = at_the_threshold(beta)
+        yield Twin("shrink_split", (u, beta), lambda u=u, b=beta: shrink_split(u, b), scale=5e-7)
     mask = np.random.default_rng(0).random((2, 32, 1024)) < 0.005  # sides that blocks of threads divide
     yield Twin("dilate", (mask, 3), lambda m=mask: filters.dilate(m, 3))
     # Single pixels around the borders of the 32-bit words and of the 1024-pixel segments.

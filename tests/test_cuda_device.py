@@ -11,6 +11,7 @@ from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture
 
 from gpudeblur import filters, kernel_refine, kernel_step
 from gpudeblur.fourier import rfft2
+from gpudeblur.nonblind.hyper_laplacian import shrink_split
 
 pytestmark = pytest.mark.gpu
 
@@ -41,6 +42,8 @@ def test_pictures_of_many_blocks(cupy: Any, cuda: Any) -> None:
     assert not strided.flags.c_contiguous
     assert_same(cuda.l0_split(strided, 0.1), filters.l0_split(host, 0.1))
     assert_same(cuda.l0_split(u, 0.1), filters.l0_split(host, 0.1))
+    assert_close(cuda.shrink_split(u, 30.0), shrink_split(host, 30.0), atol=1e-6)
+    assert_same(cuda.shrink_split(strided, 30.0), cuda.shrink_split(u, 30.0))
     assert_same(cuda.edge_mask(u, 0.1), filters.edge_mask(host, 0.1))
     assert_same(cuda.dilate(m, 13), filters.dilate(mask, 13))
     assert_same(cuda.smooth_split(u, m), filters.smooth_split(host, mask))
@@ -158,6 +161,14 @@ def test_a_kernel_step_is_launches_and_transforms(cupy: Any, cuda: Any) -> None:
     counted = {"voting_threshold": 1, "voting_split": 1, "normal_spectra": 1, "lags": 2, "kernel_grid": 1}
     counted |= {"spectrum_max": 1, "toeplitz_nnls": 1, "normalise": 1, "project": 1, "cufft_r2c": 3, "cufft_c2r": 2}
     assert cuda.launches - before == counted
+
+
+def test_shrink_split_keeps_what_its_twin_keeps(cupy: Any, cuda: Any) -> None:
+    for beta in np.geomspace(0.5, 1e5, 50).tolist():
+        u = laws.at_the_threshold(beta)
+        out = cuda.shrink_split(cupy.asarray(u), beta).get()
+        assert not out[0, :5].any()
+        assert (abs(out[0, 6, 3::4]) > 1.9 * abs(u[0, 6, 3::4])).all()
 
 
 def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:

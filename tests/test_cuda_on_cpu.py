@@ -28,6 +28,7 @@ from cuda_on_cpu.build import SANITIZE, CpuKernel, PoisonedNumpy, build, sanitiz
 from laws import KERNELS, bound, picture, spectra, system
 
 from gpudeblur import _cuda, filters, kernel_step
+from gpudeblur.nonblind.hyper_laplacian import shrink_split
 
 ORDERS = (0,) if SANITIZE else (0, 1, 2, 3)
 LARGE_SHARED = 227 << 10
@@ -81,6 +82,28 @@ def test_l0_split_of_nan(cuda: Any) -> None:
     u[0, 3, 4], u[1, 0, 0] = np.nan, np.inf
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(run(cuda.l0_split, u, 0.1), filters.l0_split(u, 0.1))
+
+
+def test_shrink_split_of_nan(cuda: Any) -> None:
+    """A difference that is NaN is shrunk to 0, as in the twin, and disturbs no other; an infinite one stays."""
+    u = picture((3, 35, 33))
+    u[1, 3, 4], u[1, 0, 0], u[1, 20, 20], u[1, 30, 30] = np.nan, np.inf, 3e30, -3e-40
+    out = run(cuda.shrink_split, u, 8.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        laws.assert_close(out[1], shrink_split(u[1], 8.0), rtol=5e-7, atol=1e-6)
+    for i in range(3):
+        np.testing.assert_array_equal(out[i], run(cuda.shrink_split, u[i], 8.0))
+
+
+def test_shrink_split_keeps_what_its_twin_keeps(cuda: Any) -> None:
+    """Bit for bit up to the threshold; one float above it a gradient stays, nearly halved."""
+    for beta in (1.0, 7.3, 181.0, 1e4):
+        u = laws.at_the_threshold(beta)
+        out = run(cuda.shrink_split, u, beta)
+        assert not out[0, :5].any()
+        assert (abs(out[0, 6, 3::4]) > 1.9 * abs(u[0, 6, 3::4])).all()  # four halves
+    steps = np.round(64 * picture((2, 70, 33))) / 64
+    np.testing.assert_array_equal(run(cuda.shrink_split, steps, 30.0) == 0, shrink_split(steps, 30.0) == 0)
 
 
 def test_edge_mask_of_nan(cuda: Any) -> None:
@@ -170,6 +193,7 @@ def test_results_go_where_they_shall(cuda: Any) -> None:
     window = (1, 8, 2, 9)
     calls = [
         (cuda.l0_split, u, 0.1),
+        (cuda.shrink_split, u, 30.0),
         (cuda.edge_mask, u, 0.1),
         (cuda.dilate, mask, 2),
         (cuda.gaussian_smooth, u, 0.8),
@@ -199,7 +223,7 @@ def test_results_go_where_they_shall(cuda: Any) -> None:
         with pytest.raises(ValueError, match="scratch must not be an input"):
             launch(source, 2, scratch=source)
         np.testing.assert_array_equal(launch(source.copy(), 2, out=source, scratch=scratch), fresh)
-    for launch in (cuda.l0_split, lambda u, t, out: cuda.voting_split(u, t, window, out=out)):
+    for launch in (cuda.l0_split, cuda.shrink_split, lambda u, t, out: cuda.voting_split(u, t, window, out=out)):
         with pytest.raises(ValueError, match="out must not be an input"):
             launch(u, 0.1, out=u)
     power = np.ones(split.shape, np.float32)
@@ -323,6 +347,7 @@ def test_inputs_that_are_not_contiguous(cuda: Any) -> None:
     u = picture((2, 12, 20))[:, ::2, ::-1]
     contiguous = u.copy()
     np.testing.assert_array_equal(cuda.l0_split(u, 0.1), filters.l0_split(contiguous, 0.1))
+    np.testing.assert_array_equal(cuda.shrink_split(u, 30.0), cuda.shrink_split(contiguous, 30.0))
     np.testing.assert_array_equal(cuda.edge_mask(u, 0.1), filters.edge_mask(contiguous, 0.1))
     np.testing.assert_array_equal(cuda.dilate(u > 0.8, 1), filters.dilate(contiguous > 0.8, 1))
     np.testing.assert_array_equal(cuda.smooth_split(u, u > 0.8), filters.smooth_split(contiguous, contiguous > 0.8))
@@ -383,6 +408,7 @@ def broken(name: str, old: str, new: str, folder: Path) -> CpuKernel:
     ("name", "old", "new"),
     [
         ("l0_split", "__syncthreads();", ""),
+        ("shrink_split", "__syncthreads();  // both are complete", ""),
         ("dilate", "__syncthreads();", ""),
         ("toeplitz_nnls", "momentum = following;\n        __syncthreads();", "momentum = following;"),
         ("toeplitz_cg", "__syncthreads();  // the last call's partial results have been read", ""),
@@ -398,6 +424,7 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, tmp_path: Path, na
     a, rhs, start, ridge = system((13, 9))
     calls = {
         "l0_split": (cuda.l0_split, picture((1, 37, 31)), 0.1),
+        "shrink_split": (cuda.shrink_split, picture((1, 37, 31)), 30.0),
         "dilate": (cuda.dilate, picture((1, 37, 31)) > 0.8, 2),
         "voting_threshold": (cuda.voting_threshold, picture((1, 37, 31)), (0, 37, 0, 31), 100),
         "project": (cuda.project, laws.blobs((13, 9)), 0.05, 0.03),

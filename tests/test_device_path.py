@@ -19,6 +19,7 @@ from skimage.data import camera
 
 import gpudeblur as gd
 from gpudeblur import blind
+from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5)
@@ -45,6 +46,50 @@ def test_the_whole_method_on_a_device(cupy: Any) -> None:
         assert on_device.info["backend"] == "cupy"
         np.testing.assert_allclose(on_device.kernel.get(), on_host.kernel, atol=2e-5)
         np.testing.assert_allclose(on_device.image.get(), on_host.image, atol=2e-4)
+
+
+def test_colours_that_share_a_kernel_are_restored_on_a_device(cupy: Any) -> None:
+    colours = np.stack([photos(2), photos(2)[::-1], photos(2) ** 2], axis=-1)
+    on_device = gd.deblur(cupy.asarray(colours), 7, channel_axis=-1, options=QUICK, final="hyper-laplacian")
+    on_host = gd.deblur(colours, 7, channel_axis=-1, options=QUICK, final="hyper-laplacian")
+    np.testing.assert_allclose(on_device.image.get(), on_host.image, atol=2e-4)
+
+
+def test_the_restoration_is_replayed_as_a_graph(cupy: Any) -> None:
+    """From the second time on that a shape comes, other weights apart; pictures are all new."""
+    from gpudeblur import _cuda, _device
+
+    _device.clear()
+    for number in range(4):
+        stack, kernel = photos(2 + number)[number:], trajectory_kernel(7, rng=number).astype(np.float32)
+        found = hyper_laplacian(cupy.asarray(stack), cupy.asarray(kernel), weight=1e-3 if number == 3 else 5e-4)
+        expected = hyper_laplacian(stack, kernel, weight=1e-3 if number == 3 else 5e-4)
+        np.testing.assert_allclose(found.get(), expected, atol=2e-4)
+        assert _cuda.launches["graph"] == min(number, 2)
+
+
+def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any) -> None:
+    """Nothing else touches memory: no allocation, no copy, no waiting. So, too, where colours share a kernel."""
+    from gpudeblur import _cuda, _device
+
+    def costs(passes: int, picture: Any, kernel: Any) -> Counter[str]:
+        _device.clear()
+        _cuda.launches.clear()
+        device.counts.clear()
+        hyper_laplacian(picture, kernel, beta_max=2.0 ** (1.5 * (passes - 1)))
+        return Counter({name: n for name, n in _cuda.launches.items() if not name.startswith("cufft")}) + device.counts
+
+    kernel = cupy.asarray(np.stack([trajectory_kernel(7, rng=i) for i in range(2)]).astype(np.float32))
+    for lead, kernels in (((2,), kernel), ((2, 3), kernel[:, None])):
+        picture = cupy.asarray(np.random.default_rng(0).random((*lead, 44, 44), np.float32))
+        costs(1, picture, kernels)  # uploads what is uploaded once
+        three, five = costs(3, picture, kernels), costs(5, picture, kernels)
+        assert not three["waits"]
+        assert not five["waits"]
+        five.subtract(three)
+        pixels, bins = np.prod(lead) * 50 * 50, np.prod(lead) * 50 * 26
+        in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + (8 * bins + 4 * pixels)
+        assert +five == {"shrink_split": 2, "spectral_solve": 2, "transforms": 4, "bytes": 2 * in_memory}
 
 
 def test_a_scale_is_replayed_as_a_graph(cupy: Any) -> None:

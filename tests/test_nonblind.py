@@ -11,9 +11,10 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur._arrays import to_host
+from gpudeblur.filters import gradient, gradient_adjoint
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS, restore, unexplained
-from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian, shrink_two_thirds
+from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian, shrink_split, shrink_two_thirds
 from gpudeblur.nonblind.sparse import derivatives, derivatives_adjoint, sparse
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
@@ -226,6 +227,43 @@ def test_shrinking_jumps_to_zero_at_its_threshold(xp: Any) -> None:
     assert out[0] == out[3] == 0
     assert 0.4 * edge < out[1] < edge
     assert out[2] == -out[1]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 5e-7), ("float64", 7.4e-9)])
+def test_shrinking_is_the_root_to_rounding(xp: Any, dtype: str, bound: float) -> None:
+    """w = u^3 with u the largest root of u^4 - |v| u + c, c = 2 / (3 beta); only |v|^(4/3) / c counts.
+
+    Every ratio of the two from the threshold up is there, densely where w / v bends, at every size of v and beta.
+    """
+    ratio = np.concatenate([2 ** (4 / 3) + np.geomspace(1e-6, 1e3, 20001), np.geomspace(1e3, 1e9, 2001)])
+    for beta in np.geomspace(1e-6, 1e12, 19).tolist():
+        unit = (2 / (3 * beta)) ** 0.75
+        v = (unit * ratio**0.75).astype(dtype)
+        size = v.astype(np.float64) / unit
+        root = np.cbrt(size)  # of u^4 - size u + 1, from above, where the polynomial is convex
+        for _ in range(12):
+            root -= (root**4 - size * root + 1) / (4 * root**3 - size)
+        out = to_host(shrink_two_thirds(xp.asarray(v), beta))
+        assert_close(out, unit * root**3, rtol=bound)
+        assert_same(-out, shrink_two_thirds(xp.asarray(-v), beta))
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (2, 3, 6, 5), (1, 1)])
+def test_shrinking_may_overwrite_what_it_is_given(xp: Any, shape: tuple[int, ...]) -> None:
+    v = xp.asarray(np.random.default_rng(0).normal(size=shape))
+    for u in (v, v.swapaxes(-1, -2), v[..., ::2]):
+        before, out = u.copy(), shrink_two_thirds(u, 3.0)
+        assert_same(u, before)
+        assert_same(shrink_two_thirds(before, 3.0, overwrite=True), out)
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (2, 3, 6, 5), (1, 7), (1, 1)])
+def test_the_split_is_the_adjoint_of_shrunk_differences(xp: Any, shape: tuple[int, ...]) -> None:
+    u = xp.asarray(np.random.default_rng(0).random(shape))
+    parts = (shrink_two_thirds(g, 30.0) for g in gradient(u))
+    assert_same(shrink_split(u, 30.0), gradient_adjoint(*parts))
+    assert_same(shrink_split(u.swapaxes(-1, -2), 30.0), shrink_split(u.swapaxes(-1, -2).copy(), 30.0))
+    laws.assert_shift_covariant(lambda x: shrink_split(x, 30.0), u, (3, 2))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
