@@ -20,14 +20,17 @@ import numpy as np
 from . import blind, images
 from ._arrays import Array, array_module, choose_module
 from .flow import BatchResult, Flow, Job, Lane
-from .groups import Cuda, Device, Groups
+from .groups import Cuda, Device, Groups, split_info
 from .memory import bytes_per_picture
 from .nonblind import METHODS
 from .options import TwoStepOptions
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
 
-# Pictures in flight for each worker: one in work, and one read or waiting to be taken.
+# Pixels that a worker computes together, of equal pictures, and how many pictures at most. They share NumPy's overhead
+# and the turns at the interpreter's lock, for which threads wait; more of them would not fit a core's cache.
+STACK_PIXELS, STACK = 1 << 18, 16
+# Stacks in flight for each worker: one in work, and one read or waiting to be taken.
 AHEAD = 2
 
 
@@ -72,7 +75,7 @@ def deblur_batch(
     """Deblur many pictures, each as `deblur` would by itself; the results come in the order of the pictures.
 
     Nothing is read before the first result is asked for. From then on a thread reads ahead, within a bound: on the CPU
-    two pictures a worker, read and not yet taken; on a GPU four full groups. The iterator may be left at any time: its
+    two stacks a worker, read and not yet taken; on a GPU four full groups. The iterator may be left at any time: its
     end, `close()`, the end of a ``with`` block, an exception and the garbage collector all stop the pictures in work
     and the threads, and close the iterator of `pictures` if it has a `close`.
 
@@ -84,10 +87,10 @@ def deblur_batch(
     kernel_size, channel_axis, device, method, final, gamma, options
         See `deblur`; the same for all pictures. `channel_axis` counts the axes of one picture.
     batch_size : int, optional
-        GPU only: the most pictures that are computed together. None: what fits into the free memory of the device, see
-        `gpudeblur.memory`. If it did not fit, it is halved, with a warning.
+        The most pictures of one shape that are computed together. None: on a GPU what fits into its free memory, see
+        `gpudeblur.memory` (what does not fit after all is halved, with a warning); on the CPU a few, up to 2^18 pixels.
     workers : int, optional
-        CPU only: threads, each with a picture of its own. None: one for each CPU that this process may use.
+        CPU only: threads, each with a stack of its own. None: one for each CPU that this process may use.
     callback : callable(Progress), optional
         Called in the thread that iterates, whenever it comes back for the next result. Returning True ends the batch
         by `Stopped`.
@@ -219,7 +222,11 @@ def _lanes(
         on_device = device == "cuda" or (device is None and _is_on_device(picture))
         name = "cuda" if on_device else "cpu"
         if name not in lanes:
-            lane = _groups(flow, settings, batch_size) if on_device else Threads(flow, settings, device, workers)
+            lane = (
+                _groups(flow, settings, batch_size)
+                if on_device
+                else Threads(flow, settings, device, workers, batch_size)
+            )
             lanes[name] = lane
             flow.lanes.append(lane)
         return lanes[name]
@@ -265,12 +272,19 @@ def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device
 
 
 class Threads:
-    """The lane on the CPU: every picture by itself, in one of `workers` threads."""
+    """The lane on the CPU: `workers` threads, each with a few equal pictures of its own."""
 
-    def __init__(self, flow: Flow, settings: dict[str, Any], device: str | None, workers: int | None) -> None:
-        workers = workers or _usable_cpus()
-        self.capacity, self.held = AHEAD * workers, 0
-        self._flow, self._settings, self._device, self._workers = flow, settings, device, workers
+    def __init__(
+        self,
+        flow: Flow,
+        settings: dict[str, Any],
+        device: str | None,
+        workers: int | None,
+        batch_size: int | None,
+    ) -> None:
+        self._flow, self._settings, self._device = flow, settings, device
+        self._workers, self._batch_size = workers or _usable_cpus(), batch_size
+        self.capacity, self.held = AHEAD * (batch_size or STACK) * self._workers, 0
         self._jobs: deque[Job] = deque()
         self._idle = self._started = 0
         flow.at_end.callback(self._jobs.clear)
@@ -279,7 +293,8 @@ class Threads:
         return None  # its own call will say
 
     def cost(self, picture: Any) -> int:
-        return 1
+        """In shares of a stack: a large picture is one by itself."""
+        return (self._batch_size or STACK) // self._most(picture)
 
     def add(self, job: Job) -> None:
         """Queue a picture; another worker starts if all are busy, so that few pictures have few threads."""
@@ -293,25 +308,67 @@ class Threads:
         while True:
             with flow.changed:
                 self._idle += 1
-            job = flow.get(self._jobs)
-            if job is None:
+            first = flow.get(self._jobs)
+            if first is None:
                 return
             with flow.changed:
                 self._idle -= 1
-            result = self._deblur(job)
-            if result is not None:
+                jobs = [first, *self._companions(first.picture)]
+            results = self._deblur(jobs)
+            for result in results:
                 flow.finish(result)
-            del job, result  # nothing is kept while waiting for the next
+            del first, jobs, results  # nothing is kept while waiting for the next
 
-    def _deblur(self, job: Job) -> BatchResult | None:
-        flow = self._flow
+    def _most(self, picture: Any) -> int:
+        """How many pictures like this one a worker computes together."""
+        if self._batch_size:
+            return self._batch_size
+        return max(1, min(STACK, STACK_PIXELS // max(1, picture.size))) if isinstance(picture, np.ndarray) else 1
+
+    def _companions(self, picture: Any) -> list[Job]:
+        """The next jobs, as far as they are like this one and their fair share for one worker."""
+        jobs = self._jobs
+        most = min(self._most(picture) - 1, (len(jobs) + 1) // self._workers - 1)
+        found: list[Job] = []
+        while len(found) < most and _stackable(jobs[0].picture, picture, self._settings["channel_axis"]):
+            found.append(jobs.popleft())
+        return found
+
+    def _deblur(self, jobs: list[Job]) -> list[BatchResult]:
+        """The results of these pictures; one by one where a stack of them fails, to find whose error it is."""
+        first, count = jobs[0], len(jobs)
         try:
-            found = blind.deblur(job.picture, device=self._device, callback=lambda *_: flow.stopping, **self._settings)
+            if count == 1:
+                found = self._call(first.picture)
+                return [BatchResult(first.index, found.image, found.kernel, found.info)]
+            found = self._call(np.stack([job.picture for job in jobs]), first.picture.ndim)
         except blind.Stopped:
-            return None
+            return []
         except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
-            return BatchResult(job.index, None, None, {}, why)
-        return BatchResult(job.index, found.image, found.kernel, found.info)
+            if count == 1:
+                return [BatchResult(first.index, None, None, {}, why)]
+            return [result for job in jobs for result in self._deblur([job])]
+        results = []
+        for i, job in enumerate(jobs):  # copies: one result must not keep the others
+            image = None if found.image is None else found.image[i].copy()
+            results.append(BatchResult(job.index, image, found.kernel[i].copy(), split_info(found.info, i, count)))
+        return results
+
+    def _call(self, picture: Any, rank: int | None = None) -> blind.BlindResult:
+        """`deblur` of a picture, or of a stack of pictures of that rank."""
+        settings, axis = self._settings, self._settings["channel_axis"]
+        if rank is not None and axis is not None and axis >= 0:
+            settings = settings | {"channel_axis": axis - rank}  # counted from the end, where a stack adds nothing
+        return blind.deblur(picture, device=self._device, callback=lambda *_: self._flow.stopping, **settings)
+
+
+def _stackable(one: Any, other: Any, channel_axis: int | None) -> bool:
+    rank = 2 if channel_axis is None else 3
+    return (
+        isinstance(one, np.ndarray)
+        and one.ndim == rank
+        and (one.shape, one.dtype.str) == (other.shape, other.dtype.str)
+    )
 
 
 def _usable_cpus() -> int:

@@ -277,7 +277,7 @@ def test_nothing_is_read_before_the_first_result_is_asked_for() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_the_reader_is_never_far_ahead(workers: int) -> None:
-    """At most two pictures a worker are read and not taken; and as many are, while nobody takes any."""
+    """At most two stacks a worker are read and not taken; and as many are, while nobody takes any."""
     taken, ahead = 0, []
 
     def read() -> Iterator[np.ndarray]:
@@ -285,7 +285,7 @@ def test_the_reader_is_never_far_ahead(workers: int) -> None:
             ahead.append(i + 1 - taken)
             yield picture(i)
 
-    with quick(read(), workers=workers) as results:
+    with quick(read(), workers=workers, batch_size=1) as results:
         for r in results:
             assert r.index == taken
             if taken == 20:
@@ -330,7 +330,7 @@ def test_pictures_are_let_go() -> None:
             there.append(weakref.ref(u))
             yield u
 
-    with quick(read(), workers=2) as results:
+    with quick(read(), workers=2, batch_size=1) as results:
         for r in results:
             alive = sum(one() is not None for one in there)
             assert alive <= 2 * 2 + 2, r.index  # in flight, and the ones in the hands of the reader
@@ -522,3 +522,94 @@ def test_an_error_in_the_users_loop_ends_the_interpreter_as_ever() -> None:
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.endswith("LookupError: mine\n")
+
+
+# ---- stacks on the CPU
+
+
+def stacked(monkeypatch: pytest.MonkeyPatch, pictures: list[Any], fail: Any = None, **more: Any) -> tuple[list, list]:
+    """(results, shapes of the calls) of one worker that begins when all pictures are there.
+
+    What it begins with is a picture that is like no other.
+    """
+    calls, all_there, deblur = [], threading.Event(), blind.deblur
+
+    def spy(picture: Any, *args: Any, **kwargs: Any) -> gd.BlindResult:
+        assert all_there.wait(PATIENCE)
+        calls.append(getattr(picture, "shape", None))
+        if fail is not None:
+            fail(picture)
+        return deblur(picture, *args, **kwargs)
+
+    def read() -> Iterator[Any]:
+        first = picture(0)[:16]
+        yield first if more.get("channel_axis") is None else np.stack([first] * 3, axis=more["channel_axis"])
+        yield from pictures
+        all_there.set()
+
+    monkeypatch.setattr(blind, "deblur", spy)
+    results = list(quick(read(), workers=1, **more))
+    monkeypatch.undo()
+    assert results[0].error is None
+    return results[1:], calls[1:]
+
+
+@pytest.mark.parametrize("final", [None, "sparse", "hyper-laplacian"])
+def test_equal_pictures_are_computed_together_and_come_out_as_alone(monkeypatch: Any, final: str | None) -> None:
+    pictures = [picture(i) for i in range(7)]
+    results, calls = stacked(monkeypatch, pictures, final=final)
+    assert calls == [(7, 24, 32)]
+    for u, r in zip(pictures, results, strict=True):
+        alone = gd.deblur(u, 5, options=QUICK, final=final)
+        check_equal(r, alone)
+        assert r.kernel.base is None
+        for key in ("confidence", "energies", "scales"):
+            assert r.info[key] == alone.info[key]
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_colours_are_stacked_wherever_they_are(monkeypatch: Any, axis: int) -> None:
+    pictures = [np.moveaxis(np.stack([picture(i + 10 * c) for c in range(3)]), 0, axis) for i in range(4)]
+    results, calls = stacked(monkeypatch, pictures, channel_axis=axis, final="hyper-laplacian")
+    assert [len(shape) for shape in calls] == [4]
+    for u, r in zip(pictures, results, strict=True):
+        check_equal(r, gd.deblur(u, 5, options=QUICK, channel_axis=axis, final="hyper-laplacian"))
+
+
+def test_what_is_not_alike_is_not_stacked(monkeypatch: Any) -> None:
+    pictures = [picture(0), picture(1), picture(2).astype(np.float64), picture(3)[:20], picture(4)[:20], None]
+    results, calls = stacked(monkeypatch, pictures)
+    assert calls == [(2, 24, 32), (24, 32), (2, 20, 32), None]
+    assert [r.error is None for r in results] == [True] * 5 + [False]
+
+
+def test_one_bad_picture_of_a_stack_is_alone_in_it(monkeypatch: Any) -> None:
+    pictures = [picture(i) for i in range(5)]
+    pictures[3][2, 4] = np.nan
+    results, calls = stacked(monkeypatch, pictures)
+    assert calls == [(5, 24, 32), *[(24, 32)] * 5]
+    with pytest.raises(ValueError, match=re.escape(str(results[3].error))):
+        gd.deblur(pictures[3], 5)
+    for i in (0, 1, 2, 4):
+        check_equal(results[i], gd.deblur(pictures[i], 5, options=QUICK, final=None))
+
+
+def test_where_a_stack_does_not_fit_memory_its_pictures_are_taken_one_by_one(monkeypatch: Any) -> None:
+    def fail(u: Any) -> None:
+        if u.ndim == 3:
+            raise MemoryError
+
+    results, calls = stacked(monkeypatch, [picture(i) for i in range(4)], fail)
+    assert calls == [(4, 24, 32), *[(24, 32)] * 4]
+    assert all(r.error is None for r in results)
+
+
+def test_batch_size_bounds_a_stack(monkeypatch: Any) -> None:
+    _, calls = stacked(monkeypatch, [picture(i) for i in range(4)], batch_size=3)
+    assert calls == [(3, 24, 32), (24, 32)]
+
+
+def test_a_large_picture_is_a_stack_by_itself(monkeypatch: Any) -> None:
+    monkeypatch.setattr(batch, "STACK_PIXELS", 24 * 32 * 4)
+    _, calls = stacked(monkeypatch, [picture(i) for i in range(5)])
+    assert calls == [(4, 24, 32), (24, 32)]
