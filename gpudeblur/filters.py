@@ -115,12 +115,16 @@ def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array
         from . import _cuda
 
         return _cuda.dilate(mask, radius, out=out, scratch=scratch)
-    ndimage = ndimage_module(array_module(mask))
-    size = 2 * radius + 1
-    bits = mask.view("uint8")
+    xp = array_module(mask)
     for axis in (-1, -2):
-        bits = ndimage.maximum_filter1d(bits, size, axis=axis, mode="wrap")
-    return bits.view("bool")
+        reach = min(radius, mask.shape[axis] // 2)
+        size, length = 2 * reach + 1, 1
+        while length < size:  # a pixel stands for `length` pixels from it on; the last step overlaps
+            step = min(length, size - length)
+            mask = mask | xp.roll(mask, -step, axis)
+            length += step
+        mask = xp.roll(mask, reach, axis)
+    return mask
 
 
 def gaussian_smooth(u: Array, sigma: float, *, out: Array | None = None, scratch: Array | None = None) -> Array:
@@ -145,14 +149,11 @@ def smooth_split(smooth: Array, mask: Array, scale: float | None = None, out: Ar
         from . import _cuda
 
         return _cuda.smooth_split(smooth, mask, scale, out=out)
+    xp = array_module(smooth, mask)
     gx, gy = gradient(smooth)
     flat = ~mask
-    gx *= flat
-    gy *= flat
-    gx[..., :-1] *= flat[..., 1:]
-    gx[..., -1:] *= flat[..., :1]
-    gy[..., :-1, :] *= flat[..., 1:, :]
-    gy[..., -1:, :] *= flat[..., :1, :]
+    gx *= flat & xp.roll(flat, -1, -1)
+    gy *= flat & xp.roll(flat, -1, -2)
     split = gradient_adjoint(gx, gy)
     if scale is None:
         return split
