@@ -29,7 +29,7 @@ __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
 
 # Pixels that a worker computes together, of equal pictures, and how many pictures at most. They share NumPy's overhead
 # and the turns at the interpreter's lock, for which threads wait; more of them would not fit a core's cache.
-STACK_PIXELS, STACK = 1 << 18, 16
+STACK_PIXELS, STACK = 1 << 19, 16
 # Stacks in flight for each worker: one in work, and one read or waiting to be taken.
 AHEAD = 2
 
@@ -88,7 +88,7 @@ def deblur_batch(
         See `deblur`; the same for all pictures. `channel_axis` counts the axes of one picture.
     batch_size : int, optional
         The most pictures of one shape that are computed together. None: on a GPU what fits into its free memory, see
-        `gpudeblur.memory` (what does not fit after all is halved, with a warning); on the CPU a few, up to 2^18 pixels.
+        `gpudeblur.memory` (what does not fit after all is halved, with a warning); on the CPU a few, up to 2^19 pixels.
     workers : int, optional
         CPU only: threads, each with a stack of its own. None: one for each CPU that this process may use.
     callback : callable(Progress), optional

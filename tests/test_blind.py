@@ -651,3 +651,17 @@ def test_no_restoration_leaves_the_kernel_and_what_is_known_about_it(xp: Any) ->
     assert found.info["final"] is None
     assert found.info.keys() == whole.info.keys() - {"residual"}
     assert_same(found.kernel, whole.kernel)
+
+
+def test_few_pictures_at_a_time_are_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NumPy a stack goes through a scale as many pictures at a time as a cache holds: no bit changes by that."""
+    stack, told = stack_of(5), []
+    whole = gd.deblur(stack, 9, options=QUICK, final=None)
+    monkeypatch.setattr(blind, "CACHE_PIXELS", 2 * 60 * 60)
+    parts = gd.deblur(stack, 9, options=QUICK, final=None, callback=lambda _, done: told.append(done))
+    assert_same(parts.kernel, whole.kernel)
+    for name in ("confidence", "border_mass", "spectral_match", "gradient_gain"):
+        assert_same(parts.info[name], whole.info[name])
+    assert told == sorted(told)
+    assert len(told) > 2 * 2 * QUICK.iterations
+    assert told[-1] == 1
