@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import functools
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ OPTIONS = ("-std=c++17",)
 
 # Every launch, by name: what a step does on the device can be counted.
 launches: collections.Counter[str] = collections.Counter()
+_raising = threading.Lock()
 
 _TILE = 32  # TILE, TILE_ROWS of common.cuh
 _TILE_BLOCK = (32, 8)
@@ -63,7 +65,8 @@ def _launch(name: str, blocks: int, block: tuple[int, ...], *args: Any, shared: 
         return
     kernel = _kernel(name)
     if shared > _SHARED_BY_DEFAULT:
-        kernel.max_dynamic_shared_size_bytes = shared
+        with _raising:  # never lowered: another thread may be about to launch with more
+            kernel.max_dynamic_shared_size_bytes = max(shared, kernel.max_dynamic_shared_size_bytes)
     kernel((blocks,), block, args, shared_mem=shared)
     launches[name] += 1
 

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import cupy
@@ -22,7 +22,7 @@ from ._cuda import launches
 
 # A pyramid takes some eight plans and one graph a scale, and has up to a dozen scales. A plan costs about a millisecond
 # and holds a work area of about a picture; a graph holds the buffers of its scale.
-PLANS, GRAPHS = 128, 64
+PLANS, GRAPHS = 1024, 64
 SHARE = 1 / 8  # of the device's memory, for either
 GRAPH_PIXELS = 1 << 22  # on a larger stack, a launch takes longer than Python takes to ask for it
 
@@ -76,7 +76,8 @@ def _target(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 def _plan(x: Any, kind: str, shape: tuple[int, int]) -> Any:
     """The plan for transforming the last two axes of `x`; `shape` is that of the real array."""
     flat = x.reshape(-1, *x.shape[-2:])
-    key = (cupy.cuda.Device().id, kind, len(flat), shape, x.dtype.char)
+    # The stream too: two of them must not write into one work area.
+    key = (cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr, kind, len(flat), shape, x.dtype.char)
     plans = _kept.plans
     if key in plans:
         plans.move_to_end(key)
@@ -110,8 +111,11 @@ class _Graph:
                 self._stream.begin_capture()
                 try:
                     self._outputs = function(*self._inputs)
-                finally:  # also where it fails: the stream must leave capture
-                    self._graph = self._stream.end_capture()
+                except BaseException:
+                    with suppress(Exception):  # the stream must leave capture, and the cause must be told
+                        self._stream.end_capture()
+                    raise
+                self._graph = self._stream.end_capture()
 
     @property
     def size(self) -> int:
@@ -154,7 +158,7 @@ def replay(key: Hashable, function: Callable[..., tuple[Any, ...]], *arrays: Any
     if (graph := graphs[key]) is None:
         try:
             graph = graphs[key] = _Graph(function, arrays)
-        except (RuntimeError, NotImplementedError) as why:  # CUDA's own errors are RuntimeErrors
+        except (RuntimeError, MemoryError) as why:  # CUDA's own errors are RuntimeErrors
             _kept.failed.add(key)
             warnings.warn(f"CUDA graph not captured, launching one by one instead: {why}", RuntimeWarning, stacklevel=2)
             return function(*arrays)

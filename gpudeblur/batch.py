@@ -321,9 +321,9 @@ class Threads:
 
     def _most(self, picture: Any) -> int:
         """How many pictures like this one a worker computes together."""
-        if self._batch_size:
-            return self._batch_size
-        return max(1, min(STACK, STACK_PIXELS // max(1, picture.size))) if isinstance(picture, np.ndarray) else 1
+        if not isinstance(picture, np.ndarray):
+            return 1
+        return self._batch_size or max(1, min(STACK, STACK_PIXELS // max(1, picture.size)))
 
     def _companions(self, picture: Any) -> list[Job]:
         """The next jobs, as far as they are like this one and their fair share for one worker."""

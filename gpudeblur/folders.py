@@ -168,8 +168,9 @@ def deblur_files(
                 continue
             image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
             try:
-                write_image(task.output, image, alpha, bits=bits)
-                if task.kernel is not None:
+                if overwrite or not task.output.exists():
+                    write_image(task.output, image, alpha, bits=bits)
+                if task.kernel is not None and (overwrite or not task.kernel.exists()):
                     write_kernel(task.kernel, result.kernel)
             except (OSError, ValueError, TypeError, MemoryError) as why:
                 yield _failure(task, why)

@@ -106,12 +106,12 @@ class Groups:
     def check(self, picture: Any) -> Exception | None:
         """What `deblur` would say to it: one bad picture must not spoil a group."""
         try:
+            self._device.prepare(picture)
             images.check_picture(picture, channel_axis=self._channel_axis)
             shape = list(picture.shape)
             if self._channel_axis is not None:
                 del shape[self._channel_axis]
             images.check_kernel_size(self._kernel_size, tuple(shape))
-            self._device.prepare(picture)
         except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
             return why
         return None
@@ -126,7 +126,7 @@ class Groups:
     def _key(self, job: Job) -> Any:
         """Jobs with one key are one stack; stacks that came as pictures stay by themselves."""
         picture, rank = job.picture, 2 if self._channel_axis is None else 3
-        return (picture.shape, picture.dtype.str) if picture.ndim == rank else job.index
+        return (_on_host(picture), picture.shape, picture.dtype.str) if picture.ndim == rank else job.index
 
     # ---- which pictures go together
 

@@ -444,7 +444,7 @@ def test_the_consumer_may_leave(end: str) -> None:
     # "break" and "garbage" are one: the last reference goes
     del results
     gc.collect()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < PATIENCE
     assert source.closed_by is not None
     assert source.closed_by.name == "gpudeblur-reader"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
@@ -488,10 +488,10 @@ def test_control_c_ends_a_batch_at_once() -> None:
     code = (
         SCRIPT
         + """
-print("ready", flush=True)
 try:
-    with results:  # wherever it comes, in the library or in the loop
-        for r in results: pass
+    with results:
+        print("ready", flush=True)
+        for r in results: pass  # wherever it comes, in the library or in the loop
 except KeyboardInterrupt:
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
     print("interrupted", left, flush=True)
@@ -507,7 +507,7 @@ except KeyboardInterrupt:
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert errors == ""
-    assert seconds < 2
+    assert seconds < PATIENCE
 
 
 @pytest.mark.parametrize("code", ["", "sys.exit(0)", "results.__iter__()"])
@@ -592,6 +592,14 @@ def test_one_bad_picture_of_a_stack_is_alone_in_it(monkeypatch: Any) -> None:
         gd.deblur(pictures[3], 5)
     for i in (0, 1, 2, 4):
         check_equal(results[i], gd.deblur(pictures[i], 5, options=QUICK, final=None))
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_what_is_no_array_is_its_own_error_at_any_place(batch_size: int | None) -> None:
+    pictures = [None, picture(0), "x", picture(1), picture(2), 3]
+    results = list(quick(pictures, batch_size=batch_size, workers=1))
+    assert [r.error is None for r in results] == [False, True, False, True, True, False]
+    assert all(isinstance(results[i].error, TypeError) for i in (0, 2, 5))
 
 
 def test_where_a_stack_does_not_fit_memory_its_pictures_are_taken_one_by_one(monkeypatch: Any) -> None:
