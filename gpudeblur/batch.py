@@ -6,6 +6,7 @@ import functools
 import math
 import operator
 import os
+import sys
 import time
 import warnings
 import weakref
@@ -217,13 +218,14 @@ def _lanes(
 ) -> Callable[[Flow, Any], Lane]:
     """What chooses a picture's lane: the device's for CuPy pictures or if so asked for, else that of the CPU."""
     lanes: dict[str, Lane] = {}
+    number = _current_device()
 
     def choose(flow: Flow, picture: Any) -> Lane:
         on_device = device == "cuda" or (device is None and _is_on_device(picture))
         name = "cuda" if on_device else "cpu"
         if name not in lanes:
             lane = (
-                _groups(flow, settings, batch_size)
+                _groups(flow, settings, batch_size, Cuda(number))
                 if on_device
                 else Threads(flow, settings, device, workers, batch_size)
             )
@@ -234,6 +236,15 @@ def _lanes(
     return choose
 
 
+def _current_device() -> int | None:
+    """The number of this thread's GPU, asked for in the user's: the reader's has its own. None where there is none."""
+    cupy = sys.modules.get("cupy")
+    try:
+        return None if cupy is None else int(cupy.cuda.Device().id)
+    except RuntimeError:  # no driver, no device
+        return None
+
+
 def _is_on_device(picture: Any) -> bool:
     try:
         return array_module(picture) is not np
@@ -241,8 +252,8 @@ def _is_on_device(picture: Any) -> bool:
         return False
 
 
-def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device: Device | None = None) -> Groups:
-    """The lane of a device, a GPU if nothing is said."""
+def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device: Device) -> Groups:
+    """The lane of a device."""
     axis = settings["channel_axis"]
 
     def bytes_of(shape: tuple[int, ...]) -> int:
@@ -262,7 +273,7 @@ def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device
 
     return Groups(
         flow,
-        Cuda() if device is None else device,
+        device,
         functools.partial(blind.deblur, **{name: value for name, value in settings.items() if name != "channel_axis"}),
         functools.lru_cache(maxsize=64)(bytes_of),
         kernel_size=settings["kernel_size"],

@@ -298,6 +298,14 @@ def _on_host(picture: Any) -> bool:
     return isinstance(picture, np.ndarray)
 
 
+def _pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Pinned memory of a power of two bytes: CuPy keeps a block for requests of its very size, and never splits one."""
+    import cupyx
+
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return cupyx.empty_pinned((1 << max(0, size - 1).bit_length(),), np.uint8)[:size].view(dtype).reshape(shape)
+
+
 @dataclass(eq=False)
 class _Stack:
     array: Array  # on the device
@@ -312,13 +320,15 @@ class Cuda:
     that asked for it, which knows nothing of uses on others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int | None = None) -> None:
         self._cupy = cupy = require_cuda()
-        self._here = cupy.cuda.Device()  # the current device is each thread's own
+        # The current device is each thread's own; `number` is that of the user's, and this is the reader's.
+        self._here = cupy.cuda.Device() if number is None else cupy.cuda.Device(number)
         self._in, self._work, self._out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
 
     def prepare(self, picture: Any) -> None:
         if not _on_host(picture):
+            self._here.use()
             # What made it ran on the reader's stream, or on one that this stream waits for.
             self._cupy.cuda.get_current_stream().synchronize()
 
@@ -331,10 +341,8 @@ class Cuda:
         with self._here, self._in as stream:
             if not _on_host(pictures[0]):
                 return _Stack(cupy.stack(pictures), None, stream.record())
-            import cupyx
-
             dtype = pictures[0].dtype.newbyteorder("=")
-            host = cupyx.empty_pinned((len(pictures), *pictures[0].shape), dtype)
+            host = _pinned((len(pictures), *pictures[0].shape), dtype)
             for i, picture in enumerate(pictures):
                 host[i] = picture
             array = cupy.empty(host.shape, dtype)
@@ -371,9 +379,7 @@ class Cuda:
         return BlindResult(image, kernel, found.info)
 
     def _fetch(self, array: Any, stream: Any) -> np.ndarray:
-        import cupyx
-
-        pinned = cupyx.empty_pinned(array.shape, array.dtype)
+        pinned = _pinned(array.shape, array.dtype)
         return array.get(stream=stream, out=pinned, blocking=False)
 
     def is_out_of_memory(self, error: Exception) -> bool:

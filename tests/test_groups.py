@@ -85,7 +85,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
     found = NumpyDevice()
     monkeypatch.setattr(batch, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(batch, "Cuda", lambda: found)
+    monkeypatch.setattr(batch, "Cuda", lambda number: found)
     monkeypatch.setattr(groups.Groups.__init__, "__kwdefaults__", {
         **groups.Groups.__init__.__kwdefaults__, "linger": 1e6,
     })  # fmt: skip
@@ -436,6 +436,9 @@ class FakeCuda:
 
         class Device:
             mem_info = (70, 100)
+
+            def use(self) -> None:
+                pass
 
             def __enter__(self) -> Device:
                 return self
