@@ -1,30 +1,60 @@
 """The data sets of the benches, as generators of frozen cases.
 
-`folder` is always the data folder that holds `levin/`, `faces_hq/` and `natural/`. Pictures are gray float64 in [0, 1];
-kernels are in convolution sense. Every seed comes from the case's own name: neither the order of the pictures nor how
-many of them are taken changes a case.
+`folder` is always the data folder that holds `levin/`, `faces_hq/`, `faces/` and `natural/`. Pictures are gray float64
+in [0, 1]; kernels are in convolution sense. Every seed comes from the case's own name: neither the order of the
+pictures nor how many of them are taken changes a case.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import imageio.v3 as iio
+import matplotlib
 import numpy as np
 import scipy.io
+import skimage.data
+from PIL import Image, ImageDraw, ImageFont
 from skimage.transform import resize
 
 from gpudeblur.synthesis import blur, gaussian_process_kernel, trajectory_kernel
 
+Item = TypeVar("Item")
 FACE_KERNEL_SIZES = range(21, 42, 2)
+MIXED_LEVIN = (3, 1, 4, 8)  # numbers of the measured kernels among `mixed_kernels`: 15, 19, 27 and 23 px
+MIXED_SIZES = (21, 31, 41, 51)  # of the trajectories among them
+NIGHT_KERNELS = ("levin1", "levin4", "trajectory21", "trajectory31")  # those of them for night scenes
+LIGHTS = 0.03  # share of a night scene that is too bright for the sensor
+# Drawn pages: name of the font, its size in pixels, dark letters on light paper (or the other way round).
+PAGE_SHAPE = (400, 480)
+PAGES = (
+    ("DejaVuSans", 18, True),
+    ("DejaVuSerif", 22, False),
+    ("DejaVuSansMono", 16, True),
+    ("STIXGeneral", 26, False),
+    ("DejaVuSans-Bold", 30, True),
+    ("DejaVuSerif-Italic", 20, False),
+    ("STIXGeneralBol", 44, True),
+    ("DejaVuSansMono-Bold", 24, False),
+)
+WORDS = """
+the light of a lens falls on every pixel while hand and shutter move so that edges draw thin lines through grain and
+shadow; Figure 12 shows, from left to right, what was seen (A), what is kept (B) and 7 or 8 percent of noise. Why?
+Because sharp letters hold more than one grey: Quick, jumping zebras vex 39 foxy wizards & kings
+"""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A blurred picture and what it was made of: `blurred` and `sharp` have one size, `sharp` is a valid crop."""
+    """A blurred picture and what it was made of: `blurred` and `sharp` have one size, `sharp` is a valid crop.
+
+    `picture` names the scene behind it: the cases of one scene are not independent.
+    """
 
     name: str
     blurred: np.ndarray
@@ -32,6 +62,7 @@ class Case:
     kernel: np.ndarray
     noise_sigma: float
     seed: int
+    picture: str = ""
 
 
 def name_seed(name: str) -> int:
@@ -46,17 +77,42 @@ def gray_picture(path: Path) -> np.ndarray:
     return picture if picture.ndim == 2 else picture[..., :3] @ np.array([0.2126, 0.7152, 0.0722])
 
 
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of them at even distances, or all where there are no more."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def quantised(picture: np.ndarray) -> np.ndarray:
+    """What an 8-bit file keeps."""
+    return np.round(np.clip(picture, 0, 1) * 255) / 255
+
+
+def valid(sharp: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The part of `sharp` that its valid convolution with `kernel` covers."""
+    ry, rx = kernel.shape[0] // 2, kernel.shape[1] // 2
+    return np.ascontiguousarray(sharp[ry : sharp.shape[0] - ry, rx : sharp.shape[1] - rx])
+
+
 def make_case(
-    name: str, sharp: np.ndarray, kernel: np.ndarray, *, noise: float = 0.0, quantise: bool = False
+    name: str, sharp: np.ndarray, kernel: np.ndarray, *, noise: float = 0.0, quantise: bool = False, picture: str = ""
 ) -> Case:
     """Blur `sharp` as a camera does: valid convolution, then noise, then, if asked for, 8-bit steps and clipping."""
     seed = name_seed(name)
     blurred = blur(sharp, kernel, noise_sigma=noise, rng=seed)
     if quantise:
-        blurred = np.round(np.clip(blurred, 0, 1) * 255) / 255
-    ry, rx = kernel.shape[0] // 2, kernel.shape[1] // 2
-    inner = sharp[ry : sharp.shape[0] - ry, rx : sharp.shape[1] - rx]
-    return Case(name, blurred, np.ascontiguousarray(inner), kernel, noise, seed)
+        blurred = quantised(blurred)
+    return Case(name, blurred, valid(sharp, kernel), kernel, noise, seed, picture)
+
+
+def thinned(cases: Iterable[Case], every: int) -> Iterator[Case]:
+    """One case of `every`, evenly, the first among them.
+
+    Not each `every`-th: of scenes with 8 kernels each, every 8th case always has the same kernel. Multiples of the
+    square root of two are even over all cases, and over those of any one of 4 or 8 kernels (those of the golden ratio
+    are not: 8 of it are nearly whole).
+    """
+    return (case for i, case in enumerate(cases) if i * math.sqrt(2) % 1 < 1 / every)
 
 
 def levin_cases(folder: Path) -> Iterator[Case]:
@@ -64,7 +120,8 @@ def levin_cases(folder: Path) -> Iterator[Case]:
     for path in sorted((Path(folder) / "levin").glob("im??_ker??.mat")):
         m = scipy.io.loadmat(path)
         blurred, sharp, f = (np.asarray(m[key], np.float64) for key in ("y", "x", "f"))
-        yield Case(path.stem, blurred, sharp, np.ascontiguousarray(f[::-1, ::-1]), 0.0, name_seed(path.stem))
+        kernel = np.ascontiguousarray(f[::-1, ::-1])
+        yield Case(path.stem, blurred, sharp, kernel, 0.0, name_seed(path.stem), path.stem[:4])
 
 
 def levin_kernels(folder: Path) -> list[np.ndarray]:
@@ -92,7 +149,7 @@ def face_cases(
         kernel = make(kernel_size, rng=name_seed(name + "_kernel"))
         picture, side = gray_picture(path), size + kernel_size - 1
         sharp = resize(picture, (side, side), order=3, anti_aliasing=True)
-        yield make_case(name, np.clip(sharp, 0, 1), kernel, noise=noise, quantise=quantise)
+        yield make_case(name, np.clip(sharp, 0, 1), kernel, noise=noise, quantise=quantise, picture=path.stem)
 
 
 def natural_cases(
@@ -106,7 +163,117 @@ def natural_cases(
 ) -> Iterator[Case]:
     """`count` BSDS photographs spread evenly over `split` ("val" or "train"), full size, each with every kernel."""
     paths = sorted((Path(folder) / "natural" / split).glob("*.jpg"))
-    for path in (paths[i * len(paths) // count] for i in range(min(count, len(paths)))):
+    for path in spread(paths, count):
         sharp = gray_picture(path)
         for number, kernel in enumerate(kernels, start=1):
-            yield make_case(f"{split}_{path.stem}_ker{number:02d}", sharp, kernel, noise=noise, quantise=quantise)
+            name = f"{split}_{path.stem}_ker{number:02d}"
+            yield make_case(name, sharp, kernel, noise=noise, quantise=quantise, picture=path.stem)
+
+
+def small_face_cases(folder: Path, count: int = 100) -> Iterator[Case]:
+    """`count` of the validation faces (007501 and later), 109 x 89 as they are, with Levin's 8 kernels; 8 bit.
+
+    The blurred pictures have 97 x 77 to 83 x 63 pixels.
+    """
+    paths = [path for path in sorted((Path(folder) / "faces").glob("*.jpg")) if path.stem > "007500"]
+    kernels = levin_kernels(folder)
+    for path in spread(paths, count):
+        sharp = gray_picture(path)
+        for number, kernel in enumerate(kernels, start=1):
+            yield make_case(f"small_{path.stem}_ker{number:02d}", sharp, kernel, quantise=True, picture=path.stem)
+
+
+def mixed_kernels(measured: Sequence[np.ndarray], picture: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(case name, kernel): four of Levin's kernels (`measured`) and four trajectories, 15 to 51 px.
+
+    Each picture has trajectories of its own: a lucky kernel must not count for all of them.
+    """
+    for number in MIXED_LEVIN:
+        yield f"{picture}_levin{number}", measured[number - 1]
+    for size in MIXED_SIZES:
+        name = f"{picture}_trajectory{size}"
+        # Its own seed, as for the portraits.
+        yield name, trajectory_kernel(size, rng=name_seed(name + "_kernel"))
+
+
+def mixed_cases(folder: Path, noise: float = 0.0, count: int = 50) -> Iterator[Case]:
+    """`count` BSDS validation photographs, each with its 8 `mixed_kernels`; 8 bit, whatever the noise."""
+    measured = levin_kernels(folder)
+    for path in spread(sorted((Path(folder) / "natural" / "val").glob("*.jpg")), count):
+        sharp, picture = gray_picture(path), f"val_{path.stem}"
+        for name, kernel in mixed_kernels(measured, picture):
+            yield make_case(name, sharp, kernel, noise=noise, quantise=True, picture=picture)
+
+
+def drawn_page(font: str, size: int, dark: bool) -> np.ndarray:
+    """A page of words in one of the fonts that come with matplotlib, (400, 480)."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
+    # "basic" layout: the other one depends on a library that Pillow may lack.
+    face = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    paper, ink = (240, 25) if dark else (30, 225)
+    (height, width), margin = PAGE_SHAPE, size
+    page = Image.new("L", (width, height), paper)
+    draw, rng = ImageDraw.Draw(page), np.random.default_rng(name_seed(f"{font}{size}"))
+    words = iter(rng.choice(WORDS.split(), height * width).tolist())
+    line = next(words)
+    for top in range(margin // 2, height - size, round(1.4 * size)):
+        while face.getlength(longer := f"{line} {(word := next(words))}") < width - 2 * margin:
+            line = longer
+        draw.text((margin, top), line, ink, face)
+        line = word
+    return np.asarray(page, np.float64) / 255
+
+
+def text_pages() -> Iterator[tuple[str, np.ndarray]]:
+    """(name, page): scikit-image's photographs of print and writing, and `PAGES`."""
+    for name in ("page", "text"):
+        yield name, getattr(skimage.data, name)() / 255
+    for font, size, dark in PAGES:
+        yield f"{font}{size}", drawn_page(font, size, dark)
+
+
+def text_cases(folder: Path) -> Iterator[Case]:
+    """The 10 `text_pages`, each with its 8 `mixed_kernels`; 8 bit, half of them with 1 % noise."""
+    measured = levin_kernels(folder)
+    for page, (picture, sharp) in enumerate(text_pages()):
+        for number, (name, kernel) in enumerate(mixed_kernels(measured, picture)):
+            # By pairs of pages: dark and light letters take turns, and both shall have noise with each kernel.
+            noise = 0.01 * ((page // 2 + number) % 2)
+            yield make_case(name, sharp, kernel, noise=noise, quantise=True, picture=picture)
+
+
+def night_scene(picture: np.ndarray) -> np.ndarray | None:
+    """Linear light of a dark scene with lamps, from a photograph as stored; None where it makes none.
+
+    Light is the value to the power 2.2, scaled so that the brightest 3 % exceed 1, the most that the sensor can hold.
+    Lamps outshine white paper, and a photograph exposed for its highlights has none that do: what exceeds 1 is taken to
+    the power 1.5. With more, a restoration by the true kernel, which knows nothing of clipping, would be worse than the
+    blurred picture, and an error ratio would say nothing. Left out are photographs whose own highlights are clipped
+    (these 3 % are not distinct) and those that are bright all over (half of the pixels over 0.3).
+    """
+    light = picture**2.2
+    white = np.quantile(light, 1 - LIGHTS)
+    if white > 0.8 * light.max() or np.median(light) > 0.3 * white:
+        return None
+    light = light / white
+    return np.where(light > 1, light**1.5, light)
+
+
+def low_light_cases(folder: Path, count: int = 15) -> Iterator[Case]:
+    """`count` BSDS validation photographs made night, with 4 kernels of 19 to 31 px, 1 % noise, 8 bit.
+
+    The light of a `night_scene` is blurred, then clipped to 1 by the sensor, then noise is added, then it is rounded to
+    8 bits, all in linear light. Sharp is the same scene clipped without the blur: the lamps' excess, whose trails are
+    in the blurred picture, cannot be known from it.
+    """
+    measured, paths = levin_kernels(folder), sorted((Path(folder) / "natural" / "val").glob("*.jpg"))
+    made = ((f"night_{path.stem}", night_scene(gray_picture(path))) for path in paths)
+    for picture, scene in spread([(name, scene) for name, scene in made if scene is not None], count):
+        for name, kernel in mixed_kernels(measured, picture):
+            if not name.endswith(NIGHT_KERNELS):
+                continue
+            seed = name_seed(name)
+            seen = np.minimum(blur(scene, kernel), 1)
+            seen += 0.01 * np.random.default_rng(seed).standard_normal(seen.shape)
+            sharp = np.minimum(valid(scene, kernel), 1)
+            yield Case(name, quantised(seen), sharp, kernel, 0.01, seed, picture)

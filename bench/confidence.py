@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from cases import Case, face_cases, gray_picture, levin_cases, levin_kernels, natural_cases
-from evaluate import arguments, evaluate, parallel, record
+from evaluate import arguments, evaluate, parallel, record, roc_area
 from scipy.optimize import minimize
 
 from gpudeblur.synthesis import trajectory_kernel
@@ -56,12 +56,6 @@ def signals(case: Case) -> tuple[np.ndarray, list[float]]:
 def features(rows: np.ndarray) -> np.ndarray:
     """What the logistic function sees: 1, log(border mass + 0.01), spectral match, log(gradient gain + 0.01)."""
     return np.stack([np.ones(len(rows)), np.log(rows[:, 0] + 0.01), rows[:, 1], np.log(rows[:, 2] + 0.01)], axis=1)
-
-
-def roc_area(score: np.ndarray, success: np.ndarray) -> float:
-    """Probability that a success scores above a failure; ties count half."""
-    good, bad = score[success][:, None], score[~success]
-    return float(((good > bad) + 0.5 * (good == bad)).mean())
 
 
 def main() -> None:

@@ -11,14 +11,16 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,10 @@ BARS = (1.5, 2, 3)
 
 # ------------------------------------------------------------------ work in processes
 def parallel(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) -> Iterator[Any]:
-    """`map` over `jobs` processes of one thread each, in order; 0 works in this process."""
+    """`map` over `jobs` processes of one thread each, in order; 0 works in this process.
+
+    Items are asked for as they are needed: a few for each process are in memory at a time.
+    """
     if jobs == 0:
         yield from map(function, items)
         return
@@ -45,7 +50,13 @@ def parallel(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) ->
     os.environ.update(dict.fromkeys(threads, "1"))  # read when a worker loads its BLAS, hence "spawn" and not "fork"
     try:
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield from pool.map(function, items)
+            waiting = deque[Future[Any]]()
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 4 * jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
     finally:
         for name, value in before.items():
             if value is None:
@@ -217,7 +228,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
 # ------------------------------------------------------------------ arguments
 # What several benches take, said once; a bench names the ones it wants.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "data": {"type": Path, "required": True, "help": "folder that holds levin/, natural/ and faces_hq/"},
+    "data": {"type": Path, "required": True, "help": "folder that holds levin/, natural/, faces_hq/ and faces/"},
     "jobs": {"type": int, "default": 2, "help": "processes of one thread each"},
     "cache": {"type": Path, "help": "folder that keeps the figures of the true kernels"},
     "method": {"default": "sparse", "help": "of the common restoration (gpudeblur.deconvolve)"},
@@ -316,3 +327,7 @@ def mean_interval(
     return float(sum(values) / len(values)), float(low), float(high)
 
 
+def roc_area(score: np.ndarray, success: np.ndarray) -> float:
+    """Probability that a success scores above a failure, ties count half; NaN where there is only one of the two."""
+    good, bad = score[success][:, None], score[~success]
+    return float(((good > bad) + 0.5 * (good == bad)).mean()) if good.size and bad.size else math.nan
