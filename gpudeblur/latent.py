@@ -1,10 +1,11 @@
-"""Latent step: the sharp picture for a known kernel under the L0 gradient prior and the local smooth prior."""
+"""Latent step: the sharp picture for a known kernel, under the L0 gradient prior, the local smooth prior and others."""
 
 from __future__ import annotations
 
 from ._arrays import Array, Workspace, array_module
 from .filters import edge_mask, l0_split, spectral_solve, transfer
 from .fourier import irfft2, psf_to_otf, rfft2
+from .priors import Prior
 from .smooth_prior import smooth_map_split
 
 # Below this share of beta the smooth prior moves the solution by less than rounding and thresholds do.
@@ -22,12 +23,18 @@ def latent_step(
     smooth_radius: int = 1,
     beta_rate: float = 2.0,
     beta_max: float = 1e5,
+    prior: Prior | None = None,
+    prior_weight: float | None = None,
+    eta_max: float = 8.0,
     work: Workspace | None = None,
 ) -> Array:
     """argmin_x |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 by half-quadratic splitting (eq. 2-7).
 
     beta runs from 2 lambda by factors of `beta_rate` up to `beta_max`; each pass is a hard threshold of the gradients
     (eq. 4), the smooth map (eq. 5) while alpha still counts beside beta, and the closed form (eq. 7).
+
+    A prior adds mu p(x) to the objective. Each pass then takes its step too, u = argmin_u eta |x - u|^2 + mu p(u), and
+    the closed form holds x to u by the weight eta (seed 3, eq. 9), which grows with beta from 2 mu up to `eta_max`.
 
     Parameters
     ----------
@@ -38,17 +45,28 @@ def latent_step(
     smooth_weight : alpha >= 0. Larger: smooth regions are held closer to their smoothed selves.
     smooth_sigma, smooth_radius : pixels, see `smooth_map_split`.
     beta_rate, beta_max : the continuation. A smaller rate or a larger end costs transforms.
+    prior : p, see `priors`.
+    prior_weight : mu, where it is not `prior.weight`: a caller lets it decay with lambda. 0 is no prior.
+    eta_max : the end of eta (Pan et al. 2014: 8). Larger: x is held closer to u, and to the x of the pass before.
     work : the buffers of a loop around this step; the result is in one of them, and overwritten by the next call.
 
     Returns
     -------
     (..., H, W): the latent picture, not clipped.
+
+    Raises
+    ------
+    ValueError
+        The weight of the prior is negative, or its step gives another shape.
+    TypeError
+        The prior's step gives an array of another library.
     """
     xp, shape = array_module(blurred, kernel), blurred.shape[-2:]
     work = Workspace(blurred) if work is None else work
     kernel = xp.broadcast_to(kernel, (*blurred.shape[:-2], *kernel.shape[-2:]))
     otf = psf_to_otf(kernel, shape, out=work.spectrum("otf"), scratch=work.picture("split"))
     data, power = transfer(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=work.power("power"))
+    mu = _weight_of(prior, prior_weight)
     latent, beta = blurred, 2 * gradient_weight
     while beta < beta_max:
         threshold = gradient_weight / beta
@@ -64,11 +82,36 @@ def latent_step(
                 out=split,
                 work=work,
             )
+        coupled = power
+        if prior is not None and mu:  # F(beta D^T g + eta u) is one transform, and |F k|^2 + eta one spectrum
+            eta = min(beta * mu / gradient_weight, eta_max)
+            split += xp.multiply(_step_of(prior, latent, mu / eta), eta / weight, out=work.picture("coupled"))
+            coupled = xp.add(power, eta, out=work.power("coupled power"))
         split_hat = rfft2(split, overwrite=True, out=work.spectrum("hat"))
-        solution = spectral_solve(data, split_hat, power, weight, shape)
+        solution = spectral_solve(data, split_hat, coupled, weight, shape)
         latent = irfft2(solution, shape, overwrite=True, out=work.picture("latent"))
         beta *= beta_rate
     return latent
+
+
+def _weight_of(prior: Prior | None, weight: float | None) -> float:
+    """mu: `weight` or, where there is none, the prior's own; 0 without a prior."""
+    if prior is None:
+        return 0.0
+    mu = prior.weight if weight is None else weight
+    if not mu >= 0:
+        name = "prior.weight" if weight is None else "prior_weight"
+        raise ValueError(f"{name} must not be negative, got {mu!r}; 0 switches the prior off")
+    return float(mu)
+
+
+def _step_of(prior: Prior, latent: Array, ratio: float) -> Array:
+    """`prior.step`, held to its contract: what it gives is a user's."""
+    u = prior.step(latent, ratio)
+    array_module(latent, u)
+    if u.shape != latent.shape:
+        raise ValueError(f"{type(prior).__name__}.step must return shape {latent.shape}, its argument's, got {u.shape}")
+    return u
 
 
 def objective(latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weight: float, threshold: float) -> Array:

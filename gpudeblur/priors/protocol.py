@@ -1,0 +1,50 @@
+"""What `latent_step` asks of a prior."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+from .._arrays import Array
+
+
+class Prior(Protocol):
+    """mu p(x) in the objective of the latent step, for a p on pictures.
+
+    Make it hashable (a frozen dataclass is), and the same for equal values: on a device, launches are recorded and
+    replayed for equal options.
+    """
+
+    @property
+    def weight(self) -> float:
+        """mu >= 0 beside |x * k - B|^2 with weight 1, for pictures in [0, 1]; 0 switches the prior off."""
+
+    def step(self, latent: Array, ratio: float, /) -> Array:
+        """argmin_u |u - x|^2 + ratio p(u), or some gradient steps towards it from u = x.
+
+        Parameters
+        ----------
+        latent : (..., H, W), x, periodic; not to be written to.
+        ratio : mu / eta > 0. It falls from 1 / 2, the weight eta of |x - u|^2 growing from 2 mu.
+
+        Returns
+        -------
+        (..., H, W) in the same memory; each picture of the stack by itself. It may be `latent`, and is not kept.
+        """
+
+
+def check(name: str, holds: bool, rule: str, value: Any, way_out: str) -> None:
+    """Raises the ValueError that says so where an option of a prior does not hold to its rule."""
+    if not holds:
+        raise ValueError(f"{name} must {rule}, got {value!r}; {way_out}")
+
+
+def check_weight(weight: Any) -> None:
+    """For the weight of a prior."""
+    fits = isinstance(weight, (int, float)) and weight >= 0 and math.isfinite(weight)
+    check("weight", fits, "be a finite number, not negative", weight, "0 switches the prior off")
+
+
+def check_ends(of: Any) -> None:
+    """For the choice of `snap`."""
+    check("of", of in ("dark", "bright", "both"), "be 'dark', 'bright' or 'both'", of, "leave it out for 'dark'")
