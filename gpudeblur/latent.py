@@ -25,7 +25,7 @@ def latent_step(
     beta_max: float = 1e5,
     prior: Prior | None = None,
     prior_weight: float | None = None,
-    eta_max: float = 8.0,
+    eta_max: float = 2.0,
     work: Workspace | None = None,
 ) -> Array:
     """argmin_x |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 by half-quadratic splitting (eq. 2-7).
@@ -47,7 +47,8 @@ def latent_step(
     beta_rate, beta_max : the continuation. A smaller rate or a larger end costs transforms.
     prior : p, see `priors`.
     prior_weight : mu, where it is not `prior.weight`: a caller lets it decay with lambda. 0 is no prior.
-    eta_max : the end of eta (Pan et al. 2014: 8). Larger: x is held closer to u, and to the x of the pass before.
+    eta_max : the end of eta. Larger: x is held closer to u, and with it to the x of the pass before. Pan et al. 2014
+        end at 8 and run through all of beta for each eta; with a step a pass, 1 to 2 gave the best kernels of pages.
     work : the buffers of a loop around this step; the result is in one of them, and overwritten by the next call.
 
     Returns

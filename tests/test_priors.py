@@ -181,7 +181,7 @@ def test_eta_grows_with_beta_up_to_its_end(xp: Any) -> None:
     np.testing.assert_allclose(ratios, [0.03 / eta for eta in (0.06, 0.24, 0.96, 1.0, 1.0)])
     ratios.clear()
     latent_step(*arrays, **passes, prior=Listener(), prior_weight=0.1)
-    np.testing.assert_allclose(ratios, [0.1 / eta for eta in (0.2, 0.8, 3.2, 8.0, 8.0)])
+    np.testing.assert_allclose(ratios, [0.1 / eta for eta in (0.2, 0.8, 2.0, 2.0, 2.0)])
 
 
 def test_a_users_prior_draws_the_picture_to_where_it_is_small(xp: Any) -> None:
@@ -217,7 +217,7 @@ def test_the_intensity_prior_knows_ink_from_paper(xp: Any, of: Any) -> None:
 
     plain, found = judged(), judged(prior=L0Intensity(8e-3, of=of))
     assert found[0] < 0.9 * plain[0]
-    assert found[1] > 1.2 * plain[1]
+    assert found[1] > 1.1 * plain[1]
 
 
 def test_the_dark_channel_prior_makes_the_minima_darker(xp: Any) -> None:

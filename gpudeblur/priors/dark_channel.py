@@ -15,7 +15,7 @@ class DarkChannel:
 
     Attributes
     ----------
-    weight : mu, see `Prior`. Pan et al. take that of the gradients, 4e-3.
+    weight : mu, see `Prior`; about lambda, the weight of the gradients (Pan et al. 2016: both 4e-3).
     radius : pixels, half the side of the square without its middle. Pan et al. take 17 at every scale.
     of : "dark"; "bright": the maximum, |1 - max x|_0; "both": the sum, the extreme channels of Yan et al. 2017.
 
@@ -25,7 +25,7 @@ class DarkChannel:
     Y. Yan, W. Ren, Y. Guo, R. Wang, X. Cao: Image deblurring via extreme channels prior, CVPR 2017.
     """
 
-    weight: float = 4e-3
+    weight: float = 8e-3
     radius: int = 17
     of: Ends = "dark"
 

@@ -25,7 +25,7 @@ class Prior(Protocol):
         Parameters
         ----------
         latent : (..., H, W), x, periodic; not to be written to.
-        ratio : mu / eta > 0. It falls from 1 / 2, the weight eta of |x - u|^2 growing from 2 mu.
+        ratio : mu / eta > 0. It falls from 1 / 2 as eta, the weight of |x - u|^2, grows from 2 mu to its end.
 
         Returns
         -------
