@@ -170,12 +170,13 @@ def natural_cases(
             yield make_case(name, sharp, kernel, noise=noise, quantise=quantise, picture=path.stem)
 
 
-def small_face_cases(folder: Path, count: int = 100) -> Iterator[Case]:
-    """`count` of the validation faces (007501 and later), 109 x 89 as they are, with Levin's 8 kernels; 8 bit.
+def small_face_cases(folder: Path, count: int = 100, split: str = "val") -> Iterator[Case]:
+    """`count` of the faces, 109 x 89 as they are, with Levin's 8 kernels; 8 bit. 007501 and later are "val".
 
     The blurred pictures have 97 x 77 to 83 x 63 pixels.
     """
-    paths = [path for path in sorted((Path(folder) / "faces").glob("*.jpg")) if path.stem > "007500"]
+    paths = sorted((Path(folder) / "faces").glob("*.jpg"))
+    paths = [path for path in paths if (path.stem > "007500") == (split == "val")]
     kernels = levin_kernels(folder)
     for path in spread(paths, count):
         sharp = gray_picture(path)

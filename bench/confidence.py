@@ -2,20 +2,21 @@
 
     python bench/confidence.py --data DATA [--jobs 2] [--no-record]
 
-Fitted to: 28 portraits under two kernels each and once with 1 % noise, 6 training photographs x 8 kernels (Levin's
-without noise, trajectories with 1 %), and pictures that are not blurred (training photographs, scikit-image's textures,
-white noise), where no kernel is a success. Levin's 32 pictures are not fitted to. Prints the constants for
+Fitted to: 28 portraits with a kernel each, without noise and with 1 %, training photographs with Levin's kernels (no
+noise) and with trajectories (1 and 2 %), small training faces, and pictures that are not blurred (training photographs,
+scikit-image's textures, white noise), where no kernel is a success. Levin's 32 pictures are not fitted to, nor is
+anything that bench/quality.py takes but the portraits. Prints the constants for
 gpudeblur/confidence.py and the areas under the ROC curve by the constants that are there; results/confidence.jsonl.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import Case, face_cases, gray_picture, levin_cases, levin_kernels, natural_cases
+from cases import Case, face_cases, gray_picture, levin_cases, levin_kernels, natural_cases, small_face_cases
 from evaluate import arguments, evaluate, parallel, record, roc_area
 from scipy.optimize import minimize
 
@@ -43,29 +44,37 @@ def sharp_cases(data: Path) -> Iterator[Case]:
         yield case(f"noise_{seed}", np.random.default_rng(seed).random((200, 200)), 25)
 
 
+def one_kernel_each(cases: Iterable[Case]) -> list[Case]:
+    """The first picture with the first kernel, the second with the second, ... of pictures with 8 kernels each."""
+    return [case for i, case in enumerate(cases) if i % 8 == i // 8 % 8]
+
+
 def signals(case: Case) -> tuple[np.ndarray, list[float]]:
-    """The kernel, and [border mass, spectral match, gradient gain, sum k^2, confidence]."""
+    """The kernel, and [border mass, spectral match, gradient gain, agreement, sum k^2, confidence]."""
     import gpudeblur
 
-    result = gpudeblur.deblur(case.blurred, case.kernel.shape, final="hyper-laplacian")
-    names = ("border_mass", "spectral_match", "gradient_gain")
+    result = gpudeblur.deblur(case.blurred, case.kernel.shape, final=None)
+    names = ("border_mass", "spectral_match", "gradient_gain", "agreement")
     values = [float(result.info[name]) for name in names]
     return result.kernel, [*values, float((result.kernel**2).sum()), float(result.info["confidence"])]
 
 
 def features(rows: np.ndarray) -> np.ndarray:
-    """What the logistic function sees: 1, log(border mass + 0.01), spectral match, log(gradient gain + 0.01)."""
-    return np.stack([np.ones(len(rows)), np.log(rows[:, 0] + 0.01), rows[:, 1], np.log(rows[:, 2] + 0.01)], axis=1)
+    """What the logistic function sees: 1, log(border mass + 0.01), match, log(gradient gain + 0.01), agreement."""
+    border, match, gain, agreement = rows[:, :4].T
+    return np.stack([np.ones(len(rows)), np.log(border + 0.01), match, np.log(gain + 0.01), agreement], axis=1)
 
 
 def main() -> None:
     args = arguments(__doc__, "data", "jobs", "cache", "no-record").parse_args()
     shaken = [trajectory_kernel(size, rng=1000 + size) for size in SIZES]
     sets = {
-        "portraits": list(face_cases(args.data, per_picture=2)),
+        "portraits": list(face_cases(args.data)),
         "portraits, 1 %": list(face_cases(args.data, noise=0.01)),
-        "photographs": list(natural_cases(args.data, levin_kernels(args.data), 0.0, 3, "train")),
-        "photographs, 1 %": list(natural_cases(args.data, shaken, 0.01, 3, "train")),
+        "photographs": one_kernel_each(natural_cases(args.data, levin_kernels(args.data), 0.0, 32, "train")),
+        "photographs, 1 %": one_kernel_each(natural_cases(args.data, shaken, 0.01, 32, "train")),
+        "photographs, 2 %": one_kernel_each(natural_cases(args.data, shaken, 0.02, 16, "train")),
+        "small faces": one_kernel_each(small_face_cases(args.data, 64, "train")),
         "sharp": list(sharp_cases(args.data)),
         "Levin (not fitted)": list(levin_cases(args.data)),
     }
@@ -94,14 +103,14 @@ def main() -> None:
     def loss(weights: np.ndarray) -> float:
         return float(np.logaddexp(0, -sign * (x @ weights)).mean() + RIDGE * (weights[1:] ** 2).sum())
 
-    weights = minimize(loss, np.zeros(4)).x
+    weights = minimize(loss, np.zeros(5)).x
     line: dict[str, Any] = {"fitted": [round(float(w), 2) for w in weights]}
     for label, names in (("fitted_blurred", blurred), ("fitted_all", fitted), ("levin", ["Levin (not fitted)"])):
         line[f"auc_{label}"] = roc_area(together(names, rows)[:, -1], together(names, success))
     for name in sets:
         counts = [len(success[name]), int(success[name].sum()), int((rows[name][:, -1] > 0.5).sum())]
         line[name] = dict(zip(("n", "successes", "confident"), counts, strict=True))
-    print("INTERCEPT, BORDER, MATCH, GAIN =", ", ".join(f"{w:.2f}" for w in weights))
+    print("INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
     print({key: round(value, 3) for key, value in line.items() if key.startswith("auc")})
     if not args.no_record:
         record("confidence", line)

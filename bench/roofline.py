@@ -3,8 +3,9 @@
     python bench/roofline.py [--bandwidth 4.3] [--rate 50]     a table, without a GPU
 
 `BYTES` has one line for each CUDA kernel: every array that it takes is read once, every array that it gives is written
-once. `plan` lists what runs for one stack, term by term in the order of `blind._coarse_to_fine`; the floor is the time
-that its bytes take at the bandwidth of a copy, or its arithmetic at the rate of a matrix product where that is more.
+once. `plan` lists what runs for one stack, term by term in the order of `blind._best_kernel`: starts, judging them,
+finishing the best, judging these; the floor is the time that its bytes take at the bandwidth of a copy, or its
+arithmetic at the rate of a matrix product where that is more.
 A latent pass moves 38 bytes a pixel: stencil 8, R2C 8, quotient 14, C2R 8. Arrays that stay in the GPU's cache can be
 faster than that; a transform too large for one block's shared memory moves its bytes twice.
 """
@@ -19,11 +20,13 @@ from dataclasses import dataclass, replace
 from evaluate import arguments, table
 
 from gpudeblur import TwoStepOptions
-from gpudeblur.blind import _schedule  # private: the bench must see the very same plan
+from gpudeblur.alternation import Iteration, Scale, schedule
+from gpudeblur.blind import _LAST_MARGIN, _LAST_WAYS  # private: the bench must see the very same plan
+from gpudeblur.choice import BETA_MAX, GRADIENT_WEIGHT
 from gpudeblur.fourier import fast_size
 from gpudeblur.kernel_step import voting_window, window_pixels
 from gpudeblur.latent import NEGLIGIBLE
-from gpudeblur.pyramid import kernel_sizes, support_size
+from gpudeblur.pyramid import support_size
 
 
 @dataclass(frozen=True)
@@ -106,62 +109,78 @@ class Term:
         return self.count * {**BYTES, **ARRAYS}[self.name](self.grid)
 
 
-def passes(gradient_weight: float, options: TwoStepOptions) -> tuple[int, int]:
+def passes(
+    gradient_weight: float, beta_max: float, beta_rate: float = 2.0, smooth_weight: float = 0.0
+) -> tuple[int, int]:
     """Passes of one latent step, and those of them with the smooth map."""
     betas = []
     beta = 2 * gradient_weight
-    while beta < options.beta_max:
+    while beta < beta_max:
         betas.append(beta)
-        beta *= options.beta_rate
-    return len(betas), sum(options.smooth_weight > NEGLIGIBLE * beta for beta in betas)
+        beta *= beta_rate
+    return len(betas), sum(smooth_weight > NEGLIGIBLE * beta for beta in betas)
 
 
 def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions, batch: int = 1) -> Iterator[Term]:
     """What one `estimate_kernel` of `batch` pictures of `shape` does on a GPU, in order."""
-    support = support_size(size, shape, options.support_margin)
-    scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
-    solver, steps = f"toeplitz_{options.kernel_solver}", options.kernel_iterations
-    for level, scale in enumerate(_schedule(shape, scales, options)):
-        kh, kw = scale.size
-        h, w = (fast_size(side + k - 1) for side, k in zip(scale.shape, scale.size, strict=True))
-        window = window_pixels(voting_window(scale.shape, scale.size))
-        grid = Grid(batch, h, w, kh, kw, batch * window)
+    for name in options.starts:
+        yield from plan_start(shape, size, options.of_start(name), batch)
+    starts = len(options.starts)
+    several = starts > 1
+    for _ in range(starts if several else 0):
+        yield from plan_judge(shape, size, batch)
+    finalists, ways = min(options.finalists, starts), _LAST_WAYS if several else _LAST_WAYS[:1]
+    for _ in range(finalists):
+        for way in ways:
+            yield from plan_finish(shape, size, replace(options, **way), batch)
+    for _ in range(finalists * len(ways) + several):
+        yield from plan_judge(shape, size, batch)
+    grid = Grid(batch, 2 * size[0] - 1, 2 * size[1] - 1, *size)  # the agreement of the starts with the result
+    for _ in range(1 + starts):
+        yield from _otf(grid)
+
+
+def plan_start(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions, batch: int) -> Iterator[Term]:
+    """`alternation.start`: all scales but the finest."""
+    *coarse, finest = schedule(shape, size, options)
+    for scale in coarse or [finest]:
         if scale.shape != shape:
             yield Term("resample", 1, Grid(batch, *scale.shape, window=batch * math.prod(shape)))
-        yield Term("wrap", 1, Grid(batch, h, w, window=batch * math.prod(scale.shape)))
-        yield Term("cufft_r2c", 1, grid)  # of the blurred picture
-        for gradient_weight, _ in scale.weights:
-            count, smooth = passes(gradient_weight, options)
-            yield from _otf(grid)
-            yield Term("transfer", 1, grid)
-            yield Term("l0_split", count, grid)
-            yield Term("edge_mask", smooth, grid)
-            yield Term("dilate", 2 * smooth, grid)
-            yield Term("gaussian_smooth", 2 * smooth, grid)
-            yield Term("smooth_split", smooth, grid)
-            yield Term("cufft_r2c", count, grid)
-            yield Term("spectral_solve", count, grid)
-            yield Term("cufft_c2r", count, grid)
-            yield from _equations(grid)
-            yield from _solve(grid, solver, steps)
-            yield Term("normalise", 1, grid)
-        yield from _otf(grid)  # the energy of eq. 2
-        yield Term("cufft_r2c", 1, grid)
-        yield Term("cufft_c2r", 1, grid)
-        yield Term("edge_mask", 1, grid)
-        if level < len(scales) - 1:
-            yield Term("project", 1, grid)
+        yield from _alternate(scale, options, batch)
+        yield Term("project", 1, Grid(batch, 1, 1, *scale.size))
+    if coarse:
+        yield Term("project", 1, Grid(batch, 1, 1, *finest.size))
+    yield Term("normalise", 1, Grid(batch, 1, 1, *size))
+
+
+def plan_judge(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Iterator[Term]:
+    """`choice.judge`: a latent picture, what it leaves unexplained, and the spectra of picture and kernel."""
+    grid = _wrapped(shape, size, batch)
+    yield Term("wrap", 1, replace(grid, window=batch * math.prod(shape)))
+    yield Term("cufft_r2c", 1, grid)  # of the blurred picture
+    yield from _latent(grid, *passes(GRADIENT_WEIGHT, BETA_MAX))
+    yield from _otf(grid)  # the energy of eq. 2
+    yield Term("cufft_r2c", 1, grid)
+    yield Term("cufft_c2r", 1, grid)
+    yield Term("edge_mask", 1, grid)
+    spectra = Grid(batch, fast_size(shape[0]), fast_size(shape[1]), *size)
+    yield Term("cufft_r2c", 1, spectra)
+    yield from _otf(spectra)
+
+
+def plan_finish(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions, batch: int) -> Iterator[Term]:
+    """`blind._finish`: the finest scale, then the second step and the projection."""
+    scale = last_scale(shape, size, options)
+    yield from _alternate(scale, options, batch)
+    grid = Grid(batch, 1, 1, *scale.size)
     if options.refine:
         yield Term("project", 1, grid)
         beta = options.refine_beta
         while beta <= 1:
-            yield from _solve(grid, solver, steps)
+            yield from _solve(grid, options)
             beta *= 2
     yield Term("project", 1, grid)
     yield Term("normalise", 1, Grid(batch, 1, 1, *size))
-    confidence = Grid(batch, fast_size(shape[0]), fast_size(shape[1]), *size)
-    yield Term("cufft_r2c", 1, confidence)
-    yield from _otf(confidence)
 
 
 def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: int = 1) -> Iterator[Term]:
@@ -181,6 +200,50 @@ def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: i
     yield Term("cufft_c2r", 1, grid)
 
 
+def last_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> Scale:
+    """The finest scale as `blind._finish` goes through it."""
+    first, last = options.last_gradient_weight
+    count, share, cut = options.last_iterations, options.voting_share[1], options.iteration_threshold[1]
+    weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
+    iterations = tuple(Iteration(weight, share, cut) for weight in weights)
+    return Scale(support_size(size, shape, _LAST_MARGIN), shape, 1.0, iterations, options.smooth_sigma)
+
+
+def _wrapped(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Grid:
+    """The periodic grid for pictures of `shape` and kernels of `size`."""
+    h, w = (fast_size(side + k - 1) for side, k in zip(shape, size, strict=True))
+    return Grid(batch, h, w, *size)
+
+
+def _alternate(scale: Scale, options: TwoStepOptions, batch: int) -> Iterator[Term]:
+    """`alternation.alternate_on`: latent and kernel steps of one scale."""
+    window = window_pixels(voting_window(scale.shape, scale.size))
+    grid = replace(_wrapped(scale.shape, scale.size, batch), window=batch * window)
+    yield Term("wrap", 1, replace(grid, window=batch * math.prod(scale.shape)))
+    yield Term("cufft_r2c", 1, grid)  # of the blurred picture
+    for iteration in scale.iterations:
+        counts = passes(iteration.gradient_weight, options.beta_max, options.beta_rate, options.smooth_weight)
+        yield from _latent(grid, *counts)
+        yield from _equations(grid)
+        yield from _solve(grid, options)
+        yield Term("normalise", 1, grid)
+        yield Term("project", iteration.cut > 0, grid)
+
+
+def _latent(grid: Grid, count: int, smooth: int) -> Iterator[Term]:
+    """The latent step in so many passes, so many of them with the smooth map."""
+    yield from _otf(grid)
+    yield Term("transfer", 1, grid)
+    yield Term("l0_split", count, grid)
+    yield Term("edge_mask", smooth, grid)
+    yield Term("dilate", 2 * smooth, grid)
+    yield Term("gaussian_smooth", 2 * smooth, grid)
+    yield Term("smooth_split", smooth, grid)
+    yield Term("cufft_r2c", count, grid)
+    yield Term("spectral_solve", count, grid)
+    yield Term("cufft_c2r", count, grid)
+
+
 def _otf(grid: Grid) -> Iterator[Term]:
     """A kernel as a transfer function."""
     yield Term("kernel_grid", 1, grid)
@@ -198,13 +261,15 @@ def _equations(grid: Grid) -> Iterator[Term]:
     yield Term("lags", 1, replace(grid, kh=2 * grid.kh - 1, kw=2 * grid.kw - 1))
 
 
-def _solve(grid: Grid, solver: str, iterations: int) -> Iterator[Term]:
-    if solver == "toeplitz_nnls":  # its step width is from the spectrum of the matrix
+def _solve(grid: Grid, options: TwoStepOptions) -> Iterator[Term]:
+    """The linear solve of the kernel step."""
+    if options.kernel_solver == "nnls":  # its step width is from the spectrum of the matrix
         sides = 2 * grid.kh - 1, 2 * grid.kw - 1
         lags = Grid(grid.n, fast_size(sides[0]), fast_size(sides[1]), *sides)
         yield from _otf(lags)
         yield Term("spectrum_max", 1, lags)
-    yield Term(solver, 1, grid, operations=solver_operations(grid, iterations))
+    operations = solver_operations(grid, options.kernel_iterations)
+    yield Term(f"toeplitz_{options.kernel_solver}", 1, grid, operations=operations)
 
 
 @dataclass(frozen=True)

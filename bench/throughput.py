@@ -1,7 +1,7 @@
 """Pictures a second and milliseconds a picture of kernel estimation, and how far that is from the hardware's floor.
 
     python bench/throughput.py [--device cuda] [--only SUBSTRING] [--memory] [--seconds S]
-    python bench/throughput.py --bars [--device cuda]     what has a bar to reach, against it
+    python bench/throughput.py --bars [--device cuda]     what has a bar to reach, against it; speed by one start
     python bench/throughput.py --stream 10000             memory while many small pictures pass through deblur_batch
 
 Sizes 96 x 112 to 2048 x 2048, kernels of 15, 25 and 51 px; on a GPU batches of 1, 4, 16 ... until memory ends or a
@@ -89,6 +89,7 @@ class Load:
         return dataclasses.replace(self, batch=4 * self.batch)
 
 
+FAST = {"starts": ("wide",)}
 PLANS = {"hyper-laplacian": plan_hyper_laplacian}
 FACES = Load((96, 112), 21, final="hyper-laplacian")
 LOADS = (*(Load(shape, k) for shape in SHAPES for k in KERNELS), FACES)
@@ -190,11 +191,13 @@ class Bench:
         return {"peak_bytes": peak, "over_input": peak / (4 * pixels), "over_model": peak / model}
 
     def _on_device(self, load: Load, work: Callable[[], Any]) -> dict[str, Any]:
+        from gpudeblur import _device
         from gpudeblur._cuda import launches
 
         before = launches.copy()
-        self.backend.free()  # a CUDA graph would hide its launches
-        work()
+        self.backend.free()
+        with timing.replaced(_device, GRAPH_PIXELS=0):  # a CUDA graph would hide its launches
+            work()
         done = launches - before
         size = (load.kernel_size, load.kernel_size)
         terms = list(plan(load.shape, size, self.options, load.batch))
@@ -280,6 +283,16 @@ def bar(what: str, measured: float, limit: float, *, least: bool = False) -> dic
     return {"bar": what, "limit": f"{'>=' if least else '<='} {limit:g}", "measured": measured, "holds": holds}
 
 
+def beside(what: str, measured: float, row: Any) -> dict[str, Any]:
+    """A line without a bar: the same with all starts."""
+    return {"bar": f"{what}, all starts", "limit": "none", "measured": measured, "holds": None, "row": row}
+
+
+def fast(bench: Bench) -> Bench:
+    """With one start, for which the bars of speed are."""
+    return dataclasses.replace(bench, options=dataclasses.replace(bench.options, **FAST))
+
+
 def memory_bar(bench: Bench, loads: Sequence[Load]) -> dict[str, Any]:
     """Of several loads the one whose peak is furthest from the model's."""
     found = {load.name: bench.peak(load)["over_model"] for load in loads}
@@ -289,10 +302,12 @@ def memory_bar(bench: Bench, loads: Sequence[Load]) -> dict[str, Any]:
 
 
 def bars_cpu(bench: Bench, repeats: int) -> Iterator[dict[str, Any]]:
-    load = Load((255, 255), 25)
+    load, quick = Load((255, 255), 25), fast(bench)
+    row, what = quick.measure(load), "CPU, one thread, 255 x 255, k = 25: seconds"
+    yield {**bar(what, row["ms"] / 1e3, 0.30), "row": row}
     row = bench.measure(load)
-    yield {**bar("CPU, one thread, 255 x 255, k = 25: seconds", row["ms"] / 1e3, 0.30), "row": row}
-    row = workers_side_by_side(dataclasses.replace(load, batch=64), bench.options, repeats)
+    yield beside(what, row["ms"] / 1e3, row)
+    row = workers_side_by_side(dataclasses.replace(load, batch=64), quick.options, repeats)
     yield {**bar("64 of them, two workers over one: times", row["two_over_one"], 1.7, least=True), "row": row}
     # 2 %: two medians of the same work differ by as much.
     yield bar("the same, one worker over single calls: times the seconds", row["batch_over_single"], 1.02)
@@ -301,8 +316,8 @@ def bars_cpu(bench: Bench, repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def bars_gpu(bench: Bench) -> Iterator[dict[str, Any]]:
-    load = Load((255, 255), 25)
-    rows = list(bench.batches(load))
+    load, quick = Load((255, 255), 25), fast(bench)
+    rows = list(quick.batches(load))
     if rows:
         yield {**bar("one 255 x 255 picture, k = 25: ms", rows[0]["ms"], 30), "row": rows[0]}
         best = max(rows, key=lambda row: row["per_second"])
@@ -310,21 +325,24 @@ def bars_gpu(bench: Bench) -> Iterator[dict[str, Any]]:
         yield bar("the same: measured over floor", best["over_floor"], 3)
         # What a user sees: pictures on the host, copied both ways. Two rounds: the first plans and captures.
         stack = dataclasses.replace(load, batch=max(64, min(2048, 2 * round(best["per_second"])))).pictures("float32")
-        seconds = min(through_batch(stack, load, bench.options, device="cuda") for _ in range(2))
+        seconds = min(through_batch(stack, load, quick.options, device="cuda") for _ in range(2))
         yield bar("the same through deblur_batch, from and to the host: pictures/s", 1 / seconds, 1000, least=True)
         bench.backend.free()
-    rows = list(bench.batches(FACES))
+    rows, faces = list(quick.batches(FACES)), "96 x 112, k = 21, kernel and hyper-Laplacian, best batch: pictures/s"
     if rows:
         best = max(rows, key=lambda row: row["per_second"])
-        what = "96 x 112, k = 21, kernel and hyper-Laplacian, best batch: pictures/s"
-        yield {**bar(what, best["per_second"], 5000, least=True), "rows": rows}
+        yield {**bar(faces, best["per_second"], 5000, least=True), "rows": rows}
     if bench.deadline.left > 0:
-        row = bench.measure(Load((2048, 2048), 51))
+        row = quick.measure(Load((2048, 2048), 51))
         yield {**bar("one 2048 x 2048 picture, k = 51: seconds", row["ms"] / 1e3, 1.5), "row": row}
         bench.backend.free()
     if bench.deadline.left > 0:  # stacks too large for CUDA graphs, whose memory the model does not count
         finals = (None, "hyper-laplacian", "sparse")
         yield memory_bar(bench, [Load((512, 512), 25, 64, final) for final in finals])
+    for one, what in ((load, "255 x 255, k = 25, best batch: pictures/s"), (FACES, faces)):
+        if rows := list(bench.batches(one)):
+            best = max(rows, key=lambda row: row["per_second"])
+            yield beside(what, best["per_second"], best)
 
 
 # ------------------------------------------------------------------ a long stream
@@ -338,7 +356,7 @@ def stream(count: int, device: str, every: int = 1000) -> dict[str, Any]:
 
     Quick options: what is kept from one picture to the next does not depend on the number of iterations.
     """
-    options = gpudeblur.TwoStepOptions(iterations=2, kernel_iterations=5, last_iterations=0)
+    options = gpudeblur.TwoStepOptions(iterations=2, kernel_iterations=5, last_iterations=1, **FAST)
     random = np.random.default_rng(SEED)
     base = blurred_picture((32, 32), 7, 0)
     made = (base + random.normal(0, 0.01, base.shape).astype(np.float32) for _ in range(count))

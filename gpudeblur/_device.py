@@ -20,9 +20,10 @@ from cupyx.scipy.fftpack import get_fft_plan
 
 from ._cuda import launches
 
-# A pyramid takes some eight plans and one graph a scale, and has up to a dozen scales. A plan costs about a millisecond
-# and holds a work area of about a picture; a graph holds the buffers of its scale.
-PLANS, GRAPHS = 1024, 64
+# A pyramid takes some eight plans and one graph a scale, and has up to eight scales; five starts are as many pyramids,
+# with a graph of each scale. A plan costs about a millisecond and holds a work area of about a picture; a graph holds
+# the buffers of its scale.
+PLANS, GRAPHS = 1024, 256
 SHARE = 1 / 8  # of the device's memory, for either
 GRAPH_PIXELS = 1 << 22  # on a larger stack, a launch takes longer than Python takes to ask for it
 

@@ -61,7 +61,7 @@ class Progress:
 
 def deblur_batch(
     pictures: Iterable[Array],
-    kernel_size: int | tuple[int, int],
+    kernel_size: int | tuple[int, int] | None = None,
     *,
     channel_axis: int | None = None,
     device: str | None = None,
@@ -90,6 +90,7 @@ def deblur_batch(
     batch_size : int, optional
         The most pictures of one shape that are computed together. None: on a GPU what fits into its free memory, see
         `gpudeblur.memory` (what does not fit after all is halved, with a warning); on the CPU a few, up to 2^19 pixels.
+        One by one where kernel_size is None: each then has a kernel of its own size.
     workers : int, optional
         CPU only: threads, each with a stack of its own. None: one for each CPU that this process may use.
     callback : callable(Progress), optional
@@ -126,7 +127,8 @@ def deblur_batch(
         images.check_choice("final", final, METHODS)
     if options is not None and not isinstance(options, TwoStepOptions):
         raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
-    images.check_kernel_size(kernel_size, (1 << 62, 1 << 62))
+    if kernel_size is not None:
+        images.check_kernel_size(kernel_size, (1 << 62, 1 << 62))
     images.decode(np.ones((1, 1)), gamma)
     _check_count("batch_size", batch_size, "the free memory decides")
     _check_count("workers", workers, "one for each CPU")
@@ -331,8 +333,8 @@ class Threads:
             del first, jobs, results  # nothing is kept while waiting for the next
 
     def _most(self, picture: Any) -> int:
-        """How many pictures like this one a worker computes together."""
-        if not isinstance(picture, np.ndarray):
+        """How many pictures like this one a worker computes together: 1 where each finds a kernel size of its own."""
+        if not isinstance(picture, np.ndarray) or self._settings["kernel_size"] is None:
             return 1
         return self._batch_size or max(1, min(STACK, STACK_PIXELS // max(1, picture.size)))
 

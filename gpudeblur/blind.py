@@ -1,7 +1,7 @@
-"""Blind deblurring, coarse to fine. Read this file first: the whole method is the loop in `_coarse_to_fine`.
+"""Blind deblurring, coarse to fine. Read this file first: the whole method is `_two_step`.
 
-    picture -> planes (images) -> gray -> for each scale: resample (pyramid), make periodic (boundary), then repeat
-    { latent step (latent, smooth_prior) <-> kernel step (kernel_step) } -> second step (kernel_refine)
+    picture -> planes (images) -> gray -> several starts, each coarse to fine: { latent step <-> kernel step }
+    (alternation) -> the best (choice) through the finest scale and the second step (kernel_refine) -> the best of these
     -> restoration with the kernel found (nonblind) -> picture (images)
 
 The method is Chen & Chang 2017 ("seed 0"), "Two-step facial images deblurring with kernel refinement via smooth
@@ -10,8 +10,8 @@ priors"; equation numbers in this package are that paper's.
 
 from __future__ import annotations
 
-import functools
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,33 +19,28 @@ from typing import Any
 import numpy as np
 
 from . import images
-from ._arrays import Array, Workspace, array_module, backend_name, choose_module, move, to_host
-from .boundary import wrap
-from .confidence import border_mass, confidence, gradient_gain, spectral_match
-from .fourier import rfft2
-from .kernel_refine import initial_kernel, normalise, project, refine_kernel
-from .kernel_step import (
-    Window,
-    energy,
-    normal_equations,
-    solve_kernel,
-    voting_gradients,
-    voting_window,
-    window_pixels,
-)
-from .latent import latent_step, objective
+from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
+from .alternation import Iteration, Report, Scale, alternate_on, is_known, part, start
+from .choice import Judgement, agreement, judge, order, pick, pick_judgement
+from .confidence import border_mass, confidence, strength
+from .kernel_refine import normalise, project, refine_kernel
+from .kernel_size import TOUCHES, estimate_sizes
+from .kernel_step import voting_window, window_pixels
+from .noise import quieten
 from .nonblind import METHODS, restore, unexplained
 from .options import TwoStepOptions
-from .pyramid import enlarge_kernel, fit_size, kernel_sizes, resample, scaled_shape, support_size
+from .pyramid import fit_size, support_size
 
 Callback = Callable[[str, float], "bool | None"]
 
-
-# Pixels of the pictures that NumPy takes through a scale together: some ten arrays of them are in use at a time.
-CACHE_PIXELS = 1 << 19
-
-# Gradients of this mean size are rounding: an 8-bit picture has steps of 4e-3.
-NO_GRADIENT = 1e-5
+# Pixels added to the kernel size at the finest scale.
+_LAST_MARGIN = 2
+# The finest scale is gone through in both of these ways: as precise as can be, and with a firm hand, for a kernel that
+# would run all over its support.
+_LAST_WAYS: tuple[dict[str, Any], ...] = (
+    {"smooth_weight": 0.0, "prior": None},
+    {"smooth_weight": 0.0, "prior": None, "kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)},
+)
 
 
 class Stopped(Exception):
@@ -62,9 +57,9 @@ class BlindResult:
     kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
     info : dict
         confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `gpudeblur.confidence`:
-        border_mass, spectral_match, gradient_gain. residual: rms of B - x * k for the result x, away from the borders.
-        backend ("numpy" or "cupy"), dtype, method, final, scales (size of the kernel's support at each, coarsest
-        first), energies (of eq. 2 at the end of each scale, without the smooth prior), seconds and seconds_kernel.
+        border_mass, spectral_match, energy, gradient_gain, agreement. strength: share of the restoration in the result,
+        1 where there is confidence, see `TwoStepOptions.cautious`. residual: rms of B - x * k for the restoration x,
+        away from the borders. backend ("numpy" or "cupy"), dtype, method, final, seconds and seconds_kernel.
     """
 
     image: Array
@@ -74,7 +69,7 @@ class BlindResult:
 
 def deblur(
     image: Array,
-    kernel_size: int | tuple[int, int],
+    kernel_size: int | tuple[int, int] | None = None,
     *,
     channel_axis: int | None = None,
     device: str | None = None,
@@ -95,8 +90,9 @@ def deblur(
     image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
         Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes
         are a stack: every picture is deblurred by itself.
-    kernel_size : odd int or pair of odd ints (height, width), pixels
-        At least as large as the blur; a little larger is better than smaller.
+    kernel_size : odd int or pair of odd ints (height, width), pixels; or None
+        At least as large as the blur; a little larger is better than smaller. None finds it, a square up to 71 pixels
+        and to half of the picture, at two to three times the cost; the kernels of a stack are padded to one size.
     channel_axis : int, optional
         Axis of the colours; the kernel is found on their luminance, all are restored with it.
     device : {None, "cpu", "cuda", "auto"}
@@ -149,6 +145,10 @@ def deblur(
         error = unexplained(planes, sharp, _per_plane(kernel, channel_axis))
         error = (error if channel_axis is None else error.mean(axis=-1)) ** 0.5
         info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
+        if options.cautious:
+            share = strength(xp.asarray(info["confidence"], dtype=planes.dtype))
+            info["strength"] = _told(share, gray.shape[:-2])
+            sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
         sharp = move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
     info["seconds"] = time.perf_counter() - start
     return BlindResult(sharp, move(kernel, home), info)
@@ -156,7 +156,7 @@ def deblur(
 
 def estimate_kernel(
     image: Array,
-    kernel_size: int | tuple[int, int],
+    kernel_size: int | tuple[int, int] | None = None,
     *,
     channel_axis: int | None = None,
     device: str | None = None,
@@ -226,7 +226,7 @@ def _enter(
     method: str,
     gamma: float,
     options: TwoStepOptions | None,
-) -> tuple[Array, Array, tuple[int, int], TwoStepOptions, Any]:
+) -> tuple[Array, Array, tuple[int, int] | None, TwoStepOptions, Any]:
     """Checked and moved: (gray, planes, kernel size, options, array module)."""
     images.check_choice("method", method, ("two-step",))
     images.check_picture(image, channel_axis=channel_axis)
@@ -236,199 +236,123 @@ def _enter(
     xp = choose_module(image, device)
     planes = images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
     images.warn_of_range(planes)
-    size = images.check_kernel_size(kernel_size, planes.shape[-2:])
+    size = None if kernel_size is None else images.check_kernel_size(kernel_size, planes.shape[-2:])
     planes = images.decode(planes, gamma)
     return (planes if channel_axis is None else images.luminance(planes)), planes, size, options, xp
 
 
 def _two_step(
-    gray: Array, size: tuple[int, int], options: TwoStepOptions, report: Callable[[float], None]
+    gray: Array, size: tuple[int, int] | None, options: TwoStepOptions, report: Report
 ) -> tuple[Array, dict[str, Any]]:
-    """Kernels of `gray` (..., H, W): first step coarse to fine, second step, projection. Returns (kernel, info)."""
-    stack = gray.reshape(-1, *gray.shape[-2:])
-    support = support_size(size, stack.shape[-2:], options.support_margin)
-    scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
-    state = _coarse_to_fine(stack, scales, options, report)
-    kernel = state.kernel
+    """Kernels of `gray` (..., H, W) and what is known about them: (kernel, info)."""
+    lead, stack = gray.shape[:-2], gray.reshape(-1, *gray.shape[-2:])
+    quiet = quieten(stack)
+    if size is not None:
+        kernel, signals = _best_kernel(stack, quiet, size, options, report)
+    else:
+        kernel, signals = _kernel_of_any_size(stack, quiet, options, report)
+    report(1.0)
+    return kernel.reshape(*lead, *kernel.shape[-2:]), {name: _told(value, lead) for name, value in signals.items()}
+
+
+def _kernel_of_any_size(
+    stack: Array, quiet: Array, options: TwoStepOptions, report: Report
+) -> tuple[Array, dict[str, Array]]:
+    """`_best_kernel` at the size that is found for each picture; the smaller kernels of a stack are padded."""
+    xp = array_module(stack)
+    sides = estimate_sizes(stack, quiet, options, part(report, 0, 0.4))
+    most = int(sides.max())
+    kernel = xp.zeros((len(stack), most, most), dtype=stack.dtype)
+    signals: dict[str, Array] = {}
+    done = 0.4
+    for side in np.unique(sides):
+        these = xp.asarray(np.flatnonzero(sides == side))
+        share = 0.6 * len(these) / len(stack)
+        size = (int(side), int(side))
+        found, more = _best_kernel(stack[these], quiet[these], size, options, part(report, done, share))
+        kernel[these] = fit_size(found, (most, most))
+        for name, values in more.items():
+            signals.setdefault(name, xp.zeros(len(stack), dtype=values.dtype))[these] = values
+        done += share
+    touching = int((signals["border_mass"] > TOUCHES).sum())
+    if touching:
+        warnings.warn(
+            f"kernel_size=None found kernels that touch the border of their window in {touching} of {len(stack)} "
+            "pictures; give a larger kernel_size if the blur is longer",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return kernel, signals
+
+
+def _best_kernel(
+    stack: Array, quiet: Array, size: tuple[int, int], options: TwoStepOptions, report: Report
+) -> tuple[Array, dict[str, Array]]:
+    """Several starts, the best of them through the finest scale, the best of these; with what tells of its worth.
+
+    `stack` (n, H, W), and `quiet`, the same with its noise taken into account.
+    """
+    several = len(options.starts) > 1
+    finalists = min(options.finalists, len(options.starts))
+    ways = _LAST_WAYS if several else _LAST_WAYS[:1]
+    parts = len(options.starts) + finalists * len(ways)
+
+    def of_part(number: int) -> Report:
+        return part(report, number / parts, 1 / parts)
+
+    found = [start(stack, size, options.of_start(name), of_part(i)) for i, name in enumerate(options.starts)]
+    judged = [judge(quiet, kernel) for kernel in found] if several else []
+    places = order(judged) if several else array_module(stack).zeros((1, len(stack)), dtype=int)
+    candidates: list[Array] = []
+    for place in range(finalists):
+        kernel = pick(found, places[place])
+        for way in ways:
+            number = len(options.starts) + len(candidates)
+            candidates.append(_finish(quiet, kernel, size, replace(options, **way), of_part(number)))
+    candidates += [pick(found, places[0])] if several else []
+    judged = [judge(quiet, kernel) for kernel in candidates]
+    best = order(judged)[0]
+    kernel = pick(candidates, best)
+    return kernel, _signals(kernel, pick_judgement(judged, best), found)
+
+
+def _finish(
+    quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, report: Report
+) -> Array:
+    """Kernels (n, kh, kw) through the finest scale, then the second step and the projection."""
+    shape, threshold = quiet.shape[-2:], options.last_threshold
+    support = support_size(size, shape, _LAST_MARGIN)
+    first, last = options.last_gradient_weight
+    count = options.last_iterations
+    weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
+    share, cut = options.voting_share[1], options.iteration_threshold[1]
+    iterations = tuple(Iteration(weight, share, cut) for weight in weights)
+    scale = Scale(support, shape, 1.0, iterations, options.smooth_sigma)
+    kernel, a, b = alternate_on(quiet, fit_size(kernel, support), scale, options, report)
     if options.refine:
         refined = refine_kernel(
-            state.autocorrelation,
-            state.correlation,
-            project(kernel, share=options.kernel_threshold, component=options.kernel_component),
+            a,
+            b,
+            project(kernel, share=threshold, component=options.kernel_component),
             weight=options.refine_weight,
             beta=options.refine_beta,
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
-        known = _known(state.autocorrelation, state.pixels)[..., None, None]
-        kernel = array_module(kernel).where(known, refined, kernel)
-    kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-    kernel = normalise(fit_size(kernel, size))
-    info: dict[str, Any] = {"scales": [scale_size for scale_size, _ in scales]}
-    lead = gray.shape[:-2]
-    info["energies"] = [_told(value, lead) for value in state.energies]
-    info |= {name: _told(value, lead) for name, value in _signals(state, stack, kernel).items()}
-    report(1.0)
-    return kernel.reshape(*gray.shape[:-2], *size), info
+        known = is_known(a, window_pixels(voting_window(shape, support)))
+        kernel = array_module(kernel).where(known[..., None, None], refined, kernel)
+    return normalise(fit_size(project(kernel, share=threshold, component=options.kernel_component), size))
 
 
-def _signals(state: _State, gray: Array, kernel: Array) -> dict[str, Array]:
-    """What tells whether the kernels (n, kh, kw) of `gray` (n, H, W) are right, one number each: see `confidence`."""
-    border = border_mass(state.kernel)
-    match = spectral_match(gray, kernel)
-    gain = gradient_gain(state.latent, state.blurred, state.window)
-    found = {"border_mass": border, "spectral_match": match, "gradient_gain": gain}
-    known = _known(state.autocorrelation, state.pixels)
-    return {"confidence": array_module(gray).where(known, confidence(border, match, gain, kernel), 0), **found}
-
-
-def _solve(
-    autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, work: Workspace
-) -> Array:
-    """The kernel step: eq. 11 solved from the kernel so far, gamma as a share of the gradients' energy; normalised.
-
-    A picture that knows no kernel gets a delta.
-    """
-    xp, size = array_module(correlation), correlation.shape[-2:]
-    ridge = xp.multiply(energy(autocorrelation), options.kernel_weight, out=work("ridge"))
-    kernel = solve_kernel(
-        autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
-    )
-    return normalise(kernel, _known(autocorrelation, pixels, out=work("known", dtype=bool)), out=work("kernel", *size))
-
-
-def _known(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
-    """(...) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
-    return array_module(autocorrelation).greater(energy(autocorrelation), NO_GRADIENT**2 * pixels, out=out)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """One scale of the pyramid: all that is known before it begins. Sizes in pixels, (rows, columns)."""
-
-    size: tuple[int, int]  # support of the kernel
-    shape: tuple[int, int]  # of the picture
-    factor: float  # from the scale before to this one
-    weights: tuple[tuple[float, float], ...]  # an iteration each: lambda, share of the gradients that vote
-    smooth_sigma: float
-    begin: float  # part of the whole work that is done before it, and after it
-    end: float
-
-
-@dataclass(frozen=True)
-class _State:
-    """Where the first step ends, at the finest scale: (n, ...) arrays on the wrapped grid."""
-
-    kernel: Array  # on its support, normalised, not projected
-    autocorrelation: Array  # the equations (11) that it solves ...
-    correlation: Array
-    latent: Array  # ... and what they were made of
-    blurred: Array
-    window: Window  # where its gradients may vote, and how many pixels that are
-    pixels: int
-    energies: list[Array]  # of eq. 2 at the end of each scale
-
-
-def _schedule(
-    shape: tuple[int, int], scales: list[tuple[tuple[int, int], float]], options: TwoStepOptions
-) -> list[_Scale]:
-    """The scales of `pyramid.kernel_sizes` with the weights of their iterations, coarsest first."""
-    gradient_weight, (first, last) = options.gradient_weight, options.voting_share
-    costs = [scale**2 for _, scale in scales]
-    schedule = []
-    for level, (size, scale) in enumerate(scales):
-        weights = []
-        for iteration in range(options.iterations):
-            share = first + (last - first) * (level + iteration / options.iterations) / len(scales)
-            weights.append((gradient_weight, share))
-            gradient_weight /= options.gradient_weight_decay
-            if level == len(scales) - 1 and iteration >= options.iterations - options.last_iterations:
-                gradient_weight /= options.last_decay
-            gradient_weight = max(gradient_weight, options.gradient_weight_min)
-        factor = scale / scales[level - 1][1] if level else 1.0
-        sigma = options.smooth_sigma * (level + 1)
-        begin, end = (sum(costs[:i]) / sum(costs) for i in (level, level + 1))
-        schedule.append(_Scale(size, scaled_shape(shape, scale), factor, tuple(weights), sigma, begin, end))
-    return schedule
-
-
-def _coarse_to_fine(
-    stack: Array, scales: list[tuple[tuple[int, int], float]], options: TwoStepOptions, report: Callable[[float], None]
-) -> _State:
-    """The first step (eq. 2-11) on `stack` (n, H, W): latent and kernel steps at each scale, coarsest first."""
-    kernel = initial_kernel(scales[0][0], len(stack), array_module(stack), stack.dtype)
-    energies: list[Array] = []
-    schedule = _schedule(stack.shape[-2:], scales, options)
-    for level, scale in enumerate(schedule):
-        blurred = wrap(resample(stack, scale.shape), (scale.size[0] - 1, scale.size[1] - 1))
-        if level:
-            kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-            kernel = enlarge_kernel(kernel, scale.factor, scale.size)
-        kernel, a, b, latent, energy = _alternate_on(blurred, kernel, scale, options, report)
-        energies.append(energy)
-    window = voting_window(scale.shape, scale.size)
-    return _State(kernel, a, b, latent, blurred, window, window_pixels(window), energies)
-
-
-def _alternate(
-    blurred: Array, kernel: Array, scale: _Scale, options: TwoStepOptions, report: Callable[[float], None]
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation, latent, energy of eq. 2).
-
-    Nothing here may wait for a device: on one, the whole loop becomes a CUDA graph.
-    """
-    work = Workspace(blurred)
-    blurred_hat = rfft2(blurred)
-    window = voting_window(scale.shape, scale.size)
-    pixels = window_pixels(window)
-    for iteration, (gradient_weight, share) in enumerate(scale.weights, start=1):
-        latent = latent_step(
-            blurred,
-            kernel,
-            blurred_hat=blurred_hat,
-            gradient_weight=gradient_weight,
-            smooth_weight=options.smooth_weight,
-            smooth_sigma=scale.smooth_sigma,
-            smooth_radius=max(1, max(scale.size) // 4),
-            beta_rate=options.beta_rate,
-            beta_max=options.beta_max,
-            work=work,
-        )
-        votes = voting_gradients(latent, window, share, work=work)
-        a, b = normal_equations(votes, latent, blurred_hat, scale.size, work=work)
-        kernel = _solve(a, b, kernel, pixels, options, work)
-        report(scale.begin + (scale.end - scale.begin) * iteration / len(scale.weights))
-    threshold = gradient_weight / options.beta_max
-    energy = objective(latent, kernel, blurred_hat, gradient_weight=gradient_weight, threshold=threshold)
-    return kernel, a, b, latent, energy
-
-
-def _alternate_on(
-    blurred: Array, kernel: Array, scale: _Scale, options: TwoStepOptions, report: Callable[[float], None]
-) -> tuple[Array, ...]:
-    """`_alternate` as suits where its arrays are.
-
-    On NumPy, as many pictures at a time as a core's cache holds. On a device, all at once, and replayed as a CUDA graph
-    when the same shapes come again.
-    """
-    if array_module(blurred) is np:
-        together = max(1, CACHE_PIXELS // (blurred.shape[-2] * blurred.shape[-1]))
-        starts = range(0, len(blurred), together)
-        if len(starts) <= 1:
-            return _alternate(blurred, kernel, scale, options, report)
-        share, parts = (scale.end - scale.begin) / len(starts), []
-        for i, first in enumerate(starts):
-            begin = scale.begin + i * share
-            some = slice(first, first + together)
-            part = replace(scale, begin=begin, end=begin + share)
-            parts.append(_alternate(blurred[some], kernel[some], part, options, report))
-        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    from ._device import replay
-
-    function = functools.partial(_alternate, scale=scale, options=options, report=lambda _: None)
-    found = replay((scale, options), function, blurred, kernel)
-    report(scale.end)
-    return found
+def _signals(kernel: Array, verdict: Judgement, found: list[Array]) -> dict[str, Array]:
+    """What tells whether the kernels (n, kh, kw) are right, one number each: see `confidence`."""
+    signals = {
+        "border_mass": border_mass(kernel),
+        "spectral_match": verdict.match,
+        "gradient_gain": verdict.gain,
+        "agreement": agreement(kernel, found),
+    }
+    return {"confidence": confidence(kernel, **signals), **signals, "energy": verdict.energy}
 
 
 def _told(values: Array, lead: tuple[int, ...]) -> float | np.ndarray:

@@ -60,8 +60,8 @@ KernelSize = Annotated[
     typer.Option(
         "--kernel-size",
         "-k",
-        metavar="N|HxW",
-        help="Odd size in pixels, a little more than the blur is long: 31, or 31x25 for height x width.",
+        metavar="N|HxW|auto",
+        help="Odd size in pixels, a little more than the blur is long: 31, or 31x25 for height x width; auto finds it.",
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the GPU if there is one.")]
@@ -79,7 +79,7 @@ def deblur(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="OUT", help="The sharp picture: .png, .jpg, .jpeg, .tif or .tiff.")
     ],
-    kernel_size: KernelSize,
+    kernel_size: KernelSize = "auto",
     kernel_out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the kernel: .npy, or .png to look at.")
     ] = None,
@@ -108,7 +108,8 @@ def deblur(
         check_output(out, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype, source=source)
         if kernel_out is not None:
             check_output(kernel_out, suffixes=KERNEL_SUFFIXES, source=source)
-        check_kernel_size(size, photo.pixels.shape[:2])
+        if size is not None:
+            check_kernel_size(size, photo.pixels.shape[:2])
         with _progress_bar() as callback:
             result = gpudeblur.deblur(
                 photo.pixels,
@@ -143,7 +144,7 @@ def batch(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the sharp pictures; it is made if need be.")
     ],
-    kernel_size: KernelSize,
+    kernel_size: KernelSize = "auto",
     kernels_out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the kernels: NAME.npy.")] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Also folders in folders, which DIR then has as well.")
@@ -224,7 +225,7 @@ def batch(
 def kernel(
     source: Source,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The kernel: .npy, or .png to look at.")],
-    kernel_size: KernelSize,
+    kernel_size: KernelSize = "auto",
     device: DeviceOption = Device.auto,
     method: MethodOption = Method.two_step,
     gamma: Gamma = 1.0,
@@ -242,7 +243,8 @@ def kernel(
         check_output(out, suffixes=KERNEL_SUFFIXES)
         photo = read_image(source)
         check_output(out, suffixes=KERNEL_SUFFIXES, source=source)
-        check_kernel_size(size, photo.pixels.shape[:2])
+        if size is not None:
+            check_kernel_size(size, photo.pixels.shape[:2])
         start = time.perf_counter()
         with _progress_bar() as callback:
             found = gpudeblur.estimate_kernel(
@@ -359,11 +361,14 @@ def _counter(total: int) -> Iterator[Callable[[bool], None]]:
 
 
 def _parse_kernel_size(text: str) -> Any:
+    if text.lower() == "auto":
+        return None
     try:
         sizes = tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
         raise ValueError(
-            f"--kernel-size must be an odd integer, or two as HEIGHTxWIDTH, got {text!r}; use for instance 31 or 31x25"
+            f"--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got {text!r}; "
+            "use for instance 31 or 31x25"
         ) from None
     return sizes if len(sizes) > 1 else sizes[0]
 

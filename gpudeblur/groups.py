@@ -67,7 +67,10 @@ class _Group:
 
 
 class Groups:
-    """The lane: equal pictures together, as many as `batch_size` says or memory and `GROUP_PIXELS` allow."""
+    """The lane: equal pictures together, as many as `batch_size` says or memory and `GROUP_PIXELS` allow.
+
+    Without a kernel size, one by one: a stack's kernels would all be padded to the largest of them.
+    """
 
     def __init__(
         self,
@@ -111,7 +114,8 @@ class Groups:
             shape = list(picture.shape)
             if self._channel_axis is not None:
                 del shape[self._channel_axis]
-            images.check_kernel_size(self._kernel_size, tuple(shape))
+            if self._kernel_size is not None:
+                images.check_kernel_size(self._kernel_size, tuple(shape))
         except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
             return why
         return None
@@ -131,7 +135,9 @@ class Groups:
     # ---- which pictures go together
 
     def _most(self, shape: tuple[int, ...]) -> int:
-        """How many pictures of this shape are computed together."""
+        """How many pictures of this shape are computed together: 1 where each finds a kernel size of its own."""
+        if self._kernel_size is None:
+            return 1
         most = self._batch_size or GROUP_PIXELS // math.prod(shape)
         return max(1, int(min(most, self._budget // self._bytes_of(shape))))
 
@@ -287,9 +293,9 @@ def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
     """What `info` of a stack says of its picture `i`; times are its share."""
 
     def of_one(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return value[i] if value.ndim > 1 else value[i].item()
-        return [of_one(one) for one in value] if isinstance(value, list) else value
+        if not isinstance(value, np.ndarray):
+            return value
+        return value[i] if value.ndim > 1 else value[i].item()
 
     return {key: value / count if key.startswith("seconds") else of_one(value) for key, value in info.items()}
 

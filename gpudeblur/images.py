@@ -165,11 +165,6 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, in
     ValueError
         Below 3, even, larger than the picture, or not two of them.
     """
-    if kernel_size is None:
-        raise TypeError(
-            "kernel_size must be an odd integer, got None; estimating the size is not available yet, "
-            "give a little more than the length of the blur in pixels, for instance 31"
-        )
     is_pair = isinstance(kernel_size, tuple | list | np.ndarray) and np.ndim(kernel_size) > 0
     if is_pair and len(kernel_size) != 2:
         raise ValueError(

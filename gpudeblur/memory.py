@@ -1,22 +1,27 @@
 """How much memory a picture takes while it is deblurred, worked out from its shape.
 
 In planes: real arrays of the size of a grid, or spectra of it, which weigh as much. Two grids count. That of the
-kernel's estimation at its finest scale has G pixels, the picture with a margin of the kernel's support, rounded up to
-fast sizes; that of the restoration R, with a margin of the kernel that was asked for. The peak is at one of two places,
-and the picture's own planes (C channels, and their luminance if C > 1) are there all along:
+kernel's estimation has G pixels, the picture with a margin of the kernel's support at the finest scale, rounded up to
+fast sizes; that of the restoration R, with a margin of the kernel that was asked for. The peak is at one of these
+places, and the picture's own planes (C channels, and their luminance if C > 1) are there all along:
 
-    estimation   planes + ALTERNATION G      the blurred picture and its spectrum, the last latent picture, and within
-                                             the latent step: the data, the power and the quotient's spectrum, both
-                                             gradients with their mask, the split, the smooth picture and its split
+    starts       planes + quiet + SMOOTH S   S: the largest grid of a start, about G / 2 where there are several scales;
+                                             as below, and the smooth picture and its split
+    finest scale planes + quiet + ALTERNATION G   the blurred picture and its spectrum, the last latent picture, and
+                                             within the latent step: the data, the power and the quotient's spectrum,
+                                             both gradients with their mask, the split; judging a kernel takes as much
     restoration  planes + C RESTORATION R    per channel; "sparse": x, residual, direction and image of the conjugate
                                              gradients, five derivatives, five weights, their products, room and
                                              spectrum; "hyper-laplacian": the blurred and the last picture, data, power,
                                              the quotient's spectrum, two gradients, split
 
+`quiet` is the picture with its noise taken into account; beside it, the kernels of all starts are held, and of all that
+came of them. Where no kernel size is given, that of the largest window counts, and two more copies of the picture.
+
 The counts of arrays that live at once are measured, as what each library frees in time is not in the source:
 `tests/test_memory.py` holds them against the peak. Those of CuPy are counted without a GPU so far, on the safe side:
 the arrays of the loop, which keeps them, and the work areas of two cuFFT plans a scale. What is left out is small or
-not the picture's: kernels, tables, work space within an FFT on the CPU, CUDA graphs (of small stacks only).
+not the picture's: tables, work space within an FFT on the CPU, CUDA graphs (of small stacks only).
 """
 
 from __future__ import annotations
@@ -25,12 +30,17 @@ from typing import Any
 
 import numpy as np
 
+from .alternation import schedule
+from .blind import _LAST_MARGIN as LAST_MARGIN
+from .blind import _LAST_WAYS as LAST_WAYS
 from .fourier import fast_size
 from .images import check_kernel_size
+from .kernel_size import windows
 from .options import TwoStepOptions
 from .pyramid import support_size
 
-ALTERNATION = {"numpy": 11.8, "cupy": 30.0}
+ALTERNATION = {"numpy": 10.9, "cupy": 30.0}
+SMOOTH = {"numpy": 11.8, "cupy": 30.0}
 RESTORATION = {
     "numpy": {"sparse": 20.2, "hyper-laplacian": 7.4},
     "cupy": {"sparse": 24.0, "hyper-laplacian": 14.0},
@@ -41,7 +51,7 @@ SOLVER = 2.7
 
 def bytes_per_picture(
     shape: tuple[int, int],
-    kernel_size: int | tuple[int, int],
+    kernel_size: int | tuple[int, int] | None,
     *,
     channels: int = 1,
     final: str | None = "sparse",
@@ -62,14 +72,28 @@ def bytes_per_picture(
     int
     """
     options = TwoStepOptions() if options is None else options
-    size = check_kernel_size(kernel_size, shape)
-    support = support_size(size, shape, options.support_margin)
-    planes = _pixels(shape) * (channels if channels == 1 else channels + 1)
+    size = (max(windows(shape)),) * 2 if kernel_size is None else check_kernel_size(kernel_size, shape)
+    pixels = _pixels(shape)
+    planes = pixels * (channels if channels == 1 else channels + 1)
+    support = support_size(size, shape, LAST_MARGIN)
     lags = _pixels(tuple(fast_size(2 * side - 1) for side in support))
-    peak = ALTERNATION[backend] * _grid(shape, support) + SOLVER * lags
+    peak = max(
+        ALTERNATION[backend] * _grid(shape, support) + SOLVER * lags,
+        SMOOTH[backend] * max(_start_grid(shape, size, options.of_start(name)) for name in options.starts),
+    )
+    kernels = len(options.starts) + min(options.finalists, len(options.starts)) * len(LAST_WAYS) + 1
+    peak += pixels + _pixels(size) * kernels * (len(options.starts) > 1)
+    if kernel_size is None:
+        peak += 2 * pixels
     if final is not None:
         peak = max(peak, channels * RESTORATION[backend][final] * _grid(shape, size))
     return int((planes + peak) * np.dtype(options.dtype).itemsize)
+
+
+def _start_grid(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> int:
+    """Pixels of the largest grid of a start."""
+    *coarse, finest = schedule(shape, size, options)
+    return max(_grid(scale.shape, scale.size) for scale in coarse or [finest])
 
 
 def _grid(shape: tuple[int, int], size: tuple[int, int]) -> int:

@@ -3,8 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .priors import L0Intensity, Prior
+
+# What each start changes of the options. They fail on different pictures: a wide support finds long, faint kernels, but
+# lets a kernel run all over it where a picture has little to say, or much of the same, as text has.
+STARTS: Mapping[str, Mapping[str, Any]] = {
+    "wide": {},
+    "relaxed": {"support_margin": 2, "iteration_threshold": (0.2, 0.02), "kernel_iterations": 40},
+    "sparse": {"support_margin": 2, "iteration_threshold": (0.15, 0.15), "kernel_iterations": 40},
+    "compact": {
+        "support_margin": 0,
+        "iteration_threshold": (0.2, 0.2),
+        "kernel_iterations": 40,
+        "kernel_weight": 1e-2,
+        "smooth_weight": 0.0,
+    },
+    "text": {
+        "support_margin": 0,
+        "iteration_threshold": (0.1, 0.1),
+        "kernel_solver": "cg",
+        "voting_share": (0.3, 0.6),
+        "prior": L0Intensity(of="both"),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,21 +46,32 @@ class TwoStepOptions:
     gradient_weight: float = 8e-3
     #: lambda is divided by this after each iteration (Pan et al.: 1.1), all the way down the pyramid.
     gradient_weight_decay: float = 1.07
-    #: ... and by this as well after each of the last `last_iterations` at the finest scale: the kernel grows crisp.
-    last_decay: float = 1.5
-    last_iterations: int = 3
     #: lambda never falls below this (Pan et al.).
     gradient_weight_min: float = 1e-4
     #: alpha, weight of the local smooth prior, eq. 2. The paper takes 4e-4 to 64e-4; 0 switches the prior off.
     smooth_weight: float = 4e-4
     #: pixels: sigma of its Gaussian at the coarsest scale; it grows by as much with each scale (paper: 0.3).
     smooth_sigma: float = 0.3
+    #: a prior on the latent picture itself, beside the two on its gradients: `gpudeblur.priors`, or your own. Its
+    #: weight decays as lambda does. At the finest scale, and where kernels are judged, it plays no part.
+    prior: Prior | None = None
     #: beta of eq. 3 grows by this factor from 2 lambda (paper: 2) ...
     beta_rate: float = 2.0
     #: ... while below this. Past 60 a pass hardly changes the latent picture (Pan et al.: 1e5, 11 more passes).
     beta_max: float = 60.0
-    #: latent and kernel steps at each scale.
+    #: latent and kernel steps at each scale but the finest.
     iterations: int = 8
+    #: ... and at the finest, for the best of the starts.
+    last_iterations: int = 6
+    #: lambda at the finest scale, at its first and at its last iteration, for a picture without noise: the kernel grows
+    #: crisp. With noise of sigma > 0.0063 it is (sigma / 0.0063)^2 times as large.
+    last_gradient_weight: tuple[float, float] = (1e-3, 1e-4)
+    #: where the estimation starts from; see `STARTS`. The best is kept, by `choice.judge`, for each picture by itself.
+    #: Each costs about as much as the iterations at the finest scale. One alone is not judged, and ("wide",) the fast
+    #: setting.
+    starts: tuple[str, ...] = ("wide", "relaxed", "sparse", "compact", "text")
+    #: how many starts are taken through the finest scale, the best of them.
+    finalists: int = 2
     #: side ratio from one scale to the next (paper: 1 / sqrt(2)).
     scale_ratio: float = math.sqrt(0.5)
     #: pixels: longer side of the coarsest kernel (paper: 3; Pan et al.: 7).
@@ -52,8 +88,13 @@ class TwoStepOptions:
     kernel_iterations: int = 20
     #: gamma of eq. 9, as a share of the energy of the voting gradients. Larger: smoother kernels.
     kernel_weight: float = 3e-3
-    #: kernel pixels under this share of the maximum are cut at the end (Pan et al.: 0.05).
+    #: kernel pixels under this share of the maximum are cut after each kernel step, at the coarsest scale and at the
+    #: finest; 0: none. More: the kernel cannot run all over its support, and loses its faint parts.
+    iteration_threshold: tuple[float, float] = (0.0, 0.0)
+    #: ... are cut between scales (Pan et al.: 0.05) ...
     kernel_threshold: float = 0.05
+    #: ... and at the end.
+    last_threshold: float = 0.03
     #: connected components with less than this share of the kernel's mass are dropped at the end. Pan et al. take 0.1,
     #: which deletes thin tails.
     kernel_component: float = 0.03
@@ -64,21 +105,27 @@ class TwoStepOptions:
     #: beta of eq. 13 at the start, as a share of the energy of the voting gradients; it doubles up to 1. Smaller: the
     #: kernel is first solved more freely, which on real noise undoes the first step.
     refine_beta: float = 0.1
+    #: whether a picture whose kernel deserves little confidence gets a gentle answer: the restoration mixed with the
+    #: blurred picture; `info["strength"]` is the restoration's share.
+    cautious: bool = True
     #: precision of all arrays.
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
-        pair = isinstance(self.voting_share, (tuple, list)) and len(self.voting_share) == 2
-        fits = pair and all(0 < share <= 1 for share in self.voting_share)
-        self._check("voting_share", fits, "be two numbers in (0, 1]")
-        object.__setattr__(self, "voting_share", tuple(self.voting_share))  # hashable
+        self._check_pair("voting_share", lambda share: 0 < share <= 1, "be two numbers in (0, 1]")
+        self._check_pair("iteration_threshold", lambda share: 0 <= share < 1, "be two numbers in [0, 1)")
+        self._check_pair("last_gradient_weight", lambda weight: 0 < weight < math.inf, "be two positive numbers")
+        names = isinstance(self.starts, (tuple, list)) and len(self.starts) > 0
+        known = names and all(isinstance(name, str) and name in STARTS for name in self.starts)
+        self._check("starts", known, f"be names out of {', '.join(STARTS)}")
+        object.__setattr__(self, "starts", tuple(self.starts))
         for name in ("gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"):
             self._check(name, getattr(self, name) > 0, "be positive")
-        for name in ("smooth_weight", "kernel_weight", "support_margin", "last_iterations"):
+        for name in ("smooth_weight", "kernel_weight", "support_margin"):
             self._check(name, getattr(self, name) >= 0, "not be negative")
-        for name in ("gradient_weight_decay", "last_decay", "iterations", "kernel_iterations"):
+        for name in ("gradient_weight_decay", "iterations", "last_iterations", "kernel_iterations", "finalists"):
             self._check(name, getattr(self, name) >= 1, "be at least 1")
-        for name in ("kernel_threshold", "kernel_component"):
+        for name in ("kernel_threshold", "kernel_component", "last_threshold"):
             self._check(name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
         self._check("beta_rate", self.beta_rate > 1, "be above 1")
         self._check("beta_max", self.beta_max > 2 * self.gradient_weight, "exceed 2 gradient_weight")
@@ -88,15 +135,28 @@ class TwoStepOptions:
         self._check("smallest_kernel", self.smallest_kernel % 2 == 1, "be odd")
         self._check("support_margin", self.support_margin % 2 == 0, "be even")
         self._check("kernel_solver", self.kernel_solver in ("nnls", "cg"), "be 'nnls' or 'cg'")
-        for name in ("iterations", "kernel_iterations", "last_iterations", "smallest_kernel", "support_margin"):
+        integers = ("iterations", "kernel_iterations", "last_iterations", "finalists")
+        for name in (*integers, "smallest_kernel", "support_margin"):
             self._check(name, isinstance(getattr(self, name), int), "be an integer")
         least = self.gradient_weight_min
         self._check("gradient_weight_min", least <= self.gradient_weight, "not exceed gradient_weight")
         for name, default in vars(type(self)).items():
             if isinstance(default, float):
                 self._check(name, math.isfinite(getattr(self, name)), "be finite")
+        parts = hasattr(self.prior, "step") and hasattr(self.prior, "weight") and not isinstance(self.prior, type)
+        self._check("prior", self.prior is None or parts, "have a weight and a step (gpudeblur.priors.Prior)")
         self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")
+
+    def _check_pair(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
+        value = getattr(self, name)
+        pair = isinstance(value, (tuple, list)) and len(value) == 2
+        self._check(name, pair and all(holds(one) for one in value), rule)
+        object.__setattr__(self, name, tuple(value))  # hashable
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise ValueError(f"{name} must {rule}, got {getattr(self, name)!r}; leave it out for the default")
+
+    def of_start(self, name: str) -> TwoStepOptions:
+        """These options as that start changes them."""
+        return replace(self, **STARTS[name])

@@ -25,7 +25,14 @@ from gpudeblur import BatchResult, Progress, TwoStepOptions, batch, blind
 
 # Two milliseconds a picture: no test here is about quality.
 QUICK = TwoStepOptions(
-    iterations=1, kernel_iterations=2, refine=False, beta_max=1.0, smooth_weight=0, scale_ratio=0.5, last_iterations=0
+    iterations=1,
+    kernel_iterations=2,
+    refine=False,
+    beta_max=1.0,
+    smooth_weight=0,
+    scale_ratio=0.5,
+    starts=("wide",),
+    last_iterations=1,
 )
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60  # seconds, until a hang is a failure
@@ -563,7 +570,7 @@ def test_equal_pictures_are_computed_together_and_come_out_as_alone(monkeypatch:
         alone = gd.deblur(u, 5, options=QUICK, final=final)
         check_equal(r, alone)
         assert r.kernel.base is None
-        for key in ("confidence", "energies", "scales"):
+        for key in ("confidence", "energy", "agreement", "border_mass"):
             assert r.info[key] == alone.info[key]
 
 
@@ -574,6 +581,37 @@ def test_colours_are_stacked_wherever_they_are(monkeypatch: Any, axis: int) -> N
     assert [len(shape) for shape in calls] == [4]
     for u, r in zip(pictures, results, strict=True):
         check_equal(r, gd.deblur(u, 5, options=QUICK, channel_axis=axis, final="hyper-laplacian"))
+
+
+def sizes_by_brightness(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Three pictures whose kernels are found at sizes 5, 9 and 5."""
+
+    def sizes(stack: np.ndarray, *_: Any) -> np.ndarray:
+        return np.where(stack.mean(axis=(-2, -1)) > 0.5, 9, 5)
+
+    monkeypatch.setattr(blind, "estimate_sizes", sizes)
+    return [(picture(i) + i % 2) / 2 for i in range(3)]
+
+
+any_size = pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
+
+
+@any_size
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_pictures_without_a_kernel_size_are_taken_one_by_one(monkeypatch: Any, batch_size: int | None) -> None:
+    """In a stack, the kernels would be padded to the size of the largest."""
+    pictures = sizes_by_brightness(monkeypatch)
+    results = list(quick(pictures, None, batch_size=batch_size, workers=1, final="hyper-laplacian"))
+    assert [r.kernel.shape for r in results] == [(5, 5), (9, 9), (5, 5)]
+    for u, r in zip(pictures, results, strict=True):
+        check_equal(r, gd.deblur(u, None, options=QUICK, final="hyper-laplacian"))
+
+
+@any_size
+def test_a_kernel_size_is_found_for_each_picture_of_a_batch() -> None:
+    pictures = [picture(i, (30, 26 + i)) for i in range(3)]
+    for r, u in zip(gd.deblur_batch(pictures, options=QUICK), pictures, strict=True):
+        check_equal(r, gd.deblur(u, options=QUICK))
 
 
 def test_what_is_not_alike_is_not_stacked(monkeypatch: Any) -> None:

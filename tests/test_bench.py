@@ -5,6 +5,7 @@ The bench of quality: its cases follow their recipes, and its figures are what t
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -28,10 +29,11 @@ from cuda_on_cpu import device
 
 import gpudeblur as gd
 from gpudeblur import _cuda
+from gpudeblur.options import STARTS
 
 BENCH = Path(__file__).parent.parent / "bench"
 # Two scales, with and without passes that have the smooth map.
-QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=3, beta_max=0.2, last_iterations=0)
+QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=3, beta_max=0.2, last_iterations=2, starts=("wide",))
 IN_PLACE = {"spectral_solve": (1,), "transfer": (0,), "normal_spectra": (0, 1), "smooth_split": (4,)}
 
 
@@ -78,11 +80,27 @@ def cupy(cpu_kernel: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield cupy
 
 
-@pytest.mark.parametrize("final", [None, "hyper-laplacian"])
-def test_the_plan_is_what_runs(bench: Any, cupy: Any, monkeypatch: pytest.MonkeyPatch, final: str | None) -> None:
+@pytest.mark.parametrize(
+    ("final", "size", "changes"),
+    [
+        (None, (9, 9), {}),
+        ("hyper-laplacian", (9, 9), {}),
+        (None, (13, 9), {"starts": tuple(STARTS)}),
+        (None, (3, 3), {"starts": ("sparse", "wide"), "finalists": 3, "refine": False}),  # one scale
+        (None, (9, 9), {"iteration_threshold": (0.1, 0.1), "finalists": 1, "starts": ("text", "compact", "relaxed")}),
+    ],
+)
+def test_the_plan_is_what_runs(
+    bench: Any,
+    cupy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    final: str | None,
+    size: tuple[int, int],
+    changes: dict[str, Any],
+) -> None:
     """Launches and transforms one by one, and for each CUDA kernel the bytes of the arrays that it is given."""
     roofline = bench("roofline")
-    from gpudeblur import _cuda
+    from gpudeblur import _cuda, _device
 
     launch, moved = _cuda._launch, Counter[str]()
 
@@ -93,11 +111,13 @@ def test_the_plan_is_what_runs(bench: Any, cupy: Any, monkeypatch: pytest.Monkey
         launch(name, blocks, block, *args, **keywords)
 
     monkeypatch.setattr(_cuda, "_launch", watched)
+    monkeypatch.setattr(_device, "GRAPH_PIXELS", 0)  # a graph would hide its launches
     stack = np.random.default_rng(0).random((2, 40, 33), np.float32)
-    gd.deblur(cupy.asarray(stack), 9, options=QUICK, final=final)
-    terms = list(roofline.plan((40, 33), (9, 9), QUICK, 2))
+    options = dataclasses.replace(QUICK, **changes)
+    gd.deblur(cupy.asarray(stack), size, options=options, final=final)
+    terms = list(roofline.plan((40, 33), size, options, 2))
     if final is not None:
-        terms += roofline.plan_hyper_laplacian((40, 33), (9, 9), 2)
+        terms += roofline.plan_hyper_laplacian((40, 33), size, 2)
     planned, planned_bytes = Counter[str](), Counter[str]()
     for term in terms:
         planned[term.name] += term.count
@@ -141,7 +161,9 @@ def quick(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LOADS", (module.Load((40, 33), 9),))
 
 
-OPTIONS = json.dumps({"iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "last_iterations": 0})
+OPTIONS = json.dumps({
+    "iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "last_iterations": 1, "starts": ["wide"],
+})  # fmt: skip
 
 
 def test_throughput_on_a_device(bench: Any, cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +208,13 @@ def test_bars_on_a_device(bench: Any, cupy: Any, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(module, "FACES", Small((96, 112), 21, final="hyper-laplacian"))
     monkeypatch.setattr(module, "through_batch", lambda *_, **__: 0.5)  # needs streams; tested by itself
     monkeypatch.setattr(module.Bench, "peak", lambda *_: {"over_model": 1.1})
-    module.main(["--device", "cuda", "--options", OPTIONS, "--bars", "--longest", "0"])
+    options = json.dumps({**json.loads(OPTIONS), "starts": ["wide", "text"]})
+    module.main(["--device", "cuda", "--options", options, "--bars", "--longest", "0"])
     (line,) = records(tmp_path, "throughput")
-    assert len(line["bars"]) == 7
+    assert [one["holds"] is None for one in line["bars"]] == [False] * 7 + [True] * 2
+    # What has a bar was measured with one start; beside it, with all.
+    one_start, all_starts = (line["bars"][i]["row"]["launches"] for i in (0, 7))
+    assert all_starts > 2 * one_start
     assert all(math.isfinite(one["measured"]) for one in line["bars"])
 
 
@@ -509,7 +535,7 @@ def test_the_result_gain_is_of_what_deblur_returned(bench: Any, data: Path, monk
     """A `deblur` that gives back the blurred picture gains nothing, whatever the kernel that it reports."""
     quality = bench("quality")
     case = next(quality.SETS["levin"](data))
-    info = {"confidence": 0.25, "seconds_kernel": 1.5, "scales": [3]}
+    info = {"confidence": 0.25, "seconds_kernel": 1.5, "energy": -3.0}
     gives_up = types.SimpleNamespace(image=case.blurred, kernel=case.kernel, info=info)
     monkeypatch.setattr(gd, "deblur", lambda *_, **__: gives_up)
     row, kernel = quality.Trial()(case)

@@ -14,9 +14,11 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import TwoStepOptions, blind
+from gpudeblur import TwoStepOptions, alternation, blind
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import kernel_similarity, psnr, scores
+from gpudeblur.options import STARTS
+from gpudeblur.priors import L0Intensity
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -24,7 +26,7 @@ CAMERA = data.camera() / 255
 ASTRONAUT = data.astronaut() / 255
 FINALS = ["sparse", "hyper-laplacian"]
 # Fast where a test is not about quality.
-QUICK = TwoStepOptions(iterations=2, kernel_iterations=10)
+QUICK = TwoStepOptions(iterations=2, last_iterations=2, kernel_iterations=10, starts=("wide",))
 
 
 @functools.cache
@@ -96,10 +98,10 @@ def test_a_rectangular_kernel(xp: Any) -> None:
     blurred = blur(CAMERA[100:220, 180:310], line)
     kernel = gd.estimate_kernel(xp.asarray(blurred), (5, 15))
     check_kernel(kernel, (5, 15))
-    assert kernel_similarity(kernel, line) > 0.85
+    assert kernel_similarity(kernel, line) > 0.8
     turned = gd.estimate_kernel(xp.asarray(np.ascontiguousarray(blurred.T)), (15, 5))
     check_kernel(turned, (15, 5))
-    assert kernel_similarity(turned, line.T) > 0.85
+    assert kernel_similarity(turned, line.T) > 0.8
 
 
 def test_noise_is_survived(xp: Any) -> None:
@@ -108,11 +110,11 @@ def test_noise_is_survived(xp: Any) -> None:
 
 
 def test_the_pieces_make_the_whole(xp: Any) -> None:
-    """deblur = estimate_kernel, then deconvolve with what it found."""
-    u = xp.asarray(photo(colour=True))
+    """deblur = estimate_kernel, then deconvolve with what it found (all of it, where one is not cautious)."""
+    u, options = xp.asarray(photo(colour=True)), dataclasses.replace(QUICK, cautious=False)
     for final in FINALS:
-        result = gd.deblur(u, 11, channel_axis=-1, final=final, options=QUICK)
-        assert_same(result.kernel, gd.estimate_kernel(u, 11, channel_axis=-1, options=QUICK))
+        result = gd.deblur(u, 11, channel_axis=-1, final=final, options=options)
+        assert_same(result.kernel, gd.estimate_kernel(u, 11, channel_axis=-1, options=options))
         sharp = gd.deconvolve(u, result.kernel, method=final, channel_axis=-1)
         assert_close(result.image, sharp, atol=1e-4)
 
@@ -290,9 +292,6 @@ def test_the_report(xp: Any) -> None:
     info = gd.deblur(xp.asarray(photo()), 11, final="hyper-laplacian", options=QUICK).info
     assert info["backend"] == ("numpy" if xp is np else "cupy")
     assert (info["method"], info["final"]) == ("two-step", "hyper-laplacian")
-    assert info["scales"] == sorted(info["scales"])
-    assert all(side % 2 for size in info["scales"] for side in size)
-    assert info["scales"][-1] >= (11, 11)
     assert 0 < info["seconds_kernel"] < info["seconds"]
 
 
@@ -303,11 +302,14 @@ def test_the_report(xp: Any) -> None:
 BASE = TwoStepOptions(
     gradient_weight=8e-3,
     gradient_weight_decay=1.1,
-    last_decay=1.5,
     last_iterations=2,
+    last_gradient_weight=(1e-3, 1e-4),
+    starts=("wide",),
+    finalists=2,
     gradient_weight_min=1e-4,
     smooth_weight=4e-3,
     smooth_sigma=0.3,
+    prior=None,
     beta_rate=2.0,
     beta_max=60.0,
     iterations=4,
@@ -318,21 +320,31 @@ BASE = TwoStepOptions(
     kernel_solver="nnls",
     kernel_iterations=20,
     kernel_weight=3e-3,
+    iteration_threshold=(0.0, 0.0),
     kernel_threshold=0.05,
+    last_threshold=0.03,
     kernel_component=0.03,
     refine=True,
     refine_weight=1e-3,
     refine_beta=0.1,
+    cautious=True,
     dtype="float32",
 )
 CHANGES: list[tuple[str, Any]] = [
     ("gradient_weight", 3e-2),
     ("gradient_weight_decay", 1.0),
-    ("last_decay", 1.0),
-    ("last_iterations", 0),
+    ("last_iterations", 5),
+    ("last_gradient_weight", (1e-2, 1e-4)),
+    ("last_gradient_weight", (1e-3, 1e-3)),
+    ("starts", ("compact",)),
+    ("starts", ("wide", "relaxed", "sparse")),
+    ("iteration_threshold", (0.3, 0.01)),
+    ("iteration_threshold", (0.01, 0.3)),
+    ("last_threshold", 0.2),
     ("gradient_weight_min", 5e-3),
     ("smooth_weight", 0.0),
     ("smooth_sigma", 3.0),
+    ("prior", L0Intensity(of="both")),
     ("beta_rate", 4.0),
     ("beta_max", 5.0),
     ("iterations", 8),
@@ -369,35 +381,74 @@ def test_every_option_matters(name: str, value: Any) -> None:
 
 
 def test_no_option_is_left_out() -> None:
-    assert {field.name for field in dataclasses.fields(TwoStepOptions)} == {name for name, _ in CHANGES}
+    assert {field.name for field in dataclasses.fields(TwoStepOptions)} == {name for name, _ in CHANGES} | {
+        "finalists", "cautious",  # have tests of their own
+    }  # fmt: skip
 
 
 def test_the_schedule_of_the_latent_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """lambda decays down the whole pyramid, faster at its end; the smooth prior grows with the scale (seed 0)."""
+    """lambda decays down the whole pyramid, and has its own course at the end; the smooth prior grows (seed 0)."""
     calls: list[dict[str, Any]] = []
-    step = blind.latent_step
+    step = alternation.latent_step
 
     def recorded(blurred: Any, kernel: Any, **options: Any) -> Any:
         calls.append({"size": kernel.shape[-2:]} | options)
         return step(blurred, kernel, **options)
 
-    monkeypatch.setattr(blind, "latent_step", recorded)
-    options = dataclasses.replace(BASE, smallest_kernel=3, gradient_weight_min=2e-3)
-    info = gd.deblur(photo(), (11, 7), options=options).info
-    sizes = [size for size in info["scales"] for _ in range(options.iterations)]
+    monkeypatch.setattr(alternation, "latent_step", recorded)
+    options = dataclasses.replace(BASE, smallest_kernel=3, gradient_weight_min=4e-3)
+    gd.deblur(photo(), (11, 7), options=options)
+    scales = alternation.schedule((64, 64), (11, 7), options)
+    assert scales[-1].size == (17, 13)  # 11 x 7 with the margin
+    assert [scale.size for scale in scales] == sorted(scale.size for scale in scales)
+    calls, last = calls[: -options.last_iterations], calls[-options.last_iterations :]
+    sizes = [scale.size for scale in scales[:-1] for _ in range(options.iterations)]
     assert [call["size"] for call in calls] == sizes
-    assert sizes[-1] == (17, 13)  # 11 x 7 with the margin
     assert [call["smooth_radius"] for call in calls] == [max(1, max(size) // 4) for size in sizes]
-    levels = np.repeat(np.arange(1, len(info["scales"]) + 1), options.iterations)
+    levels = np.repeat(np.arange(1, len(scales)), options.iterations)
     np.testing.assert_allclose([call["smooth_sigma"] for call in calls], options.smooth_sigma * levels)
-    decay = np.full(len(calls), options.gradient_weight_decay)
-    decay[-options.last_iterations :] *= options.last_decay
-    expected = options.gradient_weight / np.concatenate([[1], np.cumprod(decay)[:-1]])
+    expected = options.gradient_weight / options.gradient_weight_decay ** np.arange(len(calls))
     expected = np.maximum(expected, options.gradient_weight_min)
-    assert 1 < (expected == options.gradient_weight_min).sum() < len(calls) / 2
+    assert 1 < (expected == options.gradient_weight_min).sum() < len(calls) * 3 / 4
     np.testing.assert_allclose([call["gradient_weight"] for call in calls], expected)
-    for name in ("smooth_weight", "beta_rate", "beta_max"):
-        assert {call[name] for call in calls} == {getattr(options, name)}
+    assert {call["size"] for call in last} == {(13, 9)}
+    assert (last[0]["gradient_weight"], last[-1]["gradient_weight"]) == pytest.approx(options.last_gradient_weight)
+    assert {call["smooth_weight"] for call in last} == {0.0}
+    assert {call["smooth_weight"] for call in calls} == {options.smooth_weight}
+    for name in ("beta_rate", "beta_max"):
+        assert {call[name] for call in calls + last} == {getattr(options, name)}
+
+
+def test_a_start_stands_for_its_changes_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TwoStepOptions] = []
+    begin = blind.start
+    monkeypatch.setattr(blind, "start", lambda *a: seen.append(a[2]) or begin(*a))  # type: ignore[func-returns-value]
+    gd.estimate_kernel(photo(48), 9, options=dataclasses.replace(QUICK, starts=tuple(STARTS)))
+    assert seen == [dataclasses.replace(QUICK, starts=tuple(STARTS), **STARTS[name]) for name in STARTS]
+
+
+def test_finalists_are_finished_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Any] = []
+    finish = blind._finish
+    monkeypatch.setattr(blind, "_finish", lambda *a: ends.append(a[3].iteration_threshold[1]) or finish(*a))
+    for finalists in (1, 2, 5):
+        ends.clear()
+        options = dataclasses.replace(QUICK, starts=("wide", "text"), finalists=finalists)
+        gd.estimate_kernel(photo(48), 9, options=options)
+        assert ends == [0.0, 0.1] * min(2, finalists)
+
+
+def test_a_cautious_result_is_mixed_with_the_blurred_picture() -> None:
+    """As much of the restoration as the confidence allows; nothing of it where there is none."""
+    u = photo()
+    for picture in (u, np.full_like(u, 0.5)):
+        bold = gd.deblur(picture, 11, options=dataclasses.replace(QUICK, cautious=False))
+        gentle = gd.deblur(picture, 11, options=QUICK)
+        assert "strength" not in bold.info
+        strength = gentle.info["strength"]
+        assert strength == pytest.approx(min(1, (gentle.info["confidence"] / 0.6) ** 2))
+        assert_close(gentle.image, picture + strength * (bold.image - picture), atol=1e-6)
+    assert strength == 0
 
 
 def test_no_options_are_the_default_ones() -> None:
@@ -547,13 +598,15 @@ def test_a_picture_of_32_pixels_has_a_low_confidence() -> None:
 def test_the_residual_is_the_rms_of_what_the_result_leaves_unexplained() -> None:
     """B - x * k, one number a picture."""
     pictures = np.stack([photo(), photo()[::-1]])
-    result = gd.deblur(pictures, 11)
+    options = TwoStepOptions(cautious=False)
+    result = gd.deblur(pictures, 11, options=options)
     residual = to_host(result.info["residual"])
     assert residual.shape == (2,)
     for u, image, kernel, value in zip(pictures, result.image, result.kernel, residual, strict=True):
         inside = blur(image, kernel) - u[5:-5, 5:-5]
         assert 0.3 * value < np.sqrt((inside**2).mean()) < 3 * value
-    worse = gd.deblur(pictures + 0.05 * np.random.default_rng(0).normal(size=pictures.shape).astype(np.float32), 11)
+    noise = 0.05 * np.random.default_rng(0).normal(size=pictures.shape).astype(np.float32)
+    worse = gd.deblur(pictures + noise, 11, options=options)
     assert (to_host(worse.info["residual"]) > 1.5 * residual).all()
 
 
@@ -635,13 +688,12 @@ def test_there_are_no_other_arguments() -> None:
         gd.deblur(photo(48), 9, None)  # type: ignore[misc]
 
 
-def test_there_is_an_energy_for_each_scale_and_picture() -> None:
+def test_there_is_an_energy_for_each_picture() -> None:
+    """Its logarithm a pixel (`choice.Judgement`)."""
     pictures = np.stack([photo(96), np.full((96, 96), 0.5, dtype=np.float32)])
-    info = gd.deblur(pictures, 13, options=QUICK).info
-    assert len(info["energies"]) == len(info["scales"]) > 1
-    for textured, constant in info["energies"]:
-        assert textured > 0
-        assert constant == pytest.approx(0, abs=1e-6)
+    textured, constant = gd.deblur(pictures, 13, options=QUICK).info["energy"]
+    assert -12 < textured < 0
+    assert constant < -20
 
 
 def test_no_restoration_leaves_the_kernel_and_what_is_known_about_it(xp: Any) -> None:
@@ -649,7 +701,7 @@ def test_no_restoration_leaves_the_kernel_and_what_is_known_about_it(xp: Any) ->
     found, whole = (gd.deblur(picture, 11, options=QUICK, final=final) for final in (None, "hyper-laplacian"))
     assert found.image is None
     assert found.info["final"] is None
-    assert found.info.keys() == whole.info.keys() - {"residual"}
+    assert found.info.keys() == whole.info.keys() - {"residual", "strength"}
     assert_same(found.kernel, whole.kernel)
 
 
@@ -657,10 +709,10 @@ def test_few_pictures_at_a_time_are_all_at_once(monkeypatch: pytest.MonkeyPatch)
     """On NumPy a stack goes through a scale as many pictures at a time as a cache holds: no bit changes by that."""
     stack, told = stack_of(5), []
     whole = gd.deblur(stack, 9, options=QUICK, final=None)
-    monkeypatch.setattr(blind, "CACHE_PIXELS", 2 * 60 * 60)
+    monkeypatch.setattr(alternation, "CACHE_PIXELS", 2 * 60 * 60)
     parts = gd.deblur(stack, 9, options=QUICK, final=None, callback=lambda _, done: told.append(done))
     assert_same(parts.kernel, whole.kernel)
-    for name in ("confidence", "border_mass", "spectral_match", "gradient_gain"):
+    for name in ("confidence", "border_mass", "spectral_match", "energy", "gradient_gain", "agreement"):
         assert_same(parts.info[name], whole.info[name])
     assert told == sorted(told)
     assert len(told) > 2 * 2 * QUICK.iterations

@@ -90,6 +90,16 @@ def test_deblur_with_the_defaults(library, source, tmp_path):
     assert names(tmp_path) == ["in.png", "out.png"]
 
 
+@pytest.mark.parametrize("given", [(), ("-k", "auto"), ("--kernel-size", "Auto")])
+@pytest.mark.parametrize("command", ["deblur", "kernel"])
+def test_the_kernel_size_is_found_where_none_is_given(library, source, tmp_path, command, given):
+    out = tmp_path / ("out.png" if command == "deblur" else "out.npy")
+    result = run(command, source, "-o", out, *given)
+    assert result.exit_code == 0, result.output
+    assert [size for _, size, _ in library.calls] == [None]
+    assert out.exists()
+
+
 def test_every_option_arrives(library, source, tmp_path):
     result = run(
         *("deblur", source, "-o", tmp_path / "out.tif", "-k", "5x7", "--kernel-out", tmp_path / "k.npy"),
@@ -207,10 +217,10 @@ def test_picture_and_kernel_need_two_names(library, source, tmp_path):
         ("-7", "kernel_size must be at least 3, got -7"),
         ("41", "kernel_size must not exceed the picture, got (41, 41) for a picture of 40 x 50; use at most (39, 49)"),
         ("3x5x7", "kernel_size must be one odd integer or a pair (height, width), got 3 numbers: (3, 5, 7)"),
-        ("25.0", "--kernel-size must be an odd integer, or two as HEIGHTxWIDTH, got '25.0'; use for instance 31 or"),
-        ("big", "--kernel-size must be an odd integer, or two as HEIGHTxWIDTH, got 'big'"),
-        ("5x", "--kernel-size must be an odd integer, or two as HEIGHTxWIDTH, got '5x'"),
-        ("", "--kernel-size must be an odd integer, or two as HEIGHTxWIDTH, got ''"),
+        ("25.0", "--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got '25.0'; use for instance 31"),
+        ("big", "--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got 'big'"),
+        ("5x", "--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got '5x'"),
+        ("", "--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got ''"),
     ],
 )
 @pytest.mark.parametrize("command", ["deblur", "kernel"])

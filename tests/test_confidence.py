@@ -10,7 +10,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur._arrays import to_host
-from gpudeblur.confidence import border_mass, confidence, gradient_gain, spectral_match
+from gpudeblur.confidence import border_mass, confidence, gradient_gain, spectral_match, strength
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (data.camera() / 255).astype(np.float32)
@@ -20,8 +20,8 @@ KERNEL = trajectory_kernel(17, rng=5).astype(np.float32)
 def test_border_mass(xp: Any) -> None:
     kernel = xp.zeros((2, 9, 11))
     kernel[:, 4, 5] = 3
-    kernel[1, 2, 5] = 1  # the third row from the edge belongs to the border
-    kernel[1, 3, 3] = 2  # the fourth does not
+    kernel[1, 0, 5] = 1  # the outermost row
+    kernel[1, 1, 3] = 2  # the next
     np.testing.assert_allclose(to_host(border_mass(kernel)), [0, 1 / 6])
 
 
@@ -54,18 +54,23 @@ def test_gradient_gain(xp: Any) -> None:
 def test_each_signal_counts(xp: Any) -> None:
     spread, one = xp.full((1, 9, 9), 1 / 81), xp.zeros((1, 9, 9))
     one[:, 4, 4] = 1
+    usual = {"border_mass": 0.0, "spectral_match": 0.6, "gradient_gain": 1.4, "agreement": 0.9}
 
-    def value(border: float, match: float, gain: float, kernel: Any = spread) -> float:
-        return float(confidence(*(xp.full(1, v) for v in (border, match, gain)), kernel)[0])
+    def value(kernel: Any = spread, **changes: float) -> float:
+        numbers = {name: xp.full(1, number) for name, number in (usual | changes).items()}
+        return float(confidence(kernel, **numbers)[0])
 
-    usual = value(0.05, 0.6, 1.4)
-    assert 0.7 < usual <= 1
-    assert value(0.3, 0.6, 1.4) < usual - 0.1
-    assert value(0.05, -0.2, 1.4) < usual - 0.1
-    assert value(0.05, 0.6, 8) < usual - 0.1
-    assert value(0.05, 0.6, 1.4, one) == 0
-    assert value(0.5, 0.6, 1.4) == 0
-    assert 0 <= value(1, -1, 1e30) < 1e-6
+    assert 0.7 < value() <= 1
+    assert value(border_mass=0.3) < value() - 0.05
+    assert value(spectral_match=-0.2) < value() - 0.1
+    assert value(gradient_gain=8) < value() - 0.05
+    assert value(agreement=0.4) < value() - 0.1
+    assert value(one) == 0
+    assert 0 <= value(border_mass=1, spectral_match=-1, gradient_gain=1e30, agreement=0) < 1e-3
+
+
+def test_strength_falls_with_the_square_of_the_confidence(xp: Any) -> None:
+    np.testing.assert_allclose(to_host(strength(xp.asarray([0, 0.3, 0.6, 1.0]))), [0, 0.25, 1, 1])
 
 
 def test_a_recovered_kernel_is_trusted() -> None:

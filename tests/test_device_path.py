@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from cuda_on_cpu import device
 from skimage.data import camera
 
 import gpudeblur as gd
-from gpudeblur import blind
+from gpudeblur.alternation import Iteration, Scale, alternate
+from gpudeblur.kernel_refine import initial_kernel
 from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian
 from gpudeblur.synthesis import blur, trajectory_kernel
 
-QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5)
+QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5, starts=("wide",), last_iterations=2)
 
 
 @pytest.fixture
@@ -46,6 +48,28 @@ def test_the_whole_method_on_a_device(cupy: Any) -> None:
         assert on_device.info["backend"] == "cupy"
         np.testing.assert_allclose(on_device.kernel.get(), on_host.kernel, atol=2e-5)
         np.testing.assert_allclose(on_device.image.get(), on_host.image, atol=2e-4)
+
+
+def check_alike(on_device: gd.BlindResult, on_host: gd.BlindResult, atol: float) -> None:
+    np.testing.assert_allclose(on_device.kernel.get(), on_host.kernel, atol=atol)
+    np.testing.assert_allclose(on_device.image.get(), on_host.image, atol=10 * atol)
+    for name in ("confidence", "border_mass", "spectral_match", "energy", "gradient_gain", "agreement", "strength"):
+        np.testing.assert_allclose(on_device.info[name], on_host.info[name], atol=100 * atol, err_msg=name)
+
+
+def test_the_defaults_on_a_device(cupy: Any) -> None:
+    """All starts, judged, the best of them finished; on one picture and on a stack."""
+    for stack in (photos(2), photos(1)[0]):
+        check_alike(gd.deblur(cupy.asarray(stack), 7), gd.deblur(stack, 7), 2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
+def test_the_size_of_the_kernel_is_found_on_a_device(cupy: Any) -> None:
+    stack = photos(2)
+    options = dataclasses.replace(QUICK, starts=("text", "sparse"))
+    on_device, on_host = (gd.deblur(u, options=options) for u in (cupy.asarray(stack), stack))
+    assert on_device.kernel.shape == on_host.kernel.shape
+    check_alike(on_device, on_host, 2e-5)
 
 
 def test_colours_that_share_a_kernel_are_restored_on_a_device(cupy: Any) -> None:
@@ -103,24 +127,24 @@ def test_a_scale_is_replayed_as_a_graph(cupy: Any) -> None:
     assert _cuda.launches["graph"] == 2 * 2
 
 
-def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions) -> Counter[str]:
+def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions, cut: float) -> Counter[str]:
     """What the loop of one scale does: launches by name, transforms, bytes, allocations, waits, uploads."""
     from gpudeblur import _cuda, _device
 
     picture = cupy.asarray(photos(2, 50))
-    scale = blind._Scale((7, 7), (50, 50), 1.0, ((0.01, 0.1),) * iterations, 0.3, 0.0, 1.0)
-    kernel = blind.initial_kernel((7, 7), 2, cupy, np.float32)
+    scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3)
+    kernel = initial_kernel((7, 7), 2, cupy, np.float32)
     _device.clear()
     _cuda.launches.clear()
     device.counts.clear()
-    blind._alternate(picture, kernel, scale, options, lambda _: None)
+    alternate(picture, kernel, scale, options, lambda _: None)
     return Counter({name: n for name, n in _cuda.launches.items() if not name.startswith("cufft")}) + device.counts
 
 
-def per_iteration(cupy: Any, **options: Any) -> Counter[str]:
+def per_iteration(cupy: Any, cut: float = 0.0, **options: Any) -> Counter[str]:
     plain = gd.TwoStepOptions(**{"smooth_weight": 0.0, "kernel_iterations": 2, **options})
-    costs(cupy, 1, plain)  # uploads what is uploaded once
-    more, less = costs(cupy, 5, plain), costs(cupy, 2, plain)
+    costs(cupy, 1, plain, cut)  # uploads what is uploaded once
+    more, less = costs(cupy, 5, plain, cut), costs(cupy, 2, plain, cut)
     more.subtract(less)
     assert all(n % 3 == 0 for n in more.values())
     return Counter({name: n // 3 for name, n in more.items() if n})
@@ -145,6 +169,13 @@ def test_a_kernel_step_asks_for_no_memory_and_waits_for_nothing(cupy: Any) -> No
     assert cost.pop("transforms") == 2 + 1 + 4 + 1  # a pass; the kernel; x, votes and back twice; the lags
     assert cost.pop("bytes")
     assert not cost
+
+
+def test_a_cut_after_the_kernel_step_is_one_launch(cupy: Any) -> None:
+    cost = per_iteration(cupy, beta_max=0.021, cut=0.1)
+    cost.subtract(per_iteration(cupy, beta_max=0.021))
+    assert cost.pop("bytes") == 2 * 4 * 2 * 7 * 7
+    assert +cost == {"project": 1}
 
 
 def test_the_smooth_prior_is_launches_too(cupy: Any) -> None:

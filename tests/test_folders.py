@@ -106,6 +106,16 @@ def test_every_option_arrives(calls: list[Any], photos: Path, tmp_path: Path) ->
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("given", [(), ("-k", "auto")])
+def test_the_kernel_size_is_found_where_none_is_given(
+    calls: list[Any], photos: Path, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    result = run("batch", photos, "-o", tmp_path / "out", *given)
+    assert result.exit_code == 0, result.output
+    assert [size for _, size, _ in calls] == [None] * 3
+    assert below(tmp_path / "out") == ["a.png", "b.tif", "c.png"]
+
+
 def test_folders_in_folders_keep_their_place(calls: list[Any], photos: Path, tmp_path: Path) -> None:
     out = photos / "out"  # in the folder that is read: never taken for input
     for _ in range(2):
@@ -190,7 +200,7 @@ def test_the_photographs_are_never_replaced(calls: list[Any], photos: Path) -> N
 def test_what_is_wrong_for_all_is_one_line(calls: list[Any], photos: Path, tmp_path: Path) -> None:
     out = ("-o", tmp_path / "out")
     fails(run("batch", photos, *out, "-k", "24"), "kernel_size must be odd, got 24; use 23 or 25")
-    fails(run("batch", photos, *out, "-k", "big"), "--kernel-size must be an odd integer, or two as HEIGHTxWIDTH")
+    fails(run("batch", photos, *out, "-k", "big"), "--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto")
     fails(run("batch", tmp_path / "no", *out, "-k", "5"), "no does not exist; name files or folders")
     fails(run("batch", photos / "notes.txt", *out, "-k", "5"), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff;")
     (photos / "empty" / "er").mkdir(parents=True)

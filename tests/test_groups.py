@@ -16,7 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_same
-from test_batch import PATIENCE, QUICK, Source, check_equal, endless, error_of, no_thread_is_left, picture, quick
+from test_batch import (
+    PATIENCE,
+    QUICK,
+    Source,
+    any_size,
+    check_equal,
+    endless,
+    error_of,
+    no_thread_is_left,
+    picture,
+    quick,
+    sizes_by_brightness,
+)
 
 import gpudeblur as gd
 from gpudeblur import batch, blind, groups
@@ -137,6 +149,20 @@ def test_in_colour(device: NumpyDevice) -> None:
         for r in on_device(pictures, channel_axis=axis, final="hyper-laplacian", batch_size=4):
             check_equal(r, alone(pictures[r.index], channel_axis=axis, final="hyper-laplacian"))
     assert [shape[0] for shape in device.computed] == [4] * 4
+
+
+@any_size
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_pictures_without_a_kernel_size_are_taken_one_by_one(
+    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch, batch_size: int | None
+) -> None:
+    """In a stack, the kernels would be padded to the size of the largest."""
+    pictures = sizes_by_brightness(monkeypatch)
+    results = list(on_device(pictures, kernel_size=None, batch_size=batch_size, final="hyper-laplacian"))
+    assert device.computed == [(1, 24, 32)] * 3
+    assert [r.kernel.shape for r in results] == [(5, 5), (9, 9), (5, 5)]
+    for u, r in zip(pictures, results, strict=True):
+        check_equal(r, gd.deblur(u, None, options=QUICK, final="hyper-laplacian"))
 
 
 def test_a_stack_as_a_picture_stays_by_itself(device: NumpyDevice) -> None:
@@ -376,11 +402,10 @@ def test_the_reader_may_raise(device: NumpyDevice) -> None:
 
 
 def test_the_info_of_a_stack_is_told_apart() -> None:
-    info = {"scales": [(7, 7), (9, 9)], "energies": [np.array([1.0, 2.0])], "residual": np.array([3.0, 4.0]),
-            "seconds": 6.0, "seconds_kernel": 2.0, "backend": "cupy"}  # fmt: skip
+    info = {"energy": np.array([1.0, 2.0]), "residual": np.array([3.0, 4.0]), "seconds": 6.0, "seconds_kernel": 2.0,
+            "backend": "cupy"}  # fmt: skip
     assert groups.split_info(info, 1, 2) == {
-        "scales": [(7, 7), (9, 9)], "energies": [2.0], "residual": 4.0, "seconds": 3.0, "seconds_kernel": 1.0,
-        "backend": "cupy",
+        "energy": 2.0, "residual": 4.0, "seconds": 3.0, "seconds_kernel": 1.0, "backend": "cupy",
     }  # fmt: skip
     assert type(groups.split_info(info, 1, 2)["residual"]) is float
 

@@ -21,9 +21,12 @@ PACKAGE = ROOT / "gpudeblur"
 
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
-    {"_arrays", "_cuda", "_device", "options"},
-    {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge"},
-    {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "confidence", "nonblind"},
+    {"_arrays", "_cuda", "_device"},
+    {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options"},
+    {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "confidence", "noise", "nonblind"},
+    {"alternation"},
+    {"choice"},
+    {"kernel_size"},
     {"images", "metrics", "synthesis"},
     {"blind", "nonuniform", "networks"},
     {"batch", "flow", "groups", "memory"},

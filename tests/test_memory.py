@@ -15,7 +15,7 @@ from gpudeblur.memory import bytes_per_picture
 from gpudeblur.nonblind.sparse import sparse
 
 # The peak of one pass through everything is that of many.
-SHORT = {"iterations": 1, "kernel_iterations": 2, "beta_max": 0.1}
+SHORT: dict[str, Any] = {"iterations": 1, "last_iterations": 1, "kernel_iterations": 2, "beta_max": 0.1}
 FINALS = [None, "hyper-laplacian", "sparse"]
 SIZES = [((96, 112), 15), ((96, 112), 51), ((255, 255), 15), ((255, 255), 51), ((512, 400), 31), ((1024, 1024), 51)]
 
@@ -59,6 +59,22 @@ def test_the_peak_on_numpy(shape: tuple[int, int], kernel_size: int, final: str 
     options, u = gd.TwoStepOptions(**SHORT), picture(shape, 1)
     measured = peak_on_numpy(lambda: gd.deblur(u, kernel_size, final=final, options=options))
     assert bytes_per_picture(shape, kernel_size, final=final) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize(("shape", "kernel_size"), [SIZES[0], SIZES[2], ((255, 255), 3)])
+def test_one_start_and_one_scale(shape: tuple[int, int], kernel_size: int) -> None:
+    """The kernels of several starts are not held; a start of one scale is at the finest."""
+    options, u = gd.TwoStepOptions(**SHORT, starts=("wide",)), picture(shape, 1)
+    measured = peak_on_numpy(lambda: gd.deblur(u, kernel_size, final=None, options=options))
+    assert bytes_per_picture(shape, kernel_size, final=None, options=options) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
+@pytest.mark.parametrize("shape", [(96, 112), (255, 255), (512, 400)])
+def test_without_a_kernel_size(shape: tuple[int, int]) -> None:
+    options, u = gd.TwoStepOptions(**SHORT), picture(shape, 1)
+    measured = peak_on_numpy(lambda: gd.deblur(u, None, final=None, options=options))
+    assert bytes_per_picture(shape, None, final=None) == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize("final", FINALS)

@@ -10,11 +10,13 @@ import pytest
 
 import gpudeblur as gd
 from gpudeblur import TwoStepOptions
+from gpudeblur.priors import L0Intensity
 
 POSITIVE = ["gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"]
-NOT_NEGATIVE = ["smooth_weight", "kernel_weight", "support_margin", "last_iterations"]
-AT_LEAST_ONE = ["gradient_weight_decay", "last_decay", "iterations", "kernel_iterations"]
-SHARES = ["kernel_threshold", "kernel_component"]
+NOT_NEGATIVE = ["smooth_weight", "kernel_weight", "support_margin"]
+AT_LEAST_ONE = ["gradient_weight_decay", "iterations", "last_iterations", "kernel_iterations", "finalists"]
+SHARES = ["kernel_threshold", "kernel_component", "last_threshold"]
+NAMES = "wide, relaxed, sparse, compact, text"
 NAN = float("nan")
 
 REFUSED: list[tuple[str, Any, str]] = [
@@ -26,12 +28,22 @@ REFUSED: list[tuple[str, Any, str]] = [
         ("voting_share", value, "be two numbers in (0, 1]")
         for value in ((0.0, 0.2), (0.1, 1.1), (-1, 1), (0.1,), (0.1, 0.2, 0.3), (), (NAN, 0.1))
     ),
+    *(
+        ("iteration_threshold", value, "be two numbers in [0, 1)")
+        for value in ((-0.1, 0.2), (0.1, 1.0), (0.1,), 0.1, (NAN, 0.1))
+    ),
+    *(
+        ("last_gradient_weight", value, "be two positive numbers")
+        for value in ((0, 1e-3), (1e-3, -1), (1e-3,), 1e-3, (NAN, 1), (float("inf"), 1))
+    ),
+    *(("starts", value, f"be names out of {NAMES}") for value in ((), ("narrow",), "wide", (1,), None)),
     *(("beta_rate", value, "be above 1") for value in (1, 0.5, -2, NAN)),
     *(("beta_max", value, "exceed 2 gradient_weight") for value in (0, 1e-9, -1, NAN)),
     *(("scale_ratio", value, "be in (0, 1)") for value in (0, 1, 1.5, -0.5, NAN)),
     *(("smallest_kernel", value, "be at least 3") for value in (1, 2, 0, -3)),
     *(("support_margin", value, "be even") for value in (1, 7)),
     *(("kernel_solver", value, "be 'nnls' or 'cg'") for value in ("fft", "CG", None)),
+    *(("prior", value, "have a weight and a step (gpudeblur.priors.Prior)") for value in ("dark", 1, L0Intensity)),
     *(("dtype", value, "be 'float32' or 'float64'") for value in ("float16", "f4", None)),
 ]
 
@@ -53,9 +65,15 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("smooth_weight", 0),
     ("kernel_weight", 0.0),
     ("support_margin", 0),
-    ("last_iterations", 0),
     ("gradient_weight_decay", 1),
-    ("last_decay", 1.0),
+    ("iteration_threshold", (0, 0.99)),
+    ("last_gradient_weight", (1e-9, 1.0)),
+    ("starts", ("text", "wide")),
+    ("finalists", 1),
+    ("prior", L0Intensity()),
+    ("last_threshold", 0),
+    ("last_iterations", 1),
+    ("cautious", False),
     ("iterations", 1),
     ("kernel_iterations", 1),
     ("kernel_threshold", 0),
@@ -75,7 +93,7 @@ def test_the_edges_of_the_rules(name: str, value: Any) -> None:
 
 def test_every_option_that_is_a_number_has_a_rule() -> None:
     """A new one needs its entry above, and its test in test_blind.py that it matters."""
-    ruled = {name for name, _, _ in REFUSED} | {"refine"}
+    ruled = {name for name, _, _ in REFUSED} | {"refine", "cautious"}
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == ruled
 
 

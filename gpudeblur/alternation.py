@@ -1,0 +1,213 @@
+"""The first step of seed 0: latent and kernel steps in turn, one scale after the other (eq. 2-11).
+
+    for each scale: resample (pyramid), make periodic (boundary), then repeat
+    { latent step (latent, smooth_prior) <-> kernel step (kernel_step), small values cut (kernel_refine) }
+
+`blind` takes several starts through all scales but the finest, and the best of them through that one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, Workspace, array_module
+from .boundary import wrap
+from .fourier import rfft2
+from .kernel_refine import initial_kernel, normalise, project
+from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window, window_pixels
+from .latent import latent_step
+from .options import TwoStepOptions
+from .pyramid import enlarge_kernel, fit_size, kernel_sizes, resample, scaled_shape, support_size
+
+Report = Callable[[float], None]
+
+# Pixels of the pictures that NumPy takes through a scale together: some ten arrays of them are in use at a time.
+CACHE_PIXELS = 1 << 19
+
+# Gradients of this mean size are rounding: an 8-bit picture has steps of 4e-3.
+NO_GRADIENT = 1e-5
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The weights of one latent and one kernel step."""
+
+    gradient_weight: float  # lambda
+    share: float  # of the gradients, those that vote
+    cut: float = 0.0  # share of the kernel's maximum: what is smaller becomes 0 after the step; 0 cuts nothing
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale of the pyramid: all that is known before it begins. Sizes in pixels, (rows, columns)."""
+
+    size: tuple[int, int]  # support of the kernel
+    shape: tuple[int, int]  # of the picture
+    factor: float  # from the scale before to this one
+    iterations: tuple[Iteration, ...]
+    smooth_sigma: float
+
+
+def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> list[Scale]:
+    """All scales for a picture of `shape` and a kernel of `size`, coarsest first."""
+    support = support_size(size, shape, options.support_margin)
+    scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
+    gradient_weight, (first, last) = options.gradient_weight, options.voting_share
+    found = []
+    for level, (scale_size, scale) in enumerate(scales):
+        iterations = []
+        for i in range(options.iterations):
+            done = level * options.iterations + i
+            share = first + (last - first) * done / (len(scales) * options.iterations)
+            cut = _cut(options.iteration_threshold, done / max(1, len(scales) * options.iterations - 1))
+            iterations.append(Iteration(gradient_weight, share, cut))
+            gradient_weight = max(gradient_weight / options.gradient_weight_decay, options.gradient_weight_min)
+        factor = scale / scales[level - 1][1] if level else 1.0
+        sigma = options.smooth_sigma * (level + 1)
+        found.append(Scale(scale_size, scaled_shape(shape, scale), factor, tuple(iterations), sigma))
+    return found
+
+
+def _cut(ends: tuple[float, float], done: float) -> float:
+    """Between both ends, geometrically."""
+    return ends[0] * (ends[1] / ends[0]) ** done if min(ends) > 0 else 0.0
+
+
+def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: Report) -> Array:
+    """Kernels (n, kh, kw) of `stack` (n, H, W) for its full size, found at all scales but the finest.
+
+    They are the coarser scale's, enlarged: half of the work, and enough to tell a good start from a bad one.
+    """
+    scales = schedule(stack.shape[-2:], size, options)
+    *coarse, finest = scales if len(scales) > 1 else scales * 2
+    kernel = initial_kernel(coarse[0].size, len(stack), array_module(stack), stack.dtype)
+    done, work = 0.0, sum(scale.shape[0] * scale.shape[1] for scale in coarse)
+    for level, scale in enumerate(coarse):
+        if level:
+            kernel = enlarge_kernel(kernel, scale.factor, scale.size)
+        share = scale.shape[0] * scale.shape[1] / work
+        kernel, *_ = alternate_on(resample(stack, scale.shape), kernel, scale, options, part(report, done, share))
+        kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
+        done += share
+    if finest is not coarse[-1]:
+        kernel = enlarge_kernel(kernel, finest.factor, finest.size)
+        kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
+    return normalise(fit_size(kernel, size))
+
+
+def alternate(
+    picture: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: Report
+) -> tuple[Array, Array, Array]:
+    """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation), the last equations (11) with it.
+
+    Nothing here may wait for a device: on one, the whole loop becomes a CUDA graph.
+
+    Parameters
+    ----------
+    picture : (..., h, w), the blurred picture at this scale, wrapped: `boundary.wrap`.
+    kernel : (..., kh, kw), where to begin.
+    """
+    work = Workspace(picture)
+    blurred_hat = rfft2(picture)
+    window = voting_window(scale.shape, scale.size)
+    pixels = window_pixels(window)
+    for i, iteration in enumerate(scale.iterations, start=1):
+        latent = latent_step(
+            picture,
+            kernel,
+            blurred_hat=blurred_hat,
+            gradient_weight=iteration.gradient_weight,
+            smooth_weight=options.smooth_weight,
+            smooth_sigma=scale.smooth_sigma,
+            smooth_radius=max(1, max(scale.size) // 4),
+            beta_rate=options.beta_rate,
+            beta_max=options.beta_max,
+            prior=options.prior,
+            prior_weight=_prior_weight(iteration.gradient_weight, options),
+            work=work,
+        )
+        votes = voting_gradients(latent, window, iteration.share, work=work)
+        a, b = normal_equations(votes, latent, blurred_hat, scale.size, work=work)
+        kernel = _solve(a, b, kernel, pixels, options, work)
+        if iteration.cut:
+            kernel = project(
+                kernel,
+                share=iteration.cut,
+                component=options.kernel_component,
+                out=work("cut kernel", *scale.size),
+            )
+        report(i / len(scale.iterations))
+    return kernel, a, b
+
+
+def _prior_weight(gradient_weight: float, options: TwoStepOptions) -> float | None:
+    """mu of the prior: it decays with lambda."""
+    return None if options.prior is None else options.prior.weight * gradient_weight / options.gradient_weight
+
+
+def alternate_on(
+    stack: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: Report
+) -> tuple[Array, Array, Array]:
+    """`alternate` of pictures (n, h, w) that are not wrapped yet, as suits where its arrays are.
+
+    On NumPy, as many pictures at a time as a core's cache holds. On a device, all at once, and replayed as a CUDA graph
+    when the same shapes come again.
+    """
+    margin = (scale.size[0] - 1, scale.size[1] - 1)
+    if array_module(stack) is np:
+        parts: list[float] = []
+
+        def some(picture: Array, kernel: Array) -> tuple[Array, Array, Array]:
+            share = len(picture) / len(stack)
+            found = alternate(wrap(picture, margin), kernel, scale, options, part(report, sum(parts), share))
+            parts.append(share)
+            return found
+
+        return in_cache(some, stack, kernel)
+    from ._device import replay
+
+    function = functools.partial(alternate, scale=scale, options=options, report=lambda _: None)
+    found = replay((scale, options), function, wrap(stack, margin), kernel)
+    report(1.0)
+    return found
+
+
+def part(report: Report, begin: float, share: float) -> Report:
+    """`report` for what is the part from `begin` on of that `share` in the whole."""
+    return lambda fraction: report(begin + share * fraction)
+
+
+def in_cache(function: Callable[..., Any], *arrays: Array) -> Any:
+    """`function` of arrays (n, ...): on NumPy so many pictures at a time as a core's cache holds, the first array's."""
+    together = max(1, CACHE_PIXELS // max(1, arrays[0][0].size))
+    if array_module(*arrays) is not np or len(arrays[0]) <= together:
+        return function(*arrays)
+    starts = range(0, len(arrays[0]), together)
+    parts = [function(*(array[first : first + together] for array in arrays)) for first in starts]
+    return tuple(np.concatenate(some) for some in zip(*parts, strict=True))
+
+
+def _solve(
+    autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, work: Workspace
+) -> Array:
+    """The kernel step: eq. 11 solved from the kernel so far, gamma as a share of the gradients' energy; normalised.
+
+    A picture that knows no kernel gets a delta.
+    """
+    xp, size = array_module(correlation), correlation.shape[-2:]
+    ridge = xp.multiply(energy(autocorrelation), options.kernel_weight, out=work("ridge"))
+    kernel = solve_kernel(
+        autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
+    )
+    known = is_known(autocorrelation, pixels, out=work("known", dtype=bool))
+    return normalise(kernel, known, out=work("kernel", *size))
+
+
+def is_known(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
+    """(...) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
+    return array_module(autocorrelation).greater(energy(autocorrelation), NO_GRADIENT**2 * pixels, out=out)

@@ -1,0 +1,106 @@
+"""Which of several kernels is right? Each is asked how well it explains the picture, and what it would make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._arrays import Array, array_module
+from .alternation import in_cache
+from .boundary import wrap
+from .confidence import gradient_gain, spectral_match
+from .fourier import psf_to_otf, rfft2
+from .kernel_step import voting_window
+from .latent import latent_step, objective
+
+# lambda of the energy: small enough to tell fine kernels apart, large enough that a wrong one has to pay for its edges.
+GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
+# What half a logarithm of the energy is worth beside a correlation. On training pictures any weight from 1/2 to 1 does.
+ENERGY_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known of kernels (n, kh, kw) without a sharp picture; (n,) each.
+
+    Attributes
+    ----------
+    energy : log of min_x (|x * k - B|^2 + lambda |grad x|_0) a pixel (eq. 2), for one lambda and every kernel. A wrong
+        kernel needs more edges, or leaves more of the picture unexplained.
+    match : `confidence.spectral_match`. A kernel that is wrong in shape misses the dips of the picture's spectrum.
+    gain : `confidence.gradient_gain` of that x.
+    """
+
+    energy: Array
+    match: Array
+    gain: Array
+
+    @property
+    def score(self) -> Array:
+        """The larger, the better; comparable between kernels of one picture only. -inf for a kernel with NaN."""
+        xp = array_module(self.energy)
+        score = self.match - ENERGY_SHARE * self.energy
+        return xp.where(xp.isnan(score), -np.inf, score)
+
+
+def judge(blurred: Array, kernel: Array) -> Judgement:
+    """Each kernel (n, kh, kw) held against its picture (n, H, W), whose noise `noise.quieten` has taken into account.
+
+    About a dozen passes of the latent step, at full size.
+    """
+
+    def some(blurred: Array, kernel: Array) -> tuple[Array, ...]:
+        shape, size = blurred.shape[-2:], kernel.shape[-2:]
+        wrapped = wrap(blurred, (size[0] - 1, size[1] - 1))
+        blurred_hat = rfft2(wrapped)
+        latent = latent_step(
+            wrapped, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX
+        )
+        energy = objective(
+            latent, kernel, blurred_hat, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX
+        )
+        xp = array_module(energy)
+        energy = xp.log(xp.maximum(energy / (shape[0] * shape[1]), float(np.finfo(blurred.dtype).tiny)))
+        gain = gradient_gain(latent, wrapped, voting_window((shape[0], shape[1]), (size[0], size[1])))
+        return energy, spectral_match(blurred, kernel), gain
+
+    return Judgement(*in_cache(some, blurred, kernel))
+
+
+def order(judgements: Sequence[Judgement]) -> Array:
+    """(candidates, n): the numbers of the candidates, each picture's best first; of equals the first."""
+    xp = array_module(judgements[0].energy)
+    return xp.argsort(-xp.stack([one.score for one in judgements]), axis=0, kind="stable")
+
+
+def pick(arrays: Sequence[Array], which: Array) -> Array:
+    """(n, ...): of each picture, what the array with its number in `which` (n,) holds."""
+    xp = array_module(which)
+    return xp.stack(list(arrays))[which, xp.arange(len(which))]
+
+
+def pick_judgement(judgements: Sequence[Judgement], which: Array) -> Judgement:
+    """The judgements with each picture's number."""
+    fields = ("energy", "match", "gain")
+    return Judgement(*(pick([getattr(one, field) for one in judgements], which) for field in fields))
+
+
+def agreement(kernel: Array, others: Sequence[Array]) -> Array:
+    """Mean over `others` of their similarity with `kernel` (n, kh, kw), (n,); 1 where there are no others.
+
+    The similarity is the largest normalised correlation over all shifts (Hu & Yang 2012). Starts that have gone wrong
+    have gone different ways.
+    """
+    xp = array_module(kernel)
+    if not others:
+        return xp.ones(len(kernel), dtype=kernel.dtype)
+    grid = (2 * kernel.shape[-2] - 1, 2 * kernel.shape[-1] - 1)
+    hat = psf_to_otf(kernel, grid)
+    found = xp.zeros(len(kernel), dtype=kernel.dtype)
+    for other in others:
+        product = xp.fft.irfft2(hat * psf_to_otf(other, grid).conj(), s=grid)
+        norm = xp.sqrt((kernel**2).sum(axis=(-2, -1)) * (other**2).sum(axis=(-2, -1)))
+        found = found + product.max(axis=(-2, -1)) / norm
+    return found / len(others)

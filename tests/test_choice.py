@@ -1,0 +1,86 @@
+"""Which kernel is right: the true one is preferred to others, and a picture's candidates are its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_same
+from skimage import data
+
+from gpudeblur._arrays import to_host
+from gpudeblur.choice import Judgement, agreement, judge, order, pick, pick_judgement
+from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
+
+CAMERA = (data.camera() / 255).astype(np.float32)
+TRUE = trajectory_kernel(17, rng=5).astype(np.float32)
+OTHERS = {
+    "turned": TRUE.T,
+    "mirrored": TRUE[::-1, ::-1],
+    "another": trajectory_kernel(17, rng=8).astype(np.float32),
+    "a line": linear_kernel(15, 30, 17, dtype=np.float32),
+    "even": np.full((17, 17), 1 / 289, dtype=np.float32),
+}
+
+
+def pictures() -> np.ndarray:
+    return np.stack([blur(CAMERA[:220, :240], TRUE), blur(CAMERA[200:420, 200:440], TRUE)])
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_true_kernel_scores_best(xp: Any, name: str) -> None:
+    stack = xp.asarray(pictures())
+    true, other = (judge(stack, xp.asarray(np.stack([np.ascontiguousarray(k)] * 2))) for k in (TRUE, OTHERS[name]))
+    assert (to_host(true.score) > to_host(other.score)).all()
+    assert to_host(order([other, true]))[0].tolist() == [1, 1]
+
+
+def test_a_batch_is_judged_as_a_loop() -> None:
+    stack, kernels = pictures(), np.stack([TRUE, OTHERS["another"]])
+    together = judge(stack, kernels)
+    for i in range(2):
+        alone = judge(stack[i : i + 1], kernels[i : i + 1])
+        for field in ("energy", "match", "gain", "score"):
+            assert_same(getattr(together, field)[i : i + 1], getattr(alone, field))
+
+
+def test_brighter_pictures_keep_the_order(xp: Any) -> None:
+    stack = xp.asarray(0.7 * pictures() + 0.1)
+    judged = [judge(stack, xp.asarray(np.stack([k] * 2))) for k in (OTHERS["even"], TRUE)]
+    assert to_host(order(judged))[0].tolist() == [1, 1]
+
+
+def made(xp: Any, energy: list[float]) -> Judgement:
+    numbers = xp.asarray(energy)
+    return Judgement(numbers, xp.zeros_like(numbers), xp.ones_like(numbers))
+
+
+def test_each_picture_has_an_order_of_its_own(xp: Any) -> None:
+    judged = [made(xp, [1, 3, 2]), made(xp, [2, 1, 2]), made(xp, [3, 2, float("nan")])]
+    places = order(judged)
+    assert to_host(places).tolist() == [[0, 1, 0], [1, 2, 1], [2, 0, 2]]  # of equals the first; NaN last
+    arrays = [xp.full((3, 2), number) for number in range(3)]
+    assert to_host(pick(arrays, places[0])).tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert to_host(pick_judgement(judged, places[0]).energy).tolist() == [1, 1, 2]
+
+
+def test_a_picture_with_nothing_in_it_disturbs_no_other() -> None:
+    stack = pictures()
+    stack[1] = 0.5
+    kernels = np.stack([TRUE] * 2)
+    assert_same(judge(stack, kernels).score[:1], judge(stack[:1], kernels[:1]).score)
+
+
+def test_agreement_is_one_of_shifted_copies_and_less_of_others(xp: Any) -> None:
+    kernel = np.zeros((2, 21, 21), dtype=np.float32)
+    kernel[:, 2:19, 2:19] = TRUE
+    moved = np.roll(kernel, (1, -2), (-2, -1))
+    np.testing.assert_allclose(to_host(agreement(xp.asarray(kernel), [xp.asarray(moved)])), 1, rtol=1e-5)
+    assert to_host(agreement(xp.asarray(kernel), [])).tolist() == [1, 1]
+    other = np.zeros_like(kernel)
+    other[:, 2:19, 2:19] = OTHERS["a line"]
+    both = to_host(agreement(xp.asarray(kernel), [xp.asarray(moved), xp.asarray(other)]))
+    alone = to_host(agreement(xp.asarray(kernel), [xp.asarray(other)]))
+    assert (alone < 0.8).all()
+    np.testing.assert_allclose(both, (1 + alone) / 2, rtol=1e-5)

@@ -1,0 +1,96 @@
+"""The noise is measured as it was made, and only a noisy picture is divided by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_same
+from skimage import data
+
+from gpudeblur._arrays import to_host
+from gpudeblur.noise import QUIET, noise_sigma, quieten
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+
+def constant() -> np.ndarray:
+    return np.full((256, 256), 0.4)
+
+
+def blurred(name: str) -> np.ndarray:
+    sharp = getattr(data, name)()[:270, :270] / 255
+    return blur(sharp, trajectory_kernel(15, rng=2))
+
+
+def noisy(picture: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
+    return picture + sigma * np.random.default_rng(seed).standard_normal(picture.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sigma", [0.005, 0.02, 0.1])
+def test_white_noise_is_measured_on_a_constant(xp: Any, sigma: float, dtype: str) -> None:
+    found = noise_sigma(xp.asarray(noisy(constant(), sigma).astype(dtype)))
+    assert found.shape == ()
+    assert found.dtype == dtype
+    assert float(found) == pytest.approx(sigma, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.03])
+@pytest.mark.parametrize("name", ["camera", "moon", "brick"])
+def test_white_noise_is_measured_on_a_blurred_photograph(xp: Any, name: str, sigma: float) -> None:
+    picture = blurred(name)
+    assert float(noise_sigma(xp.asarray(picture))) < QUIET / 5
+    assert float(noise_sigma(xp.asarray(noisy(picture, sigma)))) == pytest.approx(sigma, rel=0.05)
+
+
+def test_neither_brightness_nor_slopes_are_noise(xp: Any) -> None:
+    y, x = np.mgrid[:64, :70] / 64
+    picture = noisy(np.zeros((64, 70)), 0.01)
+    alone = float(noise_sigma(xp.asarray(picture)))
+    assert float(noise_sigma(xp.asarray(picture + 3 + 2 * x - 5 * y))) == pytest.approx(alone, rel=1e-9)
+
+
+def test_the_unit_is_the_pictures(xp: Any) -> None:
+    picture = noisy(constant(), 0.01)
+    assert float(noise_sigma(xp.asarray(8 * picture))) == 8 * float(noise_sigma(xp.asarray(picture)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (2, 7)])
+def test_pictures_of_a_few_pixels(xp: Any, shape: tuple[int, int]) -> None:
+    picture = xp.asarray(noisy(np.zeros(shape), 1.0))
+    assert (float(noise_sigma(picture)) > 0) == (min(shape) > 1)
+    assert xp.isfinite(quieten(picture)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_quiet_picture_is_left_as_it_is(xp: Any, dtype: str) -> None:
+    for picture in (constant(), blurred("camera"), noisy(blurred("camera"), 0.9 * QUIET)):
+        given = xp.asarray(picture.astype(dtype))
+        found = quieten(given)
+        assert found.dtype == dtype
+        assert to_host(found).tobytes() == to_host(given).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_noisy_picture_is_divided(xp: Any, dtype: str) -> None:
+    """By so much that its noise is at the bound."""
+    given = xp.asarray(noisy(blurred("camera"), 0.05).astype(dtype))
+    found = quieten(given)
+    assert found.dtype == dtype
+    ratio = to_host(given) / to_host(found)
+    assert ratio.mean() == pytest.approx(0.05 / QUIET, rel=0.05)
+    assert np.ptp(ratio) < 1e-5
+    assert float(noise_sigma(found)) == pytest.approx(QUIET, rel=1e-5)
+
+
+def test_a_batch_is_a_loop(xp: Any) -> None:
+    """Quiet, noisy and constant pictures, and one that is NaN, beside each other."""
+    pictures = [noisy(blurred("camera"), sigma, seed) for seed, sigma in enumerate((0.0, 0.01, 0.05))]
+    pictures += [constant(), np.full((256, 256), np.nan)]
+    stack = xp.asarray(np.stack(pictures).astype(np.float32)).reshape(5, 1, 256, 256)
+    for law in (noise_sigma, quieten):
+        together = law(stack)
+        assert together.shape[:2] == (5, 1)
+        for i in range(5):
+            assert_same(xp.asarray(together[i, 0]), xp.asarray(law(stack[i, 0])))
