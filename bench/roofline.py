@@ -21,7 +21,7 @@ from evaluate import arguments, table
 
 from gpudeblur import TwoStepOptions
 from gpudeblur.alternation import Iteration, Scale, schedule
-from gpudeblur.blind import _LAST_MARGIN, _LAST_WAYS  # private: the bench must see the very same plan
+from gpudeblur.blind import LAST_MARGIN, LAST_WAYS  # private: the bench must see the very same plan
 from gpudeblur.choice import BETA_MAX, GRADIENT_WEIGHT
 from gpudeblur.fourier import fast_size
 from gpudeblur.kernel_step import voting_window, window_pixels
@@ -129,7 +129,7 @@ def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions,
     several = starts > 1
     for _ in range(starts if several else 0):
         yield from plan_judge(shape, size, batch)
-    finalists, ways = min(options.finalists, starts), _LAST_WAYS if several else _LAST_WAYS[:1]
+    finalists, ways = min(options.finalists, starts), LAST_WAYS if several else LAST_WAYS[:1]
     for _ in range(finalists):
         for way in ways:
             yield from plan_finish(shape, size, replace(options, **way), batch)
@@ -206,7 +206,7 @@ def last_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOp
     count, share, cut = options.last_iterations, options.voting_share[1], options.iteration_threshold[1]
     weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
     iterations = tuple(Iteration(weight, share, cut) for weight in weights)
-    return Scale(support_size(size, shape, _LAST_MARGIN), shape, 1.0, iterations, options.smooth_sigma)
+    return Scale(support_size(size, shape, LAST_MARGIN), shape, 1.0, iterations, options.smooth_sigma)
 
 
 def _wrapped(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Grid:

@@ -91,13 +91,14 @@ def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: 
         if level:
             kernel = enlarge_kernel(kernel, scale.factor, scale.size)
         share = scale.shape[0] * scale.shape[1] / work
-        kernel, *_ = alternate_on(resample(stack, scale.shape), kernel, scale, options, part(report, done, share))
+        kernel, a, _ = alternate_on(resample(stack, scale.shape), kernel, scale, options, part(report, done, share))
         kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
         done += share
     if finest is not coarse[-1]:
         kernel = enlarge_kernel(kernel, finest.factor, finest.size)
         kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-    return normalise(fit_size(kernel, size))
+    known = is_known(a, window_pixels(voting_window(coarse[-1].shape, coarse[-1].size)))
+    return normalise(fit_size(kernel, size), known)
 
 
 def alternate(

@@ -34,10 +34,10 @@ from .pyramid import fit_size, support_size
 Callback = Callable[[str, float], "bool | None"]
 
 # Pixels added to the kernel size at the finest scale.
-_LAST_MARGIN = 2
+LAST_MARGIN = 2
 # The finest scale is gone through in both of these ways: as precise as can be, and with a firm hand, for a kernel that
 # would run all over its support.
-_LAST_WAYS: tuple[dict[str, Any], ...] = (
+LAST_WAYS: tuple[dict[str, Any], ...] = (
     {"smooth_weight": 0.0, "prior": None},
     {"smooth_weight": 0.0, "prior": None, "kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)},
 )
@@ -236,7 +236,11 @@ def _enter(
     xp = choose_module(image, device)
     planes = images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
     images.warn_of_range(planes)
-    size = None if kernel_size is None else images.check_kernel_size(kernel_size, planes.shape[-2:])
+    size = None
+    if kernel_size is None:
+        images.check_room(planes.shape)
+    else:
+        size = images.check_kernel_size(kernel_size, planes.shape[-2:])
     planes = images.decode(planes, gamma)
     return (planes if channel_axis is None else images.luminance(planes)), planes, size, options, xp
 
@@ -294,7 +298,7 @@ def _best_kernel(
     """
     several = len(options.starts) > 1
     finalists = min(options.finalists, len(options.starts))
-    ways = _LAST_WAYS if several else _LAST_WAYS[:1]
+    ways = LAST_WAYS if several else LAST_WAYS[:1]
     parts = len(options.starts) + finalists * len(ways)
 
     def of_part(number: int) -> Report:
@@ -321,7 +325,7 @@ def _finish(
 ) -> Array:
     """Kernels (n, kh, kw) through the finest scale, then the second step and the projection."""
     shape, threshold = quiet.shape[-2:], options.last_threshold
-    support = support_size(size, shape, _LAST_MARGIN)
+    support = support_size(size, shape, LAST_MARGIN)
     first, last = options.last_gradient_weight
     count = options.last_iterations
     weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]

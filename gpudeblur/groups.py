@@ -114,7 +114,9 @@ class Groups:
             shape = list(picture.shape)
             if self._channel_axis is not None:
                 del shape[self._channel_axis]
-            if self._kernel_size is not None:
+            if self._kernel_size is None:
+                images.check_room(tuple(shape))
+            else:
                 images.check_kernel_size(self._kernel_size, tuple(shape))
         except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
             return why

@@ -202,6 +202,16 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, in
     return height, width
 
 
+def check_room(shape: tuple[int, ...]) -> None:
+    """A picture (H, W) of which a kernel's size is to be found must have 5 x 5 pixels."""
+    rows, columns = shape[-2:]
+    if min(rows, columns) < 5:
+        raise ValueError(
+            f"image must have at least 5 x 5 pixels for kernel_size=None, got {rows} x {columns}; "
+            "give a kernel_size, or channel_axis=-1 if it has channels (H, W, C)"
+        )
+
+
 def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = None) -> None:
     """Refuse a kernel that is larger than the picture, or a stack of kernels that is not one a picture.
 

@@ -20,8 +20,9 @@ came of them. Where no kernel size is given, that of the largest window counts, 
 
 The counts of arrays that live at once are measured, as what each library frees in time is not in the source:
 `tests/test_memory.py` holds them against the peak. Those of CuPy are counted without a GPU so far, on the safe side:
-the arrays of the loop, which keeps them, and the work areas of two cuFFT plans a scale. What is left out is small or
-not the picture's: tables, work space within an FFT on the CPU, CUDA graphs (of small stacks only).
+some 17 planes where a kernel is judged, 5 to 9 for the work areas of the cuFFT plans of all starts, and room for blocks
+of memory that fit no other scale. What is left out is small or not the picture's: tables, work space within an FFT on
+the CPU, CUDA graphs (of small stacks only).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from typing import Any
 import numpy as np
 
 from .alternation import schedule
-from .blind import _LAST_MARGIN as LAST_MARGIN
-from .blind import _LAST_WAYS as LAST_WAYS
+from .blind import LAST_MARGIN as LAST_MARGIN
+from .blind import LAST_WAYS as LAST_WAYS
 from .fourier import fast_size
 from .images import check_kernel_size
 from .kernel_size import windows

@@ -88,7 +88,7 @@ def test_a_kernel_that_touches_its_window_is_told_of(monkeypatch: pytest.MonkeyP
         gd.deblur(picture, final=None, options=QUICK)
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (5, 40), (12, 12)])
+@pytest.mark.parametrize("shape", [(5, 5), (5, 40), (12, 12)])
 def test_small_pictures_give_finite_answers(shape: tuple[int, int]) -> None:
     picture = np.random.default_rng(0).random(shape, dtype=np.float32)
     with warnings.catch_warnings():
@@ -96,3 +96,13 @@ def test_small_pictures_give_finite_answers(shape: tuple[int, int]) -> None:
         result = gd.deblur(picture, options=QUICK, final="hyper-laplacian")
     assert np.isfinite(result.image).all()
     assert result.kernel.shape[-1] <= min(shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4, 90), (40, 50, 3)])
+def test_a_picture_that_is_too_small_or_has_channels_is_refused(shape: tuple[int, ...]) -> None:
+    message = f"image must have at least 5 x 5 pixels for kernel_size=None, got {shape[-2]} x {shape[-1]}; give a"
+    picture = np.random.default_rng(0).random(shape)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        gd.deblur(picture)
+    with gd.deblur_batch([picture]) as results:
+        assert isinstance(next(results).error, ValueError)
