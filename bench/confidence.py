@@ -99,9 +99,11 @@ def main() -> None:
         return np.concatenate([table[name] for name in names])
 
     x, sign = features(together(fitted, rows)), 2 * together(fitted, success) - 1
+    share = np.concatenate([np.full(len(rows[name]), 1 / len(rows[name])) for name in fitted]) / len(fitted)
 
     def loss(weights: np.ndarray) -> float:
-        return float(np.logaddexp(0, -sign * (x @ weights)).mean() + RIDGE * (weights[1:] ** 2).sum())
+        """Every set counts the same, however many pictures it has."""
+        return float(share @ np.logaddexp(0, -sign * (x @ weights)) + RIDGE * (weights[1:] ** 2).sum())
 
     weights = minimize(loss, np.zeros(5)).x
     line: dict[str, Any] = {"fitted": [round(float(w), 2) for w in weights]}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, Workspace, array_module
+from ._arrays import Array, Workspace, array_module, goes_to_cuda
 from .boundary import wrap
 from .fourier import rfft2
 from .kernel_refine import initial_kernel, normalise, project
@@ -156,11 +156,11 @@ def alternate_on(
 ) -> tuple[Array, Array, Array]:
     """`alternate` of pictures (n, h, w) that are not wrapped yet, as suits where its arrays are.
 
-    On NumPy, as many pictures at a time as a core's cache holds. On a device, all at once, and replayed as a CUDA graph
-    when the same shapes come again.
+    On NumPy, as many pictures at a time as a core's cache holds. On a device, all at once, and in float32 replayed as a
+    CUDA graph when the same shapes come again.
     """
     margin = (scale.size[0] - 1, scale.size[1] - 1)
-    if array_module(stack) is np:
+    if not goes_to_cuda(stack):
         parts: list[float] = []
 
         def some(picture: Array, kernel: Array) -> tuple[Array, Array, Array]:

@@ -57,7 +57,8 @@ class BlindResult:
     kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
     info : dict
         confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `gpudeblur.confidence`:
-        border_mass, spectral_match, energy, gradient_gain, agreement. strength: share of the restoration in the result,
+        border_mass, spectral_match, gradient_gain, agreement, and energy. kernel_size: as given, or the side found.
+        strength: share of the restoration in the result,
         1 where there is confidence, see `TwoStepOptions.cautious`. residual: rms of B - x * k for the restoration x,
         away from the borders. backend ("numpy" or "cupy"), dtype, method, final, seconds and seconds_kernel.
     """
@@ -131,18 +132,18 @@ def deblur(
     >>> result.image.shape, result.kernel.shape             # doctest: +SKIP
     ((300, 400), (31, 31))
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     if final is not None:
         images.check_choice("final", final, METHODS)
     gray, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
     kernel, info = _two_step(gray, size, options, _reporter(callback, "kernel", end=1.0 if final is None else 0.7))
     info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
-    info["seconds_kernel"] = time.perf_counter() - start
+    info["seconds_kernel"] = time.perf_counter() - began
     home = array_module(image)
     sharp: Any = None
     if final is not None:
-        sharp = restore(planes, _per_plane(kernel, channel_axis), final, _reporter(callback, "restoration", begin=0.7))
-        error = unexplained(planes, sharp, _per_plane(kernel, channel_axis))
+        told = _reporter(callback, "restoration", begin=0.7)
+        sharp, error = _restore_each(planes, kernel, info["kernel_size"], channel_axis, final, told)
         error = (error if channel_axis is None else error.mean(axis=-1)) ** 0.5
         info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
         if options.cautious:
@@ -150,7 +151,7 @@ def deblur(
             info["strength"] = _told(share, gray.shape[:-2])
             sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
         sharp = move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
-    info["seconds"] = time.perf_counter() - start
+    info["seconds"] = time.perf_counter() - began
     return BlindResult(sharp, move(kernel, home), info)
 
 
@@ -251,27 +252,30 @@ def _two_step(
     """Kernels of `gray` (..., H, W) and what is known about them: (kernel, info)."""
     lead, stack = gray.shape[:-2], gray.reshape(-1, *gray.shape[-2:])
     quiet = quieten(stack)
+    found_size: Any = size
     if size is not None:
         kernel, signals = _best_kernel(stack, quiet, size, options, report)
     else:
-        kernel, signals = _kernel_of_any_size(stack, quiet, options, report)
+        sides = estimate_sizes(stack, quiet, options, part(report, 0, 0.4))
+        kernel, signals = _kernel_of_sides(stack, quiet, sides, options, part(report, 0.4, 0.6))
+        found_size = sides.reshape(lead) if lead else int(sides[0])
     report(1.0)
-    return kernel.reshape(*lead, *kernel.shape[-2:]), {name: _told(value, lead) for name, value in signals.items()}
+    info: dict[str, Any] = {name: _told(value, lead) for name, value in signals.items()}
+    return kernel.reshape(*lead, *kernel.shape[-2:]), info | {"kernel_size": found_size}
 
 
-def _kernel_of_any_size(
-    stack: Array, quiet: Array, options: TwoStepOptions, report: Report
+def _kernel_of_sides(
+    stack: Array, quiet: Array, sides: np.ndarray, options: TwoStepOptions, report: Report
 ) -> tuple[Array, dict[str, Array]]:
-    """`_best_kernel` at the size that is found for each picture; the smaller kernels of a stack are padded."""
+    """`_best_kernel` at each picture's own side; the smaller kernels of a stack are padded."""
     xp = array_module(stack)
-    sides = estimate_sizes(stack, quiet, options, part(report, 0, 0.4))
     most = int(sides.max())
     kernel = xp.zeros((len(stack), most, most), dtype=stack.dtype)
     signals: dict[str, Array] = {}
-    done = 0.4
+    done = 0.0
     for side in np.unique(sides):
         these = xp.asarray(np.flatnonzero(sides == side))
-        share = 0.6 * len(these) / len(stack)
+        share = len(these) / len(stack)
         size = (int(side), int(side))
         found, more = _best_kernel(stack[these], quiet[these], size, options, part(report, done, share))
         kernel[these] = fit_size(found, (most, most))
@@ -313,11 +317,41 @@ def _best_kernel(
         for way in ways:
             number = len(options.starts) + len(candidates)
             candidates.append(_finish(quiet, kernel, size, replace(options, **way), of_part(number)))
-    candidates += [pick(found, places[0])] if several else []
-    judged = [judge(quiet, kernel) for kernel in candidates]
-    best = order(judged)[0]
+    verdicts = [judge(quiet, kernel) for kernel in candidates]
+    if several:  # what was begun may be better than how it ended
+        candidates.append(pick(found, places[0]))
+        verdicts.append(pick_judgement(judged, places[0]))
+    best = order(verdicts)[0]
     kernel = pick(candidates, best)
-    return kernel, _signals(kernel, pick_judgement(judged, best), found)
+    return kernel, _signals(kernel, pick_judgement(verdicts, best), found)
+
+
+def _restore_each(
+    planes: Array, kernel: Array, size: Any, channel_axis: int | None, final: str, report: Report
+) -> tuple[Array, Array]:
+    """(restoration, mean square of what it leaves unexplained): each picture with its kernel of its own size.
+
+    `size` as in `info`; where the pictures of a stack have sizes of their own, their kernels have been padded, and a
+    wider kernel would mean a wider border.
+    """
+    if not isinstance(size, np.ndarray) or len(np.unique(size)) == 1:
+        per_plane = _per_plane(kernel, channel_axis)
+        sharp = restore(planes, per_plane, final, report)
+        return sharp, unexplained(planes, sharp, per_plane)
+    xp, sides, lead = array_module(planes), size.reshape(-1), size.ndim
+    flat = planes.reshape(-1, *planes.shape[lead:])
+    kernels = kernel.reshape(-1, *kernel.shape[-2:])
+    sharp, done = xp.empty_like(flat), 0.0
+    error = xp.empty(flat.shape[:-2], dtype=flat.dtype)
+    for side in np.unique(sides):
+        these = xp.asarray(np.flatnonzero(sides == side))
+        share = len(these) / len(sides)
+        own = fit_size(kernels[these], (int(side), int(side)))
+        sharp[these], error[these] = _restore_each(
+            flat[these], own, int(side), channel_axis, final, part(report, done, share)
+        )
+        done += share
+    return sharp.reshape(planes.shape), error.reshape(planes.shape[:-2])
 
 
 def _finish(

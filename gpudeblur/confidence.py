@@ -62,7 +62,7 @@ def spectral_match(blurred: Array, kernel: Array) -> Array:
     return (dot(one, other) / xp.sqrt(dot(one, one) * dot(other, other) + tiny))[..., 0, 0]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _band(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """(flat indices of the frequencies in the band, orthonormal basis of parabolas in log frequency over them)."""
     radius = np.hypot(np.fft.fftfreq(grid[0])[:, None], np.fft.rfftfreq(grid[1])).ravel()

@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 
 from .alternation import schedule
-from .blind import LAST_MARGIN as LAST_MARGIN
-from .blind import LAST_WAYS as LAST_WAYS
+from .blind import LAST_MARGIN, LAST_WAYS
 from .fourier import fast_size
 from .images import check_kernel_size
 from .kernel_size import windows

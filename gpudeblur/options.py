@@ -48,7 +48,8 @@ class TwoStepOptions:
     gradient_weight_decay: float = 1.07
     #: lambda never falls below this (Pan et al.).
     gradient_weight_min: float = 1e-4
-    #: alpha, weight of the local smooth prior, eq. 2. The paper takes 4e-4 to 64e-4; 0 switches the prior off.
+    #: alpha, weight of the local smooth prior, eq. 2. The paper takes 4e-4 to 64e-4; 0 switches the prior off, as it
+    #: always is at the finest scale.
     smooth_weight: float = 4e-4
     #: pixels: sigma of its Gaussian at the coarsest scale; it grows by as much with each scale (paper: 0.3).
     smooth_sigma: float = 0.3
@@ -66,7 +67,8 @@ class TwoStepOptions:
     #: lambda at the finest scale, at its first and at its last iteration, for a picture without noise: the kernel grows
     #: crisp. With noise of sigma > 0.0063 it is (sigma / 0.0063)^2 times as large.
     last_gradient_weight: tuple[float, float] = (1e-3, 1e-4)
-    #: where the estimation starts from; see `STARTS`. The best is kept, by `choice.judge`, for each picture by itself.
+    #: where the estimation starts from; see `STARTS`. What a start names there is its own; what is set here holds for
+    #: the others, and for the finest scale. The best is kept, by `choice.judge`, for each picture by itself.
     #: Each costs about as much as the iterations at the finest scale. One alone is not judged, and ("wide",) the fast
     #: setting.
     starts: tuple[str, ...] = ("wide", "relaxed", "sparse", "compact", "text")
@@ -116,6 +118,8 @@ class TwoStepOptions:
         self._check_pair("iteration_threshold", lambda share: 0 <= share < 1, "be two numbers in [0, 1)")
         self._check_pair("last_gradient_weight", lambda weight: 0 < weight < math.inf, "be two positive numbers")
         names = isinstance(self.starts, (tuple, list)) and len(self.starts) > 0
+        ends = [end > 0 for end in self.iteration_threshold]
+        self._check("iteration_threshold", all(ends) or not any(ends), "be both 0 or both above 0")
         known = names and all(isinstance(name, str) and name in STARTS for name in self.starts)
         self._check("starts", known, f"be names out of {', '.join(STARTS)}")
         object.__setattr__(self, "starts", tuple(self.starts))
@@ -129,6 +133,8 @@ class TwoStepOptions:
             self._check(name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
         self._check("beta_rate", self.beta_rate > 1, "be above 1")
         self._check("beta_max", self.beta_max > 2 * self.gradient_weight, "exceed 2 gradient_weight")
+        last = 2 * max(self.last_gradient_weight)
+        self._check("beta_max", self.beta_max > last, "exceed 2 last_gradient_weight")
         self._check("scale_ratio", 0 < self.scale_ratio < 1, "be in (0, 1)")
         self._check("scale_ratio", self.scale_ratio <= 0.95, "be at most 0.95")
         self._check("smallest_kernel", self.smallest_kernel >= 3, "be at least 3")
@@ -145,6 +151,8 @@ class TwoStepOptions:
                 self._check(name, math.isfinite(getattr(self, name)), "be finite")
         parts = hasattr(self.prior, "step") and hasattr(self.prior, "weight") and not isinstance(self.prior, type)
         self._check("prior", self.prior is None or parts, "have a weight and a step (gpudeblur.priors.Prior)")
+        hashable = getattr(type(self.prior), "__hash__", None) is not None
+        self._check("prior", hashable, "be hashable, as a frozen dataclass is")
         self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")
 
     def _check_pair(self, name: str, holds: Callable[[float], bool], rule: str) -> None:

@@ -55,13 +55,27 @@ def test_an_unknown_size_is_found(xp: Any, size: int) -> None:
 
 def test_a_stack_equals_a_loop_but_for_the_padding() -> None:
     stack = np.stack([blurred(9), blurred(21), np.full((200, 200), 0.5, dtype=np.float32)])
-    together = gd.deblur(stack, final=None, options=QUICK)
+    together = gd.deblur(stack, final="hyper-laplacian", options=QUICK)
     for i, picture in enumerate(stack):
-        alone = gd.deblur(picture, final=None, options=QUICK)
+        alone = gd.deblur(picture, final="hyper-laplacian", options=QUICK)
         np.testing.assert_array_equal(fit_size(alone.kernel, together.kernel.shape[-2:]), together.kernel[i])
-        for name in ("confidence", "border_mass", "energy", "agreement"):
+        np.testing.assert_array_equal(alone.image, together.image[i])
+        for name in ("confidence", "border_mass", "energy", "agreement", "residual", "strength", "kernel_size"):
             assert together.info[name][i] == alone.info[name]
     assert together.kernel.sum(axis=(-2, -1)) == pytest.approx(1)
+
+
+def test_a_stack_in_colour(xp: Any) -> None:
+    gray = np.stack([blurred(9, 96), blurred(21, 96)])
+    colours = np.stack([gray, gray**2, gray**0.5], axis=-1)
+    options = gd.TwoStepOptions(starts=("wide",), cautious=False)
+    together = gd.deblur(xp.asarray(colours), channel_axis=-1, final="hyper-laplacian", options=options)
+    assert together.image.shape == colours.shape
+    assert together.info["kernel_size"].shape == (2,)
+    for i in range(2):
+        alone = gd.deblur(xp.asarray(colours[i]), channel_axis=-1, final="hyper-laplacian", options=options)
+        np.testing.assert_allclose(to_host(alone.image), to_host(together.image)[i], atol=1e-3)
+        assert isinstance(alone.info["kernel_size"], int)
 
 
 def test_the_pieces_make_the_whole() -> None:

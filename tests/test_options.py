@@ -16,6 +16,15 @@ POSITIVE = ["gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_we
 NOT_NEGATIVE = ["smooth_weight", "kernel_weight", "support_margin"]
 AT_LEAST_ONE = ["gradient_weight_decay", "iterations", "last_iterations", "kernel_iterations", "finalists"]
 SHARES = ["kernel_threshold", "kernel_component", "last_threshold"]
+
+@dataclasses.dataclass
+class Unhashable:
+    weight: float = 1.0
+
+    def step(self, latent: Any, ratio: float) -> Any:
+        return latent
+
+
 NAMES = "wide, relaxed, sparse, compact, text"
 NAN = float("nan")
 
@@ -32,6 +41,9 @@ REFUSED: list[tuple[str, Any, str]] = [
         ("iteration_threshold", value, "be two numbers in [0, 1)")
         for value in ((-0.1, 0.2), (0.1, 1.0), (0.1,), 0.1, (NAN, 0.1))
     ),
+    *(("iteration_threshold", value, "be both 0 or both above 0") for value in ((0.0, 0.1), (0.1, 0))),
+    ("beta_max", 0.0019, "exceed 2 gradient_weight"),
+    ("prior", Unhashable(), "be hashable, as a frozen dataclass is"),
     *(
         ("last_gradient_weight", value, "be two positive numbers")
         for value in ((0, 1e-3), (1e-3, -1), (1e-3,), 1e-3, (NAN, 1), (float("inf"), 1))
@@ -66,7 +78,7 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("kernel_weight", 0.0),
     ("support_margin", 0),
     ("gradient_weight_decay", 1),
-    ("iteration_threshold", (0, 0.99)),
+    ("iteration_threshold", (0.99, 0.01)),
     ("last_gradient_weight", (1e-9, 1.0)),
     ("starts", ("text", "wide")),
     ("finalists", 1),
@@ -110,6 +122,11 @@ def test_options_are_frozen_comparable_and_keyword_only() -> None:
         TwoStepOptions(1e-3)  # type: ignore[misc]
     with pytest.raises(TypeError, match="unexpected keyword argument 'lamda'"):
         TwoStepOptions(lamda=1e-3)  # type: ignore[call-arg]
+
+
+def test_beta_max_is_held_against_the_last_gradient_weight_too() -> None:
+    with pytest.raises(ValueError, match=r"^beta_max must exceed 2 last_gradient_weight, got 0\.1; "):
+        TwoStepOptions(beta_max=0.1, last_gradient_weight=(0.06, 0.05))
 
 
 def test_they_are_public() -> None:

@@ -30,6 +30,7 @@ class Prior(Protocol):
         Returns
         -------
         (..., H, W) in the same memory; each picture of the stack by itself. It may be `latent`, and is not kept.
+            On a device it should not wait or upload: a step that does is launched each time instead of being replayed.
         """
 
 
