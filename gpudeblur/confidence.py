@@ -17,7 +17,7 @@ RING = 1
 BAND = (0.03, 0.35)
 # Logistic regression of "error ratio <= 2" on log(border mass + 0.01), spectral match, log gradient gain and agreement,
 # fitted by bench/confidence.py to blurred portraits, photographs and small faces and to pictures that are not blurred.
-INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT = -6.24, -0.79, 4.20, -0.62, 1.72
+INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT = -4.79, -0.55, 3.95, -0.55, 1.64
 # Confidence from which on the restoration is handed out as it is.
 SURE = 0.6
 # Gradient gain under which a latent picture has too few edges left to know a kernel by.
