@@ -446,7 +446,7 @@ def test_a_cautious_result_is_mixed_with_the_blurred_picture() -> None:
         gentle = gd.deblur(picture, 11, options=QUICK)
         assert "strength" not in bold.info
         strength = gentle.info["strength"]
-        assert strength == pytest.approx(min(1, (gentle.info["confidence"] / 0.6) ** 2))
+        assert strength == pytest.approx(min(1, (gentle.info["confidence"] / 0.65) ** 3))
         assert_close(gentle.image, picture + strength * (bold.image - picture), atol=1e-6)
     assert strength == 0
 

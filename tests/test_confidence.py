@@ -69,8 +69,8 @@ def test_each_signal_counts(xp: Any) -> None:
     assert 0 <= value(border_mass=1, spectral_match=-1, gradient_gain=1e30, agreement=0) < 1e-3
 
 
-def test_strength_falls_with_the_square_of_the_confidence(xp: Any) -> None:
-    np.testing.assert_allclose(to_host(strength(xp.asarray([0, 0.3, 0.6, 1.0]))), [0, 0.25, 1, 1])
+def test_strength_falls_with_the_third_power_of_the_confidence(xp: Any) -> None:
+    np.testing.assert_allclose(to_host(strength(xp.asarray([0, 0.325, 0.65, 1.0]))), [0, 0.125, 1, 1], rtol=1e-6)
 
 
 def test_a_recovered_kernel_is_trusted() -> None:
