@@ -1,17 +1,15 @@
 """Contact sheets of real photographs, which have no true picture: to be looked at.
 
-    python bench/sheets.py --data DATA [--folders real,text] [--kernel-size 35] [--limit N] [--out FOLDER]
+    python bench/sheets.py --data DATA [--folders real,text] [--kernel-size N] [--limit N] [--out FOLDER]
 
 For each picture of DATA/real and DATA/text a row: what was given, what came out (both around the place with most
 texture, pixel for pixel), and the kernel, enlarged; above it the file, the kernel's size and the confidence. Pictures
-over 800 px are cropped to their middle first. The library estimates the kernel's size where it can; otherwise, and
-where it is not told another one, it is asked for KERNEL_SIZE. Writes results/sheet_real.jpg, sheet_text.jpg,
-sheet_text_2.jpg ..., and removes older ones of the folders that it draws.
+over 800 px are cropped to their middle first. The library finds the kernel's size unless it is told one. Writes
+results/sheet_real.jpg, sheet_text.jpg, sheet_text_2.jpg ..., and removes older ones of the folders that it draws.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,6 @@ from scipy.ndimage import uniform_filter
 
 import gpudeblur
 
-KERNEL_SIZE = 35  # px, of a version that does not estimate the size
 LARGEST = 800  # px a side of what is deblurred, to bound the time
 CROP = 200  # px a side of what is shown
 GAP, TITLE = 6, 16  # px between pictures, and for a line of words
@@ -40,11 +37,6 @@ class Shown:
     blurred: np.ndarray
     sharp: np.ndarray
     kernel: np.ndarray
-
-
-def size_estimated() -> bool:
-    """Whether this version can be asked without a kernel size."""
-    return inspect.signature(gpudeblur.deblur).parameters["kernel_size"].default is not inspect.Parameter.empty
 
 
 def middle(picture: np.ndarray, largest: int = LARGEST) -> np.ndarray:
@@ -117,7 +109,7 @@ def sheets(folder: Path, kernel_size: int | None, limit: int | None) -> Iterator
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "data", data={"help": "folder that holds real/ and text/"})
     parser.add_argument("--folders", default="real,text", help="of the data folder, names with commas")
-    parser.add_argument("--kernel-size", type=int, help=f"odd; default: the library's estimate, else {KERNEL_SIZE}")
+    parser.add_argument("--kernel-size", type=int, help="odd; default: what the library finds")
     parser.add_argument("--limit", type=int, help="pictures of each folder, for a quick look")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "bench" / "results", help="folder for the sheets")
     args = parser.parse_args(argv)
@@ -125,12 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         if not (args.data / name).is_dir():
             parser.error(f"no folder {name!r} under {args.data}")
-    size = args.kernel_size
-    if size is None and not size_estimated():
-        size = KERNEL_SIZE
     args.out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        pages = list(sheets(args.data / name, size, args.limit))
+        pages = list(sheets(args.data / name, args.kernel_size, args.limit))
         for old in args.out.glob(f"sheet_{name}*.jpg"):
             old.unlink()
         for number, page in enumerate(pages, start=1):
