@@ -133,7 +133,7 @@ def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions,
     for _ in range(finalists):
         for way in ways:
             yield from plan_finish(shape, size, replace(options, **way), batch)
-    for _ in range(finalists * len(ways) + several):
+    for _ in range(finalists * len(ways)):
         yield from plan_judge(shape, size, batch)
     grid = Grid(batch, 2 * size[0] - 1, 2 * size[1] - 1, *size)  # the agreement of the starts with the result
     for _ in range(1 + starts):

@@ -109,5 +109,5 @@ def strength(confidence: Array) -> Array:
 
     On small training faces, most of which fail, it makes of a mean gain over the blurred picture of 0.2 dB one of 1.9.
     """
-    xp = array_module(confidence)
-    return xp.asarray(xp.minimum((confidence / SURE) ** 3, 1))
+    xp, share = array_module(confidence), confidence / SURE
+    return xp.asarray(xp.minimum(share * share * share, 1))  # a power of one number is rounded otherwise than of many

@@ -92,12 +92,6 @@ def check_way(values: list[float], ends: tuple[float, float], *, closed: bool) -
         assert values[-1] != last
 
 
-def test_a_cut_at_one_end_only_is_none() -> None:
-    for ends in ((0.0, 0.2), (0.2, 0.0)):
-        options = TwoStepOptions(iteration_threshold=ends)
-        assert {one.cut for scale in schedule((99, 99), (21, 21), options) for one in scale.iterations} == {0}
-
-
 def test_a_part_of_the_progress() -> None:
     told: list[float] = []
     report = part(told.append, 0.5, 0.25)

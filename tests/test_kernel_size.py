@@ -65,6 +65,7 @@ def test_a_stack_equals_a_loop_but_for_the_padding() -> None:
     assert together.kernel.sum(axis=(-2, -1)) == pytest.approx(1)
 
 
+@pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch")
 def test_a_stack_in_colour(xp: Any) -> None:
     gray = np.stack([blurred(9, 96), blurred(21, 96)])
     colours = np.stack([gray, gray**2, gray**0.5], axis=-1)
