@@ -237,7 +237,8 @@ main()
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen:
-    line = [sys.executable, "-W", "error", "-c", SAYS, "batch", *arguments]
+    # Control-C between open() and `with` leaves the file to Python's own clean-up, which is no error of ours.
+    line = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", SAYS, "batch", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
