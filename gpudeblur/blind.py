@@ -26,7 +26,7 @@ from .confidence import border_mass, confidence, strength
 from .kernel_refine import normalise, project, refine_kernel
 from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
-from .noise import quieten
+from .noise import loudness, quieten
 from .nonblind import METHODS, restore, unexplained
 from .options import TwoStepOptions
 from .pyramid import fit_size, support_size
@@ -251,13 +251,13 @@ def _two_step(
 ) -> tuple[Array, dict[str, Any]]:
     """Kernels of `gray` (..., H, W) and what is known about them: (kernel, info)."""
     lead, stack = gray.shape[:-2], gray.reshape(-1, *gray.shape[-2:])
-    quiet = quieten(stack)
+    loud = loudness(stack)
     found_size: Any = size
     if size is not None:
-        kernel, signals = _best_kernel(stack, quiet, size, options, report)
+        kernel, signals = _best_kernel(stack, loud, size, options, report)
     else:
-        sides = estimate_sizes(stack, quiet, options, part(report, 0, 0.4))
-        kernel, signals = _kernel_of_sides(stack, quiet, sides, options, part(report, 0.4, 0.6))
+        sides = estimate_sizes(stack, loud, options, part(report, 0, 0.4))
+        kernel, signals = _kernel_of_sides(stack, loud, sides, options, part(report, 0.4, 0.6))
         found_size = sides.reshape(lead) if lead else int(sides[0])
     report(1.0)
     info: dict[str, Any] = {name: _told(value, lead) for name, value in signals.items()}
@@ -265,7 +265,7 @@ def _two_step(
 
 
 def _kernel_of_sides(
-    stack: Array, quiet: Array, sides: np.ndarray, options: TwoStepOptions, report: Report
+    stack: Array, loud: Array, sides: np.ndarray, options: TwoStepOptions, report: Report
 ) -> tuple[Array, dict[str, Array]]:
     """`_best_kernel` at each picture's own side; the smaller kernels of a stack are padded."""
     xp = array_module(stack)
@@ -277,7 +277,7 @@ def _kernel_of_sides(
         these = xp.asarray(np.flatnonzero(sides == side))
         share = len(these) / len(stack)
         size = (int(side), int(side))
-        found, more = _best_kernel(stack[these], quiet[these], size, options, part(report, done, share))
+        found, more = _best_kernel(stack[these], loud[these], size, options, part(report, done, share))
         kernel[these] = fit_size(found, (most, most))
         for name, values in more.items():
             signals.setdefault(name, xp.zeros(len(stack), dtype=values.dtype))[these] = values
@@ -294,12 +294,13 @@ def _kernel_of_sides(
 
 
 def _best_kernel(
-    stack: Array, quiet: Array, size: tuple[int, int], options: TwoStepOptions, report: Report
+    stack: Array, loud: Array, size: tuple[int, int], options: TwoStepOptions, report: Report
 ) -> tuple[Array, dict[str, Array]]:
     """Several starts, the best of them through the finest scale, the best of these; with what tells of its worth.
 
-    `stack` (n, H, W), and `quiet`, the same with its noise taken into account.
+    `stack` (n, H, W), and `loud` (n,), what `noise.loudness` says of it.
     """
+    quiet = quieten(stack, loud)
     several = len(options.starts) > 1
     finalists = min(options.finalists, len(options.starts))
     ways = LAST_WAYS if several else LAST_WAYS[:1]
@@ -309,7 +310,7 @@ def _best_kernel(
         return part(report, number / parts, 1 / parts)
 
     found = [start(stack, size, options.of_start(name), of_part(i)) for i, name in enumerate(options.starts)]
-    judged = [judge(quiet, kernel) for kernel in found] if several else []
+    judged = [judge(quiet, kernel, loud) for kernel in found] if several else []
     places = order(judged) if several else array_module(stack).zeros((1, len(stack)), dtype=int)
     candidates: list[Array] = []
     for place in range(finalists):
@@ -317,10 +318,11 @@ def _best_kernel(
         for way in ways:
             number = len(options.starts) + len(candidates)
             candidates.append(_finish(quiet, kernel, size, replace(options, **way), of_part(number)))
-    verdicts = [judge(quiet, kernel) for kernel in candidates]
-    if several:  # what was begun may be better than how it ended
+    verdicts = [judge(quiet, kernel, loud) for kernel in candidates]
+    if several:  # what was begun may be better than how it ended, in a picture without noise
         candidates.append(pick(found, places[0]))
-        verdicts.append(pick_judgement(judged, places[0]))
+        begun = pick_judgement(judged, places[0])
+        verdicts.append(replace(begun, energy=array_module(stack).where(loud > 1, np.inf, begun.energy)))
     best = order(verdicts)[0]
     kernel = pick(candidates, best)
     return kernel, _signals(kernel, pick_judgement(verdicts, best), found)

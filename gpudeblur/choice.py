@@ -17,8 +17,6 @@ from .latent import latent_step, objective
 
 # lambda of the energy: small enough to tell fine kernels apart, large enough that a wrong one has to pay for its edges.
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
-# What half a logarithm of the energy is worth beside a correlation. On training pictures any weight from 1/2 to 1 does.
-ENERGY_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -31,22 +29,27 @@ class Judgement:
         kernel needs more edges, or leaves more of the picture unexplained.
     match : `confidence.spectral_match`. A kernel that is wrong in shape misses the dips of the picture's spectrum.
     gain : `confidence.gradient_gain` of that x.
+    loudness : `noise.loudness` of the picture.
     """
 
     energy: Array
     match: Array
     gain: Array
+    loudness: Array
 
     @property
     def score(self) -> Array:
-        """The larger, the better; comparable between kernels of one picture only. -inf for a kernel with NaN."""
+        """The larger, the better; comparable between kernels of one picture only. -inf for a kernel with NaN.
+
+        The louder the noise, the less the energy says of the kernel: a cut one that leaves more unexplained has less.
+        """
         xp = array_module(self.energy)
-        score = self.match - ENERGY_SHARE * self.energy
+        score = self.match - self.energy / self.loudness
         return xp.where(xp.isnan(score), -np.inf, score)
 
 
-def judge(blurred: Array, kernel: Array) -> Judgement:
-    """Each kernel (n, kh, kw) held against its picture (n, H, W), whose noise `noise.quieten` has taken into account.
+def judge(quiet: Array, kernel: Array, loudness: Array) -> Judgement:
+    """Each kernel (n, kh, kw) held against its picture (n, H, W), divided by its `noise.loudness` (n,).
 
     About a dozen passes of the latent step, at full size.
     """
@@ -66,7 +69,7 @@ def judge(blurred: Array, kernel: Array) -> Judgement:
         gain = gradient_gain(latent, wrapped, voting_window((shape[0], shape[1]), (size[0], size[1])))
         return energy, spectral_match(blurred, kernel), gain
 
-    return Judgement(*in_cache(some, blurred, kernel))
+    return Judgement(*in_cache(some, quiet, kernel), loudness)
 
 
 def order(judgements: Sequence[Judgement]) -> Array:
@@ -83,7 +86,7 @@ def pick(arrays: Sequence[Array], which: Array) -> Array:
 
 def pick_judgement(judgements: Sequence[Judgement], which: Array) -> Judgement:
     """The judgements with each picture's number."""
-    fields = ("energy", "match", "gain")
+    fields = ("energy", "match", "gain", "loudness")
     return Judgement(*(pick([getattr(one, field) for one in judgements], which) for field in fields))
 
 

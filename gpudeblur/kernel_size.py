@@ -7,6 +7,7 @@ import numpy as np
 from ._arrays import Array, array_module, to_host
 from .alternation import Report, part, start
 from .choice import judge, order, pick
+from .noise import quieten
 from .options import TwoStepOptions
 from .pyramid import fit_size
 
@@ -27,7 +28,7 @@ def windows(shape: tuple[int, int]) -> list[int]:
     return sorted({min(side, most) for side in WINDOWS})
 
 
-def estimate_sizes(stack: Array, quiet: Array, options: TwoStepOptions, report: Report) -> np.ndarray:
+def estimate_sizes(stack: Array, loud: Array, options: TwoStepOptions, report: Report) -> np.ndarray:
     """Odd sides (n,) of square windows that hold the blur kernels of `stack` (n, H, W) with room to spare.
 
     Every window is the first guess of every probe, at all scales but the finest; of their kernels, laid into the
@@ -35,7 +36,7 @@ def estimate_sizes(stack: Array, quiet: Array, options: TwoStepOptions, report: 
 
     Parameters
     ----------
-    stack, quiet : (n, H, W): the pictures, and as `noise.quieten` leaves them.
+    stack : (n, H, W), the pictures. loud : (n,), their `noise.loudness`.
     options : `options.starts` plays no part here.
     """
     sides = windows(stack.shape[-2:])
@@ -46,7 +47,8 @@ def estimate_sizes(stack: Array, quiet: Array, options: TwoStepOptions, report: 
             of_this = part(report, len(found) / parts, 1 / parts)
             kernel = start(stack, (side, side), options.of_start(name), of_this)
             found.append(fit_size(kernel, most))
-    best = pick(found, order([judge(quiet, kernel) for kernel in found])[0])
+    quiet = quieten(stack, loud)
+    best = pick(found, order([judge(quiet, kernel, loud) for kernel in found])[0])
     return np.minimum(np.maximum(2 * (extent(best) + ROOM) + 1, min(SMALLEST, most[0])), most[0])
 
 

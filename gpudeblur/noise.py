@@ -24,11 +24,16 @@ def noise_sigma(picture: Array) -> Array:
     return xp.median(diagonal.reshape(*picture.shape[:-2], -1), axis=-1)
 
 
-def quieten(picture: Array) -> Array:
-    """The picture divided by its noise, where that is above 0.0063: every lambda counts as times its square then.
+def loudness(picture: Array) -> Array:
+    """The noise of pictures (..., H, W) in units of 0.0063, at least 1, (...)."""
+    xp = array_module(picture)
+    return xp.maximum(noise_sigma(picture) / QUIET, 1).astype(picture.dtype)
+
+
+def quieten(picture: Array, loud: Array) -> Array:
+    """Pictures (..., H, W) divided by their `loudness` (...): every lambda counts as times its square then.
 
     Noise of sigma needs a weight that grows with sigma^2. As |x * k - B|^2 + lambda |grad x|_0 knows no unit, dividing
     the picture by s is the same as a lambda s^2 times as large, and lets a stack of pictures share one continuation.
     """
-    xp = array_module(picture)
-    return picture / xp.maximum(noise_sigma(picture) / QUIET, 1)[..., None, None].astype(picture.dtype)
+    return picture / loud[..., None, None]

@@ -31,29 +31,35 @@ def pictures() -> np.ndarray:
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_true_kernel_scores_best(xp: Any, name: str) -> None:
     stack = xp.asarray(pictures())
-    true, other = (judge(stack, xp.asarray(np.stack([np.ascontiguousarray(k)] * 2))) for k in (TRUE, OTHERS[name]))
+    true, other = (
+        judge(stack, xp.asarray(np.stack([np.ascontiguousarray(k)] * 2)), xp.ones(2, dtype=stack.dtype))
+        for k in (TRUE, OTHERS[name])
+    )
     assert (to_host(true.score) > to_host(other.score)).all()
     assert to_host(order([other, true]))[0].tolist() == [1, 1]
 
 
 def test_a_batch_is_judged_as_a_loop() -> None:
     stack, kernels = pictures(), np.stack([TRUE, OTHERS["another"]])
-    together = judge(stack, kernels)
+    loud = np.array([1, 2], dtype=np.float32)
+    together = judge(stack, kernels, loud)
     for i in range(2):
-        alone = judge(stack[i : i + 1], kernels[i : i + 1])
+        alone = judge(stack[i : i + 1], kernels[i : i + 1], loud[i : i + 1])
         for field in ("energy", "match", "gain", "score"):
             assert_same(getattr(together, field)[i : i + 1], getattr(alone, field))
 
 
 def test_brighter_pictures_keep_the_order(xp: Any) -> None:
     stack = xp.asarray(0.7 * pictures() + 0.1)
-    judged = [judge(stack, xp.asarray(np.stack([k] * 2))) for k in (OTHERS["even"], TRUE)]
+    judged = [
+        judge(stack, xp.asarray(np.stack([k] * 2)), xp.ones(2, dtype=stack.dtype)) for k in (OTHERS["even"], TRUE)
+    ]
     assert to_host(order(judged))[0].tolist() == [1, 1]
 
 
 def made(xp: Any, energy: list[float]) -> Judgement:
     numbers = xp.asarray(energy)
-    return Judgement(numbers, xp.zeros_like(numbers), xp.ones_like(numbers))
+    return Judgement(numbers, xp.zeros_like(numbers), xp.ones_like(numbers), xp.ones_like(numbers))
 
 
 def test_each_picture_has_an_order_of_its_own(xp: Any) -> None:
@@ -69,7 +75,15 @@ def test_a_picture_with_nothing_in_it_disturbs_no_other() -> None:
     stack = pictures()
     stack[1] = 0.5
     kernels = np.stack([TRUE] * 2)
-    assert_same(judge(stack, kernels).score[:1], judge(stack[:1], kernels[:1]).score)
+    loud = np.ones(2, dtype=np.float32)
+    assert_same(judge(stack, kernels, loud).score[:1], judge(stack[:1], kernels[:1], loud[:1]).score)
+
+
+def test_in_a_noisy_picture_the_energy_counts_for_less(xp: Any) -> None:
+    energy, match = xp.asarray([-7.0, -7.0]), xp.asarray([0.5, 0.5])
+    cut = Judgement(energy - 0.1, match - 0.09, xp.ones(2), xp.asarray([1.0, 3.0]))
+    whole = Judgement(energy, match, xp.ones(2), xp.asarray([1.0, 3.0]))
+    assert to_host(order([whole, cut]))[0].tolist() == [1, 0]
 
 
 def test_agreement_is_one_of_shifted_copies_and_less_of_others(xp: Any) -> None:
