@@ -1,8 +1,8 @@
 """Blind deblurring, coarse to fine. Read this file first: the whole method is `_two_step`.
 
-    picture -> planes (images) -> gray -> several starts, each coarse to fine: { latent step <-> kernel step }
-    (alternation) -> the best (choice) through the finest scale and the second step (kernel_refine) -> the best of these
-    -> restoration with the kernel found (nonblind) -> picture (images)
+    picture -> planes (images) -> gray -> several starts, some without its lamps (saturation), each coarse to fine:
+    { latent step <-> kernel step } (alternation) -> the best (choice) through the finest scale and the second step
+    (kernel_refine) -> the best of these -> restoration with the kernel found (nonblind) -> picture (images)
 
 The method is Chen & Chang 2017 ("seed 0"), "Two-step facial images deblurring with kernel refinement via smooth
 priors"; equation numbers in this package are that paper's.
@@ -30,11 +30,14 @@ from .noise import loudness, quieten
 from .nonblind import METHODS, restore, unexplained
 from .options import TwoStepOptions
 from .pyramid import fit_size, support_size
+from .saturation import clipped, without_lamps
 
 Callback = Callable[[str, float], "bool | None"]
 
 # Pixels added to the kernel size at the finest scale.
 LAST_MARGIN = 2
+# Starts that see a picture without its lamps; the others see it as it is: not all that looks like a lamp is one.
+WITHOUT_LAMPS = ("wide", "sparse", "compact")
 # The finest scale is gone through in both of these ways: as precise as can be, and with a firm hand, for a kernel that
 # would run all over its support.
 LAST_WAYS: tuple[dict[str, Any], ...] = (
@@ -135,8 +138,9 @@ def deblur(
     began = time.perf_counter()
     if final is not None:
         images.check_choice("final", final, METHODS)
-    gray, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    kernel, info = _two_step(gray, size, options, _reporter(callback, "kernel", end=1.0 if final is None else 0.7))
+    gray, lights, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
+    told = _reporter(callback, "kernel", end=1.0 if final is None else 0.7)
+    kernel, info = _two_step(gray, lights, size, options, told)
     info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
     info["seconds_kernel"] = time.perf_counter() - began
     home = array_module(image)
@@ -167,8 +171,8 @@ def estimate_kernel(
     callback: Callback | None = None,
 ) -> Array:
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
-    gray, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    kernel, _ = _two_step(gray, size, options, _reporter(callback, "kernel"))
+    gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
+    kernel, _ = _two_step(gray, lights, size, options, _reporter(callback, "kernel"))
     return move(kernel, array_module(image))
 
 
@@ -227,8 +231,8 @@ def _enter(
     method: str,
     gamma: float,
     options: TwoStepOptions | None,
-) -> tuple[Array, Array, tuple[int, int] | None, TwoStepOptions, Any]:
-    """Checked and moved: (gray, planes, kernel size, options, array module)."""
+) -> tuple[Array, Array | None, Array, tuple[int, int] | None, TwoStepOptions, Any]:
+    """Checked and moved: (gray, where it is clipped or None, planes, kernel size, options, array module)."""
     images.check_choice("method", method, ("two-step",))
     images.check_picture(image, channel_axis=channel_axis)
     options = TwoStepOptions() if options is None else options
@@ -242,22 +246,27 @@ def _enter(
         images.check_room(planes.shape)
     else:
         size = images.check_kernel_size(kernel_size, planes.shape[-2:])
+    lights = clipped(planes)
+    if channel_axis is not None:  # the luminance is wrong where any of its channels is
+        lights = lights.any(axis=-3)
     planes = images.decode(planes, gamma)
-    return (planes if channel_axis is None else images.luminance(planes)), planes, size, options, xp
+    gray = planes if channel_axis is None else images.luminance(planes)
+    return gray, lights if bool(lights.any()) else None, planes, size, options, xp
 
 
 def _two_step(
-    gray: Array, size: tuple[int, int] | None, options: TwoStepOptions, report: Report
+    gray: Array, lights: Array | None, size: tuple[int, int] | None, options: TwoStepOptions, report: Report
 ) -> tuple[Array, dict[str, Any]]:
-    """Kernels of `gray` (..., H, W) and what is known about them: (kernel, info)."""
+    """Kernels of `gray` (..., H, W) and what is known about them: (kernel, info). `lights`: where it is clipped."""
     lead, stack = gray.shape[:-2], gray.reshape(-1, *gray.shape[-2:])
+    lights = None if lights is None else lights.reshape(stack.shape)
     loud = loudness(stack)
     found_size: Any = size
     if size is not None:
-        kernel, signals = _best_kernel(stack, loud, size, options, report)
+        kernel, signals = _best_kernel(stack, lights, loud, size, options, report)
     else:
         sides = estimate_sizes(stack, loud, options, part(report, 0, 0.4))
-        kernel, signals = _kernel_of_sides(stack, loud, sides, options, part(report, 0.4, 0.6))
+        kernel, signals = _kernel_of_sides(stack, lights, loud, sides, options, part(report, 0.4, 0.6))
         found_size = sides.reshape(lead) if lead else int(sides[0])
     report(1.0)
     info: dict[str, Any] = {name: _told(value, lead) for name, value in signals.items()}
@@ -265,7 +274,7 @@ def _two_step(
 
 
 def _kernel_of_sides(
-    stack: Array, loud: Array, sides: np.ndarray, options: TwoStepOptions, report: Report
+    stack: Array, lights: Array | None, loud: Array, sides: np.ndarray, options: TwoStepOptions, report: Report
 ) -> tuple[Array, dict[str, Array]]:
     """`_best_kernel` at each picture's own side; the smaller kernels of a stack are padded."""
     xp = array_module(stack)
@@ -277,7 +286,8 @@ def _kernel_of_sides(
         these = xp.asarray(np.flatnonzero(sides == side))
         share = len(these) / len(stack)
         size = (int(side), int(side))
-        found, more = _best_kernel(stack[these], loud[these], size, options, part(report, done, share))
+        own = None if lights is None else lights[these]
+        found, more = _best_kernel(stack[these], own, loud[these], size, options, part(report, done, share))
         kernel[these] = fit_size(found, (most, most))
         for name, values in more.items():
             signals.setdefault(name, xp.zeros(len(stack), dtype=values.dtype))[these] = values
@@ -294,14 +304,24 @@ def _kernel_of_sides(
 
 
 def _best_kernel(
-    stack: Array, loud: Array, size: tuple[int, int], options: TwoStepOptions, report: Report
+    stack: Array,
+    lights: Array | None,
+    loud: Array,
+    size: tuple[int, int],
+    options: TwoStepOptions,
+    report: Report,
 ) -> tuple[Array, dict[str, Array]]:
     """Several starts, the best of them through the finest scale, the best of these; with what tells of its worth.
 
-    `stack` (n, H, W), and `loud` (n,), what `noise.loudness` says of it.
+    `stack` (n, H, W), `lights` (n, H, W) where it is clipped, `loud` (n,) what `noise.loudness` says of it. Where the
+    lights are lamps, some of the starts see the picture without the lamps' whole traces, and what these found is
+    finished there; all are judged on the picture without the lamps alone. A single start sees it as it is.
     """
-    quiet = quieten(stack, loud)
-    several = len(options.starts) > 1
+    xp, several = array_module(stack), len(options.starts) > 1
+    dark = bare = stack  # without the traces, without the lamps
+    if lights is not None and several:
+        dark, bare = without_lamps(stack, lights, size)
+    quiet, quiet_dark, judged_on = (quieten(one, loud) for one in (stack, dark, bare))
     finalists = min(options.finalists, len(options.starts))
     ways = LAST_WAYS if several else LAST_WAYS[:1]
     parts = len(options.starts) + finalists * len(ways)
@@ -309,20 +329,26 @@ def _best_kernel(
     def of_part(number: int) -> Report:
         return part(report, number / parts, 1 / parts)
 
-    found = [start(stack, size, options.of_start(name), of_part(i)) for i, name in enumerate(options.starts)]
-    judged = [judge(quiet, kernel, loud) for kernel in found] if several else []
-    places = order(judged) if several else array_module(stack).zeros((1, len(stack)), dtype=int)
+    in_the_dark = [name in WITHOUT_LAMPS for name in options.starts]
+    found = [
+        start(dark if in_the_dark[i] else stack, size, options.of_start(name), of_part(i))
+        for i, name in enumerate(options.starts)
+    ]
+    judged = [judge(judged_on, kernel, loud) for kernel in found] if several else []
+    places = order(judged) if several else xp.zeros((1, len(stack)), dtype=int)
     candidates: list[Array] = []
     for place in range(finalists):
-        kernel = pick(found, places[place])
+        kernel, seen = pick(found, places[place]), quiet
+        if dark is not stack:
+            seen = xp.where(xp.asarray(in_the_dark)[places[place]][:, None, None], quiet_dark, quiet)
         for way in ways:
             number = len(options.starts) + len(candidates)
-            candidates.append(_finish(quiet, kernel, size, replace(options, **way), of_part(number)))
-    verdicts = [judge(quiet, kernel, loud) for kernel in candidates]
+            candidates.append(_finish(seen, kernel, size, replace(options, **way), of_part(number)))
+    verdicts = [judge(judged_on, kernel, loud) for kernel in candidates]
     if several:  # what was begun may be better than how it ended, in a picture without noise
         candidates.append(pick(found, places[0]))
         begun = pick_judgement(judged, places[0])
-        verdicts.append(replace(begun, energy=array_module(stack).where(loud > 1, np.inf, begun.energy)))
+        verdicts.append(replace(begun, energy=xp.where(loud > 1, np.inf, begun.energy)))
     best = order(verdicts)[0]
     kernel = pick(candidates, best)
     return kernel, _signals(kernel, pick_judgement(verdicts, best), found)

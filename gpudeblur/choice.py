@@ -69,7 +69,8 @@ def judge(quiet: Array, kernel: Array, loudness: Array) -> Judgement:
         gain = gradient_gain(latent, wrapped, voting_window((shape[0], shape[1]), (size[0], size[1])))
         return energy, spectral_match(blurred, kernel), gain
 
-    return Judgement(*in_cache(some, quiet, kernel), loudness)
+    energy, match, gain = in_cache(some, quiet, kernel)
+    return Judgement(energy, match, gain, loudness)
 
 
 def order(judgements: Sequence[Judgement]) -> Array:

@@ -23,7 +23,17 @@ PACKAGE = ROOT / "gpudeblur"
 LAYERS = (
     {"_arrays", "_cuda", "_device"},
     {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options"},
-    {"boundary", "pyramid", "latent", "smooth_prior", "kernel_step", "kernel_refine", "confidence", "noise"},
+    {
+        "boundary",
+        "pyramid",
+        "latent",
+        "smooth_prior",
+        "kernel_step",
+        "kernel_refine",
+        "confidence",
+        "noise",
+        "saturation",
+    },
     {"nonblind"},
     {"alternation"},
     {"choice"},
