@@ -206,7 +206,9 @@ def last_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOp
     count, share, cut = options.last_iterations, options.voting_share[1], options.iteration_threshold[1]
     weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
     iterations = tuple(Iteration(weight, share, cut) for weight in weights)
-    return Scale(support_size(size, shape, LAST_MARGIN), shape, 1.0, iterations, options.smooth_sigma)
+    return Scale(
+        support_size(size, shape, LAST_MARGIN), shape, 1.0, iterations, options.smooth_sigma, options.last_beta_max
+    )
 
 
 def _wrapped(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Grid:
@@ -222,7 +224,7 @@ def _alternate(scale: Scale, options: TwoStepOptions, batch: int) -> Iterator[Te
     yield Term("wrap", 1, replace(grid, window=batch * math.prod(scale.shape)))
     yield Term("cufft_r2c", 1, grid)  # of the blurred picture
     for iteration in scale.iterations:
-        counts = passes(iteration.gradient_weight, options.beta_max, options.beta_rate, options.smooth_weight)
+        counts = passes(iteration.gradient_weight, scale.beta_max, options.beta_rate, options.smooth_weight)
         yield from _latent(grid, *counts)
         yield from _equations(grid)
         yield from _solve(grid, options)

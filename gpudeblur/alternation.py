@@ -51,6 +51,7 @@ class Scale:
     factor: float  # from the scale before to this one
     iterations: tuple[Iteration, ...]
     smooth_sigma: float
+    beta_max: float
 
 
 def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> list[Scale]:
@@ -69,7 +70,7 @@ def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOpti
             gradient_weight = max(gradient_weight / options.gradient_weight_decay, options.gradient_weight_min)
         factor = scale / scales[level - 1][1] if level else 1.0
         sigma = options.smooth_sigma * (level + 1)
-        found.append(Scale(scale_size, scaled_shape(shape, scale), factor, tuple(iterations), sigma))
+        found.append(Scale(scale_size, scaled_shape(shape, scale), factor, tuple(iterations), sigma, options.beta_max))
     return found
 
 
@@ -127,7 +128,7 @@ def alternate(
             smooth_sigma=scale.smooth_sigma,
             smooth_radius=max(1, max(scale.size) // 4),
             beta_rate=options.beta_rate,
-            beta_max=options.beta_max,
+            beta_max=scale.beta_max,
             prior=options.prior,
             prior_weight=_prior_weight(iteration.gradient_weight, options),
             work=work,

@@ -393,7 +393,7 @@ def _finish(
     weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
     share, cut = options.voting_share[1], options.iteration_threshold[1]
     iterations = tuple(Iteration(weight, share, cut) for weight in weights)
-    scale = Scale(support, shape, 1.0, iterations, options.smooth_sigma)
+    scale = Scale(support, shape, 1.0, iterations, options.smooth_sigma, options.last_beta_max)
     kernel, a, b = alternate_on(quiet, fit_size(kernel, support), scale, options, report)
     if options.refine:
         refined = refine_kernel(

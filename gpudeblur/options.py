@@ -60,6 +60,8 @@ class TwoStepOptions:
     beta_rate: float = 2.0
     #: ... while below this. Past 60 a pass hardly changes the latent picture (Pan et al.: 1e5, 11 more passes).
     beta_max: float = 60.0
+    #: ... and at the finest scale, under this: there it still helps a little, most where there is noise.
+    last_beta_max: float = 1e3
     #: latent and kernel steps at each scale but the finest.
     iterations: int = 8
     #: ... and at the finest, for the best of the starts.
@@ -134,7 +136,7 @@ class TwoStepOptions:
         self._check("beta_rate", self.beta_rate > 1, "be above 1")
         self._check("beta_max", self.beta_max > 2 * self.gradient_weight, "exceed 2 gradient_weight")
         last = 2 * max(self.last_gradient_weight)
-        self._check("beta_max", self.beta_max > last, "exceed 2 last_gradient_weight")
+        self._check("last_beta_max", self.last_beta_max > last, "exceed 2 last_gradient_weight")
         self._check("scale_ratio", 0 < self.scale_ratio < 1, "be in (0, 1)")
         self._check("scale_ratio", self.scale_ratio <= 0.95, "be at most 0.95")
         self._check("smallest_kernel", self.smallest_kernel >= 3, "be at least 3")

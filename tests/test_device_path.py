@@ -132,7 +132,7 @@ def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions, cut: float) ->
     from gpudeblur import _cuda, _device
 
     picture = cupy.asarray(photos(2, 50))
-    scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3)
+    scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3, 60.0)
     kernel = initial_kernel((7, 7), 2, cupy, np.float32)
     _device.clear()
     _cuda.launches.clear()

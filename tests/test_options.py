@@ -42,6 +42,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         for value in ((-0.1, 0.2), (0.1, 1.0), (0.1,), 0.1, (NAN, 0.1))
     ),
     *(("iteration_threshold", value, "be both 0 or both above 0") for value in ((0.0, 0.1), (0.1, 0))),
+    ("last_beta_max", 0.0019, "exceed 2 last_gradient_weight"),
     ("beta_max", 0.0019, "exceed 2 gradient_weight"),
     ("prior", Unhashable(), "be hashable, as a frozen dataclass is"),
     *(
@@ -125,8 +126,8 @@ def test_options_are_frozen_comparable_and_keyword_only() -> None:
 
 
 def test_beta_max_is_held_against_the_last_gradient_weight_too() -> None:
-    with pytest.raises(ValueError, match=r"^beta_max must exceed 2 last_gradient_weight, got 0\.1; "):
-        TwoStepOptions(beta_max=0.1, last_gradient_weight=(0.06, 0.05))
+    with pytest.raises(ValueError, match=r"^last_beta_max must exceed 2 last_gradient_weight, got 0\.1; "):
+        TwoStepOptions(last_beta_max=0.1, last_gradient_weight=(0.06, 0.05))
 
 
 def test_they_are_public() -> None:
