@@ -39,7 +39,7 @@ def clipped(picture: Array) -> Array:
 
 
 def without_lamps(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Pictures (n, H, W) without the traces of their lamps, and without the lamps alone; where none has any, as they are.
+    """Pictures (n, H, W) without the traces of their lamps, and without the lamps alone; without any, as they are.
 
     Waits for the device once.
     """

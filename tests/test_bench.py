@@ -33,7 +33,9 @@ from gpudeblur.options import STARTS
 
 BENCH = Path(__file__).parent.parent / "bench"
 # Two scales, with and without passes that have the smooth map.
-QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=3, beta_max=0.2, last_beta_max=0.2, last_iterations=2, starts=("wide",))
+QUICK = gd.TwoStepOptions(
+    iterations=2, kernel_iterations=3, beta_max=0.2, last_beta_max=0.2, last_iterations=2, starts=("wide",)
+)
 IN_PLACE = {"spectral_solve": (1,), "transfer": (0,), "normal_spectra": (0, 1), "smooth_split": (4,)}
 
 
@@ -162,7 +164,8 @@ def quick(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OPTIONS = json.dumps({
-    "iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "last_beta_max": 0.1, "last_iterations": 1, "starts": ["wide"],
+    "iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "last_beta_max": 0.1, "last_iterations": 1,
+    "starts": ["wide"],
 })  # fmt: skip
 
 

@@ -347,6 +347,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("prior", L0Intensity(of="both")),
     ("beta_rate", 4.0),
     ("beta_max", 5.0),
+    ("last_beta_max", 5.0),
     ("iterations", 8),
     ("scale_ratio", 0.5),
     ("smallest_kernel", 3),

@@ -15,7 +15,13 @@ from gpudeblur.memory import bytes_per_picture
 from gpudeblur.nonblind.sparse import sparse
 
 # The peak of one pass through everything is that of many.
-SHORT: dict[str, Any] = {"iterations": 1, "last_iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "last_beta_max": 0.1}
+SHORT: dict[str, Any] = {
+    "iterations": 1,
+    "last_iterations": 1,
+    "kernel_iterations": 2,
+    "beta_max": 0.1,
+    "last_beta_max": 0.1,
+}
 FINALS = [None, "hyper-laplacian", "sparse"]
 SIZES = [((96, 112), 15), ((96, 112), 51), ((255, 255), 15), ((255, 255), 51), ((512, 400), 31), ((1024, 1024), 51)]
 
