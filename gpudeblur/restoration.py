@@ -130,17 +130,17 @@ def _lucy_in_the_dark(image: Array, psf: Array, num_iter: int, filter_epsilon: f
     blur, correct = (convolutions(kernel, grid, origin)[0] for kernel, origin in (forth, back))
     seen = (..., *map(slice, shape))
     latent = xp.zeros((*image.shape[:-ndim], *grid), dtype=image.dtype)
-    latent[seen] = 0.5
     ratio = xp.zeros_like(latent)
+    inner, quotient = latent[seen], ratio[seen]
+    inner += 0.5
     for _ in range(num_iter):
         again = blur(latent)[seen]
         again += 1e-12
-        quotient = image / again
+        xp.divide(image, again, out=quotient)
         if filter_epsilon:
             quotient[again < filter_epsilon] = 0
-        ratio[seen] = quotient
-        latent[seen] *= correct(ratio)[seen]
-    return latent[seen]
+        inner *= correct(ratio)[seen]
+    return inner
 
 
 def _cut(kernel: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
@@ -257,9 +257,9 @@ def unsupervised_wiener(
         samples that do not count, 15. ``min_num_iter``, ``max_num_iter``: number of samples, 30 and 200.
         ``callback``: called with each sample, in Fourier space.
     rng : {`numpy.random.Generator`, int}, optional
-        With the same one, the same random numbers as in scikit-image, also for CuPy arrays, to which they are copied;
-        left out, or with a `cupy.random.Generator`, those are drawn on the device. All pictures of a stack share them:
-        each is as it would be alone.
+        With one, the random numbers are those of scikit-image, also for CuPy arrays, to which they are copied. Left
+        out, or with a `cupy.random.Generator`, they are drawn faster, CuPy's on the device. All pictures of a stack
+        share them: each is as it would be alone.
     boundary : {None, "wrap", "reflect", "edge"}
         See `wiener`.
 
@@ -297,9 +297,10 @@ def unsupervised_wiener(
     data, inside, otf, penalty = _spectral(planes, weights, reg, is_real, boundary, ndim)
     xp, grid = array_module(data), data.shape[-2:]
     unit = math.prod(grid) ** -0.5
-    if rng is not None and (xp is np or not isinstance(rng, xp.random.Generator)):
-        rng = np.random.default_rng(rng)
-    normal, gamma = draws(rng, xp, data.dtype)
+    if rng is None or (xp is not np and isinstance(rng, xp.random.Generator)):
+        normal, gamma = draws(rng, xp, data.dtype)
+    else:
+        normal, gamma = _their_draws(np.random.default_rng(rng), xp, data.dtype)
     fft = fft_module(xp)
     found = gibbs(
         unit * (rfft(data, 2) if is_real else fft.fft2(data, axes=(-2, -1))),
@@ -315,6 +316,18 @@ def unsupervised_wiener(
     mean = found.mean * unit
     sharp = irfft(mean, grid)[inside] if is_real else fft.ifft2(mean, axes=(-2, -1), norm="forward")
     return _leave(sharp, channel_axis, batch, clip), {"noise": found.noise, "prior": found.prior}
+
+
+def _their_draws(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any, Any]:
+    """`gpudeblur.nonblind.wiener.draws` by scikit-image's stream: float64, whatever the dtype of the picture."""
+
+    def normal(shape: tuple[int, ...]) -> Array:
+        out = np.empty((2, *shape), dtype)
+        for part in out:
+            part[...] = host.standard_normal(shape)
+        return xp.asarray(out)
+
+    return normal, host.standard_gamma
 
 
 # ------------------------------------------------------------------ entry and exit

@@ -204,8 +204,7 @@ def unsupervised_wiener(
     blurred, kernel, prior : see `wiener`.
     threshold : a picture is done when a sample changes the mean by less than this share.
     burnin, min_num_iter, max_num_iter : samples that do not count; at least, and at most, so many in all.
-    rng : NumPy or CuPy `Generator`, seed, or None: of the library that holds `blurred`, but that a NumPy generator
-        draws for CuPy arrays also.
+    rng : `numpy.random.Generator`, seed or None; for CuPy arrays a seed is CuPy's, and it may be CuPy's `Generator`.
     boundary : {"reflect", "edge", "wrap"}; see `wiener`.
     callback : called with the fraction done after each sample; if it returns True, that was the last one.
 
@@ -242,19 +241,36 @@ def unsupervised_wiener(
 
 
 def draws(rng: Any, xp: Any, dtype: Any) -> tuple[Callable[[Shape], Array], Callable[[float], Any]]:
-    """(shape -> standard normal numbers, a -> one number of the standard gamma distribution), in the memory of `xp`."""
-    if xp is not np and not isinstance(rng, np.random.Generator | np.random.BitGenerator | np.random.SeedSequence):
+    """(shape -> standard normal numbers (2, *shape), a -> one number of the standard gamma distribution).
+
+    The first in the memory of `xp`; for a `rng`, see `unsupervised_wiener`.
+    """
+    if xp is not np and not isinstance(rng, np.random.Generator):
         generator = rng if isinstance(rng, xp.random.Generator) else xp.random.default_rng(rng)
-        return (
-            lambda shape: generator.standard_normal(shape, dtype=dtype),
-            lambda a: generator.standard_gamma(a),
-        )
+        return (lambda shape: generator.standard_normal((2, *shape), dtype=dtype)), generator.standard_gamma
     host = np.random.default_rng(rng)
-    # float64 draws whatever the dtype: the same random numbers in both, and no slower.
-    return (
-        lambda shape: xp.asarray(host.standard_normal(shape).astype(dtype, copy=False)),
-        lambda a: float(host.standard_gamma(a)),
-    )
+    if dtype == np.float32:
+        return (lambda shape: xp.asarray(_box_muller(host, shape))), host.standard_gamma
+    return (lambda shape: xp.asarray(host.standard_normal((2, *shape), dtype))), host.standard_gamma
+
+
+def _box_muller(host: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Standard normal float32 (2, *shape), up to 6.8 standard deviations, in a quarter of the generator's own time."""
+    # As integers, not raw: not every bit generator has 64 of them.
+    bits = host.integers(1 << 64, size=math.prod(shape), dtype=np.uint64).view(np.uint32).reshape(2, *shape)
+    out = bits.astype(np.float32)
+    radius, angle = out
+    radius += 0.5
+    radius *= 2.0**-32
+    np.log(radius, out=radius)
+    radius *= -2
+    np.sqrt(radius, out=radius)
+    angle *= 2 * math.pi * 2.0**-32
+    sine = np.sin(angle)
+    np.cos(angle, out=angle)
+    angle *= radius
+    radius *= sine
+    return out
 
 
 def gibbs(
@@ -282,7 +298,7 @@ def gibbs(
     ----------
     spectrum, otf, penalty : F B, F k and |F D|^2, the last two for all or one a picture.
     pixels : of the picture.
-    normal, gamma : see `draws`; in the order real part, imaginary part, noise, prior.
+    normal, gamma : see `draws`; `normal` gives fresh numbers for real and imaginary parts, `gamma` follows, twice.
     halved : whether the spectra are of a real transform, whose other half counts too. (The last column of an even
         width then counts twice, as in scikit-image.)
     sample : called with each x.
@@ -292,58 +308,57 @@ def gibbs(
     gain = xp.sqrt(power)
     turned = spectrum * (otf.conj() / xp.where(gain > 0, gain, 1))
     data = xp.stack([turned.real, turned.imag])
-    matched = gain * data
     lead, bins = spectrum.shape[:-2], spectrum.shape[-2:]
-    total = xp.zeros_like(data)
-    count, done = 0, None
-    counts: Any = 0
+    total, work = xp.zeros_like(data), xp.empty_like(data)
     noise: Any = 1.0
     prior: Any = 1.0
     chains: tuple[list[Any], list[Any]] = ([1], [1])
+    count, counts, done = 0, None, None
 
     def norm(squares: Array) -> Array:
         both = sum_over(squares, 2)
         if halved:
             both = 2 * both - sum_over(squares[..., :1], 2)
-        return both.sum(axis=0)
+        return both.sum(axis=0).astype(np.float64)
 
     for iteration in range(max_num_iter):
         inverse = noise * power
         inverse += prior * penalty
         xp.divide(1, inverse, out=inverse)
-        x = xp.empty_like(data)
-        spread = xp.sqrt(0.5 * inverse)
-        for part in x:
-            xp.multiply(spread, normal(bins), out=part)
+        x = normal(bins).reshape(2, *(1,) * len(lead), *bins) * xp.sqrt(0.5 * inverse)
         inverse *= noise
-        x += inverse * matched
+        inverse *= gain
+        xp.multiply(inverse, data, out=work)
+        x += work
         if sample is not None:
             sample(x[0] + 1j * x[1])
-        work = gain * x
+        xp.multiply(gain, x, out=work)
         work -= data
         work *= work
-        noise = gamma(pixels / 2) * (2 / norm(work).astype(np.float64))
+        noise = gamma(pixels / 2) * (2 / norm(work))
         xp.multiply(x, x, out=work)
         work *= penalty
-        prior = gamma((pixels - 1) / 2) * (2 / norm(work).astype(np.float64))
+        prior = gamma((pixels - 1) / 2) * (2 / norm(work))
         for chain, value in zip(chains, (noise, prior), strict=True):
-            chain.append(value.reshape(lead) if lead else float(value.reshape(())))
+            chain.append(value.reshape(lead) if lead else value.reshape(()))
         noise, prior = noise.astype(real), prior.astype(real)
         if iteration > burnin:
             count += 1
-            total += x if done is None else xp.where(done, 0, x)
-            counts = count if done is None else xp.where(done, counts, count)
+            if done is not None:
+                x = xp.where(done, 0, x)
+            total += x
+            counts = xp.full(noise.shape, count) if done is None else xp.where(done, counts, count)
         if iteration > min_num_iter and count > 1:
-            close = _change(total, x, count) < threshold
+            close = ~(_change(total, x, count) >= threshold)  # NaN is not going to be closer
             done = close if done is None else done | close
             if bool(done.all()):  # here CuPy must wait
                 break
         stop = report((iteration + 1) / max_num_iter) if report is not None else False
         if isinstance(stop, bool | np.bool_) and stop and count:
             break
-    if report is not None:
-        report(1.0)
-    total /= counts
+    total /= (xp.ones(1) if counts is None else counts).astype(real)
+    if not lead:
+        chains = tuple([1, *map(float, chain[1:])] for chain in chains)
     return Chains(total[0] + 1j * total[1], *chains)
 
 
