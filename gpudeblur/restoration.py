@@ -20,7 +20,7 @@ Kept, as others have come to rely on it: pictures of integers become float64 of 
 clipped to 1 (a warning says so; ``clip=False``); `psf` is not scaled to sum 1; a real `psf` of just the shape of a
 transfer function is taken for one (with a warning); the origin of a `psf` of even side n is its pixel n / 2 - 1 in
 `richardson_lucy` and n / 2 in the others; the correction step of `richardson_lucy` is then a pixel off the adjoint
-(with any `boundary` but None it is the adjoint), and `unsupervised_wiener` counts the last column of an even width
+and many iterations diverge (a warning says so; with any `boundary` but None it is right); `unsupervised_wiener` counts the last column of an even width
 twice. Past its borders, the scene is black for `richardson_lucy` and periodic for the others: ``boundary=`` changes
 that.
 """
@@ -110,6 +110,7 @@ def richardson_lucy(
     if clip:
         _warn_of_clipping(planes)
     if boundary is None:
+        _warn_of_even(weights.shape[-ndim:])
         sharp = _lucy_in_the_dark(planes, weights, count, filter_epsilon, ndim)
     else:
         if boundary == "wrap":
@@ -301,9 +302,8 @@ def unsupervised_wiener(
         normal, gamma = draws(rng, xp, data.dtype)
     else:
         normal, gamma = _their_draws(np.random.default_rng(rng), xp, data.dtype)
-    fft = fft_module(xp)
     found = gibbs(
-        unit * (rfft(data, 2) if is_real else fft.fft2(data, axes=(-2, -1))),
+        unit * (rfft(data, 2) if is_real else fft_module(xp).fft2(data, axes=(-2, -1))),
         otf,
         penalty,
         math.prod(grid),
@@ -314,7 +314,7 @@ def unsupervised_wiener(
         **params,
     )
     mean = found.mean * unit
-    sharp = irfft(mean, grid)[inside] if is_real else fft.ifft2(mean, axes=(-2, -1), norm="forward")
+    sharp = irfft(mean, grid)[inside] if is_real else fft_module(xp).ifft2(mean, axes=(-2, -1), norm="forward")
     return _leave(sharp, channel_axis, batch, clip), {"noise": found.noise, "prior": found.prior}
 
 
@@ -501,6 +501,16 @@ def _warn_of_negative(psf: Array) -> None:
             "numpy.maximum(psf, 0) unless they are meant",
             UserWarning,
             stacklevel=4,
+        )
+
+
+def _warn_of_even(sides: tuple[int, ...]) -> None:
+    if any(side % 2 == 0 for side in sides):
+        warnings.warn(
+            f"psf has an even side ({_times(sides)}): scikit-image's correction is then a pixel off its blur, and many "
+            "iterations diverge; pad it in front with one zero, or give a boundary=",
+            UserWarning,
+            stacklevel=3,
         )
 
 

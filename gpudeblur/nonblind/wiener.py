@@ -329,7 +329,7 @@ def gibbs(
         inverse *= noise
         inverse *= gain
         xp.multiply(inverse, data, out=work)
-        x += work
+        x = x + work
         if sample is not None:
             sample(x[0] + 1j * x[1])
         xp.multiply(gain, x, out=work)
