@@ -116,7 +116,10 @@ def prior_power(shape: Shape, prior: str, dtype: Any, *, halved: bool = True) ->
 def probable_weight(spectrum: Array, power: Array, penalty: Array, blurred: Array, sigma: Any) -> Array:
     """argmax_w p(B | w, sigma) with F B ~ N(0, sigma^2 (|K|^2 / (w |F D|^2) + 1)), one a picture, among `WEIGHTS`."""
     xp, (h, w) = array_module(spectrum), spectrum.shape[-2:]
-    least = LEAST_NOISE * blurred.std(axis=(-2, -1)) + float(np.finfo(blurred.dtype).tiny)
+    limits = np.finfo(blurred.dtype)
+    # Rounding is noise too, and a constant picture has no other.
+    least = float(limits.eps) * abs(blurred).max(axis=(-2, -1)) + float(limits.tiny)
+    least = least + LEAST_NOISE * blurred.std(axis=(-2, -1))
     sigma = xp.maximum(xp.asarray(sigma, dtype=blurred.dtype), least)[..., None, None]
     pixels = 2 * h * max(1, w - 1)
     # All frequencies in steps, but for those that the prior does not know.
@@ -224,8 +227,11 @@ def unsupervised_wiener(
     grid = data.shape[-2:]
     unit = math.prod(grid) ** -0.5
     normal, gamma = draws(rng, xp, blurred.dtype)
+    # Both precisions begin at 1: the unit of the picture must not matter.
+    scale = blurred.std(axis=(-2, -1), keepdims=True)
+    scale = xp.where(scale > 0, scale, 1)
     found = gibbs(
-        rfft(data, 2) * unit,
+        rfft(data / scale, 2) * unit,
         transfer_function(kernel.astype(blurred.dtype, copy=False), grid),
         xp.asarray(prior_power(grid, prior, blurred.dtype)),
         math.prod(grid),
@@ -237,7 +243,7 @@ def unsupervised_wiener(
         max_num_iter=max_num_iter,
         report=callback,
     )
-    return irfft(found.mean * unit, grid)[inside]
+    return scale * irfft(found.mean * unit, grid)[inside]
 
 
 def draws(rng: Any, xp: Any, dtype: Any) -> tuple[Callable[[Shape], Array], Callable[[float], Any]]:
@@ -356,6 +362,8 @@ def gibbs(
         stop = report((iteration + 1) / max_num_iter) if report is not None else False
         if isinstance(stop, bool | np.bool_) and stop and count:
             break
+    if report is not None:
+        report(1.0)
     total /= (xp.ones(1) if counts is None else counts).astype(real)
     if not lead:
         chains = tuple([1, *map(float, chain[1:])] for chain in chains)
