@@ -1,4 +1,4 @@
-"""What scikit-image asks of a backend (`skimage.util._backends`, since 0.25): CuPy arrays come here, NumPy's stay there.
+"""What scikit-image asks of a backend (`skimage.util._backends`): CuPy arrays come here, NumPy's stay there.
 
 scikit-image finds this module by the entry points `skimage_backends` and `skimage_backend_infos` of pyproject.toml. Its
 version 0.26 asks for two functions only, both of `skimage.metrics`; the deconvolution is ready for the day it asks.
@@ -18,7 +18,9 @@ RESTORATION = ("richardson_lucy", "unsupervised_wiener", "wiener")
 
 def information() -> Any:
     """The functions that a call may be handed over for."""
-    return types.SimpleNamespace(supported_functions=[*(f"skimage.restoration:{name}" for name in RESTORATION), *METRICS])
+    return types.SimpleNamespace(
+        supported_functions=[*(f"skimage.restoration:{name}" for name in RESTORATION), *METRICS]
+    )
 
 
 def can_has(name: str, *args: Any, **kwargs: Any) -> bool:

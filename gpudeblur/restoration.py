@@ -19,10 +19,13 @@ They differ where scikit-image does other than it says:
 Kept, as others have come to rely on it: pictures of integers become float64 of the same values, not fractions, and are
 clipped to 1 (a warning says so; ``clip=False``); `psf` is not scaled to sum 1; a real `psf` of just the shape of a
 transfer function is taken for one (with a warning); the origin of a `psf` of even side n is its pixel n / 2 - 1 in
-`richardson_lucy` and n / 2 in the others; the correction step of `richardson_lucy` is then a pixel off the adjoint
-and many iterations diverge (a warning says so; with any `boundary` but None it is right); `unsupervised_wiener` counts the last column of an even width
-twice. Past its borders, the scene is black for `richardson_lucy` and periodic for the others: ``boundary=`` changes
-that.
+`richardson_lucy` and n / 2 in the others; the correction step of `richardson_lucy` is then a pixel off the adjoint, and
+many iterations diverge (a warning says so; with any `boundary` but None it is right); `unsupervised_wiener` counts the
+last column of an even width twice. Past its borders, the scene is black for `richardson_lucy` and periodic for the
+others: ``boundary=`` changes that.
+
+scikit-image hands CuPy arrays over by itself (see `gpudeblur._skimage_backend`) to functions that it dispatches. Its
+version 0.26 dispatches none of these three: import them from here.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from .nonblind.wiener import PASSES, draws, fill_in, gibbs, on_grid, prior_power
 
 __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 
-_SAMPLER = {"threshold": 1e-4, "max_num_iter": 200, "min_num_iter": 30, "burnin": 15, "callback": None}
+_SAMPLER: dict[str, Any] = {"threshold": 1e-4, "max_num_iter": 200, "min_num_iter": 30, "burnin": 15, "callback": None}
 
 
 def richardson_lucy(
@@ -60,8 +63,7 @@ def richardson_lucy(
 ) -> Array:
     r"""Richardson-Lucy deconvolution; drop-in for `skimage.restoration.richardson_lucy`.
 
-    Repeats :math:`x \leftarrow x \cdot H^T (B / (H x + 10^{-12}))` from :math:`x = 0.5`. The transforms of the `psf` are
-    made once.
+    Repeats :math:`x \leftarrow x \cdot H^T (B / (H x + 10^{-12}))` from :math:`x = 0.5`. The `psf` is transformed once.
 
     Parameters
     ----------
@@ -115,9 +117,7 @@ def richardson_lucy(
     else:
         if boundary == "wrap":
             _check_fits(weights, planes, ndim)
-        sharp = _lucy.iterate(
-            planes, weights, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon
-        )
+        sharp = _lucy.iterate(planes, weights, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon)
     return _leave(sharp, channel_axis, batch, clip)
 
 
@@ -129,7 +129,7 @@ def _lucy_in_the_dark(image: Array, psf: Array, num_iter: int, filter_epsilon: f
     reach = (max(o, n - 1 - o) for o, n in zip(forth[1], forth[0].shape[-ndim:], strict=True))
     grid = fast_shape(tuple(side + far for side, far in zip(shape, reach, strict=True)))
     blur, correct = (convolutions(kernel, grid, origin)[0] for kernel, origin in (forth, back))
-    seen = (..., *map(slice, shape))
+    seen: Any = (..., *map(slice, shape))
     latent = xp.zeros((*image.shape[:-ndim], *grid), dtype=image.dtype)
     ratio = xp.zeros_like(latent)
     inner, quotient = latent[seen], ratio[seen]
@@ -150,7 +150,8 @@ def _cut(kernel: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]
     begin = [max(0, (n - 1) // 2 - (length - 1)) for n, length in zip(sides, shape, strict=True)]
     end = [min(n, (n - 1) // 2 + length) for n, length in zip(sides, shape, strict=True)]
     origin = tuple((n - 1) // 2 - b for n, b in zip(sides, begin, strict=True))
-    return kernel[(..., *map(slice, begin, end))], origin
+    part: Any = (..., *map(slice, begin, end))
+    return kernel[part], origin
 
 
 def wiener(
@@ -185,7 +186,7 @@ def wiener(
     clip : bool
         Cut the result at -1 and 1.
     boundary : {None, "wrap", "unknown", "reflect", "edge"}
-        What is beyond the borders. None and "wrap": the picture is periodic. "reflect", "edge": it is carried on so, and
+        What is beyond the borders. None and "wrap": the picture is periodic. "reflect", "edge": it is carried on so and
         fades over to its opposite border. "unknown": only what was seen is compared, on a larger picture. The last
         three need a real `psf` and `reg`, and `is_real`.
     channel_axis : int, optional
@@ -349,20 +350,18 @@ def _enter(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tu
         del stack[axis]
     if psf.ndim != ndim and (psf.ndim != ndim + lead or psf.shape[:lead] != tuple(stack[:lead])):
         alternative = f", or {ndim + lead} that begin with {tuple(stack[:lead])}" if lead else ""
-        way_out = "channels need channel_axis=, a stack needs batch=" if psf.ndim < ndim else "one psf serves all channels"
+        fewer = psf.ndim < ndim
+        way_out = "channels need channel_axis=, a stack needs batch=" if fewer else "channels share one psf"
         raise ValueError(
-            f"psf must have the {ndim} axes of the picture{alternative}, got {psf.ndim} (shape {psf.shape}) for an image "
-            f"of shape {image.shape}; {way_out}"
+            f"psf must have the {ndim} axes of the picture{alternative}, got {psf.ndim} (shape {psf.shape}) for an "
+            f"image of shape {image.shape}; {way_out}"
         )
     dtype = np.dtype(np.float32 if image.dtype.char in "ef" else np.float64)
     planes = image if axis is None else xp.moveaxis(image, axis, lead)
     planes = planes.astype(dtype)
     if image.dtype.itemsize > dtype.itemsize and image.dtype.kind == "f":
         _check_array(planes, "image", f"scale it to the range of {dtype}", "f")
-    if psf.dtype.kind == "c":
-        psf = psf.astype(np.result_type(dtype, np.complex64))
-    else:
-        psf = psf.astype(dtype)
+    psf = psf.astype(np.result_type(dtype, np.complex64) if psf.dtype.kind == "c" else dtype)
     if axis is not None and psf.ndim > ndim:
         psf = xp.expand_dims(psf, lead)
     return xp.ascontiguousarray(planes), psf, ndim
@@ -397,7 +396,7 @@ def _spectral(
     elif known and psf.shape[-ndim:] != bins:
         raise ValueError(
             f"psf must have the shape of a transfer function, {bins} with is_real={is_real}, if it is complex, got "
-            f"{psf.shape}; pass the real point spread function, or numpy.fft.{'r' * is_real}fftn of it on the picture's grid"
+            f"{psf.shape}; pass the real point spread function instead"
         )
     if not known:
         _check_fits(psf, planes, ndim)
@@ -406,22 +405,21 @@ def _spectral(
         _warn_of_negative(psf)
     if reg is not None:
         _check_array(reg, "reg", "set it to zero there", "biufc")
-        array_module(planes, reg)
+        array_module(planes, reg)  # refuses a mixture
         if reg.dtype.kind == "c" and reg.shape != bins:
             raise ValueError(
                 f"reg must have the shape of a transfer function, {bins} with is_real={is_real}, if it is complex, got "
                 f"{reg.shape}; pass a real impulse response"
             )
-        if reg.ndim != ndim or any(map(operator.gt, reg.shape, shape)):
-            if reg.dtype.kind != "c":
-                raise ValueError(
-                    f"reg must have the {ndim} axes of the picture and fit into it, got shape {reg.shape} for {shape}; "
-                    "None is the Laplacian"
-                )
+        if reg.dtype.kind != "c" and (reg.ndim != ndim or any(map(operator.gt, reg.shape, shape))):
+            raise ValueError(
+                f"reg must have the {ndim} axes of the picture and fit into it, got shape {reg.shape} for {shape}; "
+                "None is the Laplacian"
+            )
     if boundary not in (None, "wrap") and (known or not is_real or (reg is not None and reg.dtype.kind == "c")):
         raise ValueError(
-            f"boundary must be None or 'wrap' with transfer functions or is_real=False, got {boundary!r}; they are made "
-            "for the picture's own grid, so pass the real point spread function and reg"
+            f"boundary must be None or 'wrap' with transfer functions or is_real=False, got {boundary!r}; they are "
+            "made for the picture's own grid, so pass the real point spread function and reg"
         )
     data, inside = on_grid(planes, psf.shape[-ndim:], boundary or "wrap")
     grid = data.shape[-ndim:]
@@ -451,8 +449,8 @@ def _sampler(user_params: dict[str, Any] | None) -> dict[str, Any]:
     params = {name: given.get(name, default) for name, default in _SAMPLER.items()}
     if params["max_num_iter"] < params["burnin"] + 2:
         raise ValueError(
-            f"user_params must have a max_num_iter of at least burnin + 2, got {params['max_num_iter']} and a burnin of "
-            f"{params['burnin']}; nothing is left to be averaged"
+            f"user_params must have a max_num_iter of at least burnin + 2, got {params['max_num_iter']} and a burnin "
+            f"of {params['burnin']}; nothing is left to be averaged"
         )
     return params
 

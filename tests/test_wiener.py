@@ -201,7 +201,8 @@ def test_the_prior_is_that_of_its_differences(xp: Any) -> None:
         d = np.zeros(shape)
         d[0, 0] = 1
         for prior, expected in (("gradient", np.fft.rfft2(gradient_adjoint(*gradient(d)))), ("identity", 1)):
-            assert_close(prior_power(shape, prior, "float64"), np.real(expected) * np.ones((shape[0], shape[1] // 2 + 1)), atol=1e-12)
+            whole = np.real(expected) * np.ones((shape[0], shape[1] // 2 + 1))
+            assert_close(prior_power(shape, prior, "float64"), whole, atol=1e-12)
     assert prior_power((6, 8), "laplacian", "float32", halved=False).shape == (6, 8)
 
 
@@ -220,7 +221,7 @@ def test_callbacks_hear_of_the_passes_and_may_end_them(xp: Any) -> None:
 
 @pytest.mark.parametrize("function", [wiener, unsupervised_wiener])
 def test_an_unknown_boundary_or_prior_is_refused(function: Any) -> None:
-    with pytest.raises(ValueError, match="boundary must be one of .*, got 'mirror'"):
+    with pytest.raises(ValueError, match=r"boundary must be one of .*, got 'mirror'"):
         function(np.ones((8, 8)), np.ones((3, 3)) / 9, boundary="mirror")
     with pytest.raises(ValueError, match="prior must be one of 'gradient', 'laplacian', 'identity', got 'l1'"):
         function(np.ones((8, 8)), np.ones((3, 3)) / 9, prior="l1")

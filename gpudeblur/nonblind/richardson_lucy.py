@@ -1,4 +1,4 @@
-"""Richardson-Lucy deconvolution (Richardson 1972, Lucy 1974): non-negative, keeps the light, nothing assumed outside."""
+"""Richardson-Lucy deconvolution: non-negative, keeps the light, assumes nothing about what was not seen."""
 
 from __future__ import annotations
 
@@ -155,7 +155,9 @@ def iterate(
     tiny = float(np.finfo(blurred.dtype).tiny)
     origin = tuple((side - 1) // 2 for side in sides)
     data = xp.maximum(blurred, 0)
-    grid, seen, home = shape, (...,), (...,)  # of the transforms; where B is on it; where the picture is on it
+    grid = shape
+    seen: tuple[Any, ...] = (...,)  # where B is on the grid
+    home: tuple[Any, ...] = (...,)  # where the picture is
     if boundary == "unknown":
         grid = fast_shape(tuple(a + b - 1 for a, b in zip(shape, sides, strict=True)))
         seen = home = (..., *(slice(b - 1 - o, b - 1 - o + a) for a, b, o in zip(shape, sides, origin, strict=True)))
@@ -172,7 +174,6 @@ def iterate(
     mean = sum_over(data, ndim) / count
     latent = xp.where(estimated, mean / whole, 0)
     floor = xp.maximum(mean * float(np.finfo(data.dtype).eps), tiny)
-
 
     def step(x: Array) -> tuple[Array, Array | None]:
         again = blur(x)[seen]

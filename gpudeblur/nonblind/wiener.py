@@ -1,4 +1,4 @@
-"""Quadratic restoration, in closed form: Wiener and Tikhonov filters, and the Gibbs sampler that finds their weights."""
+"""Quadratic restoration in closed form: Wiener and Tikhonov filters, and a Gibbs sampler for their weights."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def wiener(
 
 
 def on_grid(picture: Array, sides: Shape, boundary: str) -> tuple[Array, tuple[Any, ...]]:
-    """The picture on a periodic grid as `boundary` says, and where it is there; the last `len(sides)` axes are space."""
+    """The picture (..., *space) on a periodic grid as `boundary` says, and where it is there."""
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary must be one of {', '.join(map(repr, BOUNDARIES))}, got {boundary!r}")
     if boundary == "wrap":
@@ -125,7 +125,7 @@ def probable_weight(spectrum: Array, power: Array, penalty: Array, blurred: Arra
     # All frequencies in steps, but for those that the prior does not know.
     step = max(1, math.isqrt(h * w // FREQUENCIES))
     every = (..., slice(step // 2, None, step), slice(max(1, step // 2) if w > 1 else 0, None, step))
-    amplitude = spectrum[every] / (sigma * pixels**0.5)  # in standard deviations of the noise, so that nothing overflows
+    amplitude = spectrum[every] / (sigma * pixels**0.5)  # in units of the noise, so that nothing overflows
     energy, power, penalty = _squared(amplitude), power[every], xp.maximum(penalty[every], 1e-12)
     scores = []
     for weight in WEIGHTS:
@@ -366,7 +366,7 @@ def gibbs(
         report(1.0)
     total /= (xp.ones(1) if counts is None else counts).astype(real)
     if not lead:
-        chains = tuple([1, *map(float, chain[1:])] for chain in chains)
+        chains = ([1, *map(float, chains[0][1:])], [1, *map(float, chains[1][1:])])
     return Chains(total[0] + 1j * total[1], *chains)
 
 
