@@ -121,7 +121,7 @@ def richardson_lucy(
         accelerated=accelerated,
         damped=damped,
         regular=regular,
-        until=discrepancy * sigma,
+        until=discrepancy * sigma if discrepancy else 0.0,
         callback=callback,
     )
 

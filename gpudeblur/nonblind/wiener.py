@@ -151,7 +151,8 @@ def fill_in(
 
     Parameters
     ----------
-    data : B on the grid with a first guess around it; overwritten.
+    data, spectrum : B on the grid with a first guess around it, and its transform.
+    inside : where B is on the grid.
     inverse : what makes F x of F B, the factor of the inverse transform in it.
     """
     xp, grid, momentum = array_module(data), data.shape[-(len(inside) - 1) :], 1.0
