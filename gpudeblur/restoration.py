@@ -11,8 +11,8 @@ They differ where scikit-image does other than it says:
   imaginary parts (its issue 7363), which is wrong for whatever is not symmetric about its middle: 7 dB where 59 dB are
   meant. An even-sided or one-sided `reg`, like ``[[1, -1]]``, is such a one.
 - `unsupervised_wiener` knows from `is_real` whether a spectrum is half of one. scikit-image tells it from whether the
-  spectrum is square, and so is off by a factor of two in both chains for a picture like 257 x 512, and for one
-  that is not square with ``is_real=False``.
+  spectrum is square, and so counts half of it for a picture like 257 x 512 (both chains are off by two), and twice of
+  it for one that is not square with ``is_real=False`` (the noise of 24 x 64 pixels comes out eight times too large).
 - What gives NaN or nonsense there is an error here: NaN or infinity in a picture or a `psf`, a `psf` of zeros,
   ``num_iter=0`` (there: a picture of 0.5), ``max_num_iter`` at or under ``burnin + 1``.
 

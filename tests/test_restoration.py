@@ -232,9 +232,9 @@ def test_issue_7363_a_lopsided_reg_is_what_the_formula_says(xp: Any, reg: np.nda
     assert np.abs(theirs.wiener(blurred, psf, 0.1, reg, clip=False) - formula).max() > 0.01
 
 
-@pytest.mark.parametrize(("shape", "is_real", "factor"), [((33, 64), True, 2), ((24, 64), False, 0.5)])
+@pytest.mark.parametrize(("shape", "is_real", "factor"), [((33, 64), True, 2), ((24, 64), False, 0.0164)])
 def test_the_chains_know_half_a_spectrum_from_a_whole_one(shape: tuple[int, int], is_real: bool, factor: float) -> None:
-    """The noise is what was put in; theirs is off by two where a half is square, or a whole is not."""
+    """The noise is what was put in; theirs is off by two where a half is square, and runs away where a whole is not."""
     ramp = np.cos(np.arange(shape[1]) * np.pi / 16)[None, :] * np.ones(shape)
     image = ramp + np.random.default_rng(0).normal(0, 0.1, shape)
     params = {"max_num_iter": 150, "min_num_iter": 140}
