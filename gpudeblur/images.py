@@ -51,7 +51,7 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
     -----
     Looking for NaN is one reduction; on CuPy the call waits for its result.
     """
-    xp = _module_of(image, name)
+    xp = module_of(image, name)
     _check_dtype(image.dtype, name)
     if channel_axis is None:
         if not 2 <= image.ndim <= 4:
@@ -63,7 +63,7 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
         _check_channel_axis(channel_axis, image.shape, name)
     if image.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {image.shape}; every side must be at least 1")
-    _check_finite(image, xp, name, "mask or inpaint it first")
+    check_finite(image, xp, name, "mask or inpaint it first")
 
 
 def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> Array:
@@ -284,7 +284,7 @@ def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
     ValueError
         Fewer than 2 axes, empty, an even side, NaN or infinity, or a sum of zero.
     """
-    xp = _module_of(kernel, name)
+    xp = module_of(kernel, name)
     _check_dtype(kernel.dtype, name)
     if kernel.ndim < 2:
         raise ValueError(
@@ -300,7 +300,7 @@ def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
                 f"{name} must have odd sides, got a {side} of {length} (shape {kernel.shape}); "
                 f"pad it with one zero {line}"
             )
-    _check_finite(kernel, xp, name, "estimate it again or set it to zero there")
+    check_finite(kernel, xp, name, "estimate it again or set it to zero there")
     values = kernel.astype(np.float64)
     total, mass = values.sum(axis=(-2, -1)), abs(values).sum(axis=(-2, -1))
     # A sum that is zero but for rounding is as bad as zero: dividing by it would blow the kernel up.
@@ -320,7 +320,7 @@ def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
         )
 
 
-def _module_of(array: Any, name: str) -> Any:
+def module_of(array: Any, name: str) -> Any:
     """NumPy or CuPy, or the error that fits a user who passed something else."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a plain array, got a masked one; fill the mask first, with .filled(value)")
@@ -358,7 +358,7 @@ def _check_channel_axis(channel_axis: Any, shape: tuple[int, ...], name: str) ->
         )
 
 
-def _check_finite(array: Array, xp: Any, name: str, way_out: str) -> None:
+def check_finite(array: Array, xp: Any, name: str, way_out: str) -> None:
     if array.dtype.kind != "f":
         return
     finite = xp.isfinite(array)

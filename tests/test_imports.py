@@ -39,10 +39,10 @@ LAYERS = (
     {"choice"},
     {"kernel_size"},
     {"images", "metrics", "synthesis"},
-    {"blind", "nonuniform", "networks"},
+    {"blind", "nonuniform", "networks", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
-    {"io", "folders", "cli", "demo", "__main__"},
+    {"io", "folders", "cli", "demo", "__main__", "_skimage_backend"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "cupy", "cupyx"}

@@ -1,0 +1,380 @@
+"""Quadratic restoration in closed form: Wiener and Tikhonov filters, and a Gibbs sampler for their weights."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import Array, array_module
+from ..noise import noise_sigma as estimated_noise
+from .grids import Shape, extend, irfft, place, rfft, sum_over
+
+BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
+PRIORS = ("gradient", "laplacian", "identity")
+# Weights that are tried for `weight=None`, and the least noise of a picture in standard deviations of its own.
+WEIGHTS = np.logspace(-7, 1, 41)
+LEAST_NOISE = 3e-3
+# Frequencies that are looked at for the weight: an even selection of about so many.
+FREQUENCIES = 1 << 13
+# Passes of boundary="unknown".
+PASSES = 12
+
+Progress = Callable[[float], "bool | None"]
+
+
+def wiener(
+    blurred: Array,
+    kernel: Array,
+    *,
+    weight: Any = None,
+    prior: str = "gradient",
+    noise_sigma: Any = None,
+    boundary: str = "unknown",
+    callback: Progress | None = None,
+) -> Array:
+    """argmin_x |x * k - B|^2 + weight |D x|^2, one quotient of spectra: conj(K) F B / (|K|^2 + weight |F D|^2).
+
+    Parameters
+    ----------
+    blurred : (..., H, W) float.
+    kernel : (kh, kw), or one a picture, (..., kh, kw). Its origin is its pixel (kh // 2, kw // 2).
+    weight : a number or one a picture. Larger: less noise and ringing, less detail. None: the weight under which B is
+        the most probable, given its noise and that D x is white and Gaussian.
+    prior : {"gradient", "laplacian", "identity"}
+        D. "gradient", forward differences: the Wiener filter of a picture whose power spectrum falls off as 1 / f^2.
+        "identity": Tikhonov, seed 4, eq. 10 and 11.
+    noise_sigma : standard deviation of the noise of B, a number or one a picture, for the weight; None estimates it.
+    boundary : {"unknown", "reflect", "edge", "wrap"}
+        "unknown": |x * k - B|^2 where B was seen, on a latent picture larger than B. "reflect", "edge": B is carried on
+        so and fades over to its opposite border. "wrap": B is periodic.
+    callback : called with the fraction done after each pass; if it returns True, that was the last one.
+
+    Returns
+    -------
+    (..., H, W), not clipped.
+
+    References
+    ----------
+    N. Wiener: Extrapolation, interpolation, and smoothing of stationary time series, 1949.
+    B. R. Hunt: The application of constrained least squares estimation to image restoration, IEEE Trans. Comput. 1973.
+    S. Lin et al.: seed 4, eq. 10 and 11.
+    """
+    xp = array_module(blurred, kernel)
+    data, inside = on_grid(blurred, kernel.shape[-2:], boundary)
+    grid = data.shape[-2:]
+    otf = transfer_function(kernel.astype(blurred.dtype, copy=False), grid)
+    penalty = xp.asarray(prior_power(grid, prior, blurred.dtype))
+    power, spectrum = _squared(otf), rfft(data, 2)
+    if weight is None:
+        sigma = estimated_noise(blurred) if noise_sigma is None else noise_sigma
+        weight = probable_weight(spectrum, power, penalty, blurred, sigma)
+    weight = xp.asarray(weight, dtype=blurred.dtype)[..., None, None]
+    # A frequency that neither the kernel nor the prior knows is 0 in B as well.
+    bottom = xp.maximum(power + weight * penalty, float(np.finfo(blurred.dtype).tiny))
+    inverse = otf.conj() / (bottom * math.prod(grid))
+    if boundary == "unknown":
+        return fill_in(blurred, data, spectrum, otf, inverse, inside, PASSES, callback)
+    sharp = irfft(spectrum * inverse, grid)[inside]
+    if callback is not None:
+        callback(1.0)
+    return sharp
+
+
+def on_grid(picture: Array, sides: Shape, boundary: str) -> tuple[Array, tuple[Any, ...]]:
+    """The picture (..., *space) on a periodic grid as `boundary` says, and where it is there."""
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary must be one of {', '.join(map(repr, BOUNDARIES))}, got {boundary!r}")
+    if boundary == "wrap":
+        return picture, (...,)
+    # What is filled in need only be as wide as the kernel; what is made up should be far from where it is made so.
+    reach = 1 if boundary == "unknown" else 2
+    return extend(picture, tuple(reach * (side - 1) for side in sides), "edge" if boundary == "edge" else "reflect")
+
+
+def transfer_function(kernel: Array, grid: Shape) -> Array:
+    """The transform of `kernel` (..., *sides), its pixel `side // 2` the origin."""
+    ndim = len(grid)
+    return rfft(place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:])), ndim)
+
+
+def prior_power(shape: Shape, prior: str, dtype: Any, *, halved: bool = True) -> np.ndarray:
+    """|F D|^2 on the frequencies of a real transform (or, not `halved`, of a complex one), on the host."""
+    if prior not in PRIORS:
+        raise ValueError(f"prior must be one of {', '.join(map(repr, PRIORS))}, got {prior!r}")
+    bins = (*shape[:-1], shape[-1] // 2 + 1) if halved else shape
+    if prior == "identity":
+        return np.ones(bins, dtype)
+    axes = [4 * np.sin(np.pi * np.arange(count) / side) ** 2 for count, side in zip(bins, shape, strict=True)]
+    gradient = functools.reduce(np.add, np.ix_(*axes))
+    return (gradient if prior == "gradient" else gradient**2).astype(dtype)
+
+
+def probable_weight(spectrum: Array, power: Array, penalty: Array, blurred: Array, sigma: Any) -> Array:
+    """argmax_w p(B | w, sigma) with F B ~ N(0, sigma^2 (|K|^2 / (w |F D|^2) + 1)), one a picture, among `WEIGHTS`."""
+    xp, (h, w) = array_module(spectrum), spectrum.shape[-2:]
+    limits = np.finfo(blurred.dtype)
+    # Rounding is noise too, and a constant picture has no other.
+    least = float(limits.eps) * abs(blurred).max(axis=(-2, -1)) + float(limits.tiny)
+    least = least + LEAST_NOISE * blurred.std(axis=(-2, -1))
+    sigma = xp.maximum(xp.asarray(sigma, dtype=blurred.dtype), least)[..., None, None]
+    pixels = 2 * h * max(1, w - 1)
+    # All frequencies in steps, but for those that the prior does not know.
+    step = max(1, math.isqrt(h * w // FREQUENCIES))
+    every = (..., slice(step // 2, None, step), slice(max(1, step // 2) if w > 1 else 0, None, step))
+    amplitude = spectrum[every] / (sigma * pixels**0.5)  # in units of the noise, so that nothing overflows
+    energy, power, penalty = _squared(amplitude), power[every], xp.maximum(penalty[every], 1e-12)
+    scores = []
+    for weight in WEIGHTS:
+        variance = power / (weight * penalty) + 1
+        scores.append((xp.log(variance) + energy / variance).sum(axis=(-2, -1)))
+    return xp.asarray(WEIGHTS.astype(blurred.dtype))[xp.stack(scores).argmin(axis=0)]
+
+
+def fill_in(
+    blurred: Array,
+    data: Array,
+    spectrum: Array,
+    otf: Array,
+    inverse: Array,
+    inside: tuple[Any, ...],
+    passes: int,
+    callback: Progress | None = None,
+) -> Array:
+    """argmin_x |x * k - B|^2 where B was seen + weight |D x|^2: what was not seen becomes x * k, again and again.
+
+    Each pass lowers the objective (majorisation: the closed form for B with x * k around it); two transforms a pass,
+    and a step ahead between them (Nesterov).
+
+    Parameters
+    ----------
+    data, spectrum : B on the grid with a first guess around it, and its transform.
+    inside : where B is on the grid.
+    inverse : what makes F x of F B, the factor of the inverse transform in it.
+    """
+    xp, grid, momentum = array_module(data), data.shape[-(len(inside) - 1) :], 1.0
+    last = data
+    for i in range(passes):
+        latent = spectrum * inverse
+        stop = callback((i + 1) / passes) if callback is not None else False
+        if i + 1 == passes or (isinstance(stop, bool | np.bool_) and stop):
+            break
+        latent *= otf
+        again = irfft(latent, grid)
+        momentum, before = (1 + (1 + 4 * momentum**2) ** 0.5) / 2, momentum
+        data = again + (before - 1) / momentum * (again - last)
+        last = again
+        data[inside] = blurred
+        spectrum = rfft(data, len(grid))
+    return xp.ascontiguousarray(irfft(latent, grid)[inside])
+
+
+def _squared(spectrum: Array) -> Array:
+    return spectrum.real**2 + spectrum.imag**2
+
+
+# ------------------------------------------------------------------ unsupervised
+class Chains(NamedTuple):
+    """What the sampler found: the mean of x (..., bins) complex; the precisions of noise and prior, a list of (...)."""
+
+    mean: Array
+    noise: list[Any]
+    prior: list[Any]
+
+
+def unsupervised_wiener(
+    blurred: Array,
+    kernel: Array,
+    *,
+    prior: str = "laplacian",
+    threshold: float = 1e-4,
+    burnin: int = 15,
+    min_num_iter: int = 30,
+    max_num_iter: int = 200,
+    rng: Any = None,
+    boundary: str = "edge",
+    callback: Progress | None = None,
+) -> Array:
+    """E(x | B) with the precisions of the noise and of the prior unknown too, by Gibbs sampling (Orieux et al. 2010).
+
+    In turn, x is drawn given both precisions, an independent Gaussian a frequency, and these given x, from their gamma
+    distributions. All pictures of a batch share the random numbers, so that each is as it would be alone.
+
+    Parameters
+    ----------
+    blurred, kernel, prior : see `wiener`.
+    threshold : a picture is done when a sample changes the mean by less than this share.
+    burnin, min_num_iter, max_num_iter : samples that do not count; at least, and at most, so many in all.
+    rng : `numpy.random.Generator`, seed or None; for CuPy arrays a seed is CuPy's, and it may be CuPy's `Generator`.
+    boundary : {"reflect", "edge", "wrap"}; see `wiener`.
+    callback : called with the fraction done after each sample; if it returns True, that was the last one.
+
+    Returns
+    -------
+    (..., H, W), not clipped.
+
+    References
+    ----------
+    F. Orieux, J.-F. Giovannelli, T. Rodet: Bayesian estimation of regularization and point spread function parameters
+    for Wiener-Hunt deconvolution, J. Opt. Soc. Am. A 27 (2010).
+    """
+    xp = array_module(blurred, kernel)
+    if boundary not in BOUNDARIES[1:]:
+        raise ValueError(f"boundary must be one of {', '.join(map(repr, BOUNDARIES[1:]))}, got {boundary!r}")
+    data, inside = on_grid(blurred, kernel.shape[-2:], boundary)
+    grid = data.shape[-2:]
+    unit = math.prod(grid) ** -0.5
+    normal, gamma = draws(rng, xp, blurred.dtype)
+    # Both precisions begin at 1: the unit of the picture must not matter.
+    scale = blurred.std(axis=(-2, -1), keepdims=True)
+    scale = xp.where(scale > 0, scale, 1)
+    found = gibbs(
+        rfft(data / scale, 2) * unit,
+        transfer_function(kernel.astype(blurred.dtype, copy=False), grid),
+        xp.asarray(prior_power(grid, prior, blurred.dtype)),
+        math.prod(grid),
+        normal=normal,
+        gamma=gamma,
+        threshold=threshold,
+        burnin=burnin,
+        min_num_iter=min_num_iter,
+        max_num_iter=max_num_iter,
+        report=callback,
+    )
+    return scale * irfft(found.mean * unit, grid)[inside]
+
+
+def draws(rng: Any, xp: Any, dtype: Any) -> tuple[Callable[[Shape], Array], Callable[[float], Any]]:
+    """(shape -> standard normal numbers (2, *shape), a -> one number of the standard gamma distribution).
+
+    The first in the memory of `xp`; for a `rng`, see `unsupervised_wiener`.
+    """
+    if xp is not np and not isinstance(rng, np.random.Generator):
+        generator = rng if isinstance(rng, xp.random.Generator) else xp.random.default_rng(rng)
+        return (lambda shape: generator.standard_normal((2, *shape), dtype=dtype)), generator.standard_gamma
+    host = np.random.default_rng(rng)
+    if dtype == np.float32:
+        return (lambda shape: xp.asarray(_box_muller(host, shape))), host.standard_gamma
+    return (lambda shape: xp.asarray(host.standard_normal((2, *shape), dtype))), host.standard_gamma
+
+
+def _box_muller(host: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Standard normal float32 (2, *shape), up to 6.8 standard deviations, in a quarter of the generator's own time."""
+    # As integers, not raw: not every bit generator has 64 of them.
+    bits = host.integers(1 << 64, size=math.prod(shape), dtype=np.uint64).view(np.uint32).reshape(2, *shape)
+    out = bits.astype(np.float32)
+    radius, angle = out
+    radius += 0.5
+    radius *= 2.0**-32
+    np.log(radius, out=radius)
+    radius *= -2
+    np.sqrt(radius, out=radius)
+    angle *= 2 * math.pi * 2.0**-32
+    sine = np.sin(angle)
+    np.cos(angle, out=angle)
+    angle *= radius
+    radius *= sine
+    return out
+
+
+def gibbs(
+    spectrum: Array,
+    otf: Array,
+    penalty: Array,
+    pixels: int,
+    *,
+    normal: Callable[[Shape], Array],
+    gamma: Callable[[float], Any],
+    threshold: float,
+    burnin: int,
+    min_num_iter: int,
+    max_num_iter: int,
+    halved: bool = True,
+    sample: Callable[[Array], Any] | None = None,
+    report: Progress | None = None,
+) -> Chains:
+    """The sampler of `unsupervised_wiener` on unitary spectra (..., H, bins).
+
+    The real and the imaginary part are two arrays of real numbers, and the data are turned by the phase of the kernel's
+    transfer function, |B - K x| = |B conj(K) / |K| - |K| x|: nothing is left to be multiplied by a complex number.
+
+    Parameters
+    ----------
+    spectrum, otf, penalty : F B, F k and |F D|^2, the last two for all or one a picture.
+    pixels : of the picture.
+    normal, gamma : see `draws`; `normal` gives fresh numbers for real and imaginary parts, `gamma` follows, twice.
+    halved : whether the spectra are of a real transform, whose other half counts too. (The last column of an even
+        width then counts twice, as in scikit-image.)
+    sample : called with each x.
+    """
+    xp, real = array_module(spectrum, otf, penalty), penalty.dtype
+    power = _squared(otf)
+    gain = xp.sqrt(power)
+    turned = spectrum * (otf.conj() / xp.where(gain > 0, gain, 1))
+    data = xp.stack([turned.real, turned.imag])
+    lead, bins = spectrum.shape[:-2], spectrum.shape[-2:]
+    total, work = xp.zeros_like(data), xp.empty_like(data)
+    noise: Any = 1.0
+    prior: Any = 1.0
+    chains: tuple[list[Any], list[Any]] = ([1], [1])
+    count, counts, done = 0, None, None
+
+    def norm(squares: Array) -> Array:
+        both = sum_over(squares, 2)
+        if halved:
+            both = 2 * both - sum_over(squares[..., :1], 2)
+        return both.sum(axis=0).astype(np.float64)
+
+    for iteration in range(max_num_iter):
+        inverse = noise * power
+        inverse += prior * penalty
+        xp.divide(1, inverse, out=inverse)
+        x = normal(bins).reshape(2, *(1,) * len(lead), *bins) * xp.sqrt(0.5 * inverse)
+        inverse *= noise
+        inverse *= gain
+        xp.multiply(inverse, data, out=work)
+        x = x + work
+        if sample is not None:
+            sample(x[0] + 1j * x[1])
+        xp.multiply(gain, x, out=work)
+        work -= data
+        work *= work
+        noise = gamma(pixels / 2) * (2 / norm(work))
+        xp.multiply(x, x, out=work)
+        work *= penalty
+        prior = gamma((pixels - 1) / 2) * (2 / norm(work))
+        for chain, value in zip(chains, (noise, prior), strict=True):
+            chain.append(value.reshape(lead) if lead else value.reshape(()))
+        noise, prior = noise.astype(real), prior.astype(real)
+        if iteration > burnin:
+            count += 1
+            if done is not None:
+                x = xp.where(done, 0, x)
+            total += x
+            counts = xp.full(noise.shape, count) if done is None else xp.where(done, counts, count)
+        if iteration > min_num_iter and count > 1:
+            close = ~(_change(total, x, count) >= threshold)  # NaN is not going to be closer
+            done = close if done is None else done | close
+            if bool(done.all()):  # here CuPy must wait
+                break
+        stop = report((iteration + 1) / max_num_iter) if report is not None else False
+        if isinstance(stop, bool | np.bool_) and stop and count:
+            break
+    if report is not None:
+        report(1.0)
+    total /= (xp.ones(1) if counts is None else counts).astype(real)
+    if not lead:
+        chains = ([1, *map(float, chains[0][1:])], [1, *map(float, chains[1][1:])])
+    return Chains(total[0] + 1j * total[1], *chains)
+
+
+def _change(total: Array, x: Array, count: int) -> Array:
+    """sum |mean_n - mean_(n - 1)| / sum |n mean_n| / n, of the sum of n samples and the last of them; (..., 1, 1)."""
+    xp = array_module(total)
+    # mean_n - mean_(n - 1) = (x - mean_n) / (n - 1)
+    step = x - total / count
+    step, whole = (sum_over(xp.sqrt(part[0] ** 2 + part[1] ** 2), 2) for part in (step, total))
+    return step / (count - 1) / xp.maximum(whole, float(np.finfo(total.dtype).tiny)) / count

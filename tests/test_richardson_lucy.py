@@ -1,0 +1,271 @@
+"""Richardson-Lucy: laws of the step, what each option is for, and that nothing is ever NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_adjoint, assert_close, assert_same
+from skimage import data
+
+from gpudeblur._arrays import to_host
+from gpudeblur.metrics import psnr
+from gpudeblur.nonblind.grids import extend, place, rfft
+from gpudeblur.nonblind.richardson_lucy import BOUNDARIES, convolutions, iterate, richardson_lucy
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+KERNEL = trajectory_kernel(11, rng=3)
+SCENE = data.camera()[100:196, 200:310] / 255
+TRUE = SCENE[5:-5, 5:-5]
+SHARP = {"discrepancy": 0.0}  # the steps that were asked for, whatever the noise
+in_every_boundary = pytest.mark.parametrize("boundary", BOUNDARIES)
+
+
+def blurred_picture(noise: float = 0.0, dtype: str = "float64") -> np.ndarray:
+    return blur(SCENE, KERNEL, noise_sigma=noise, rng=0).astype(dtype)
+
+
+def seen(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
+    """x * k where B is, of a periodic x."""
+    spectrum = np.fft.rfft2(place(kernel, x.shape, tuple((s - 1) // 2 for s in kernel.shape))) * np.fft.rfft2(x)
+    return np.fft.irfft2(spectrum, x.shape)
+
+
+# ---- laws
+
+
+@in_every_boundary
+@pytest.mark.parametrize("size", [(5, 3), (4, 6), (1, 1)])
+def test_a_delta_returns_the_picture(xp: Any, boundary: str, size: tuple[int, int]) -> None:
+    kernel = np.zeros(size, np.float32)
+    kernel[(size[0] - 1) // 2, (size[1] - 1) // 2] = 1
+    u = np.random.default_rng(0).random((17, 24), np.float32)
+    out = richardson_lucy(xp.asarray(u), xp.asarray(kernel), boundary=boundary, **SHARP)
+    assert out.dtype == np.float32
+    assert_close(out, u, atol=1e-5)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_light_is_kept(xp: Any, accelerated: bool, dtype: str) -> None:
+    u = blurred_picture(0.01, dtype)
+    options = {"accelerated": accelerated, "num_iter": 7, **SHARP}
+    out = richardson_lucy(xp.asarray(u), xp.asarray(KERNEL.astype(dtype)), boundary="wrap", **options)
+    np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-5 if dtype == "float32" else 1e-12)
+
+
+def test_a_scene_with_dark_borders_keeps_its_light_at_an_unknown_boundary(xp: Any) -> None:
+    u = np.zeros((40, 45))
+    u[15:25, 20:30] = TRUE[:10, :10]
+    blurred = seen(u, KERNEL, "wrap")
+    out = richardson_lucy(xp.asarray(blurred), xp.asarray(KERNEL), num_iter=20, **SHARP)
+    np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(24,), (21, 24), (6, 9, 10)])
+def test_the_correction_is_the_adjoint_of_the_blur(xp: Any, shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    kernel, x, y = random.random([4, 3, 5][: len(shape)]), random.random(shape), random.random(shape)
+    blur, back = convolutions(xp.asarray(kernel), shape, (1,) * len(shape))
+    assert_adjoint(blur, back, xp.asarray(x), xp.asarray(y), rtol=1e-10)
+
+
+def test_a_shift_of_the_picture_shifts_the_result(xp: Any) -> None:
+    u = xp.asarray(blurred_picture())
+    out = richardson_lucy(u, xp.asarray(KERNEL), boundary="wrap", num_iter=10, **SHARP)
+    moved = richardson_lucy(xp.roll(u, (7, -3), (0, 1)), xp.asarray(KERNEL), boundary="wrap", num_iter=10, **SHARP)
+    assert_close(moved, xp.roll(out, (7, -3), (0, 1)), atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_the_scale_of_the_picture_does_not_matter(xp: Any, scale: float) -> None:
+    u = blurred_picture(dtype="float32")
+    out = richardson_lucy(xp.asarray(u), xp.asarray(KERNEL.astype(np.float32)), damping=1.0, num_iter=5)
+    scaled = richardson_lucy(
+        xp.asarray(u * np.float32(scale)), xp.asarray(KERNEL.astype(np.float32)), damping=1.0, num_iter=5
+    )
+    assert_close(scaled / scale, out, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, SHARP, {"damping": 2.0}, {"tv_weight": 0.01}, {"accelerated": False}, {"boundary": "edge"}]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, options: dict[str, Any], dtype: str) -> None:
+    u = blurred_picture(0.01, dtype)[:40, :44]
+    stack = xp.asarray(np.stack([u, u[::-1], 0 * u, u + np.nan, u.max() - u]))
+    kernel = xp.asarray(KERNEL.astype(dtype))
+    out = richardson_lucy(stack, kernel, num_iter=8, **options)
+    kernels = xp.asarray(np.stack([KERNEL] * 5).astype(dtype))
+    same = to_host(richardson_lucy(stack, kernels, num_iter=8, **options))
+    for i in (0, 1, 2, 4):
+        alone = richardson_lucy(stack[i], kernel, num_iter=8, **options)
+        if xp is np:
+            assert_same(out[i], alone)
+        assert_close(out[i], alone, atol=1e-5)
+        assert_close(same[i], alone, atol=1e-5)
+    assert bool(xp.isfinite(out[:3]).all())
+    assert not to_host(out[2]).any()
+
+
+# ---- it restores
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_more_steps_explain_the_picture_better(xp: Any, accelerated: bool) -> None:
+    u = blurred_picture()
+    gains = []
+    for count in (1, 10, 40):
+        out = richardson_lucy(xp.asarray(u), xp.asarray(KERNEL), num_iter=count, accelerated=accelerated, **SHARP)
+        gains.append(psnr(to_host(out), TRUE) - psnr(u, TRUE))
+    assert gains[0] < gains[1] - 2 < gains[2] - 4
+
+
+def test_acceleration_is_worth_several_times_the_steps(xp: Any) -> None:
+    u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+    fast = richardson_lucy(u, kernel, num_iter=25, **SHARP)
+    slow = richardson_lucy(u, kernel, num_iter=60, accelerated=False, **SHARP)
+    assert psnr(to_host(fast), TRUE) > psnr(to_host(slow), TRUE)
+
+
+def test_borders_are_as_good_as_the_middle_but_where_the_scene_is_taken_for_periodic(xp: Any) -> None:
+    u, border = blurred_picture(), np.ones(TRUE.shape, bool)
+    border[10:-10, 10:-10] = False
+    found = {}
+    for boundary in BOUNDARIES:
+        out = to_host(richardson_lucy(xp.asarray(u), xp.asarray(KERNEL), boundary=boundary, **SHARP))
+        found[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
+    assert found["unknown"] > -1.5
+    assert found["unknown"] > found["reflect"] > found["wrap"] + 3
+    assert found["unknown"] > found["edge"] - 1
+
+
+def test_the_steps_end_where_the_noise_begins(xp: Any) -> None:
+    noisy = blurred_picture(0.03)
+    ended = to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), num_iter=60))
+    known = to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), num_iter=60, noise_sigma=0.03))
+    on = to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), num_iter=60, **SHARP))
+    assert psnr(ended, TRUE) > psnr(on, TRUE) + 5
+    assert psnr(ended, TRUE) > psnr(noisy, TRUE) + 1
+    assert psnr(known, TRUE) > psnr(noisy, TRUE) + 1
+
+
+@pytest.mark.parametrize("options", [{"damping": 3.0}, {"tv_weight": 0.005}])
+def test_damping_and_total_variation_hold_the_noise_down(xp: Any, options: dict[str, float]) -> None:
+    noisy = blurred_picture(0.01)
+    plain, held = (
+        to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), noise_sigma=0.01, **SHARP, **more))
+        for more in ({}, options)
+    )
+    assert psnr(held, TRUE) > psnr(plain, TRUE) + 3
+    assert np.abs(np.diff(held)).mean() < 0.6 * np.abs(np.diff(plain)).mean()
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 4)])
+@in_every_boundary
+def test_an_even_or_lopsided_kernel_leaves_the_picture_in_its_place(
+    xp: Any, size: tuple[int, int], boundary: str
+) -> None:
+    kernel = np.random.default_rng(1).random(size)
+    kernel /= kernel.sum()
+    whole = seen(SCENE, kernel, "wrap")
+    u = whole if boundary == "wrap" else whole[5:-5, 5:-5]
+    true = SCENE if boundary == "wrap" else TRUE
+    out = to_host(richardson_lucy(xp.asarray(u), xp.asarray(kernel), num_iter=40, boundary=boundary, **SHARP))
+    assert psnr(out[8:-8, 8:-8], true[8:-8, 8:-8]) > psnr(u[8:-8, 8:-8], true[8:-8, 8:-8]) + 6
+
+
+def test_a_kernel_longer_than_one_axis(xp: Any) -> None:
+    u = SCENE[:5]
+    kernel = np.ones((9, 1)) / 9
+    out = richardson_lucy(xp.asarray(u), xp.asarray(kernel), **SHARP)
+    assert out.shape == u.shape
+    assert bool(xp.isfinite(out).all())
+
+
+# ---- finite, whatever comes
+
+
+@in_every_boundary
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_zeros_negative_values_and_a_large_range_stay_finite(xp: Any, boundary: str, dtype: str) -> None:
+    random = np.random.default_rng(0)
+    stars = np.zeros((32, 40))
+    stars[random.integers(32, size=9), random.integers(40, size=9)] = 10.0 ** np.arange(-2, 7)
+    noise = random.normal(size=stars.shape)
+    for u in (0 * stars, stars, noise, -abs(noise), stars + noise):
+        for options in ({}, {"damping": 2.0}, {"tv_weight": 0.01}, {"accelerated": False}):
+            out = richardson_lucy(
+                xp.asarray(u.astype(dtype)), xp.asarray(KERNEL.astype(dtype)), num_iter=12, boundary=boundary, **options
+            )
+            assert bool(xp.isfinite(out).all())
+            assert float(out.min()) >= 0
+
+
+def test_the_picture_is_not_written_to(xp: Any) -> None:
+    for boundary in BOUNDARIES:
+        u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+        out = richardson_lucy(u, kernel, num_iter=2, boundary=boundary)
+        assert_same(u, blurred_picture())
+        assert_same(kernel, KERNEL)
+        assert out is not u
+
+
+def test_a_callback_hears_of_every_step_and_may_end_them(xp: Any) -> None:
+    u, kernel, heard = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
+    richardson_lucy(u, kernel, num_iter=4, callback=heard.append, **SHARP)
+    assert heard == [0.25, 0.5, 0.75, 1.0]
+    ended = richardson_lucy(u, kernel, num_iter=8, callback=lambda done: done >= 0.25, **SHARP)
+    assert_same(ended, richardson_lucy(u, kernel, num_iter=2, **SHARP))
+
+
+def test_an_unknown_boundary_is_refused() -> None:
+    with pytest.raises(ValueError, match="boundary must be one of 'unknown', 'reflect', 'edge', 'wrap', got 'mirror'"):
+        richardson_lucy(np.ones((8, 8)), np.ones((3, 3)) / 9, boundary="mirror")
+
+
+# ---- grids
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+@pytest.mark.parametrize("shape", [(9,), (7, 12), (1, 5), (5, 4, 6)])
+def test_what_is_put_around_a_picture_is_periodic_and_no_larger_than_it(
+    xp: Any, mode: str, shape: tuple[int, ...]
+) -> None:
+    u = np.random.default_rng(0).random((2, *shape))
+    out, inside = extend(xp.asarray(u), (4,) * len(shape), mode)
+    assert_same(out[inside], u)
+    assert all(a >= b + 4 for a, b in zip(out.shape[1:], shape, strict=True))
+    assert float(out.max()) <= u.max() + 1e-12
+    assert float(out.min()) >= u.min() - 1e-12
+
+
+def test_an_extended_constant_is_constant_and_a_ramp_does_not_jump(xp: Any) -> None:
+    out, _ = extend(xp.full((3, 6, 7), 2.5), (5, 5), "reflect")
+    assert_close(out, np.full((), 2.5))
+    ramp = np.linspace(0, 1, 50)
+    for mode in ("reflect", "edge"):
+        out = to_host(extend(xp.asarray(ramp), (30,), mode)[0])
+        assert np.abs(np.diff(np.append(out, out[0]))).max() < 0.12
+
+
+@pytest.mark.parametrize("shape", [(8,), (6, 9), (4, 5, 6)])
+def test_a_placed_kernel_convolves(xp: Any, shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    kernel, x = random.random((3,) * len(shape)), random.random(shape)
+    otf = to_host(rfft(place(xp.asarray(kernel), shape, (1,) * len(shape)), len(shape)))
+    expected = sum(
+        kernel[i] * np.roll(x, tuple(j - 1 for j in i), tuple(range(len(shape)))) for i in np.ndindex(kernel.shape)
+    )
+    assert_close(np.fft.irfftn(otf * np.fft.rfftn(x), shape, tuple(range(len(shape)))), expected, rtol=1e-10)
+
+
+def test_the_number_of_axes_does_not_matter(xp: Any) -> None:
+    """A 2-D picture as a 3-D one of one plane."""
+    u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+    flat = iterate(u, kernel, 2, num_iter=5, boundary="unknown")
+    deep = iterate(u[None], kernel[None], 3, num_iter=5, boundary="unknown")
+    assert_close(deep[0], flat, atol=1e-9)
+    assert math.prod(deep.shape) == math.prod(flat.shape)

@@ -1,0 +1,270 @@
+"""Wiener filters: the closed form zeroes its gradient, the weight is found, the sampler agrees with itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_close, assert_same
+from skimage import data
+
+from gpudeblur._arrays import to_host
+from gpudeblur.filters import gradient, gradient_adjoint
+from gpudeblur.metrics import psnr
+from gpudeblur.nonblind.grids import place
+from gpudeblur.nonblind.wiener import BOUNDARIES, PRIORS, draws, prior_power, unsupervised_wiener, wiener
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+KERNEL = trajectory_kernel(11, rng=3)
+SCENE = data.camera()[100:196, 200:310] / 255
+TRUE = SCENE[5:-5, 5:-5]
+in_every_boundary = pytest.mark.parametrize("boundary", BOUNDARIES)
+
+
+def blurred_picture(noise: float = 2e-3, dtype: str = "float64") -> np.ndarray:
+    return blur(SCENE, KERNEL, noise_sigma=noise, rng=0).astype(dtype)
+
+
+def otf_of(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.fft.rfft2(place(kernel, shape, tuple(s // 2 for s in kernel.shape)))
+
+
+def convolve(u: np.ndarray, otf: np.ndarray) -> np.ndarray:
+    return np.fft.irfft2(np.fft.rfft2(u) * otf, u.shape)
+
+
+# ---- laws
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (17, 21)])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_the_closed_form_zeroes_its_own_gradient(xp: Any, shape: tuple[int, int], prior: str) -> None:
+    """K^T (K x - B) + weight D^T D x = 0 on a periodic grid."""
+    random, weight = np.random.default_rng(0), 0.03
+    u, kernel = random.random(shape), random.random((5, 4))
+    x = to_host(wiener(xp.asarray(u), xp.asarray(kernel), weight=weight, prior=prior, boundary="wrap"))
+    otf = otf_of(kernel, shape)
+    slope = convolve(convolve(x, otf) - u, otf.conj())
+    penalty = x
+    for _ in range({"identity": 0, "gradient": 1, "laplacian": 2}[prior]):
+        penalty = gradient_adjoint(*gradient(penalty))
+    assert_close(slope, -weight * penalty, atol=1e-10)
+
+
+def test_an_unknown_boundary_lowers_the_masked_objective(xp: Any) -> None:
+    """|x * k - B|^2 where B was seen + weight |grad x|^2, with x on the whole grid, against that of a wrap's x."""
+    from gpudeblur.nonblind import wiener as module
+
+    u, weight = blurred_picture(), 1e-3
+    data, inside = module.on_grid(xp.asarray(u), KERNEL.shape, "unknown")
+    grid = data.shape[-2:]
+    otf = module.transfer_function(xp.asarray(KERNEL), grid)
+    inverse = otf.conj() / (abs(otf) ** 2 + weight * xp.asarray(prior_power(grid, "gradient", "float64")))
+    inverse /= grid[0] * grid[1]
+
+    def objective(passes: int) -> float:
+        args = (data.copy(), module.rfft(data, 2), otf, inverse)
+        whole = to_host(module.fill_in(xp.asarray(u), *args, (..., slice(None), slice(None)), 1))
+        if passes > 1:
+            kept: list[Any] = []
+            original = module.irfft
+            module.irfft = lambda s, shape: kept.append(original(s.copy(), shape)) or kept[-1]  # type: ignore[func-returns-value]
+            try:
+                module.fill_in(xp.asarray(u), *args, inside, passes)
+            finally:
+                module.irfft = original
+            whole = to_host(kept[-1])
+        error = convolve(whole, to_host(otf))[inside] - u
+        return float((error**2).sum() + weight * sum((g**2).sum() for g in gradient(whole)))
+
+    values = [objective(passes) for passes in (1, 4, 12, 40)]
+    assert values[0] > 1.05 * values[1] > 1.05 * values[2]
+    assert values[3] > 0.9 * values[2]
+
+
+@in_every_boundary
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_delta_returns_the_picture(xp: Any, boundary: str, dtype: str) -> None:
+    kernel = np.zeros((5, 4), dtype)
+    kernel[2, 2] = 1
+    u = np.random.default_rng(0).random((17, 24)).astype(dtype)
+    out = wiener(xp.asarray(u), xp.asarray(kernel), weight=1e-7, boundary=boundary)
+    assert out.dtype == dtype
+    assert_close(out, u, atol=1e-5)
+
+
+def test_a_shift_of_the_picture_shifts_the_result(xp: Any) -> None:
+    u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+    out = wiener(xp.roll(u, (7, -3), (0, 1)), kernel, weight=1e-3, boundary="wrap")
+    assert_close(out, xp.roll(wiener(u, kernel, weight=1e-3, boundary="wrap"), (7, -3), (0, 1)), atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("function", [wiener, lambda u, k: unsupervised_wiener(u, k, rng=0)])
+def test_the_scale_of_the_picture_does_not_matter(xp: Any, function: Any, scale: float) -> None:
+    u, kernel = xp.asarray(blurred_picture(0.01)), xp.asarray(KERNEL)
+    assert_close(function(u * scale, kernel) / scale, function(u, kernel), atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", [wiener, lambda u, k: unsupervised_wiener(u, k, rng=0)])
+def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, function: Any, dtype: str) -> None:
+    u = blurred_picture(0.01, dtype)[:40, :44]
+    stack = xp.asarray(np.stack([u, u[::-1], 0 * u, u + np.nan, u + 5 * u.max()]))
+    kernel = xp.asarray(KERNEL.astype(dtype))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = function(stack, kernel)
+        several = function(stack, xp.broadcast_to(kernel, (5, *KERNEL.shape)).copy())
+        for i in (0, 1, 2, 4):
+            alone = function(stack[i], kernel)
+            assert out.dtype == dtype
+            assert_close(out[i], alone, atol=2e-5)
+            assert_close(several[i], alone, atol=2e-5)
+
+
+# ---- the weight
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.01, 0.05])
+def test_the_weight_that_is_found_is_nearly_the_best(xp: Any, noise: float) -> None:
+    u = blurred_picture(noise)
+    found = psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=noise)), TRUE)
+    best = max(
+        psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=10.0**e)), TRUE) for e in np.arange(-6, 0.1, 0.5)
+    )
+    assert found > best - (2.5 if noise < 0.01 else 1)  # with little noise, what is not known at the borders counts
+    assert found > psnr(u, TRUE) + 1
+
+
+def test_more_noise_means_more_weight_and_a_smoother_picture(xp: Any) -> None:
+    u = xp.asarray(blurred_picture(0.01))
+    rough = [
+        float(abs(xp.diff(wiener(u, xp.asarray(KERNEL), noise_sigma=sigma))).mean()) for sigma in (0.002, 0.01, 0.05)
+    ]
+    assert rough[0] > 1.2 * rough[1] > 1.2 * 1.1 * rough[2]
+
+
+def test_the_noise_is_estimated(xp: Any) -> None:
+    u = blurred_picture(0.03)
+    told = wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=0.03)
+    assert psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL))), TRUE) > psnr(to_host(told), TRUE) - 0.3
+
+
+def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
+    u = blurred_picture(0.01)
+    found = {p: psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=0.01, prior=p)), TRUE) for p in PRIORS}
+    assert len({round(value, 2) for value in found.values()}) == 3
+    assert min(found.values()) > psnr(u, TRUE)
+
+
+# ---- borders, kernels, numbers
+
+
+def test_borders_are_nearly_as_good_as_the_middle(xp: Any) -> None:
+    u, border = blurred_picture(), np.ones(TRUE.shape, bool)
+    border[10:-10, 10:-10] = False
+    found = {}
+    for boundary in BOUNDARIES:
+        out = to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=1e-3, boundary=boundary))
+        found[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
+    assert found["unknown"] > -2.5
+    assert found["unknown"] > max(found["edge"], found["reflect"]) > found["wrap"] + 3
+
+
+def test_a_kernel_off_its_middle_moves_the_picture_back(xp: Any) -> None:
+    kernel = np.zeros((5, 6))
+    kernel[3, 4] = 1  # its origin is (2, 3): one row down, one column right
+    out = wiener(xp.asarray(np.roll(TRUE, (1, 1), (0, 1))), xp.asarray(kernel), weight=1e-9, boundary="wrap")
+    assert_close(out, TRUE, atol=1e-6)
+
+
+@in_every_boundary
+def test_a_constant_a_zero_and_a_large_picture_stay_finite(xp: Any, boundary: str) -> None:
+    for dtype in ("float32", "float64"):
+        kernel = xp.asarray(KERNEL.astype(dtype))
+        for value in (0.0, 0.5, 1e6):
+            out = wiener(xp.full((20, 25), value, dtype=dtype), kernel, boundary=boundary)
+            assert_close(out, np.full((), value), rtol=1e-4)
+        bright = blurred_picture(dtype=dtype)
+        bright[40, 40] = 1e6
+        assert bool(xp.isfinite(wiener(xp.asarray(bright), kernel, boundary=boundary)).all())
+
+
+def test_a_kernel_that_sums_to_zero_gives_no_nan(xp: Any) -> None:
+    out = wiener(xp.asarray(TRUE), xp.asarray(np.array([[1.0, -1, 0]])), weight=1e-3, boundary="wrap")
+    assert bool(xp.isfinite(out).all())
+
+
+def test_the_prior_is_that_of_its_differences(xp: Any) -> None:
+    for shape in ((9, 12), (8, 7)):
+        d = np.zeros(shape)
+        d[0, 0] = 1
+        for prior, expected in (("gradient", np.fft.rfft2(gradient_adjoint(*gradient(d)))), ("identity", 1)):
+            whole = np.real(expected) * np.ones((shape[0], shape[1] // 2 + 1))
+            assert_close(prior_power(shape, prior, "float64"), whole, atol=1e-12)
+    assert prior_power((6, 8), "laplacian", "float32", halved=False).shape == (6, 8)
+
+
+def test_callbacks_hear_of_the_passes_and_may_end_them(xp: Any) -> None:
+    u, kernel, heard = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
+    wiener(u, kernel, callback=heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    early = wiener(u, kernel, weight=1e-3, callback=lambda _: True)
+    assert not np.allclose(to_host(early), to_host(wiener(u, kernel, weight=1e-3)))
+    heard.clear()
+    unsupervised_wiener(u, kernel, rng=0, callback=heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+
+
+@pytest.mark.parametrize("function", [wiener, unsupervised_wiener])
+def test_an_unknown_boundary_or_prior_is_refused(function: Any) -> None:
+    with pytest.raises(ValueError, match=r"boundary must be one of .*, got 'mirror'"):
+        function(np.ones((8, 8)), np.ones((3, 3)) / 9, boundary="mirror")
+    with pytest.raises(ValueError, match="prior must be one of 'gradient', 'laplacian', 'identity', got 'l1'"):
+        function(np.ones((8, 8)), np.ones((3, 3)) / 9, prior="l1")
+
+
+def test_the_picture_is_not_written_to(xp: Any) -> None:
+    for boundary in BOUNDARIES:
+        u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+        wiener(u, kernel, boundary=boundary)
+        assert_same(u, blurred_picture())
+        assert_same(kernel, KERNEL)
+
+
+# ---- unsupervised
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_sampler_restores_and_a_seed_repeats_it(xp: Any, dtype: str) -> None:
+    u, kernel = blurred_picture(0.02, dtype), xp.asarray(KERNEL.astype(dtype))
+    out = unsupervised_wiener(xp.asarray(u), kernel, rng=0)
+    assert out.dtype == dtype
+    assert psnr(to_host(out), TRUE) > psnr(u, TRUE) + 1
+    assert_same(out, unsupervised_wiener(xp.asarray(u), kernel, rng=0))
+    other = unsupervised_wiener(xp.asarray(u), kernel, rng=1)
+    assert not np.array_equal(to_host(other), to_host(out))
+    assert psnr(to_host(other), to_host(out)) > 30
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_random_numbers_are_normal_and_independent(xp: Any, dtype: str) -> None:
+    normal, gamma = draws(0, xp, np.dtype(dtype))
+    one, other = (to_host(normal((300, 400))).astype("float64") for _ in range(2))
+    assert one.shape == (2, 300, 400)
+    every = np.concatenate([one.ravel(), other.ravel()])
+    moments = [np.mean(every**n) for n in (1, 2, 3, 4)]
+    np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.03)
+    assert 4 < np.abs(every).max() < 7
+    for a, b in ((one[0], one[1]), (one[0], other[0]), (one[0, :, 1:], one[0, :, :-1]), (one[0] ** 2, one[1] ** 2)):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
+    np.testing.assert_allclose(np.mean([float(gamma(50.0)) for _ in range(500)]), 50, rtol=0.05)
+
+
+def test_any_bit_generator_will_do() -> None:
+    for kind in (np.random.MT19937, np.random.SFC64, np.random.Philox):
+        normal, _ = draws(np.random.Generator(kind(0)), np, np.dtype("float32"))
+        np.testing.assert_allclose(normal((200, 200)).std(axis=(1, 2)), 1, atol=0.02)
