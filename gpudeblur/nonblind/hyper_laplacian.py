@@ -10,9 +10,10 @@ import numpy as np
 
 from .._arrays import Array, Workspace, array_module, goes_to_cuda
 from ..boundary import unwrap, wrap
-from ..filters import gradient, gradient_adjoint, per_picture, spectral_solve, transfer
+from ..filters import gradient, gradient_adjoint, spectral_solve, transfer
 from ..fourier import irfft2, psf_to_otf, rfft2
 from .splitting import solve
+from .weights import weight_for
 
 # The minimum w = r v fulfils r = 1 - q r^(-1/3), q = 2 / (3 beta) |v|^(-4/3), and its larger root is, for q up to
 # 2^(-4/3), r = 1 - sum_i SHARES_i q / (1 - POLES_i q) to a relative 7.4e-9: the best that four terms can do (Remez).
@@ -137,7 +138,8 @@ def hyper_laplacian(
     ----------
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
-    weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail.
+    weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
+        from the picture's noise: `weights.automatic_weight`.
     exponent : in (0, 1). Smaller: sharper edges, flatter regions.
     boundary : {"liu-jia", "unknown", "reflect", "edge", "taper", "wrap"}
         See `boundary.extend`. With "liu-jia", the exponent 2/3 and one weight, a stack on a GPU is one CUDA graph.
@@ -156,15 +158,15 @@ def hyper_laplacian(
     """
     if not 0 < exponent < 1:
         raise ValueError(f"exponent must be between 0 and 1, got {exponent!r}; tv is 1, l0 is 0")
+    weight = weight_for(weight, blurred, kernel, "hyper-laplacian")
     if boundary != "liu-jia" or exponent != TWO_THIRDS or np.ndim(weight):
         betas = [1.0]
         while betas[-1] * beta_rate <= beta_max * 1.001:
             betas.append(betas[-1] * beta_rate)
         split = shrink_split if exponent == TWO_THIRDS else functools.partial(_split, exponent=exponent)
         return solve(
-            blurred, kernel, split, weight=per_picture(weight, blurred), betas=betas, boundary=boundary,
-            callback=callback,
-        )  # fmt: skip
+            blurred, kernel, split, weight=weight, betas=betas, boundary=boundary, coupling=1.0, callback=callback
+        )
     report = (lambda _: None) if callback is None else callback
     latent = wrap(blurred, (kernel.shape[-2] - 1, kernel.shape[-1] - 1))
     passes = functools.partial(_passes, weight=weight, beta_rate=beta_rate, beta_max=beta_max)

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from .._arrays import Array
-from ..filters import l0_split, per_picture
+from ..filters import l0_split
 from .splitting import solve
+from .weights import weight_for
 
 
 def l0(
     blurred: Array,
     kernel: Array,
     *,
-    weight: Any = 1e-3,
+    weight: Any = None,
     boundary: str = "unknown",
     beta_rate: float = 2.0,
     beta_max: float = 1e6,
@@ -29,7 +30,8 @@ def l0(
     ----------
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
-    weight : of the prior, a number or one a picture (...); half of lambda where the data term has no 1/2.
+    weight : of the prior, a number or one a picture (...); half of lambda where the data term has no 1/2. None takes
+        what suits a photograph with this noise (`weights.automatic_weight`); text and drawings bear more.
     boundary : see `boundary.extend`.
     beta_rate, beta_max : continuation from 4, where only steps above 0.7 are edges, to 2 / beta_max, the square of the
         least edge.
@@ -47,8 +49,8 @@ def l0(
     betas = [4.0]
     while betas[-1] * beta_rate <= beta_max * 1.001:
         betas.append(betas[-1] * beta_rate)
-    weight = per_picture(weight, blurred)
+    weight = weight_for(weight, blurred, kernel, "l0")
     return solve(
         blurred, kernel, lambda u, beta: l0_split(u, 2 / beta), weight=weight, betas=betas, boundary=boundary,
-        callback=callback,
+        coupling=1.0, callback=callback,
     )  # fmt: skip

@@ -10,6 +10,9 @@ import numpy as np
 from .._arrays import Array, array_module
 from .l0 import l0
 from .tv import tv
+from .weights import automatic_weight
+
+FLAT = 0.25  # the weight of l0 for a weight of tv: what suits the same noise, by `weights.LAWS`, and more
 
 
 def bilateral(u: Array, *, sigma: float, range_sigma: float) -> Array:
@@ -46,8 +49,8 @@ def ringing_suppressed(
     blurred: Array,
     kernel: Array,
     *,
-    weight: Any = 4e-4,
-    flat_weight: Any = 1e-3,
+    weight: Any = None,
+    flat_weight: Any = None,
     suppression: float = 1.0,
     sigma: float = 3.0,
     range_sigma: float = 0.1,
@@ -64,7 +67,8 @@ def ringing_suppressed(
     ----------
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
-    weight, flat_weight : of the two priors, see `tv` and `l0`.
+    weight : of `tv`; None takes it from the picture's noise.
+    flat_weight : of `l0`; None is a quarter of `weight`.
     suppression : share of the smooth difference that is taken off, from 0 (`tv` alone) to 1.
     sigma, range_sigma : of the bilateral filter, in pixels and in the picture's unit (the paper's).
     boundary : see `boundary.extend`.
@@ -82,6 +86,10 @@ def ringing_suppressed(
     def part(start: float, share: float) -> Callable[[float], None] | None:
         return None if callback is None else lambda fraction: callback(start + share * fraction)
 
+    if weight is None:
+        weight = automatic_weight(blurred, kernel, "tv")
+    if flat_weight is None:
+        flat_weight = FLAT * array_module(blurred).asarray(weight)
     sharp = tv(blurred, kernel, weight=weight, boundary=boundary, callback=part(0, 0.5))
     flat = l0(blurred, kernel, weight=flat_weight, boundary=boundary, callback=part(0.5, 0.4))
     result = sharp - suppression * bilateral(sharp - flat, sigma=sigma, range_sigma=range_sigma)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .._arrays import Array, array_module
-from ..filters import per_picture
 from .splitting import Augmented, solve
+from .weights import weight_for
 
 # weight beta = 0.7 sqrt(weight) came closest to the solution in 30 passes, from weights of 1e-4 to 1e-2.
 BETA = 0.7
@@ -32,7 +32,7 @@ def tv(
     blurred: Array,
     kernel: Array,
     *,
-    weight: Any = 4e-4,
+    weight: Any = None,
     isotropic: bool = True,
     boundary: str = "unknown",
     iterations: int = 30,
@@ -51,7 +51,8 @@ def tv(
     ----------
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
-    weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail.
+    weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
+        from the picture's noise: `weights.automatic_weight`.
     isotropic : |grad x| is sqrt(x_x^2 + x_y^2); else |x_x| + |x_y|, which favours rows and columns.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         See `boundary.extend`. "unknown" takes four transforms a pass, the others two.
@@ -68,7 +69,7 @@ def tv(
     reconstruction, SIAM J. Imaging Sciences 1(3), 2008.
     T. Goldstein, S. Osher: The split Bregman method for L1-regularized problems, SIAM J. Imaging Sciences 2(2), 2009.
     """
-    weight = per_picture(weight, blurred)
+    weight = weight_for(weight, blurred, kernel, "tv")
     split = Augmented(shrink_isotropic if isotropic else shrink_anisotropic)
     betas = [BETA * weight**-0.5] * iterations
     return solve(blurred, kernel, split, weight=weight, betas=betas, boundary=boundary, callback=callback)
