@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, Workspace, array_module, goes_to_cuda
-from ..boundary import unwrap, wrap
+from ..boundary import extend, unwrap
 from ..filters import gradient, gradient_adjoint, spectral_solve, transfer
 from ..fourier import irfft2, psf_to_otf, rfft2
-from .splitting import solve
+from .splitting import continuation, part, solve
+from .torus import torus
 from .weights import weight_for
 
 # The minimum w = r v fulfils r = 1 - q r^(-1/3), q = 2 / (3 beta) |v|^(-4/3), and its larger root is, for q up to
@@ -129,10 +130,10 @@ def hyper_laplacian(
     beta_max: float = 256.0,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
-    """argmin_x |M (x * k - B)|^2 / 2 + weight (|x_x|^exponent + |x_y|^exponent) by half-quadratic splitting.
+    """argmin_x |x * k - B|^2 / 2 + weight (|x_x|^exponent + |x_y|^exponent) by half-quadratic splitting.
 
     A pass shrinks the gradients (eq. 5-9: 2/3 by an approximation of the closed form, 1/2 by the closed form, others by
-    a table) and solves for x, a quotient of spectra (eq. 4). M keeps the pixels that were seen.
+    a table) and solves for x, a quotient of spectra (eq. 4).
 
     Parameters
     ----------
@@ -142,7 +143,8 @@ def hyper_laplacian(
         from the picture's noise: `weights.automatic_weight`.
     exponent : in (0, 1). Smaller: sharper edges, flatter regions.
     boundary : {"liu-jia", "unknown", "reflect", "edge", "taper", "wrap"}
-        See `boundary.extend`. With "liu-jia", the exponent 2/3 and one weight, a stack on a GPU is one CUDA graph.
+        See `torus`: 20 passes of `tv` before these, of four transforms each, for "unknown". With the exponent 2/3 and
+        one weight, the passes on a GPU are one CUDA graph.
     beta_rate, beta_max : continuation from 1 (the paper's).
     callback : called with the fraction done after each pass; once, at the end, where the passes are a CUDA graph.
 
@@ -159,16 +161,16 @@ def hyper_laplacian(
     if not 0 < exponent < 1:
         raise ValueError(f"exponent must be between 0 and 1, got {exponent!r}; tv is 1, l0 is 0")
     weight = weight_for(weight, blurred, kernel, "hyper-laplacian")
-    if boundary != "liu-jia" or exponent != TWO_THIRDS or np.ndim(weight):
-        betas = [1.0]
-        while betas[-1] * beta_rate <= beta_max * 1.001:
-            betas.append(betas[-1] * beta_rate)
-        split = shrink_split if exponent == TWO_THIRDS else functools.partial(_split, exponent=exponent)
-        return solve(
-            blurred, kernel, split, weight=weight, betas=betas, boundary=boundary, coupling=1.0, callback=callback
-        )
+    if boundary == "unknown":
+        latent, callback = torus(blurred, kernel, boundary, callback=part(callback, 0, 0.7)), part(callback, 0.7, 0.3)
+    else:
+        latent = extend(blurred, kernel, boundary)
+    if exponent != TWO_THIRDS or np.ndim(weight):
+        split = functools.partial(_split, exponent=exponent)
+        betas = continuation(1.0, beta_rate, beta_max)
+        latent = solve(latent, kernel, split, weight=weight, betas=betas, boundary="wrap", callback=callback)
+        return unwrap(latent, blurred.shape[-2:])
     report = (lambda _: None) if callback is None else callback
-    latent = wrap(blurred, (kernel.shape[-2] - 1, kernel.shape[-1] - 1))
     passes = functools.partial(_passes, weight=weight, beta_rate=beta_rate, beta_max=beta_max)
     if goes_to_cuda(latent, kernel):
         from .._device import replay
@@ -182,6 +184,8 @@ def hyper_laplacian(
 
 def _split(u: Array, beta: float, *, exponent: float) -> Array:
     """`shrink_split` for any exponent."""
+    if exponent == TWO_THIRDS:
+        return shrink_split(u, beta)
     return gradient_adjoint(*(shrink(g, beta, exponent) for g in gradient(u)))
 
 

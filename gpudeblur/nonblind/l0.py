@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .._arrays import Array
+from ..boundary import unwrap
 from ..filters import l0_split
-from .splitting import solve
+from .splitting import continuation, part, solve
+from .torus import torus
 from .weights import weight_for
 
 
@@ -18,10 +20,10 @@ def l0(
     weight: Any = None,
     boundary: str = "unknown",
     beta_rate: float = 2.0,
-    beta_max: float = 1e6,
+    beta_max: float = 1e5,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
-    """argmin_x |M (x * k - B)|^2 / 2 + weight |grad x|_0 by half-quadratic splitting; M keeps the pixels that were seen.
+    """argmin_x |x * k - B|^2 / 2 + weight |grad x|_0 by half-quadratic splitting.
 
     |.|_0 counts the pixels where either derivative is not 0. A pass keeps the gradients of |grad x|^2 >= 2 / beta, sets
     the others to 0 (Xu et al. 2011, eq. 12), and solves for x (eq. 8, with a blur: Pan et al. 2014, eq. 9).
@@ -32,7 +34,7 @@ def l0(
     kernel : (..., kh, kw), odd sides, sum 1.
     weight : of the prior, a number or one a picture (...); half of lambda where the data term has no 1/2. None takes
         what suits a photograph with this noise (`weights.automatic_weight`); text and drawings bear more.
-    boundary : see `boundary.extend`.
+    boundary : see `torus`: 20 passes of `tv` for "unknown".
     beta_rate, beta_max : continuation from 4, where only steps above 0.7 are edges, to 2 / beta_max, the square of the
         least edge.
     callback : called with the fraction done after each pass.
@@ -46,11 +48,11 @@ def l0(
     L. Xu, C. Lu, Y. Xu, J. Jia: Image smoothing via L0 gradient minimization, SIGGRAPH Asia 2011.
     J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
     """
-    betas = [4.0]
-    while betas[-1] * beta_rate <= beta_max * 1.001:
-        betas.append(betas[-1] * beta_rate)
     weight = weight_for(weight, blurred, kernel, "l0")
-    return solve(
-        blurred, kernel, lambda u, beta: l0_split(u, 2 / beta), weight=weight, betas=betas, boundary=boundary,
-        coupling=1.0, callback=callback,
+    periodic = torus(blurred, kernel, boundary, callback=part(callback, 0, 0.6))
+    betas = continuation(4.0, beta_rate, beta_max)
+    latent = solve(
+        periodic, kernel, lambda u, beta: l0_split(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",
+        callback=part(callback, 0.6, 0.4),
     )  # fmt: skip
+    return unwrap(latent, blurred.shape[-2:])

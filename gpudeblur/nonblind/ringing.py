@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, array_module
+from ..boundary import extend, unwrap
+from ..filters import per_picture
 from .l0 import l0
-from .tv import tv
+from .splitting import part
+from .torus import completed
+from .tv import ITERATIONS, passes_of
 from .weights import automatic_weight
 
 FLAT = 0.25  # the weight of l0 for a weight of tv: what suits the same noise, by `weights.LAWS`, and more
@@ -22,6 +26,9 @@ def bilateral(u: Array, *, sigma: float, range_sigma: float) -> Array:
     exp(-difference^2 / (2 range_sigma^2)). Outside the picture there is nothing.
     """
     xp, (h, w) = array_module(u), u.shape[-2:]
+    if xp is np and u.ndim > 2:  # one by one stays in the cache, and is rounded alike in every stack
+        flat = [bilateral(v, sigma=sigma, range_sigma=range_sigma) for v in u.reshape(-1, h, w)]
+        return np.stack(flat).reshape(u.shape)
     reach = max(1, int(np.ceil(2 * sigma)))
     total, mass = u.copy(), xp.ones_like(u)
     for dy in range(min(reach, h - 1) + 1):
@@ -83,15 +90,19 @@ def ringing_suppressed(
     J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
     """
 
-    def part(start: float, share: float) -> Callable[[float], None] | None:
-        return None if callback is None else lambda fraction: callback(start + share * fraction)
-
     if weight is None:
         weight = automatic_weight(blurred, kernel, "tv")
     if flat_weight is None:
         flat_weight = FLAT * array_module(blurred).asarray(weight)
-    sharp = tv(blurred, kernel, weight=weight, boundary=boundary, callback=part(0, 0.5))
-    flat = l0(blurred, kernel, weight=flat_weight, boundary=boundary, callback=part(0.5, 0.4))
+    latent = passes_of(
+        blurred, kernel, per_picture(weight, blurred), boundary=boundary, iterations=ITERATIONS, whole=True,
+        callback=part(callback, 0, 0.6),
+    )  # fmt: skip
+    sharp = unwrap(latent, blurred.shape[-2:])
+    unknown = boundary == "unknown"
+    periodic = completed(blurred, kernel, latent) if unknown else extend(blurred, kernel, boundary)
+    flat = l0(periodic, kernel, weight=flat_weight, boundary="wrap", callback=part(callback, 0.6, 0.3))
+    flat = unwrap(flat, blurred.shape[-2:])
     result = sharp - suppression * bilateral(sharp - flat, sigma=sigma, range_sigma=range_sigma)
     if callback is not None:
         callback(1.0)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from .._arrays import Array, array_module
-from .splitting import Augmented, solve
+from .splitting import Augmented, Shrink, solve
 from .weights import weight_for
 
 # weight beta = 0.7 sqrt(weight) came closest to the solution in 30 passes, from weights of 1e-4 to 1e-2.
 BETA = 0.7
+ITERATIONS = 30
 
 
 def shrink_isotropic(gx: Array, gy: Array, beta: Any) -> tuple[Array, Array]:
@@ -35,7 +36,7 @@ def tv(
     weight: Any = None,
     isotropic: bool = True,
     boundary: str = "unknown",
-    iterations: int = 30,
+    iterations: int = ITERATIONS,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
     """argmin_x |M (x * k - B)|^2 / 2 + weight sum |grad x| by ADMM; M keeps the pixels that were seen.
@@ -70,6 +71,24 @@ def tv(
     T. Goldstein, S. Osher: The split Bregman method for L1-regularized problems, SIAM J. Imaging Sciences 2(2), 2009.
     """
     weight = weight_for(weight, blurred, kernel, "tv")
-    split = Augmented(shrink_isotropic if isotropic else shrink_anisotropic)
+    shrink = shrink_isotropic if isotropic else shrink_anisotropic
+    return passes_of(blurred, kernel, weight, shrink, boundary=boundary, iterations=iterations, callback=callback)
+
+
+def passes_of(
+    blurred: Array,
+    kernel: Array,
+    weight: Any,
+    shrink: Shrink = shrink_isotropic,
+    *,
+    boundary: str = "unknown",
+    iterations: int,
+    whole: bool = False,
+    callback: Callable[[float], None] | None = None,
+) -> Array:
+    """`tv` with a weight as `splitting.solve` takes it, and on the whole grid if asked for."""
     betas = [BETA * weight**-0.5] * iterations
-    return solve(blurred, kernel, split, weight=weight, betas=betas, boundary=boundary, callback=callback)
+    return solve(
+        blurred, kernel, Augmented(shrink), weight=weight, betas=betas, boundary=boundary, whole=whole,
+        callback=callback,
+    )  # fmt: skip
