@@ -9,12 +9,11 @@ import numpy as np
 
 from .._arrays import Array, array_module
 from ..boundary import extend, unwrap
-from ..filters import per_picture
 from .l0 import l0
 from .splitting import part
 from .torus import completed
 from .tv import ITERATIONS, passes_of
-from .weights import automatic_weight
+from .weights import automatic_weight, broadcastable
 
 FLAT = 0.25  # the weight of l0 for a weight of tv: what suits the same noise, by `weights.LAWS`, and more
 
@@ -95,7 +94,7 @@ def ringing_suppressed(
     if flat_weight is None:
         flat_weight = FLAT * array_module(blurred).asarray(weight)
     latent = passes_of(
-        blurred, kernel, per_picture(weight, blurred), boundary=boundary, iterations=ITERATIONS, whole=True,
+        blurred, kernel, broadcastable(weight, blurred), boundary=boundary, iterations=ITERATIONS, whole=True,
         callback=part(callback, 0, 0.6),
     )  # fmt: skip
     sharp = unwrap(latent, blurred.shape[-2:])

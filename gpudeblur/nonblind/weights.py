@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .._arrays import Array, array_module
 from ..filters import per_picture
 from ..noise import noise_sigma_under
@@ -28,12 +30,19 @@ def automatic_weight(blurred: Array, kernel: Array, method: str) -> Array:
     sigma is `noise.noise_sigma_under` of picture and kernel, in the unit where the picture's range is 1.
     """
     xp, (factor, power) = array_module(blurred, kernel), LAWS[method]
-    sigma = noise_sigma_under(blurred, kernel)
-    return factor * xp.maximum(sigma, FLOOR) ** power
+    return xp.asarray(factor * xp.maximum(noise_sigma_under(blurred, kernel), FLOOR) ** power, dtype=blurred.dtype)
 
 
 def weight_for(weight: Any, blurred: Array, kernel: Array, method: str) -> Any:
     """`weight`, or the automatic one for None, to broadcast over pictures: a number, or (..., 1, 1)."""
-    if weight is None:
-        weight = automatic_weight(blurred, kernel, method)
-    return per_picture(weight, blurred)  # one number for one picture: waits for the device
+    return broadcastable(automatic_weight(blurred, kernel, method) if weight is None else weight, blurred)
+
+
+def broadcastable(weight: Any, u: Array) -> Any:
+    """A Python number as it is; an array (...) as (..., 1, 1), of one picture too: it is rounded as in a stack then.
+
+    Not so on a GPU, whose kernels take one number: there this waits for the device.
+    """
+    if array_module(u) is not np or isinstance(weight, int | float):
+        return per_picture(weight, u)
+    return np.asarray(weight, dtype=u.dtype)[..., None, None]
