@@ -82,7 +82,9 @@ def tiled(
     if tile < max(1, overlap):
         raise ValueError(f"tile must be at least overlap = {overlap}, got {tile}; take larger tiles or less overlap")
     kernel = move(kernel, xp)
-    boxes = [(rows, columns) for rows in _cuts(blurred.shape[-2], tile) for columns in _cuts(blurred.shape[-1], tile)]
+    cuts = [[*_cuts(n, tile)] for n in blurred.shape[-2:]]
+    reach = [_reach(each, overlap) for each in cuts]
+    boxes = [(rows, columns) for rows in cuts[0] for columns in cuts[1]]
 
     def piece(box: tuple[slice, slice]) -> tuple[Array, tuple[slice, slice]]:
         """The tile with its overlap, on the device, and where that is in the picture."""
@@ -100,7 +102,7 @@ def tiled(
         report = part(callback, number / len(boxes), 1 / len(boxes))
         sharp = METHODS[method](given, kernel, weight=weight, callback=report, **options)
         for axis, (cut, grown) in enumerate(zip(box, place, strict=True)):
-            fade = xp.asarray(_fade(cut, grown, overlap // 2, blurred.shape[axis - 2]), dtype=blurred.dtype)
+            fade = xp.asarray(_fade(cut, grown, reach[axis], blurred.shape[axis - 2]), dtype=blurred.dtype)
             sharp = sharp * (fade[:, None] if axis == 0 else fade)
         out[(..., *place)] += move(sharp, home)
     return out
@@ -111,6 +113,11 @@ def _cuts(n: int, tile: int) -> Iterator[slice]:
     count = -(-n // tile)
     ends = [n * i // count for i in range(count + 1)]
     return (slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True))
+
+
+def _reach(cuts: list[slice], overlap: int) -> int:
+    """Half of a ramp: within the overlap, and so short that a tile is not ramps only."""
+    return min(overlap, *(cut.stop - cut.start for cut in cuts)) // 2 if len(cuts) > 1 else 0
 
 
 def _grown(cut: slice, overlap: int, n: int) -> slice:
