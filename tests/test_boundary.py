@@ -1,4 +1,4 @@
-"""The smooth wrap: what it keeps, that it is periodic and harmonic, and that deconvolution rings less; the other modes."""
+"""The smooth wrap: what it keeps, that it is periodic and harmonic, and that less rings; the other modes."""
 
 from __future__ import annotations
 
@@ -208,5 +208,5 @@ def test_the_unknown_starts_from_the_smooth_margin(xp: Any) -> None:
 
 
 def test_a_mode_that_does_not_exist(xp: Any) -> None:
-    with pytest.raises(ValueError, match="boundary must be one of 'unknown', 'liu-jia', .*, got 'zero'"):
+    with pytest.raises(ValueError, match=r"boundary must be one of 'unknown', 'liu-jia', .*, got 'zero'"):
         extend(xp.ones((9, 9)), xp.ones((3, 3)), "zero")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laws import assert_close, assert_same
+from laws import assert_same
 from skimage import data
 
 from gpudeblur._arrays import to_host
@@ -66,7 +66,9 @@ def test_the_bilateral_filter_is_its_definition(xp: Any, shape: tuple[int, ...])
     for y, x in np.ndindex(h, w):
         rows, columns = np.ogrid[max(0, y - 3) : min(h, y + 4), max(0, x - 3) : min(w, x + 4)]
         near = u[..., rows, columns]
-        weight = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 4.5 - (near - u[..., y : y + 1, x : x + 1]) ** 2 / 0.18)
+        weight = np.exp(
+            -((rows - y) ** 2 + (columns - x) ** 2) / 4.5 - (near - u[..., y : y + 1, x : x + 1]) ** 2 / 0.18
+        )
         mean = (weight * near).sum((-2, -1)) / weight.sum((-2, -1))
         np.testing.assert_allclose(out[..., y, x], mean, rtol=1e-10)
 

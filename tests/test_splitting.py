@@ -167,7 +167,7 @@ def test_every_boundary_returns_the_pictures_shape(xp: Any, boundary: str, shape
 
 
 def test_an_unknown_name_is_refused(xp: Any) -> None:
-    with pytest.raises(ValueError, match="boundary must be one of 'unknown', 'liu-jia', .* got 'mirror'"):
+    with pytest.raises(ValueError, match=r"boundary must be one of 'unknown', 'liu-jia', .* got 'mirror'"):
         tv(xp.ones((9, 9)), xp.ones((3, 3)) / 9, boundary="mirror")
 
 

@@ -112,7 +112,9 @@ def test_the_weight_follows_the_noise(xp: Any, method: str) -> None:
     """By its law above the floor, and no further down."""
     factor, power = LAWS[method]
     kernel = xp.asarray(KERNEL)
-    found = {s: float(automatic_weight(xp.asarray(blurred_picture(s)), kernel, method)) for s in (0.0, 1e-3, 0.02, 0.05)}
+    found = {
+        s: float(automatic_weight(xp.asarray(blurred_picture(s)), kernel, method)) for s in (0.0, 1e-3, 0.02, 0.05)
+    }
     assert found[0.0] == found[1e-3] == pytest.approx(factor * FLOOR**power)
     for sigma in (0.02, 0.05):
         assert found[sigma] == pytest.approx(factor * sigma**power, rel=0.2)

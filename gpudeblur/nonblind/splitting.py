@@ -1,4 +1,4 @@
-"""argmin_x |x * k - B|^2 / 2 + weight phi(grad x) for any phi whose proximal step is known: one loop of closed forms."""
+"""argmin_x |x * k - B|^2 / 2 + weight phi(grad x) for any phi with a known proximal step: one loop of closed forms."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,8 +67,9 @@ def tiled(
     Notes
     -----
     Convolution reaches no further than the kernel, but its inverse does, and a flat region has one level however far it
-    reaches. On a photograph of 512 x 1024 with a kernel of 19 pixels and 0.5 % noise, "tv" differs from the untiled
-    result by 0.0002 (root mean square; 0.1 % of the pixels by more than 0.003), next to the cuts no more than elsewhere.
+    reaches. On a photograph of 512 x 1024 with a kernel of 19 pixels and 0.5 % noise, "tv" in tiles of 256 differs from
+    the untiled result by 0.0002 (root mean square; 0.1 % of the pixels by more than 0.003), next to the cuts no more
+    than elsewhere; with a kernel of 25 pixels by 0.0017.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
@@ -112,7 +114,7 @@ def _cuts(n: int, tile: int) -> Iterator[slice]:
     """The fewest parts of about the same length, at most `tile`, that make up n."""
     count = -(-n // tile)
     ends = [n * i // count for i in range(count + 1)]
-    return (slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True))
+    return (slice(begin, end) for begin, end in itertools.pairwise(ends))
 
 
 def _reach(cuts: list[slice], overlap: int) -> int:
@@ -143,9 +145,7 @@ def _tile_that_fits(
     each = PLANES[backend_name(xp)][method] * blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
 
     def needed(tile: int) -> float:
-        grid = [
-            fast_size(min(n, tile + 2 * overlap) + k - 1) for n, k in zip(blurred.shape[-2:], sides, strict=True)
-        ]
+        grid = [fast_size(min(n, tile + 2 * overlap) + k - 1) for n, k in zip(blurred.shape[-2:], sides, strict=True)]
         return each * grid[0] * grid[1]
 
     tile = max(blurred.shape[-2:])
@@ -153,7 +153,7 @@ def _tile_that_fits(
         tile = max(overlap, tile * 9 // 10)
     if needed(tile) > memory:
         raise ValueError(
-            f"memory must hold a tile of {tile} pixels with an overlap of {overlap}, {needed(tile) / 2**20:.0f} MiB, got "
-            f"{memory / 2**20:.0f} MiB; give more, or a smaller overlap"
+            f"memory must hold a tile of {tile} pixels with an overlap of {overlap}, {needed(tile) / 2**20:.0f} MiB, "
+            f"got {memory / 2**20:.0f} MiB; give more, or a smaller overlap"
         )
     return tile

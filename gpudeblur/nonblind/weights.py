@@ -10,9 +10,9 @@ from .._arrays import Array, array_module
 from ..filters import per_picture
 from ..noise import noise_sigma_under
 
-# weight = a sigma^p, fitted to the weights of the best mean PSNR on 16 photographs of BSDS500 (train) with eight kernels
-# and noise of 0.0025, 0.01 and 0.05 (8 photographs for "sparse"); they meet each of these within a fifth, which costs
-# less than 0.05 dB.
+# weight = a sigma^p, fitted to the weights of the best mean PSNR on 16 photographs of BSDS500 (train) with eight
+# kernels and noise of 0.0025, 0.01 and 0.05 (8 photographs for "sparse"). They meet each of these within a fifth, which
+# costs less than 0.05 dB.
 LAWS = {
     "tv": (1.34, 1.6),
     "hyper-laplacian": (0.69, 1.6),
