@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laws import assert_same
+from laws import assert_close, assert_same
 from skimage import data
 
+import gpudeblur as gd
 from gpudeblur._arrays import to_host
 from gpudeblur.noise import QUIET, noise_sigma, noise_sigma_under, quieten
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
@@ -148,3 +149,31 @@ def test_noise_under_kernels_a_batch_is_a_loop(xp: Any) -> None:
             k = given[i if len(given) > 1 else 0]
             alone = noise_sigma_under(xp.asarray(stack[i]), xp.asarray(k))
             assert float(out[i]) == pytest.approx(float(alone), rel=1e-12)
+
+
+# ---- for users
+
+
+def test_estimate_noise_of_every_kind_of_picture(xp: Any) -> None:
+    """Gray and colour, integer and float, one and many, with and without the kernel."""
+    k = KERNELS["shake"]
+    gray = noisy(blurred("camera"), 0.02)
+    assert gd.estimate_noise(xp.asarray(gray)) == pytest.approx(0.02, rel=0.05)
+    assert gd.estimate_noise(xp.asarray(gray), xp.asarray(7 * k)) == pytest.approx(0.02, rel=0.05)
+    bytes_ = np.round(gray.clip(0, 1) * 255).astype(np.uint8)
+    assert gd.estimate_noise(xp.asarray(bytes_), xp.asarray(k)) == pytest.approx(0.02, rel=0.1)
+    colour = np.stack([gray, noisy(blurred("camera"), 0.05), blurred("camera")], axis=-1)
+    for given in (None, xp.asarray(k)):
+        found = gd.estimate_noise(xp.asarray(colour), given, channel_axis=-1)
+        assert isinstance(found, np.ndarray)
+        assert_close(found[:2], np.array([0.02, 0.05]), rtol=0.06)
+        assert found[2] < 0.002
+    stack = gd.estimate_noise(xp.asarray(np.stack([gray, gray + 1])), xp.asarray(k))
+    assert stack[0] == pytest.approx(stack[1], rel=1e-9)
+
+
+def test_estimate_noise_refuses_what_deblur_refuses(xp: Any) -> None:
+    with pytest.raises(ValueError, match="image"):
+        gd.estimate_noise(xp.full((20, 20), np.nan))
+    with pytest.raises(ValueError, match="kernel"):
+        gd.estimate_noise(xp.ones((20, 20)), xp.zeros((3, 3)))

@@ -44,7 +44,8 @@ def tv(
     With g for grad x and scaled multipliers e, a pass is (Wang et al. 2008, eq. 2.4 and 2.7; the multipliers are split
     Bregman's, Goldstein & Osher 2009, eq. 4.2-4.6)
 
-        g = shrink(grad x + e, 1 / beta),   e += grad x - g,   x = argmin |M (x * k - B)|^2 + weight beta |grad x - g + e|^2,
+        g = shrink(grad x + e, 1 / beta),   e += grad x - g,
+        x = argmin |M (x * k - B)|^2 / 2 + weight beta / 2 |grad x - g + e|^2,
 
     and the last is a quotient of spectra: see `splitting.solve`, also for the unknown boundary.
 
