@@ -37,7 +37,7 @@ NOISES = (0.0, 0.01, 0.05)
 LEVIN: dict[str, tuple[str, dict[str, Any]]] = {
     "sparse": ("sparse", {}),
     "sparse, weight by noise": ("sparse", {"weight": None}),
-    "sparse, weight by noise, 12 iterations": ("sparse", {"weight": None, "iterations": 12}),
+    "sparse, weight by noise, 10 iterations": ("sparse", {"weight": None, "iterations": 10}),
     "hyper-laplacian": ("hyper-laplacian", {}),
     "hyper-laplacian, unknown, by noise": ("hyper-laplacian", {"weight": None, "boundary": "unknown"}),
     "hyper-laplacian 1/2, unknown, by noise": (
@@ -53,7 +53,7 @@ LEVIN: dict[str, tuple[str, dict[str, Any]]] = {
     "l0": ("l0", {}),
     "ringing-suppressed": ("ringing-suppressed", {}),
 }  # fmt: skip
-SHORT = "sparse, weight by noise, 12 iterations"
+SHORT = "sparse, weight by noise, 10 iterations"
 EDGES = [
     *((name, {"weight": None, "boundary": mode}) for name in METHODS if name != "sparse" for mode in MODES),
     ("sparse", {"weight": None}),
