@@ -2,6 +2,7 @@
 
 from .batch import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind import BlindResult, Stopped, deblur, deconvolve, estimate_kernel
+from .estimate import estimate_noise
 from .options import TwoStepOptions
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "deblur_batch",
     "deconvolve",
     "estimate_kernel",
+    "estimate_noise",
 ]
 __version__ = "0.1.0"

@@ -1,11 +1,98 @@
-"""A photograph is cut out of a scene; FFTs see a torus. Between the two: a margin that is as smooth as can be."""
+"""A photograph is cut out of a scene; FFTs see a torus. Between the two: a margin, by one of several rules."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ._arrays import Array, array_module
-from .fourier import fast_size
+from .fourier import fast_size, irfft2, psf_to_otf, rfft2
+
+MODES = ("unknown", "liu-jia", "reflect", "edge", "taper", "wrap")
+
+
+def extend(picture: Array, kernel: Array, mode: str = "liu-jia") -> Array:
+    """`picture` (..., H, W) on a periodic grid for the blur `kernel`, the picture in its first H rows and W columns.
+
+    Parameters
+    ----------
+    picture : (..., H, W) float.
+    kernel : (..., kh, kw), odd sides. Only "taper" asks for more than its size.
+    mode : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
+        What is taken to be outside the picture.
+
+        "liu-jia": the smooth margin of `wrap`, at least kh - 1 rows and kw - 1 columns.
+        "unknown": the same; a solver is to compare nothing there, and takes it as a start. The grid holds every pixel
+        that the blur brought into the picture.
+        "reflect": the picture mirrored about its borders (d c b a | a b c d), at least kh - 1 rows and kw - 1 columns
+        on each side. Behind them the mirrored pictures meet with a jump.
+        "edge": likewise, the border pixels repeated.
+        "taper": the picture mirrored up to a fast size, and faded into its own blur where the grid closes (`edgetaper`
+        of MATLAB): pixels of the picture change up to a kernel's side from the border.
+        "wrap": the picture is a torus. Nothing is added; sides with large prime factors are slow.
+
+    Returns
+    -------
+    (..., H', W'), the grid; `unwrap` cuts it back.
+
+    Raises
+    ------
+    ValueError
+        There is no such mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"boundary must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    (h, w), (kh, kw) = picture.shape[-2:], kernel.shape[-2:]
+    if mode == "wrap":
+        return picture
+    if mode in ("liu-jia", "unknown"):
+        return wrap(picture, (kh - 1, kw - 1))
+    if mode == "taper":
+        return _tapered(_continued(picture, (fast_size(h), fast_size(w)), mirror=True), kernel, (h, w))
+    grid = (fast_size(h + 2 * (kh - 1)), fast_size(w + 2 * (kw - 1)))
+    return _continued(picture, grid, mirror=mode == "reflect")
+
+
+def _continued(picture: Array, grid: tuple[int, int], *, mirror: bool) -> Array:
+    """The picture on a larger grid: half of the new lines go on where it ends, half lead to where it begins."""
+    xp = array_module(picture)
+    rows, columns = (_source(n, size, mirror) for n, size in zip(picture.shape[-2:], grid, strict=True))
+    return picture[..., xp.asarray(rows), :][..., xp.asarray(columns)]
+
+
+def _source(n: int, size: int, mirror: bool) -> np.ndarray:
+    """Which of the n lines stands at each place of a circle of `size`."""
+    place = np.arange(size)
+    place[_seam(n, size) :] -= size
+    if not mirror:
+        return np.clip(place, 0, n - 1)
+    place %= 2 * n
+    return np.minimum(place, 2 * n - 1 - place)
+
+
+def _seam(n: int, size: int) -> int:
+    """The first of the lines that lead to the beginning."""
+    return n + (size - n + 1) // 2
+
+
+def _tapered(picture: Array, kernel: Array, shape: tuple[int, int]) -> Array:
+    """a I + (1 - a) I * k with a = (1 - r_y) (1 - r_x), r the correlation of the kernel's projection with itself at the
+    distance from the seam, 1 right beside it."""
+    xp, grid = array_module(picture, kernel), picture.shape[-2:]
+    keep = None
+    for axis in (0, 1):
+        projection = kernel.sum(axis=-1 - axis)
+        k = projection.shape[-1]
+        correlation = xp.stack([(projection[..., lag:] * projection[..., : k - lag]).sum(axis=-1) for lag in range(k)])
+        correlation = xp.moveaxis(correlation, 0, -1) / (projection**2).sum(axis=-1)[..., None]
+        size = grid[axis]
+        beyond = (np.arange(size) - _seam(shape[axis], size)) % size
+        distance = np.minimum(beyond, size - 1 - beyond)
+        fade = xp.where(xp.asarray(distance < k), 1 - correlation[..., xp.asarray(np.minimum(distance, k - 1))], 1)
+        fade = fade[..., :, None] if axis == 0 else fade[..., None, :]
+        keep = fade if keep is None else keep * fade
+    blurred = irfft2(psf_to_otf(kernel, grid) * rfft2(picture), grid, overwrite=True)
+    blurred *= 1 / (grid[0] * grid[1])
+    return (blurred + keep * (picture - blurred)).astype(picture.dtype, copy=False)
 
 
 def wrap(picture: Array, margin: tuple[int, int]) -> Array:

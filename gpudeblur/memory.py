@@ -13,7 +13,9 @@ places, and the picture's own planes (C channels, and their luminance if C > 1) 
     restoration  planes + C RESTORATION R    per channel; "sparse": x, residual, direction and image of the conjugate
                                              gradients, five derivatives, five weights, their products, room and
                                              spectrum; "hyper-laplacian": the blurred and the last picture, data, power,
-                                             the quotient's spectrum, two gradients, split
+                                             the quotient's spectrum, two gradients, split; "tv" and those that take
+                                             it for the unknown boundary: both multipliers, both shrunk gradients, the
+                                             transfer function and what is predicted, too
 
 `quiet` is the picture with its noise taken into account; beside it, the kernels of all starts are held, and of all that
 came of them. Where no kernel size is given, that of the largest window counts, and two more copies of the picture.
@@ -36,14 +38,16 @@ from .blind import LAST_MARGIN, LAST_WAYS
 from .fourier import fast_size
 from .images import check_kernel_size
 from .kernel_size import windows
+from .nonblind.tiles import PLANES
 from .options import TwoStepOptions
 from .pyramid import support_size
 
 ALTERNATION = {"numpy": 10.9, "cupy": 30.0}
 SMOOTH = {"numpy": 11.8, "cupy": 30.0}
+# "hyper-laplacian" as `deblur` calls it knows its boundary.
 RESTORATION = {
-    "numpy": {"sparse": 20.2, "hyper-laplacian": 7.4},
-    "cupy": {"sparse": 24.0, "hyper-laplacian": 14.0},
+    "numpy": {**PLANES["numpy"], "hyper-laplacian": 7.4},
+    "cupy": {**PLANES["cupy"], "hyper-laplacian": 14.0},
 }
 # Arrays of the size of the autocorrelation on its grid, in the solvers; they count where the picture is small.
 SOLVER = 2.7

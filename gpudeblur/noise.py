@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from ._arrays import Array, array_module
+from .fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
 
 # Up to this standard deviation the weights hold as they are.
 QUIET = 0.0063
 # Of a Gaussian: its median absolute value, in standard deviations.
 MEDIAN = 0.6745
+# Of the frequencies, those where the blur leaves least of a photograph: there the noise is measured.
+QUIETEST = 0.03
 
 
 def noise_sigma(picture: Array) -> Array:
@@ -22,6 +29,37 @@ def noise_sigma(picture: Array) -> Array:
     columns = picture[..., 1:] - picture[..., :-1]
     diagonal = abs(columns[..., 1:, :] - columns[..., :-1, :]) * (0.5 / MEDIAN)
     return xp.median(diagonal.reshape(*picture.shape[:-2], -1), axis=-1)
+
+
+def noise_sigma_under(picture: Array, kernel: Array) -> Array:
+    """Standard deviation of the white noise in pictures (..., H, W) of which the blur kernel is known, (...).
+
+    The median periodogram over the 3 % of the frequencies where |F k|^2 / |F D|^2 is least: where the kernel has its
+    zeros, a photograph, whose spectrum falls like 1 / |F D|, leaves nothing but noise. A Hann window keeps the border's
+    jump out of them. On photographs with noise of 0.0025 to 0.05 it is within 10 %, where `noise_sigma` takes what
+    the blur left of fine texture for up to twice the noise. What a wrong kernel cannot explain counts as noise too.
+
+    Parameters
+    ----------
+    picture : (..., H, W) float.
+    kernel : (..., kh, kw), odd sides, sum 1.
+    """
+    xp, (h, w) = array_module(picture, kernel), picture.shape[-2:]
+    grid = (fast_size(max(h, kernel.shape[-2])), fast_size(max(w, kernel.shape[-1], 4)))
+    window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (h, w)))
+    room: Any = xp.zeros((*picture.shape[:-2], *grid), dtype=picture.dtype)
+    room[..., :h, :w] = picture - picture.mean(axis=(-2, -1), keepdims=True)
+    room[..., :h, :w] *= xp.asarray(window / np.sqrt((window**2).sum()), dtype=picture.dtype)
+    power = abs(rfft2(room, overwrite=True)) ** 2
+    signal = abs(psf_to_otf(kernel, grid)) ** 2
+    signal /= xp.asarray(np.maximum(gradient_spectrum(grid, np.dtype("float64")), 1e-9).astype(picture.dtype))
+    # Without the first and the last column, whose frequencies are there twice.
+    power, signal = (s[..., 1:-1].reshape(*s.shape[:-2], -1) for s in (power, signal))
+    count = max(1, round(QUIETEST * signal.shape[-1]))
+    quiet = xp.argpartition(signal, count - 1, axis=-1)[..., :count]
+    power = xp.take_along_axis(power, xp.broadcast_to(quiet, (*power.shape[:-1], count)), axis=-1)
+    # Of an exponential distribution: its median is ln 2 of its mean.
+    return xp.sqrt(xp.median(power, axis=-1) / float(np.log(2)))
 
 
 def loudness(picture: Array) -> Array:

@@ -17,6 +17,7 @@ import gpudeblur as gd
 from gpudeblur import TwoStepOptions, alternation, blind
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import kernel_similarity, psnr, scores
+from gpudeblur.nonblind import METHODS
 from gpudeblur.options import STARTS
 from gpudeblur.priors import L0Intensity
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
@@ -648,12 +649,14 @@ def test_the_gpu_gives_numpy_arrays_back(cupy: Any, device: str) -> None:
 
 # ---- arguments; pictures and kernels that are refused are in test_bad_input_api.py
 
+KNOWN = ", ".join(map(repr, METHODS))
+
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"final": "wiener"}, "final must be one of 'sparse', 'hyper-laplacian', got 'wiener'"),
-        ({"final": True}, "final must be one of 'sparse', 'hyper-laplacian', got True"),
+        ({"final": "magic"}, f"final must be one of {KNOWN}, got 'magic'"),
+        ({"final": True}, f"final must be one of {KNOWN}, got True"),
         ({"method": "magic"}, "method must be one of 'two-step', got 'magic'"),
         ({"device": "gpu"}, "device must be None, 'cpu', 'cuda' or 'auto', got 'gpu'"),
         ({"device": 0}, "device must be None, 'cpu', 'cuda' or 'auto', got 0"),
@@ -676,7 +679,7 @@ def test_arguments_that_are_refused(more: dict[str, Any], message: str) -> None:
 
 
 def test_arguments_of_deconvolve_that_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^method must be one of 'sparse', 'hyper-laplacian', got 'two-step'$"):
+    with pytest.raises(ValueError, match=f"^method must be one of {KNOWN}, got 'two-step'$"):
         gd.deconvolve(photo(48), np.ones((3, 3)), method="two-step")
     with pytest.raises(ValueError, match=r"^dtype must be one of 'float32', 'float64', got 'float16'$"):
         gd.deconvolve(photo(48), np.ones((3, 3)), dtype="float16")

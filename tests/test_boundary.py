@@ -1,4 +1,4 @@
-"""The smooth wrap: what it keeps, that it is periodic and harmonic, and that deconvolution rings less for it."""
+"""The smooth wrap: what it keeps, that it is periodic and harmonic, and that less rings; the other modes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur._arrays import to_host
-from gpudeblur.boundary import unwrap, wrap
+from gpudeblur.boundary import MODES, extend, unwrap, wrap
 from gpudeblur.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from gpudeblur.synthesis import blur, linear_kernel
 
@@ -139,3 +139,74 @@ def test_deconvolution_rings_less_than_with_zeros(xp: Any) -> None:
     error, error_zeros = ((restored(wide) - true) ** 2 for wide in (smooth, zeros))
     assert error[border].mean() < 0.1 * error_zeros[border].mean()
     assert error[~border].mean() < 0.5 * error_zeros[~border].mean()
+
+
+# ---- the named modes
+
+
+KERNEL = linear_kernel(9, 30, 11)
+in_every_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@in_every_mode
+@pytest.mark.parametrize("shape", [(37, 31), (40, 32), (5, 64), (9, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_grid_holds_the_picture_and_is_fast(xp: Any, mode: str, shape: tuple[int, int], dtype: str) -> None:
+    kernel = KERNEL[3:8, 4:7] if min(shape) < 11 else KERNEL
+    u = xp.asarray(scene((2, *shape), dtype))
+    wide = extend(u, xp.asarray((kernel / kernel.sum()).astype(dtype)), mode)
+    assert wide.dtype == dtype
+    if mode == "wrap":
+        assert_same(wide, u)
+    else:
+        assert wide.shape[-2:] == tuple(map(fast_size, wide.shape[-2:]))
+    if mode != "taper":
+        assert_same(unwrap(wide, shape), u)
+
+
+@in_every_mode
+def test_a_constant_picture_is_a_constant_torus(xp: Any, mode: str) -> None:
+    assert_close(extend(xp.full((20, 26), 0.3), xp.asarray(KERNEL), mode), np.full((), 0.3), rtol=1e-12)
+
+
+@in_every_mode
+def test_an_extended_batch_equals_a_loop(xp: Any, mode: str) -> None:
+    stack = scene((2, 2, 21, 24))
+    stack[0, 1], stack[1, 0] = np.nan, 0
+    kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 11, 11)
+    out = to_host(extend(xp.asarray(stack), xp.asarray(kernels), mode))
+    for i in np.ndindex(2, 2):
+        assert_close(out[i], extend(xp.asarray(stack[i]), xp.asarray(kernels[i]), mode), rtol=1e-10, atol=1e-14)
+    assert np.isnan(out[0, 1]).all()
+    assert not out[1, 0].any()
+
+
+@pytest.mark.parametrize(("mode", "numpy_name"), [("reflect", "symmetric"), ("edge", "edge")])
+@pytest.mark.parametrize("shape", [(30, 40), (7, 40)])
+def test_beside_the_picture_is_what_numpy_pads(xp: Any, mode: str, numpy_name: str, shape: tuple[int, int]) -> None:
+    """As far as the blur reaches; the margin before the picture is at the end of the grid."""
+    u = scene(shape)
+    wide = to_host(extend(xp.asarray(u), xp.asarray(KERNEL), mode))
+    rolled = np.roll(wide, (10, 10), (0, 1))[: shape[0] + 20, : shape[1] + 20]
+    assert_same(rolled, np.pad(u, 10, mode=numpy_name))
+
+
+def test_tapering_fades_into_the_blur_at_the_seam_only(xp: Any) -> None:
+    """The middle of the picture is left alone; where the grid closes nothing jumps."""
+    u = scene((50, 60))
+    wide = to_host(extend(xp.asarray(u), xp.asarray(KERNEL), "taper"))
+    assert wide.shape == (50, 60)
+    assert_close(wide[11:-11, 11:-11], u[11:-11, 11:-11], rtol=1e-12)
+    plain = np.abs(u[0] - u[-1]).mean()
+    assert np.abs(wide[0] - wide[-1]).mean() < 0.3 * plain
+
+
+def test_the_unknown_starts_from_the_smooth_margin(xp: Any) -> None:
+    u, kernel = xp.asarray(scene((20, 26))), xp.asarray(KERNEL)
+    assert_same(extend(u, kernel, "unknown"), wrap(u, (10, 10)))
+    assert_same(extend(u, kernel), wrap(u, (10, 10)))
+
+
+def test_a_mode_that_does_not_exist(xp: Any) -> None:
+    with pytest.raises(ValueError, match=r"boundary must be one of 'unknown', 'liu-jia', .*, got 'zero'"):
+        extend(xp.ones((9, 9)), xp.ones((3, 3)), "zero")

@@ -38,7 +38,7 @@ LAYERS = (
     {"alternation"},
     {"choice"},
     {"kernel_size"},
-    {"images", "metrics", "synthesis"},
+    {"images", "metrics", "synthesis", "estimate"},
     {"blind", "nonuniform", "networks", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py

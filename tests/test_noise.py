@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laws import assert_same
+from laws import assert_close, assert_same
 from skimage import data
 
+import gpudeblur as gd
 from gpudeblur._arrays import to_host
-from gpudeblur.noise import QUIET, loudness, noise_sigma, quieten
-from gpudeblur.synthesis import blur, trajectory_kernel
+from gpudeblur.noise import QUIET, loudness, noise_sigma, noise_sigma_under, quieten
+from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
 
 def constant() -> np.ndarray:
@@ -94,3 +95,85 @@ def test_a_batch_is_a_loop(xp: Any) -> None:
         assert together.shape[:2] == (5, 1)
         for i in range(5):
             assert_same(xp.asarray(together[i, 0]), xp.asarray(law(stack[i, 0])))
+
+
+# ---- with the kernel known
+
+
+KERNELS = {
+    "shake": trajectory_kernel(15, rng=2),
+    "line": linear_kernel(9, 30, 11),
+    "box": np.ones((3, 3)) / 9,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sigma", [0.0025, 0.01, 0.05])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", ["camera", "brick", "astronaut"])
+def test_noise_under_a_known_kernel(xp: Any, name: str, kernel: str, sigma: float, dtype: str) -> None:
+    """However fine the texture: where the kernel leaves nothing, only noise is."""
+    sharp = getattr(data, name)()[:270, :270] / 255
+    sharp = sharp if sharp.ndim == 2 else sharp[..., 1]
+    k = KERNELS[kernel]
+    picture = noisy(blur(sharp, k), sigma).astype(dtype)
+    found = noise_sigma_under(xp.asarray(picture), xp.asarray(k.astype(dtype)))
+    assert found.shape == ()
+    assert found.dtype == dtype
+    assert float(found) == pytest.approx(sigma, rel=0.12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_without_noise_next_to_none_is_found(xp: Any, kernel: str) -> None:
+    """Less than 8 bits round off; of a sharp picture's texture, `noise_sigma` takes more for noise."""
+    picture = xp.asarray(blur(data.brick()[:270, :270] / 255, KERNELS[kernel]))
+    assert float(noise_sigma_under(picture, xp.asarray(KERNELS[kernel]))) < 1 / 255 / 12**0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7)])
+def test_noise_under_a_kernel_of_pictures_of_a_few_pixels(xp: Any, shape: tuple[int, int]) -> None:
+    picture = xp.asarray(noisy(np.zeros(shape), 1.0))
+    assert xp.isfinite(noise_sigma_under(picture, xp.asarray(KERNELS["box"])))
+
+
+def test_noise_under_kernels_a_batch_is_a_loop(xp: Any) -> None:
+    """A kernel each, and one for all; a picture that is NaN or 0 beside them."""
+    stack = np.stack([noisy(blurred("camera"), sigma) for sigma in (0.01, 0.03, 0.0, 0.0)])
+    stack[2, 5, 5], stack[3] = np.nan, 0
+    kernels = np.stack([KERNELS["shake"], KERNELS["shake"].T, KERNELS["shake"][::-1], KERNELS["shake"]])
+    for given in (kernels, kernels[:1]):
+        out = to_host(noise_sigma_under(xp.asarray(stack), xp.asarray(given)))
+        assert np.isnan(out[2])
+        assert out[3] == 0
+        for i in (0, 1):
+            k = given[i if len(given) > 1 else 0]
+            alone = noise_sigma_under(xp.asarray(stack[i]), xp.asarray(k))
+            assert float(out[i]) == pytest.approx(float(alone), rel=1e-12)
+
+
+# ---- for users
+
+
+def test_estimate_noise_of_every_kind_of_picture(xp: Any) -> None:
+    """Gray and colour, integer and float, one and many, with and without the kernel."""
+    k = KERNELS["shake"]
+    gray = noisy(blurred("camera"), 0.02)
+    assert gd.estimate_noise(xp.asarray(gray)) == pytest.approx(0.02, rel=0.05)
+    assert gd.estimate_noise(xp.asarray(gray), xp.asarray(7 * k)) == pytest.approx(0.02, rel=0.05)
+    bytes_ = np.round(gray.clip(0, 1) * 255).astype(np.uint8)
+    assert gd.estimate_noise(xp.asarray(bytes_), xp.asarray(k)) == pytest.approx(0.02, rel=0.1)
+    colour = np.stack([gray, noisy(blurred("camera"), 0.05), blurred("camera")], axis=-1)
+    for given in (None, xp.asarray(k)):
+        found = gd.estimate_noise(xp.asarray(colour), given, channel_axis=-1)
+        assert isinstance(found, np.ndarray)
+        assert_close(found[:2], np.array([0.02, 0.05]), rtol=0.06)
+        assert found[2] < 0.002
+    stack = gd.estimate_noise(xp.asarray(np.stack([gray, gray + 1])), xp.asarray(k))
+    assert stack[0] == pytest.approx(stack[1], rel=1e-9)
+
+
+def test_estimate_noise_refuses_what_deblur_refuses(xp: Any) -> None:
+    with pytest.raises(ValueError, match="image"):
+        gd.estimate_noise(xp.full((20, 20), np.nan))
+    with pytest.raises(ValueError, match="kernel"):
+        gd.estimate_noise(xp.ones((20, 20)), xp.zeros((3, 3)))

@@ -7,9 +7,18 @@ from collections.abc import Callable
 from .._arrays import Array, array_module
 from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
 from .hyper_laplacian import hyper_laplacian
+from .l0 import l0
+from .ringing import ringing_suppressed
 from .sparse import sparse
+from .tv import tv
 
-METHODS: dict[str, Callable[..., Array]] = {"sparse": sparse, "hyper-laplacian": hyper_laplacian}
+METHODS: dict[str, Callable[..., Array]] = {
+    "sparse": sparse,
+    "hyper-laplacian": hyper_laplacian,
+    "tv": tv,
+    "l0": l0,
+    "ringing-suppressed": ringing_suppressed,
+}
 
 
 def unexplained(blurred: Array, sharp: Array, kernel: Array) -> Array:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .._arrays import Array, Workspace, array_module, goes_to_cuda
-from ..boundary import unwrap, wrap
+from ..boundary import extend, unwrap
 from ..filters import gradient, gradient_adjoint, spectral_solve, transfer
 from ..fourier import irfft2, psf_to_otf, rfft2
+from .splitting import continuation, part, solve
+from .torus import torus
+from .weights import weight_for
 
 # The minimum w = r v fulfils r = 1 - q r^(-1/3), q = 2 / (3 beta) |v|^(-4/3), and its larger root is, for q up to
 # 2^(-4/3), r = 1 - sum_i SHARES_i q / (1 - POLES_i q) to a relative 7.4e-9: the best that four terms can do (Remez).
 SHARES = (0.7372999686694484, 0.20182240839424589, 0.052524283202854415, 0.0083524650025039743)
 POLES = (0.073265131787152303, 0.87496147179759251, 1.6362368500232522, 2.0136239629866241)
+TWO_THIRDS = 2 / 3
 CHUNK = 1 << 15  # numbers at a time on NumPy: what comes between stays in the cache
+TABLE = 1 << 12  # places of the table for other exponents; linear between them, its error is 1e-7
 
 
 def shrink_two_thirds(v: Array, beta: float, *, overwrite: bool = False) -> Array:
@@ -52,6 +58,58 @@ def _shrunk(v: Array, unit: float) -> Array:
     return ratio
 
 
+def shrink_half(v: Array, beta: float) -> Array:
+    """argmin_w |w|^(1/2) + beta / 2 (w - v)^2, pixel by pixel: the largest root of a cubic, by a cosine.
+
+    It is 0 up to |v| = 3/2 beta^(-2/3), and between 2/3 v and v over that (Xu et al. 2012, eq. 10-13).
+    """
+    xp = array_module(v)
+    threshold = 1.5 * beta ** (-2 / 3)
+    size = xp.maximum(abs(v), threshold)
+    angle = xp.arccos((0.25 / beta) * (size / 3) ** -1.5)
+    return xp.where(abs(v) > threshold, v * (2 / 3 * (1 + xp.cos(2 / 3 * (np.pi - angle)))), 0).astype(v.dtype)
+
+
+def shrink_power(v: Array, beta: float, exponent: float) -> Array:
+    """argmin_w |w|^exponent + beta / 2 (w - v)^2, pixel by pixel, for an exponent in (0, 1): from a table.
+
+    In the unit beta^(-1 / (2 - exponent)) beta is 1. The minimum w = r v then is r = 1 - q exponent r^(exponent - 1)
+    with q = |v|^(exponent - 2), between the jump, where it leaps from 0 to 2 (1 - exponent) / (2 - exponent), and 1
+    for q = 0 (Krishnan & Fergus 2009, section 3.2).
+    """
+    xp = array_module(v)
+    table, jump = (xp.asarray(part, dtype=v.dtype) for part in _ratios(exponent))
+    size = abs(v)
+    q = xp.maximum(size, float(np.finfo(v.dtype).tiny) ** 0.25) ** (exponent - 2) * (1 / beta)
+    place = xp.minimum(q * (1 / jump), 1) * (TABLE - 1)
+    low = xp.minimum(xp.nan_to_num(place).astype(np.int32), TABLE - 2)
+    place -= low
+    ratio = table[low] * (1 - place) + table[low + 1] * place
+    return xp.where(q > jump, 0, v * ratio)
+
+
+@functools.lru_cache(maxsize=8)
+def _ratios(exponent: float) -> tuple[np.ndarray, float]:
+    """(r at `TABLE` equal steps of q from 0 to the jump, q at the jump)."""
+    least = (2 * (1 - exponent)) ** (1 / (2 - exponent))  # the smallest w but 0
+    jump = (least + exponent * least ** (exponent - 1)) ** (exponent - 2)
+    q, ratio = np.linspace(0, jump, TABLE), np.ones(TABLE)
+    for _ in range(60):  # Newton from above, where the function is convex
+        power = exponent * q * ratio ** (exponent - 1)
+        ratio -= (ratio - 1 + power) / (1 + (exponent - 1) * power / ratio)
+    ratio.flags.writeable = False
+    return ratio, float(jump)
+
+
+def shrink(v: Array, beta: float, exponent: float) -> Array:
+    """argmin_w |w|^exponent + beta / 2 (w - v)^2 by the fastest way there is for this exponent."""
+    if exponent == TWO_THIRDS:
+        return shrink_two_thirds(v, beta)
+    if exponent == 0.5:
+        return shrink_half(v, beta)
+    return shrink_power(v, beta, exponent)
+
+
 def shrink_split(u: Array, beta: float, *, out: Array | None = None) -> Array:
     """D^T s with s = `shrink_two_thirds` of either component of D u (..., H, W); `out` as in `filters`."""
     if goes_to_cuda(u):
@@ -65,18 +123,28 @@ def hyper_laplacian(
     blurred: Array,
     kernel: Array,
     *,
-    weight: float = 5e-4,
+    weight: Any = 5e-4,
+    exponent: float = TWO_THIRDS,
+    boundary: str = "liu-jia",
     beta_rate: float = 2 * 2**0.5,
     beta_max: float = 256.0,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
-    """argmin_x |x * k - B|^2 / 2 + weight |grad x|^(2/3) by half-quadratic splitting; the picture is wrapped smoothly.
+    """argmin_x |x * k - B|^2 / 2 + weight (|x_x|^exponent + |x_y|^exponent) by half-quadratic splitting.
+
+    A pass shrinks the gradients (eq. 5-9: 2/3 by an approximation of the closed form, 1/2 by the closed form, others by
+    a table) and solves for x, a quotient of spectra (eq. 4).
 
     Parameters
     ----------
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
-    weight : of the prior, against |x * k - B|^2 / 2. Larger: less noise and ringing, less detail.
+    weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
+        from the picture's noise: `weights.automatic_weight`.
+    exponent : in (0, 1). Smaller: sharper edges, flatter regions.
+    boundary : {"liu-jia", "unknown", "reflect", "edge", "taper", "wrap"}
+        See `torus`: 20 passes of `tv` before these, of four transforms each, for "unknown". With the exponent 2/3 and
+        one weight, the passes on a GPU are one CUDA graph.
     beta_rate, beta_max : continuation from 1 (the paper's).
     callback : called with the fraction done after each pass; once, at the end, where the passes are a CUDA graph.
 
@@ -87,9 +155,22 @@ def hyper_laplacian(
     References
     ----------
     D. Krishnan, R. Fergus: Fast image deconvolution using hyper-Laplacian priors, NIPS 2009, eq. 3-9.
+    Z. Xu, X. Chang, F. Xu, H. Zhang: L1/2 regularization: a thresholding representation theory and a fast solver,
+    IEEE Trans. Neural Networks and Learning Systems 23(7), 2012.
     """
+    if not 0 < exponent < 1:
+        raise ValueError(f"exponent must be between 0 and 1, got {exponent!r}; tv is 1, l0 is 0")
+    weight = weight_for(weight, blurred, kernel, "hyper-laplacian")
+    if boundary == "unknown":
+        latent, callback = torus(blurred, kernel, boundary, callback=part(callback, 0, 0.7)), part(callback, 0.7, 0.3)
+    else:
+        latent = extend(blurred, kernel, boundary)
+    if exponent != TWO_THIRDS or np.ndim(weight):
+        split = functools.partial(_split, exponent=exponent)
+        betas = continuation(1.0, beta_rate, beta_max)
+        latent = solve(latent, kernel, split, weight=weight, betas=betas, boundary="wrap", callback=callback)
+        return unwrap(latent, blurred.shape[-2:])
     report = (lambda _: None) if callback is None else callback
-    latent = wrap(blurred, (kernel.shape[-2] - 1, kernel.shape[-1] - 1))
     passes = functools.partial(_passes, weight=weight, beta_rate=beta_rate, beta_max=beta_max)
     if goes_to_cuda(latent, kernel):
         from .._device import replay
@@ -99,6 +180,13 @@ def hyper_laplacian(
     else:
         (latent,) = passes(latent, kernel, report=report)
     return unwrap(latent, blurred.shape[-2:])
+
+
+def _split(u: Array, beta: float, *, exponent: float) -> Array:
+    """`shrink_split` for any exponent."""
+    if exponent == TWO_THIRDS:
+        return shrink_split(u, beta)
+    return gradient_adjoint(*(shrink(g, beta, exponent) for g in gradient(u)))
 
 
 def _passes(

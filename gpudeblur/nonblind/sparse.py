@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .._arrays import Array, array_module
 from ..conjugate_gradient import conjugate_gradient
 from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
+from .weights import weight_for
 
 # Weights of first and second derivatives once they are reweighted, and where |d|^(exponent - 2) is cut (Levin's code).
 FIRST, SECOND, FLOOR = 0.1, 0.025, 0.01
@@ -38,7 +40,7 @@ def sparse(
     blurred: Array,
     kernel: Array,
     *,
-    weight: float = 0.0068,
+    weight: Any = 0.0068,
     exponent: float = 0.8,
     reweightings: int = 2,
     iterations: int = 25,
@@ -54,7 +56,8 @@ def sparse(
     ----------
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
-    weight : of the prior. Larger: less noise and ringing, less detail.
+    weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
+        from the picture's noise: `weights.automatic_weight`.
     exponent : in (0, 2]. Smaller: sharper edges, flatter regions.
     reweightings, iterations : solves after the first; conjugate-gradient steps in each, four transforms a step.
     callback : called with the fraction done at each step of the conjugate gradients.
@@ -68,7 +71,7 @@ def sparse(
     A. Levin, R. Fergus, F. Durand, W. T. Freeman: Image and depth from a conventional camera with a coded aperture,
     SIGGRAPH 2007, appendix.
     """
-    xp = array_module(blurred, kernel)
+    xp, weight = array_module(blurred, kernel), weight_for(weight, blurred, kernel, "sparse")
     kh, kw = kernel.shape[-2:]
     h, w = blurred.shape[-2] + kh - 1, blurred.shape[-1] + kw - 1
     # A circular convolution on a grid that holds x is exact where only pixels of x contribute.

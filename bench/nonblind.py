@@ -1,0 +1,201 @@
+"""Deconvolution with a known kernel: every method, every boundary, three noises.
+
+    python bench/nonblind.py --data DATA [--yardstick PATH/eval_levin.py] [--parts levin,edges,noise,speed]
+
+levin: the 32 pictures of Levin et al. with their true kernels, mean PSNR and SSIM; aligned and scored by the yardstick
+script itself where it is given, by `gpudeblur.metrics.scores` else (the same numbers).
+edges: 20 photographs of BSDS500 (val), valid-cropped, 8 bit, a kernel each (Levin's eight and two trajectories): PSNR
+of the outer 5, 15 and 30 pixels, and of what is further inside than 15, each the mean over the pictures.
+noise: the same photographs with 0, 1 and 5 % noise, no option but the weight: the default one, or None.
+speed: seconds of one thread, medians of CPU time; the yardstick's own sparse routine in turns with ours.
+Appends to results/nonblind.jsonl.
+"""
+
+from __future__ import annotations
+
+import timing  # before NumPy
+
+# isort: split
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import Case, gray_picture, levin_cases, levin_kernels, make_case, spread
+from evaluate import Row, arguments, record, settings, table
+
+from gpudeblur.boundary import MODES
+from gpudeblur.metrics import psnr, scores
+from gpudeblur.nonblind import METHODS
+from gpudeblur.synthesis import trajectory_kernel
+
+PARTS = ("levin", "edges", "noise", "speed")
+RINGS, CENTRE = (5, 15, 30), 15
+NOISES = (0.0, 0.01, 0.05)
+LEVIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "sparse": ("sparse", {}),
+    "sparse, weight by noise": ("sparse", {"weight": None}),
+    "sparse, weight by noise, 10 iterations": ("sparse", {"weight": None, "iterations": 10}),
+    "hyper-laplacian": ("hyper-laplacian", {}),
+    "hyper-laplacian, unknown, by noise": ("hyper-laplacian", {"weight": None, "boundary": "unknown"}),
+    "hyper-laplacian 1/2, unknown, by noise": (
+        "hyper-laplacian", {"weight": None, "boundary": "unknown", "exponent": 0.5},
+    ),
+    "hyper-laplacian 0.8, unknown, by noise": (
+        "hyper-laplacian", {"weight": None, "boundary": "unknown", "exponent": 0.8},
+    ),
+    "tv": ("tv", {}),
+    "tv, anisotropic": ("tv", {"isotropic": False}),
+    "tv, anisotropic, weight 5e-4, liu-jia": ("tv", {"isotropic": False, "weight": 5e-4, "boundary": "liu-jia"}),
+    "tv, weight 4e-4": ("tv", {"weight": 4e-4}),
+    "l0": ("l0", {}),
+    "ringing-suppressed": ("ringing-suppressed", {}),
+}  # fmt: skip
+SHORT = "sparse, weight by noise, 10 iterations"
+EDGES = [
+    *((name, {"weight": None, "boundary": mode}) for name in METHODS if name != "sparse" for mode in MODES),
+    ("sparse", {"weight": None}),
+    ("sparse", {}),
+]
+
+
+def restored(case: Case, method: str, options: dict[str, Any]) -> np.ndarray:
+    kernel = (case.kernel / case.kernel.sum()).astype(np.float32)
+    return METHODS[method](case.blurred.astype(np.float32), kernel, **options)
+
+
+def yardstick(path: Path) -> Any:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("eval_levin", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def photographs(folder: Path, noise: float, count: int = 20) -> Iterator[Case]:
+    """`count` photographs with one kernel each, 8 bit."""
+    kernels = [*levin_kernels(folder), trajectory_kernel(25, rng=5), trajectory_kernel(15, rng=2)]
+    paths = spread(sorted((Path(folder) / "natural" / "val").glob("*.jpg")), count)
+    for path, kernel in zip(paths, itertools.cycle(kernels), strict=False):
+        yield make_case(f"edge_{path.stem}", gray_picture(path), kernel, noise=noise, quantise=True, picture=path.stem)
+
+
+def levin(data: Path, judge: Callable[[np.ndarray, np.ndarray], dict[str, float]], only: str) -> list[Row]:
+    rows = []
+    cases = list(levin_cases(data))
+    for name, (method, options) in LEVIN.items():
+        if only in name:
+            found = [judge(restored(case, method, options), case.sharp) for case in cases]
+            rows.append({"method": name, **{key: np.mean([f[key] for f in found]) for key in ("psnr", "ssim")}})
+    return rows
+
+
+def in_rings(out: np.ndarray, sharp: np.ndarray) -> Row:
+    """PSNR of the frames of `RINGS` pixels, and of the centre."""
+    frame = np.minimum(*np.ogrid[: out.shape[0], : out.shape[1]])
+    frame = np.minimum(frame, frame[::-1, ::-1])
+    found = {f"outer {k}": psnr(out[frame < k], sharp[frame < k]) for k in RINGS}
+    return {**found, "centre": psnr(out[frame >= CENTRE], sharp[frame >= CENTRE])}
+
+
+def edges(data: Path, noise: float, only: str) -> list[Row]:
+    rows, cases = [], list(photographs(data, noise))
+
+    def row(name: str, mode: str, weight: str, restore: Callable[[Case], np.ndarray]) -> Row:
+        found = [in_rings(restore(case), case.sharp) for case in cases]
+        means = {key: float(np.mean([f[key] for f in found])) for key in found[0]}
+        gap = means["centre"] - means["outer 15"]
+        return {"method": name, "boundary": mode, "weight": weight, "noise": noise, **means, "gap": gap}
+
+    rows.append(row("blurred", "-", "-", lambda case: case.blurred))
+    for method, options in EDGES:
+        if only in method:
+            weight = "noise" if "weight" in options else "default"
+            mode = options.get("boundary", "unknown")
+            rows.append(row(method, mode, weight, lambda case: restored(case, method, options)))  # noqa: B023
+    return rows
+
+
+def noises(data: Path, only: str) -> list[Row]:
+    rows = []
+    for noise in NOISES:
+        cases = list(photographs(data, noise))
+        runs: list[tuple[str, str, dict[str, Any]]] = [(name, "default", {}) for name in ("sparse", "hyper-laplacian")]
+        runs += [(n, "noise", {"weight": None} | ({} if n == "sparse" else {"boundary": "unknown"})) for n in METHODS]
+        for method, weight, options in runs:
+            if only in method:
+                mean = np.mean([psnr(restored(case, method, options), case.sharp) for case in cases])
+                blurred = np.mean([psnr(case.blurred, case.sharp) for case in cases])
+                row = {"method": method, "weight": weight, "noise": noise, "psnr": mean, "gain": mean - blurred}
+                rows.append(row)
+    return rows
+
+
+def speed(data: Path, script: Any, seconds: float, only: str) -> list[Row]:
+    rows, host = [], timing.Host()
+    kernel = trajectory_kernel(25, rng=5).astype(np.float32)
+    picture = np.random.default_rng(0).random((512, 512), dtype=np.float32)
+    runs: list[tuple[str, dict[str, Any]]] = [("hyper-laplacian", {}), ("sparse", {})]
+    runs += [(n, {"weight": None} | ({} if n == "sparse" else {"boundary": "unknown"})) for n in METHODS]
+    for method, options in runs:
+        if only in method:
+            timed = host.time(lambda: METHODS[method](picture, kernel, **options), seconds=seconds)  # noqa: B023
+            shown = ", ".join(f"{key}={value}" for key, value in options.items())
+            rows.append({"method": f"{method}, 512 x 512, {shown}", "seconds": timed.cpu})
+    if script is not None and only in "sparse":
+        pairs = []
+        for case in list(levin_cases(data))[::5]:
+            theirs = host.time(lambda: script.deconv_sparse(case.blurred, case.kernel), seconds=0, least=2)  # noqa: B023
+            ours = host.time(lambda: restored(case, "sparse", {}), seconds=seconds, least=5)  # noqa: B023
+            short = host.time(lambda: restored(case, *LEVIN[SHORT]), seconds=seconds, least=5)  # noqa: B023
+            pairs.append((theirs.cpu, ours.cpu, short.cpu))
+        other, own, less = np.median(pairs, axis=0)
+        rows.append({"method": "Levin, the yardstick's routine", "seconds": other})
+        for name, column, value in (("sparse", 1, own), (SHORT, 2, less)):
+            ratio = np.median([pair[0] / pair[column] for pair in pairs])
+            rows.append({"method": f"Levin, {name}: the yardstick takes {ratio:.1f} times as long", "seconds": value})
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__, "data", "only", "no-record")
+    parser.add_argument("--yardstick", type=Path, help="eval_levin.py")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, separated by commas")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure of speed")
+    args = parser.parse_args()
+    parts = args.parts.split(",")
+    if unknown := {*parts} - {*PARTS}:
+        parser.error(f"--parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+
+    script = None if args.yardstick is None else yardstick(args.yardstick)
+    judge = script.image_metrics if script else lambda out, sharp: scores(out, sharp)._asdict()
+    found: dict[str, list[Row]] = {}
+    if "levin" in parts:
+        found["levin"] = levin(args.data, judge, args.only)
+        print(table(found["levin"], {"method": "", "psnr": ".2f", "ssim": ".4f"}), "\n")
+    if "edges" in parts:
+        columns = {"method": "", "boundary": "", "weight": "", "noise": "g"}
+        columns |= dict.fromkeys([f"outer {k}" for k in RINGS] + ["centre", "gap"], ".2f")
+        found["edges"] = []
+        for noise in NOISES:
+            rows = edges(args.data, noise, args.only)
+            print(table(rows, columns), "\n", flush=True)
+            found["edges"] += rows
+    if "noise" in parts:
+        found["noise"] = noises(args.data, args.only)
+        columns = {"method": "", "weight": "", "noise": "g", "psnr": ".2f", "gain": "+.2f"}
+        print(table(found["noise"], columns), "\n")
+    if "speed" in parts:
+        found["speed"] = speed(args.data, script, args.seconds, args.only)
+        print(table(found["speed"], {"method": "", "seconds": ".3f"}))
+    if not args.only and not args.no_record:
+        for part, rows in found.items():
+            record("nonblind", {**settings(args), "part": part, "yardstick": script is not None, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A blurred picture continued to a torus: what a method needs that knows periodic pictures only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .._arrays import Array
+from ..boundary import extend
+from ..fourier import irfft2, psf_to_otf, rfft2
+from .tv import passes_of
+from .weights import weight_for
+
+ITERATIONS = 20  # with 5 and 10, the outer 15 pixels of a photograph with 1 % noise are 0.5 and 0.2 dB worse
+
+
+def torus(
+    blurred: Array,
+    kernel: Array,
+    boundary: str,
+    *,
+    weight: Any = None,
+    iterations: int = ITERATIONS,
+    callback: Callable[[float], None] | None = None,
+) -> Array:
+    """`boundary.extend`, but for "unknown": there the margin becomes what the blur would have shown there.
+
+    That is x * k, with the x of total variation that compares nothing but the picture (`tv`). Methods whose passes are
+    few do not find the margin by themselves: a mask in the data term converges slowly where they take no multipliers.
+
+    Parameters
+    ----------
+    blurred : (..., H, W) float in [0, 1].
+    kernel : (..., kh, kw), odd sides, sum 1.
+    boundary : see `boundary.extend`.
+    weight, iterations : of `tv`, four transforms a pass; None takes the weight from the picture's noise.
+    callback : called with the fraction done.
+
+    Returns
+    -------
+    (..., H', W'), the picture in its first H rows and W columns; `boundary.unwrap` cuts it back.
+    """
+    if boundary != "unknown":
+        return extend(blurred, kernel, boundary)
+    weight = weight_for(weight, blurred, kernel, "tv")
+    latent = passes_of(blurred, kernel, weight, iterations=iterations, callback=callback, whole=True)
+    return completed(blurred, kernel, latent)
+
+
+def completed(blurred: Array, kernel: Array, latent: Array) -> Array:
+    """`latent` * `kernel` (..., H', W'), periodic, with `blurred` in its first H rows and W columns."""
+    shape = latent.shape[-2:]
+    spectrum = rfft2(latent)
+    spectrum *= psf_to_otf(kernel, shape)
+    spectrum *= 1 / (shape[0] * shape[1])
+    wide = irfft2(spectrum, shape, overwrite=True)
+    wide[..., : blurred.shape[-2], : blurred.shape[-1]] = blurred
+    return wide

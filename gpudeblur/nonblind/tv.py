@@ -1,0 +1,95 @@
+"""Total-variation deconvolution: ADMM (split Bregman), closed forms, any boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .._arrays import Array, array_module
+from .splitting import Augmented, Shrink, solve
+from .weights import weight_for
+
+# weight beta = 0.7 sqrt(weight) came closest to the solution in 30 passes, from weights of 1e-4 to 1e-2.
+BETA = 0.7
+ITERATIONS = 30
+
+
+def shrink_isotropic(gx: Array, gy: Array, beta: Any) -> tuple[Array, Array]:
+    """argmin_g |g| + beta / 2 |g - v|^2 for vectors v = (gx, gy): shorter by 1 / beta, or 0."""
+    xp = array_module(gx, gy)
+    size = xp.hypot(gx, gy)
+    # The largest of both, so that nothing is divided by 0: it is 0 then.
+    factor = 1 - 1 / xp.maximum(beta * size, 1)
+    return gx * factor, gy * factor
+
+
+def shrink_anisotropic(gx: Array, gy: Array, beta: Any) -> tuple[Array, Array]:
+    """argmin_g |g_x| + |g_y| + beta / 2 |g - v|^2: either component closer to 0 by 1 / beta."""
+    xp = array_module(gx, gy)
+    return gx - xp.clip(gx, -1 / beta, 1 / beta), gy - xp.clip(gy, -1 / beta, 1 / beta)
+
+
+def tv(
+    blurred: Array,
+    kernel: Array,
+    *,
+    weight: Any = None,
+    isotropic: bool = True,
+    boundary: str = "unknown",
+    iterations: int = ITERATIONS,
+    callback: Callable[[float], None] | None = None,
+) -> Array:
+    """argmin_x |M (x * k - B)|^2 / 2 + weight sum |grad x| by ADMM; M keeps the pixels that were seen.
+
+    With g for grad x and scaled multipliers e, a pass is (Wang et al. 2008, eq. 2.4 and 2.7; the multipliers are split
+    Bregman's, Goldstein & Osher 2009, eq. 4.2-4.6)
+
+        g = shrink(grad x + e, 1 / beta),   e += grad x - g,
+        x = argmin |M (x * k - B)|^2 / 2 + weight beta / 2 |grad x - g + e|^2,
+
+    and the last is a quotient of spectra: see `splitting.solve`, also for the unknown boundary.
+
+    Parameters
+    ----------
+    blurred : (..., H, W) float in [0, 1].
+    kernel : (..., kh, kw), odd sides, sum 1.
+    weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
+        from the picture's noise: `weights.automatic_weight`.
+    isotropic : |grad x| is sqrt(x_x^2 + x_y^2); else |x_x| + |x_y|, which favours rows and columns.
+    boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
+        See `boundary.extend`. "unknown" takes four transforms a pass, the others two.
+    iterations : passes.
+    callback : called with the fraction done after each pass.
+
+    Returns
+    -------
+    (..., H, W), not clipped.
+
+    References
+    ----------
+    Y. Wang, J. Yang, W. Yin, Y. Zhang: A new alternating minimization algorithm for total variation image
+    reconstruction, SIAM J. Imaging Sciences 1(3), 2008.
+    T. Goldstein, S. Osher: The split Bregman method for L1-regularized problems, SIAM J. Imaging Sciences 2(2), 2009.
+    """
+    weight = weight_for(weight, blurred, kernel, "tv")
+    shrink = shrink_isotropic if isotropic else shrink_anisotropic
+    return passes_of(blurred, kernel, weight, shrink, boundary=boundary, iterations=iterations, callback=callback)
+
+
+def passes_of(
+    blurred: Array,
+    kernel: Array,
+    weight: Any,
+    shrink: Shrink = shrink_isotropic,
+    *,
+    boundary: str = "unknown",
+    iterations: int,
+    whole: bool = False,
+    callback: Callable[[float], None] | None = None,
+) -> Array:
+    """`tv` with a weight as `splitting.solve` takes it, and on the whole grid if asked for."""
+    betas = [BETA * weight**-0.5] * iterations
+    return solve(
+        blurred, kernel, Augmented(shrink), weight=weight, betas=betas, boundary=boundary, whole=whole,
+        callback=callback,
+    )  # fmt: skip

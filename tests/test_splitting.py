@@ -1,0 +1,257 @@
+"""The loop that TV, L0 and the hyper-Laplacian share: its closed forms, its masked data term, and TV itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_close, assert_same
+from skimage import data
+
+from gpudeblur._arrays import to_host
+from gpudeblur.boundary import MODES, extend, unwrap
+from gpudeblur.filters import gradient, gradient_adjoint
+from gpudeblur.fourier import irfft2, psf_to_otf, rfft2
+from gpudeblur.metrics import psnr
+from gpudeblur.nonblind.splitting import Augmented, continuation, solve
+from gpudeblur.nonblind.torus import torus
+from gpudeblur.nonblind.tv import shrink_anisotropic, shrink_isotropic, tv
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+KERNEL = trajectory_kernel(9, rng=3)
+SCENE = data.camera()[100:172, 200:290] / 255
+TRUE = SCENE[4:-4, 4:-4]
+SHRINKS = {True: shrink_isotropic, False: shrink_anisotropic}
+
+
+def blurred_picture(noise: float = 5e-3) -> np.ndarray:
+    return blur(SCENE, KERNEL, noise_sigma=noise, rng=0)
+
+
+def convolved(x: Any, kernel: Any) -> Any:
+    """Periodic."""
+    return irfft2(psf_to_otf(kernel, x.shape[-2:]) * rfft2(x), x.shape[-2:]) / (x.shape[-2] * x.shape[-1])
+
+
+def length(gx: np.ndarray, gy: np.ndarray, isotropic: bool) -> np.ndarray:
+    return np.hypot(gx, gy) if isotropic else abs(gx) + abs(gy)
+
+
+def objective(x: np.ndarray, blurred: np.ndarray, weight: float, isotropic: bool) -> float:
+    """Of `tv`, x on the whole grid; only the picture's pixels count in the data term."""
+    misfit = unwrap(convolved(x, KERNEL), blurred.shape) - blurred
+    return float((misfit**2).sum() / 2 + weight * length(*gradient(x), isotropic).sum())
+
+
+# ---- shrinkage
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+@pytest.mark.parametrize("beta", [0.7, 30.0])
+def test_shrinking_is_the_best_of_all_vectors(xp: Any, isotropic: bool, beta: float) -> None:
+    """Against brute force on a grid of vectors."""
+    random = np.random.default_rng(0)
+    v = random.normal(size=(2, 40)) * 2 / beta
+    v[:, 0] = 0
+    w = np.stack([to_host(s) for s in SHRINKS[isotropic](*xp.asarray(v), beta)])
+
+    def cost(g: np.ndarray) -> np.ndarray:
+        return length(g[0], g[1], isotropic) + beta / 2 * ((g - v.reshape(2, 40, *[1] * (g.ndim - 2))) ** 2).sum(0)
+
+    side = np.linspace(-6 / beta, 6 / beta, 101)
+    grid = np.stack(np.meshgrid(side, side)).reshape(2, 1, -1)
+    assert (cost(w) <= cost(np.broadcast_to(grid, (2, 40, grid.shape[-1]))).min(axis=1) + 1e-12).all()
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_shrinking_by_one_beta_a_picture(xp: Any, isotropic: bool, dtype: str) -> None:
+    random = np.random.default_rng(0)
+    gx, gy = (xp.asarray(random.normal(size=(3, 5, 4)).astype(dtype)) for _ in range(2))
+    betas = (0.5, 2.0, 8.0)
+    together = SHRINKS[isotropic](gx, gy, xp.asarray(betas, dtype=dtype)[:, None, None])
+    for i, beta in enumerate(betas):
+        for whole, alone in zip(together, SHRINKS[isotropic](gx[i], gy[i], beta), strict=True):
+            assert whole.dtype == dtype
+            assert_close(whole[i], alone, rtol=1e-5, atol=1e-7)
+
+
+# ---- the loop
+
+
+def test_the_closed_form_zeroes_its_gradient(xp: Any) -> None:
+    """One pass with a fixed g: K^T (K x - B) + weight beta D^T (D x - g) = 0."""
+    random = np.random.default_rng(0)
+    blurred, kernel = xp.asarray(random.random((20, 24))), xp.asarray(KERNEL)
+    g = [xp.asarray(random.normal(size=(20, 24))) for _ in range(2)]
+    x = solve(blurred, kernel, lambda *_: gradient_adjoint(*g), weight=0.3, betas=[0.5], boundary="wrap")
+    again = convolved(convolved(x, kernel) - blurred, xp.asarray(KERNEL[::-1, ::-1].copy()))
+    dx, dy = gradient(x)
+    assert_close(again + 0.15 * gradient_adjoint(dx - g[0], dy - g[1]), np.zeros((20, 24)), atol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["wrap", "liu-jia", "unknown"])
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_the_solution_is_a_minimum(xp: Any, boundary: str, isotropic: bool) -> None:
+    """After many passes no step in a random direction, or towards another picture, lowers the objective."""
+    weight, blurred = 1e-3, blurred_picture()
+    given, kernel = xp.asarray(blurred), xp.asarray(KERNEL)
+    full = solve(
+        given, kernel, Augmented(SHRINKS[isotropic]), weight=weight, betas=[20.0] * 1500, boundary=boundary, whole=True,
+    )  # fmt: skip
+    x = to_host(full)
+    seen = blurred if boundary == "unknown" else to_host(extend(given, kernel, boundary))
+    least, random = objective(x, seen, weight, isotropic), np.random.default_rng(0)
+    steps = [random.normal(size=x.shape) for _ in range(3)]
+    steps += [to_host(extend(given, kernel, boundary)) - x, -x, np.ones(x.shape)]
+    for step in steps:
+        for size in (1e-2, -1e-2):
+            assert objective(x + size * step, seen, weight, isotropic) > least - 1e-7
+
+
+def test_the_objective_falls_with_the_passes(xp: Any) -> None:
+    blurred, values = blurred_picture(), []
+    for n in (3, 10, 30, 200):
+        betas = [0.7 * 1e-3**-0.5] * n
+        x = solve(
+            xp.asarray(blurred), xp.asarray(KERNEL), Augmented(shrink_isotropic), weight=1e-3, betas=betas, whole=True
+        )
+        values.append(objective(to_host(x), blurred, 1e-3, True))
+    assert values == sorted(values, reverse=True)
+    assert values[2] < 1.02 * values[3]
+
+
+def test_what_is_outside_the_mask_does_not_matter(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another margin to start with, the same solution."""
+    given, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+
+    def converged() -> np.ndarray:
+        return to_host(tv(given, kernel, weight=5e-3, iterations=1500))
+
+    usual = converged()
+    shape = extend(given, kernel, "unknown").shape
+
+    def noisy(picture: Any, *_: Any) -> Any:
+        wide = xp.asarray(np.random.default_rng(0).random(shape))
+        wide[: picture.shape[0], : picture.shape[1]] = picture
+        return wide
+
+    monkeypatch.setattr("gpudeblur.nonblind.splitting.extend", noisy)
+    other = converged()
+    assert np.abs(usual - other).max() < 5e-3
+    assert np.sqrt(((usual - other) ** 2).mean()) < 3e-4
+
+
+def test_the_unknown_boundary_sees_beyond_the_picture(xp: Any) -> None:
+    """Near the border it restores what no margin that is made up can."""
+    blurred = blurred_picture(1e-3)
+    border = np.ones(TRUE.shape, dtype=bool)
+    border[8:-8, 8:-8] = False
+    quality = {
+        mode: psnr(to_host(tv(xp.asarray(blurred), xp.asarray(KERNEL), boundary=mode))[border], TRUE[border])
+        for mode in MODES
+    }
+    assert quality["unknown"] > max(value for mode, value in quality.items() if mode != "unknown") + 1
+    assert min(quality["liu-jia"], quality["reflect"]) > quality["wrap"]
+
+
+@pytest.mark.parametrize("boundary", MODES)
+@pytest.mark.parametrize("shape", [(24, 31), (17, 12)])
+def test_every_boundary_returns_the_pictures_shape(xp: Any, boundary: str, shape: tuple[int, int]) -> None:
+    blurred = blurred_picture().astype("float32")[: shape[0], : shape[1]]
+    out = tv(xp.asarray(blurred), xp.asarray(KERNEL.astype("float32")), boundary=boundary)
+    assert out.shape == shape
+    assert out.dtype == "float32"
+    assert xp.isfinite(out).all()
+
+
+def test_an_unknown_name_is_refused(xp: Any) -> None:
+    with pytest.raises(ValueError, match=r"boundary must be one of 'unknown', 'liu-jia', .* got 'mirror'"):
+        tv(xp.ones((9, 9)), xp.ones((3, 3)) / 9, boundary="mirror")
+
+
+def test_multipliers_follow_a_change_of_beta(xp: Any) -> None:
+    """beta e is kept: the fixed point is the same whatever beta was on the way."""
+    given, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+    results = [
+        to_host(solve(given, kernel, Augmented(shrink_isotropic), weight=2e-3, betas=betas, boundary="liu-jia"))
+        for betas in ([20.0] * 800, [5.0] * 20 + [60.0] * 20 + [20.0] * 800)
+    ]
+    assert np.abs(results[0] - results[1]).max() < 1e-3
+
+
+@pytest.mark.parametrize("split", ["tv", "l0"])
+def test_one_weight_a_picture_is_a_loop(xp: Any, split: str) -> None:
+    from gpudeblur.nonblind import METHODS
+
+    stack, kernel = xp.asarray(np.stack([blurred_picture(), blurred_picture(0.02)])), xp.asarray(KERNEL)
+    for weights in ([1e-4, 3e-3], None):
+        given = None if weights is None else xp.asarray(weights)
+        together = METHODS[split](stack, kernel, weight=given)
+        for i in range(2):
+            alone = METHODS[split](stack[i], kernel, weight=None if weights is None else weights[i])
+            assert_close(together[i], alone, atol=1e-9)
+
+
+@pytest.mark.parametrize("change", [{"isotropic": False}, {"iterations": 5}, {"boundary": "edge"}, {"weight": 1e-2}])
+def test_every_parameter_of_tv_matters(xp: Any, change: dict[str, Any]) -> None:
+    arrays = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+    assert float(abs(tv(*arrays) - tv(*arrays, **change)).max()) > 1e-3
+
+
+def test_a_transposed_picture_has_a_transposed_result(xp: Any) -> None:
+    blurred = blurred_picture()
+    for isotropic in (True, False):
+        out = tv(xp.asarray(blurred), xp.asarray(KERNEL), isotropic=isotropic, weight=1e-3, boundary="wrap")
+        given, kernel = xp.asarray(blurred.T.copy()), xp.asarray(KERNEL.T.copy())
+        turned = tv(given, kernel, isotropic=isotropic, weight=1e-3, boundary="wrap")
+        assert_close(turned, to_host(out).T, atol=1e-9)
+
+
+def test_shifting_a_torus_shifts_the_result(xp: Any) -> None:
+    blurred, kernel = blurred_picture(), xp.asarray(KERNEL)
+    out = tv(xp.asarray(blurred), kernel, weight=1e-3, boundary="wrap")
+    moved = tv(xp.asarray(np.roll(blurred, (5, -7), (0, 1))), kernel, weight=1e-3, boundary="wrap")
+    assert_close(moved, np.roll(to_host(out), (5, -7), (0, 1)), atol=1e-9)
+
+
+def test_a_callback_may_stop_the_run(xp: Any) -> None:
+    seen: list[float] = []
+
+    def stop(fraction: float) -> None:
+        seen.append(fraction)
+        if fraction > 0.2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tv(xp.asarray(blurred_picture()), xp.asarray(KERNEL), callback=stop)
+    assert 0.2 < seen[-1] < 0.3
+
+
+# ---- the torus of an unknown boundary
+
+
+def test_the_torus_keeps_the_picture_and_is_what_the_blur_shows(xp: Any) -> None:
+    """Around it is x * k: a deconvolution of the torus finds little to object to."""
+    given, kernel = xp.asarray(blurred_picture(1e-3)), xp.asarray(KERNEL)
+    wide = torus(given, kernel, "unknown")
+    assert wide.shape == extend(given, kernel, "unknown").shape
+    assert_same(unwrap(wide, given.shape), given)
+    rest = {}
+    for name, periodic in (("unknown", wide), ("liu-jia", extend(given, kernel, "liu-jia"))):
+        x = tv(periodic, kernel, weight=1e-4, boundary="wrap")
+        inside = unwrap(x, given.shape)
+        rest[name] = psnr(to_host(inside), TRUE)
+    assert rest["unknown"] > rest["liu-jia"] + 1
+
+
+def test_the_torus_of_a_known_boundary_is_its_extension(xp: Any) -> None:
+    given, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+    for mode in ("liu-jia", "reflect", "edge", "taper", "wrap"):
+        assert_same(torus(given, kernel, mode), extend(given, kernel, mode))
+
+
+def test_the_continuation_grows_by_its_rate() -> None:
+    assert continuation(1.0, 4.0, 64.0) == [1.0, 4.0, 16.0, 64.0]
+    assert continuation(4.0, 2.0, 31.0) == [4.0, 8.0, 16.0]
