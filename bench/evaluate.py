@@ -95,10 +95,16 @@ def estimate(cases: Sequence[Case], estimator: Estimator, jobs: int = 0) -> tupl
 
 # ------------------------------------------------------------------ judgement
 def restore_default(blurred: np.ndarray, kernel: np.ndarray, **settings: Any) -> np.ndarray:
-    """The common restoration: `gpudeblur.deconvolve`, method "sparse" unless the settings say otherwise."""
+    """The common restoration: `gpudeblur.deconvolve`, with the sparse method and weight of Levin's yardstick.
+
+    One weight for all kernels: an automatic one would be larger for a wrong kernel, and hide its errors.
+    """
     import gpudeblur
 
-    return gpudeblur.deconvolve(blurred, kernel, **{"method": "sparse", **settings})
+    settings = {"method": "sparse", **settings}
+    if settings["method"] == "sparse":
+        settings = {"weight": 0.0068, **settings}
+    return gpudeblur.deconvolve(blurred, kernel, **settings)
 
 
 def centred(kernel: np.ndarray) -> np.ndarray:

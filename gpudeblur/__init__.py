@@ -1,9 +1,11 @@
 """Blind image deblurring on NumPy and CuPy arrays: the sharp picture and its blur kernel."""
 
 from .batch import BatchIterator, BatchResult, Progress, deblur_batch
-from .blind import BlindResult, Stopped, deblur, deconvolve, estimate_kernel
+from .blind import BlindResult, deblur, estimate_kernel
+from .deconvolution import deconvolve
 from .estimate import estimate_noise
 from .options import TwoStepOptions
+from .progress import Stopped
 
 __all__ = [
     "BatchIterator",

@@ -23,8 +23,9 @@ from ._arrays import Array, array_module, choose_module
 from .flow import BatchResult, Flow, Job, Lane
 from .groups import Cuda, Device, Groups, split_info
 from .memory import bytes_per_picture
-from .nonblind import METHODS
+from .nonblind import FINALS
 from .options import TwoStepOptions
+from .progress import Stopped
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
 
@@ -124,7 +125,7 @@ def deblur_batch(
     total = _check_pictures(pictures, channel_axis)
     images.check_choice("method", method, ("two-step",))
     if final is not None:
-        images.check_choice("final", final, METHODS)
+        images.check_choice("final", final, FINALS)
     if options is not None and not isinstance(options, TwoStepOptions):
         raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
     if kernel_size is not None:
@@ -212,7 +213,7 @@ class BatchIterator(Iterator[BatchResult]):
         stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining))
         if isinstance(stop, (bool, np.bool_)) and stop:
             of = "" if self._total is None else f" of {self._total}"
-            raise blind.Stopped(f"stopped by the callback after {self._done}{of} pictures")
+            raise Stopped(f"stopped by the callback after {self._done}{of} pictures")
 
 
 def _lanes(
@@ -355,7 +356,7 @@ class Threads:
                 found = self._call(first.picture)
                 return [BatchResult(first.index, found.image, found.kernel, found.info)]
             found = self._call(np.stack([job.picture for job in jobs]), first.picture.ndim)
-        except blind.Stopped:
+        except Stopped:
             return []
         except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
             if count == 1:

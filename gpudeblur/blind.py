@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,12 +26,11 @@ from .kernel_refine import normalise, project, refine_kernel
 from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
 from .noise import loudness, quieten
-from .nonblind import METHODS, restore, unexplained
+from .nonblind import FINALS, restore, unexplained
 from .options import TwoStepOptions
+from .progress import Callback, reporter
 from .pyramid import fit_size, support_size
 from .saturation import clipped, without_lamps
-
-Callback = Callable[[str, float], "bool | None"]
 
 # Pixels added to the kernel size at the finest scale.
 LAST_MARGIN = 2
@@ -44,10 +42,6 @@ LAST_WAYS: tuple[dict[str, Any], ...] = (
     {"smooth_weight": 0.0, "prior": None},
     {"smooth_weight": 0.0, "prior": None, "kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)},
 )
-
-
-class Stopped(Exception):
-    """A callback returned True: the run ended there, without a result."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +96,9 @@ def deblur(
     device : {None, "cpu", "cuda", "auto"}
         Where to compute; None: where the image lives. The result comes back in the type that came.
     method : {"two-step"}
-    final : {"sparse", "hyper-laplacian", None}
-        The restoration: the best, or the fast, or none (the kernel and what is known about it are the result).
+    final : {"sparse", "tv", "hyper-laplacian", None}
+        The restoration: the best, one in half the time, the fast one, or none (the kernel and what is known about it
+        are the result).
     gamma : float
         The picture's values are light ** (1 / gamma); 1: linear intensity.
     options : TwoStepOptions, optional
@@ -137,16 +132,16 @@ def deblur(
     """
     began = time.perf_counter()
     if final is not None:
-        images.check_choice("final", final, METHODS)
+        images.check_choice("final", final, FINALS)
     gray, lights, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    told = _reporter(callback, "kernel", end=1.0 if final is None else 0.7)
+    told = reporter(callback, "kernel", end=1.0 if final is None else 0.7)
     kernel, info = _two_step(gray, lights, size, options, told)
     info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
     info["seconds_kernel"] = time.perf_counter() - began
     home = array_module(image)
     sharp: Any = None
     if final is not None:
-        told = _reporter(callback, "restoration", begin=0.7)
+        told = reporter(callback, "restoration", begin=0.7)
         sharp, error = _restore_each(planes, kernel, info["kernel_size"], channel_axis, final, told)
         error = (error if channel_axis is None else error.mean(axis=-1)) ** 0.5
         info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
@@ -172,55 +167,8 @@ def estimate_kernel(
 ) -> Array:
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
     gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    kernel, _ = _two_step(gray, lights, size, options, _reporter(callback, "kernel"))
+    kernel, _ = _two_step(gray, lights, size, options, reporter(callback, "kernel"))
     return move(kernel, array_module(image))
-
-
-def deconvolve(
-    image: Array,
-    kernel: Array,
-    *,
-    method: str = "sparse",
-    channel_axis: int | None = None,
-    device: str | None = None,
-    gamma: float = 1.0,
-    dtype: str = "float32",
-    callback: Callback | None = None,
-) -> Array:
-    """The sharp picture for a known blur kernel.
-
-    Parameters
-    ----------
-    image : (..., H, W), or (..., H, W, C) with ``channel_axis=-1``; see `deblur`.
-    kernel : (kh, kw), or one a picture, (..., kh, kw)
-        Odd sides, ``image = conv(sharp, kernel)``; it is scaled to sum 1. In the same kind of memory as `image`.
-    method : {"sparse", "hyper-laplacian"}
-        "sparse": |derivatives|^0.8, unknown boundary, the best here. "hyper-laplacian": |gradient|^(2/3), some 15
-        transforms, a smooth wrap at the boundary.
-    gamma, device, callback : see `deblur`; the callback's stage is "restoration".
-    dtype : {"float32", "float64"}
-        Precision of the computation; the result has the dtype of `image`.
-
-    Returns
-    -------
-    array like `image`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        The picture or the kernel breaks a rule, which the message names.
-    """
-    images.check_choice("method", method, METHODS)
-    images.check_choice("dtype", dtype, ("float32", "float64"))
-    images.check_picture(image, channel_axis=channel_axis)
-    images.check_kernel(kernel)
-    home, xp = array_module(image, kernel), choose_module(image, device)
-    images.check_kernel_fits(kernel, image, channel_axis=channel_axis)
-    planes = images.decode(images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype), gamma)
-    weights = move(kernel, xp).astype("float64")
-    weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
-    sharp = restore(planes, _per_plane(weights, channel_axis), method, _reporter(callback, "restoration"))
-    return move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
 
 
 def _enter(
@@ -430,17 +378,3 @@ def _told(values: Array, lead: tuple[int, ...]) -> float | np.ndarray:
 def _per_plane(kernel: Array, channel_axis: int | None) -> Array:
     """The kernel beside (..., C, H, W) planes, where there are channels."""
     return kernel if channel_axis is None else kernel[..., None, :, :]
-
-
-def _reporter(
-    callback: Callback | None, stage: str, *, begin: float = 0.0, end: float = 1.0
-) -> Callable[[float], None]:
-    """`callback` for a stage that is the part `begin` to `end` of the run; raises `Stopped` when it returns True."""
-
-    def report(fraction: float) -> None:
-        done = begin + (end - begin) * min(1.0, fraction)
-        stop = callback(stage, done) if callback is not None else False
-        if isinstance(stop, (bool, np.bool_)) and stop:
-            raise Stopped(f"stopped by the callback in stage {stage!r} at {done:.0%} of the run")
-
-    return report

@@ -45,6 +45,7 @@ class Method(StrEnum):
 
 class Final(StrEnum):
     sparse = "sparse"
+    tv = "tv"
     hyper_laplacian = "hyper-laplacian"
 
 

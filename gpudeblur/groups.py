@@ -19,8 +19,9 @@ import numpy as np
 
 from . import images
 from ._arrays import Array, require_cuda
-from .blind import BlindResult, Stopped
+from .blind import BlindResult
 from .flow import BatchResult, Flow, Job, forget_frames
+from .progress import Stopped
 
 # Groups in flight: on the way in, in work, on the way out, and one that fills.
 AHEAD = 4

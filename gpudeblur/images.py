@@ -212,8 +212,29 @@ def check_room(shape: tuple[int, ...]) -> None:
         )
 
 
-def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = None) -> None:
+def with_odd_sides(kernel: Array) -> Array:
+    """`kernel` (..., kh, kw), even sides one longer by zeros at the end: its pixel (kh // 2, kw // 2) is the middle."""
+    missing = [(0, 1 - side % 2) for side in kernel.shape[-2:]]
+    return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + missing)
+
+
+def check_positive(name: str, value: Any, *, zero: bool = False) -> Any:
+    """A number, or an array of numbers, above 0 (or, with `zero`, not below); a number comes back as a float."""
+    array = value if hasattr(value, "shape") else np.asarray(value)
+    rule = "not be negative" if zero else "be positive"
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be a number, or one a picture, got {value!r}")
+    if not bool(((array >= 0) if zero else (array > 0)).all() and (array < math.inf).all()):
+        raise ValueError(f"{name} must {rule}, and finite, got {value!r}; leave it out to have it estimated")
+    return value if array.ndim else float(array)
+
+
+def check_kernel_fits(
+    kernel: Any, image: Any, *, channel_axis: int | None = None, both: bool = True
+) -> None:
     """Refuse a kernel that is larger than the picture, or a stack of kernels that is not one a picture.
+
+    Not `both`: it may be larger along one axis.
 
     Both have passed `check_kernel` and `check_picture`. Channels share their picture's kernel.
     """
@@ -221,7 +242,7 @@ def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = Non
     if channel_axis is not None:
         del axes[channel_axis]
     (kh, kw), (h, w) = kernel.shape[-2:], axes[-2:]
-    if kh > h or kw > w:
+    if (kh > h and kw > w) or (both and (kh > h or kw > w)):
         raise ValueError(
             f"kernel must not exceed the picture, got {kh} x {kw} for a picture of {h} x {w}; crop its empty border"
         )
@@ -267,13 +288,13 @@ def _check_gamma(gamma: Any) -> None:
         raise ValueError(f"gamma must be a positive number, got {gamma!r}; 1 is linear, photos have about 2.2")
 
 
-def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
+def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None:
     """Refuse whatever cannot be a blur kernel, or a stack of them.
 
     Parameters
     ----------
     kernel : (..., kh, kw) array
-        NumPy or CuPy, integer or float, odd sides, finite; each one has a sum other than zero.
+        NumPy or CuPy, integer or float, odd sides if `odd`, finite; each one has a sum other than zero.
     name : str
         The argument's name in the messages.
 
@@ -295,7 +316,7 @@ def check_kernel(kernel: Any, *, name: str = "kernel") -> None:
         raise ValueError(f"{name} must not be empty, got shape {kernel.shape}; every side must be at least 1")
     height, width = kernel.shape[-2:]
     for side, length, line in (("height", height, "row"), ("width", width, "column")):
-        if length % 2 == 0:
+        if odd and length % 2 == 0:
             raise ValueError(
                 f"{name} must have odd sides, got a {side} of {length} (shape {kernel.shape}); "
                 f"pad it with one zero {line}"

@@ -39,10 +39,10 @@ import numpy as np
 
 from . import images
 from ._arrays import Array, array_module, fft_module
-from .nonblind import richardson_lucy as _lucy
-from .nonblind import wiener as _wiener
 from .nonblind.grids import fast_shape, irfft, place, rfft
-from .nonblind.richardson_lucy import convolutions
+from .nonblind.richardson_lucy import BOUNDARIES as LUCY_BOUNDARIES
+from .nonblind.richardson_lucy import convolutions, iterate
+from .nonblind.wiener import BOUNDARIES as WIENER_BOUNDARIES
 from .nonblind.wiener import PASSES, draws, fill_in, gibbs, on_grid, prior_power, transfer_function
 
 __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
@@ -94,7 +94,7 @@ def richardson_lucy(
 
     References
     ----------
-    See `gpudeblur.nonblind.richardson_lucy.richardson_lucy`, which has acceleration, damping and total variation too.
+    See `gpudeblur.nonblind.richardson_lucy`, which has acceleration, damping and total variation too.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def richardson_lucy(
     >>> restoration.richardson_lucy(image, np.ones((5, 5)) / 25, num_iter=5).shape
     (32, 32)
     """
-    _check_boundary(boundary, _lucy.BOUNDARIES)
+    _check_boundary(boundary, LUCY_BOUNDARIES)
     planes, weights, ndim = _enter(image, psf, channel_axis, batch)
     _check_lucy(weights, ndim)
     if (count := _count("num_iter", num_iter)) < 1:
@@ -117,7 +117,7 @@ def richardson_lucy(
     else:
         if boundary == "wrap":
             _check_fits(weights, planes, ndim)
-        sharp = _lucy.iterate(planes, weights, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon)
+        sharp = iterate(planes, weights, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon)
     return _leave(sharp, channel_axis, batch, clip)
 
 
@@ -212,7 +212,7 @@ def wiener(
     >>> restoration.wiener(image, np.ones((5, 5)) / 25, 0.1).shape
     (32, 32)
     """
-    _check_boundary(boundary, _wiener.BOUNDARIES)
+    _check_boundary(boundary, WIENER_BOUNDARIES)
     planes, weights, ndim = _enter(image, psf, channel_axis, batch)
     if clip:
         _warn_of_clipping(planes)

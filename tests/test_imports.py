@@ -21,7 +21,7 @@ PACKAGE = ROOT / "gpudeblur"
 
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
-    {"_arrays", "_cuda", "_device"},
+    {"_arrays", "_cuda", "_device", "progress"},
     {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options"},
     {
         "boundary",
@@ -39,7 +39,7 @@ LAYERS = (
     {"choice"},
     {"kernel_size"},
     {"images", "metrics", "synthesis", "estimate"},
-    {"blind", "nonuniform", "networks", "restoration"},
+    {"blind", "deconvolution", "nonuniform", "networks", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
     {"io", "folders", "cli", "demo", "__main__", "_skimage_backend"},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .._arrays import Array, array_module
 from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
 from .hyper_laplacian import hyper_laplacian
 from .l0 import l0
+from .richardson_lucy import richardson_lucy
 from .ringing import ringing_suppressed
 from .sparse import sparse
 from .tv import tv
+from .wiener import unsupervised_wiener, wiener
 
 METHODS: dict[str, Callable[..., Array]] = {
     "sparse": sparse,
@@ -18,7 +21,30 @@ METHODS: dict[str, Callable[..., Array]] = {
     "tv": tv,
     "l0": l0,
     "ringing-suppressed": ringing_suppressed,
+    "wiener": wiener,
+    "richardson-lucy": richardson_lucy,
 }
+# With which of them `deblur` ends, and how; the fast one in one CUDA graph, for which its weight must be fixed.
+FINALS: dict[str, Mapping[str, Any]] = {
+    "sparse": {},
+    "tv": {},
+    "hyper-laplacian": {"weight": 5e-4, "boundary": "liu-jia"},
+}
+
+__all__ = [
+    "FINALS",
+    "METHODS",
+    "hyper_laplacian",
+    "l0",
+    "restore",
+    "richardson_lucy",
+    "ringing_suppressed",
+    "sparse",
+    "tv",
+    "unexplained",
+    "unsupervised_wiener",
+    "wiener",
+]
 
 
 def unexplained(blurred: Array, sharp: Array, kernel: Array) -> Array:
@@ -34,5 +60,5 @@ def unexplained(blurred: Array, sharp: Array, kernel: Array) -> Array:
 
 
 def restore(blurred: Array, kernel: Array, method: str, callback: Callable[[float], None] | None = None) -> Array:
-    """`blurred` (..., H, W) restored with `kernel` (..., kh, kw) by the method of that name."""
-    return METHODS[method](blurred, kernel, callback=callback)
+    """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw) by one of `FINALS`."""
+    return METHODS[method](blurred, kernel, callback=callback, **FINALS[method])

@@ -40,7 +40,7 @@ def sparse(
     blurred: Array,
     kernel: Array,
     *,
-    weight: Any = 0.0068,
+    weight: Any = None,
     exponent: float = 0.8,
     reweightings: int = 2,
     iterations: int = 25,
@@ -57,7 +57,7 @@ def sparse(
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
     weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
-        from the picture's noise: `weights.automatic_weight`.
+        from the picture's noise: `weights.automatic_weight`. Levin's code has 0.0068.
     exponent : in (0, 2]. Smaller: sharper edges, flatter regions.
     reweightings, iterations : solves after the first; conjugate-gradient steps in each, four transforms a step.
     callback : called with the fraction done at each step of the conjugate gradients.

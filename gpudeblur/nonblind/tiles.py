@@ -21,6 +21,7 @@ PLANES = {
     "numpy": {"sparse": 20.2, **dict.fromkeys(_UNKNOWN, 18.2)},
     "cupy": {"sparse": 24.0, **dict.fromkeys(_UNKNOWN, 28.0)},
 }
+TILED = tuple(PLANES["numpy"])
 MEMORY = 1 << 30  # bytes on the host, where nothing is said; on a GPU half of what is free
 SAMPLES = 9  # tiles by which the noise of a picture is judged
 
@@ -46,7 +47,7 @@ def tiled(
     ----------
     blurred : (..., H, W) float in [0, 1]. It stays where it is: only tiles are moved to the device.
     kernel : (..., kh, kw), odd sides, sum 1.
-    method : see `METHODS`.
+    method : one of `TILED`.
     weight : of the prior, a number or one a picture (...). None takes the median of those that suit the noise of up to
         nine tiles: one for all, or seams would show.
     tile : pixels a side, without the overlap. None is the most that fits `memory`.
@@ -71,8 +72,8 @@ def tiled(
     the untiled result by 0.0002 (root mean square; 0.1 % of the pixels by more than 0.003), next to the cuts no more
     than elsewhere; with a kernel of 25 pixels by 0.0017.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if method not in TILED:
+        raise ValueError(f"method must be one of {', '.join(map(repr, TILED))}, got {method!r}")
     xp, home = choose_module(blurred, device), array_module(blurred, kernel)
     sides = (int(kernel.shape[-2]), int(kernel.shape[-1]))
     if overlap is None:

@@ -26,13 +26,20 @@ LAWS = {
 FLOOR = 0.0025
 
 
+def weight_of(sigma: Any, method: str) -> Any:
+    """a max(sigma, 0.0025)^p."""
+    factor, power = LAWS[method]
+    xp = array_module(sigma) if np.ndim(sigma) else np
+    return factor * xp.maximum(sigma, FLOOR) ** power
+
+
 def automatic_weight(blurred: Array, kernel: Array, method: str) -> Array:
     """The weight of the prior that suits the noise of pictures (..., H, W), (...): a max(sigma, 0.0025)^p.
 
-    sigma is `noise.noise_sigma_under` of picture and kernel, in the unit where the picture's range is 1.
+    sigma is `noise.noise_sigma_under` of picture and kernel, in the unit where the picture's range is 1; `weight_of`.
     """
-    xp, (factor, power) = array_module(blurred, kernel), LAWS[method]
-    return xp.asarray(factor * xp.maximum(noise_sigma_under(blurred, kernel), FLOOR) ** power, dtype=blurred.dtype)
+    sigma = noise_sigma_under(blurred, kernel)
+    return array_module(blurred, kernel).asarray(weight_of(sigma, method), dtype=blurred.dtype)
 
 
 def weight_for(weight: Any, blurred: Array, kernel: Array, method: str) -> Any:

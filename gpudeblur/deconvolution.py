@@ -1,0 +1,178 @@
+"""The sharp picture for a known blur kernel: `deconvolve`, the door to all of `nonblind`."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from . import images
+from ._arrays import Array, array_module, choose_module, move
+from .boundary import MODES
+from .nonblind import METHODS
+from .nonblind.richardson_lucy import BOUNDARIES
+from .nonblind.tiles import TILED, tiled
+from .nonblind.weights import LAWS, weight_of
+from .progress import Callback, reporter
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a method can be told."""
+
+    boundaries: tuple[str, ...] = MODES
+    weight: bool = True
+    iterations: str = ""  # the name that the method has for it
+
+
+TAKES = {
+    "tv": Takes(iterations="iterations"),
+    "hyper-laplacian": Takes(),
+    "sparse": Takes(boundaries=("unknown",), iterations="iterations"),
+    "l0": Takes(),
+    "ringing-suppressed": Takes(),
+    "wiener": Takes(boundaries=BOUNDARIES),
+    "richardson-lucy": Takes(boundaries=BOUNDARIES, weight=False, iterations="num_iter"),
+}
+
+
+def deconvolve(
+    image: Array,
+    kernel: Array,
+    *,
+    method: str = "tv",
+    boundary: str = "unknown",
+    weight: Any = None,
+    noise_sigma: Any = None,
+    iterations: int | None = None,
+    tile: int | str | None = None,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    gamma: float = 1.0,
+    dtype: str = "float32",
+    callback: Callback | None = None,
+) -> Array:
+    """The sharp picture for a known blur kernel.
+
+    Solves argmin_x |x * k - B|^2 / 2 + weight phi(x) with the method's prior phi; without options, boundaries and noise
+    are taken care of.
+
+    Parameters
+    ----------
+    image : (..., H, W), or (..., H, W, C) with ``channel_axis=-1``; see `deblur`.
+    kernel : (kh, kw), or one a picture, (..., kh, kw)
+        ``image = conv(sharp, kernel)``; it is scaled to sum 1, and need not be centred. Its origin is its pixel
+        (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the picture. In the same kind of
+        memory as `image`. It may be larger than the picture along one axis, if the boundary is not "wrap".
+    method : {"tv", "hyper-laplacian", "sparse", "l0", "ringing-suppressed", "wiener", "richardson-lucy"}
+        phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: the best under noise, and fast.
+        "sparse", |derivatives|^0.8: the best without noise, two to three times as long. "hyper-laplacian",
+        |gradient|^(2/3): between them. "l0", the number of edges: for text and drawings. "ringing-suppressed": tv and
+        l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one quotient. "richardson-lucy": none,
+        under Poisson noise; x >= 0.
+    boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
+        What is taken to be outside the picture, see `gpudeblur.boundary.extend`. "unknown": nothing; x reaches as far
+        as the blur, and only what was seen is compared. The others take half the time, and cost up to some dB along the
+        borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither "liu-jia" nor "taper".
+    weight : float, or one a picture, optional
+        Of phi. Larger: less noise and ringing, less detail. None: by the noise, `gpudeblur.nonblind.weights`.
+        "richardson-lucy" has none.
+    noise_sigma : float, or one a picture, optional
+        Standard deviation of the noise, in the unit where the picture's range is 1. None estimates it.
+    iterations : int, optional
+        Of "tv" (30), "sparse" (25, three times) and "richardson-lucy" (30 at most).
+    tile : int or "auto", optional
+        Restore the picture in tiles of so many pixels a side, for pictures that do not fit the device; "auto" is as
+        many as fit. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
+    gamma, device, callback : see `deblur`; the callback's stage is "restoration".
+    dtype : {"float32", "float64"}
+        Precision of the computation; the result has the dtype of `image`.
+
+    Returns
+    -------
+    array like `image`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The picture, the kernel or an option breaks a rule, which the message names.
+    Stopped
+        The callback said so.
+
+    Examples
+    --------
+    >>> import numpy as np, gpudeblur as gd
+    >>> from skimage import data
+    >>> sharp = data.camera() / 255
+    >>> blurred = (sharp[:, 2:] + sharp[:, 1:-1] + sharp[:, :-2]) / 3
+    >>> restored = gd.deconvolve(blurred, np.ones((1, 3)))
+    >>> bool(abs(restored - sharp[:, 1:-1]).mean() < abs(blurred - sharp[:, 1:-1]).mean() / 4)
+    True
+    """
+    images.check_choice("method", method, TAKES)
+    images.check_choice("dtype", dtype, ("float32", "float64"))
+    options = _options(method, boundary, weight, noise_sigma, iterations)
+    if tile is not None:
+        _check_tile(tile, method, boundary)
+    images.check_picture(image, channel_axis=channel_axis)
+    images.check_kernel(kernel, odd=False)
+    home, xp = array_module(image, kernel), choose_module(image, device)
+    images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
+    work = home if tile is not None else xp  # tiles are moved one by one
+    planes = images.decode(images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype), gamma)
+    weights = images.with_odd_sides(move(kernel, work).astype("float64"))
+    weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
+    if channel_axis is not None:
+        weights = weights[..., None, :, :]
+        options = {name: _per_channel(value) for name, value in options.items()}
+    report = reporter(callback, "restoration")
+    if tile is None:
+        sharp = METHODS[method](planes, weights, callback=report, **options)
+    else:
+        side = None if tile == "auto" else int(tile)
+        options = {name: value for name, value in options.items() if name == "weight"}
+        sharp = tiled(planes, weights, method=method, tile=side, device=device, callback=report, **options)
+    return move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
+
+
+def _options(method: str, boundary: str, weight: Any, noise_sigma: Any, iterations: Any) -> dict[str, Any]:
+    """What the method is called with; refuses what it does not know."""
+    takes = TAKES[method]
+    if boundary not in takes.boundaries:
+        images.check_choice(f"boundary of method {method!r}", boundary, takes.boundaries)
+    options: dict[str, Any] = {} if method == "sparse" else {"boundary": boundary}
+    if weight is not None:
+        if not takes.weight:
+            raise ValueError(f"weight is not known to method {method!r}, got {weight!r}; leave it out")
+        options["weight"] = images.check_positive("weight", weight)
+    elif noise_sigma is not None and method in LAWS:
+        options["weight"] = weight_of(images.check_positive("noise_sigma", noise_sigma, zero=True), method)
+    elif takes.weight:
+        options["weight"] = None
+    if noise_sigma is not None and method not in LAWS and method != "ringing-suppressed":
+        options["noise_sigma"] = images.check_positive("noise_sigma", noise_sigma, zero=True)
+    if iterations is not None:
+        if not takes.iterations:
+            raise ValueError(f"iterations are not known to method {method!r}, got {iterations!r}; leave it out")
+        try:
+            count = operator.index(iterations)
+        except TypeError:
+            count = 0
+        if count < 1:
+            raise ValueError(f"iterations must be an integer of at least 1, got {iterations!r}")
+        options[takes.iterations] = count
+    return options
+
+
+def _check_tile(tile: Any, method: str, boundary: str) -> None:
+    if method not in TILED:
+        images.check_choice("method with tile", method, TILED)
+    if boundary != "unknown":
+        raise ValueError(f"boundary must be 'unknown' with tile, got {boundary!r}; leave it out")
+    if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 1):
+        raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}")
+
+
+def _per_channel(value: Any) -> Any:
+    """One number a picture beside (..., C, H, W) planes."""
+    return value[..., None] if getattr(value, "ndim", 0) else value

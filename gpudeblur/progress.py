@@ -1,0 +1,25 @@
+"""How a run tells of itself, and how it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Callback = Callable[[str, float], "bool | None"]
+
+
+class Stopped(Exception):
+    """A callback returned True: the run ended there, without a result."""
+
+
+def reporter(callback: Callback | None, stage: str, *, begin: float = 0.0, end: float = 1.0) -> Callable[[float], None]:
+    """`callback` for a stage that is the part `begin` to `end` of the run; raises `Stopped` when it returns True."""
+
+    def report(fraction: float) -> None:
+        done = begin + (end - begin) * min(1.0, fraction)
+        stop = callback(stage, done) if callback is not None else False
+        if isinstance(stop, (bool, np.bool_)) and stop:
+            raise Stopped(f"stopped by the callback in stage {stage!r} at {done:.0%} of the run")
+
+    return report
