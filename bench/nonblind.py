@@ -6,7 +6,8 @@ levin: the 32 pictures of Levin et al. with their true kernels, mean PSNR and SS
 script itself where it is given, by `gpudeblur.metrics.scores` else (the same numbers).
 edges: 20 photographs of BSDS500 (val), valid-cropped, 8 bit, a kernel each (Levin's eight and two trajectories): PSNR
 of the outer 5, 15 and 30 pixels, and of what is further inside than 15, each the mean over the pictures.
-noise: the same photographs with 0, 1 and 5 % noise, no option; and the fixed weights of Levin and of the fast end of `deblur`.
+noise: the same photographs with 0, 1 and 5 % noise, no option; and the fixed weights of Levin and of the fast end of
+`deblur`.
 speed: seconds of one thread, medians of CPU time; the yardstick's own sparse routine in turns with ours.
 Appends to results/nonblind.jsonl.
 """
