@@ -138,9 +138,7 @@ def deconvolve(
     return move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
 
 
-def _options(
-    method: str, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]
-) -> dict[str, Any]:
+def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]) -> dict[str, Any]:
     """What the method is called with, but for the boundary; refuses what it does not know."""
     takes, options = TAKES[method], dict[str, Any]()
     if weight is not None:

@@ -232,9 +232,7 @@ def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool 
     return array if array.ndim else float(array)
 
 
-def check_kernel_fits(
-    kernel: Any, image: Any, *, channel_axis: int | None = None, both: bool = True
-) -> None:
+def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = None, both: bool = True) -> None:
     """Refuse a kernel that is larger than the picture, or a stack of kernels that is not one a picture.
 
     Not `both`: it may be larger along one axis.
@@ -357,9 +355,7 @@ def module_of(array: Any, name: str) -> Any:
         return array_module(array)
     except TypeError:
         kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
-        raise TypeError(
-            f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray"
-        ) from None
+        raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray") from None
 
 
 def _check_dtype(dtype: np.dtype, name: str) -> None:

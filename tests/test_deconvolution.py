@@ -83,13 +83,16 @@ def test_the_scale_of_a_kernel_does_not_matter(xp: Any) -> None:
 
 @in_every_method
 def test_a_kernel_may_exceed_the_picture_along_one_axis(xp: Any, method: str) -> None:
-    """A strip of nine rows under a blur of eleven; the picture on its side is no other."""
+    """A strip of nine rows under a blur of eleven; the picture on its side is no other.
+
+    With 1 % noise: with less, "wiener" takes too small a weight for so much that was not seen.
+    """
     kernel = np.outer(np.hanning(13)[1:-1], [0.2, 0.6, 0.2])
     kernel /= kernel.sum()
-    strip = blur(SCENE[20:39], kernel)
+    strip = blur(SCENE[20:39], kernel, noise_sigma=0.01, rng=0)
     assert strip.shape[0] == 9 < kernel.shape[0]
     for boundary in set(TAKES[method].boundaries) - {"wrap"}:
-        options: dict[str, Any] = {"method": method, "boundary": boundary, "noise_sigma": 0}
+        options: dict[str, Any] = {"method": method, "boundary": boundary}
         out = to_host(gd.deconvolve(xp.asarray(strip), xp.asarray(kernel), **options))
         turned = gd.deconvolve(xp.asarray(strip.T.copy()), xp.asarray(kernel.T.copy()), **options)
         assert out.shape == to_host(turned).T.shape == strip.shape
@@ -118,7 +121,8 @@ def test_the_dtype_the_shape_and_the_scale_come_back(xp: Any, dtype: str, colour
     assert out.shape == given.shape
     plain = gd.deconvolve(xp.asarray(given / top), xp.asarray(KERNEL), channel_axis=axis, dtype="float64")
     step = 1 / top if top > 1 else float(np.finfo(kind).eps)
-    assert_close(to_host(out) / top, np.clip(to_host(plain), 0, 1) if top > 1 else plain, atol=step + 1e-4)
+    least = np.iinfo(kind).min / top if top > 1 else -np.inf
+    assert_close(to_host(out) / top, np.clip(to_host(plain), least, top > 1 or np.inf), atol=step + 1e-4)
 
 
 @in_every_method
@@ -150,7 +154,7 @@ def test_colours_are_their_channels_wherever_the_axis_is(xp: Any, method: str) -
 @pytest.mark.parametrize("name", ["weight", "noise_sigma", ""])
 @pytest.mark.parametrize("coloured", [False, True])
 def test_a_stack_is_a_loop_of_kernels_and_numbers_too(xp: Any, method: str, name: str, coloured: bool) -> None:
-    """One a picture of each; of pictures whose noise is not the same. An array of one is rounded as a float64 is not."""
+    """One a picture of each, of pictures whose noise is not the same. Numbers in an array are rounded to float32."""
     if name == "weight" and not TAKES[method].weight:
         pytest.skip("it has no weight")
     stack = np.stack([photo(0.01, 1), photo(0.04, 2)])[:, :40, :44].astype("float32")
@@ -159,9 +163,7 @@ def test_a_stack_is_a_loop_of_kernels_and_numbers_too(xp: Any, method: str, name
     kernels, numbers = np.stack([KERNEL, KERNEL.T]), np.array([0.004, 0.03])
     axis = -1 if coloured else None
     more = {name: numbers} if name else {}
-    out = to_host(
-        gd.deconvolve(xp.asarray(stack), xp.asarray(kernels), method=method, channel_axis=axis, **more)
-    )
+    out = to_host(gd.deconvolve(xp.asarray(stack), xp.asarray(kernels), method=method, channel_axis=axis, **more))
     for i in range(2):
         more = {name: float(numbers[i])} if name else {}
         args = xp.asarray(stack[i]), xp.asarray(kernels[i])
@@ -220,20 +222,26 @@ def test_iterations_are_counted(xp: Any, method: str, tile: int | None) -> None:
 
 @in_every_method
 def test_every_boundary_restores(xp: Any, method: str) -> None:
-    args = xp.asarray(photo()), xp.asarray(KERNEL)
-    out = {b: to_host(gd.deconvolve(*args, method=method, boundary=b)) for b in TAKES[method].boundaries}
-    for sharp in out.values():
-        assert psnr(sharp[12:-12, 12:-12], TRUE[12:-12, 12:-12]) > psnr(photo()[12:-12, 12:-12], TRUE[12:-12, 12:-12])
+    """The middle, where the borders are not right; "wrap" is right on a torus only, and there it is everywhere."""
+    kernel, middle = xp.asarray(KERNEL), (slice(16, -16), slice(16, -16))
+    out = {
+        b: to_host(gd.deconvolve(xp.asarray(photo()), kernel, method=method, boundary=b))
+        for b in TAKES[method].boundaries
+    }
     assert len({sharp.tobytes() for sharp in out.values()}) == len(out)
+    for boundary in {*out} - {"wrap"}:
+        assert psnr(out[boundary][middle], TRUE[middle]) > psnr(photo()[middle], TRUE[middle])
+    if "wrap" in out:
+        periodic = blur(np.pad(TRUE, 4, mode="wrap"), KERNEL, noise_sigma=0.01, rng=0)
+        sharp = gd.deconvolve(xp.asarray(periodic), kernel, method=method, boundary="wrap")
+        assert psnr(to_host(sharp), TRUE) > psnr(periodic, TRUE) + 1
 
 
 def test_the_default_is_better_along_the_borders(xp: Any) -> None:
     """Than any boundary that is made up, on a picture cut out of a scene."""
     args, border = (xp.asarray(photo()), xp.asarray(KERNEL)), np.ones(TRUE.shape, bool)
     border[8:-8, 8:-8] = False
-    found = {
-        b: psnr(to_host(gd.deconvolve(*args, boundary=b))[border], TRUE[border]) for b in TAKES["tv"].boundaries
-    }
+    found = {b: psnr(to_host(gd.deconvolve(*args, boundary=b))[border], TRUE[border]) for b in TAKES["tv"].boundaries}
     best = found.pop("unknown")
     assert_same(gd.deconvolve(*args), gd.deconvolve(*args, method="tv", boundary="unknown"))
     assert best > max(found.values()) + 0.3
@@ -262,14 +270,18 @@ def test_gamma_is_that_of_the_picture(xp: Any) -> None:
 
 @pytest.mark.parametrize("method", sorted(TILED))
 def test_tiles_come_close_to_the_whole(xp: Any, method: str) -> None:
-    """Two tiles of 150 pixels, with a weight that is told, so that it is the same for both."""
+    """Two tiles of 150 pixels, with a noise that is told, so that the weight is the same for both.
+
+    "l0" is not convex: where there is little to choose between an edge and none, a tile may choose otherwise.
+    """
     scene = np.tile(SCENE, (1, 3))[:, :240]
     u = blur(scene, KERNEL, noise_sigma=0.01, rng=0)
     args, options = (xp.asarray(u), xp.asarray(KERNEL)), {"method": method, "noise_sigma": 0.01}
     whole, tiles, auto = (to_host(gd.deconvolve(*args, tile=tile, **options)) for tile in (None, 150, "auto"))
     assert_same(whole, auto)  # it fits
-    assert 0 < np.abs(tiles - whole).max()
-    assert np.sqrt(((tiles - whole) ** 2).mean()) < 2e-3
+    assert np.abs(tiles - whole).max() > 0
+    assert np.sqrt(((tiles - whole) ** 2).mean()) < (4e-3 if method == "l0" else 2e-3)
+    assert psnr(tiles, scene[4:-4, 4:-4]) > psnr(whole, scene[4:-4, 4:-4]) - 0.05
 
 
 @pytest.mark.parametrize("coloured", [False, True])
@@ -324,7 +336,8 @@ def test_cuda_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch, method:
     tile = tile if method in TILED else None
     with pytest.raises(RuntimeError, match=r"^device='cuda' needs CuPy, .*; use device=\"cpu\", or install"):
         gd.deconvolve(photo(), KERNEL, method=method, tile=tile, device="cuda")
-    assert_same(gd.deconvolve(photo(), KERNEL, method=method, device="auto"), gd.deconvolve(photo(), KERNEL, method=method))
+    here, auto = (gd.deconvolve(photo(), KERNEL, method=method, device=device) for device in (None, "auto"))
+    assert_same(auto, here)
 
 
 @pytest.mark.gpu

@@ -131,7 +131,7 @@ def test_the_weight_trades_noise_for_detail(xp: Any, method: str) -> None:
 @in_every_method
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_constant_picture_stays_constant(xp: Any, method: str, value: float) -> None:
-    """"richardson-lucy" takes pixels outside that count with less than a thousandth (`LEAST`) to be black."""
+    """Richardson-Lucy takes pixels outside that count with less than a thousandth (`LEAST`) to be black."""
     out = METHODS[method](xp.full((20, 25), value), xp.asarray(KERNEL))
     assert_close(out, np.full((), value), atol=1e-3 if method == "richardson-lucy" else 1e-5)
 

@@ -14,7 +14,7 @@ from ..noise import noise_sigma as estimated_noise
 from .grids import Shape, extend, fast_shape, irfft, place, rfft, sum_over
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
-# Pixels outside the picture that count with less than this share of a pixel inside are not estimated, but black (Bertero).
+# Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
 LEAST = 1e-3
 # White's N: how suddenly the damping sets in.
 SUDDENNESS = 10
