@@ -143,7 +143,7 @@ def deblur(
     if final is not None:
         told = reporter(callback, "restoration", begin=0.7)
         sharp, error = _restore_each(planes, kernel, info["kernel_size"], channel_axis, final, told)
-        error = (error if channel_axis is None else error.mean(axis=-1)) ** 0.5
+        error = xp.sqrt(error if channel_axis is None else error.mean(axis=-1))  # ** 0.5 rounds one number otherwise
         info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
         if options.cautious:
             share = strength(xp.asarray(info["confidence"], dtype=planes.dtype))

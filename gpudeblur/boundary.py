@@ -47,7 +47,8 @@ def extend(picture: Array, kernel: Array, mode: str = "liu-jia") -> Array:
     if mode in ("liu-jia", "unknown"):
         return wrap(picture, (kh - 1, kw - 1))
     if mode == "taper":
-        return _tapered(_continued(picture, (fast_size(h), fast_size(w)), mirror=True), kernel, (h, w))
+        grid = (fast_size(max(h, kh)), fast_size(max(w, kw)))
+        return _tapered(_continued(picture, grid, mirror=True), kernel, (h, w))
     grid = (fast_size(h + 2 * (kh - 1)), fast_size(w + 2 * (kw - 1)))
     return _continued(picture, grid, mirror=mode == "reflect")
 

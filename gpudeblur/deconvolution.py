@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,54 +110,52 @@ def deconvolve(
     """
     images.check_choice("method", method, TAKES)
     images.check_choice("dtype", dtype, ("float32", "float64"))
-    options = _options(method, boundary, weight, noise_sigma, iterations)
+    if boundary not in TAKES[method].boundaries:
+        images.check_choice(f"boundary of method {method!r}", boundary, TAKES[method].boundaries)
     if tile is not None:
         _check_tile(tile, method, boundary)
     images.check_picture(image, channel_axis=channel_axis)
     images.check_kernel(kernel, odd=False)
     home, xp = array_module(image, kernel), choose_module(image, device)
     images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
+    stack = images.without_channels(image, channel_axis)[:-2]
+    options = _options(method, weight, noise_sigma, iterations, stack)
     work = home if tile is not None else xp  # tiles are moved one by one
     planes = images.decode(images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype), gamma)
     weights = images.with_odd_sides(move(kernel, work).astype("float64"))
     weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
     if channel_axis is not None:
         weights = weights[..., None, :, :]
-        options = {name: _per_channel(value) for name, value in options.items()}
+    options = {name: _beside(value, work, channel_axis is not None) for name, value in options.items()}
     report = reporter(callback, "restoration")
     if tile is None:
+        if method != "sparse":
+            options["boundary"] = boundary
         sharp = METHODS[method](planes, weights, callback=report, **options)
     else:
         side = None if tile == "auto" else int(tile)
-        options = {name: value for name, value in options.items() if name == "weight"}
         sharp = tiled(planes, weights, method=method, tile=side, device=device, callback=report, **options)
     return move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
 
 
-def _options(method: str, boundary: str, weight: Any, noise_sigma: Any, iterations: Any) -> dict[str, Any]:
-    """What the method is called with; refuses what it does not know."""
-    takes = TAKES[method]
-    if boundary not in takes.boundaries:
-        images.check_choice(f"boundary of method {method!r}", boundary, takes.boundaries)
-    options: dict[str, Any] = {} if method == "sparse" else {"boundary": boundary}
+def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]) -> dict[str, Any]:
+    """What the method is called with, but for the boundary; refuses what it does not know."""
+    takes, options = TAKES[method], dict[str, Any]()
     if weight is not None:
         if not takes.weight:
             raise ValueError(f"weight is not known to method {method!r}, got {weight!r}; leave it out")
-        options["weight"] = images.check_positive("weight", weight)
-    elif noise_sigma is not None and method in LAWS:
-        options["weight"] = weight_of(images.check_positive("noise_sigma", noise_sigma, zero=True), method)
-    elif takes.weight:
-        options["weight"] = None
-    if noise_sigma is not None and method not in LAWS and method != "ringing-suppressed":
-        options["noise_sigma"] = images.check_positive("noise_sigma", noise_sigma, zero=True)
+        options["weight"] = images.check_positive("weight", weight, stack)
+    if noise_sigma is not None:
+        noise_sigma = images.check_positive("noise_sigma", noise_sigma, stack, zero=True)
+        if method not in LAWS:
+            options["noise_sigma"] = noise_sigma
+        elif weight is None:
+            options["weight"] = weight_of(noise_sigma, method)
     if iterations is not None:
         if not takes.iterations:
             raise ValueError(f"iterations are not known to method {method!r}, got {iterations!r}; leave it out")
-        try:
-            count = operator.index(iterations)
-        except TypeError:
-            count = 0
-        if count < 1:
+        count = images.as_integer(iterations)
+        if count is None or count < 1:
             raise ValueError(f"iterations must be an integer of at least 1, got {iterations!r}")
         options[takes.iterations] = count
     return options
@@ -169,10 +166,14 @@ def _check_tile(tile: Any, method: str, boundary: str) -> None:
         images.check_choice("method with tile", method, TILED)
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with tile, got {boundary!r}; leave it out")
-    if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 1):
+    side = images.as_integer(tile)
+    if tile != "auto" and (side is None or side < 1):
         raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}")
 
 
-def _per_channel(value: Any) -> Any:
-    """One number a picture beside (..., C, H, W) planes."""
-    return value[..., None] if getattr(value, "ndim", 0) else value
+def _beside(value: Any, xp: Any, coloured: bool) -> Any:
+    """An option as it goes with planes (..., H, W), or (..., C, H, W): an array in their memory, its axes theirs."""
+    if not getattr(value, "ndim", 0):
+        return value
+    value = move(value, xp)
+    return value[..., None] if coloured else value

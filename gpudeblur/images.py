@@ -172,7 +172,7 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, in
             f"{kernel_size!r}; use for instance 31 or (31, 25)"
         )
     parts = tuple(kernel_size) if is_pair else (kernel_size,)
-    sizes = [_as_integer(part) for part in parts]
+    sizes = [as_integer(part) for part in parts]
     if None in sizes:
         raise TypeError(
             f"kernel_size must be an odd integer or a pair of them, got {kernel_size!r} "
@@ -218,40 +218,46 @@ def with_odd_sides(kernel: Array) -> Array:
     return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + missing)
 
 
-def check_positive(name: str, value: Any, *, zero: bool = False) -> Any:
-    """A number, or an array of numbers, above 0 (or, with `zero`, not below); a number comes back as a float."""
+def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool = False) -> Any:
+    """A number, or one a picture of `stack`, above 0 (or, with `zero`, not below): a float, or an array."""
     array = value if hasattr(value, "shape") else np.asarray(value)
     rule = "not be negative" if zero else "be positive"
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be a number, or one a picture, got {value!r}")
     if not bool(((array >= 0) if zero else (array > 0)).all() and (array < math.inf).all()):
         raise ValueError(f"{name} must {rule}, and finite, got {value!r}; leave it out to have it estimated")
-    return value if array.ndim else float(array)
+    if array.shape not in ((), stack):
+        one_each = f", or one a picture, {stack}" if stack else ""
+        raise ValueError(f"{name} must be a number{one_each}, got shape {array.shape}; channels share a number")
+    return array if array.ndim else float(array)
 
 
-def check_kernel_fits(
-    kernel: Any, image: Any, *, channel_axis: int | None = None, both: bool = True
-) -> None:
+def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = None, both: bool = True) -> None:
     """Refuse a kernel that is larger than the picture, or a stack of kernels that is not one a picture.
 
     Not `both`: it may be larger along one axis.
 
     Both have passed `check_kernel` and `check_picture`. Channels share their picture's kernel.
     """
-    axes = list(image.shape)
-    if channel_axis is not None:
-        del axes[channel_axis]
-    (kh, kw), (h, w) = kernel.shape[-2:], axes[-2:]
+    (kh, kw), (*lead, h, w) = kernel.shape[-2:], without_channels(image, channel_axis)
     if (kh > h and kw > w) or (both and (kh > h or kw > w)):
         raise ValueError(
             f"kernel must not exceed the picture, got {kh} x {kw} for a picture of {h} x {w}; crop its empty border"
         )
-    stack = tuple(axes[:-2])
+    stack = tuple(lead)
     if kernel.ndim > 2 and kernel.shape[:-2] != stack:
         raise ValueError(
             f"kernel must be one, (kh, kw), or one a picture, {(*stack, kh, kw)}, got shape {kernel.shape}; "
             "channels share a kernel"
         )
+
+
+def without_channels(image: Any, channel_axis: int | None) -> tuple[int, ...]:
+    """The shape (..., H, W) of a picture that has passed `check_picture`."""
+    axes = list(image.shape)
+    if channel_axis is not None:
+        del axes[channel_axis]
+    return tuple(axes)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -349,9 +355,7 @@ def module_of(array: Any, name: str) -> Any:
         return array_module(array)
     except TypeError:
         kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
-        raise TypeError(
-            f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray"
-        ) from None
+        raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray") from None
 
 
 def _check_dtype(dtype: np.dtype, name: str) -> None:
@@ -361,7 +365,7 @@ def _check_dtype(dtype: np.dtype, name: str) -> None:
 
 
 def _check_channel_axis(channel_axis: Any, shape: tuple[int, ...], name: str) -> None:
-    axis = _as_integer(channel_axis)
+    axis = as_integer(channel_axis)
     if axis is None:
         raise TypeError(
             f"channel_axis must be an integer or None, got {channel_axis!r} ({type(channel_axis).__name__}); "
@@ -394,7 +398,7 @@ def check_finite(array: Array, xp: Any, name: str, way_out: str) -> None:
     )
 
 
-def _as_integer(value: Any) -> int | None:
+def as_integer(value: Any) -> int | None:
     """`value` as an int, or None where it is none. True is not 1 here: it is a slip."""
     if isinstance(value, bool | np.bool_):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import types
@@ -34,13 +35,15 @@ def refuses(error: type[Exception], message: str) -> Any:
 @pytest.fixture(autouse=True)
 def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused is refused before any work."""
-    from gpudeblur import blind
+    from gpudeblur import blind, deconvolution
 
     def computed(*_: Any, **__: Any) -> None:
         raise AssertionError("computed with bad input")
 
     monkeypatch.setattr(blind, "_two_step", computed)
     monkeypatch.setattr(blind, "restore", computed)
+    monkeypatch.setattr(deconvolution, "METHODS", dict.fromkeys(deconvolution.METHODS, computed))
+    monkeypatch.setattr(deconvolution, "tiled", computed)
 
 
 def test_the_trap_of_this_file_works() -> None:
@@ -243,16 +246,6 @@ def test_five_axes_with_channels(door: str) -> None:
             "kernel must not sum to zero, got a sum of 0; a blur keeps the light, so its kernel sums to 1",
         ),
         (
-            np.ones((3, 4)),
-            ValueError,
-            "kernel must have odd sides, got a width of 4 (shape (3, 4)); pad it with one zero column",
-        ),
-        (
-            np.ones((4, 3)),
-            ValueError,
-            "kernel must have odd sides, got a height of 4 (shape (4, 3)); pad it with one zero row",
-        ),
-        (
             np.ones(5),
             ValueError,
             "kernel must have at least 2 axes, (..., kh, kw), got 1 (shape (5,)); "
@@ -269,9 +262,9 @@ def test_five_axes_with_channels(door: str) -> None:
             "kernel must be finite, got nan at index (0, 1) (1 bad pixel); estimate it again or set it to zero there",
         ),
         (
-            np.ones((41, 3)),
+            np.ones((41, 51)),
             ValueError,
-            "kernel must not exceed the picture, got 41 x 3 for a picture of 40 x 50; crop its empty border",
+            "kernel must not exceed the picture, got 41 x 51 for a picture of 40 x 50; crop its empty border",
         ),
         (
             np.ones((3, 3), complex),
@@ -291,9 +284,23 @@ def test_kernels_that_cannot_be(kernel: Any, error: type[Exception], message: st
 
 
 def test_a_kernel_larger_than_a_colour_picture() -> None:
-    message = "kernel must not exceed the picture, got 3 x 51 for a picture of 40 x 50; crop its empty border"
+    message = "kernel must not exceed the picture, got 41 x 51 for a picture of 40 x 50; crop its empty border"
     with refuses(ValueError, message):
-        gd.deconvolve(np.zeros((40, 50, 3)), np.ones((3, 51)), channel_axis=-1)
+        gd.deconvolve(np.zeros((40, 50, 3)), np.ones((41, 51)), channel_axis=-1)
+
+
+@pytest.mark.parametrize("size", [(41, 3), (3, 51)])
+def test_on_a_torus_no_side_of_a_kernel_may_be_longer(size: tuple[int, int]) -> None:
+    kh, kw = size
+    message = f"kernel must not exceed the picture, got {kh} x {kw} for a picture of 40 x 50; crop its empty border"
+    with refuses(ValueError, message):
+        gd.deconvolve(PICTURE, np.ones(size), boundary="wrap")
+
+
+@pytest.mark.parametrize("size", [(3, 4), (4, 3), (2, 2), (41, 3), (4, 51)])
+def test_kernels_of_even_sides_and_long_ones_are_good_input(size: tuple[int, int]) -> None:
+    with pytest.raises(AssertionError, match="computed"):
+        gd.deconvolve(PICTURE, np.ones(size))
 
 
 @pytest.mark.parametrize(
@@ -304,6 +311,111 @@ def test_kernels_of_another_stack(shape: tuple[int, ...], axis: int | None, kern
     """One kernel, or one a picture; the channels share theirs."""
     with pytest.raises(ValueError, match=rf"^kernel must .*, got .*\({kernels}, 3, 3\)"):
         gd.deconvolve(np.zeros(shape), np.stack([BOX] * kernels), channel_axis=axis)
+
+
+# ---- the options of deconvolve
+
+
+SEVEN = "'tv', 'hyper-laplacian', 'sparse', 'l0', 'ringing-suppressed', 'wiener', 'richardson-lucy'"
+FOUR = "'unknown', 'reflect', 'edge', 'wrap'"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, f"method must be one of {SEVEN}, got 'magic'"),
+        ({"method": None}, f"method must be one of {SEVEN}, got None"),
+        ({"dtype": "float16"}, "dtype must be one of 'float32', 'float64', got 'float16'"),
+        (
+            {"boundary": "mirror"},
+            "boundary of method 'tv' must be one of 'unknown', 'liu-jia', 'reflect', 'edge', 'taper', 'wrap', "
+            "got 'mirror'",
+        ),
+        (
+            {"boundary": "edge", "method": "sparse"},
+            "boundary of method 'sparse' must be one of 'unknown', got 'edge'",
+        ),
+        (
+            {"boundary": "taper", "method": "wiener"},
+            f"boundary of method 'wiener' must be one of {FOUR}, got 'taper'",
+        ),
+        (
+            {"boundary": "liu-jia", "method": "richardson-lucy"},
+            f"boundary of method 'richardson-lucy' must be one of {FOUR}, got 'liu-jia'",
+        ),
+        (
+            {"weight": 1e-3, "method": "richardson-lucy"},
+            "weight is not known to method 'richardson-lucy', got 0.001; leave it out",
+        ),
+        (
+            {"iterations": 9, "method": "l0"},
+            "iterations are not known to method 'l0', got 9; leave it out",
+        ),
+        (
+            {"tile": 64, "method": "wiener"},
+            "method with tile must be one of 'sparse', 'hyper-laplacian', 'tv', 'l0', 'ringing-suppressed', "
+            "got 'wiener'",
+        ),
+        (
+            {"tile": 64, "boundary": "edge"},
+            "boundary must be 'unknown' with tile, got 'edge'; leave it out",
+        ),
+        ({"gamma": 0}, "gamma must be a positive number, got 0; 1 is linear, photos have about 2.2"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with refuses(ValueError, message):
+        gd.deconvolve(PICTURE, BOX, **options)
+
+
+@pytest.mark.parametrize("value", [0, -1e-3, math.nan, math.inf, np.float32(0)])
+def test_weights_that_are_not_positive(value: Any) -> None:
+    message = f"weight must be positive, and finite, got {value!r}; leave it out to have it estimated"
+    with refuses(ValueError, message):
+        gd.deconvolve(PICTURE, BOX, weight=value)
+
+
+@pytest.mark.parametrize("method", ["tv", "wiener", "richardson-lucy", "ringing-suppressed"])
+@pytest.mark.parametrize("more", [{}, {"weight": 1.0}])
+def test_noise_that_is_negative(method: str, more: dict[str, float]) -> None:
+    """With a weight too, where it is not asked for."""
+    more = {} if method == "richardson-lucy" else more
+    for value in (-0.01, math.nan, math.inf):
+        message = f"noise_sigma must not be negative, and finite, got {value!r}; leave it out to have it estimated"
+        with refuses(ValueError, message):
+            gd.deconvolve(PICTURE, BOX, method=method, noise_sigma=value, **more)
+    with pytest.raises(AssertionError, match="computed"):
+        gd.deconvolve(PICTURE, BOX, method=method, noise_sigma=0)
+
+
+@pytest.mark.parametrize("name", ["weight", "noise_sigma"])
+@pytest.mark.parametrize("value", ["0.1", True, 1j, [None]])
+def test_numbers_that_are_none(name: str, value: Any) -> None:
+    with refuses(TypeError, f"{name} must be a number, or one a picture, got {value!r}"):
+        gd.deconvolve(PICTURE, BOX, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["weight", "noise_sigma"])
+def test_numbers_of_another_stack(name: str) -> None:
+    """One, or one a picture; the channels share theirs."""
+    rest = "got shape (3,); channels share a number"
+    with refuses(ValueError, f"{name} must be a number, {rest}"):
+        gd.deconvolve(np.zeros((40, 50, 3)), BOX, channel_axis=-1, **{name: np.ones(3)})
+    with refuses(ValueError, f"{name} must be a number, or one a picture, (2,), {rest}"):
+        gd.deconvolve(np.zeros((2, 40, 50)), BOX, **{name: [1, 2, 3]})
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5, "9", True])
+@pytest.mark.parametrize("method", ["tv", "sparse", "richardson-lucy"])
+def test_iterations_that_are_none(method: str, value: Any) -> None:
+    with refuses(ValueError, f"iterations must be an integer of at least 1, got {value!r}"):
+        gd.deconvolve(PICTURE, BOX, method=method, iterations=value)
+
+
+@pytest.mark.parametrize("value", [0, -64, 64.0, "x", True])
+def test_tiles_that_are_none(value: Any) -> None:
+    with refuses(ValueError, f"tile must be a positive integer or 'auto', got {value!r}"):
+        gd.deconvolve(PICTURE, BOX, tile=value)
 
 
 # ---- NumPy, CuPy and devices

@@ -22,7 +22,7 @@ from laws import assert_same
 
 import gpudeblur as gd
 from gpudeblur import BatchResult, Progress, TwoStepOptions, batch, blind
-from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind import FINALS
 
 # Two milliseconds a picture: no test here is about quality.
 QUICK = TwoStepOptions(
@@ -244,7 +244,7 @@ def test_an_error_does_not_hold_the_arrays_of_its_run() -> None:
         ({"kernel_size": 24}, ValueError, "kernel_size must be odd, got 24; use 23 or 25"),
         ({"kernel_size": "big"}, TypeError, "kernel_size must be an odd integer or a pair of them, got 'big' (str); "
          "use for instance 31 or (31, 25)"),
-        ({"final": "magic"}, ValueError, f"final must be one of {', '.join(map(repr, METHODS))}, got 'magic'"),
+        ({"final": "magic"}, ValueError, f"final must be one of {', '.join(map(repr, FINALS))}, got 'magic'"),
         ({"method": "magic"}, ValueError, "method must be one of 'two-step', got 'magic'"),
         ({"device": "tpu"}, ValueError, "device must be None, 'cpu', 'cuda' or 'auto', got 'tpu'"),
         ({"gamma": 0}, ValueError, "gamma must be a positive number, got 0; 1 is linear, photos have about 2.2"),

@@ -21,6 +21,7 @@ from skimage.data import camera
 import gpudeblur as gd
 from gpudeblur.alternation import Iteration, Scale, alternate
 from gpudeblur.kernel_refine import initial_kernel
+from gpudeblur.nonblind import FINALS
 from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -100,7 +101,7 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
         _device.clear()
         _cuda.launches.clear()
         device.counts.clear()
-        hyper_laplacian(picture, kernel, beta_max=2.0 ** (1.5 * (passes - 1)))
+        hyper_laplacian(picture, kernel, beta_max=2.0 ** (1.5 * (passes - 1)), **FINALS["hyper-laplacian"])
         return Counter({name: n for name, n in _cuda.launches.items() if not name.startswith("cufft")}) + device.counts
 
     kernel = cupy.asarray(np.stack([trajectory_kernel(7, rng=i) for i in range(2)]).astype(np.float32))
@@ -132,7 +133,7 @@ def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions, cut: float) ->
     from gpudeblur import _cuda, _device
 
     picture = cupy.asarray(photos(2, 50))
-    scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3, 60.0)
+    scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3, options.beta_max)
     kernel = initial_kernel((7, 7), 2, cupy, np.float32)
     _device.clear()
     _cuda.launches.clear()

@@ -22,7 +22,7 @@ SHORT: dict[str, Any] = {
     "beta_max": 0.1,
     "last_beta_max": 0.1,
 }
-FINALS = [None, "hyper-laplacian", "sparse"]
+FINALS = [None, "hyper-laplacian", "sparse", "tv"]
 SIZES = [((96, 112), 15), ((96, 112), 51), ((255, 255), 15), ((255, 255), 51), ((512, 400), 31), ((1024, 1024), 51)]
 
 

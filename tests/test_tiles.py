@@ -14,7 +14,7 @@ from gpudeblur._arrays import to_host
 from gpudeblur.fourier import fast_size
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
-from gpudeblur.nonblind.tiles import PLANES, _cuts, _fade, _grown, _reach, tiled
+from gpudeblur.nonblind.tiles import PLANES, TILED, _cuts, _fade, _grown, _reach, tiled
 from gpudeblur.nonblind.weights import FLOOR, LAWS, automatic_weight
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -82,7 +82,7 @@ def test_a_small_memory_makes_small_tiles(xp: Any) -> None:
     assert calls[-1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(TILED))
 def test_the_planes_are_what_a_method_takes(method: str) -> None:
     u, kernel = np.random.default_rng(0).random((300, 320), dtype=np.float32), np.full((15, 15), 1 / 225, np.float32)
     grid = fast_size(314) * fast_size(334)

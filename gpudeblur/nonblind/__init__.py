@@ -56,7 +56,8 @@ def unexplained(blurred: Array, sharp: Array, kernel: Array) -> Array:
     room[..., :h, :w] = sharp
     again = irfft2(psf_to_otf(kernel, grid) * rfft2(room), grid) / (grid[0] * grid[1])
     inside = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
-    return ((again[inside] - blurred[inside]) ** 2).mean(axis=(-2, -1))
+    error = (again[inside] - blurred[inside]) ** 2
+    return error.reshape(*error.shape[:-2], -1).mean(axis=-1)  # one axis: on NumPy, a batch rounds as a loop then
 
 
 def restore(blurred: Array, kernel: Array, method: str, callback: Callable[[float], None] | None = None) -> Array:

@@ -14,8 +14,8 @@ from ..noise import noise_sigma as estimated_noise
 from .grids import Shape, extend, fast_shape, irfft, place, rfft, sum_over
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
-# Pixels outside the picture that count with less than this share of a pixel inside are not estimated (Bertero).
-LEAST = 0.01
+# Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
+LEAST = 1e-3
 # White's N: how suddenly the damping sets in.
 SUDDENNESS = 10
 # On a device, it is asked after so many steps whether all pictures are done.

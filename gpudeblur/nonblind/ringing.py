@@ -90,7 +90,7 @@ def ringing_suppressed(
     """
 
     if weight is None:
-        weight = automatic_weight(blurred, kernel, "tv")
+        weight = automatic_weight(blurred, kernel, "ringing-suppressed")
     if flat_weight is None:
         flat_weight = FLAT * array_module(blurred).asarray(weight)
     latent = passes_of(

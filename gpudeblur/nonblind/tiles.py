@@ -37,6 +37,7 @@ def tiled(
     memory: int | None = None,
     device: str | None = None,
     callback: Callable[[float], None] | None = None,
+    **options: Any,
 ) -> Array:
     """`METHODS[method](blurred, kernel)` with unknown boundaries, tile by tile.
 
@@ -55,6 +56,7 @@ def tiled(
     memory : bytes that a tile's restoration may take; None is 1 GiB, on a GPU half of what is free there.
     device : where to compute: None (where the picture lives), "cpu", "cuda", "auto".
     callback : called with the fraction done.
+    options : of the method, as they are; its boundary is "unknown".
 
     Returns
     -------
@@ -95,10 +97,12 @@ def tiled(
         return move(home.ascontiguousarray(blurred[..., rows, columns]), xp), (rows, columns)
 
     if weight is None:
-        law = "tv" if method == "ringing-suppressed" else method
         some = boxes[:: -(-len(boxes) // SAMPLES)]
-        weight = xp.median(xp.stack([automatic_weight(piece(box)[0], kernel, law) for box in some]), axis=0)
-    options: dict[str, Any] = {} if method == "sparse" else {"boundary": "unknown"}
+        weight = xp.median(xp.stack([automatic_weight(piece(box)[0], kernel, method) for box in some]), axis=0)
+    elif np.ndim(weight):
+        weight = move(weight, xp)
+    if method != "sparse":
+        options["boundary"] = "unknown"
     out = home.zeros_like(blurred)
     for number, box in enumerate(boxes):
         given, place = piece(box)
@@ -149,7 +153,7 @@ def _tile_that_fits(
         grid = [fast_size(min(n, tile + 2 * overlap) + k - 1) for n, k in zip(blurred.shape[-2:], sides, strict=True)]
         return each * grid[0] * grid[1]
 
-    tile = max(blurred.shape[-2:])
+    tile = max(overlap, *blurred.shape[-2:])
     while tile > overlap and needed(tile) > memory:
         tile = max(overlap, tile * 9 // 10)
     if needed(tile) > memory:

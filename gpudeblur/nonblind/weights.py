@@ -19,6 +19,7 @@ LAWS = {
     "sparse": (17.7, 1.9),
     "l0": (0.56, 1.8),
 }
+LAWS["ringing-suppressed"] = LAWS["tv"]  # whose weight it takes
 # Less noise is taken for so much. The best weights fall on without end where nothing but noise is wrong, but in a real
 # photograph the blur is not quite the same everywhere: on Levin's, with noise of 0.0004 to 0.0013, "tv" is best at a
 # weight for 0.006. The floor is a compromise, made with both figures in sight: on exact pictures it costs up to 2.6 dB
@@ -30,7 +31,8 @@ def weight_of(sigma: Any, method: str) -> Any:
     """a max(sigma, 0.0025)^p."""
     factor, power = LAWS[method]
     xp = array_module(sigma) if np.ndim(sigma) else np
-    return factor * xp.maximum(sigma, FLOOR) ** power
+    # Not **, which rounds one number otherwise than an array of them: a batch is to equal a loop.
+    return factor * xp.power(xp.maximum(sigma, FLOOR), power)
 
 
 def automatic_weight(blurred: Array, kernel: Array, method: str) -> Array:

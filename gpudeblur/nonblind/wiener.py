@@ -125,7 +125,8 @@ def probable_weight(spectrum: Array, power: Array, penalty: Array, blurred: Arra
     # All frequencies in steps, but for those that the prior does not know.
     step = max(1, math.isqrt(h * w // FREQUENCIES))
     every = (..., slice(step // 2, None, step), slice(max(1, step // 2) if w > 1 else 0, None, step))
-    amplitude = spectrum[every] / (sigma * pixels**0.5)  # in units of the noise, so that nothing overflows
+    # In units of the noise, so that nothing overflows. (Divided by a NaN, complex numbers warn; multiplied, not.)
+    amplitude = spectrum[every] * (1 / (sigma * pixels**0.5))
     energy, power, penalty = _squared(amplitude), power[every], xp.maximum(penalty[every], 1e-12)
     scores = []
     for weight in WEIGHTS:

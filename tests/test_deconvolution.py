@@ -1,0 +1,353 @@
+"""`deconvolve`: what goes in comes back, each option reaches the method, and the defaults are good ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_close, assert_same
+from skimage import data
+
+import gpudeblur as gd
+from gpudeblur._arrays import to_host
+from gpudeblur.deconvolution import TAKES
+from gpudeblur.metrics import psnr
+from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind.tiles import TILED
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+KERNEL = trajectory_kernel(9, rng=3)
+SCENE = data.camera()[100:180, 190:286] / 255
+TRUE = SCENE[4:-4, 4:-4]
+DTYPES = ["uint8", "uint16", "int16", "float16", "float32", "float64", ">f4", ">u2"]
+in_every_method = pytest.mark.parametrize("method", sorted(METHODS))
+with_a_weight = pytest.mark.parametrize("method", sorted(name for name, takes in TAKES.items() if takes.weight))
+
+
+def photo(noise: float = 0.01, seed: int = 0) -> np.ndarray:
+    """`TRUE`, 72 x 88, blurred with `KERNEL`: the blur reaches in from the scene outside."""
+    return blur(SCENE, KERNEL, noise_sigma=noise, rng=seed)
+
+
+def delta(size: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
+    kernel = np.zeros(size)
+    kernel[place] = 1
+    return kernel
+
+
+def slight(method: str) -> dict[str, Any]:
+    """As little of the prior as can be; in double precision, or a long inverse would be rounding."""
+    more = {"weight": 1e-7} if TAKES[method].weight else {"noise_sigma": 0}
+    return {"method": method, "dtype": "float64", **more}
+
+
+def test_every_method_is_there() -> None:
+    assert TAKES.keys() == METHODS.keys()
+
+
+# ---- kernels
+
+
+@in_every_method
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (4, 6)])
+def test_a_delta_at_the_origin_gives_the_picture_back(xp: Any, method: str, size: tuple[int, int]) -> None:
+    kernel = xp.asarray(delta(size, (size[0] // 2, size[1] // 2)))
+    assert_close(gd.deconvolve(xp.asarray(TRUE), kernel, **slight(method)), TRUE, atol=1e-3)
+
+
+@in_every_method
+def test_a_delta_elsewhere_shifts_it(xp: Any, method: str) -> None:
+    """Blurred = true, a row down and two columns right."""
+    moved = xp.asarray(SCENE[3:-5, 2:-6])
+    out = to_host(gd.deconvolve(moved, xp.asarray(delta((5, 6), (3, 5))), **slight(method)))
+    assert_close(out[4:-4, 4:-4], TRUE[4:-4, 4:-4], atol=1e-2)
+
+
+@in_every_method
+@pytest.mark.parametrize("size", [(4, 5), (5, 4), (2, 2)])
+def test_an_even_kernel_is_the_odd_one_that_it_is_padded_to(xp: Any, method: str, size: tuple[int, int]) -> None:
+    """By zeros at the end: the origin is the same pixel (kh // 2, kw // 2)."""
+    even = np.random.default_rng(0).random(size)
+    odd = np.pad(even, [(0, 1 - side % 2) for side in size])
+    arrays = (xp.asarray(photo()), xp.asarray(even)), (xp.asarray(photo()), xp.asarray(odd))
+    assert_same(*(gd.deconvolve(*args, method=method) for args in arrays))
+
+
+def test_the_scale_of_a_kernel_does_not_matter(xp: Any) -> None:
+    u = xp.asarray(photo())
+    assert_close(gd.deconvolve(u, xp.asarray(255 * KERNEL)), gd.deconvolve(u, xp.asarray(KERNEL)), atol=1e-5)
+    box = np.ones((3, 3))
+    assert_same(gd.deconvolve(u, xp.asarray(box.astype("uint8"))), gd.deconvolve(u, xp.asarray(box)))
+
+
+@in_every_method
+def test_a_kernel_may_exceed_the_picture_along_one_axis(xp: Any, method: str) -> None:
+    """A strip of nine rows under a blur of eleven; the picture on its side is no other.
+
+    With 1 % noise: with less, "wiener" takes too small a weight for so much that was not seen.
+    """
+    kernel = np.outer(np.hanning(13)[1:-1], [0.2, 0.6, 0.2])
+    kernel /= kernel.sum()
+    strip = blur(SCENE[20:39], kernel, noise_sigma=0.01, rng=0)
+    assert strip.shape[0] == 9 < kernel.shape[0]
+    for boundary in set(TAKES[method].boundaries) - {"wrap"}:
+        options: dict[str, Any] = {"method": method, "boundary": boundary}
+        out = to_host(gd.deconvolve(xp.asarray(strip), xp.asarray(kernel), **options))
+        turned = gd.deconvolve(xp.asarray(strip.T.copy()), xp.asarray(kernel.T.copy()), **options)
+        assert out.shape == to_host(turned).T.shape == strip.shape
+        assert np.isfinite(out).all()
+        if boundary == "unknown":
+            true = SCENE[25:34, 1:-1]
+            assert psnr(out[3:-3], true[3:-3]) > psnr(strip[3:-3], true[3:-3])
+
+
+# ---- what goes in, and what comes back
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("coloured", [False, True])
+def test_the_dtype_the_shape_and_the_scale_come_back(xp: Any, dtype: str, coloured: bool) -> None:
+    u, axis = photo(), -1 if coloured else None
+    if coloured:
+        u = np.stack([u, u**2, u[::-1]], axis=-1)
+    if xp is not np and dtype[0] == ">":
+        pytest.skip("CuPy has native arrays only")
+    kind = np.dtype(dtype)
+    top = np.iinfo(kind).max if kind.kind in "iu" else 1
+    given = np.clip(np.round(u * top) if top > 1 else u, 0, top).astype(kind)
+    out = gd.deconvolve(xp.asarray(given), xp.asarray(KERNEL), channel_axis=axis)
+    assert out.dtype == given.dtype
+    assert out.shape == given.shape
+    plain = gd.deconvolve(xp.asarray(given / top), xp.asarray(KERNEL), channel_axis=axis, dtype="float64")
+    step = 1 / top if top > 1 else float(np.finfo(kind).eps)
+    least = np.iinfo(kind).min / top if top > 1 else -np.inf
+    assert_close(to_host(out) / top, np.clip(to_host(plain), least, top > 1 or np.inf), atol=step + 1e-4)
+
+
+@in_every_method
+def test_read_only_and_strided_arrays_are_read_and_left_alone(method: str) -> None:
+    u = photo()
+    expected = gd.deconvolve(u, KERNEL, method=method)
+    wide = np.repeat(np.repeat(u, 2, 0), 3, 1)[::2, ::3]
+    upside_down = u[::-1].copy()[::-1]
+    for given in (wide, upside_down, np.asfortranarray(u)):
+        given.flags.writeable = False
+        kernel = np.asfortranarray(KERNEL)
+        kernel.flags.writeable = False
+        assert_same(gd.deconvolve(given, kernel, method=method), expected)
+        assert_same(given, photo())
+
+
+@in_every_method
+def test_colours_are_their_channels_wherever_the_axis_is(xp: Any, method: str) -> None:
+    u = photo()
+    planes, kernel = np.stack([u, u**2, u[::-1]]), xp.asarray(KERNEL)
+    single = np.stack([to_host(gd.deconvolve(xp.asarray(plane), kernel, method=method)) for plane in planes])
+    for axis in (0, 1, -1):
+        image = xp.asarray(np.ascontiguousarray(np.moveaxis(planes, 0, axis)))
+        out = to_host(gd.deconvolve(image, kernel, method=method, channel_axis=axis))
+        assert_close(np.moveaxis(out, axis, 0), single, atol=0 if xp is np else 1e-3)
+
+
+@in_every_method
+@pytest.mark.parametrize("name", ["weight", "noise_sigma", ""])
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_stack_is_a_loop_of_kernels_and_numbers_too(xp: Any, method: str, name: str, coloured: bool) -> None:
+    """One a picture of each, of pictures whose noise is not the same. Numbers in an array are rounded to float32."""
+    if name == "weight" and not TAKES[method].weight:
+        pytest.skip("it has no weight")
+    stack = np.stack([photo(0.01, 1), photo(0.04, 2)])[:, :40, :44].astype("float32")
+    if coloured:
+        stack = np.stack([stack, stack**2], axis=-1)
+    kernels, numbers = np.stack([KERNEL, KERNEL.T]), np.array([0.004, 0.03])
+    axis = -1 if coloured else None
+    more = {name: numbers} if name else {}
+    out = to_host(gd.deconvolve(xp.asarray(stack), xp.asarray(kernels), method=method, channel_axis=axis, **more))
+    for i in range(2):
+        more = {name: float(numbers[i])} if name else {}
+        args = xp.asarray(stack[i]), xp.asarray(kernels[i])
+        alone = to_host(gd.deconvolve(*args, method=method, channel_axis=axis, **more))
+        assert_close(out[i], alone, atol=(1e-4 if name else 0) if xp is np else 1e-3)
+
+
+def test_one_kernel_and_a_list_of_numbers_serve_a_stack(xp: Any) -> None:
+    stack = xp.asarray(np.stack([photo(0.01, 1), photo(0.04, 2)]))
+    kernel, both = xp.asarray(KERNEL), xp.asarray(np.stack([KERNEL, KERNEL]))
+    first, second = (gd.deconvolve(stack, each, weight=[0.01, 0.02], dtype="float64") for each in (kernel, both))
+    assert_close(first, second, atol=1e-9)
+    assert_close(first[1], gd.deconvolve(stack[1], kernel, weight=0.02, dtype="float64"), atol=1e-9)
+
+
+# ---- options
+
+
+@with_a_weight
+def test_a_larger_weight_is_smoother(xp: Any, method: str) -> None:
+    args = xp.asarray(photo(0.02)), xp.asarray(KERNEL)
+    rough = [
+        float(abs(xp.diff(gd.deconvolve(*args, method=method, weight=weight))).mean()) for weight in (1e-4, 1e-2, 1)
+    ]
+    assert rough[0] > 1.2 * rough[1] > 1.2 * 1.2 * rough[2]
+
+
+@in_every_method
+def test_more_noise_is_smoother(xp: Any, method: str) -> None:
+    args = xp.asarray(photo(0.01)), xp.asarray(KERNEL)
+    rough = [
+        float(abs(xp.diff(gd.deconvolve(*args, method=method, noise_sigma=sigma))).mean()) for sigma in (0, 0.01, 0.05)
+    ]
+    assert rough[0] > 1.05 * rough[1] > 1.05 * 1.05 * rough[2]
+
+
+@in_every_method
+def test_the_noise_is_estimated(xp: Any, method: str) -> None:
+    args = xp.asarray(photo(0.02)), xp.asarray(KERNEL)
+    found, told = (to_host(gd.deconvolve(*args, method=method, noise_sigma=sigma)) for sigma in (None, 0.02))
+    assert psnr(found, TRUE) == pytest.approx(psnr(told, TRUE), abs=0.5)
+
+
+@pytest.mark.parametrize("method", sorted(name for name, takes in TAKES.items() if takes.iterations))
+@pytest.mark.parametrize("tile", [None, 100])
+def test_iterations_are_counted(xp: Any, method: str, tile: int | None) -> None:
+    if tile is not None and method not in TILED:
+        pytest.skip("it knows no tiles")
+    fractions: list[float] = []
+    gd.deconvolve(
+        xp.asarray(photo()), xp.asarray(KERNEL), method=method, iterations=np.int64(3), noise_sigma=0, tile=tile,
+        callback=lambda _, fraction: fractions.append(fraction),
+    )  # fmt: skip
+    assert len(fractions) == (3 * (3 + 1) + 1 if method == "sparse" else 3)
+
+
+@in_every_method
+def test_every_boundary_restores(xp: Any, method: str) -> None:
+    """The middle, where the borders are not right; "wrap" is right on a torus only, and there it is everywhere."""
+    kernel, middle = xp.asarray(KERNEL), (slice(16, -16), slice(16, -16))
+    out = {
+        b: to_host(gd.deconvolve(xp.asarray(photo()), kernel, method=method, boundary=b))
+        for b in TAKES[method].boundaries
+    }
+    assert len({sharp.tobytes() for sharp in out.values()}) == len(out)
+    for boundary in {*out} - {"wrap"}:
+        assert psnr(out[boundary][middle], TRUE[middle]) > psnr(photo()[middle], TRUE[middle])
+    if "wrap" in out:
+        periodic = blur(np.pad(TRUE, 4, mode="wrap"), KERNEL, noise_sigma=0.01, rng=0)
+        sharp = gd.deconvolve(xp.asarray(periodic), kernel, method=method, boundary="wrap")
+        assert psnr(to_host(sharp), TRUE) > psnr(periodic, TRUE) + 1
+
+
+def test_the_default_is_better_along_the_borders(xp: Any) -> None:
+    """Than any boundary that is made up, on a picture cut out of a scene."""
+    args, border = (xp.asarray(photo()), xp.asarray(KERNEL)), np.ones(TRUE.shape, bool)
+    border[8:-8, 8:-8] = False
+    found = {b: psnr(to_host(gd.deconvolve(*args, boundary=b))[border], TRUE[border]) for b in TAKES["tv"].boundaries}
+    best = found.pop("unknown")
+    assert_same(gd.deconvolve(*args), gd.deconvolve(*args, method="tv", boundary="unknown"))
+    assert best > max(found.values()) + 0.3
+    assert best > psnr(photo()[border], TRUE[border]) + 1.5
+
+
+@in_every_method
+def test_every_method_gains(xp: Any, method: str) -> None:
+    """A photograph with 1 % noise, and nothing said."""
+    out = gd.deconvolve(xp.asarray(photo(0.01)), xp.asarray(KERNEL), method=method)
+    gain = psnr(to_host(out), TRUE) - psnr(photo(0.01), TRUE)
+    assert gain > (1 if method in ("wiener", "richardson-lucy") else 2.5)
+
+
+def test_gamma_is_that_of_the_picture(xp: Any) -> None:
+    dark = np.clip(photo(0.001), 0, 1) ** (1 / 2.2)
+    args = xp.asarray(dark), xp.asarray(KERNEL)
+    linear = gd.deconvolve(xp.asarray(dark**2.2), xp.asarray(KERNEL), dtype="float64")
+    told = to_host(gd.deconvolve(*args, gamma=2.2, dtype="float64"))
+    assert_close(np.copysign(np.abs(told) ** 2.2, told), linear, atol=1e-9)
+    assert psnr(told, TRUE ** (1 / 2.2)) > psnr(to_host(gd.deconvolve(*args)), TRUE ** (1 / 2.2)) + 1
+
+
+# ---- tiles
+
+
+@pytest.mark.parametrize("method", sorted(TILED))
+def test_tiles_come_close_to_the_whole(xp: Any, method: str) -> None:
+    """Two tiles of 150 pixels, with a noise that is told, so that the weight is the same for both.
+
+    "l0" is not convex: where there is little to choose between an edge and none, a tile may choose otherwise.
+    """
+    scene = np.tile(SCENE, (1, 3))[:, :240]
+    u = blur(scene, KERNEL, noise_sigma=0.01, rng=0)
+    args, options = (xp.asarray(u), xp.asarray(KERNEL)), {"method": method, "noise_sigma": 0.01}
+    whole, tiles, auto = (to_host(gd.deconvolve(*args, tile=tile, **options)) for tile in (None, 150, "auto"))
+    assert_same(whole, auto)  # it fits
+    assert np.abs(tiles - whole).max() > 0
+    assert np.sqrt(((tiles - whole) ** 2).mean()) < (4e-3 if method == "l0" else 2e-3)
+    assert psnr(tiles, scene[4:-4, 4:-4]) > psnr(whole, scene[4:-4, 4:-4]) - 0.05
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_tiles_of_colours_and_stacks(xp: Any, coloured: bool) -> None:
+    stack = np.stack([photo(0.01, 1), photo(0.04, 2)])
+    image = np.stack([stack, stack**2], axis=-1) if coloured else stack
+    axis = -1 if coloured else None
+    options: dict[str, Any] = {"channel_axis": axis, "weight": [0.001, 0.01]}
+    args = xp.asarray(image), xp.asarray(np.stack([KERNEL, KERNEL.T]))
+    assert_close(
+        gd.deconvolve(*args, tile="auto", **options), gd.deconvolve(*args, **options), atol=1e-6 if xp is np else 1e-3
+    )
+
+
+# ---- progress, devices
+
+
+@in_every_method
+@pytest.mark.parametrize("tile", [None, 100])
+def test_progress_rises_to_one(xp: Any, method: str, tile: int | None) -> None:
+    if tile is not None and method not in TILED:
+        pytest.skip("it knows no tiles")
+    told: list[tuple[str, float]] = []
+    gd.deconvolve(
+        xp.asarray(photo()), xp.asarray(KERNEL), method=method, tile=tile,
+        callback=lambda *args: told.append(args),
+    )  # fmt: skip
+    stages, fractions = zip(*told, strict=True)
+    assert {*stages} == {"restoration"}
+    assert fractions[0] > 0
+    assert list(fractions) == sorted(set(fractions))
+    assert fractions[-1] == pytest.approx(1)
+
+
+@in_every_method
+def test_a_callback_that_returns_true_stops_it(xp: Any, method: str) -> None:
+    told: list[float] = []
+
+    def callback(stage: str, fraction: float) -> bool:
+        told.append(fraction)
+        return len(told) == 2
+
+    with pytest.raises(gd.Stopped, match=r"^stopped by the callback in stage 'restoration' at \d+% of the run$"):
+        gd.deconvolve(xp.asarray(photo()), xp.asarray(KERNEL), method=method, callback=callback)
+    assert len(told) == 2
+
+
+@in_every_method
+@pytest.mark.parametrize("tile", [None, "auto"])
+def test_cuda_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch, method: str, tile: str | None) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "cupy", None)  # as if it were not installed
+    tile = tile if method in TILED else None
+    with pytest.raises(RuntimeError, match=r"^device='cuda' needs CuPy, .*; use device=\"cpu\", or install"):
+        gd.deconvolve(photo(), KERNEL, method=method, tile=tile, device="cuda")
+    here, auto = (gd.deconvolve(photo(), KERNEL, method=method, device=device) for device in (None, "auto"))
+    assert_same(auto, here)
+
+
+@pytest.mark.gpu
+@in_every_method
+@pytest.mark.parametrize("tile", [None, "auto"])
+def test_a_gpu_gives_numpy_arrays_back(cupy: Any, method: str, tile: str | None) -> None:
+    stack, tile = np.stack([photo(0.01, 1), photo(0.04, 2)]), tile if method in TILED else None
+    more: dict[str, Any] = {"method": method, "noise_sigma": np.array([0.01, 0.04]), "tile": tile}
+    out = gd.deconvolve(stack, KERNEL, device="cuda", **more)
+    assert isinstance(out, np.ndarray)
+    assert_close(out, gd.deconvolve(stack, KERNEL, **more), atol=5e-3)
+    back = gd.deconvolve(cupy.asarray(stack), cupy.asarray(KERNEL), device="cpu", **more)
+    assert isinstance(back, cupy.ndarray)
