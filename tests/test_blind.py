@@ -15,7 +15,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import TwoStepOptions, alternation, blind
+from gpudeblur import TwoStepOptions, alternation, blind, nonblind
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import kernel_similarity, psnr, scores
 from gpudeblur.nonblind import FINALS
@@ -110,12 +110,13 @@ def test_noise_is_survived(xp: Any) -> None:
     assert kernel_similarity(gd.estimate_kernel(xp.asarray(blurred), 13), KERNEL) > 0.8
 
 
-def test_the_pieces_make_the_whole(xp: Any) -> None:
-    """deblur = estimate_kernel, then deconvolve with what it found (all of it, where one is not cautious).
+def test_the_pieces_make_the_whole(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """deblur = estimate_kernel, then deconvolve with what it found (all of it, where one is not cautious or wary).
 
     In double precision: under the small weight of a picture without noise, the kernel's rounding in float32 shows.
     """
     u, options = xp.asarray(photo(colour=True)), dataclasses.replace(QUICK, cautious=False, dtype="float64")
+    monkeypatch.setattr(nonblind, "MISTRUST", 0.0)
     for final, more in FINALS.items():
         result = gd.deblur(u, 11, channel_axis=-1, final=final, options=options)
         assert_same(result.kernel, gd.estimate_kernel(u, 11, channel_axis=-1, options=options))

@@ -81,7 +81,7 @@ def test_a_picture_with_nothing_in_it_disturbs_no_other() -> None:
 
 def test_in_a_noisy_picture_the_energy_counts_for_less(xp: Any) -> None:
     energy, match = xp.asarray([-7.0, -7.0]), xp.asarray([0.5, 0.5])
-    cut = Judgement(energy - 0.1, match - 0.09, xp.ones(2), xp.asarray([1.0, 3.0]))
+    cut = Judgement(energy - 0.1, match - 0.07, xp.ones(2), xp.asarray([1.0, 3.0]))
     whole = Judgement(energy, match, xp.ones(2), xp.asarray([1.0, 3.0]))
     assert to_host(order([whole, cut]))[0].tolist() == [1, 0]
 

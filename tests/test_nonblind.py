@@ -10,6 +10,7 @@ import pytest
 from laws import assert_close, assert_same
 from skimage import data
 
+from gpudeblur import nonblind
 from gpudeblur._arrays import to_host
 from gpudeblur.filters import gradient, gradient_adjoint
 from gpudeblur.metrics import psnr
@@ -359,3 +360,19 @@ def test_more_iterations_come_closer_to_the_solution(xp: Any) -> None:
     solution = sparse(*arrays, reweightings=0, iterations=400)
     errors = [float(((sparse(*arrays, reweightings=0, iterations=n) - solution) ** 2).sum()) for n in (5, 25, 100)]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_a_kernel_that_fills_its_picture_is_not_trusted(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`restore` smooths more where the kernel has many unknowns for the picture's pixels, and hardly where it has few."""
+    kernel = xp.asarray(linear_kernel(5, 0, 15, dtype=np.float32))
+    blurred = blur(data.camera()[:256, :256] / 255, linear_kernel(5, 0, 15)).astype(np.float32)
+    small, large = (xp.asarray(blurred[:n, :n]) for n in (30, 200))
+
+    def roughness(u: Any) -> float:
+        return float(abs(u[..., 1:] - u[..., :-1]).mean())
+
+    wary = [roughness(restore(u, kernel, "tv")) for u in (small, large)]
+    monkeypatch.setattr(nonblind, "MISTRUST", 0.0)
+    trusting = [roughness(restore(u, kernel, "tv")) for u in (small, large)]
+    assert wary[0] < 0.98 * trusting[0]
+    assert wary[1] == pytest.approx(trusting[1], rel=1e-3)
