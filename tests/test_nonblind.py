@@ -363,7 +363,7 @@ def test_more_iterations_come_closer_to_the_solution(xp: Any) -> None:
 
 
 def test_a_kernel_that_fills_its_picture_is_not_trusted(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`restore` smooths more where the kernel has many unknowns for the picture's pixels, and hardly where it has few."""
+    """`restore` smooths more where a kernel has many unknowns for its picture, and hardly more where it has few."""
     kernel = xp.asarray(linear_kernel(5, 0, 15, dtype=np.float32))
     blurred = blur(data.camera()[:256, :256] / 255, linear_kernel(5, 0, 15)).astype(np.float32)
     small, large = (xp.asarray(blurred[:n, :n]) for n in (30, 200))
