@@ -266,10 +266,12 @@ def _best_kernel(
     finished there; all are judged on the picture without the lamps alone. A single start sees it as it is.
     """
     xp, several = array_module(stack), len(options.starts) > 1
-    dark = bare = stack  # without the traces, without the lamps
+    dark, quiet = stack, quieten(stack, loud)
+    quiet_dark = judged_on = quiet
     if lights is not None and several:
-        dark, bare = without_lamps(stack, lights, size)
-    quiet, quiet_dark, judged_on = (quieten(one, loud) for one in (stack, dark, bare))
+        dark, bare = without_lamps(stack, lights, size)  # without the lamps' traces, without the lamps
+        if dark is not stack:
+            quiet_dark, judged_on = quieten(dark, loud), quieten(bare, loud)
     finalists = min(options.finalists, len(options.starts))
     ways = LAST_WAYS if several else LAST_WAYS[:1]
     parts = len(options.starts) + finalists * len(ways)

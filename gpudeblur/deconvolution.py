@@ -71,8 +71,8 @@ def deconvolve(
         under Poisson noise; x >= 0.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is taken to be outside the picture, see `gpudeblur.boundary.extend`. "unknown": nothing; x reaches as far
-        as the blur, and only what was seen is compared. The others take half the time, and cost up to some dB along the
-        borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither "liu-jia" nor "taper".
+        as the blur, and only what was seen is compared. The others take half of the transforms, and cost up to some dB
+        along the borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither "liu-jia" nor "taper".
     weight : float, or one a picture, optional
         Of phi. Larger: less noise and ringing, less detail. None: by the noise, `gpudeblur.nonblind.weights`.
         "richardson-lucy" has none.

@@ -1,7 +1,8 @@
 """Entry and exit of pictures: the one place that judges what a user passes in, and that knows dtypes and channels.
 
 Inside, a picture is "planes": `(..., H, W)` of float32 or float64, colour as `(..., C, H, W)`. Errors name the
-argument, the rule, what came, and the way out; `TypeError` is for types and dtypes, `ValueError` for the rest.
+argument, the rule, what came, and the way out; `TypeError` is for types and dtypes, `ValueError` for the rest. They
+make this file long, and are together so that all doors say the same.
 """
 
 from __future__ import annotations

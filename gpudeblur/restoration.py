@@ -26,6 +26,8 @@ others: ``boundary=`` changes that.
 
 scikit-image hands CuPy arrays over by itself (see `gpudeblur._skimage_backend`) to functions that it dispatches. Its
 version 0.26 dispatches none of these three: import them from here.
+
+One file: half of it is three signatures with their docstrings, and the checks serve all three.
 """
 
 from __future__ import annotations
