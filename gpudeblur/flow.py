@@ -3,6 +3,10 @@
 One lock, one word to stop. A reader thread takes pictures from the user's iterable and hands each to a lane (threads on
 the CPU in `batch`, groups on a device in `groups`); the lanes put results back by their index; the user's thread takes
 them in order. No thread refers to the iterator that the user holds, so dropping that one ends them all.
+
+The user's thread is the one where Ctrl-C is raised, and Python may raise it on the way into a `threading.Condition`,
+which leaves its lock taken for good. What runs in that thread therefore takes the bare lock, which cannot be left so,
+and waits in a `SimpleQueue`.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from ._arrays import Array
@@ -68,11 +73,16 @@ class Lane(Protocol):
 
 @dataclass(eq=False)
 class Flow:
-    """The state that all threads of one call share; `changed` guards it and tells of every change."""
+    """The state that all threads of one call share. `changed` guards it and tells of every change.
+
+    `lock` is that of `changed`, for the user's thread; `news` tells that one of what it may wait for.
+    """
 
     choose: Callable[[Flow, Any], Lane]
     lanes: list[Lane] = field(default_factory=list)
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    lock: Any = field(default_factory=threading.RLock)
+    changed: threading.Condition = field(init=False)
+    news: SimpleQueue[None] = field(default_factory=SimpleQueue)
     stopping: bool = False
     ended: bool = False  # nothing more will be read ...
     reader_error: BaseException | None = None  # ... because of this
@@ -84,6 +94,9 @@ class Flow:
     threads: list[threading.Thread] = field(default_factory=list)
     at_end: ExitStack = field(default_factory=ExitStack)
     _held: dict[int, tuple[Lane, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.changed = threading.Condition(self.lock)
 
     # ---- threads
 
@@ -97,10 +110,11 @@ class Flow:
                 with self.changed:
                     self.failure = self.failure or why
                     self.changed.notify_all()
+                self.news.put(None)
 
         # A daemon: it must not keep the interpreter alive if the user leaves in the middle.
         thread = threading.Thread(target=run, name=f"gpudeblur-{name}", daemon=True)
-        with self.changed:
+        with self.lock:
             if self.stopping:
                 return
             self.threads.append(thread)
@@ -108,7 +122,7 @@ class Flow:
 
     def stop(self) -> None:
         """End all threads, and forget what they did."""
-        with self.changed:
+        with self.lock:
             self.stopping = True
             self.changed.notify_all()
             threads = list(self.threads)
@@ -152,6 +166,7 @@ class Flow:
             with self.changed:
                 self.ended = True
                 self.changed.notify_all()
+            self.news.put(None)
 
     def _wait_for_room(self) -> bool:
         with self.changed:
@@ -201,22 +216,24 @@ class Flow:
         with self.changed:
             self.results[result.index] = result
             self.changed.notify_all()
+        self.news.put(None)
 
     # ---- the user's side
 
     def take(self, index: int) -> BatchResult:
         """The result of that picture, when it is there; after the last one the reader's error, or StopIteration."""
-        with self.changed:
-            while index not in self.results:
+        while True:
+            with self.lock:
+                if index in self.results:
+                    lane, cost = self._held.pop(index)
+                    lane.held -= cost
+                    self.changed.notify_all()
+                    return self.results.pop(index)
                 if self.failure is not None:
                     raise self.failure
                 if self.ended and index >= self.read:
                     raise self.reader_error or StopIteration
-                self.changed.wait()
-            lane, cost = self._held.pop(index)
-            lane.held -= cost
-            self.changed.notify_all()
-            return self.results.pop(index)
+            self.news.get()
 
 
 def forget_frames(error: BaseException) -> None:
