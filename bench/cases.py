@@ -260,14 +260,14 @@ def night_scene(picture: np.ndarray) -> np.ndarray | None:
     return np.where(light > 1, light**1.5, light)
 
 
-def low_light_cases(folder: Path, count: int = 15) -> Iterator[Case]:
-    """`count` BSDS validation photographs made night, with 4 kernels of 19 to 31 px, 1 % noise, 8 bit.
+def low_light_cases(folder: Path, count: int = 15, split: str = "val") -> Iterator[Case]:
+    """`count` BSDS photographs of `split` made night, with 4 kernels of 19 to 31 px, 1 % noise, 8 bit.
 
     The light of a `night_scene` is blurred, then clipped to 1 by the sensor, then noise is added, then it is rounded to
     8 bits, all in linear light. Sharp is the same scene clipped without the blur: the lamps' excess, whose trails are
     in the blurred picture, cannot be known from it.
     """
-    measured, paths = levin_kernels(folder), sorted((Path(folder) / "natural" / "val").glob("*.jpg"))
+    measured, paths = levin_kernels(folder), sorted((Path(folder) / "natural" / split).glob("*.jpg"))
     made = ((f"night_{path.stem}", night_scene(gray_picture(path))) for path in paths)
     for picture, scene in spread([(name, scene) for name, scene in made if scene is not None], count):
         for name, kernel in mixed_kernels(measured, picture):

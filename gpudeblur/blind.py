@@ -21,7 +21,7 @@ from . import images
 from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
 from .alternation import Iteration, Report, Scale, alternate_on, is_known, part, start
 from .choice import Judgement, agreement, judge, order, pick, pick_judgement
-from .confidence import border_mass, confidence, strength
+from .confidence import border_mass, confidence, overshoot, strength
 from .kernel_refine import normalise, project, refine_kernel
 from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
@@ -55,8 +55,8 @@ class BlindResult:
     info : dict
         confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `gpudeblur.confidence`:
         border_mass, spectral_match, gradient_gain, agreement, and energy. kernel_size: as given, or the side found.
-        strength: share of the restoration in the result,
-        1 where there is confidence, see `TwoStepOptions.cautious`. residual: rms of B - x * k for the restoration x,
+        strength: share of the restoration in the result, 1 where there is confidence and no wild ringing, see
+        `TwoStepOptions.cautious`. residual: rms of B - x * k for the restoration x,
         away from the borders. backend ("numpy" or "cupy"), dtype, method, final, seconds and seconds_kernel.
     """
 
@@ -143,10 +143,11 @@ def deblur(
     if final is not None:
         told = reporter(callback, "restoration", begin=0.7)
         sharp, error = _restore_each(planes, kernel, info["kernel_size"], channel_axis, final, told)
-        error = xp.sqrt(error if channel_axis is None else error.mean(axis=-1))  # ** 0.5 rounds one number otherwise
+        error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
         info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
         if options.cautious:
-            share = strength(xp.asarray(info["confidence"], dtype=planes.dtype))
+            trust = xp.asarray(info["confidence"], dtype=planes.dtype)
+            share = strength(trust, xp.asarray(_over_channels(overshoot(sharp, planes), channel_axis)))
             info["strength"] = _told(share, gray.shape[:-2])
             sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
         sharp = move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
@@ -375,6 +376,11 @@ def _told(values: Array, lead: tuple[int, ...]) -> float | np.ndarray:
     """One number a picture for `info`: a float for a single picture, else a NumPy array of shape `lead`."""
     host = to_host(values).reshape(lead)
     return host if lead else float(host)
+
+
+def _over_channels(values: Array, channel_axis: int | None) -> Array:
+    """The mean of (..., C) values over the channels, where there are any."""
+    return values if channel_axis is None else values.mean(axis=-1)
 
 
 def _per_plane(kernel: Array, channel_axis: int | None) -> Array:

@@ -109,8 +109,8 @@ class TwoStepOptions:
     #: beta of eq. 13 at the start, as a share of the energy of the voting gradients; it doubles up to 1. Smaller: the
     #: kernel is first solved more freely, which on real noise undoes the first step.
     refine_beta: float = 0.1
-    #: whether a picture whose kernel deserves little confidence gets a gentle answer: the restoration mixed with the
-    #: blurred picture; `info["strength"]` is the restoration's share.
+    #: whether a picture whose kernel deserves little confidence, or whose restoration rings far beyond its range, gets
+    #: a gentle answer: the restoration mixed with the blurred picture; `info["strength"]` is the restoration's share.
     cautious: bool = True
     #: precision of all arrays.
     dtype: Literal["float32", "float64"] = "float32"

@@ -17,6 +17,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur import TwoStepOptions, alternation, blind, nonblind
 from gpudeblur._arrays import to_host
+from gpudeblur.confidence import overshoot, strength
 from gpudeblur.metrics import kernel_similarity, psnr, scores
 from gpudeblur.nonblind import FINALS
 from gpudeblur.options import STARTS
@@ -125,11 +126,11 @@ def test_the_pieces_make_the_whole(xp: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_all_restorations_differ(xp: Any) -> None:
-    u = xp.asarray(photo())
-    images = {final: gd.deblur(u, 11, options=QUICK, final=final).image for final in FINALS}
+    u, options = xp.asarray(photo()), dataclasses.replace(QUICK, cautious=False)
+    images = {final: gd.deblur(u, 11, options=options, final=final).image for final in FINALS}
     for first, second in itertools.combinations(images.values(), 2):
         assert float(abs(first - second).max()) > 0.01
-    assert_same(gd.deblur(u, 11, options=QUICK).image, images["sparse"])  # the default
+    assert_same(gd.deblur(u, 11, options=options).image, images["sparse"])  # the default
 
 
 # ---- stacks
@@ -445,17 +446,24 @@ def test_finalists_are_finished_in_both_ways(monkeypatch: pytest.MonkeyPatch) ->
         assert ends == [0.0, 0.1] * min(2, finalists)
 
 
-def test_a_cautious_result_is_mixed_with_the_blurred_picture() -> None:
-    """As much of the restoration as the confidence allows; nothing of it where there is none."""
-    u = photo()
-    for picture in (u, np.full_like(u, 0.5)):
-        bold = gd.deblur(picture, 11, options=dataclasses.replace(QUICK, cautious=False))
-        gentle = gd.deblur(picture, 11, options=QUICK)
-        assert "strength" not in bold.info
-        strength = gentle.info["strength"]
-        assert strength == pytest.approx(min(1, (gentle.info["confidence"] / 0.65) ** 3))
-        assert_close(gentle.image, picture + strength * (bold.image - picture), atol=1e-6)
-    assert strength == 0
+@pytest.mark.parametrize("channel_axis", [None, -1])
+def test_a_cautious_result_is_mixed_with_the_blurred_picture(channel_axis: int | None) -> None:
+    """As much of the restoration as the confidence and what it makes of the picture allow."""
+    u = photo(colour=channel_axis is not None)
+    bold = gd.deblur(u, 11, channel_axis=channel_axis, options=dataclasses.replace(QUICK, cautious=False))
+    gentle = gd.deblur(u, 11, channel_axis=channel_axis, options=QUICK)
+    assert "strength" not in bold.info
+    planes = (bold.image, u) if channel_axis is None else (np.moveaxis(a, -1, 0) for a in (bold.image, u))
+    beyond = np.asarray(overshoot(*planes).mean())
+    share = gentle.info["strength"]
+    assert 0 < share < 1
+    assert share == pytest.approx(float(strength(np.asarray(bold.info["confidence"]), beyond)), rel=1e-3)
+    assert_close(gentle.image, u + share * (bold.image - u), atol=1e-6)
+
+
+def test_a_picture_of_one_value_comes_back_as_it_is() -> None:
+    flat = np.full((64, 64), 0.5, np.float32)
+    assert_close(gd.deblur(flat, 11, options=QUICK).image, flat, atol=1e-6)
 
 
 def test_no_options_are_the_default_ones() -> None:

@@ -10,7 +10,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur._arrays import to_host
-from gpudeblur.confidence import border_mass, confidence, gradient_gain, spectral_match, strength
+from gpudeblur.confidence import border_mass, confidence, gradient_gain, overshoot, spectral_match, strength
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (data.camera() / 255).astype(np.float32)
@@ -69,8 +69,31 @@ def test_each_signal_counts(xp: Any) -> None:
     assert 0 <= value(border_mass=1, spectral_match=-1, gradient_gain=1e30, agreement=0) < 1e-3
 
 
-def test_strength_falls_with_the_third_power_of_the_confidence(xp: Any) -> None:
-    np.testing.assert_allclose(to_host(strength(xp.asarray([0, 0.325, 0.65, 1.0]))), [0, 0.125, 1, 1], rtol=1e-6)
+def test_strength_is_what_confidence_and_overshoot_deserve(xp: Any) -> None:
+    def value(confidence: float, overshoot: float) -> float:
+        return float(strength(xp.asarray(confidence), xp.asarray(overshoot)))
+
+    assert value(0.95, 1e-3) == value(1, 0) == 1  # what is sure is handed out whole
+    shares = [value(trust, 1e-3) for trust in (0.2, 0.35, 0.5, 0.65)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.05
+    assert shares[-1] > 0.9
+    wild = [value(0.6, beyond) for beyond in (1e-4, 4e-3, 1e-1, 10)]
+    assert wild == sorted(wild, reverse=True)
+    assert wild[2] < 0.1
+    assert 0 <= value(0, 1e30) < 1e-6
+
+
+def test_overshoot_is_what_lies_beyond_the_blurred_pictures_range(xp: Any) -> None:
+    blurred = np.zeros((2, 4, 5))
+    blurred[:, :2] = 1  # variance 1/4
+    sharp = blurred.copy()
+    sharp[1, 0, 0], sharp[1, 3, 4] = 1.5, -1
+    sharp[1, 0, 1] = 0.25  # inside the range
+    found = to_host(overshoot(xp.asarray(sharp), xp.asarray(blurred)))
+    np.testing.assert_allclose(found, [0, (0.5**2 + 1) / 20 * 4], rtol=1e-12)
+    flat = xp.full((3, 3), 0.5)
+    assert float(overshoot(flat, flat)) == 0
 
 
 def test_a_recovered_kernel_is_trusted() -> None:
