@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, array_module
+from ..boundary import continued
 from ..filters import gradient, gradient_adjoint
-from ..noise import noise_sigma as estimated_noise
-from .grids import Shape, extend, fast_shape, irfft, place, rfft, sum_over
+from ..noise import noise_sigma_under
+from .grids import Shape, fast_shape, irfft, place, rfft, sum_over
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
 # Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
@@ -23,7 +24,7 @@ READ = 8
 # Dey's |grad x|, rounded off below this share of the mean brightness.
 FLAT = 1e-3
 
-Progress = Callable[[float], "bool | None"]
+Progress = Callable[[float], None]
 Step = Callable[[Array], Array]
 
 
@@ -60,7 +61,7 @@ def richardson_lucy(
         "unknown": x reaches beyond B as far as the kernel does, only what was seen is compared, and what is seen in
         part is weighted with that part (Bertero & Boccacci). "reflect", "edge": B is carried on so. "wrap": B is
         periodic.
-    callback : called with the fraction done after each step; if it returns True, that was the last one.
+    callback : called with the fraction done after each step.
 
     Returns
     -------
@@ -90,8 +91,8 @@ def richardson_lucy(
     xp, damped, regular = array_module(blurred, kernel), None, None
     sigma: Any = 0.0
     if damping or discrepancy:
-        sigma = xp.asarray(estimated_noise(blurred) if noise_sigma is None else noise_sigma, dtype=blurred.dtype)
-        sigma = sigma[..., None, None]
+        sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
+        sigma = xp.asarray(sigma, dtype=blurred.dtype)[..., None, None]
     if damping:
         # Without any noise there is nothing to be damped, but something to be divided by.
         least = 1e-12 * abs(blurred).max(axis=(-2, -1), keepdims=True) + float(np.finfo(blurred.dtype).tiny)
@@ -162,7 +163,7 @@ def iterate(
         grid = fast_shape(tuple(a + b - 1 for a, b in zip(shape, sides, strict=True)))
         seen = home = (..., *(slice(b - 1 - o, b - 1 - o + a) for a, b, o in zip(shape, sides, origin, strict=True)))
     elif boundary != "wrap":
-        data, home = extend(data, tuple(2 * (side - 1) for side in sides), boundary)
+        data, home = continued(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
         grid = data.shape[-ndim:]
     blur, back = convolutions(kernel, grid, origin)
     ratio = xp.zeros((*data.shape[:-ndim], *grid), dtype=data.dtype)
@@ -245,9 +246,8 @@ def _repeat(
         else:
             ahead = new
         x = new
-        stop = callback((i + 1) / num_iter) if callback is not None else False
-        if isinstance(stop, bool | np.bool_) and stop:
-            break
+        if callback is not None:
+            callback((i + 1) / num_iter)
     if done is not None:
         x = xp.where(done, kept, x)
     return x
