@@ -53,7 +53,7 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
     Looking for NaN is one reduction; on CuPy the call waits for its result.
     """
     xp = module_of(image, name)
-    _check_dtype(image.dtype, name)
+    check_dtype(image.dtype, name)
     if channel_axis is None:
         if not 2 <= image.ndim <= 4:
             way_out = "a 1-D signal is no picture" if image.ndim < 2 else "pass fewer pictures at a time"
@@ -248,7 +248,7 @@ def check_number(
         if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(value):
             raise TypeError
         number = float(value)
-    except TypeError:
+    except (TypeError, ValueError):  # the second for lists of lists, too
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); {way_out}") from None
     if not (math.isfinite(number) and holds(number)):
         raise ValueError(f"{name} must be {rule}, and finite, got {value!r}; {way_out}")
@@ -349,7 +349,7 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
         Fewer than 2 axes, empty, an even side, NaN or infinity, or a sum of zero.
     """
     xp = module_of(kernel, name)
-    _check_dtype(kernel.dtype, name)
+    check_dtype(kernel.dtype, name)
     if kernel.ndim < 2:
         raise ValueError(
             f"{name} must have at least 2 axes, (..., kh, kw), got {kernel.ndim} (shape {kernel.shape}); "
@@ -366,9 +366,8 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
             )
     check_finite(kernel, xp, name, "estimate it again or set it to zero there")
     values = kernel.astype(np.float64)
-    total, mass = values.sum(axis=(-2, -1)), abs(values).sum(axis=(-2, -1))
-    # A sum that is zero but for rounding is as bad as zero: dividing by it would blow the kernel up.
-    if bool((abs(total) <= height * width * np.finfo(np.float64).eps * mass).any()):
+    total = kernel_sum(values, 2)
+    if bool((total == 0).any()):
         raise ValueError(
             f"{name} must not sum to zero, got a sum of {float(abs(total).min()):g}; "
             "a blur keeps the light, so its kernel sums to 1"
@@ -384,6 +383,14 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
         )
 
 
+def kernel_sum(kernel: Array, ndim: int) -> Array:
+    """The sum over the last `ndim` axes. 0 where it is so but for rounding: dividing by it would blow the kernel up."""
+    axes = tuple(range(-ndim, 0))
+    total, mass = kernel.sum(axis=axes), abs(kernel).sum(axis=axes)
+    least = math.prod(kernel.shape[-ndim:]) * float(np.finfo(kernel.dtype).eps) * mass
+    return array_module(kernel).where(abs(total) <= least, 0, total)
+
+
 def module_of(array: Any, name: str) -> Any:
     """NumPy or CuPy, or the error that fits a user who passed something else."""
     if isinstance(array, np.ma.MaskedArray):
@@ -395,7 +402,7 @@ def module_of(array: Any, name: str) -> Any:
         raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray") from None
 
 
-def _check_dtype(dtype: np.dtype, name: str) -> None:
+def check_dtype(dtype: np.dtype, name: str) -> None:
     if dtype.kind not in "iuf":
         way_out = _WAY_OUT_OF_DTYPE.get(dtype.kind, "convert it to an integer or float dtype")
         raise TypeError(f"{name} must have an integer or float dtype, got {dtype}; {way_out}")

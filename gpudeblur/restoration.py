@@ -424,7 +424,7 @@ def _spectral(
             )
     if boundary == "unknown" and ndim != 2:
         raise ValueError(f"boundary must not be 'unknown' for a picture of {ndim} axes of space; use 'edge'")
-    if boundary == "unknown" and bool((psf.sum(axis=(-2, -1)) <= 0).any()):
+    if boundary == "unknown" and bool((images.kernel_sum(psf, 2) <= 0).any()):
         raise ValueError("boundary must not be 'unknown' for a psf whose sum is not positive; use 'edge'")
     if boundary not in (None, "wrap") and (known or not is_real or (reg is not None and reg.dtype.kind == "c")):
         raise ValueError(
@@ -493,7 +493,7 @@ def _check_boundary(boundary: str | None, known: tuple[str, ...]) -> None:
 def _check_lucy(psf: Array, ndim: int) -> None:
     if psf.dtype.kind == "c":
         raise TypeError(f"psf must have an integer or float dtype, got {psf.dtype}; wiener takes transfer functions")
-    total = psf.sum(axis=tuple(range(-ndim, 0)))
+    total = images.kernel_sum(psf, ndim)
     if bool((total <= 0).any()):
         raise ValueError(
             f"psf must have a positive sum, got {float(total.min()):g}; a blur keeps the light, so it sums to 1"

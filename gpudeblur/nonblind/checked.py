@@ -26,9 +26,15 @@ def _number(rule: str, holds: Callable[[float], bool]) -> Check:
     return lambda name, value, _: images.check_number(name, value, rule, holds)
 
 
+def _name(name: str, value: Any, _: tuple[int, ...]) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a name that the method has, got {value!r}; leave it out for the default")
+    return value
+
+
 _POSITIVE = _number("above 0", lambda number: number > 0)
 _AT_LEAST_0 = _number("at least 0", lambda number: number >= 0)
-# By name: an option means the same in every method that has it. Names of choices are checked by the methods.
+# By name: an option means the same in every method that has it. Which names there are, the methods know.
 CHECKS: dict[str, Check] = {
     "weight": images.check_positive,
     "flat_weight": images.check_positive,
@@ -49,14 +55,16 @@ CHECKS: dict[str, Check] = {
     "tv_weight": _AT_LEAST_0,
     "discrepancy": _AT_LEAST_0,
     "threshold": _AT_LEAST_0,
+    "boundary": _name,
+    "prior": _name,
 }
 
 
 def checked(method: Callable[P, Array]) -> Callable[P, Array]:
     """`method`, f(blurred, kernel, *, ...), for users: what cannot be is refused, as `gpudeblur.deconvolve` does.
 
-    The kernel is scaled to sum 1. Its sides may be even; its origin is its pixel (kh // 2, kw // 2). It, and a picture
-    of another byte order, are converted. A callback that returns True ends the run by `gpudeblur.Stopped`.
+    The kernel is scaled to sum 1. Its sides may be even; its origin is its pixel (kh // 2, kw // 2). It is computed in
+    the dtype of the picture. A callback that returns True ends the run by `gpudeblur.Stopped`.
 
     Raises
     ------
@@ -84,7 +92,7 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
         if callback is not None:
             told = callback if not callable(callback) else lambda _, fraction: callback(fraction)
             options["callback"] = reporter(told, method.__name__)
-        blurred = xp.asarray(blurred, dtype=blurred.dtype.newbyteorder("="))
+        blurred = xp.asarray(blurred, dtype=blurred.dtype.newbyteorder("="), order="C")
         kernel = with_odd_sides(xp.asarray(kernel, dtype=np.float64))
         kernel = (kernel / kernel.sum(axis=(-2, -1), keepdims=True)).astype(blurred.dtype)
         call: Callable[..., Array] = method
@@ -95,6 +103,7 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
 
 def _check_picture(blurred: Any) -> None:
     xp = images.module_of(blurred, "blurred")
+    images.check_dtype(blurred.dtype, "blurred")
     if blurred.dtype.kind != "f" or blurred.dtype.itemsize not in (4, 8):
         raise TypeError(
             f"blurred must have dtype float32 or float64, got {blurred.dtype}; gpudeblur.deconvolve reads integers "
