@@ -54,7 +54,7 @@ def continued(picture: Array, margin: tuple[int, ...], mode: str) -> Array:
     """A picture (..., *space) of any number of axes, made periodic by new lines behind it, `margin` an axis at least.
 
     They carry on from the last line and fade over to what leads to the first, so that nothing jumps where the grid
-    closes. (Two mirrored pictures that meet with a jump cost "tv" 5 dB along the borders and 4 dB inside.)
+    closes. (Without the fading, two mirrored pictures meet with a jump, which costs "tv" 3 dB of a photograph.)
 
     Parameters
     ----------

@@ -70,8 +70,8 @@ def deconvolve(
         phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: the best under noise, and fast.
         "sparse", |derivatives|^0.8: the best without noise, two to three times as long. "hyper-laplacian",
         |gradient|^(2/3): between them. "l0", the number of edges: for text and drawings. "ringing-suppressed": tv and
-        l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one quotient. "richardson-lucy": none,
-        under Poisson noise; x >= 0.
+        l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one quotient, and for the boundary
+        "unknown" what lies beyond it by "tv". "richardson-lucy": none, under Poisson noise; x >= 0.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is taken to be outside the picture, see `gpudeblur.boundary.extend`. "unknown": nothing; x reaches as far
         as the blur, and only what was seen is compared. The others take half of the transforms ("wiener": a tenth), and

@@ -14,7 +14,8 @@ They differ where scikit-image does other than it says:
   spectrum is square, and so counts half of it for a picture like 257 x 512 (both chains are off by two), and twice of
   it for one that is not square with ``is_real=False`` (the noise of 24 x 64 pixels comes out eight times too large).
 - What gives NaN or nonsense there is an error here: NaN or infinity in a picture or a `psf`, a `psf` of zeros,
-  ``num_iter=0`` (there: a picture of 0.5), ``max_num_iter`` at or under ``burnin + 1``.
+  ``num_iter=0`` (there: a picture of 0.5), ``max_num_iter`` at or under ``burnin + 1``, a `balance` or a threshold
+  below 0, a single pixel for `unsupervised_wiener`.
 
 Kept, as others have come to rely on it: pictures of integers become float64 of the same values, not fractions, and are
 clipped to 1 (a warning says so; ``clip=False``); `psf` is not scaled to sum 1; a real `psf` of just the shape of a

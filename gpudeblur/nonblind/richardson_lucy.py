@@ -12,7 +12,7 @@ from .._arrays import Array, array_module
 from ..boundary import continued
 from ..filters import gradient, gradient_adjoint
 from ..noise import noise_sigma_under
-from .grids import Shape, fast_shape, irfft, place, rfft, sum_over
+from .grids import Shape, fast_shape, irfft, place, rfft, sum_over, with_odd_sides
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
 # Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
@@ -49,7 +49,8 @@ def richardson_lucy(
     Parameters
     ----------
     blurred : (..., H, W) float; what is below 0 counts as 0.
-    kernel : (kh, kw), or one a picture, (..., kh, kw); non-negative, sum 1. Origin at (kh - 1) // 2, (kw - 1) // 2.
+    kernel : (kh, kw), or one a picture, (..., kh, kw); non-negative, sum 1. Its origin is its pixel
+        (kh // 2, kw // 2).
     num_iter : number of steps, four transforms each, unless they end before.
     accelerated : extrapolate between the steps (Biggs & Andrews); `num_iter` then counts for some three times as many.
     damping : in standard deviations of the noise, 0: none. Where x * k is within so many of B, B is followed only
@@ -115,7 +116,7 @@ def richardson_lucy(
 
     return iterate(
         blurred,
-        kernel,
+        with_odd_sides(kernel),
         2,
         num_iter=num_iter,
         boundary=boundary,
@@ -145,6 +146,7 @@ def iterate(
 
     Parameters
     ----------
+    kernel : its origin is its pixel (side - 1) // 2, for even sides that of scikit-image.
     filter_epsilon : where x * k is below it, x is not believed (the ratio counts as 0); None: it is everywhere.
     damped : B / (x * k), B - x * k -> what takes the place of the ratio.
     regular : x -> what each step is divided by, about 1.
