@@ -423,15 +423,15 @@ def _spectral(
                 f"reg must have the {ndim} axes of the picture and fit into it, got shape {reg.shape} for {shape}; "
                 "None is the Laplacian"
             )
-    if boundary == "unknown" and ndim != 2:
-        raise ValueError(f"boundary must not be 'unknown' for a picture of {ndim} axes of space; use 'edge'")
-    if boundary == "unknown" and bool((images.kernel_sum(psf, 2) <= 0).any()):
-        raise ValueError("boundary must not be 'unknown' for a psf whose sum is not positive; use 'edge'")
     if boundary not in (None, "wrap") and (known or not is_real or (reg is not None and reg.dtype.kind == "c")):
         raise ValueError(
             f"boundary must be None or 'wrap' with transfer functions or is_real=False, got {boundary!r}; they are "
             "made for the picture's own grid, so pass the real point spread function and reg"
         )
+    if boundary == "unknown" and ndim != 2:
+        raise ValueError(f"boundary must not be 'unknown' for a picture of {ndim} axes of space; use 'edge'")
+    if boundary == "unknown" and bool((images.kernel_sum(psf, 2) <= 0).any()):
+        raise ValueError("boundary must not be 'unknown' for a psf whose sum is not positive; use 'edge'")
     data, inside = on_grid(planes, psf, boundary or "wrap", ndim=ndim)
     grid = data.shape[-ndim:]
 
