@@ -34,7 +34,7 @@ def weight_of(sigma: Any, method: str) -> Any:
     factor, power = LAWS[method]
     xp = array_module(sigma) if np.ndim(sigma) else np
     # Not **, which rounds one number otherwise than an array of them: a batch is to equal a loop.
-    return factor * xp.power(xp.clip(sigma, FLOOR, CEILING), power)
+    return factor * xp.power(xp.minimum(xp.maximum(sigma, FLOOR), CEILING), power)
 
 
 def automatic_weight(blurred: Array, kernel: Array, method: str) -> Array:
