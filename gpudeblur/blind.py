@@ -189,7 +189,7 @@ def _enter(
         raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
     xp = choose_module(image, device)
     planes = images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
-    images.warn_of_range(planes)
+    images.check_range(planes, stacklevel=4)
     size = None
     if kernel_size is None:
         images.check_room(planes.shape)

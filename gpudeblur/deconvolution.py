@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from . import images
 from ._arrays import Array, array_module, choose_module, move
 from .boundary import MODES
 from .nonblind import METHODS
+from .nonblind.grids import with_odd_sides
 from .nonblind.richardson_lucy import BOUNDARIES
 from .nonblind.tiles import TILED, tiled
 from .nonblind.weights import LAWS, weight_of
@@ -67,12 +70,13 @@ def deconvolve(
         phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: the best under noise, and fast.
         "sparse", |derivatives|^0.8: the best without noise, two to three times as long. "hyper-laplacian",
         |gradient|^(2/3): between them. "l0", the number of edges: for text and drawings. "ringing-suppressed": tv and
-        l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one quotient. "richardson-lucy": none,
-        under Poisson noise; x >= 0.
+        l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one quotient, and for the boundary
+        "unknown" what lies beyond it by "tv". "richardson-lucy": none, under Poisson noise; x >= 0.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is taken to be outside the picture, see `gpudeblur.boundary.extend`. "unknown": nothing; x reaches as far
-        as the blur, and only what was seen is compared. The others take half of the transforms, and cost up to some dB
-        along the borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither "liu-jia" nor "taper".
+        as the blur, and only what was seen is compared. The others take half of the transforms ("wiener": a tenth), and
+        cost up to some dB along the borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither
+        "liu-jia" nor "taper".
     weight : float, or one a picture, optional
         Of phi. Larger: less noise and ringing, less detail. None: by the noise, `gpudeblur.nonblind.weights`.
         "richardson-lucy" has none.
@@ -110,8 +114,7 @@ def deconvolve(
     """
     images.check_choice("method", method, TAKES)
     images.check_choice("dtype", dtype, ("float32", "float64"))
-    if boundary not in TAKES[method].boundaries:
-        images.check_choice(f"boundary of method {method!r}", boundary, TAKES[method].boundaries)
+    images.check_choice(f"boundary of method {method!r}", boundary, TAKES[method].boundaries)
     if tile is not None:
         _check_tile(tile, method, boundary)
     images.check_picture(image, channel_axis=channel_axis)
@@ -119,15 +122,15 @@ def deconvolve(
     home, xp = array_module(image, kernel), choose_module(image, device)
     images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
     stack = images.without_channels(image, channel_axis)[:-2]
-    options = _options(method, weight, noise_sigma, iterations, stack)
+    options, report = _options(method, weight, noise_sigma, iterations, stack), reporter(callback, "restoration")
     work = home if tile is not None else xp  # tiles are moved one by one
     planes = images.decode(images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype), gamma)
-    weights = images.with_odd_sides(move(kernel, work).astype("float64"))
+    images.check_range(planes, images.NO_FRACTIONS if method in LAWS else None)  # the others know no unit
+    weights = with_odd_sides(move(kernel, work).astype("float64"))
     weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
     if channel_axis is not None:
         weights = weights[..., None, :, :]
     options = {name: _beside(value, work, channel_axis is not None) for name, value in options.items()}
-    report = reporter(callback, "restoration")
     if tile is None:
         if method != "sparse":
             options["boundary"] = boundary
@@ -154,10 +157,7 @@ def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack:
     if iterations is not None:
         if not takes.iterations:
             raise ValueError(f"iterations are not known to method {method!r}, got {iterations!r}; leave it out")
-        count = images.as_integer(iterations)
-        if count is None or count < 1:
-            raise ValueError(f"iterations must be an integer of at least 1, got {iterations!r}")
-        options[takes.iterations] = count
+        options[takes.iterations] = images.check_count("iterations", iterations)
     return options
 
 
@@ -166,9 +166,9 @@ def _check_tile(tile: Any, method: str, boundary: str) -> None:
         images.check_choice("method with tile", method, TILED)
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with tile, got {boundary!r}; leave it out")
-    side = images.as_integer(tile)
-    if tile != "auto" and (side is None or side < 1):
-        raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}")
+    side = images.as_integer(tile) if np.ndim(tile) == 0 else None
+    if not (isinstance(tile, str) and tile == "auto") and (side is None or side < 1):
+        raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}; 'auto' is as many as fit")
 
 
 def _beside(value: Any, xp: Any, coloured: bool) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from . import images
 from ._arrays import Array, array_module, choose_module, move, to_host
 from .noise import noise_sigma, noise_sigma_under
+from .nonblind.grids import with_odd_sides
 
 
 def estimate_noise(
@@ -28,6 +29,11 @@ def estimate_noise(
     float or NumPy array
         In the unit of a float picture, as a fraction of the full range of an integer one: a number, or one for each
         picture of a stack, (...), and each channel, (..., C).
+
+    Raises
+    ------
+    TypeError, ValueError
+        The picture or the kernel breaks a rule, which the message names.
     """
     images.check_picture(image, channel_axis=channel_axis)
     xp = choose_module(image, device)
@@ -35,10 +41,10 @@ def estimate_noise(
     if kernel is None:
         sigma = noise_sigma(planes)
     else:
-        images.check_kernel(kernel)
+        images.check_kernel(kernel, odd=False)
         array_module(image, kernel)
-        images.check_kernel_fits(kernel, image, channel_axis=channel_axis)
-        weights = move(kernel, xp).astype("float64")
+        images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=False)
+        weights = with_odd_sides(move(kernel, xp).astype("float64"))
         weights = weights / weights.sum(axis=(-2, -1), keepdims=True)
         sigma = noise_sigma_under(planes, weights if channel_axis is None else weights[..., None, :, :])
     found = to_host(xp.asarray(sigma))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
     Looking for NaN is one reduction; on CuPy the call waits for its result.
     """
     xp = module_of(image, name)
-    _check_dtype(image.dtype, name)
+    check_dtype(image.dtype, name)
     if channel_axis is None:
         if not 2 <= image.ndim <= 4:
             way_out = "a 1-D signal is no picture" if image.ndim < 2 else "pass fewer pictures at a time"
@@ -213,24 +213,46 @@ def check_room(shape: tuple[int, ...]) -> None:
         )
 
 
-def with_odd_sides(kernel: Array) -> Array:
-    """`kernel` (..., kh, kw), even sides one longer by zeros at the end: its pixel (kh // 2, kw // 2) is the middle."""
-    missing = [(0, 1 - side % 2) for side in kernel.shape[-2:]]
-    return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + missing)
-
-
 def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool = False) -> Any:
     """A number, or one a picture of `stack`, above 0 (or, with `zero`, not below): a float, or an array."""
-    array = value if hasattr(value, "shape") else np.asarray(value)
-    rule = "not be negative" if zero else "be positive"
+    try:
+        array = value if hasattr(value, "shape") else np.asarray(value)
+    except ValueError:  # lists of other lengths in a list
+        array = np.asarray(None)
+    rule = "not be negative, and be finite" if zero else "be positive, and finite"
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be a number, or one a picture, got {value!r}")
+        raise TypeError(f"{name} must be a number, or one a picture, got {value!r}; leave it out to have it estimated")
     if not bool(((array >= 0) if zero else (array > 0)).all() and (array < math.inf).all()):
-        raise ValueError(f"{name} must {rule}, and finite, got {value!r}; leave it out to have it estimated")
+        raise ValueError(f"{name} must {rule}, got {value!r}; leave it out to have it estimated")
     if array.shape not in ((), stack):
         one_each = f", or one a picture, {stack}" if stack else ""
         raise ValueError(f"{name} must be a number{one_each}, got shape {array.shape}; channels share a number")
     return array if array.ndim else float(array)
+
+
+def check_count(name: str, value: Any, *, least: int = 1, way_out: str = "") -> int:
+    """An integer of at least `least`."""
+    count = as_integer(value)
+    if count is None:
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}); round it")
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}; {way_out or 'leave it out for the default'}")
+    return count
+
+
+def check_number(
+    name: str, value: Any, rule: str, holds: Callable[[float], bool], *, way_out: str = "leave it out for the default"
+) -> float:
+    """A finite number that keeps the `rule`, which `holds` for it."""
+    try:
+        if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(value):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):  # the second for lists of lists, too
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); {way_out}") from None
+    if not (math.isfinite(number) and holds(number)):
+        raise ValueError(f"{name} must be {rule}, and finite, got {value!r}; {way_out}")
+    return number
 
 
 def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = None, both: bool = True) -> None:
@@ -247,9 +269,9 @@ def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = Non
         )
     stack = tuple(lead)
     if kernel.ndim > 2 and kernel.shape[:-2] != stack:
+        one_each = f"or one a picture, {(*stack, kh, kw)}" if stack else "for one picture"
         raise ValueError(
-            f"kernel must be one, (kh, kw), or one a picture, {(*stack, kh, kw)}, got shape {kernel.shape}; "
-            "channels share a kernel"
+            f"kernel must be one, (kh, kw), {one_each}, got shape {kernel.shape}; channels share a kernel"
         )
 
 
@@ -263,20 +285,34 @@ def without_channels(image: Any, channel_axis: int | None) -> tuple[int, ...]:
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse a name that is not among `choices`."""
-    if value not in (known := tuple(choices)):
+    known = tuple(choices)
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
-def warn_of_range(planes: Array, name: str = "image") -> None:
-    """Warn of floats that look like 8-bit values: weights and thresholds are made for intensities in about [0, 1]."""
+# What a warning of large values says that they mean.
+NO_FRACTIONS = (
+    "floats are read as intensities of about [0, 1]; divide by the white level (255 for 8 bits), or pass the integers "
+    "themselves"
+)
+
+
+def check_range(planes: Array, meaning: str | None = NO_FRACTIONS, *, name: str = "image", stacklevel: int = 3) -> None:
+    """Refuse values whose squares are too much for the dtype, and warn of such that look like 8 bits.
+
+    Parameters
+    ----------
+    planes : (..., H, W) float.
+    meaning : what is wrong with values over 16, for the warning; None: nothing.
+    """
     largest = float(abs(planes).max())
-    if largest > 16:
-        warnings.warn(
-            f"{name} has values up to {largest:.4g}: floats are read as intensities of about [0, 1]; "
-            "divide by the white level (255 for 8 bits), or pass the integers themselves",
-            UserWarning,
-            stacklevel=4,
+    limit = float(np.finfo(planes.dtype).max) ** 0.5 / 1e4  # so that 1e8 pixels may be squared and summed
+    if largest > limit:
+        raise ValueError(
+            f"{name} must be within {limit:.1e} for {planes.dtype}, got {largest:.1e}; scale it to about [0, 1]"
         )
+    if meaning is not None and largest > 16:
+        warnings.warn(f"{name} has values up to {largest:.4g}: {meaning}", UserWarning, stacklevel=stacklevel)
 
 
 def decode(planes: Array, gamma: float) -> Array:
@@ -313,7 +349,7 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
         Fewer than 2 axes, empty, an even side, NaN or infinity, or a sum of zero.
     """
     xp = module_of(kernel, name)
-    _check_dtype(kernel.dtype, name)
+    check_dtype(kernel.dtype, name)
     if kernel.ndim < 2:
         raise ValueError(
             f"{name} must have at least 2 axes, (..., kh, kw), got {kernel.ndim} (shape {kernel.shape}); "
@@ -330,9 +366,8 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
             )
     check_finite(kernel, xp, name, "estimate it again or set it to zero there")
     values = kernel.astype(np.float64)
-    total, mass = values.sum(axis=(-2, -1)), abs(values).sum(axis=(-2, -1))
-    # A sum that is zero but for rounding is as bad as zero: dividing by it would blow the kernel up.
-    if bool((abs(total) <= height * width * np.finfo(np.float64).eps * mass).any()):
+    total = kernel_sum(values, 2)
+    if bool((total == 0).any()):
         raise ValueError(
             f"{name} must not sum to zero, got a sum of {float(abs(total).min()):g}; "
             "a blur keeps the light, so its kernel sums to 1"
@@ -348,6 +383,14 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
         )
 
 
+def kernel_sum(kernel: Array, ndim: int) -> Array:
+    """The sum over the last `ndim` axes. 0 where it is so but for rounding: dividing by it would blow the kernel up."""
+    axes = tuple(range(-ndim, 0))
+    total, mass = kernel.sum(axis=axes), abs(kernel).sum(axis=axes)
+    least = math.prod(kernel.shape[-ndim:]) * float(np.finfo(kernel.dtype).eps) * mass
+    return array_module(kernel).where(abs(total) <= least, 0, total)
+
+
 def module_of(array: Any, name: str) -> Any:
     """NumPy or CuPy, or the error that fits a user who passed something else."""
     if isinstance(array, np.ma.MaskedArray):
@@ -359,7 +402,7 @@ def module_of(array: Any, name: str) -> Any:
         raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray") from None
 
 
-def _check_dtype(dtype: np.dtype, name: str) -> None:
+def check_dtype(dtype: np.dtype, name: str) -> None:
     if dtype.kind not in "iuf":
         way_out = _WAY_OUT_OF_DTYPE.get(dtype.kind, "convert it to an integer or float dtype")
         raise TypeError(f"{name} must have an integer or float dtype, got {dtype}; {way_out}")

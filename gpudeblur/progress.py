@@ -1,4 +1,9 @@
-"""How a run tells of itself, and how it is stopped."""
+"""How a run tells of itself, and how it is stopped.
+
+One rule for every function that takes a callback: what returns True ends the run, which raises `Stopped` and has no
+result. A picture half restored is none: for most methods the passes so far are no earlier answer to the same question.
+(Those that have steps to be counted, like Richardson-Lucy, have an option for their number.)
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,15 @@ class Stopped(Exception):
 
 
 def reporter(callback: Callback | None, stage: str, *, begin: float = 0.0, end: float = 1.0) -> Callable[[float], None]:
-    """`callback` for a stage that is the part `begin` to `end` of the run; raises `Stopped` when it returns True."""
+    """`callback` for a stage that is the part `begin` to `end` of the run; raises `Stopped` when it returns True.
+
+    Raises
+    ------
+    TypeError
+        `callback` cannot be called.
+    """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function, got {callback!r}; leave it out to hear nothing")
 
     def report(fraction: float) -> None:
         done = begin + (end - begin) * min(1.0, fraction)

@@ -14,7 +14,8 @@ They differ where scikit-image does other than it says:
   spectrum is square, and so counts half of it for a picture like 257 x 512 (both chains are off by two), and twice of
   it for one that is not square with ``is_real=False`` (the noise of 24 x 64 pixels comes out eight times too large).
 - What gives NaN or nonsense there is an error here: NaN or infinity in a picture or a `psf`, a `psf` of zeros,
-  ``num_iter=0`` (there: a picture of 0.5), ``max_num_iter`` at or under ``burnin + 1``.
+  ``num_iter=0`` (there: a picture of 0.5), ``max_num_iter`` at or under ``burnin + 1``, a `balance` or a threshold
+  below 0, a single pixel for `unsupervised_wiener`.
 
 Kept, as others have come to rely on it: pictures of integers become float64 of the same values, not fractions, and are
 clipped to 1 (a warning says so; ``clip=False``); `psf` is not scaled to sum 1; a real `psf` of just the shape of a
@@ -35,6 +36,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,10 +47,11 @@ from .nonblind.grids import fast_shape, irfft, place, rfft
 from .nonblind.richardson_lucy import BOUNDARIES as LUCY_BOUNDARIES
 from .nonblind.richardson_lucy import convolutions, iterate
 from .nonblind.wiener import BOUNDARIES as WIENER_BOUNDARIES
-from .nonblind.wiener import PASSES, draws, fill_in, gibbs, on_grid, prior_power, transfer_function
+from .nonblind.wiener import draws, gibbs, on_grid, prior_power, transfer_function
 
 __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 
+CLIPPED = "clip=True cuts the result at 1; pass clip=False, or scale the image to [0, 1]"
 _SAMPLER: dict[str, Any] = {"threshold": 1e-4, "max_num_iter": 200, "min_num_iter": 30, "burnin": 15, "callback": None}
 
 
@@ -109,10 +112,11 @@ def richardson_lucy(
     _check_boundary(boundary, LUCY_BOUNDARIES)
     planes, weights, ndim = _enter(image, psf, channel_axis, batch)
     _check_lucy(weights, ndim)
-    if (count := _count("num_iter", num_iter)) < 1:
-        raise ValueError(f"num_iter must be at least 1, got {num_iter}; 30 is usual")
+    count = images.check_count("num_iter", num_iter, way_out="30 is usual")
+    if filter_epsilon is not None:
+        filter_epsilon = _not_negative("filter_epsilon", filter_epsilon)
     if clip:
-        _warn_of_clipping(planes)
+        images.check_range(planes, CLIPPED)
     if boundary is None:
         _warn_of_even(weights.shape[-ndim:])
         sharp = _lucy_in_the_dark(planes, weights, count, filter_epsilon, ndim)
@@ -189,8 +193,9 @@ def wiener(
         Cut the result at -1 and 1.
     boundary : {None, "wrap", "unknown", "reflect", "edge"}
         What is beyond the borders. None and "wrap": the picture is periodic. "reflect", "edge": it is carried on so and
-        fades over to its opposite border. "unknown": only what was seen is compared, on a larger picture. The last
-        three need a real `psf` and `reg`, and `is_real`.
+        fades over to its opposite border. "unknown": it is carried on by a restoration that compares only what was seen
+        (`gpudeblur.nonblind.torus`), the best and slowest, for pictures of two axes. The last three need a real `psf`
+        and `reg`, and `is_real`.
     channel_axis : int, optional
         Axis of the channels; each is restored with the same `psf`.
     batch : int
@@ -216,18 +221,16 @@ def wiener(
     """
     _check_boundary(boundary, WIENER_BOUNDARIES)
     planes, weights, ndim = _enter(image, psf, channel_axis, batch)
+    balance = _not_negative("balance", balance, "0 is the inverse filter, 0.1 a start")
     if clip:
-        _warn_of_clipping(planes)
+        images.check_range(planes, CLIPPED)
     data, inside, otf, penalty = _spectral(planes, weights, reg, is_real, boundary, ndim)
     xp, grid = array_module(data), data.shape[-ndim:]
-    bottom = otf.real**2 + otf.imag**2 + _number("balance", balance) * penalty
+    bottom = otf.real**2 + otf.imag**2 + balance * penalty
     inverse = otf.conj() / xp.where(bottom > 0, bottom, 1)
     if not is_real:
         fft, axes = fft_module(xp), tuple(range(-ndim, 0))
         sharp = fft.ifftn(inverse * fft.fftn(data, axes=axes), axes=axes)
-    elif boundary == "unknown":
-        inverse /= math.prod(grid)
-        sharp = fill_in(planes, data, rfft(data, ndim), otf, inverse, inside, PASSES)
     else:
         inverse /= math.prod(grid)
         sharp = irfft(inverse * rfft(data, ndim), grid)[inside]
@@ -295,9 +298,11 @@ def unsupervised_wiener(
             f"image must have 2 axes of space, (M, N), got {ndim} (shape {image.shape}); "
             "a stack of pictures needs batch=, channels need channel_axis="
         )
+    if math.prod(planes.shape[-2:]) < 2:
+        raise ValueError("image must have at least 2 pixels, got one; nothing is known of the noise then")
     params = _sampler(user_params)
     if clip:
-        _warn_of_clipping(planes)
+        images.check_range(planes, CLIPPED)
     data, inside, otf, penalty = _spectral(planes, weights, reg, is_real, boundary, ndim)
     xp, grid = array_module(data), data.shape[-2:]
     unit = math.prod(grid) ** -0.5
@@ -339,10 +344,10 @@ def _enter(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tu
     _check_array(image, "image", "mask or inpaint it first", "biuf")
     _check_array(psf, "psf", "set it to zero there", "biufc")
     xp = array_module(image, psf)
-    lead = _count("batch", batch)
+    lead = images.check_count("batch", batch, least=0, way_out="it is the number of leading axes that are a stack")
     axis = None if channel_axis is None else _axis(channel_axis, image.ndim)
     ndim = image.ndim - lead - (axis is not None)
-    if lead < 0 or ndim < 1:
+    if ndim < 1:
         raise ValueError(
             f"batch must leave image an axis of space, got {batch} for shape {image.shape} and channel_axis "
             f"{channel_axis}; it is the number of leading axes that are a stack"
@@ -423,7 +428,11 @@ def _spectral(
             f"boundary must be None or 'wrap' with transfer functions or is_real=False, got {boundary!r}; they are "
             "made for the picture's own grid, so pass the real point spread function and reg"
         )
-    data, inside = on_grid(planes, psf.shape[-ndim:], boundary or "wrap")
+    if boundary == "unknown" and ndim != 2:
+        raise ValueError(f"boundary must not be 'unknown' for a picture of {ndim} axes of space; use 'edge'")
+    if boundary == "unknown" and bool((images.kernel_sum(psf, 2) <= 0).any()):
+        raise ValueError("boundary must not be 'unknown' for a psf whose sum is not positive; use 'edge'")
+    data, inside = on_grid(planes, psf, boundary or "wrap", ndim=ndim)
     grid = data.shape[-ndim:]
 
     def transfer(kernel: Array) -> Array:
@@ -441,6 +450,9 @@ def _spectral(
 
 
 def _sampler(user_params: dict[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(user_params, Mapping | None):
+        kind = type(user_params).__name__
+        raise TypeError(f"user_params must be a dictionary, got {user_params!r} ({kind}); {{}} has the defaults")
     given = user_params or {}
     if unknown := sorted(map(str, set(given) - set(_SAMPLER))):
         warnings.warn(
@@ -449,6 +461,11 @@ def _sampler(user_params: dict[str, Any] | None) -> dict[str, Any]:
             stacklevel=3,
         )
     params = {name: given.get(name, default) for name, default in _SAMPLER.items()}
+    for name in ("burnin", "min_num_iter", "max_num_iter"):
+        params[name] = images.check_count(f"user_params[{name!r}]", params[name], least=0)
+    _not_negative("user_params['threshold']", params["threshold"])
+    if not (params["callback"] is None or callable(params["callback"])):
+        raise TypeError(f"user_params['callback'] must be a function, got {params['callback']!r}; leave it out")
     if params["max_num_iter"] < params["burnin"] + 2:
         raise ValueError(
             f"user_params must have a max_num_iter of at least burnin + 2, got {params['max_num_iter']} and a burnin "
@@ -477,7 +494,7 @@ def _check_boundary(boundary: str | None, known: tuple[str, ...]) -> None:
 def _check_lucy(psf: Array, ndim: int) -> None:
     if psf.dtype.kind == "c":
         raise TypeError(f"psf must have an integer or float dtype, got {psf.dtype}; wiener takes transfer functions")
-    total = psf.sum(axis=tuple(range(-ndim, 0)))
+    total = images.kernel_sum(psf, ndim)
     if bool((total <= 0).any()):
         raise ValueError(
             f"psf must have a positive sum, got {float(total.min()):g}; a blur keeps the light, so it sums to 1"
@@ -514,33 +531,15 @@ def _warn_of_even(sides: tuple[int, ...]) -> None:
         )
 
 
-def _warn_of_clipping(planes: Array) -> None:
-    largest = float(abs(planes).max())
-    if largest > 16:
-        warnings.warn(
-            f"image has values up to {largest:.4g}, and clip=True cuts the result at 1; pass clip=False, or scale the "
-            "image to [0, 1]",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}); round it") from None
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})") from None
+def _not_negative(name: str, value: Any, way_out: str = "leave it out for the default") -> float:
+    return images.check_number(name, value, "at least 0", lambda number: number >= 0, way_out=way_out)
 
 
 def _axis(channel_axis: Any, ndim: int) -> int:
-    axis = _count("channel_axis", channel_axis)
+    axis = images.as_integer(channel_axis)
+    if axis is None:
+        kind = type(channel_axis).__name__
+        raise TypeError(f"channel_axis must be an integer, got {channel_axis!r} ({kind}); use -1 for (M, N, C)")
     if not -ndim <= axis < ndim:
         raise ValueError(f"channel_axis must be between {-ndim} and {ndim - 1}, got {axis}; use -1 for (M, N, C)")
     return axis % ndim

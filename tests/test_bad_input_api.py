@@ -381,7 +381,7 @@ def test_noise_that_is_negative(method: str, more: dict[str, float]) -> None:
     """With a weight too, where it is not asked for."""
     more = {} if method == "richardson-lucy" else more
     for value in (-0.01, math.nan, math.inf):
-        message = f"noise_sigma must not be negative, and finite, got {value!r}; leave it out to have it estimated"
+        message = f"noise_sigma must not be negative, and be finite, got {value!r}; leave it out to have it estimated"
         with refuses(ValueError, message):
             gd.deconvolve(PICTURE, BOX, method=method, noise_sigma=value, **more)
     with pytest.raises(AssertionError, match="computed"):
@@ -391,7 +391,8 @@ def test_noise_that_is_negative(method: str, more: dict[str, float]) -> None:
 @pytest.mark.parametrize("name", ["weight", "noise_sigma"])
 @pytest.mark.parametrize("value", ["0.1", True, 1j, [None]])
 def test_numbers_that_are_none(name: str, value: Any) -> None:
-    with refuses(TypeError, f"{name} must be a number, or one a picture, got {value!r}"):
+    estimated = "leave it out to have it estimated"
+    with refuses(TypeError, f"{name} must be a number, or one a picture, got {value!r}; {estimated}"):
         gd.deconvolve(PICTURE, BOX, **{name: value})
 
 
@@ -408,13 +409,16 @@ def test_numbers_of_another_stack(name: str) -> None:
 @pytest.mark.parametrize("value", [0, -3, 2.5, "9", True])
 @pytest.mark.parametrize("method", ["tv", "sparse", "richardson-lucy"])
 def test_iterations_that_are_none(method: str, value: Any) -> None:
-    with refuses(ValueError, f"iterations must be an integer of at least 1, got {value!r}"):
+    number = type(value) is int
+    integer = f"iterations must be an integer, got {value!r} ({type(value).__name__}); round it"
+    least = f"iterations must be at least 1, got {value}; leave it out for the default"
+    with refuses(ValueError if number else TypeError, least if number else integer):
         gd.deconvolve(PICTURE, BOX, method=method, iterations=value)
 
 
-@pytest.mark.parametrize("value", [0, -64, 64.0, "x", True])
+@pytest.mark.parametrize("value", [0, -64, 64.0, "x", True, np.array([64, 64])])
 def test_tiles_that_are_none(value: Any) -> None:
-    with refuses(ValueError, f"tile must be a positive integer or 'auto', got {value!r}"):
+    with refuses(ValueError, f"tile must be a positive integer or 'auto', got {value!r}; 'auto' is as many as fit"):
         gd.deconvolve(PICTURE, BOX, tile=value)
 
 

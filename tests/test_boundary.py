@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur._arrays import to_host
-from gpudeblur.boundary import MODES, extend, unwrap, wrap
+from gpudeblur.boundary import MODES, continued, extend, unwrap, wrap
 from gpudeblur.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from gpudeblur.synthesis import blur, linear_kernel
 
@@ -182,13 +182,42 @@ def test_an_extended_batch_equals_a_loop(xp: Any, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "numpy_name"), [("reflect", "symmetric"), ("edge", "edge")])
-@pytest.mark.parametrize("shape", [(30, 40), (7, 40)])
+@pytest.mark.parametrize("shape", [(30, 40), (7, 40), (1, 40)])
 def test_beside_the_picture_is_what_numpy_pads(xp: Any, mode: str, numpy_name: str, shape: tuple[int, int]) -> None:
-    """As far as the blur reaches; the margin before the picture is at the end of the grid."""
-    u = scene(shape)
-    wide = to_host(extend(xp.asarray(u), xp.asarray(KERNEL), mode))
-    rolled = np.roll(wide, (10, 10), (0, 1))[: shape[0] + 20, : shape[1] + 20]
-    assert_same(rolled, np.pad(u, 10, mode=numpy_name))
+    """Fading over to what leads to the other side: the margin is between the two, and next to the picture it is one."""
+    u = scene(shape)[:, :1] * np.linspace(0.2, 1, 40)
+    wide = to_host(extend(xp.asarray(u), xp.asarray(KERNEL), mode))[: shape[0]]
+    count = wide.shape[1] - 40
+    padded = np.pad(u, ((0, 0), (count, count)), mode=numpy_name)
+    after, before, margin = padded[:, -count:], padded[:, :count], wide[:, 40:]
+    least, most = np.minimum(after, before), np.maximum(after, before)
+    assert (margin >= least - 1e-12).all()
+    assert (margin <= most + 1e-12).all()
+    span = np.abs(after - before).max()
+    assert np.abs(margin - after)[:, :2].max() < 0.05 * span < 0.5 * np.abs(margin - after)[:, -2:].max()
+    assert np.abs(margin - before)[:, -2:].max() < 0.05 * span
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+@pytest.mark.parametrize("shape", [(9,), (7, 12), (1, 5), (5, 4, 6)])
+def test_what_is_put_around_a_picture_is_periodic_and_no_larger_than_it(
+    xp: Any, mode: str, shape: tuple[int, ...]
+) -> None:
+    u = np.random.default_rng(0).random((2, *shape))
+    out = continued(xp.asarray(u), (4,) * len(shape), mode)
+    assert_same(out[(..., *map(slice, shape))], u)
+    assert all(a >= b + 4 for a, b in zip(out.shape[1:], shape, strict=True))
+    assert float(out.max()) <= u.max() + 1e-12
+    assert float(out.min()) >= u.min() - 1e-12
+
+
+def test_an_extended_constant_is_constant_and_a_ramp_does_not_jump(xp: Any) -> None:
+    out = continued(xp.full((3, 6, 7), 2.5), (5, 5), "reflect")
+    assert_close(out, np.full((), 2.5))
+    ramp = np.linspace(0, 1, 50)
+    for mode in ("reflect", "edge"):
+        out = to_host(continued(xp.asarray(ramp), (30,), mode))
+        assert np.abs(np.diff(np.append(out, out[0]))).max() < 0.12
 
 
 def test_tapering_fades_into_the_blur_at_the_seam_only(xp: Any) -> None:

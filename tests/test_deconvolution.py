@@ -85,7 +85,7 @@ def test_the_scale_of_a_kernel_does_not_matter(xp: Any) -> None:
 def test_a_kernel_may_exceed_the_picture_along_one_axis(xp: Any, method: str) -> None:
     """A strip of nine rows under a blur of eleven; the picture on its side is no other.
 
-    With 1 % noise: with less, "wiener" takes too small a weight for so much that was not seen.
+    With 1 % noise: without any, "wiener" hardly gains, as so much was not seen.
     """
     kernel = np.outer(np.hanning(13)[1:-1], [0.2, 0.6, 0.2])
     kernel /= kernel.sum()

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "gpudeblur"
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
     {"_arrays", "_cuda", "_device", "progress"},
-    {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options"},
+    {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options", "images"},
     {
         "boundary",
         "pyramid",
@@ -38,7 +38,7 @@ LAYERS = (
     {"alternation"},
     {"choice"},
     {"kernel_size"},
-    {"images", "metrics", "synthesis", "estimate"},
+    {"metrics", "synthesis", "estimate"},
     {"blind", "deconvolution", "nonuniform", "networks", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py

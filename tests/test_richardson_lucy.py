@@ -12,7 +12,7 @@ from skimage import data
 
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.grids import extend, place, rfft
+from gpudeblur.nonblind.grids import place, rfft
 from gpudeblur.nonblind.richardson_lucy import BOUNDARIES, convolutions, iterate, richardson_lucy
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -29,7 +29,7 @@ def blurred_picture(noise: float = 0.0, dtype: str = "float64") -> np.ndarray:
 
 def seen(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
     """x * k where B is, of a periodic x."""
-    spectrum = np.fft.rfft2(place(kernel, x.shape, tuple((s - 1) // 2 for s in kernel.shape))) * np.fft.rfft2(x)
+    spectrum = np.fft.rfft2(place(kernel, x.shape, tuple(s // 2 for s in kernel.shape))) * np.fft.rfft2(x)
     return np.fft.irfft2(spectrum, x.shape)
 
 
@@ -40,7 +40,7 @@ def seen(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
 @pytest.mark.parametrize("size", [(5, 3), (4, 6), (1, 1)])
 def test_a_delta_returns_the_picture(xp: Any, boundary: str, size: tuple[int, int]) -> None:
     kernel = np.zeros(size, np.float32)
-    kernel[(size[0] - 1) // 2, (size[1] - 1) // 2] = 1
+    kernel[size[0] // 2, size[1] // 2] = 1
     u = np.random.default_rng(0).random((17, 24), np.float32)
     out = richardson_lucy(xp.asarray(u), xp.asarray(kernel), boundary=boundary, **SHARP)
     assert out.dtype == np.float32
@@ -213,12 +213,10 @@ def test_the_picture_is_not_written_to(xp: Any) -> None:
         assert out is not u
 
 
-def test_a_callback_hears_of_every_step_and_may_end_them(xp: Any) -> None:
+def test_a_callback_hears_of_every_step(xp: Any) -> None:
     u, kernel, heard = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
     richardson_lucy(u, kernel, num_iter=4, callback=heard.append, **SHARP)
     assert heard == [0.25, 0.5, 0.75, 1.0]
-    ended = richardson_lucy(u, kernel, num_iter=8, callback=lambda done: done >= 0.25, **SHARP)
-    assert_same(ended, richardson_lucy(u, kernel, num_iter=2, **SHARP))
 
 
 def test_an_unknown_boundary_is_refused() -> None:
@@ -227,28 +225,6 @@ def test_an_unknown_boundary_is_refused() -> None:
 
 
 # ---- grids
-
-
-@pytest.mark.parametrize("mode", ["reflect", "edge"])
-@pytest.mark.parametrize("shape", [(9,), (7, 12), (1, 5), (5, 4, 6)])
-def test_what_is_put_around_a_picture_is_periodic_and_no_larger_than_it(
-    xp: Any, mode: str, shape: tuple[int, ...]
-) -> None:
-    u = np.random.default_rng(0).random((2, *shape))
-    out, inside = extend(xp.asarray(u), (4,) * len(shape), mode)
-    assert_same(out[inside], u)
-    assert all(a >= b + 4 for a, b in zip(out.shape[1:], shape, strict=True))
-    assert float(out.max()) <= u.max() + 1e-12
-    assert float(out.min()) >= u.min() - 1e-12
-
-
-def test_an_extended_constant_is_constant_and_a_ramp_does_not_jump(xp: Any) -> None:
-    out, _ = extend(xp.full((3, 6, 7), 2.5), (5, 5), "reflect")
-    assert_close(out, np.full((), 2.5))
-    ramp = np.linspace(0, 1, 50)
-    for mode in ("reflect", "edge"):
-        out = to_host(extend(xp.asarray(ramp), (30,), mode)[0])
-        assert np.abs(np.diff(np.append(out, out[0]))).max() < 0.12
 
 
 @pytest.mark.parametrize("shape", [(8,), (6, 9), (4, 5, 6)])

@@ -1,4 +1,9 @@
-"""Restoration with a known kernel: one method a file, each f(blurred, kernel, *, ..., callback) on (..., H, W)."""
+"""Restoration with a known kernel: one method a file, each f(blurred, kernel, *, ..., callback) on (..., H, W).
+
+As functions of this package (`gpudeblur.nonblind.tv`) the methods check what they are given, and take kernels of any
+sides and of any positive sum, as `gpudeblur.deconvolve` does; see `checked`. As functions of their modules
+(`gpudeblur.nonblind.tv.tv`) and in `METHODS` they do not: that is for callers which have checked.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +13,34 @@ from typing import Any
 from .._arrays import Array, array_module
 from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..noise import noise_sigma_under
-from .hyper_laplacian import hyper_laplacian
-from .l0 import l0
-from .richardson_lucy import richardson_lucy
-from .ringing import ringing_suppressed
-from .sparse import sparse
-from .tv import tv
+from .checked import checked
+from .hyper_laplacian import hyper_laplacian as _hyper_laplacian
+from .l0 import l0 as _l0
+from .richardson_lucy import richardson_lucy as _richardson_lucy
+from .ringing import ringing_suppressed as _ringing_suppressed
+from .sparse import sparse as _sparse
+from .tv import tv as _tv
 from .weights import weight_of
-from .wiener import unsupervised_wiener, wiener
+from .wiener import unsupervised_wiener as _unsupervised_wiener
+from .wiener import wiener as _wiener
 
 METHODS: dict[str, Callable[..., Array]] = {
-    "sparse": sparse,
-    "hyper-laplacian": hyper_laplacian,
-    "tv": tv,
-    "l0": l0,
-    "ringing-suppressed": ringing_suppressed,
-    "wiener": wiener,
-    "richardson-lucy": richardson_lucy,
+    "sparse": _sparse,
+    "hyper-laplacian": _hyper_laplacian,
+    "tv": _tv,
+    "l0": _l0,
+    "ringing-suppressed": _ringing_suppressed,
+    "wiener": _wiener,
+    "richardson-lucy": _richardson_lucy,
 }
+hyper_laplacian = checked(_hyper_laplacian)
+l0 = checked(_l0)
+richardson_lucy = checked(_richardson_lucy)
+ringing_suppressed = checked(_ringing_suppressed)
+sparse = checked(_sparse)
+tv = checked(_tv)
+unsupervised_wiener = checked(_unsupervised_wiener)
+wiener = checked(_wiener)
 # With which of them `deblur` ends, and how; the fast one in one CUDA graph, for which its weight must be fixed.
 FINALS: dict[str, Mapping[str, Any]] = {
     "sparse": {},
@@ -38,16 +53,12 @@ FINALS: dict[str, Mapping[str, Any]] = {
 MISTRUST, MOST_MISTRUST = 5.0, 0.016
 
 __all__ = [
-    "FINALS",
-    "METHODS",
     "hyper_laplacian",
     "l0",
-    "restore",
     "richardson_lucy",
     "ringing_suppressed",
     "sparse",
     "tv",
-    "unexplained",
     "unsupervised_wiener",
     "wiener",
 ]

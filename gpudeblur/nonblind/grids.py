@@ -1,14 +1,11 @@
-"""Periodic grids for pictures of any number of axes: transforms, kernels with their origin, what is put outside.
+"""Periodic grids for pictures of any number of axes: transforms, kernels with their origin.
 
-`fourier` and `boundary` are for pictures (..., H, W); here the last `len(shape)` axes are space, be it one or three.
+`fourier` is for pictures (..., H, W); here the last `len(shape)` axes are space, be it one or three.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
 
 from .._arrays import Array, array_module, fft_module
 from ..fourier import fast_size, irfft2, rfft2
@@ -39,6 +36,12 @@ def place(kernel: Array, shape: Shape, origin: Shape) -> Array:
     return array_module(kernel).roll(grid, tuple(-o for o in origin), tuple(range(-ndim, 0)))
 
 
+def with_odd_sides(kernel: Array) -> Array:
+    """`kernel` (..., kh, kw), even sides one longer by zeros at the end: its pixel (kh // 2, kw // 2) is the middle."""
+    missing = [(0, 1 - side % 2) for side in kernel.shape[-2:]]
+    return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + missing)
+
+
 def fast_shape(shape: Shape) -> Shape:
     return tuple(map(fast_size, shape))
 
@@ -51,34 +54,3 @@ def sum_over(x: Array, ndim: int) -> Array:
     lead = x.shape[:-ndim]
     flat = x.reshape(*lead, math.prod(x.shape[-ndim:]))  # a shape without -1: no axis is too many for an empty batch
     return flat.sum(axis=-1).reshape(*lead, *(1,) * ndim)
-
-
-def extend(picture: Array, margin: Shape, mode: str) -> tuple[Array, tuple[Any, ...]]:
-    """The picture (..., *space) made periodic by at least `margin` new pixels an axis, and the slices that undo it.
-
-    The new pixels carry on from one border, by reflection or with its last value, and fade over to what comes before
-    the opposite border, so that nothing jumps where the grid closes.
-
-    Parameters
-    ----------
-    picture : float array.
-    margin : the least number of new pixels along each of the last `len(margin)` axes, in all.
-    mode : {"reflect", "edge"}
-        "reflect" repeats the last pixel (d c b a | a b c d | d c b a), as in `scipy.ndimage`.
-    """
-    xp, ndim, inside = array_module(picture), len(margin), []
-    for axis, least in zip(range(-ndim, 0), margin, strict=True):
-        side = picture.shape[axis]
-        count = fast_size(side + least) - side
-        after = np.arange(side, side + count)
-        before = np.arange(-count, 0)
-        if mode == "edge":
-            after, before = np.full(count, side - 1), np.zeros(count, int)
-        else:
-            after, before = (np.where(i % (2 * side) < side, i, ~i) % side for i in (after, before))
-        share = ((np.arange(count) + 0.5) / max(count, 1)).reshape(-1, *(1,) * (-axis - 1))
-        fade = xp.asarray((0.5 - 0.5 * np.cos(np.pi * share)).astype(picture.dtype))
-        one, other = (xp.take(picture, xp.asarray(i), axis=axis) for i in (after, before))
-        picture = xp.concatenate([picture, one + fade * (other - one)], axis=axis)
-        inside.append(slice(side))
-    return picture, (..., *inside)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, array_module
+from ..boundary import continued
 from ..filters import gradient, gradient_adjoint
-from ..noise import noise_sigma as estimated_noise
-from .grids import Shape, extend, fast_shape, irfft, place, rfft, sum_over
+from ..noise import noise_sigma_under
+from .grids import Shape, fast_shape, irfft, place, rfft, sum_over, with_odd_sides
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
 # Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
@@ -23,7 +24,7 @@ READ = 8
 # Dey's |grad x|, rounded off below this share of the mean brightness.
 FLAT = 1e-3
 
-Progress = Callable[[float], "bool | None"]
+Progress = Callable[[float], None]
 Step = Callable[[Array], Array]
 
 
@@ -48,7 +49,8 @@ def richardson_lucy(
     Parameters
     ----------
     blurred : (..., H, W) float; what is below 0 counts as 0.
-    kernel : (kh, kw), or one a picture, (..., kh, kw); non-negative, sum 1. Origin at (kh - 1) // 2, (kw - 1) // 2.
+    kernel : (kh, kw), or one a picture, (..., kh, kw); non-negative, sum 1. Its origin is its pixel
+        (kh // 2, kw // 2).
     num_iter : number of steps, four transforms each, unless they end before.
     accelerated : extrapolate between the steps (Biggs & Andrews); `num_iter` then counts for some three times as many.
     damping : in standard deviations of the noise, 0: none. Where x * k is within so many of B, B is followed only
@@ -60,7 +62,7 @@ def richardson_lucy(
         "unknown": x reaches beyond B as far as the kernel does, only what was seen is compared, and what is seen in
         part is weighted with that part (Bertero & Boccacci). "reflect", "edge": B is carried on so. "wrap": B is
         periodic.
-    callback : called with the fraction done after each step; if it returns True, that was the last one.
+    callback : called with the fraction done after each step.
 
     Returns
     -------
@@ -90,8 +92,8 @@ def richardson_lucy(
     xp, damped, regular = array_module(blurred, kernel), None, None
     sigma: Any = 0.0
     if damping or discrepancy:
-        sigma = xp.asarray(estimated_noise(blurred) if noise_sigma is None else noise_sigma, dtype=blurred.dtype)
-        sigma = sigma[..., None, None]
+        sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
+        sigma = xp.asarray(sigma, dtype=blurred.dtype)[..., None, None]
     if damping:
         # Without any noise there is nothing to be damped, but something to be divided by.
         least = 1e-12 * abs(blurred).max(axis=(-2, -1), keepdims=True) + float(np.finfo(blurred.dtype).tiny)
@@ -114,7 +116,7 @@ def richardson_lucy(
 
     return iterate(
         blurred,
-        kernel,
+        with_odd_sides(kernel),
         2,
         num_iter=num_iter,
         boundary=boundary,
@@ -144,6 +146,7 @@ def iterate(
 
     Parameters
     ----------
+    kernel : its origin is its pixel (side - 1) // 2, for even sides that of scikit-image.
     filter_epsilon : where x * k is below it, x is not believed (the ratio counts as 0); None: it is everywhere.
     damped : B / (x * k), B - x * k -> what takes the place of the ratio.
     regular : x -> what each step is divided by, about 1.
@@ -162,7 +165,7 @@ def iterate(
         grid = fast_shape(tuple(a + b - 1 for a, b in zip(shape, sides, strict=True)))
         seen = home = (..., *(slice(b - 1 - o, b - 1 - o + a) for a, b, o in zip(shape, sides, origin, strict=True)))
     elif boundary != "wrap":
-        data, home = extend(data, tuple(2 * (side - 1) for side in sides), boundary)
+        data, home = continued(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
         grid = data.shape[-ndim:]
     blur, back = convolutions(kernel, grid, origin)
     ratio = xp.zeros((*data.shape[:-ndim], *grid), dtype=data.dtype)
@@ -245,9 +248,8 @@ def _repeat(
         else:
             ahead = new
         x = new
-        stop = callback((i + 1) / num_iter) if callback is not None else False
-        if isinstance(stop, bool | np.bool_) and stop:
-            break
+        if callback is not None:
+            callback((i + 1) / num_iter)
     if done is not None:
         x = xp.where(done, kept, x)
     return x

@@ -25,20 +25,22 @@ LAWS["ringing-suppressed"] = LAWS["tv"]  # whose weight it takes
 # weight for 0.006. The floor is a compromise, made with both figures in sight: on exact pictures it costs up to 2.6 dB
 # of 34.6 ("tv"), without it Levin's would lose a dB.
 FLOOR = 0.0025
+# More is taken for so much: a picture in [0, 1] cannot have it, and the laws know no other.
+CEILING = 1.0
 
 
 def weight_of(sigma: Any, method: str) -> Any:
-    """a max(sigma, 0.0025)^p."""
+    """a sigma^p, with a sigma between 0.0025 and 1."""
     factor, power = LAWS[method]
     xp = array_module(sigma) if np.ndim(sigma) else np
     # Not **, which rounds one number otherwise than an array of them: a batch is to equal a loop.
-    return factor * xp.power(xp.maximum(sigma, FLOOR), power)
+    return factor * xp.power(xp.minimum(xp.maximum(sigma, FLOOR), CEILING), power)
 
 
 def automatic_weight(blurred: Array, kernel: Array, method: str) -> Array:
-    """The weight of the prior that suits the noise of pictures (..., H, W), (...): a max(sigma, 0.0025)^p.
+    """The weight of the prior that suits the noise of pictures (..., H, W), (...): `weight_of`.
 
-    sigma is `noise.noise_sigma_under` of picture and kernel, in the unit where the picture's range is 1; `weight_of`.
+    sigma is `noise.noise_sigma_under` of picture and kernel, in the unit where the picture's range is 1.
     """
     sigma = noise_sigma_under(blurred, kernel)
     return array_module(blurred, kernel).asarray(weight_of(sigma, method), dtype=blurred.dtype)

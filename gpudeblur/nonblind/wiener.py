@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._arrays import Array, array_module
-from ..noise import noise_sigma as estimated_noise
-from .grids import Shape, extend, irfft, place, rfft, sum_over
+from ..boundary import continued
+from ..noise import noise_sigma_under
+from .grids import Shape, irfft, place, rfft, sum_over, with_odd_sides
+from .splitting import part
+from .torus import torus
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
 PRIORS = ("gradient", "laplacian", "identity")
@@ -20,10 +23,8 @@ WEIGHTS = np.logspace(-7, 1, 41)
 LEAST_NOISE = 3e-3
 # Frequencies that are looked at for the weight: an even selection of about so many.
 FREQUENCIES = 1 << 13
-# Passes of boundary="unknown".
-PASSES = 12
 
-Progress = Callable[[float], "bool | None"]
+Progress = Callable[[float], None]
 
 
 def wiener(
@@ -49,9 +50,9 @@ def wiener(
         "identity": Tikhonov, seed 4, eq. 10 and 11.
     noise_sigma : standard deviation of the noise of B, a number or one a picture, for the weight; None estimates it.
     boundary : {"unknown", "reflect", "edge", "wrap"}
-        "unknown": |x * k - B|^2 where B was seen, on a latent picture larger than B. "reflect", "edge": B is carried on
-        so and fades over to its opposite border. "wrap": B is periodic.
-    callback : called with the fraction done after each pass; if it returns True, that was the last one.
+        See `boundary.extend`. "unknown": what was not seen is x * k with the x of 20 passes of `tv` (`torus`), which
+        take most of the time; "edge" is one quotient.
+    callback : called with the fraction done after each of these passes, and at the end.
 
     Returns
     -------
@@ -63,36 +64,43 @@ def wiener(
     B. R. Hunt: The application of constrained least squares estimation to image restoration, IEEE Trans. Comput. 1973.
     S. Lin et al.: seed 4, eq. 10 and 11.
     """
-    xp = array_module(blurred, kernel)
-    data, inside = on_grid(blurred, kernel.shape[-2:], boundary)
+    xp, kernel = array_module(blurred, kernel), kernel.astype(blurred.dtype, copy=False)
+    data, inside = on_grid(blurred, kernel, boundary, callback=part(callback, 0, 0.9))
     grid = data.shape[-2:]
-    otf = transfer_function(kernel.astype(blurred.dtype, copy=False), grid)
+    otf = transfer_function(kernel, grid)
     penalty = xp.asarray(prior_power(grid, prior, blurred.dtype))
     power, spectrum = _squared(otf), rfft(data, 2)
     if weight is None:
-        sigma = estimated_noise(blurred) if noise_sigma is None else noise_sigma
+        sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
         weight = probable_weight(spectrum, power, penalty, blurred, sigma)
     weight = xp.asarray(weight, dtype=blurred.dtype)[..., None, None]
     # A frequency that neither the kernel nor the prior knows is 0 in B as well.
     bottom = xp.maximum(power + weight * penalty, float(np.finfo(blurred.dtype).tiny))
-    inverse = otf.conj() / (bottom * math.prod(grid))
-    if boundary == "unknown":
-        return fill_in(blurred, data, spectrum, otf, inverse, inside, PASSES, callback)
-    sharp = irfft(spectrum * inverse, grid)[inside]
+    spectrum *= otf.conj() / (bottom * math.prod(grid))
+    sharp = irfft(spectrum, grid)[inside]
     if callback is not None:
         callback(1.0)
     return sharp
 
 
-def on_grid(picture: Array, sides: Shape, boundary: str) -> tuple[Array, tuple[Any, ...]]:
+def on_grid(
+    picture: Array, kernel: Array, boundary: str, *, ndim: int = 2, callback: Progress | None = None
+) -> tuple[Array, tuple[Any, ...]]:
     """The picture (..., *space) on a periodic grid as `boundary` says, and where it is there."""
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary must be one of {', '.join(map(repr, BOUNDARIES))}, got {boundary!r}")
     if boundary == "wrap":
         return picture, (...,)
-    # What is filled in need only be as wide as the kernel; what is made up should be far from where it is made so.
-    reach = 1 if boundary == "unknown" else 2
-    return extend(picture, tuple(reach * (side - 1) for side in sides), "edge" if boundary == "edge" else "reflect")
+    inside = (..., *map(slice, picture.shape[-ndim:]))
+    if boundary != "unknown":
+        return continued(picture, tuple(2 * (side - 1) for side in kernel.shape[-ndim:]), boundary), inside
+    if ndim != 2:
+        raise ValueError(f"boundary 'unknown' is for pictures of 2 axes, got {ndim}; use 'edge'")
+    # `torus` is for pictures in [0, 1], and kernels of sum 1.
+    level = abs(picture).max(axis=(-2, -1), keepdims=True)
+    level = array_module(picture).where(level > 0, level, 1)
+    kernel = with_odd_sides(kernel / kernel.sum(axis=(-2, -1), keepdims=True))
+    return level * torus(picture / level, kernel, boundary, callback=callback), inside
 
 
 def transfer_function(kernel: Array, grid: Shape) -> Array:
@@ -135,44 +143,6 @@ def probable_weight(spectrum: Array, power: Array, penalty: Array, blurred: Arra
     return xp.asarray(WEIGHTS.astype(blurred.dtype))[xp.stack(scores).argmin(axis=0)]
 
 
-def fill_in(
-    blurred: Array,
-    data: Array,
-    spectrum: Array,
-    otf: Array,
-    inverse: Array,
-    inside: tuple[Any, ...],
-    passes: int,
-    callback: Progress | None = None,
-) -> Array:
-    """argmin_x |x * k - B|^2 where B was seen + weight |D x|^2: what was not seen becomes x * k, again and again.
-
-    Each pass lowers the objective (majorisation: the closed form for B with x * k around it); two transforms a pass,
-    and a step ahead between them (Nesterov).
-
-    Parameters
-    ----------
-    data, spectrum : B on the grid with a first guess around it, and its transform.
-    inside : where B is on the grid.
-    inverse : what makes F x of F B, the factor of the inverse transform in it.
-    """
-    xp, grid, momentum = array_module(data), data.shape[-(len(inside) - 1) :], 1.0
-    last = data
-    for i in range(passes):
-        latent = spectrum * inverse
-        stop = callback((i + 1) / passes) if callback is not None else False
-        if i + 1 == passes or (isinstance(stop, bool | np.bool_) and stop):
-            break
-        latent *= otf
-        again = irfft(latent, grid)
-        momentum, before = (1 + (1 + 4 * momentum**2) ** 0.5) / 2, momentum
-        data = again + (before - 1) / momentum * (again - last)
-        last = again
-        data[inside] = blurred
-        spectrum = rfft(data, len(grid))
-    return xp.ascontiguousarray(irfft(latent, grid)[inside])
-
-
 def _squared(spectrum: Array) -> Array:
     return spectrum.real**2 + spectrum.imag**2
 
@@ -211,7 +181,7 @@ def unsupervised_wiener(
     burnin, min_num_iter, max_num_iter : samples that do not count; at least, and at most, so many in all.
     rng : `numpy.random.Generator`, seed or None; for CuPy arrays a seed is CuPy's, and it may be CuPy's `Generator`.
     boundary : {"reflect", "edge", "wrap"}; see `wiener`.
-    callback : called with the fraction done after each sample; if it returns True, that was the last one.
+    callback : called with the fraction done after each sample.
 
     Returns
     -------
@@ -225,7 +195,13 @@ def unsupervised_wiener(
     xp = array_module(blurred, kernel)
     if boundary not in BOUNDARIES[1:]:
         raise ValueError(f"boundary must be one of {', '.join(map(repr, BOUNDARIES[1:]))}, got {boundary!r}")
-    data, inside = on_grid(blurred, kernel.shape[-2:], boundary)
+    kernel = kernel.astype(blurred.dtype, copy=False)
+    if max_num_iter < burnin + 2:
+        raise ValueError(
+            f"max_num_iter must be at least burnin + 2, got {max_num_iter} and a burnin of {burnin}; nothing is left "
+            "to be averaged"
+        )
+    data, inside = on_grid(blurred, kernel, boundary)
     grid = data.shape[-2:]
     unit = math.prod(grid) ** -0.5
     normal, gamma = draws(rng, xp, blurred.dtype)
@@ -234,7 +210,7 @@ def unsupervised_wiener(
     scale = xp.where(scale > 0, scale, 1)
     found = gibbs(
         rfft(data / scale, 2) * unit,
-        transfer_function(kernel.astype(blurred.dtype, copy=False), grid),
+        transfer_function(kernel, grid),
         xp.asarray(prior_power(grid, prior, blurred.dtype)),
         math.prod(grid),
         normal=normal,
@@ -361,9 +337,8 @@ def gibbs(
             done = close if done is None else done | close
             if bool(done.all()):  # here CuPy must wait
                 break
-        stop = report((iteration + 1) / max_num_iter) if report is not None else False
-        if isinstance(stop, bool | np.bool_) and stop and count:
-            break
+        if report is not None:
+            report((iteration + 1) / max_num_iter)
     if report is not None:
         report(1.0)
     total /= (xp.ones(1) if counts is None else counts).astype(real)
