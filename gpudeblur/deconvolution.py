@@ -28,6 +28,7 @@ TAKES = {
     "tv": Takes(iterations="iterations"),
     "hyper-laplacian": Takes(),
     "sparse": Takes(boundaries=("unknown",), iterations="iterations"),
+    "epll": Takes(),
     "l0": Takes(),
     "ringing-suppressed": Takes(),
     "wiener": Takes(boundaries=BOUNDARIES),

@@ -8,6 +8,7 @@ from typing import Any
 from .._arrays import Array, array_module
 from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..noise import noise_sigma_under
+from .epll import epll
 from .hyper_laplacian import hyper_laplacian
 from .l0 import l0
 from .richardson_lucy import richardson_lucy
@@ -21,6 +22,7 @@ METHODS: dict[str, Callable[..., Array]] = {
     "sparse": sparse,
     "hyper-laplacian": hyper_laplacian,
     "tv": tv,
+    "epll": epll,
     "l0": l0,
     "ringing-suppressed": ringing_suppressed,
     "wiener": wiener,
@@ -40,6 +42,7 @@ MISTRUST, MOST_MISTRUST = 5.0, 0.016
 __all__ = [
     "FINALS",
     "METHODS",
+    "epll",
     "hyper_laplacian",
     "l0",
     "restore",
