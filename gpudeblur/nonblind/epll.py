@@ -21,7 +21,8 @@ COUPLINGS = tuple(float(c) for c in np.geomspace(0.01, 1, 5))
 STRIDE = 4
 ITERATIONS = 40  # of `tv`; with 20 and 5 photographs with noise of 0.0025 are 0.2 and 0.9 dB worse
 FILLS = 2  # times that what was not seen is predicted, in each pass; 6 change less than 0.01 dB
-STRIP = {"numpy": 1 << 12, "cupy": 1 << 14}  # patches at a time
+# Patches at a time: on NumPy 1 MB of them, on a GPU up to 0.2 GB with their projections (beside what `tiles` counts).
+STRIP = {"numpy": 1 << 11, "cupy": 1 << 13}
 
 
 def epll(

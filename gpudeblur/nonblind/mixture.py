@@ -21,7 +21,7 @@ CHECKSUM = "c38ed1a2f9cd88aa25221d3933c3ab5beb68f1f4e990a4677ebfdce59374ed0c"
 # Nats by which a component, simplified for a noise, may differ from itself. With 0.1 and 1 the restored photographs
 # have the same PSNR to 0.02 dB; all directions would cost two to six times as much.
 TOLERANCE = 0.3
-COLUMNS = 512  # patches at a time on NumPy: their projections, some MB, stay in the cache
+COLUMNS = 64  # patches at a time on NumPy: their projections, 1 MB at most, stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
