@@ -18,7 +18,7 @@ LAWS = {
     "hyper-laplacian": (0.69, 1.6),
     "sparse": (17.7, 1.9),
     "l0": (0.56, 1.8),
-    "epll": (0.70, 1.96),
+    "epll": (0.53, 1.96),
 }
 LAWS["ringing-suppressed"] = LAWS["tv"]  # whose weight it takes
 # Less noise is taken for so much. The best weights fall on without end where nothing but noise is wrong, but in a real
