@@ -48,6 +48,7 @@ LEVIN: dict[str, tuple[str, dict[str, Any]]] = {
     "tv, anisotropic": ("tv", {"isotropic": False}),
     "tv, anisotropic, weight 5e-4, liu-jia": ("tv", {"isotropic": False, "weight": 5e-4, "boundary": "liu-jia"}),
     "tv, weight 4e-4": ("tv", {"weight": 4e-4}),
+    "epll": ("epll", {}),
     "l0": ("l0", {}),
     "ringing-suppressed": ("ringing-suppressed", {}),
     "wiener": ("wiener", {}),

@@ -316,15 +316,15 @@ def test_kernels_of_another_stack(shape: tuple[int, ...], axis: int | None, kern
 # ---- the options of deconvolve
 
 
-SEVEN = "'tv', 'hyper-laplacian', 'sparse', 'l0', 'ringing-suppressed', 'wiener', 'richardson-lucy'"
+EIGHT = "'tv', 'hyper-laplacian', 'sparse', 'epll', 'l0', 'ringing-suppressed', 'wiener', 'richardson-lucy'"
 FOUR = "'unknown', 'reflect', 'edge', 'wrap'"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, f"method must be one of {SEVEN}, got 'magic'"),
-        ({"method": None}, f"method must be one of {SEVEN}, got None"),
+        ({"method": "magic"}, f"method must be one of {EIGHT}, got 'magic'"),
+        ({"method": None}, f"method must be one of {EIGHT}, got None"),
         ({"dtype": "float16"}, "dtype must be one of 'float32', 'float64', got 'float16'"),
         (
             {"boundary": "mirror"},
@@ -354,7 +354,7 @@ FOUR = "'unknown', 'reflect', 'edge', 'wrap'"
         (
             {"tile": 64, "method": "wiener"},
             "method with tile must be one of 'sparse', 'hyper-laplacian', 'tv', 'l0', 'ringing-suppressed', "
-            "got 'wiener'",
+            "'epll', got 'wiener'",
         ),
         (
             {"tile": 64, "boundary": "edge"},

@@ -262,7 +262,7 @@ def has(door: str, option: str) -> bool:
 
 BAD_NUMBERS = (math.nan, -1, -0.5, math.inf, "1", 1j, None, [[1, 2], [3]], object())
 NULLABLE = ("weight", "flat_weight", "noise_sigma", "filter_epsilon")
-COUNTS = ("iterations", "num_iter", "reweightings", "burnin", "min_num_iter", "max_num_iter")
+COUNTS = ("iterations", "num_iter", "reweightings", "stride", "burnin", "min_num_iter", "max_num_iter")
 CASES = [
     (door, option)
     for door in [*DECONVOLVE, *NONBLIND, *RESTORATION]

@@ -188,7 +188,8 @@ def test_a_larger_weight_is_smoother(xp: Any, method: str) -> None:
     rough = [
         float(abs(xp.diff(gd.deconvolve(*args, method=method, weight=weight))).mean()) for weight in (1e-4, 1e-2, 1)
     ]
-    assert rough[0] > 1.2 * rough[1] > 1.2 * 1.2 * rough[2]
+    least = 1.05 if method == "epll" else 1.2  # its prior knows nothing of the means of 8 x 8 pixels
+    assert rough[0] > 1.2 * rough[1] > 1.2 * least * rough[2]
 
 
 @in_every_method

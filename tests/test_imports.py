@@ -165,6 +165,10 @@ def test_the_configuration_ships_every_package_and_every_source() -> None:
     patterns = configuration()["package-data"]["gpudeblur.kernels_cuda"]
     for source in (ROOT / "kernels_cuda").iterdir():
         assert any(fnmatch.fnmatch(source.name, pattern) for pattern in patterns), source.name
+    data = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    for path in data:
+        package = ".".join(path.parent.relative_to(ROOT).parts)
+        assert path.name in configuration()["package-data"].get(package, []), path
 
 
 PRINT_SOURCES = """

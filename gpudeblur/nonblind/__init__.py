@@ -14,6 +14,7 @@ from .._arrays import Array, array_module
 from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..noise import noise_sigma_under
 from .checked import checked
+from .epll import epll as _epll
 from .hyper_laplacian import hyper_laplacian as _hyper_laplacian
 from .l0 import l0 as _l0
 from .richardson_lucy import richardson_lucy as _richardson_lucy
@@ -28,11 +29,13 @@ METHODS: dict[str, Callable[..., Array]] = {
     "sparse": _sparse,
     "hyper-laplacian": _hyper_laplacian,
     "tv": _tv,
+    "epll": _epll,
     "l0": _l0,
     "ringing-suppressed": _ringing_suppressed,
     "wiener": _wiener,
     "richardson-lucy": _richardson_lucy,
 }
+epll = checked(_epll)
 hyper_laplacian = checked(_hyper_laplacian)
 l0 = checked(_l0)
 richardson_lucy = checked(_richardson_lucy)
@@ -53,6 +56,7 @@ FINALS: dict[str, Mapping[str, Any]] = {
 MISTRUST, MOST_MISTRUST = 5.0, 0.016
 
 __all__ = [
+    "epll",
     "hyper_laplacian",
     "l0",
     "richardson_lucy",

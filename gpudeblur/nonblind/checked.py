@@ -42,6 +42,7 @@ CHECKS: dict[str, Check] = {
     "iterations": _count(1),
     "num_iter": _count(1),
     "reweightings": _count(0),
+    "stride": _count(1),
     "burnin": _count(0),
     "min_num_iter": _count(0),
     "max_num_iter": _count(2),

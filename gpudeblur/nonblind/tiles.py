@@ -16,7 +16,7 @@ from .weights import automatic_weight
 
 # Arrays of the size of a grid that live at once, by method, with unknown boundaries (see `memory`): measured on NumPy
 # (tests/test_tiles.py). On a GPU, but for "sparse", they are estimated, on the safe side.
-_UNKNOWN = ("hyper-laplacian", "tv", "l0", "ringing-suppressed")  # the passes of `tv` take most
+_UNKNOWN = ("hyper-laplacian", "tv", "l0", "ringing-suppressed", "epll")  # the passes of `tv` take most
 PLANES = {
     "numpy": {"sparse": 20.2, **dict.fromkeys(_UNKNOWN, 18.2)},
     "cupy": {"sparse": 24.0, **dict.fromkeys(_UNKNOWN, 28.0)},

@@ -18,6 +18,7 @@ LAWS = {
     "hyper-laplacian": (0.69, 1.6),
     "sparse": (17.7, 1.9),
     "l0": (0.56, 1.8),
+    "epll": (0.53, 1.96),
 }
 LAWS["ringing-suppressed"] = LAWS["tv"]  # whose weight it takes
 # Less noise is taken for so much. The best weights fall on without end where nothing but noise is wrong, but in a real
@@ -35,6 +36,14 @@ def weight_of(sigma: Any, method: str) -> Any:
     xp = array_module(sigma) if np.ndim(sigma) else np
     # Not **, which rounds one number otherwise than an array of them: a batch is to equal a loop.
     return factor * xp.power(xp.minimum(xp.maximum(sigma, FLOOR), CEILING), power)
+
+
+def same_noise(weight: Any, method: str, other: str) -> Any:
+    """The weight of method `other` for the noise that `weight` is for in `method`, also below the floor."""
+    (factor, power), (new_factor, new_power) = LAWS[method], LAWS[other]
+    if np.ndim(weight) == 0:
+        return float(new_factor * np.power(weight / factor, new_power / power))
+    return new_factor * array_module(weight).power(weight / factor, new_power / power)
 
 
 def automatic_weight(blurred: Array, kernel: Array, method: str) -> Array:

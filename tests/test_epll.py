@@ -1,0 +1,221 @@
+"""Expected patch log likelihood: its patches, its mixture and the file of it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_close, assert_same
+from skimage import data
+
+from gpudeblur._arrays import to_host
+from gpudeblur.metrics import psnr
+from gpudeblur.nonblind import mixture as mixtures
+from gpudeblur.nonblind.epll import epll, likely
+from gpudeblur.nonblind.mixture import Level, Mixture, level, most_probable, read, shipped, write
+from gpudeblur.nonblind.tv import tv
+from gpudeblur.nonblind.weights import LAWS, same_noise, weight_of
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+KERNEL = trajectory_kernel(11, rng=3)
+SCENE = data.camera()[60:188, 180:320] / 255
+TRUE = SCENE[5:-5, 5:-5]
+EXACT = 0.0  # nothing of a component is left out
+
+
+def some_mixture(components: int = 3, seed: int = 0) -> Mixture:
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((components, 64, 63))
+    vectors -= vectors.mean(axis=1, keepdims=True)
+    values = np.sort(rng.gamma(0.3, 0.1, (components, 63)) + 1e-5)[:, ::-1].copy()
+    shares = rng.random(components) + 0.1
+    return Mixture(shares / shares.sum(), values, np.linalg.qr(vectors).Q.swapaxes(1, 2).copy())
+
+
+def covariances(mixture: Mixture) -> np.ndarray:
+    return (mixture.vectors.swapaxes(1, 2) * mixture.values[:, None, :]) @ mixture.vectors
+
+
+def patches(count: int, seed: int = 1) -> np.ndarray:
+    """(64, count) of a photograph, each less its mean."""
+    windows = np.lib.stride_tricks.sliding_window_view(SCENE, (8, 8)).reshape(-1, 64)
+    y = windows[np.random.default_rng(seed).choice(len(windows), count, replace=False)].T.copy()
+    return y - y.mean(axis=0)
+
+
+def naive(y: np.ndarray, mixture: Mixture, noise: float) -> np.ndarray:
+    """The definition for one patch (64,), by covariances in the space of patches without mean."""
+    basis = np.linalg.qr(np.eye(64) - 1 / 64).Q[:, :63]
+    found = []
+    for share, covariance in zip(mixture.shares, covariances(mixture), strict=True):
+        inner = basis.T @ covariance @ basis
+        noisy = inner + noise * np.eye(63)
+        inside = basis.T @ y
+        score = np.log(share) - 0.5 * np.linalg.slogdet(noisy)[1] - 0.5 * inside @ np.linalg.solve(noisy, inside)
+        found.append((score, basis @ inner @ np.linalg.solve(noisy, inside)))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+# ---- patches
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-2])
+def test_the_most_probable_patch_is_that_of_the_definition(xp: Any, noise: float) -> None:
+    """On NumPy sorted by component, on CuPy all at once; either form is right on either kind of array."""
+    mixture, y = some_mixture(), patches(40)
+    at = level(mixture, noise, y.dtype, EXACT)
+    expected = np.stack([naive(patch, mixture, noise) for patch in y.T], axis=1)
+    assert_close(to_host(most_probable(xp.asarray(y.copy()), at)), expected, atol=1e-9)
+    assert_close(mixtures._dense(y.copy(), at), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_forms_agree_on_the_mixture_of_the_package(dtype: str) -> None:
+    for noise in (1e-5, 1e-3, 0.1):
+        y, at = patches(3000).astype(dtype), level(shipped(), noise, np.dtype(dtype))
+        host, dense = most_probable(y.copy(), at), mixtures._dense(y.copy(), at)
+        assert host.dtype == dense.dtype == dtype
+        same = np.abs(host - dense).max(axis=0) < 1e-4
+        assert same.mean() > 0.998  # of two components that are as probable, rounding may choose
+
+
+def test_of_one_component_it_is_the_wiener_filter(xp: Any) -> None:
+    """C (C + s)^-1 y: linear, and the same for each patch."""
+    mixture, y, noise = some_mixture(1), patches(200), 3e-3
+    covariance = covariances(mixture)[0]
+    wiener = covariance @ np.linalg.inv(covariance + noise * np.eye(64))
+    out = most_probable(xp.asarray(y.copy()), level(mixture, noise, y.dtype, EXACT))
+    assert_close(to_host(out), wiener @ y, atol=1e-10)
+
+
+def test_a_component_keeps_what_tells_it_from_noise() -> None:
+    """Fewer directions under more noise and with more tolerance; the patch is nearly that of all directions."""
+    mixture, y = shipped(), patches(2000)
+    counts = {(s, t): len(level(mixture, s, y.dtype, t).directions) for s in (1e-4, 1e-2) for t in (0.0, 0.1, 1.0)}
+    assert counts[1e-4, 0.0] > 60 * len(mixture.shares)
+    for tolerance in (0.1, 1.0):
+        assert counts[1e-2, tolerance] < counts[1e-4, tolerance] < counts[1e-4, 0.0]
+    for s in (1e-4, 1e-2):
+        assert counts[s, 1.0] < counts[s, 0.1]
+        exact, near = (most_probable(y.copy(), level(mixture, s, y.dtype, *t)) for t in ((EXACT,), ()))
+        assert ((near - exact) ** 2).mean() < 0.1 * ((exact - y) ** 2).mean()
+
+
+# ---- pictures
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "corner"), [((16, 20), 4, (3, 1)), ((11, 14), 3, (0, 2)), ((5, 9), 1, (0, 0))]
+)
+def test_a_picture_is_the_mean_of_its_patches(xp: Any, shape: tuple[int, int], stride: int, corner: Any) -> None:
+    """Against a loop over patches, on tori whose sides the stride does not divide, and smaller than a patch."""
+    mixture, noise, u = some_mixture(), 2e-3, SCENE[: shape[0], : shape[1]].copy()
+    total, count = np.zeros(shape), np.zeros(shape)
+    at = level(mixture, noise, u.dtype)
+    for top in range(corner[0], corner[0] + shape[0], stride):
+        for left in range(corner[1], corner[1] + shape[1], stride):
+            place = np.ix_((top + np.arange(8)) % shape[0], (left + np.arange(8)) % shape[1])
+            y = u[place].reshape(64, 1)
+            z = most_probable(y - y.mean(), at) + y.mean()
+            np.add.at(total, place, z.reshape(8, 8))
+            np.add.at(count, place, 1)
+    assert_close(to_host(likely(xp.asarray(u), noise, mixture, stride, corner)), total / count, atol=1e-12)
+
+
+def test_strips_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    u = xp.asarray(SCENE)
+    whole = to_host(likely(u, 1e-3, shipped(), 4, (1, 2)))
+    monkeypatch.setattr(sys.modules["gpudeblur.nonblind.epll"], "STRIP", {"numpy": 1, "cupy": 1})
+    assert_close(to_host(likely(u, 1e-3, shipped(), 4, (1, 2))), whole, atol=1e-6)
+
+
+def test_noise_is_taken_off(xp: Any) -> None:
+    """White noise alone, of the variance that is told: far better than the picture was."""
+    noisy = SCENE + 0.05 * np.random.default_rng(0).standard_normal(SCENE.shape)
+    out = to_host(likely(xp.asarray(noisy), 0.05**2, shipped(), 2, (0, 0)))
+    assert psnr(out, SCENE) > psnr(noisy, SCENE) + 4
+
+
+def test_each_picture_has_its_noise(xp: Any) -> None:
+    stack = np.stack([SCENE, SCENE])
+    noise = np.array([1e-4, 1e-2])[:, None, None]
+    out = to_host(likely(xp.asarray(stack), noise, shipped(), 4, (0, 0)))
+    for i in range(2):
+        assert_same(out[i], to_host(likely(xp.asarray(SCENE), float(noise[i, 0, 0]), shipped(), 4, (0, 0))))
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05])
+def test_it_is_better_than_tv_on_a_photograph_with_noise(xp: Any, noise: float) -> None:
+    args = xp.asarray(blur(SCENE, KERNEL, noise_sigma=noise, rng=0)), xp.asarray(KERNEL)
+    assert psnr(to_host(epll(*args)), TRUE) > psnr(to_host(tv(*args)), TRUE) + 0.2
+
+
+def test_stride_is_checked() -> None:
+    for stride in (0, 9):
+        with pytest.raises(ValueError, match=f"stride must be from 1 to 8, or pixels are in no patch, got {stride}"):
+            epll(TRUE, KERNEL, stride=stride)
+
+
+def test_a_weight_of_another_method_for_the_same_noise() -> None:
+    for sigma in (0.01, np.array([0.01, 0.05])):
+        found = same_noise(weight_of(sigma, "epll"), "epll", "tv")
+        assert_close(np.asarray(found), np.asarray(weight_of(sigma, "tv")), rtol=1e-12)
+    assert same_noise(1e-9, "epll", "epll") == pytest.approx(1e-9)
+    assert {"epll", "tv"} <= LAWS.keys()
+
+
+# ---- the file
+
+
+def test_the_mixture_of_the_package() -> None:
+    mixture = shipped()
+    count = len(mixture.shares)
+    assert mixture.shares.sum() == pytest.approx(1)
+    assert (np.diff(mixture.values) <= 0).all()
+    assert_close(mixture.vectors @ mixture.vectors.swapaxes(1, 2), np.tile(np.eye(63), (count, 1, 1)), atol=1e-12)
+    assert_close(mixture.vectors.sum(axis=-1), np.zeros((count, 63)), atol=1e-10)
+    assert mixtures.FILE.stat().st_size < 1 << 20
+    assert isinstance(level(mixture, 1e-3, np.dtype("float32")), Level)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    mixture, path = some_mixture(), tmp_path / "m.npz"
+    checksum = write(path, mixture)
+    again = read(path, checksum)
+    assert_close(covariances(again), covariances(mixture), atol=1e-3)
+    assert_close(again.shares, mixture.shares, rtol=1e-6)
+    assert write(tmp_path / "n.npz", mixture) == checksum
+
+
+def refused(path: Path, message: str, **arrays: np.ndarray) -> None:
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=message):
+        read(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    checksum = write(path, some_mixture())
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    path.write_bytes(broken)
+    with pytest.raises(ValueError, match=r"must have the SHA-256 .*, got .*; install"):
+        read(path, checksum)
+    whole = {name: getattr(some_mixture(), name) for name in ("shares", "values", "vectors")}
+    refused(
+        path, "must hold shares, values and vectors, got shares, values", shares=whole["shares"], values=whole["values"]
+    )
+    refused(
+        path,
+        r"must hold K shares, .*, got \(3,\), \(2, 63\), \(3, 63, 64\)",
+        **{**whole, "values": whole["values"][:2]},
+    )
+    for name, value in (("vectors", np.nan), ("values", -1.0), ("shares", 0.0)):
+        wrong = whole[name].copy()
+        wrong.flat[-1] = value
+        refused(path, "must hold finite numbers, and positive shares and values", **{**whole, name: wrong})
+    refused(path, "must hold K shares", **{**whole, "shares": np.array(1.0)})
