@@ -22,14 +22,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 PAGES_OF_A_FONT = 8
 SHAPE = (360, 440)
+SYMBOLS = ("Siz", "Display", "NonUni", "cmsy", "cmex", "cmmi", "LastResort")  # in names of fonts without letters
 LAST_TRAINING_FACE = "007500"
 
 
 def fonts() -> Iterator[tuple[Path, bool]]:
-    """(file, whether it is to judge by) of the fonts with letters: every fourth, and those of bench pages, to judge."""
+    """(file, whether it is to judge by) of the fonts with letters: every sixth, and those of bench pages, to judge."""
     seen = {name for name, _, _ in PAGES}
     files = sorted((Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf"))
-    files = [file for file in files if not any(word in file.stem for word in ("Siz", "Display", "NonUni", "cmsy", "cmex", "cmmi", "LastResort"))]
+    files = [file for file in files if not any(word in file.stem for word in SYMBOLS)]
     for number, file in enumerate(files):
         yield file, file.stem in seen or number % 6 == 0
 
@@ -80,7 +81,8 @@ def main() -> None:
         _link(path, args.out / ("train" if path.stem <= LAST_TRAINING_FACE else "val") / "faces")
     for file, judge in fonts():
         for number in range(PAGES_OF_A_FONT):
-            Image.fromarray(page(file, number)).save(args.out / ("val" if judge else "train") / "text" / f"{file.stem}_{number}.png")
+            folder = args.out / ("val" if judge else "train") / "text"
+            Image.fromarray(page(file, number)).save(folder / f"{file.stem}_{number}.png")
 
 
 def _link(path: Path, folder: Path) -> None:

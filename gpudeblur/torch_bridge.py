@@ -57,7 +57,10 @@ def from_torch(tensor: Any, like: Array) -> Array:
 def device_of(array: Array) -> Any:
     """The torch device that `array` is on."""
     torch = torch_module()
-    return torch.device("cpu") if array_module(array) is np else torch.device("cuda", array.device.id)
+    if array_module(array) is np:
+        return torch.device("cpu")
+    number: Any = array.device
+    return torch.device("cuda", number.id)
 
 
 @contextmanager
@@ -101,7 +104,7 @@ def check_module(module: Any, array: Array) -> None:
     for name, part in module.named_modules():
         if part.training and isinstance(part, mixing):
             raise ValueError(
-                f"module must be in evaluation mode, got {type(part).__name__} {name!r} in training mode; call module.eval()"
+                f"module must be in evaluation mode, got {type(part).__name__} {name!r} in training; call module.eval()"
             )
 
 
@@ -128,7 +131,8 @@ def answer(module: Callable[..., Any], pictures: Array, *arguments: Any) -> Arra
         given = to_torch(pictures.reshape(-1, 1, *pictures.shape[-2:]))
         found = _asked(module, given, *arguments)
         if found.shape != given.shape:
-            raise ValueError(f"module must return the shape that it gets, {tuple(given.shape)}, got {tuple(found.shape)}")
+            shapes = f"{tuple(given.shape)}, got {tuple(found.shape)}"
+            raise ValueError(f"module must return the shape that it gets, {shapes}; it must be a network for pictures")
         _check_numbers(found, given)
         return from_torch(found, pictures).reshape(pictures.shape)
 
@@ -164,7 +168,8 @@ def slope(module: Callable[..., Any], pictures: Array) -> Array:
         given = to_torch(pictures.reshape(-1, 1, *pictures.shape[-2:])).detach().requires_grad_()
         numbers = _numbers(module, given)
         if not numbers.requires_grad:
-            raise ValueError(f"module must be differentiable, {type(module).__name__}'s result has no gradient; leave out no_grad")
+            name = type(module).__name__
+            raise ValueError(f"module must be differentiable, {name}'s result has no gradient; leave out no_grad")
         # The sum's gradient holds each picture's own: none sees another.
         (found,) = torch.autograd.grad(numbers.sum(), given)
         _check_numbers(found, given)
@@ -201,10 +206,11 @@ def _asked(module: Callable[..., Any], given: Any, *arguments: Any) -> Any:
 
 
 def _check_numbers(found: Any, given: Any) -> None:
-    """A picture that is finite must get what is finite. On a device this line waits; beside a network that is little."""
-    bad = ~found.detach().reshape(len(given), -1).isfinite().all(dim=1) & given.detach().reshape(len(given), -1).isfinite().all(dim=1)
+    """A picture that is finite must get what is finite. On a device this waits; beside a network that is little."""
+    fine, came = (one.detach().reshape(len(given), -1).isfinite().all(dim=1) for one in (found, given))
+    bad = came & ~fine
     if bool(bad.any()):
         raise ValueError(
-            f"module must return finite numbers, got NaN or infinity for picture {int(bad.nonzero()[0, 0])} of {len(given)}, "
-            "which is finite; its weights may not be those of a trained network"
+            f"module must return finite numbers, got NaN or infinity for picture {int(bad.nonzero()[0, 0])} of "
+            f"{len(given)}, which is finite; its weights may not be those of a trained network"
         )

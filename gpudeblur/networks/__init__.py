@@ -1,4 +1,4 @@
-"""Networks, and what trains them. The only folder that imports torch; nothing outside loads it but for a function's use.
+"""Networks, and what trains them: the only folder that imports torch; nothing outside loads it before it is used.
 
 `classifier` tells clear pictures from blurred ones (seed 3); `weights` reads and writes safetensors; `pairs` makes
 training pictures of clear ones; `training` trains.

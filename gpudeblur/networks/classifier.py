@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +15,11 @@ from torch import nn
 CHANNELS = (16, 16, 32, 64, 64)
 # The picture is shifted to mean 0, so that the zeros around it are no edge, and then scaled to about unit variance.
 CONTRAST = 4.0
+
+
+def channels_last(network: Any) -> None:
+    """The layout of weights that is twice as fast on a CPU."""
+    network.to(memory_format=torch.channels_last)
 
 
 class Classifier(nn.Module):
@@ -33,27 +40,28 @@ class Classifier(nn.Module):
             raise ValueError(f"channels must be {len(CHANNELS)} positive numbers, got {channels}; leave it out")
         self.channels = tuple(int(one) for one in channels)
         widths = (1, *self.channels, 1)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        channels_last(self)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> Classifier:
         """Xavier's weights (uniform, with the gain of a ReLU), zero biases."""
         generator = torch.Generator().manual_seed(seed)
-        for layer in self.layers:
+        for layer in self._convolutions():
             weight = layer.weight
             fan = 9 * (weight.shape[0] + weight.shape[1])
             weight.uniform_(-1, 1, generator=generator).mul_(math.sqrt(2) * math.sqrt(6 / fan))
             layer.bias.zero_()
         return self
 
+    def _convolutions(self) -> list[Any]:
+        return list(self.layers)
+
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
         """log(f / (1 - f)) of pictures (N, 1, H, W), (N,)."""
         x = CONTRAST * (pictures - pictures.mean(dim=(-2, -1), keepdim=True))
         x = x.contiguous(memory_format=torch.channels_last)
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._convolutions()):
             x = layer(x)
             if number < len(self.layers) - 1:
                 x = torch.relu(x)

@@ -127,13 +127,13 @@ def load_folder(path: Path, *, smallest: int = 7) -> Folder:
             folder.names.append(file.name)
             folder.pictures.append(gray.astype(np.float16))
     if not folder.pictures:
-        name, why = folder.skipped[0]
+        name, reason = folder.skipped[0]
         if flat == len(files):
             raise ValueError(
                 f"folder {path} must hold pictures that blur changes, all {flat} are flat: clear and blurred would be "
                 "one class; take photographs"
             )
-        raise ValueError(f"folder {path} must hold usable pictures, none of {len(files)} is; {name}: {why}")
+        raise ValueError(f"folder {path} must hold usable pictures, none of {len(files)} is; {name}: {reason}")
     return folder
 
 

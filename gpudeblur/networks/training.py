@@ -7,6 +7,7 @@ CPU, with as many threads).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from ..io import write_whole
-from .classifier import CHANNELS, Classifier
+from .classifier import CHANNELS, Classifier, channels_last
 from .pairs import Folder, Recipe, check, make_batch
 from .weights import pack, unpack
 
@@ -126,7 +127,8 @@ def train(
     good = f"the last good checkpoint is {checkpoint}, of step {first}" if first else "there is no checkpoint yet"
     step, began = first, time.perf_counter()
     while step < settings.steps:
-        loss, hit = _step(network, weights, momenta, make_batch(folders, recipe, step), rate_at(step, settings), settings)
+        batch = make_batch(folders, recipe, step)
+        loss, hit = _step(network, weights, momenta, batch, rate_at(step, settings), settings)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss of step {step + 1} is {loss}; {good}; resume from it with a smaller --rate and a fresh "
@@ -140,12 +142,13 @@ def train(
             save_checkpoint(checkpoint, network, momenta, step, about)
             good = f"the last good checkpoint is {checkpoint}, of step {step}"
             if log is not None:
-                seconds = round(time.perf_counter() - began, 1)
-                lines[-1] = json.dumps({**json.loads(lines[-1]), "rate": rate_at(step - 1, settings), "seconds": seconds})
+                more = {"rate": rate_at(step - 1, settings), "seconds": round(time.perf_counter() - began, 1)}
+                lines[-1] = json.dumps({**json.loads(lines[-1]), **more})
                 write_whole(log, ("\n".join(lines) + "\n").encode())
         if stop:
             break
-    return Trained(network, step, float(np.mean(losses)) if losses else math.nan, float(np.mean(hits)) if hits else math.nan)
+    last = [float(np.mean(some)) if some else math.nan for some in (losses, hits)]
+    return Trained(network, step, *last)
 
 
 def _step(
@@ -156,7 +159,7 @@ def _step(
     rate: float,
     settings: Settings,
 ) -> tuple[float, float]:
-    """One step of SGD, in place: (loss of eq. 3, share of the crops told right). A loss that is not finite moves nothing."""
+    """One step of SGD, in place: (loss of eq. 3, share told right). A loss that is not finite moves nothing."""
     count = sum(len(labels) for _, labels in batch)
     loss, right = 0.0, 0
     for weight in weights:
@@ -165,7 +168,7 @@ def _step(
         logits = network.logits(torch.from_numpy(pictures)[:, None])
         expected = torch.from_numpy(labels)
         part = torch.nn.functional.binary_cross_entropy_with_logits(logits, expected, reduction="sum") / count
-        part.backward()  # type: ignore[no-untyped-call]
+        part.backward()
         loss += float(part.detach())
         right += int(((logits.detach() > 0) == (expected > 0.5)).sum())
     length = math.sqrt(sum(float((weight.grad**2).sum()) for weight in weights if weight.grad is not None))
@@ -176,14 +179,21 @@ def _step(
         for weight, momentum in zip(weights, momenta, strict=True):
             assert weight.grad is not None
             momentum.mul_(settings.momentum).add_(weight.grad * shrink + settings.weight_decay * weight)
-            weight -= rate * momentum
+            weight.sub_(momentum, alpha=rate)
     return loss, right / count
 
 
-# ------------------------------------------------------------------ checkpoints
+# ------------------------------------------------------------------ files
+def write_classifier(path: Path, network: Classifier) -> str:
+    """Write the weights alone, whole or not at all; the SHA-256 of the file."""
+    data = pack({name: one.detach().contiguous() for name, one in network.state_dict().items()})
+    write_whole(Path(path), data)
+    return hashlib.sha256(data).hexdigest()
+
+
 def describe(folders: Sequence[Folder], recipe: Recipe, settings: Settings) -> dict[str, Any]:
     """All that a run's result depends on, but the pixels: what a checkpoint must agree with to go on from."""
-    pictures = [[folder.path.name, len(folder.pictures), sum(int(one.size) for one in folder.pictures)] for folder in folders]
+    pictures = [[one.path.name, len(one.pictures), sum(int(p.size) for p in one.pictures)] for one in folders]
     own = {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"}
     return json.loads(json.dumps({"architecture": "classifier", **own, **asdict(recipe), "folders": pictures}))
 
@@ -223,7 +233,7 @@ def load_checkpoint(path: Path, network: Classifier, about: Mapping[str, Any]) -
         raise ValueError(f"checkpoint {path} is of another run: {told}; resume with its settings, or name another file")
     names = [name for name, _ in network.named_parameters()]
     network.load_state_dict({name: one for name, one in tensors.items() if not name.startswith("momentum.")})
-    network.to(memory_format=torch.channels_last)
+    channels_last(network)
     own = dict(network.named_parameters())
     # Strides too are as in a run that was not interrupted: sums over them round alike.
     return int(kept["step"]), [torch.zeros_like(own[name]).copy_(tensors[f"momentum.{name}"]) for name in names]

@@ -45,7 +45,7 @@ def unpack(path: Path, checksum: str | None = None) -> tuple[dict[str, torch.Ten
     path, library = Path(path), _safetensors()
     data = path.read_bytes()
     if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise ValueError(f"weights {path} must be a safetensors file, got a pickle, which can run code; convert it first")
+        raise ValueError(f"weights {path} must be safetensors, got a pickle, which can run code; convert it first")
     if checksum is not None and (found := hashlib.sha256(data).hexdigest()) != checksum:
         raise ValueError(f"weights {path} must have SHA-256 {checksum}, got {found}; get a fresh copy of the package")
     try:
@@ -53,7 +53,7 @@ def unpack(path: Path, checksum: str | None = None) -> tuple[dict[str, torch.Ten
         with library.safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
     except (library.SafetensorError, ValueError, KeyError) as why:
-        raise ValueError(f"weights {path} must be a safetensors file, this one is damaged ({why}); get a fresh copy") from why
+        raise ValueError(f"weights {path} must be safetensors, got a damaged file ({why}); get a fresh copy") from why
     return tensors, metadata
 
 
@@ -80,6 +80,6 @@ def load_classifier(path: Path | None = None, *, checksum: str | None = None) ->
                 f"weights {path} must hold {name} of shape {tuple(own.shape)}, got {got}; they are of another network"
             )
     if extra := sorted(set(tensors) - set(network.state_dict())):
-        raise ValueError(f"weights {path} must hold a Classifier alone, got {extra} as well; they are of another network")
+        raise ValueError(f"weights {path} must hold a Classifier alone, got {extra} too; they are of another network")
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)

@@ -20,10 +20,10 @@ from .protocol import check, check_weight
 
 @dataclass(frozen=True)
 class ScorePrior:
-    """p(x) = H W f(x), for a network f that is low on good pictures: gradient steps (seed 3, eq. 11-12).
+    """p(x) = f(x), for a network f that is low on good pictures: gradient steps (seed 3, eq. 11-12).
 
-    The other terms of the objective are sums over pixels, so f, one number a picture, counts once a pixel; with the
-    paper's letter, f alone, no pixel moves by more than about 1e-6 (see `bench/README.md`).
+    The other terms of the objective are sums over pixels, and f is one number a picture: what weight makes a
+    difference depends on f, and may be far over the paper's.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class ScorePrior:
     replayable = False
 
     def __post_init__(self) -> None:
-        check("module", callable(self.module), "be a torch.nn.Module, or callable like one", self.module, "pass the network")
+        check("module", callable(self.module), "be callable", self.module, "pass a torch.nn.Module")
         check_steps(self)
 
     def step(self, latent: Array, ratio: float) -> Array:
@@ -56,7 +56,7 @@ class ScorePrior:
 
 @dataclass(frozen=True)
 class DiscriminativePrior:
-    """p(x) = H W f(x), with f the probability that a picture is blurred, as a classifier sees it (seed 3).
+    """p(x) = f(x), with f the probability that a picture is blurred, as a classifier sees it (seed 3).
 
     The classifier ships with the package; what it was trained on and what it reaches is in
     `gpudeblur/networks/weights/classifier.md`. Its weights are for research use.
@@ -112,11 +112,13 @@ class DiscriminativePrior:
         return torch_bridge.values(self._network(wide), wide)
 
     def _network(self, like: Array) -> Any:
-        return _classifier(self.weights, str(torch_bridge.device_of(like)), str(like.dtype))
+        # A file that is written again is read again.
+        stamp = None if self.weights is None else Path(self.weights).stat().st_mtime_ns
+        return _classifier(self.weights, stamp, str(torch_bridge.device_of(like)), str(like.dtype))
 
 
-@functools.cache
-def _classifier(path: Path | str | None, device: str, dtype: str) -> Any:
+@functools.lru_cache(maxsize=8)
+def _classifier(path: Path | str | None, stamp: int | None, device: str, dtype: str) -> Any:
     """The classifier where, and in the precision in which, it is asked for."""
     from ..networks.weights import load_classifier
 
@@ -143,7 +145,7 @@ class DenoiserPrior:
     replayable = False
 
     def __post_init__(self) -> None:
-        check("module", callable(self.module), "be a torch.nn.Module, or callable like one", self.module, "pass the network")
+        check("module", callable(self.module), "be callable", self.module, "pass a torch.nn.Module")
         check_weight(self.weight)
         fits = isinstance(self.most_sigma, (int, float)) and 0 < self.most_sigma < math.inf
         check("most_sigma", fits, "be a positive number", self.most_sigma, "leave it out for 0.2")
@@ -154,18 +156,17 @@ class DenoiserPrior:
 
 
 def descend(slope: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int) -> Array:
-    """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio H W f(u), see `Prior.step` (seed 3, eq. 12).
+    """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio f(u), see `Prior.step` (seed 3, eq. 12).
 
-    u <- u - rate [(u - x) + (ratio / 2) H W df / du], the paper's step in units of its beta.
+    u <- u - rate [(u - x) + (ratio / 2) df / du], the paper's step in units of its beta.
 
     Parameters
     ----------
     slope : df / du of pictures (..., H, W).
     """
-    pixels = latent.shape[-2] * latent.shape[-1]
     u = latent
     for _ in range(steps):
-        u = u - rate * ((u - latent) + (0.5 * ratio * pixels) * slope(u))
+        u = u - rate * ((u - latent) + (0.5 * ratio) * slope(u))
     return u
 
 
