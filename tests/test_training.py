@@ -250,14 +250,14 @@ def test_the_rate_rises_and_falls() -> None:
     np.testing.assert_allclose(rates, [0.1, 1, 1, 0.2, 0.04])
 
 
-def test_training_lowers_the_loss(folders: list[pairs.Folder], tmp_path: Path) -> None:
-    """A few steps on one easy kind of pictures: long blur, no reduction."""
-    recipe = pairs.Recipe(batch=8, patch=40, kernels=(9, 9), scales=(1.0, 1.0), noise=0.0)
-    settings = training.Settings(steps=40, rate=0.05, channels=(4, 4, 4, 4, 4), warm_up=5)
+def test_training_tells_the_classes_apart(folders: list[pairs.Folder], tmp_path: Path) -> None:
+    """A few steps on one easy kind of pictures: long blur, no noise, no reduction."""
+    recipe = pairs.Recipe(batch=8, patch=40, kernels=(9, 9), scales=(1.0, 1.0), noise=0.0, jpeg=0.0)
+    settings = training.Settings(steps=110, rate=0.1, channels=(4, 4, 4, 4, 4), warm_up=5)
     log = tmp_path / "c.jsonl"
     training.train(folders, recipe, settings, tmp_path / "c.safetensors", log=log)
     losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.02
+    assert np.mean(losses[-10:]) < 0.4 < np.mean(losses[:10])
 
 
 def test_judging_counts_both_classes(folders: list[pairs.Folder]) -> None:

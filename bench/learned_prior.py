@@ -1,0 +1,303 @@
+"""The learned prior of seed 3, measured as its paper does: Figures 10a, 10b and 13, Table 2.
+
+    python bench/learned_prior.py accuracy --pictures DIR [--single WEIGHTS]
+    python bench/learned_prior.py kernels --data DATA [--sets levin,natural-train] [--every 4] [--weights 0.004,1]
+    python bench/learned_prior.py convergence --data DATA [--every 4]
+    python bench/learned_prior.py runtime --data DATA
+    python bench/learned_prior.py plots
+
+accuracy (Fig. 10a): share of clear and blurred pictures told right, over the factor by which they were reduced; DIR is
+`classifier_data.py`'s val. --single: weights trained without rescaling. kernels (Fig. 10b): error ratios with the L0
+prior alone and with the learned one too, one start, the same iterations; the learned prior plays a part at all scales,
+as in the paper. convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration.
+runtime (Table 2): seconds for the kernel. Each appends a line to results/learned_prior.jsonl; `plots` draws the last of
+each as results/learned_prior_*.svg.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import (
+    Case,
+    gray_picture,
+    levin_cases,
+    low_light_cases,
+    make_case,
+    name_seed,
+    natural_cases,
+    small_face_cases,
+    text_cases,
+    thinned,
+)
+from evaluate import Row, arguments, evaluate, parallel, record, settings, summary, table
+from quality import ER_CAP
+from skimage.transform import resize
+
+import gpudeblur as gd
+from gpudeblur.alternation import _solve
+from gpudeblur.kernel_step import energy, normal_equations, voting_gradients, voting_window, window_pixels
+from gpudeblur.latent import latent_step, objective
+from gpudeblur.metrics import kernel_similarity
+from gpudeblur.synthesis import trajectory_kernel
+
+SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
+LEAST_SIDE = 8  # pixels; smaller pictures are not judged
+# One start, without the smooth prior: what is left is objective (4) and the steps that minimise it.
+ALONE: Mapping[str, Any] = {"starts": ("wide",), "smooth_weight": 0.0}
+RUNTIMES = ((255, 255), (600, 600), (800, 800))
+
+
+def train_cases(folder: Path, count: int = 8, side: int = 180) -> Iterator[Case]:
+    """Crops of training photographs with trajectories of 15 to 27 px, 8 bit, in turn with and without 1 % noise."""
+    paths = sorted((Path(folder) / "natural" / "train").glob("*.jpg"))
+    for number, path in enumerate(paths[5 :: len(paths) // count][:count]):
+        size = (15, 19, 23, 27)[number % 4]
+        kernel = trajectory_kernel(size, rng=name_seed(f"{path.stem}_kernel"))
+        sharp = gray_picture(path)[60 : 60 + side + size - 1, 60 : 60 + side + size - 1]
+        noise = 0.01 * (number // 4 % 2)
+        yield make_case(path.stem, sharp, kernel, noise=noise, quantise=True, picture=path.stem)
+
+
+SETS = {
+    "natural-train": train_cases,
+    "levin": levin_cases,
+    "text": text_cases,
+    "low-light": low_light_cases,
+    "small-faces": partial(small_face_cases, count=100),
+}
+
+
+# ------------------------------------------------------------------ Fig. 10a
+def accuracy(args: Any) -> None:
+    from gpudeblur.networks import judging, pairs
+
+    networks = {"multi-scale": gd.priors.DiscriminativePrior(weights=args.weights_file)}
+    if args.single is not None:
+        networks["one scale"] = gd.priors.DiscriminativePrior(weights=args.single)
+    rows: list[Row] = []
+    for path in sorted(one for one in args.pictures.iterdir() if one.is_dir()):
+        folder = pairs.load_folder(path)
+        least = min(min(one.shape) for one in folder.pictures)
+        kept = [scale for scale in SCALES if scale * (least - 51) >= LEAST_SIDE]
+        for name, prior in networks.items():
+            for scale, found in judging.judge(prior.probability, folder, scales=kept).items():
+                rows.append(
+                    {
+                        "pictures": path.name, "n": 2 * len(folder.pictures), "training": name, "scale": scale,
+                        "accuracy": found.accuracy, "ratio": found.ratio,
+                        "clear_right": float((found.clear < 0.5).mean()),
+                        "blurred_right": float((found.blurred > 0.5).mean()),
+                    }
+                )  # fmt: skip
+    columns = {"pictures": "", "training": "", "scale": ".3f", "n": "", "accuracy": ".3f", "ratio": ".4f"}
+    print(table(rows, columns | {"clear_right": ".3f", "blurred_right": ".3f"}))
+    _record(args, "accuracy", {"rows": rows}, "pictures")
+
+
+# ------------------------------------------------------------------ Fig. 10b
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel of a case under some options, and the prior's weight; None is no prior."""
+
+    weight: float | None
+    options: Mapping[str, Any]
+    cache: Path | None
+    threads: int = 1
+
+    def __call__(self, case: Case) -> Row:
+        _one_thread(self.threads)
+        options = gd.TwoStepOptions(**{**ALONE, **self.options})
+        if self.weight is not None:
+            options = replace(options, prior=gd.priors.DiscriminativePrior(weight=self.weight), last_prior=True)
+        began = time.perf_counter()
+        kernel = gd.estimate_kernel(case.blurred, case.kernel.shape, options=options)
+        seconds = time.perf_counter() - began
+        (row,) = evaluate([(case, np.asarray(kernel, np.float64))], settings={"method": "sparse"}, cache=self.cache)
+        return {**row, "seconds": seconds, "er_capped": min(row["er"], ER_CAP)}
+
+
+def kernels(args: Any) -> None:
+    for name in args.sets.split(","):
+        found = {}
+        for weight in (None, *(float(one) for one in args.weights.split(","))):
+            cases = [case for case in thinned(SETS[name](args.data), args.every) if args.only in case.name]
+            rows = list(parallel(Kernel(weight, args.options, args.cache), cases, args.jobs))
+            label = "L0 alone" if weight is None else f"with the learned prior, weight {weight:g}"
+            total = summary(rows, [row["seconds"] for row in rows])
+            total["er_capped"] = float(np.mean([row["er_capped"] for row in rows]))
+            found[label] = {"totals": total, "er": {row["name"]: round(row["er"], 4) for row in rows}}
+            print(name, label, {key: round(value, 3) for key, value in total.items()}, flush=True)
+        _record(args, "kernels", {"set": name, "variants": found}, "every", "options")
+
+
+# ------------------------------------------------------------------ Fig. 13
+def track(case: Case, prior: Any, count: int) -> tuple[list[float], list[float]]:
+    """Objective (4) and kernel similarity after each iteration at the finest scale, from the kernel of the scales before."""
+    options = replace(gd.TwoStepOptions(**ALONE), prior=prior)
+    from gpudeblur.alternation import is_known, start
+    from gpudeblur.boundary import wrap
+    from gpudeblur.fourier import rfft2
+    from gpudeblur.kernel_refine import normalise
+
+    size = case.kernel.shape
+    stack = case.blurred[None].astype(np.float32)
+    kernel = start(stack, size, options, lambda _: None)
+    picture = wrap(stack, (size[0] - 1, size[1] - 1))
+    hat, window = rfft2(picture), voting_window(stack.shape[-2:], size)
+    energies, similarities = [], []
+    gradient_weight = 4e-3
+    work = __import__("gpudeblur._arrays", fromlist=["Workspace"]).Workspace(picture)
+    for _ in range(count):
+        latent = latent_step(
+            picture,
+            kernel,
+            blurred_hat=hat,
+            gradient_weight=gradient_weight,
+            prior=prior,
+            beta_max=options.last_beta_max,
+        )
+        votes = voting_gradients(latent, window, options.voting_share[1], work=work)
+        a, b = normal_equations(votes, latent, hat, size, work=work)
+        kernel = normalise(
+            _solve(a, b, kernel, window_pixels(window), options, work), is_known(a, window_pixels(window))
+        )
+        value = float(objective(latent, kernel, hat, gradient_weight=gradient_weight, threshold=1e-5)[0])
+        value += options.kernel_weight * float(energy(a)[0]) * float((kernel**2).sum())
+        if prior is not None:
+            value += prior.weight * float(prior.probability(latent)[0])
+        energies.append(value)
+        similarities.append(kernel_similarity(kernel[0], case.kernel))
+    return energies, similarities
+
+
+def convergence(args: Any) -> None:
+    lines = {}
+    for label, prior in (
+        ("L0 alone", None),
+        ("with the learned prior", gd.priors.DiscriminativePrior(weight=args.weight)),
+    ):
+        cases = [case for case in thinned(levin_cases(args.data), args.every) if args.only in case.name]
+        found = np.array([track(case, prior, args.iterations) for case in cases])
+        relative = found[:, 0] / found[:, 0, :1]  # pictures differ by their energy
+        lines[label] = {
+            "energy": relative.mean(0).round(5).tolist(),
+            "similarity": found[:, 1].mean(0).round(5).tolist(),
+        }
+        for name, values in lines[label].items():
+            print(label, name, [round(one, 3) for one in values[:: max(1, args.iterations // 10)]], flush=True)
+    _record(args, "convergence", {"n": len(cases), "lines": lines}, "every", "weight", "iterations")
+
+
+# ------------------------------------------------------------------ Table 2
+def runtime(args: Any) -> None:
+    rows: list[Row] = []
+    sharp = gray_picture(sorted((args.data / "natural" / "val").glob("*.jpg"))[0])
+    kernel = trajectory_kernel(25, rng=1)
+    priors = {"L0 alone": None, "with the learned prior": gd.priors.DiscriminativePrior(weight=args.weight)}
+    _one_thread(1)
+    for h, w in RUNTIMES[: args.sizes]:
+        case = make_case("runtime", resize(sharp, (h + 24, w + 24), order=3), kernel, quantise=True)
+        for label, prior in priors.items():
+            options = gd.TwoStepOptions(**ALONE, prior=prior, last_prior=prior is not None)
+            began = time.perf_counter()
+            gd.estimate_kernel(case.blurred, 25, options=options)
+            rows.append({"picture": f"{h} x {w}", "method": label, "seconds": time.perf_counter() - began})
+            print(rows[-1], flush=True)
+    _record(args, "runtime", {"rows": rows}, "weight")
+
+
+# ------------------------------------------------------------------ results
+def _one_thread(count: int) -> None:
+    from gpudeblur import torch_bridge
+
+    torch_bridge.torch_module().set_num_threads(count)
+
+
+def _record(args: Any, kind: str, line: Row, *names: str) -> None:
+    if not args.no_record and not args.only:
+        record("learned_prior", {"kind": kind, **settings(args, *names), **line})
+
+
+def plots(args: Any) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "gpudeblur"
+    import matplotlib.pyplot as plt
+
+    folder = Path(__file__).parent / "results"
+    last: dict[str, Row] = {}
+    for line in map(json.loads, (folder / "learned_prior.jsonl").read_text().splitlines()):
+        last[line["kind"] if line["kind"] != "kernels" else f"kernels {line['set']}"] = line
+
+    def save(figure: Any, name: str) -> None:
+        figure.tight_layout()
+        figure.savefig(folder / f"learned_prior_{name}.svg", metadata={"Date": None})
+
+    if "accuracy" in last:
+        rows = last["accuracy"]["rows"]
+        figure, axis = plt.subplots(figsize=(6, 4))
+        kinds = sorted({(row["pictures"], row["training"]) for row in rows})
+        for pictures, training in kinds:
+            points = [
+                (1 / row["scale"], row["accuracy"])
+                for row in rows
+                if (row["pictures"], row["training"]) == (pictures, training)
+            ]
+            style = "o-" if training == "multi-scale" else "x--"
+            colour = f"C{sorted({one for one, _ in kinds}).index(pictures)}"
+            axis.semilogx(*zip(*points, strict=True), style, base=2, color=colour, label=f"{pictures}, {training}")
+        axis.set(xlabel="reduced by", ylabel="accuracy", ylim=(0.45, 1.02))
+        axis.legend(fontsize=7)
+        save(figure, "accuracy")
+    if "kernels levin" in last:
+        figure, axis = plt.subplots(figsize=(5, 4))
+        for label, found in last["kernels levin"]["variants"].items():
+            er = np.sort(list(found["er"].values()))
+            axis.step(er, np.arange(1, len(er) + 1) / len(er), where="post", label=label)
+        axis.set(xlabel="error ratio", ylabel="share of Levin's pictures", xlim=(1, 5))
+        axis.legend(fontsize=7)
+        save(figure, "kernels")
+    if "convergence" in last:
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+        for label, found in last["convergence"]["lines"].items():
+            for axis, name in zip(axes, ("energy", "similarity"), strict=True):
+                axis.plot(range(1, len(found[name]) + 1), found[name], label=label)
+                axis.set(xlabel="iteration at the finest scale", ylabel=name)
+        axes[0].legend(fontsize=7)
+        save(figure, "convergence")
+
+
+def main() -> None:
+    benches = {"accuracy": accuracy, "kernels": kernels, "convergence": convergence, "runtime": runtime, "plots": plots}
+    parser = arguments(
+        __doc__, "data", "jobs", "cache", "options", "only", "no-record", data={"required": False}, jobs={"default": 0}
+    )
+    parser.add_argument("bench", choices=benches)
+    parser.add_argument("--pictures", type=Path, help="accuracy: folder of folders of clear pictures")
+    parser.add_argument("--weights-file", type=Path, help="accuracy: other weights than the package's")
+    parser.add_argument("--single", type=Path, help="accuracy: weights trained without rescaling")
+    parser.add_argument("--sets", default="levin", help=f"kernels: names with commas, out of {', '.join(SETS)}")
+    parser.add_argument("--every", type=int, default=1, help="take one case of so many, evenly")
+    parser.add_argument("--weights", default="0.004", help="kernels: weights of the learned prior, with commas")
+    parser.add_argument("--weight", type=float, default=0.004, help="convergence, runtime: weight of the learned prior")
+    parser.add_argument("--iterations", type=int, default=50, help="convergence: how many")
+    parser.add_argument("--sizes", type=int, default=len(RUNTIMES), help="runtime: how many of the sizes")
+    args = parser.parse_args()
+    needed = {"accuracy": "pictures", "plots": "bench"}.get(args.bench, "data")
+    if getattr(args, needed) is None:
+        parser.error(f"{args.bench} needs --{needed}")
+    benches[args.bench](args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
