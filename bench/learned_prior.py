@@ -8,18 +8,17 @@
 
 accuracy (Fig. 10a): share of clear and blurred pictures told right, over the factor by which they were reduced; DIR is
 `classifier_data.py`'s val. --single: weights trained without rescaling. kernels (Fig. 10b): error ratios with the L0
-prior alone and with the learned one too, one start, the same iterations; the learned prior plays a part at all scales,
-as in the paper. convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration.
-runtime (Table 2): seconds for the kernel. Each appends a line to results/learned_prior.jsonl; `plots` draws the last of
-each as results/learned_prior_*.svg.
+prior alone and with the learned one too, one start, the same iterations; the learned prior plays a part at the finest
+scale only with --options '{"last_prior": true}', as it does in the paper. convergence (Fig. 13): objective (4) and
+kernel similarity at the finest scale, iteration by iteration. runtime (Table 2): seconds for the kernel. Each appends
+a line to results/learned_prior.jsonl; `plots` draws the last of each as results/learned_prior_*.svg.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,17 +32,20 @@ from cases import (
     low_light_cases,
     make_case,
     name_seed,
-    natural_cases,
     small_face_cases,
     text_cases,
     thinned,
 )
-from evaluate import Row, arguments, evaluate, parallel, record, settings, summary, table
+from evaluate import Row, arguments, evaluate, parallel, record, results_folder, settings, summary, table
 from quality import ER_CAP
 from skimage.transform import resize
 
 import gpudeblur as gd
-from gpudeblur.alternation import _solve
+from gpudeblur._arrays import Workspace
+from gpudeblur.alternation import _solve, is_known, start  # private: one iteration of `alternate`, opened up
+from gpudeblur.boundary import wrap
+from gpudeblur.fourier import rfft2
+from gpudeblur.kernel_refine import normalise
 from gpudeblur.kernel_step import energy, normal_equations, voting_gradients, voting_window, window_pixels
 from gpudeblur.latent import latent_step, objective
 from gpudeblur.metrics import kernel_similarity
@@ -108,16 +110,15 @@ def accuracy(args: Any) -> None:
 class Kernel:
     """The kernel of a case under some options, and the prior's weight; None is no prior."""
 
-    weight: float | None
+    prior: gd.priors.DiscriminativePrior | None
     options: Mapping[str, Any]
     cache: Path | None
-    threads: int = 1
 
     def __call__(self, case: Case) -> Row:
-        _one_thread(self.threads)
+        _one_thread()
         options = gd.TwoStepOptions(**{**ALONE, **self.options})
-        if self.weight is not None:
-            options = replace(options, prior=gd.priors.DiscriminativePrior(weight=self.weight), last_prior=True)
+        if self.prior is not None:
+            options = replace(options, prior=self.prior)
         began = time.perf_counter()
         kernel = gd.estimate_kernel(case.blurred, case.kernel.shape, options=options)
         seconds = time.perf_counter() - began
@@ -130,32 +131,28 @@ def kernels(args: Any) -> None:
         found = {}
         for weight in (None, *(float(one) for one in args.weights.split(","))):
             cases = [case for case in thinned(SETS[name](args.data), args.every) if args.only in case.name]
-            rows = list(parallel(Kernel(weight, args.options, args.cache), cases, args.jobs))
+            prior = None if weight is None else _prior(args, weight)
+            rows = list(parallel(Kernel(prior, args.options, args.cache), cases, args.jobs))
             label = "L0 alone" if weight is None else f"with the learned prior, weight {weight:g}"
             total = summary(rows, [row["seconds"] for row in rows])
             total["er_capped"] = float(np.mean([row["er_capped"] for row in rows]))
             found[label] = {"totals": total, "er": {row["name"]: round(row["er"], 4) for row in rows}}
             print(name, label, {key: round(value, 3) for key, value in total.items()}, flush=True)
-        _record(args, "kernels", {"set": name, "variants": found}, "every", "options")
+        _record(args, "kernels", {"set": name, "variants": found}, "every", "options", "steps", "rate")
 
 
 # ------------------------------------------------------------------ Fig. 13
-def track(case: Case, prior: Any, count: int) -> tuple[list[float], list[float]]:
-    """Objective (4) and kernel similarity after each iteration at the finest scale, from the kernel of the scales before."""
-    options = replace(gd.TwoStepOptions(**ALONE), prior=prior)
-    from gpudeblur.alternation import is_known, start
-    from gpudeblur.boundary import wrap
-    from gpudeblur.fourier import rfft2
-    from gpudeblur.kernel_refine import normalise
-
+def track(case: Case, prior: Any, count: int, options: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Objective (4) and kernel similarity after each iteration at the finest scale."""
+    chosen = gd.TwoStepOptions(**{**ALONE, **options}, prior=prior)
     size = case.kernel.shape
     stack = case.blurred[None].astype(np.float32)
-    kernel = start(stack, size, options, lambda _: None)
+    kernel = start(stack, size, chosen, lambda _: None)
     picture = wrap(stack, (size[0] - 1, size[1] - 1))
     hat, window = rfft2(picture), voting_window(stack.shape[-2:], size)
     energies, similarities = [], []
     gradient_weight = 4e-3
-    work = __import__("gpudeblur._arrays", fromlist=["Workspace"]).Workspace(picture)
+    work = Workspace(picture)
     for _ in range(count):
         latent = latent_step(
             picture,
@@ -163,15 +160,15 @@ def track(case: Case, prior: Any, count: int) -> tuple[list[float], list[float]]
             blurred_hat=hat,
             gradient_weight=gradient_weight,
             prior=prior,
-            beta_max=options.last_beta_max,
+            beta_max=chosen.last_beta_max,
         )
-        votes = voting_gradients(latent, window, options.voting_share[1], work=work)
+        votes = voting_gradients(latent, window, chosen.voting_share[1], work=work)
         a, b = normal_equations(votes, latent, hat, size, work=work)
         kernel = normalise(
-            _solve(a, b, kernel, window_pixels(window), options, work), is_known(a, window_pixels(window))
+            _solve(a, b, kernel, window_pixels(window), chosen, work), is_known(a, window_pixels(window))
         )
         value = float(objective(latent, kernel, hat, gradient_weight=gradient_weight, threshold=1e-5)[0])
-        value += options.kernel_weight * float(energy(a)[0]) * float((kernel**2).sum())
+        value += chosen.kernel_weight * float(energy(a)[0]) * float((kernel**2).sum())
         if prior is not None:
             value += prior.weight * float(prior.probability(latent)[0])
         energies.append(value)
@@ -181,12 +178,10 @@ def track(case: Case, prior: Any, count: int) -> tuple[list[float], list[float]]
 
 def convergence(args: Any) -> None:
     lines = {}
-    for label, prior in (
-        ("L0 alone", None),
-        ("with the learned prior", gd.priors.DiscriminativePrior(weight=args.weight)),
-    ):
+    _one_thread()
+    for label, prior in (("L0 alone", None), ("with the learned prior", _prior(args, args.weight))):
         cases = [case for case in thinned(levin_cases(args.data), args.every) if args.only in case.name]
-        found = np.array([track(case, prior, args.iterations) for case in cases])
+        found = np.array([track(case, prior, args.iterations, args.options) for case in cases])
         relative = found[:, 0] / found[:, 0, :1]  # pictures differ by their energy
         lines[label] = {
             "energy": relative.mean(0).round(5).tolist(),
@@ -194,7 +189,17 @@ def convergence(args: Any) -> None:
         }
         for name, values in lines[label].items():
             print(label, name, [round(one, 3) for one in values[:: max(1, args.iterations // 10)]], flush=True)
-    _record(args, "convergence", {"n": len(cases), "lines": lines}, "every", "weight", "iterations")
+    _record(
+        args,
+        "convergence",
+        {"n": len(cases), "lines": lines},
+        "every",
+        "options",
+        "weight",
+        "steps",
+        "rate",
+        "iterations",
+    )
 
 
 # ------------------------------------------------------------------ Table 2
@@ -202,8 +207,8 @@ def runtime(args: Any) -> None:
     rows: list[Row] = []
     sharp = gray_picture(sorted((args.data / "natural" / "val").glob("*.jpg"))[0])
     kernel = trajectory_kernel(25, rng=1)
-    priors = {"L0 alone": None, "with the learned prior": gd.priors.DiscriminativePrior(weight=args.weight)}
-    _one_thread(1)
+    priors = {"L0 alone": None, "with the learned prior": _prior(args, args.weight)}
+    _one_thread()
     for h, w in RUNTIMES[: args.sizes]:
         case = make_case("runtime", resize(sharp, (h + 24, w + 24), order=3), kernel, quantise=True)
         for label, prior in priors.items():
@@ -212,14 +217,18 @@ def runtime(args: Any) -> None:
             gd.estimate_kernel(case.blurred, 25, options=options)
             rows.append({"picture": f"{h} x {w}", "method": label, "seconds": time.perf_counter() - began})
             print(rows[-1], flush=True)
-    _record(args, "runtime", {"rows": rows}, "weight")
+    _record(args, "runtime", {"rows": rows}, "weight", "steps", "rate")
 
 
 # ------------------------------------------------------------------ results
-def _one_thread(count: int) -> None:
+def _prior(args: Any, weight: float) -> gd.priors.DiscriminativePrior:
+    return gd.priors.DiscriminativePrior(weight, args.rate, args.steps, args.weights_file)
+
+
+def _one_thread() -> None:
     from gpudeblur import torch_bridge
 
-    torch_bridge.torch_module().set_num_threads(count)
+    torch_bridge.torch_module().set_num_threads(1)
 
 
 def _record(args: Any, kind: str, line: Row, *names: str) -> None:
@@ -234,7 +243,7 @@ def plots(args: Any) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "gpudeblur"
     import matplotlib.pyplot as plt
 
-    folder = Path(__file__).parent / "results"
+    folder = results_folder()
     last: dict[str, Row] = {}
     for line in map(json.loads, (folder / "learned_prior.jsonl").read_text().splitlines()):
         last[line["kind"] if line["kind"] != "kernels" else f"kernels {line['set']}"] = line
@@ -277,22 +286,24 @@ def plots(args: Any) -> None:
         save(figure, "convergence")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     benches = {"accuracy": accuracy, "kernels": kernels, "convergence": convergence, "runtime": runtime, "plots": plots}
     parser = arguments(
         __doc__, "data", "jobs", "cache", "options", "only", "no-record", data={"required": False}, jobs={"default": 0}
     )
     parser.add_argument("bench", choices=benches)
     parser.add_argument("--pictures", type=Path, help="accuracy: folder of folders of clear pictures")
-    parser.add_argument("--weights-file", type=Path, help="accuracy: other weights than the package's")
+    parser.add_argument("--weights-file", type=Path, help="other weights than the package's")
     parser.add_argument("--single", type=Path, help="accuracy: weights trained without rescaling")
     parser.add_argument("--sets", default="levin", help=f"kernels: names with commas, out of {', '.join(SETS)}")
     parser.add_argument("--every", type=int, default=1, help="take one case of so many, evenly")
     parser.add_argument("--weights", default="0.004", help="kernels: weights of the learned prior, with commas")
     parser.add_argument("--weight", type=float, default=0.004, help="convergence, runtime: weight of the learned prior")
+    parser.add_argument("--steps", type=int, default=10, help="of the learned prior")
+    parser.add_argument("--rate", type=float, default=0.1, help="of the learned prior")
     parser.add_argument("--iterations", type=int, default=50, help="convergence: how many")
     parser.add_argument("--sizes", type=int, default=len(RUNTIMES), help="runtime: how many of the sizes")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     needed = {"accuracy": "pictures", "plots": "bench"}.get(args.bench, "data")
     if getattr(args, needed) is None:
         parser.error(f"{args.bench} needs --{needed}")
@@ -300,4 +311,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
