@@ -329,12 +329,13 @@ def classifier(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the state is kept; default: OUT.checkpoint.safetensors.")
     ] = None,
+    initial: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights to begin with.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
     log: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines: .jsonl.")] = None,
     steps: Annotated[int | None, typer.Option(help="Batches.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crops in a batch, half of them blurred.")] = None,
-    patch: Annotated[int | None, typer.Option(help="Side of a crop in pixels.")] = None,
+    patch: Annotated[int | None, typer.Option(help="Side of a crop in pixels, once reduced.")] = None,
     smallest_scale: Annotated[float, typer.Option(help="Crops are reduced by up to this factor.")] = 0.25,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal weights.")] = 0,
@@ -365,7 +366,8 @@ def classifier(
             def report(step: int, loss: float, accuracy: float) -> None:
                 callback(f"loss {loss:.3f}, accuracy {accuracy:.1%}", step / settings.steps)
 
-            trained = training.train(folders, recipe, settings, kept, resume=resume, log=log, report=report)
+            more: dict[str, Any] = {"initial": initial, "resume": resume, "log": log, "report": report}
+            trained = training.train(folders, recipe, settings, kept, **more)
         training.write_classifier(out, trained.network)
         rows = {"steps": str(trained.step), "last loss": f"{trained.loss:.4f}"}
         for folder in (*folders, *judged_on):

@@ -602,8 +602,9 @@ def test_the_learned_prior_from_pictures_to_plots(bench: Any, data: Path, tmp_pa
     learned.main(["plots"])
     accuracy, kernels, convergence = records(tmp_path, "learned_prior")
     assert {row["training"] for row in accuracy["rows"]} == {"multi-scale", "one scale"}
-    alone, zero, one = kernels["variants"].values()
-    assert alone["er"] == zero["er"]  # a weight of 0 is no prior
+    alone, still_zero, zero, still, one = kernels["variants"].values()
+    assert alone["er"] == still_zero["er"] == zero["er"]  # a weight of 0 is no prior
+    assert alone["er"] != still["er"]
     assert alone["er"].keys() == one["er"].keys()
     for line in convergence["lines"].values():
         assert line["energy"][0] == 1

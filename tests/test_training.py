@@ -224,6 +224,22 @@ def test_checkpoints_of_other_runs_are_refused(
         go_on(path=random_weights)
 
 
+def test_a_run_begins_with_the_weights_given(
+    folders: list[pairs.Folder], straight: Path, random_weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.safetensors"
+    training.train(folders, RECIPE, SETTINGS, path, initial=random_weights)  # those that seed 0 draws
+    assert same(path, straight)
+    training.write_classifier(random_weights, training.Classifier((2, 2, 2, 2, 2)).initialise(1))
+    with pytest.raises(ValueError, match=r"is of another run: initial [0-9a-f]+ there, [0-9a-f]+ here"):
+        training.train(folders, RECIPE, SETTINGS, path, initial=random_weights, resume=True)
+    training.train(folders, RECIPE, SETTINGS, path, initial=random_weights)
+    assert not same(path, straight)
+    training.write_classifier(random_weights, training.Classifier((2, 2, 2, 2, 3)).initialise(1))
+    with pytest.raises(ValueError, match=r"must have channels \(2, 2, 2, 2, 2\), got \(2, 2, 2, 2, 3\)"):
+        training.train(folders, RECIPE, SETTINGS, path, initial=random_weights)
+
+
 @pytest.fixture
 def random_weights(tmp_path: Path) -> Path:
     path = tmp_path / "w.safetensors"

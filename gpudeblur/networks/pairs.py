@@ -29,23 +29,23 @@ TRIES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is done to the clear pictures. Sizes in pixels of the clear picture.
+    """What is done to the clear pictures.
 
     Attributes
     ----------
     seed : of everything that is drawn.
     batch : crops in a batch, half of them blurred.
-    patch : largest side of a crop (paper: 200), before it is rescaled.
-    kernels : smallest and largest side of the blur kernels (paper: 7 to 51). No kernel is longer than 0.3 of the
-        picture's shorter side.
-    scales : each batch is resampled by a factor between these (paper: 0.25 to 1).
+    patch : pixels, largest side of a crop once it is rescaled (paper: 200, before).
+    kernels : pixels, smallest and largest side of the blur kernels (paper: 7 to 51), before that. No kernel is
+        longer than 0.3 of the picture's shorter side.
+    scales : each batch is resampled by a factor between these, log-uniform (paper: 0.25 to 1).
     noise : a crop's noise has a standard deviation between 0 and twice this, the same in both crops of a pair.
     jpeg : share of the pairs that go through JPEG, of quality 70 to 95.
     """
 
     seed: int = 0
     batch: int = 32
-    patch: int = 160
+    patch: int = 128
     kernels: tuple[int, int] = (7, 51)
     scales: tuple[float, float] = (0.25, 1.0)
     noise: float = 0.01
@@ -195,13 +195,13 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
     Every folder has the same share of the batch on average, however many pictures it has.
     """
     rng = np.random.default_rng((recipe.seed, number))
-    scale = float(rng.uniform(*recipe.scales))
+    scale = float(np.exp(rng.uniform(*np.log(recipe.scales))))
     groups: dict[int, list[np.ndarray]] = {}
     for _ in range(recipe.batch // 2):
         folder = folders[int(rng.integers(len(folders)))]
         picture = folder.pictures[int(rng.integers(len(folder.pictures)))]
         longest = largest_kernel(picture.shape, recipe.kernels)
-        side = max(min(recipe.patch, min(picture.shape) - longest + 1) // STEP * STEP, LEAST_CROP)
+        side = max(int(min(recipe.patch / scale, min(picture.shape) - longest + 1)) // STEP * STEP, LEAST_CROP)
         kernel = draw_kernel(rng, recipe.kernels[0], longest)
         region = _crop(picture, side + kernel.shape[0] - 1, rng)
         quality = int(rng.integers(70, 96)) if rng.random() < recipe.jpeg else None

@@ -22,7 +22,7 @@ import torch
 from ..io import write_whole
 from .classifier import CHANNELS, Classifier, channels_last
 from .pairs import Folder, Recipe, check, make_batch
-from .weights import pack, unpack
+from .weights import load_classifier, pack, unpack
 
 # The learning rate falls by 5 (paper) after these shares of the steps.
 DROPS = (0.6, 0.85)
@@ -87,6 +87,7 @@ def train(
     settings: Settings,
     checkpoint: Path,
     *,
+    initial: Path | None = None,
     resume: bool = False,
     log: Path | None = None,
     report: Callable[[int, float, float], bool | None] = lambda *_: None,
@@ -97,6 +98,7 @@ def train(
     ----------
     folders : of clear pictures.
     checkpoint : file, written every `checkpoint_every` steps and at the end; whole or not at all.
+    initial : weights to begin with, of the same network; None draws them.
     resume : go on from `checkpoint`, where there is one.
     log : JSON lines, one a step: step, loss, accuracy, rate, scale of time. What is in it past the checkpoint goes.
     report : told (steps done, mean loss, mean accuracy) after each step; True stops with a checkpoint.
@@ -112,13 +114,13 @@ def train(
     """
     torch.set_num_threads(settings.threads)
     checkpoint = Path(checkpoint)
-    about = describe(folders, recipe, settings)
+    about = describe(folders, recipe, settings, initial)
     network = Classifier(settings.channels)
     first = 0
     if resume and checkpoint.exists():
         first, momenta = load_checkpoint(checkpoint, network, about)
     else:
-        network.initialise(recipe.seed)
+        _begin(network, recipe.seed, initial)
         momenta = [torch.zeros_like(one) for one in network.parameters()]
     weights = list(network.parameters())
     lines = _kept_lines(log, first)
@@ -149,6 +151,17 @@ def train(
             break
     last = [float(np.mean(some)) if some else math.nan for some in (losses, hits)]
     return Trained(network, step, *last)
+
+
+def _begin(network: Classifier, seed: int, initial: Path | None) -> None:
+    """The weights before the first step."""
+    if initial is None:
+        network.initialise(seed)
+        return
+    given = load_classifier(initial)
+    if given.channels != network.channels:
+        raise ValueError(f"weights {initial} must have channels {network.channels}, got {given.channels}")
+    network.load_state_dict(given.state_dict())
 
 
 def _step(
@@ -191,11 +204,15 @@ def write_classifier(path: Path, network: Classifier) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def describe(folders: Sequence[Folder], recipe: Recipe, settings: Settings) -> dict[str, Any]:
+def describe(
+    folders: Sequence[Folder], recipe: Recipe, settings: Settings, initial: Path | None = None
+) -> dict[str, Any]:
     """All that a run's result depends on, but the pixels: what a checkpoint must agree with to go on from."""
     pictures = [[one.path.name, len(one.pictures), sum(int(p.size) for p in one.pictures)] for one in folders]
     own = {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"}
-    return json.loads(json.dumps({"architecture": "classifier", **own, **asdict(recipe), "folders": pictures}))
+    begun = None if initial is None else hashlib.sha256(Path(initial).read_bytes()).hexdigest()
+    known = {"architecture": "classifier", **own, **asdict(recipe), "folders": pictures, "initial": begun}
+    return json.loads(json.dumps(known))
 
 
 def save_checkpoint(
