@@ -4,15 +4,17 @@
     python bench/learned_prior.py kernels --data DATA [--sets levin,natural-train] [--every 4] [--weights 0.004,1]
     python bench/learned_prior.py convergence --data DATA [--every 4]
     python bench/learned_prior.py runtime --data DATA
+    python bench/learned_prior.py responses --data DATA [--sets levin,text] [--every 8]
     python bench/learned_prior.py plots
 
 accuracy (Fig. 10a): share of clear and blurred pictures told right, over the factor by which they were reduced; DIR is
 `classifier_data.py`'s val. --single: weights trained without rescaling. kernels (Fig. 10b): error ratios with the L0
 prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone; one start, the same iterations. The
-learned prior plays a part at the finest
-scale only with --options '{"last_prior": true}', as it does in the paper. convergence (Fig. 13): objective (4) and
-kernel similarity at the finest scale, iteration by iteration. runtime (Table 2): seconds for the kernel. Each appends
-a line to results/learned_prior.jsonl; `plots` draws the last of each as results/learned_prior_*.svg.
+learned prior plays a part at the finest scale only with --options '{"last_prior": true}', as it does in the paper.
+convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration. runtime
+(Table 2): seconds for the kernel. responses: what the classifier says to blurred, sharp and latent pictures, and how far
+its step moves them, by scale, finest first. Each appends a line to results/learned_prior.jsonl; `plots` draws the last
+of each as results/learned_prior_*.svg.
 """
 
 from __future__ import annotations
@@ -154,6 +156,49 @@ def kernels(args: Any) -> None:
         _record(args, "kernels", {"set": name, "variants": found}, "every", "options", "steps", "rate")
 
 
+# ------------------------------------------------------------------ why
+class Spy:
+    """A prior that notes what the classifier says to the latent pictures, and how far its step moves them."""
+
+    def __init__(self, prior: gd.priors.DiscriminativePrior) -> None:
+        self.prior, self.weight = prior, prior.weight
+        self.seen: list[tuple[int, float, float]] = []
+
+    def step(self, latent: Any, ratio: float) -> Any:
+        u = self.prior.step(latent, ratio)
+        moved = float(np.sqrt(((u - latent) ** 2).mean()))
+        self.seen.append((latent.shape[-1], float(self.prior.probability(latent)[0]), moved))
+        return u
+
+
+def responses(args: Any) -> None:
+    _one_thread()
+    prior = _prior(args, args.weight)
+    rows: list[Row] = []
+    for name in args.sets.split(","):
+        cases = [case for case in thinned(SETS[name](args.data), args.every) if args.only in case.name]
+        f = np.array([[float(prior.probability(one)) for one in (case.blurred, case.sharp)] for case in cases])
+        latent: dict[int, list[float]] = {}  # by the number of scales to the finest
+        moved: dict[int, list[float]] = {}
+        for case in cases:
+            spy = Spy(prior)
+            options = gd.TwoStepOptions(**{**ALONE, **args.options, "last_prior": True}, prior=spy)
+            gd.estimate_kernel(case.blurred, case.kernel.shape, options=options)
+            widths = sorted({width for width, _, _ in spy.seen}, reverse=True)
+            for level, width in enumerate(widths):
+                latent.setdefault(level, []).extend(value for w, value, _ in spy.seen if w == width)
+                moved.setdefault(level, []).extend(value for w, _, value in spy.seen if w == width)
+        row = {
+            "set": name, "n": len(cases), "f_blurred": float(np.median(f[:, 0])), "f_sharp": float(np.median(f[:, 1])),
+            "sharper_lower": float((f[:, 1] < f[:, 0]).mean()),
+            "f_latent": {level: float(np.median(values)) for level, values in sorted(latent.items())},
+            "moved": {level: float(np.median(values)) for level, values in sorted(moved.items())},
+        }  # fmt: skip
+        rows.append(row)
+        print(row, flush=True)
+    _record(args, "responses", {"rows": rows}, "every", "options", "weight", "steps", "rate")
+
+
 # ------------------------------------------------------------------ Fig. 13
 def track(case: Case, prior: Any, count: int, options: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """Objective (4) and kernel similarity after each iteration at the finest scale."""
@@ -226,9 +271,10 @@ def runtime(args: Any) -> None:
         case = make_case("runtime", resize(sharp, (h + 24, w + 24), order=3), kernel, quantise=True)
         for label, prior in priors.items():
             options = gd.TwoStepOptions(**ALONE, prior=prior, last_prior=prior is not None)
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             gd.estimate_kernel(case.blurred, 25, options=options)
-            rows.append({"picture": f"{h} x {w}", "method": label, "seconds": time.perf_counter() - began})
+            seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked}
+            rows.append({"picture": f"{h} x {w}", "method": label, **seconds})
             print(rows[-1], flush=True)
     _record(args, "runtime", {"rows": rows}, "weight", "steps", "rate")
 
@@ -300,7 +346,7 @@ def plots(args: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    benches = {"accuracy": accuracy, "kernels": kernels, "convergence": convergence, "runtime": runtime, "plots": plots}
+    benches = {one.__name__: one for one in (accuracy, kernels, responses, convergence, runtime, plots)}
     parser = arguments(
         __doc__, "data", "jobs", "cache", "options", "only", "no-record", data={"required": False}, jobs={"default": 0}
     )

@@ -599,8 +599,9 @@ def test_the_learned_prior_from_pictures_to_plots(bench: Any, data: Path, tmp_pa
     few = ["--data", str(data), "--every", "16", "--options", OPTIONS, *common]
     learned.main(["kernels", "--weights", "0,1", *few])
     learned.main(["convergence", "--iterations", "2", *few])
+    learned.main(["responses", *few])
     learned.main(["plots"])
-    accuracy, kernels, convergence = records(tmp_path, "learned_prior")
+    accuracy, kernels, convergence, responses = records(tmp_path, "learned_prior")
     assert {row["training"] for row in accuracy["rows"]} == {"multi-scale", "one scale"}
     alone, still_zero, zero, still, one = kernels["variants"].values()
     assert alone["er"] == still_zero["er"] == zero["er"]  # a weight of 0 is no prior
@@ -609,5 +610,8 @@ def test_the_learned_prior_from_pictures_to_plots(bench: Any, data: Path, tmp_pa
     for line in convergence["lines"].values():
         assert line["energy"][0] == 1
         assert len(line["similarity"]) == 2
+    (row,) = responses["rows"]
+    assert 0 < row["f_sharp"] < 1
+    assert all(moved > 0 for moved in row["moved"].values())
     names = {"accuracy", "kernels", "convergence"}
     assert {path.stem for path in tmp_path.glob("*.svg")} == {f"learned_prior_{name}" for name in names}
