@@ -13,7 +13,9 @@ from .classifier import Classifier
 
 FOLDER = Path(__file__).parent / "weights"
 # SHA-256 of what ships.
-CHECKSUMS: Mapping[str, str] = {}
+CHECKSUMS: Mapping[str, str] = {
+    "classifier.safetensors": "3d52e3693d7d51a0bc433e7c0a810cc3f7fee8e77d99fce2a62054b58444d5d4",
+}
 
 
 def _safetensors() -> Any:
