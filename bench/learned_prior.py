@@ -13,7 +13,7 @@ prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone
 learned prior plays a part at the finest scale only with --options '{"last_prior": true}', as it does in the paper.
 convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration. runtime
 (Table 2): seconds for the kernel. responses: what the classifier says to blurred, sharp and latent pictures, and how
-far its step moves them, by scale, finest first. Each appends a line to results/learned_prior.jsonl; `plots` draws the
+far its step moves them, by scale, finest first (of those it sees). Each appends a line to results/learned_prior.jsonl; `plots` draws the
 last of each as results/learned_prior_*.svg.
 """
 
@@ -182,7 +182,7 @@ def responses(args: Any) -> None:
         moved: dict[int, list[float]] = {}
         for case in cases:
             spy = Spy(prior)
-            options = gd.TwoStepOptions(**{**ALONE, **args.options, "last_prior": True}, prior=spy)
+            options = gd.TwoStepOptions(**{**ALONE, **args.options}, prior=spy)
             gd.estimate_kernel(case.blurred, case.kernel.shape, options=options)
             widths = sorted({width for width, _, _ in spy.seen}, reverse=True)
             for level, width in enumerate(widths):
