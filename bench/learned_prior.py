@@ -13,8 +13,8 @@ prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone
 learned prior plays a part at the finest scale only with --options '{"last_prior": true}', as it does in the paper.
 convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration. runtime
 (Table 2): seconds for the kernel. responses: what the classifier says to blurred, sharp and latent pictures, and how
-far its step moves them, by scale, finest first (of those it sees). Each appends a line to results/learned_prior.jsonl; `plots` draws the
-last of each as results/learned_prior_*.svg.
+far its step moves them, by scale, finest first (of those that it sees). Each appends a line to
+results/learned_prior.jsonl; `plots` draws the last of each as results/learned_prior_*.svg.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 
 from .classifier import Classifier
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parent
 # SHA-256 of what ships.
 CHECKSUMS: Mapping[str, str] = {
     "classifier.safetensors": "3d52e3693d7d51a0bc433e7c0a810cc3f7fee8e77d99fce2a62054b58444d5d4",
