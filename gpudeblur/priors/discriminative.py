@@ -59,7 +59,8 @@ class DiscriminativePrior:
     """p(x) = f(x), with f the probability that a picture is blurred, as a classifier sees it (seed 3).
 
     The classifier ships with the package; what it was trained on and what it reaches is in
-    `gpudeblur/networks/classifier.md`. Its weights are for research use.
+    `gpudeblur/networks/classifier.md`. Its weights are for research use. It is slow, and at no weight tried were the
+    kernels better than those of the same splitting with a prior that knows nothing (`bench/README.md`).
 
     Attributes
     ----------
