@@ -58,6 +58,14 @@ def test_a_batch_depends_on_its_number_alone(folders: list[pairs.Folder]) -> Non
     assert first[0][0].shape != other[0][0].shape or abs(first[0][0] - other[0][0]).max() > 0
 
 
+def test_the_smallest_pictures_that_are_taken_make_pairs() -> None:
+    picture = data.camera()[130:168, 150:190].astype(np.float16) / 255
+    folder = pairs.Folder(Path("tiny"), ["a"], [picture], [])
+    for number in range(6):
+        ((pictures, _),) = pairs.make_batch([folder], pairs.Recipe(batch=2, scales=(1.0, 1.0)), number)
+        assert pictures.shape == (2, 32, 32)
+
+
 def test_both_of_a_pair_differ_by_the_blur_alone() -> None:
     """With a kernel that does nothing, a classifier has nothing to go by."""
     region = data.camera()[:80, :90].astype(np.float32) / 255
@@ -199,8 +207,11 @@ def test_a_loss_that_is_no_number_stops_the_run(
         return batch if number < 3 else [(pictures * np.nan, labels) for pictures, labels in batch]
 
     monkeypatch.setattr(training, "make_batch", bad_from_four_on)
-    with pytest.raises(FloatingPointError, match=r"loss of step 4 is nan; the last good checkpoint is .*, of step 2"):
+    with pytest.raises(FloatingPointError, match=r"step 4 is nan; the last good checkpoint is .*, of step 2; begin again"):
         training.train(folders, RECIPE, SETTINGS, path)
+    fresh = tmp_path / "fresh.safetensors"
+    monkeypatch.setattr(training, "make_batch", make)
+    training.train(folders, RECIPE, training.Settings(**{**vars(SETTINGS), "rate": 1e-3}), fresh, initial=path)
     assert all(np.isfinite(one).all() for one in weights_of(path).values())
 
 

@@ -200,8 +200,9 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
     for _ in range(recipe.batch // 2):
         folder = folders[int(rng.integers(len(folders)))]
         picture = folder.pictures[int(rng.integers(len(folder.pictures)))]
-        longest = largest_kernel(picture.shape, recipe.kernels)
-        side = max(int(min(recipe.patch / scale, min(picture.shape) - longest + 1)) // STEP * STEP, LEAST_CROP)
+        longest, shorter = largest_kernel(picture.shape, recipe.kernels), min(picture.shape)
+        side = max(int(min(recipe.patch / scale, shorter - longest + 1)) // STEP * STEP, LEAST_CROP)
+        longest = min(longest, (shorter - side) // 2 * 2 + 1)  # the smallest pictures have room for the smallest kernel
         kernel = draw_kernel(rng, recipe.kernels[0], longest)
         region = _crop(picture, side + kernel.shape[0] - 1, rng)
         quality = int(rng.integers(70, 96)) if rng.random() < recipe.jpeg else None

@@ -133,8 +133,8 @@ def train(
         loss, hit = _step(network, weights, momenta, batch, rate_at(step, settings), settings)
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss of step {step + 1} is {loss}; {good}; resume from it with a smaller --rate and a fresh "
-                f"--checkpoint, it was {settings.rate:g}"
+                f"the loss of step {step + 1} is {loss}; {good}; begin again with a smaller --rate, it was "
+                f"{settings.rate:g}, and with --initial from that checkpoint, if there is one"
             )
         step += 1
         losses, hits = [*losses[-99:], loss], [*hits[-99:], hit]
