@@ -207,7 +207,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         return batch if number < 3 else [(pictures * np.nan, labels) for pictures, labels in batch]
 
     monkeypatch.setattr(training, "make_batch", bad_from_four_on)
-    with pytest.raises(FloatingPointError, match=r"step 4 is nan; the last good checkpoint is .*, of step 2; begin again"):
+    with pytest.raises(FloatingPointError, match=r"step 4 is nan; the last good checkpoint is .*, of step 2; begin"):
         training.train(folders, RECIPE, SETTINGS, path)
     fresh = tmp_path / "fresh.safetensors"
     monkeypatch.setattr(training, "make_batch", make)
