@@ -305,9 +305,14 @@ def settings(args: argparse.Namespace, *names: str) -> Row:
     return {**found, **({"gpu": device_name()} if getattr(args, "device", None) == "cuda" else {})}
 
 
+def results_folder() -> Path:
+    """Where records go: bench/results, or $GPUDEBLUR_RESULTS."""
+    return Path(os.environ.get("GPUDEBLUR_RESULTS", REPOSITORY / "bench" / "results"))
+
+
 def record(name: str, line: Mapping[str, Any]) -> None:
     """Append one JSON line, with its provenance, to bench/results/<name>.jsonl (or to $GPUDEBLUR_RESULTS)."""
-    path = Path(os.environ.get("GPUDEBLUR_RESULTS", REPOSITORY / "bench" / "results")) / f"{name}.jsonl"
+    path = results_folder() / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps({**provenance(), **line}, default=_plain) + "\n")

@@ -1,5 +1,6 @@
 """Blind image deblurring on NumPy and CuPy arrays: the sharp picture and its blur kernel."""
 
+from . import priors
 from .batch import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind import BlindResult, deblur, estimate_kernel
 from .deconvolution import deconvolve
@@ -19,5 +20,6 @@ __all__ = [
     "deconvolve",
     "estimate_kernel",
     "estimate_noise",
+    "priors",
 ]
 __version__ = "0.1.0"

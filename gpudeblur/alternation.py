@@ -158,7 +158,7 @@ def alternate_on(
     """`alternate` of pictures (n, h, w) that are not wrapped yet, as suits where its arrays are.
 
     On NumPy, as many pictures at a time as a core's cache holds. On a device, all at once, and in float32 replayed as a
-    CUDA graph when the same shapes come again.
+    CUDA graph when the same shapes come again, if the prior allows it.
     """
     margin = (scale.size[0] - 1, scale.size[1] - 1)
     if not goes_to_cuda(stack):
@@ -174,7 +174,10 @@ def alternate_on(
     from ._device import replay
 
     function = functools.partial(alternate, scale=scale, options=options, report=lambda _: None)
-    found = replay((scale, options), function, wrap(stack, margin), kernel)
+    if getattr(options.prior, "replayable", True):
+        found = replay((scale, options), function, wrap(stack, margin), kernel)
+    else:
+        found = function(wrap(stack, margin), kernel)
     report(1.0)
     return found
 

@@ -20,11 +20,13 @@ import numpy as np
 
 from . import blind, images
 from ._arrays import Array, array_module, choose_module
+from .blind import with_prior
 from .flow import BatchResult, Flow, Job, Lane
 from .groups import Cuda, Device, Groups, split_info
 from .memory import bytes_per_picture
 from .nonblind import FINALS
 from .options import TwoStepOptions
+from .priors import Prior
 from .progress import Stopped
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
@@ -69,6 +71,7 @@ def deblur_batch(
     method: str = "two-step",
     final: str | None = "sparse",
     gamma: float = 1.0,
+    prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -86,7 +89,7 @@ def deblur_batch(
     pictures : stack, or any iterable of NumPy or CuPy pictures
         Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread;
         a picture must not be written to before its result is there.
-    kernel_size, channel_axis, device, method, final, gamma, options
+    kernel_size, channel_axis, device, method, final, gamma, prior, options
         See `deblur`; the same for all pictures. `channel_axis` counts the axes of one picture.
     batch_size : int, optional
         The most pictures of one shape that are computed together. None: on a GPU what fits into its free memory, see
@@ -113,7 +116,8 @@ def deblur_batch(
 
     Notes
     -----
-    On the CPU a result equals that of the single call bit by bit.
+    On the CPU a result equals that of the single call bit by bit, but with a network as the prior, which rounds
+    otherwise for a stack.
 
     Examples
     --------
@@ -128,6 +132,7 @@ def deblur_batch(
         images.check_choice("final", final, FINALS)
     if options is not None and not isinstance(options, TwoStepOptions):
         raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
+    options = with_prior(options, prior)
     if kernel_size is not None:
         images.check_kernel_size(kernel_size, (1 << 62, 1 << 62))
     images.decode(np.ones((1, 1)), gamma)

@@ -28,6 +28,7 @@ from .kernel_step import voting_window, window_pixels
 from .noise import loudness, quieten
 from .nonblind import FINALS, restore, unexplained
 from .options import TwoStepOptions
+from .priors import Prior
 from .progress import Callback, reporter
 from .pyramid import fit_size, support_size
 from .saturation import clipped, without_lamps
@@ -37,7 +38,7 @@ LAST_MARGIN = 2
 # Starts that see a picture without its lamps; the others see it as it is: not all that looks like a lamp is one.
 WITHOUT_LAMPS = ("wide", "sparse", "compact")
 # The finest scale is gone through in both of these ways: as precise as can be, and with a firm hand, for a kernel that
-# would run all over its support.
+# would run all over its support. The prior is left to the coarser scales, unless `last_prior` says otherwise.
 LAST_WAYS: tuple[dict[str, Any], ...] = (
     {"smooth_weight": 0.0, "prior": None},
     {"smooth_weight": 0.0, "prior": None, "kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)},
@@ -74,6 +75,7 @@ def deblur(
     method: str = "two-step",
     final: str | None = "sparse",
     gamma: float = 1.0,
+    prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
 ) -> BlindResult:
@@ -101,6 +103,9 @@ def deblur(
         are the result).
     gamma : float
         The picture's values are light ** (1 / gamma); 1: linear intensity.
+    prior : Prior, optional
+        A prior on the latent picture beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
+        `DiscriminativePrior()`, or your own. The start "text" keeps its own.
     options : TwoStepOptions, optional
     callback : callable(stage, fraction), optional
         Told of the progress of the whole run; stages "kernel", "restoration". Returning True ends it by `Stopped`.
@@ -133,6 +138,7 @@ def deblur(
     began = time.perf_counter()
     if final is not None:
         images.check_choice("final", final, FINALS)
+    options = with_prior(options, prior)
     gray, lights, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
     told = reporter(callback, "kernel", end=1.0 if final is None else 0.7)
     kernel, info = _two_step(gray, lights, size, options, told)
@@ -163,13 +169,30 @@ def estimate_kernel(
     device: str | None = None,
     method: str = "two-step",
     gamma: float = 1.0,
+    prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
 ) -> Array:
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
+    options = with_prior(options, prior)
     gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
     kernel, _ = _two_step(gray, lights, size, options, reporter(callback, "kernel"))
     return move(kernel, array_module(image))
+
+
+def with_prior(options: TwoStepOptions | None, prior: Prior | None) -> TwoStepOptions | None:
+    """The options with the prior that came beside them.
+
+    Raises
+    ------
+    ValueError
+        The prior is none, or the options have another.
+    """
+    if prior is None or not isinstance(options, TwoStepOptions | None):
+        return options
+    if options is not None and options.prior not in (None, prior):
+        raise ValueError(f"prior must be given once, got {prior!r} and options.prior={options.prior!r}; leave one out")
+    return replace(options or TwoStepOptions(), prior=prior)
 
 
 def _enter(
@@ -294,7 +317,8 @@ def _best_kernel(
             seen = xp.where(xp.asarray(in_the_dark)[places[place]][:, None, None], quiet_dark, quiet)
         for way in ways:
             number = len(options.starts) + len(candidates)
-            candidates.append(_finish(seen, kernel, size, replace(options, **way), of_part(number)))
+            kept = {"prior": options.prior} if options.last_prior else {}
+            candidates.append(_finish(seen, kernel, size, replace(options, **{**way, **kept}), of_part(number)))
     verdicts = [judge(judged_on, kernel, loud) for kernel in candidates]
     if several:  # what was begun may be better than how it ended, in a picture without noise
         candidates.append(pick(found, places[0]))

@@ -49,6 +49,12 @@ class Final(StrEnum):
     hyper_laplacian = "hyper-laplacian"
 
 
+class Prior(StrEnum):
+    discriminative = "discriminative"
+    dark_channel = "dark-channel"
+    intensity = "intensity"
+
+
 class Format(StrEnum):
     png = "png"
     jpg = "jpg"
@@ -71,6 +77,13 @@ FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel fo
 Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
 Gamma = Annotated[float, typer.Option(help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2.")]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
+PriorOption = Annotated[
+    Prior | None,
+    typer.Option(
+        help="A prior beside the method's own: a classifier of blurred pictures (needs PyTorch), the dark channel, or "
+        "black and white for text."
+    ),
+]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
 
 
@@ -90,6 +103,7 @@ def deblur(
     gamma: Gamma = 1.0,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
+    prior: PriorOption = None,
     bits: Bits = None,
 ) -> None:
     """Deblur a picture: the blur is found from the picture alone."""
@@ -119,7 +133,7 @@ def deblur(
                 device=device.value,
                 final=final.value,
                 gamma=gamma,
-                options=_options(method, gradient_weight, smooth_weight),
+                options=_options(method, gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
         write_image(out, result.image, photo.alpha, bits=bits)
@@ -162,6 +176,7 @@ def batch(
     gamma: Gamma = 1.0,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
+    prior: PriorOption = None,
     format: Annotated[Format | None, typer.Option(help="Of the sharp pictures; default: that of each IN.")] = None,
     bits: Bits = None,
     workers: Annotated[
@@ -192,7 +207,7 @@ def batch(
                     method=method.value,
                     final=final.value,
                     gamma=gamma,
-                    options=_options(method, gradient_weight, smooth_weight),
+                    options=_options(method, gradient_weight, smooth_weight, prior),
                     workers=workers,
                     batch_size=batch_size,
                 ):
@@ -232,6 +247,7 @@ def kernel(
     gamma: Gamma = 1.0,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
+    prior: PriorOption = None,
 ) -> None:
     """Find the blur kernel of a picture, and leave the picture as it is."""
     with _user_errors():
@@ -254,7 +270,7 @@ def kernel(
                 channel_axis=_channel_axis(photo.pixels),
                 device=device.value,
                 gamma=gamma,
-                options=_options(method, gradient_weight, smooth_weight),
+                options=_options(method, gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
         seconds = time.perf_counter() - start
@@ -292,6 +308,83 @@ def demo(
         )
 
 
+train_app = typer.Typer(help="Train a network of your own.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+
+@train_app.callback()
+def train() -> None:
+    """Train a network of your own."""
+
+
+@train_app.command()
+def classifier(
+    clear: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Folder of clear pictures; several have equal shares.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The weights: .safetensors.")],
+    validate: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Folders of clear pictures to judge by, not to train on.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the state is kept; default: OUT.checkpoint.safetensors.")
+    ] = None,
+    initial: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights to begin with.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
+    log: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines: .jsonl.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Batches.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crops in a batch, half of them blurred.")] = None,
+    patch: Annotated[int | None, typer.Option(help="Side of a crop in pixels, once reduced.")] = None,
+    smallest_scale: Annotated[float, typer.Option(help="Crops are reduced by up to this factor.")] = 0.25,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal weights.")] = 0,
+) -> None:
+    """Train the classifier of `--prior discriminative`: which pictures are blurred. The blur is made while training."""
+    with _user_errors():
+        from .io import check_output
+        from .priors import DiscriminativePrior
+
+        DiscriminativePrior()  # says so where PyTorch is missing
+        from .networks import judging, pairs, training
+
+        suffixes = (".safetensors",)
+        check_output(out, suffixes=suffixes)
+        kept = check_output(checkpoint or out.with_suffix(".checkpoint.safetensors"), suffixes=suffixes)
+        if kept.resolve() == out.resolve():
+            raise ValueError(f"--checkpoint must be another file than --out, got {out} for both; rename one")
+        if log is not None:
+            check_output(log, suffixes=(".jsonl",))
+        made: dict[str, Any] = {"batch": batch_size, "patch": patch, "seed": seed, "scales": (smallest_scale, 1.0)}
+        recipe = pairs.Recipe(**{name: value for name, value in made.items() if value is not None})
+        chosen: dict[str, Any] = {"steps": steps, "rate": rate, "checkpoint_every": checkpoint_every}
+        settings = training.Settings(**{name: value for name, value in chosen.items() if value is not None})
+        folders = [pairs.load_folder(folder, smallest=recipe.kernels[0]) for folder in clear]
+        judged_on = [pairs.load_folder(folder, smallest=recipe.kernels[0]) for folder in validate or []]
+        with _progress_bar() as callback:
+
+            def report(step: int, loss: float, accuracy: float) -> None:
+                callback(f"loss {loss:.3f}, accuracy {accuracy:.1%}", step / settings.steps)
+
+            more: dict[str, Any] = {"initial": initial, "resume": resume, "log": log, "report": report}
+            trained = training.train(folders, recipe, settings, kept, **more)
+        training.write_classifier(out, trained.network)
+        rows = {"steps": str(trained.step), "last loss": f"{trained.loss:.4f}"}
+        for folder in (*folders, *judged_on):
+            rows[str(folder.path)] = f"{len(folder.pictures)} pictures, {len(folder.skipped)} skipped"
+        skipped = [f"{folder.path / name}: {why}" for folder in (*folders, *judged_on) for name, why in folder.skipped]
+        if skipped:
+            rows["skipped"] = "\n".join(skipped)
+        prior = DiscriminativePrior(weights=out)
+        for folder in judged_on:
+            for scale, found in judging.judge(prior.probability, folder).items():
+                rows[f"{folder.path.name}, scale {scale:g}"] = (
+                    f"accuracy {found.accuracy:.1%}, f(clear) / f(blurred) {found.ratio:.3f}"
+                )
+        rows["written"] = f"{out}\n{kept}"
+        _print_table(rows)
+
+
 @app.command()
 def info() -> None:
     """Show versions, GPUs, and which backends work here."""
@@ -317,7 +410,7 @@ def _user_errors() -> Iterator[None]:
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
     try:
         yield
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as why:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError, ArithmeticError) as why:
         message = f"error: {str(why) or type(why).__name__}".replace("\n", " ")
         Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
         raise typer.Exit(2) from why
@@ -378,9 +471,20 @@ def _channel_axis(pixels: Any) -> int | None:
     return -1 if pixels.ndim == 3 else None
 
 
-def _options(method: Method, gradient_weight: float | None, smooth_weight: float | None) -> Any:
+def _options(
+    method: Method, gradient_weight: float | None, smooth_weight: float | None, prior: Prior | None
+) -> Any:
     """None where nothing was asked for, so that the defaults stand in one place."""
     given: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
+    if prior is not None:
+        from . import priors
+
+        kinds: dict[Prior, Any] = {
+            Prior.discriminative: priors.DiscriminativePrior,
+            Prior.dark_channel: priors.DarkChannel,
+            Prior.intensity: priors.L0Intensity,
+        }
+        given["prior"] = kinds[prior](**({"of": "both"} if prior is Prior.intensity else {}))
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return None

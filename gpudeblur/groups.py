@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -395,6 +396,9 @@ class Cuda:
         """CuPy's pool, cuFFT's work areas, graphs, modules and pinned memory each have an error of their own."""
         cuda = self._cupy.cuda
         if isinstance(error, MemoryError):
+            return True
+        torch = sys.modules.get("torch")  # of a learned prior
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
             return True
         if isinstance(error, cuda.cufft.CuFFTError):
             return error.result == 2  # CUFFT_ALLOC_FAILED

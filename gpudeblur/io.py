@@ -144,7 +144,7 @@ def write_image(
         data = _jpeg_bytes(_to_bits(layers, 8))
     else:
         data = _png_bytes(_to_bits(layers, bits))
-    _write_whole(target, data)
+    write_whole(target, data)
 
 
 def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
@@ -166,12 +166,12 @@ def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
         raise ValueError(f"kernel must be (kh, kw) for a .png file, got shape {values.shape}; write it as .npy")
     else:
         data = _png_bytes(_to_bits(values[..., None] / float(abs(values).max()), 8))
-    _write_whole(target, data)
+    write_whole(target, data)
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, suffixes: tuple[str, ...]) -> None:
     """Write a text file in UTF-8; `suffixes` and errors as in `check_output`."""
-    _write_whole(check_output(path, suffixes=suffixes), text.encode())
+    write_whole(check_output(path, suffixes=suffixes), text.encode())
 
 
 def check_output(
@@ -408,7 +408,7 @@ def _tiff_bytes(layers: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """All of `data` under the name `path`, or nothing: a temporary neighbour is filled, then renamed."""
     target = Path(os.path.realpath(path))  # through a link, as open() would
     temporary = target.with_name(f".gpudeblur-{secrets.token_hex(6)}.tmp")

@@ -54,8 +54,10 @@ class TwoStepOptions:
     #: pixels: sigma of its Gaussian at the coarsest scale; it grows by as much with each scale (paper: 0.3).
     smooth_sigma: float = 0.3
     #: a prior on the latent picture itself, beside the two on its gradients: `gpudeblur.priors`, or your own. Its
-    #: weight decays as lambda does. At the finest scale, and where kernels are judged, it plays no part.
+    #: weight decays as lambda does. Where kernels are judged it plays no part ...
     prior: Prior | None = None
+    #: ... and at the finest scale only if this is set, as in seed 3. It costs more there than at all other scales.
+    last_prior: bool = False
     #: beta of eq. 3 grows by this factor from 2 lambda (paper: 2) ...
     beta_rate: float = 2.0
     #: ... while below this. Past 60 a pass hardly changes the latent picture (Pan et al.: 1e5, 11 more passes).
@@ -155,6 +157,7 @@ class TwoStepOptions:
         self._check("prior", self.prior is None or parts, "have a weight and a step (gpudeblur.priors.Prior)")
         hashable = getattr(type(self.prior), "__hash__", None) is not None
         self._check("prior", hashable, "be hashable, as a frozen dataclass is")
+        self._check("last_prior", isinstance(self.last_prior, bool), "be True or False")
         self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")
 
     def _check_pair(self, name: str, holds: Callable[[float], bool], rule: str) -> None:

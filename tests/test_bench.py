@@ -30,6 +30,7 @@ from cuda_on_cpu import device
 import gpudeblur as gd
 from gpudeblur import _cuda
 from gpudeblur.options import STARTS
+from gpudeblur.synthesis import blur, trajectory_kernel
 
 BENCH = Path(__file__).parent.parent / "bench"
 # Two scales, with and without passes that have the smooth map.
@@ -298,8 +299,8 @@ def data(tmp_path: Path) -> Path:
     for image in (1, 2):
         x = photograph((60, 64), image) / 255
         for number in range(1, 9):
-            f = gd.synthesis.trajectory_kernel(2 * number + 1, rng=number)
-            y = gd.synthesis.blur(x, f[::-1, ::-1].copy(), mode="same")
+            f = trajectory_kernel(2 * number + 1, rng=number)
+            y = blur(x, f[::-1, ::-1].copy(), mode="same")
             savemat(folder / "levin" / f"im{image:02d}_ker{number:02d}.mat", {"x": x, "y": y, "f": f})
     for stem in ("007500", "007501", "007999", "008000"):
         iio.imwrite(folder / "faces" / f"{stem}.jpg", photograph((109, 89, 3), int(rng.integers(99))))
@@ -581,3 +582,36 @@ def test_a_sheet_shows_the_busiest_place(bench: Any) -> None:
     assert sheets.busiest(picture, 200) == (slice(0, 50), slice(0, 61))
     assert sheets.middle(np.arange(10)[:, None, None] * np.ones((1, 3, 3)), 4)[:, 0, 0].tolist() == [3, 4, 5, 6]
     assert sheets.enlarged(np.eye(3), 7).size == (6, 6)
+
+
+def test_the_learned_prior_from_pictures_to_plots(bench: Any, data: Path, tmp_path: Path) -> None:
+    """With a network that is not trained: all figures are made, recorded and drawn."""
+    pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    learned = bench("learned_prior")
+    from gpudeblur.networks.classifier import Classifier
+    from gpudeblur.networks.training import write_classifier
+
+    weights = tmp_path / "w.safetensors"
+    write_classifier(weights, Classifier((2, 2, 2, 2, 2)).initialise(0))
+    common = ["--weights-file", str(weights), "--steps", "1"]
+    learned.main(["accuracy", "--pictures", str(data / "natural"), "--single", str(weights), *common])
+    few = ["--data", str(data), "--every", "16", "--options", OPTIONS, *common]
+    learned.main(["kernels", "--weights", "0,1", *few])
+    learned.main(["convergence", "--iterations", "2", *few])
+    learned.main(["responses", *few])
+    learned.main(["plots"])
+    accuracy, kernels, convergence, responses = records(tmp_path, "learned_prior")
+    assert {row["training"] for row in accuracy["rows"]} == {"multi-scale", "one scale"}
+    alone, still_zero, zero, still, one = kernels["variants"].values()
+    assert alone["er"] == still_zero["er"] == zero["er"]  # a weight of 0 is no prior
+    assert alone["er"] != still["er"]
+    assert alone["er"].keys() == one["er"].keys()
+    for line in convergence["lines"].values():
+        assert line["energy"][0] == 1
+        assert len(line["similarity"]) == 2
+    (row,) = responses["rows"]
+    assert 0 < row["f_sharp"] < 1
+    assert all(moved > 0 for moved in row["moved"].values())
+    names = {"accuracy", "kernels", "convergence"}
+    assert {path.stem for path in tmp_path.glob("*.svg")} == {f"learned_prior_{name}" for name in names}

@@ -117,6 +117,23 @@ def test_every_option_arrives(library, source, tmp_path):
     assert names(tmp_path) == ["in.png", "k.npy", "out.tif"]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("dark-channel", gpudeblur.priors.DarkChannel()), ("intensity", gpudeblur.priors.L0Intensity(of="both"))],
+)
+def test_a_prior_arrives(library, source, tmp_path, name, expected):
+    result = run("kernel", source, "-o", tmp_path / "k.npy", "--prior", name)
+    assert result.exit_code == 0, result.output
+    (_, _, options), = library.calls
+    assert options["options"] == {"prior": expected}
+
+
+def test_the_learned_prior_without_torch(library, source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    fails(run("kernel", source, "-o", tmp_path / "k.npy", "--prior", "discriminative"), "needs PyTorch")
+    assert not library.calls
+
+
 def test_the_table_says_what_was_done(library, source, tmp_path):
     result = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--kernel-out", tmp_path / "[k].png")
     shown = dict(line.split("  ", 1) for line in result.stdout.splitlines() if not line.startswith(" "))

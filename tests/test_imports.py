@@ -22,6 +22,8 @@ PACKAGE = ROOT / "gpudeblur"
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
     {"_arrays", "_cuda", "_device", "progress"},
+    {"networks"},  # its __init__, which is empty
+    {"networks.classifier", "networks.weights"},  # what a prior takes
     {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options", "images"},
     {
         "boundary",
@@ -39,11 +41,13 @@ LAYERS = (
     {"choice"},
     {"kernel_size"},
     {"metrics", "synthesis", "estimate"},
-    {"blind", "deconvolution", "nonuniform", "networks", "restoration"},
+    {"blind", "deconvolution", "nonuniform", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
-    {"io", "folders", "cli", "demo", "__main__", "_skimage_backend"},
+    {"io", "folders", "networks.pairs", "networks.judging", "networks.training"},
+    {"cli", "demo", "__main__", "_skimage_backend"},
 )
+# The parts of a package have its place, but for those named with a dot.
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "cupy", "cupyx"}
 
@@ -88,7 +92,7 @@ def own_imports(path: Path) -> set[str]:
 
 
 def layer(module: str) -> int:
-    head = module.partition(".")[0]
+    head = module if module in LAYER else module.partition(".")[0]
     assert head in LAYER, f"gpudeblur/{head} has no place in LAYERS of {__file__}: who may import it?"
     return LAYER[head]
 

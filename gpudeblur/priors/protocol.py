@@ -12,7 +12,7 @@ class Prior(Protocol):
     """mu p(x) in the objective of the latent step, for a p on pictures.
 
     Make it hashable (a frozen dataclass is), and the same for equal values: on a device, launches are recorded and
-    replayed for equal options.
+    replayed for equal options. One whose launches must not be recorded has an attribute `replayable` that is False.
     """
 
     @property

@@ -1,0 +1,264 @@
+"""Training of the classifier (seed 3, section 3): binary cross-entropy, SGD with momentum, checkpoints at any time.
+
+Step n takes batch n of `pairs.make_batch`, whatever came before it, and a checkpoint holds all else that a step depends
+on: weights and momenta. So a run that was killed and resumed ends with the very weights of one that was not (on the
+CPU, with as many threads).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..io import write_whole
+from .classifier import CHANNELS, Classifier, channels_last
+from .pairs import Folder, Recipe, check, make_batch
+from .weights import load_classifier, pack, unpack
+
+# The learning rate falls by 5 (paper) after these shares of the steps.
+DROPS = (0.6, 0.85)
+RATE_DROP = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the network is trained; `Recipe` says on what.
+
+    Attributes
+    ----------
+    steps : batches.
+    rate : learning rate. The paper has 1e-3 with 50 crops a batch and many epochs; 0.02 needs fewer steps.
+    warm_up : steps over which the rate rises to that from 0.
+    momentum, weight_decay : of SGD (paper: 0.9, 1e-4).
+    clip : longest gradient, all weights together; longer ones are shortened to it.
+    channels : of the network.
+    checkpoint_every : steps.
+    threads : of torch. Another number rounds sums otherwise.
+    """
+
+    steps: int = 6000
+    rate: float = 0.02
+    warm_up: int = 100
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    channels: tuple[int, ...] = CHANNELS
+    checkpoint_every: int = 200
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "checkpoint_every", "threads"):
+            check(name, getattr(self, name) >= 1, "be at least 1", getattr(self, name))
+        for name in ("rate", "clip"):
+            check(name, 0 < getattr(self, name) < math.inf, "be positive", getattr(self, name))
+        check("momentum", 0 <= self.momentum < 1, "be in [0, 1)", self.momentum)
+        check("weight_decay", 0 <= self.weight_decay < 1, "be in [0, 1)", self.weight_decay)
+        check("warm_up", self.warm_up >= 0, "not be negative", self.warm_up)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network, and the mean loss and accuracy over the last steps on fresh training pictures."""
+
+    network: Classifier
+    step: int
+    loss: float
+    accuracy: float
+
+
+def rate_at(step: int, settings: Settings) -> float:
+    """The learning rate of a step, counted from 0."""
+    drops = sum(step >= share * settings.steps for share in DROPS)
+    return settings.rate * min(1.0, (step + 1) / max(1, settings.warm_up)) / RATE_DROP**drops
+
+
+def train(
+    folders: Sequence[Folder],
+    recipe: Recipe,
+    settings: Settings,
+    checkpoint: Path,
+    *,
+    initial: Path | None = None,
+    resume: bool = False,
+    log: Path | None = None,
+    report: Callable[[int, float, float], bool | None] = lambda *_: None,
+) -> Trained:
+    """Train a classifier from the beginning, or go on from a checkpoint.
+
+    Parameters
+    ----------
+    folders : of clear pictures.
+    checkpoint : file, written every `checkpoint_every` steps and at the end; whole or not at all.
+    initial : weights to begin with, of the same network; None draws them.
+    resume : go on from `checkpoint`, where there is one.
+    log : JSON lines, one a step: step, loss, accuracy, rate, scale of time. What is in it past the checkpoint goes.
+    report : told (steps done, mean loss, mean accuracy) after each step; True stops with a checkpoint.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint is of another network, other settings or other pictures.
+    FloatingPointError
+        The loss is not finite: the step, and where the last good checkpoint is. It is not written over.
+    OSError
+        The checkpoint or the log cannot be written; an earlier checkpoint stays.
+    """
+    torch.set_num_threads(settings.threads)
+    checkpoint = Path(checkpoint)
+    about = describe(folders, recipe, settings, initial)
+    network = Classifier(settings.channels)
+    first = 0
+    if resume and checkpoint.exists():
+        first, momenta = load_checkpoint(checkpoint, network, about)
+    else:
+        _begin(network, recipe.seed, initial)
+        momenta = [torch.zeros_like(one) for one in network.parameters()]
+    weights = list(network.parameters())
+    lines = _kept_lines(log, first)
+    losses: list[float] = []
+    hits: list[float] = []
+    good = f"the last good checkpoint is {checkpoint}, of step {first}" if first else "there is no checkpoint yet"
+    step, began = first, time.perf_counter()
+    while step < settings.steps:
+        batch = make_batch(folders, recipe, step)
+        loss, hit = _step(network, weights, momenta, batch, rate_at(step, settings), settings)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of step {step + 1} is {loss}; {good}; begin again with a smaller --rate, it was "
+                f"{settings.rate:g}, and with --initial from that checkpoint, if there is one"
+            )
+        step += 1
+        losses, hits = [*losses[-99:], loss], [*hits[-99:], hit]
+        lines.append(json.dumps({"step": step, "loss": round(loss, 6), "accuracy": round(hit, 4)}))
+        stop = report(step, float(np.mean(losses)), float(np.mean(hits)))
+        if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
+            save_checkpoint(checkpoint, network, momenta, step, about)
+            good = f"the last good checkpoint is {checkpoint}, of step {step}"
+            if log is not None:
+                more = {"rate": rate_at(step - 1, settings), "seconds": round(time.perf_counter() - began, 1)}
+                lines[-1] = json.dumps({**json.loads(lines[-1]), **more})
+                write_whole(log, ("\n".join(lines) + "\n").encode())
+        if stop:
+            break
+    last = [float(np.mean(some)) if some else math.nan for some in (losses, hits)]
+    return Trained(network, step, *last)
+
+
+def _begin(network: Classifier, seed: int, initial: Path | None) -> None:
+    """The weights before the first step."""
+    if initial is None:
+        network.initialise(seed)
+        return
+    given = load_classifier(initial)
+    if given.channels != network.channels:
+        raise ValueError(f"weights {initial} must have channels {network.channels}, got {given.channels}")
+    network.load_state_dict(given.state_dict())
+
+
+def _step(
+    network: Classifier,
+    weights: list[torch.nn.Parameter],
+    momenta: list[torch.Tensor],
+    batch: list[tuple[np.ndarray, np.ndarray]],
+    rate: float,
+    settings: Settings,
+) -> tuple[float, float]:
+    """One step of SGD, in place: (loss of eq. 3, share told right). A loss that is not finite moves nothing."""
+    count = sum(len(labels) for _, labels in batch)
+    loss, right = 0.0, 0
+    for weight in weights:
+        weight.grad = None
+    for pictures, labels in batch:
+        logits = network.logits(torch.from_numpy(pictures)[:, None])
+        expected = torch.from_numpy(labels)
+        part = torch.nn.functional.binary_cross_entropy_with_logits(logits, expected, reduction="sum") / count
+        part.backward()
+        loss += float(part.detach())
+        right += int(((logits.detach() > 0) == (expected > 0.5)).sum())
+    length = math.sqrt(sum(float((weight.grad**2).sum()) for weight in weights if weight.grad is not None))
+    if not math.isfinite(loss + length):
+        return math.nan, right / count
+    shrink = min(1.0, settings.clip / max(length, 1e-12))
+    with torch.no_grad():
+        for weight, momentum in zip(weights, momenta, strict=True):
+            assert weight.grad is not None
+            momentum.mul_(settings.momentum).add_(weight.grad * shrink + settings.weight_decay * weight)
+            weight.sub_(momentum, alpha=rate)
+    return loss, right / count
+
+
+# ------------------------------------------------------------------ files
+def write_classifier(path: Path, network: Classifier) -> str:
+    """Write the weights alone, whole or not at all; the SHA-256 of the file."""
+    data = pack({name: one.detach().contiguous() for name, one in network.state_dict().items()})
+    write_whole(Path(path), data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def describe(
+    folders: Sequence[Folder], recipe: Recipe, settings: Settings, initial: Path | None = None
+) -> dict[str, Any]:
+    """All that a run's result depends on, but the pixels: what a checkpoint must agree with to go on from."""
+    pictures = [[one.path.name, len(one.pictures), sum(int(p.size) for p in one.pictures)] for one in folders]
+    own = {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"}
+    begun = None if initial is None else hashlib.sha256(Path(initial).read_bytes()).hexdigest()
+    known = {"architecture": "classifier", **own, **asdict(recipe), "folders": pictures, "initial": begun}
+    return json.loads(json.dumps(known))
+
+
+def save_checkpoint(
+    path: Path, network: Classifier, momenta: Sequence[torch.Tensor], step: int, about: Mapping[str, Any]
+) -> None:
+    """Weights, momenta and `about`, as safetensors; whole or not at all."""
+    tensors = {name: one.detach().contiguous() for name, one in network.state_dict().items()}
+    names = [name for name, _ in network.named_parameters()]
+    tensors |= {f"momentum.{name}": one.contiguous() for name, one in zip(names, momenta, strict=True)}
+    write_whole(path, pack(tensors, {"checkpoint": json.dumps({"step": step, "about": about})}))
+
+
+def load_checkpoint(path: Path, network: Classifier, about: Mapping[str, Any]) -> tuple[int, list[torch.Tensor]]:
+    """(step, momenta); the weights go into the network.
+
+    Raises
+    ------
+    ValueError
+        It is no checkpoint, or one of another network or run; the message names what differs.
+    """
+    tensors, metadata = unpack(path)
+    if "checkpoint" not in metadata:
+        raise ValueError(f"{path} must be a checkpoint of gpudeblur train, got other weights; name another file")
+    kept = json.loads(metadata["checkpoint"])
+    old = kept["about"]
+    for name in ("architecture", "channels"):
+        if old.get(name) != about[name]:
+            raise ValueError(
+                f"checkpoint {path} is of another network, {name} {old.get(name)}, not {about[name]}; train with its "
+                "settings, or name another file"
+            )
+    differ = [name for name in about if old.get(name) != about[name]]
+    if differ:
+        told = ", ".join(f"{name} {old.get(name)} there, {about[name]} here" for name in differ)
+        raise ValueError(f"checkpoint {path} is of another run: {told}; resume with its settings, or name another file")
+    names = [name for name, _ in network.named_parameters()]
+    network.load_state_dict({name: one for name, one in tensors.items() if not name.startswith("momentum.")})
+    channels_last(network)
+    own = dict(network.named_parameters())
+    # Strides too are as in a run that was not interrupted: sums over them round alike.
+    return int(kept["step"]), [torch.zeros_like(own[name]).copy_(tensors[f"momentum.{name}"]) for name in names]
+
+
+def _kept_lines(log: Path | None, step: int) -> list[str]:
+    """What the log says of the steps up to a checkpoint's."""
+    if log is None or not step or not Path(log).exists():
+        return []
+    lines = Path(log).read_text().splitlines()
+    return [line for line in lines if line and json.loads(line)["step"] <= step]

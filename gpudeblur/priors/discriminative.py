@@ -1,0 +1,180 @@
+"""Networks as priors: the classifier of seed 3, any scalar network, any denoiser.
+
+None of them knows the blur, uniform or not: `step` sees the latent picture alone. The network is asked about all
+pictures of a stack at once, through `torch_bridge`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import torch_bridge
+from .._arrays import Array, array_module
+from .protocol import check, check_weight
+
+
+@dataclass(frozen=True)
+class ScorePrior:
+    """p(x) = f(x), for a network f that is low on good pictures: gradient steps (seed 3, eq. 11-12).
+
+    The other terms of the objective are sums over pixels, and f is one number a picture: what weight makes a
+    difference depends on f, and may be far over the paper's.
+
+    Attributes
+    ----------
+    module : from (N, 1, H, W) to one number a picture, differentiable; on the device and in the dtype of the pictures.
+    weight : the paper's lambda, `Prior`'s mu (paper: 4e-3).
+    rate : eta, the step's length; the paper's 0.1 is that for pictures of about [0, 1].
+    steps : how many (paper: 10).
+    """
+
+    module: Callable[..., Any]
+    weight: float = 4e-3
+    rate: float = 0.1
+    steps: int = 10
+
+    #: Torch must not be captured in a CUDA graph of CuPy's: the launches of its scale are made one by one.
+    replayable = False
+
+    def __post_init__(self) -> None:
+        check("module", callable(self.module), "be callable", self.module, "pass a torch.nn.Module")
+        check_steps(self)
+
+    def step(self, latent: Array, ratio: float) -> Array:
+        """`descend`, with the gradient of f by autograd."""
+        return descend(functools.partial(torch_bridge.slope, self.module), latent, ratio, self.rate, self.steps)
+
+    def value(self, pictures: Array) -> Array:
+        """f of pictures (..., H, W): (...)."""
+        return torch_bridge.values(self.module, pictures)
+
+
+@dataclass(frozen=True)
+class DiscriminativePrior:
+    """p(x) = f(x), with f the probability that a picture is blurred, as a classifier sees it (seed 3).
+
+    The classifier ships with the package; what it was trained on and what it reaches is in
+    `gpudeblur/networks/classifier.md`. Its weights are for research use. It is slow, and at no weight tried were the
+    kernels better than those of the same splitting with a prior that knows nothing (`bench/README.md`).
+
+    Attributes
+    ----------
+    weight, rate, steps : see `ScorePrior`.
+    weights : a file of other weights (`gpudeblur train classifier` writes them); None takes those of the package.
+
+    Raises
+    ------
+    ImportError
+        PyTorch or safetensors is missing.
+    ValueError
+        The weights are damaged, of another network, or a pickle.
+
+    References
+    ----------
+    L. Li, J. Pan, W.-S. Lai, C. Gao, N. Sang, M.-H. Yang: Learning a discriminative prior for blind image deblurring,
+    CVPR 2018.
+
+    Examples
+    --------
+    >>> import gpudeblur as gd
+    >>> prior = gd.priors.DiscriminativePrior()             # doctest: +SKIP
+    >>> result = gd.deblur(blurred, 25, prior=prior)        # doctest: +SKIP
+    >>> prior.probability(pictures)                         # doctest: +SKIP
+    """
+
+    weight: float = 4e-3
+    rate: float = 0.1
+    steps: int = 10
+    weights: Path | str | None = field(default=None)
+
+    replayable = False
+
+    def __post_init__(self) -> None:
+        check_steps(self)
+        torch_bridge.torch_module()
+
+    def step(self, latent: Array, ratio: float) -> Array:
+        """`descend`, with the gradient of f by autograd."""
+        slope = functools.partial(torch_bridge.slope, self._network(latent))
+        return descend(slope, latent, ratio, self.rate, self.steps)
+
+    def probability(self, pictures: Array) -> Array:
+        """P(blurred) of gray pictures (..., H, W) in [0, 1], floats of NumPy or CuPy: (...), where they are."""
+        xp = array_module(pictures)
+        fits = pictures.ndim >= 2 and pictures.dtype.kind == "f"
+        got = f"shape {pictures.shape}, {pictures.dtype}"
+        check("pictures", fits, "be floats (..., H, W)", got, "divide integers by their maximum")
+        wide = pictures if pictures.dtype.itemsize in (4, 8) else pictures.astype(xp.float32)
+        return torch_bridge.values(self._network(wide), wide)
+
+    def _network(self, like: Array) -> Any:
+        # A file that is written again is read again.
+        stamp = None if self.weights is None else Path(self.weights).stat().st_mtime_ns
+        return _classifier(self.weights, stamp, str(torch_bridge.device_of(like)), str(like.dtype))
+
+
+@functools.lru_cache(maxsize=8)
+def _classifier(path: Path | str | None, stamp: int | None, device: str, dtype: str) -> Any:
+    """The classifier where, and in the precision in which, it is asked for."""
+    from ..networks.weights import load_classifier
+
+    torch = torch_bridge.torch_module()
+    return load_classifier(None if path is None else Path(path)).to(device=device, dtype=getattr(torch, dtype))
+
+
+@dataclass(frozen=True)
+class DenoiserPrior:
+    """A denoiser as the prior's step (plug and play): u = D(x, sigma), which is what argmin |u - x|^2 + ratio p asks
+    for where D finds the likeliest picture under Gaussian noise of variance sigma^2 = ratio / 2.
+
+    Attributes
+    ----------
+    module : module(pictures (N, 1, H, W), sigma) to the same shape, sigma a float for pictures in [0, 1].
+    weight : mu, see `Prior`; with eta at its end, 2, 4e-3 is a sigma of 0.03.
+    most_sigma : sigma is no larger than this, where eta is still small.
+    """
+
+    module: Callable[..., Any]
+    weight: float = 4e-3
+    most_sigma: float = 0.2
+
+    replayable = False
+
+    def __post_init__(self) -> None:
+        check("module", callable(self.module), "be callable", self.module, "pass a torch.nn.Module")
+        check_weight(self.weight)
+        fits = isinstance(self.most_sigma, (int, float)) and 0 < self.most_sigma < math.inf
+        check("most_sigma", fits, "be a positive number", self.most_sigma, "leave it out for 0.2")
+
+    def step(self, latent: Array, ratio: float) -> Array:
+        """module(latent, sigma)."""
+        return torch_bridge.answer(self.module, latent, min(math.sqrt(0.5 * ratio), self.most_sigma))
+
+
+def descend(slope: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int) -> Array:
+    """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio f(u), see `Prior.step` (seed 3, eq. 12).
+
+    u <- u - rate [(u - x) + (ratio / 2) df / du], the paper's step in units of its beta.
+
+    Parameters
+    ----------
+    slope : df / du of pictures (..., H, W).
+    """
+    u = latent
+    for _ in range(steps):
+        u = u - rate * ((u - latent) + (0.5 * ratio) * slope(u))
+    return u
+
+
+def check_steps(prior: Any) -> None:
+    """For the options of `descend`."""
+    check_weight(prior.weight)
+    fits = isinstance(prior.rate, (int, float)) and 0 < prior.rate <= 1
+    check("rate", fits, "be a number in (0, 1]", prior.rate, "leave it out for 0.1")
+    fits = isinstance(prior.steps, int) and not isinstance(prior.steps, bool) and prior.steps >= 1
+    check("steps", fits, "be an integer of at least 1", prior.steps, "leave it out for 10")
