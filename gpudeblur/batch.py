@@ -20,12 +20,11 @@ import numpy as np
 
 from . import blind, images
 from ._arrays import Array, array_module, choose_module
-from .blind import with_prior
 from .flow import BatchResult, Flow, Job, Lane
 from .groups import Cuda, Device, Groups, split_info
 from .memory import bytes_per_picture
 from .nonblind import FINALS
-from .options import TwoStepOptions
+from .options import TwoStepOptions, with_prior
 from .priors import Prior
 from .progress import Stopped
 

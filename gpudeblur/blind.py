@@ -27,7 +27,7 @@ from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
 from .noise import loudness, quieten
 from .nonblind import FINALS, restore, unexplained
-from .options import TwoStepOptions
+from .options import TwoStepOptions, with_prior
 from .priors import Prior
 from .progress import Callback, reporter
 from .pyramid import fit_size, support_size
@@ -178,21 +178,6 @@ def estimate_kernel(
     gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
     kernel, _ = _two_step(gray, lights, size, options, reporter(callback, "kernel"))
     return move(kernel, array_module(image))
-
-
-def with_prior(options: TwoStepOptions | None, prior: Prior | None) -> TwoStepOptions | None:
-    """The options with the prior that came beside them.
-
-    Raises
-    ------
-    ValueError
-        The prior is none, or the options have another.
-    """
-    if prior is None or not isinstance(options, TwoStepOptions | None):
-        return options
-    if options is not None and options.prior not in (None, prior):
-        raise ValueError(f"prior must be given once, got {prior!r} and options.prior={options.prior!r}; leave one out")
-    return replace(options or TwoStepOptions(), prior=prior)
 
 
 def _enter(

@@ -173,3 +173,18 @@ class TwoStepOptions:
     def of_start(self, name: str) -> TwoStepOptions:
         """These options as that start changes them."""
         return replace(self, **STARTS[name])
+
+
+def with_prior(options: TwoStepOptions | None, prior: Prior | None) -> TwoStepOptions | None:
+    """The options with the prior that came beside them.
+
+    Raises
+    ------
+    ValueError
+        The prior is none, or the options have another.
+    """
+    if prior is None or not isinstance(options, TwoStepOptions | None):
+        return options
+    if options is not None and options.prior not in (None, prior):
+        raise ValueError(f"prior must be given once, got {prior!r} and options.prior={options.prior!r}; leave one out")
+    return replace(options or TwoStepOptions(), prior=prior)
