@@ -69,8 +69,8 @@ def deconvolve(
         (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the picture. In the same kind of
         memory as `image`. It may be larger than the picture along one axis, if the boundary is not "wrap".
     method : {"tv", "hyper-laplacian", "sparse", "l0", "ringing-suppressed", "wiener", "richardson-lucy"}
-        phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: the best under noise, and fast.
-        "sparse", |derivatives|^0.8: the best without noise, two to three times as long. "hyper-laplacian",
+        phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: the best under much noise.
+        "sparse", |derivatives|^0.8: the best under little noise, about as long. "hyper-laplacian",
         |gradient|^(2/3): between them. "l0", the number of edges: for text and drawings. "ringing-suppressed": tv and
         l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one quotient. "richardson-lucy": none,
         under Poisson noise; x >= 0.
@@ -89,8 +89,8 @@ def deconvolve(
         From this level on, in the unit where the picture's range is 1, the sensor was at its top: the light there,
         x * k, was at least what the picture shows, and may have been more. Lamps and highlights that are compared as
         they are ring widely. "auto" finds plateaus at the top of the range, `gpudeblur.saturation.clipped`, and leaves
-        a picture without any as it would be with None: nothing was clipped. With boundary "unknown" only; "wiener" has
-        none. Where there is something clipped, it takes about twice as long.
+        a picture without any as with None: nothing was clipped. With boundary "unknown" only; "wiener" has none. Where
+        something is clipped, it takes up to 2.5 times as long, and what lies under it may come out far above 1.
     tile : int or "auto", optional
         Restore the picture in tiles of so many pixels a side, for pictures that do not fit the device; "auto" is as
         many as fit. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.

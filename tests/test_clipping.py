@@ -10,11 +10,12 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
+from gpudeblur import blind
 from gpudeblur._arrays import to_host
 from gpudeblur.boundary import extend, unwrap
 from gpudeblur.deconvolution import TAKES
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind import METHODS, restore, unexplained
 from gpudeblur.nonblind.clipping import believed, completed, with_lamps
 from gpudeblur.nonblind.splitting import Augmented, solve
 from gpudeblur.nonblind.tiles import TILED, tiled
@@ -154,6 +155,37 @@ def test_a_level_below_the_top_is_told(xp: Any) -> None:
     assert_same(gd.deconvolve(given, kernel), gd.deconvolve(given, kernel, saturation=None))
     told = quality(gd.deconvolve(given, kernel, saturation=0.599) / 0.6)
     assert told > quality(gd.deconvolve(given, kernel) / 0.6) + 2
+
+
+# ---- at the end of a blind deblurring
+
+
+@pytest.mark.parametrize("final", ["sparse", "tv"])
+def test_an_estimated_kernel_meets_lamps_too(xp: Any, final: str) -> None:
+    given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
+    mask = clipped(given)
+    without, found = restore(given, kernel, final), restore(given, kernel, final, clipped=mask)
+    assert quality(found) > quality(without) + 2
+    assert float(unexplained(given, found, kernel, mask)) < float(unexplained(given, without, kernel)) / 4
+
+
+def test_deblur_tells_its_restoration_what_is_clipped(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def spy(planes: Any, kernel: Any, final: str, report: Any, lights: Any) -> Any:
+        told.append(lights)
+        return restore(planes, kernel, final, report, lights)
+
+    monkeypatch.setattr(blind, "restore", spy)
+    options = gd.TwoStepOptions(starts=("wide",), iterations=1, last_iterations=1)
+    picture = np.stack([night()[0], DIM, DIM], axis=-1)
+    gd.deblur(xp.asarray(picture), 9, channel_axis=-1, options=options)
+    gd.deblur(xp.asarray(DIM), 9, options=options)
+    assert_same(told[0], clipped(np.moveaxis(picture, -1, 0)))
+    assert told[1] is None
+
+
+# ---- what is refused
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,9 @@ def _preconditioner(otf: Array, weights: list[Array], shape: tuple[int, int]) ->
     columns = xp.asarray(4 * np.sin(np.pi * np.arange(w // 2 + 1) / w) ** 2, dtype=otf.real.dtype)
     total = otf.real**2 + otf.imag**2
     for part, spectrum in zip(weights, (columns, rows, columns**2, rows**2, rows * columns), strict=True):
-        flat = part.reshape(*part.shape[:-2], -1)  # one axis: on NumPy, a batch rounds as a loop then
-        total = total + flat.mean(axis=-1)[..., None, None] * spectrum
+        # One axis: on NumPy, a batch rounds as a loop then. A row or column has no derivatives across it.
+        count = part.shape[-2] * part.shape[-1]
+        mean = part.reshape(*part.shape[:-2], count).sum(axis=-1) * (1 / max(1, count))
+        total = total + mean[..., None, None] * spectrum
     total *= h * w
     return xp.repeat(1 / total, 2, axis=-1)

@@ -60,7 +60,7 @@ def tv(
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         See `boundary.extend`. "unknown" takes four transforms a pass, the others two.
     clipped : (..., H, W) bool, where the sensor was at its top and x * k may be more than B, see `clipping`; for the
-        boundary "unknown" only. Takes as much time again.
+        boundary "unknown" only. Takes half as long again.
     iterations : passes.
     callback : called with the fraction done after each pass.
 
