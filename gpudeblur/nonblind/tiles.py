@@ -74,8 +74,8 @@ def tiled(
     -----
     Convolution reaches no further than the kernel, but its inverse does, and a flat region has one level however far it
     reaches. On photographs with 0.5 % noise, "tv" in tiles of 256 differs from the untiled result next to the cuts by
-    0.0001 with a kernel of 19 pixels, 0.0004 with 25, and 0.001 with 35 (root mean square, at most). Along the picture's
-    own border, where little was seen, it differs by up to 0.008 whatever the overlap: see bench/README.md.
+    0.0001 with a kernel of 19 pixels, 0.0004 with 25, and 0.001 with 35 (root mean square, at most). Along the
+    picture's own border, where little was seen, it differs by up to 0.008 whatever the overlap: see bench/README.md.
     """
     if method not in TILED:
         raise ValueError(f"method must be one of {', '.join(map(repr, TILED))}, got {method!r}")
