@@ -1,12 +1,17 @@
 """Deconvolution with a known kernel: every method, every boundary, three noises.
 
-    python bench/nonblind.py --data DATA [--yardstick PATH/eval_levin.py] [--parts levin,edges,noise,speed]
+    python bench/nonblind.py --data DATA [--yardstick PATH/eval_levin.py]
+        [--parts levin,edges,noise,clipped,seams,speed]
 
 levin: the 32 pictures of Levin et al. with their true kernels, mean PSNR and SSIM; aligned and scored by the yardstick
 script itself where it is given, by `gpudeblur.metrics.scores` else (the same numbers).
 edges: 20 photographs of BSDS500 (val), valid-cropped, 8 bit, a kernel each (Levin's eight and two trajectories): PSNR
 of the outer 5, 15 and 30 pixels, and of what is further inside than 15, each the mean over the pictures.
 noise: the same photographs with 0, 1 and 5 % noise, no option; and fixed weights.
+clipped: night scenes (`low_light_cases`, every third) and photographs with lamps of 8 to 120 times full scale, the true
+kernel, with `saturation=None` and "auto"; PSNR of the whole picture, and of what is not clipped.
+seams: "tv" in tiles of 256 on two pictures of 512 x 1024 and 400 x 1024 with 0.5 % noise against the untiled result:
+rms within 16 px of the cuts, and of the outer 32 px of the picture.
 speed: seconds of one thread, medians of CPU time; the yardstick's own sparse routine in turns with ours.
 Appends to results/nonblind.jsonl.
 """
@@ -23,23 +28,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import Case, gray_picture, levin_cases, levin_kernels, make_case, spread
+import skimage
+from cases import (
+    Case,
+    gray_picture,
+    levin_cases,
+    levin_kernels,
+    low_light_cases,
+    make_case,
+    name_seed,
+    quantised,
+    spread,
+    valid,
+)
 from evaluate import Row, arguments, record, settings, table
 
+from gpudeblur import deconvolve
 from gpudeblur.deconvolution import TAKES
 from gpudeblur.metrics import psnr, scores
 from gpudeblur.nonblind import METHODS
-from gpudeblur.synthesis import trajectory_kernel
+from gpudeblur.nonblind.tiles import tiled
+from gpudeblur.nonblind.weights import automatic_weight
+from gpudeblur.saturation import TOP
+from gpudeblur.synthesis import blur, trajectory_kernel
 
-PARTS = ("levin", "edges", "noise", "speed")
+PARTS = ("levin", "edges", "noise", "clipped", "seams", "speed")
+CLIPPED = ("tv", "sparse", "hyper-laplacian", "richardson-lucy")
 RINGS, CENTRE = (5, 15, 30), 15
 NOISES = (0.0, 0.01, 0.05)
-LEVINS: dict[str, Any] = {"weight": 0.0068}
+LEVINS: dict[str, Any] = {"weight": 0.0068, "reweightings": 2}
 FAST: dict[str, Any] = {"weight": 5e-4, "boundary": "liu-jia"}
 LEVIN: dict[str, tuple[str, dict[str, Any]]] = {
     "sparse, Levin's weight": ("sparse", LEVINS),
     "sparse": ("sparse", {}),
-    "sparse, 10 iterations": ("sparse", {"iterations": 10}),
+    "sparse, 30 iterations": ("sparse", {"iterations": 30}),
     "hyper-laplacian, fixed weight, liu-jia": ("hyper-laplacian", FAST),
     "hyper-laplacian": ("hyper-laplacian", {}),
     "hyper-laplacian 1/2": ("hyper-laplacian", {"exponent": 0.5}),
@@ -54,7 +76,7 @@ LEVIN: dict[str, tuple[str, dict[str, Any]]] = {
     "wiener": ("wiener", {}),
     "richardson-lucy": ("richardson-lucy", {}),
 }
-SHORT = "sparse, 10 iterations"
+DEFAULT = "sparse"
 EDGES = [
     *((name, {"boundary": mode}) for name in METHODS if name != "sparse" for mode in TAKES[name].boundaries),
     ("sparse", {}),
@@ -136,6 +158,72 @@ def noises(data: Path, only: str) -> list[Row]:
     return rows
 
 
+def lamp_cases(folder: Path, noise: float, count: int = 8) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(light before the sensor, blurred and unclipped; sharp; kernel): dim photographs with 6 to 15 lamps."""
+    kernels = [*levin_kernels(folder), trajectory_kernel(25, rng=5), trajectory_kernel(31, rng=2)]
+    for number, path in enumerate(spread(sorted((folder / "natural" / "val").glob("*.jpg")), count)):
+        random, scene = np.random.default_rng(name_seed(f"lamps_{path.stem}")), 0.5 * gray_picture(path) ** 1.5
+        rows, columns = np.ogrid[: scene.shape[0], : scene.shape[1]]
+        for _ in range(random.integers(6, 16)):
+            y, x, radius = random.integers(scene.shape[0]), random.integers(scene.shape[1]), random.uniform(0.7, 3)
+            inside = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+            scene = scene + inside * random.uniform(8, 120) / radius**2
+        kernel = kernels[number % len(kernels)]
+        light = blur(scene, kernel)
+        light += noise * random.standard_normal(light.shape)
+        yield light, np.minimum(valid(scene, kernel), 1), kernel
+
+
+def clipping(data: Path, only: str) -> list[Row]:
+    """Pictures, kernels and what was not clipped; by method and `saturation`."""
+    night = [(case.blurred, case.sharp, case.kernel, case.blurred < TOP) for case in low_light_cases(data)][::3]
+    sets = {"night, 1 % noise": night}
+    for noise in (0.0, 0.01):
+        made = lamp_cases(data, noise)
+        sets[f"lamps, {noise:.0%} noise"] = [
+            (quantised(light), sharp, kernel, light < 1) for light, sharp, kernel in made
+        ]
+    rows = []
+    for (name, cases), method in itertools.product(sets.items(), CLIPPED):
+        if only not in method:
+            continue
+        for saturation in (None, "auto"):
+            found = []
+            for blurred, sharp, kernel, seen in cases:
+                out = deconvolve(blurred.astype(np.float32), kernel, method=method, saturation=saturation)
+                out = np.clip(out, 0, 1)
+                found.append((psnr(out, sharp), psnr(out[seen], sharp[seen]), psnr(blurred, sharp)))
+            whole, unclipped, before = np.mean(found, axis=0)
+            row = {"set": name, "method": method, "saturation": str(saturation), "blurred": before}
+            rows.append({**row, "psnr": whole, "unclipped": unclipped})
+    return rows
+
+
+def seams(only: str) -> list[Row]:
+    rows = []
+    scenes = {
+        "camera, astronaut": (skimage.data.camera() / 255, skimage.color.rgb2gray(skimage.data.astronaut())),
+        "coffee, moon": (skimage.color.rgb2gray(skimage.data.coffee())[:, :512], skimage.data.moon()[:400] / 255),
+    }
+    for (name, parts), (side, seed) in itertools.product(scenes.items(), ((19, 1), (25, 5), (25, 7), (35, 2))):
+        if only not in "tv":
+            continue
+        kernel = trajectory_kernel(side, rng=seed).astype(np.float32)
+        blurred = blur(np.hstack(parts), kernel.astype(float), noise_sigma=0.005, rng=0).astype(np.float32)
+        weight = float(automatic_weight(blurred, kernel, "tv"))
+        error = (tiled(blurred, kernel, weight=weight, tile=256) - METHODS["tv"](blurred, kernel, weight=weight)) ** 2
+        near, border = np.zeros(error.shape, bool), np.ones(error.shape, bool)
+        for axis, n in enumerate(error.shape):
+            count = -(-n // 256)
+            for cut in (n * i // count for i in range(1, count)):
+                near[(slice(None),) * axis + (slice(cut - 16, cut + 16),)] = True
+        border[32:-32, 32:-32] = False
+        found = {"at the cuts": near & ~border, "inside": ~border, "border": border}
+        rms = {key: float(np.sqrt(error[where].mean())) for key, where in found.items()}
+        rows.append({"picture": name, "kernel": f"{side} px, seed {seed}", **rms})
+    return rows
+
+
 def speed(data: Path, script: Any, seconds: float, only: str) -> list[Row]:
     rows, host = [], timing.Host()
     kernel = trajectory_kernel(25, rng=5).astype(np.float32)
@@ -152,11 +240,11 @@ def speed(data: Path, script: Any, seconds: float, only: str) -> list[Row]:
         for case in list(levin_cases(data))[::5]:
             theirs = host.time(lambda: script.deconv_sparse(case.blurred, case.kernel), seconds=0, least=2)  # noqa: B023
             ours = host.time(lambda: restored(case, "sparse", LEVINS), seconds=seconds, least=5)  # noqa: B023
-            short = host.time(lambda: restored(case, *LEVIN[SHORT]), seconds=seconds, least=5)  # noqa: B023
+            short = host.time(lambda: restored(case, *LEVIN[DEFAULT]), seconds=seconds, least=5)  # noqa: B023
             pairs.append((theirs.cpu, ours.cpu, short.cpu))
         other, own, less = np.median(pairs, axis=0)
         rows.append({"method": "Levin, the yardstick's routine", "seconds": other})
-        for name, column, value in (("sparse, Levin's weight", 1, own), (SHORT, 2, less)):
+        for name, column, value in (("sparse, Levin's weight", 1, own), (DEFAULT, 2, less)):
             ratio = np.median([pair[0] / pair[column] for pair in pairs])
             rows.append({"method": f"Levin, {name}: the yardstick takes {ratio:.1f} times as long", "seconds": value})
     return rows
@@ -190,6 +278,14 @@ def main() -> None:
         found["noise"] = noises(args.data, args.only)
         columns = {"method": "", "weight": "", "noise": "g", "psnr": ".2f", "gain": "+.2f"}
         print(table(found["noise"], columns), "\n")
+    if "clipped" in parts:
+        found["clipped"] = clipping(args.data, args.only)
+        columns = {"set": "", "method": "", "saturation": "", "blurred": ".2f", "psnr": ".2f", "unclipped": ".2f"}
+        print(table(found["clipped"], columns), "\n")
+    if "seams" in parts:
+        found["seams"] = seams(args.only)
+        columns = {"picture": "", "kernel": "", "at the cuts": ".5f", "inside": ".5f", "border": ".5f"}
+        print(table(found["seams"], columns), "\n")
     if "speed" in parts:
         found["speed"] = speed(args.data, script, args.seconds, args.only)
         print(table(found["speed"], {"method": "", "seconds": ".3f"}))

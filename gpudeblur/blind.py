@@ -99,8 +99,9 @@ def deblur(
         Where to compute; None: where the image lives. The result comes back in the type that came.
     method : {"two-step"}
     final : {"sparse", "tv", "hyper-laplacian", None}
-        The restoration: the best, one in half the time, the fast one, or none (the kernel and what is known about it
-        are the result).
+        The restoration: the best, one that is nearly as good, the fast one, or none (the kernel and what is known about
+        it are the result). Where the sensor was at its top, the first two take the light for at least what is seen:
+        lamps may come out far brighter than 1 in a float picture.
     gamma : float
         The picture's values are light ** (1 / gamma); 1: linear intensity.
     prior : Prior, optional
@@ -141,19 +142,19 @@ def deblur(
     options = with_prior(options, prior)
     gray, lights, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
     told = reporter(callback, "kernel", end=1.0 if final is None else 0.7)
-    kernel, info = _two_step(gray, lights, size, options, told)
+    kernel, info = _two_step(gray, _of_luminance(lights, channel_axis), size, options, told)
     info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
     info["seconds_kernel"] = time.perf_counter() - began
     home = array_module(image)
     sharp: Any = None
     if final is not None:
         told = reporter(callback, "restoration", begin=0.7)
-        sharp, error = _restore_each(planes, kernel, info["kernel_size"], channel_axis, final, told)
+        sharp, error = _restore_each(planes, lights, kernel, info["kernel_size"], channel_axis, final, told)
         error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
         info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
         if options.cautious:
             trust = xp.asarray(info["confidence"], dtype=planes.dtype)
-            share = strength(trust, xp.asarray(_over_channels(overshoot(sharp, planes), channel_axis)))
+            share = strength(trust, xp.asarray(_over_channels(overshoot(sharp, planes, lights), channel_axis)))
             info["strength"] = _told(share, gray.shape[:-2])
             sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
         sharp = move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
@@ -176,6 +177,7 @@ def estimate_kernel(
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
     options = with_prior(options, prior)
     gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
+    lights = _of_luminance(lights, channel_axis)
     kernel, _ = _two_step(gray, lights, size, options, reporter(callback, "kernel"))
     return move(kernel, array_module(image))
 
@@ -189,7 +191,7 @@ def _enter(
     gamma: float,
     options: TwoStepOptions | None,
 ) -> tuple[Array, Array | None, Array, tuple[int, int] | None, TwoStepOptions, Any]:
-    """Checked and moved: (gray, where it is clipped or None, planes, kernel size, options, array module)."""
+    """Checked and moved: (gray, where the planes are clipped or None, planes, kernel size, options, array module)."""
     images.check_choice("method", method, ("two-step",))
     images.check_picture(image, channel_axis=channel_axis)
     options = TwoStepOptions() if options is None else options
@@ -204,11 +206,14 @@ def _enter(
     else:
         size = images.check_kernel_size(kernel_size, planes.shape[-2:])
     lights = clipped(planes)
-    if channel_axis is not None:  # the luminance is wrong where any of its channels is
-        lights = lights.any(axis=-3)
     planes = images.decode(planes, gamma)
     gray = planes if channel_axis is None else images.luminance(planes)
     return gray, lights if bool(lights.any()) else None, planes, size, options, xp
+
+
+def _of_luminance(lights: Array | None, channel_axis: int | None) -> Array | None:
+    """The luminance is wrong where any of its channels is clipped."""
+    return lights if lights is None or channel_axis is None else lights.any(axis=-3)
 
 
 def _two_step(
@@ -315,19 +320,26 @@ def _best_kernel(
 
 
 def _restore_each(
-    planes: Array, kernel: Array, size: Any, channel_axis: int | None, final: str, report: Report
+    planes: Array,
+    lights: Array | None,
+    kernel: Array,
+    size: Any,
+    channel_axis: int | None,
+    final: str,
+    report: Report,
 ) -> tuple[Array, Array]:
     """(restoration, mean square of what it leaves unexplained): each picture with its kernel of its own size.
 
-    `size` as in `info`; where the pictures of a stack have sizes of their own, their kernels have been padded, and a
-    wider kernel would mean a wider border.
+    `lights`: where the planes are clipped. `size` as in `info`; where the pictures of a stack have sizes of their own,
+    their kernels have been padded, and a wider kernel would mean a wider border.
     """
     if not isinstance(size, np.ndarray) or len(np.unique(size)) == 1:
         per_plane = _per_plane(kernel, channel_axis)
-        sharp = restore(planes, per_plane, final, report)
-        return sharp, unexplained(planes, sharp, per_plane)
+        sharp = restore(planes, per_plane, final, report, lights)
+        return sharp, unexplained(planes, sharp, per_plane, lights)
     xp, sides, lead = array_module(planes), size.reshape(-1), size.ndim
     flat = planes.reshape(-1, *planes.shape[lead:])
+    masks = None if lights is None else lights.reshape(flat.shape)
     kernels = kernel.reshape(-1, *kernel.shape[-2:])
     sharp, done = xp.empty_like(flat), 0.0
     error = xp.empty(flat.shape[:-2], dtype=flat.dtype)
@@ -336,8 +348,9 @@ def _restore_each(
         share = len(these) / len(sides)
         own = fit_size(kernels[these], (int(side), int(side)))
         sharp[these], error[these] = _restore_each(
-            flat[these], own, int(side), channel_axis, final, part(report, done, share)
-        )
+            flat[these], None if masks is None else masks[these], own, int(side), channel_axis, final,
+            part(report, done, share),
+        )  # fmt: skip
         done += share
     return sharp.reshape(planes.shape), error.reshape(planes.shape[:-2])
 

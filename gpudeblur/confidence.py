@@ -106,15 +106,19 @@ def confidence(
     return spread * seen / (1 + xp.exp(-xp.clip(score, -30, 30)))
 
 
-def overshoot(sharp: Array, blurred: Array) -> Array:
+def overshoot(sharp: Array, blurred: Array, clipped: Array | None = None) -> Array:
     """Mean square of what lies beyond the blurred picture's darkest and brightest value, over its variance, (...).
 
-    A sharp picture has a little more range than a blurred one. A wrong kernel rings, and rings far beyond it.
+    A sharp picture has a little more range than a blurred one. A wrong kernel rings, and rings far beyond it. In a
+    picture that is `clipped` (bool, like `blurred`) anywhere, lamps are brighter than all that was seen: there only
+    what is too dark counts.
     """
     xp = array_module(sharp, blurred)
     flat = blurred.reshape(*blurred.shape[:-2], -1)  # one axis: on NumPy, a batch rounds as a loop then
-    sharp = sharp.reshape(flat.shape)
-    beyond = sharp - xp.clip(sharp, flat.min(axis=-1, keepdims=True), flat.max(axis=-1, keepdims=True))
+    sharp, brightest = sharp.reshape(flat.shape), flat.max(axis=-1, keepdims=True)
+    if clipped is not None:
+        brightest = xp.where(clipped.reshape(flat.shape).any(axis=-1, keepdims=True), np.inf, brightest)
+    beyond = sharp - xp.clip(sharp, flat.min(axis=-1, keepdims=True), brightest)
     variance = xp.square(flat - flat.mean(axis=-1, keepdims=True)).mean(axis=-1)
     return xp.asarray(xp.square(beyond).mean(axis=-1) / xp.maximum(variance, float(np.finfo(flat.dtype).tiny)))
 

@@ -18,7 +18,15 @@ def dot(a: Array, b: Array) -> Array:
     return (a * b).reshape(flat).sum(axis=-1)[..., None, None]
 
 
-def conjugate_gradient(apply: Callable[[Array], Array], rhs: Array, start: Array, iterations: int) -> Array:
+def conjugate_gradient(
+    apply: Callable[[Array], Array],
+    rhs: Array,
+    start: Array,
+    iterations: int,
+    *,
+    precondition: Callable[[Array], Array] | None = None,
+    product: Callable[[Array, Array], Array] = dot,
+) -> Array:
     """argmin_x <x, A x> / 2 - <rhs, x> for a positive definite A, by `iterations` steps of conjugate gradients.
 
     Parameters
@@ -27,6 +35,8 @@ def conjugate_gradient(apply: Callable[[Array], Array], rhs: Array, start: Array
     rhs, start : (..., H, W).
     iterations : the number of steps. It is fixed and nothing is read back: a system that is solved already (or is
         zero) stands still, because its step is 0 / tiny.
+    precondition : r -> about A^-1 r, positive definite too; fewer steps do then.
+    product : <a, b> (..., 1, 1), real; another one for vectors that are given by their spectra.
 
     Returns
     -------
@@ -36,16 +46,19 @@ def conjugate_gradient(apply: Callable[[Array], Array], rhs: Array, start: Array
     tiny = float(np.finfo(rhs.dtype).tiny)
     x = start.copy()
     residual = rhs - apply(x)
-    direction = residual.copy()
-    energy = dot(residual, residual)
+    towards = residual if precondition is None else precondition(residual)
+    direction = towards.copy()
+    energy = product(residual, towards)
     for _ in range(iterations):
         image = apply(direction)
-        step = energy / xp.maximum(dot(direction, image), tiny)
+        step = energy / xp.maximum(product(direction, image), tiny)
         image *= step
         residual -= image
         xp.multiply(step, direction, out=image)
         x += image
-        energy, last = dot(residual, residual), energy
+        towards = residual if precondition is None else precondition(residual)
+        energy, last = product(residual, towards), energy
         direction *= energy / xp.maximum(last, tiny)
-        direction += residual
+        direction += towards
+        del towards
     return x

@@ -16,6 +16,7 @@ from .nonblind.richardson_lucy import BOUNDARIES
 from .nonblind.tiles import TILED, tiled
 from .nonblind.weights import LAWS, weight_of
 from .progress import Callback, reporter
+from .saturation import clipped
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Takes:
 
     boundaries: tuple[str, ...] = MODES
     weight: bool = True
+    clipped: bool = True
     iterations: str = ""  # the name that the method has for it
 
 
@@ -31,10 +33,10 @@ TAKES = {
     "tv": Takes(iterations="iterations"),
     "hyper-laplacian": Takes(),
     "sparse": Takes(boundaries=("unknown",), iterations="iterations"),
-    "epll": Takes(),
+    "epll": Takes(clipped=False),
     "l0": Takes(),
     "ringing-suppressed": Takes(),
-    "wiener": Takes(boundaries=BOUNDARIES),
+    "wiener": Takes(boundaries=BOUNDARIES, clipped=False),
     "richardson-lucy": Takes(boundaries=BOUNDARIES, weight=False, iterations="num_iter"),
 }
 
@@ -48,6 +50,7 @@ def deconvolve(
     weight: Any = None,
     noise_sigma: Any = None,
     iterations: int | None = None,
+    saturation: float | str | None = "auto",
     tile: int | str | None = None,
     channel_axis: int | None = None,
     device: str | None = None,
@@ -68,12 +71,12 @@ def deconvolve(
         (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the picture. In the same kind of
         memory as `image`. It may be larger than the picture along one axis, if the boundary is not "wrap".
     method : {"tv", "hyper-laplacian", "sparse", "epll", "l0", "ringing-suppressed", "wiener", "richardson-lucy"}
-        phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise, and fast.
-        "sparse", |derivatives|^0.8: the best without noise, two to three times as long. "hyper-laplacian",
-        |gradient|^(2/3): between them. "epll", minus the log likelihood of patches of 8 x 8 under a mixture learnt from
-        photographs: the best on these under noise, two to four times as long as "tv". "l0", the number of edges: for
-        text and drawings. "ringing-suppressed": tv and l0 combined, for kernels that are not quite right. "wiener",
-        |grad x|^2: one quotient, and for the boundary "unknown" what lies beyond it by "tv". "richardson-lucy": none,
+        phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise.
+        "sparse", |derivatives|^0.8: the best without noise, about as long. "hyper-laplacian", |gradient|^(2/3): between
+        them. "epll", minus the log likelihood of patches of 8 x 8 under a mixture learnt from photographs: the best on
+        these under noise, two to four times as long as "tv". "l0", the number of edges: for text and drawings.
+        "ringing-suppressed": tv and l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one
+        quotient, and for the boundary "unknown" what lies beyond it by "tv". "richardson-lucy": none,
         under Poisson noise; x >= 0.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is taken to be outside the picture, see `gpudeblur.boundary.extend`. "unknown": nothing; x reaches as far
@@ -86,7 +89,13 @@ def deconvolve(
     noise_sigma : float, or one a picture, optional
         Standard deviation of the noise, in the unit where the picture's range is 1. None estimates it.
     iterations : int, optional
-        Of "tv" (30), "sparse" (25, three times) and "richardson-lucy" (30 at most).
+        Of "tv" (30), "sparse" (8, four times) and "richardson-lucy" (30 at most).
+    saturation : float or "auto", optional
+        From this level on, in the unit where the picture's range is 1, the sensor was at its top: the light there,
+        x * k, was at least what the picture shows, and may have been more. Lamps and highlights that are compared as
+        they are ring widely. "auto" finds plateaus at the top of the range, `gpudeblur.saturation.clipped`, and leaves
+        a picture without any as with None: nothing was clipped. With boundary "unknown" only; "wiener" has none. Where
+        something is clipped, it takes up to 2.5 times as long, and what lies under it may come out far above 1.
     tile : int or "auto", optional
         Restore the picture in tiles of so many pixels a side, for pictures that do not fit the device; "auto" is as
         many as fit. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
@@ -120,6 +129,7 @@ def deconvolve(
     images.check_choice(f"boundary of method {method!r}", boundary, TAKES[method].boundaries)
     if tile is not None:
         _check_tile(tile, method, boundary)
+    _check_saturation(saturation, method, boundary)
     images.check_picture(image, channel_axis=channel_axis)
     images.check_kernel(kernel, odd=False)
     home, xp = array_module(image, kernel), choose_module(image, device)
@@ -127,13 +137,21 @@ def deconvolve(
     stack = images.without_channels(image, channel_axis)[:-2]
     options, report = _options(method, weight, noise_sigma, iterations, stack), reporter(callback, "restoration")
     work = home if tile is not None else xp  # tiles are moved one by one
-    planes = images.decode(images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype), gamma)
+    planes = images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
+    lights = None
+    if saturation is not None and boundary == "unknown" and TAKES[method].clipped:
+        lights = clipped(planes) if isinstance(saturation, str) else planes >= saturation
+        if not bool(lights.any()):  # here CuPy must wait
+            lights = None
+    planes = images.decode(planes, gamma)
     images.check_range(planes, images.NO_FRACTIONS if method in LAWS else None)  # the others know no unit
     weights = with_odd_sides(move(kernel, work).astype("float64"))
     weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
     if channel_axis is not None:
         weights = weights[..., None, :, :]
     options = {name: _beside(value, work, channel_axis is not None) for name, value in options.items()}
+    if lights is not None:
+        options["clipped"] = lights
     if tile is None:
         if method != "sparse":
             options["boundary"] = boundary
@@ -172,6 +190,17 @@ def _check_tile(tile: Any, method: str, boundary: str) -> None:
     side = images.as_integer(tile) if np.ndim(tile) == 0 else None
     if not (isinstance(tile, str) and tile == "auto") and (side is None or side < 1):
         raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}; 'auto' is as many as fit")
+
+
+def _check_saturation(saturation: Any, method: str, boundary: str) -> None:
+    if saturation is None or (isinstance(saturation, str) and saturation == "auto"):
+        return
+    if isinstance(saturation, bool) or not isinstance(saturation, int | float | np.number) or not saturation > 0:
+        raise ValueError(f"saturation must be a positive level, 'auto' or None, got {saturation!r}; full scale is 1")
+    if not TAKES[method].clipped:
+        raise ValueError(f"saturation is not known to method {method!r}, got {saturation!r}; leave it out")
+    if boundary != "unknown":
+        raise ValueError(f"boundary must be 'unknown' with saturation, got {boundary!r}; leave it out")
 
 
 def _beside(value: Any, xp: Any, coloured: bool) -> Any:

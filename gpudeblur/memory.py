@@ -11,11 +11,11 @@ places, and the picture's own planes (C channels, and their luminance if C > 1) 
                                              within the latent step: the data, the power and the quotient's spectrum,
                                              both gradients with their mask, the split; judging a kernel takes as much
     restoration  planes + C RESTORATION R    per channel; "sparse": x, residual, direction and image of the conjugate
-                                             gradients, five derivatives, five weights, their products, room and
-                                             spectrum; "hyper-laplacian": the blurred and the last picture, data, power,
-                                             the quotient's spectrum, two gradients, split; "tv" and those that take
-                                             it for the unknown boundary: both multipliers, both shrunk gradients, the
-                                             transfer function and what is predicted, too
+                                             gradients, its preconditioner, five derivatives, five weights,
+                                             room and spectra; "hyper-laplacian": the blurred and the last picture,
+                                             data, power, the quotient's spectrum, two gradients, split;
+                                             "tv" and those that take it for the unknown boundary: both multipliers,
+                                             both shrunk gradients, the transfer function and what is predicted, too
 
 `quiet` is the picture with its noise taken into account; beside it, the kernels of all starts are held, and of all that
 came of them. Where no kernel size is given, that of the largest window counts, and two more copies of the picture.

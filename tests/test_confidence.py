@@ -92,6 +92,10 @@ def test_overshoot_is_what_lies_beyond_the_blurred_pictures_range(xp: Any) -> No
     sharp[1, 0, 1] = 0.25  # inside the range
     found = to_host(overshoot(xp.asarray(sharp), xp.asarray(blurred)))
     np.testing.assert_allclose(found, [0, (0.5**2 + 1) / 20 * 4], rtol=1e-12)
+    clipped = np.zeros((2, 4, 5), bool)
+    clipped[1, 0, 3] = True
+    found = to_host(overshoot(xp.asarray(sharp), xp.asarray(blurred), xp.asarray(clipped)))
+    np.testing.assert_allclose(found, [0, 1 / 20 * 4], rtol=1e-12)  # lamps may be brighter than what was seen
     flat = xp.full((3, 3), 0.5)
     assert float(overshoot(flat, flat)) == 0
 

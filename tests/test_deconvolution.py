@@ -53,7 +53,8 @@ def test_every_method_is_there() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (4, 6)])
 def test_a_delta_at_the_origin_gives_the_picture_back(xp: Any, method: str, size: tuple[int, int]) -> None:
     kernel = xp.asarray(delta(size, (size[0] // 2, size[1] // 2)))
-    assert_close(gd.deconvolve(xp.asarray(TRUE), kernel, **slight(method)), TRUE, atol=1e-3)
+    # Its white spots are what they are.
+    assert_close(gd.deconvolve(xp.asarray(TRUE), kernel, saturation=None, **slight(method)), TRUE, atol=1e-3)
 
 
 @in_every_method
@@ -218,7 +219,7 @@ def test_iterations_are_counted(xp: Any, method: str, tile: int | None) -> None:
         xp.asarray(photo()), xp.asarray(KERNEL), method=method, iterations=np.int64(3), noise_sigma=0, tile=tile,
         callback=lambda _, fraction: fractions.append(fraction),
     )  # fmt: skip
-    assert len(fractions) == (3 * (3 + 1) + 1 if method == "sparse" else 3)
+    assert len(fractions) == (4 * (3 + 1) + 1 if method == "sparse" else 3)
 
 
 @in_every_method

@@ -12,6 +12,7 @@ from skimage import data
 
 from gpudeblur import nonblind
 from gpudeblur._arrays import to_host
+from gpudeblur.conjugate_gradient import conjugate_gradient
 from gpudeblur.filters import gradient, gradient_adjoint
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import FINALS, METHODS, restore, unexplained
@@ -360,6 +361,31 @@ def test_more_iterations_come_closer_to_the_solution(xp: Any) -> None:
     solution = sparse(*arrays, reweightings=0, iterations=400)
     errors = [float(((sparse(*arrays, reweightings=0, iterations=n) - solution) ** 2).sum()) for n in (5, 25, 100)]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_a_few_steps_do_where_little_is_unseen(xp: Any) -> None:
+    """The preconditioner is the inverse on a torus; only the border and the weights' variety are left to the steps."""
+    arrays = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
+    solution, few = (to_host(sparse(*arrays, reweightings=0, iterations=n)) for n in (400, 8))
+    inside = ~frame(solution.shape, 20)
+    assert np.sqrt(((few - solution)[inside] ** 2).mean()) < 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2)])
+def test_sparse_has_small_pictures(xp: Any, size: tuple[int, int]) -> None:
+    u = xp.asarray(np.random.default_rng(0).random(size))
+    assert_close(sparse(u, xp.asarray(delta((1, 1))), weight=1e-9), u, atol=1e-4)
+
+
+@pytest.mark.parametrize("preconditioned", [True, False])
+def test_conjugate_gradients_with_the_inverse_take_one_step(xp: Any, preconditioned: bool) -> None:
+    """Two systems in one call; without it, as many steps as there are different eigenvalues."""
+    random = np.random.default_rng(0)
+    diagonal = xp.asarray(random.choice([1.0, 2.0, 7.0], (2, 5, 4)))
+    rhs = xp.asarray(random.normal(size=(2, 5, 4)))
+    options: dict[str, Any] = {"precondition": lambda r: r / diagonal} if preconditioned else {}
+    found = conjugate_gradient(lambda u: diagonal * u, rhs, xp.zeros_like(rhs), 1 if preconditioned else 3, **options)
+    assert_close(found, to_host(rhs / diagonal), atol=1e-12)
 
 
 def test_a_kernel_that_fills_its_picture_is_not_trusted(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from .._arrays import Array, array_module
 from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..noise import noise_sigma_under
 from .checked import checked
+from .clipping import believed
 from .epll import epll as _epll
 from .hyper_laplacian import hyper_laplacian as _hyper_laplacian
 from .l0 import l0 as _l0
@@ -68,8 +69,11 @@ __all__ = [
 ]
 
 
-def unexplained(blurred: Array, sharp: Array, kernel: Array) -> Array:
-    """Mean of (B - x * k)^2 over the last two axes, where the whole kernel lies inside the picture; (...)."""
+def unexplained(blurred: Array, sharp: Array, kernel: Array, clipped: Array | None = None) -> Array:
+    """Mean of (B - x * k)^2 over the last two axes, where the whole kernel lies inside the picture; (...).
+
+    Where B is `clipped`, x * k is right if it is more.
+    """
     xp = array_module(blurred, sharp, kernel)
     (h, w), (kh, kw) = blurred.shape[-2:], kernel.shape[-2:]
     grid = (fast_size(h), fast_size(w))
@@ -77,13 +81,25 @@ def unexplained(blurred: Array, sharp: Array, kernel: Array) -> Array:
     room[..., :h, :w] = sharp
     again = irfft2(psf_to_otf(kernel, grid) * rfft2(room), grid) / (grid[0] * grid[1])
     inside = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
-    error = (again[inside] - blurred[inside]) ** 2
+    seen = believed(blurred[inside], again[inside], None if clipped is None else clipped[inside])
+    error = (again[inside] - seen) ** 2
     return error.reshape(*error.shape[:-2], -1).mean(axis=-1)  # one axis: on NumPy, a batch rounds as a loop then
 
 
-def restore(blurred: Array, kernel: Array, method: str, callback: Callable[[float], None] | None = None) -> Array:
-    """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw) by one of `FINALS`."""
+def restore(
+    blurred: Array,
+    kernel: Array,
+    method: str,
+    callback: Callable[[float], None] | None = None,
+    clipped: Array | None = None,
+) -> Array:
+    """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw) by one of `FINALS`.
+
+    `clipped` (..., H, W), where the sensor was at its top, is for those whose boundary is unknown.
+    """
     options = dict(FINALS[method])
+    if clipped is not None and "boundary" not in options:
+        options["clipped"] = clipped
     if "weight" not in options:
         options["weight"] = _trusting_weight(blurred, kernel, method)
     return METHODS[method](blurred, kernel, callback=callback, **options)

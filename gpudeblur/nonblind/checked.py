@@ -89,6 +89,8 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
             if name in CHECKS and not (value is None and known[name].default is None):
                 number = CHECKS[name](name, value, blurred.shape[:-2])
                 options[name] = move(number, xp) if np.ndim(number) else number
+        if options.get("clipped") is not None:
+            _check_clipped(options["clipped"], blurred)
         callback = options.get("callback")
         if callback is not None:
             told = callback if not callable(callback) else lambda _, fraction: callback(fraction)
@@ -100,6 +102,15 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
         return call(blurred, kernel, **options)
 
     return door  # type: ignore[return-value]
+
+
+def _check_clipped(clipped: Any, blurred: Array) -> None:
+    array_module(blurred, clipped)
+    if clipped.shape != blurred.shape or clipped.dtype != bool:
+        raise ValueError(
+            f"clipped must be bool and like blurred, shape {blurred.shape}, got {clipped.dtype}, shape "
+            f"{clipped.shape}; blurred >= 1 is one"
+        )
 
 
 def _check_picture(blurred: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, Workspace, array_module, goes_to_cuda
-from ..boundary import extend, unwrap
+from ..boundary import unwrap
 from ..filters import gradient, gradient_adjoint, spectral_solve, transfer
 from ..fourier import irfft2, psf_to_otf, rfft2
 from .splitting import continuation, part, solve
@@ -126,6 +126,7 @@ def hyper_laplacian(
     weight: Any = None,
     exponent: float = TWO_THIRDS,
     boundary: str = "unknown",
+    clipped: Array | None = None,
     beta_rate: float = 2 * 2**0.5,
     beta_max: float = 256.0,
     callback: Callable[[float], None] | None = None,
@@ -145,6 +146,7 @@ def hyper_laplacian(
     boundary : {"liu-jia", "unknown", "reflect", "edge", "taper", "wrap"}
         See `torus`: 20 passes of `tv` before these, of four transforms each, for "unknown". With the exponent 2/3 and
         one weight, the passes on a GPU are one CUDA graph.
+    clipped : (..., H, W) bool, of `torus`; for the boundary "unknown" only.
     beta_rate, beta_max : continuation from 1 (the paper's).
     callback : called with the fraction done after each pass; once, at the end, where the passes are a CUDA graph.
 
@@ -161,10 +163,9 @@ def hyper_laplacian(
     if not 0 < exponent < 1:
         raise ValueError(f"exponent must be between 0 and 1, got {exponent!r}; tv is 1, l0 is 0")
     weight = weight_for(weight, blurred, kernel, "hyper-laplacian")
-    if boundary == "unknown":
-        latent, callback = torus(blurred, kernel, boundary, callback=part(callback, 0, 0.7)), part(callback, 0.7, 0.3)
-    else:
-        latent = extend(blurred, kernel, boundary)
+    first, share = callback, 0.7 if boundary == "unknown" else 0.0
+    callback = part(callback, share, 1 - share)
+    latent = torus(blurred, kernel, boundary, clipped=clipped, callback=part(first, 0, share))
     if exponent != TWO_THIRDS or np.ndim(weight):
         split = functools.partial(_split, exponent=exponent)
         betas = continuation(1.0, beta_rate, beta_max)

@@ -19,6 +19,7 @@ def l0(
     *,
     weight: Any = None,
     boundary: str = "unknown",
+    clipped: Array | None = None,
     beta_rate: float = 2.0,
     beta_max: float = 1e5,
     callback: Callable[[float], None] | None = None,
@@ -35,6 +36,7 @@ def l0(
     weight : of the prior, a number or one a picture (...); half of lambda where the data term has no 1/2. None takes
         what suits a photograph with this noise (`weights.automatic_weight`); text and drawings bear more.
     boundary : see `torus`: 20 passes of `tv` for "unknown".
+    clipped : (..., H, W) bool, of `torus`; for the boundary "unknown" only.
     beta_rate, beta_max : continuation from 4, where only steps above 0.7 are edges, to 2 / beta_max, the square of the
         least edge.
     callback : called with the fraction done after each pass.
@@ -49,7 +51,7 @@ def l0(
     J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
     """
     weight = weight_for(weight, blurred, kernel, "l0")
-    periodic = torus(blurred, kernel, boundary, callback=part(callback, 0, 0.6))
+    periodic = torus(blurred, kernel, boundary, clipped=clipped, callback=part(callback, 0, 0.6))
     betas = continuation(4.0, beta_rate, beta_max)
     latent = solve(
         periodic, kernel, lambda u, beta: l0_split(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",

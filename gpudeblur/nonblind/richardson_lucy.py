@@ -39,6 +39,7 @@ def richardson_lucy(
     discrepancy: float = 1.0,
     noise_sigma: Any = None,
     boundary: str = "unknown",
+    clipped: Array | None = None,
     callback: Progress | None = None,
 ) -> Array:
     """argmax_x of the likelihood of B under Poisson noise, sum(B log(x * k) - x * k), x >= 0, by steps of EM.
@@ -62,6 +63,8 @@ def richardson_lucy(
         "unknown": x reaches beyond B as far as the kernel does, only what was seen is compared, and what is seen in
         part is weighted with that part (Bertero & Boccacci). "reflect", "edge": B is carried on so. "wrap": B is
         periodic.
+    clipped : (..., H, W) bool, where the sensor was at its top: where x * k is more than B there, B has no say. For
+        the boundary "unknown" only.
     callback : called with the fraction done after each step.
 
     Returns
@@ -105,6 +108,8 @@ def richardson_lucy(
             ratio *= share ** (SUDDENNESS - 1) * (SUDDENNESS - (SUDDENNESS - 1) * share)
             return ratio + 1
 
+    if clipped is not None and boundary != "unknown":
+        raise ValueError(f"boundary must be 'unknown' with clipped, got {boundary!r}; leave out one of them")
     if tv_weight:
 
         def regular(x: Array) -> Array:
@@ -123,6 +128,7 @@ def richardson_lucy(
         accelerated=accelerated,
         damped=damped,
         regular=regular,
+        clipped=clipped,
         until=discrepancy * sigma if discrepancy else 0.0,
         callback=callback,
     )
@@ -139,7 +145,9 @@ def iterate(
     filter_epsilon: float | None = None,
     damped: Callable[[Array, Array], Array] | None = None,
     regular: Step | None = None,
+    clipped: Array | None = None,
     until: Any = 0.0,
+    everywhere: bool = False,
     callback: Progress | None = None,
 ) -> Array:
     """`richardson_lucy` over the last `ndim` axes, whatever their number; the kernel's sum need not be 1.
@@ -150,7 +158,9 @@ def iterate(
     filter_epsilon : where x * k is below it, x is not believed (the ratio counts as 0); None: it is everywhere.
     damped : B / (x * k), B - x * k -> what takes the place of the ratio.
     regular : x -> what each step is divided by, about 1.
+    clipped : where B - x * k counts as 0 if it is less, and the ratio as 1; `boundary` "unknown" or "wrap".
     until : rms of B - x * k that is small enough, a number or (..., 1, 1); 0: none is.
+    everywhere : return x on all of the grid, the picture's first pixel at index 0.
     """
     xp, shape, sides = array_module(blurred, kernel), blurred.shape[-ndim:], kernel.shape[-ndim:]
     if boundary not in BOUNDARIES:
@@ -180,6 +190,8 @@ def iterate(
 
     def step(x: Array) -> tuple[Array, Array | None]:
         again = blur(x)[seen]
+        if clipped is not None:
+            again = xp.where(clipped, xp.minimum(again, data), again)
         close = None
         if not isinstance(until, float):
             close = sum_over((data - again) ** 2, ndim) <= count * until**2
@@ -194,7 +206,10 @@ def iterate(
         factor *= x
         return xp.maximum(factor, 0, out=factor), close  # rounding in the transforms
 
-    return _repeat(step, latent, ndim, num_iter, accelerated, callback)[home]
+    latent = _repeat(step, latent, ndim, num_iter, accelerated, callback)
+    if everywhere:
+        return xp.roll(latent, tuple(-(place.start or 0) for place in home[1:]), tuple(range(1 - len(home), 0)))
+    return latent[home]
 
 
 def convolutions(kernel: Array, grid: Shape, origin: Shape) -> tuple[Step, Step]:

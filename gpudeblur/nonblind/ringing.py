@@ -9,9 +9,9 @@ import numpy as np
 
 from .._arrays import Array, array_module
 from ..boundary import extend, unwrap
+from .clipping import completed
 from .l0 import l0
 from .splitting import part
-from .torus import completed
 from .tv import ITERATIONS, passes_of
 from .weights import automatic_weight, broadcastable
 
@@ -61,6 +61,7 @@ def ringing_suppressed(
     sigma: float = 3.0,
     range_sigma: float = 0.1,
     boundary: str = "unknown",
+    clipped: Array | None = None,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
     """x_tv - suppression bilateral(x_tv - x_l0): the last step of Pan et al. 2014 (section 4, "removing artifacts").
@@ -78,6 +79,7 @@ def ringing_suppressed(
     suppression : share of the smooth difference that is taken off, from 0 (`tv` alone) to 1.
     sigma, range_sigma : of the bilateral filter, in pixels and in the picture's unit (the paper's).
     boundary : see `boundary.extend`.
+    clipped : (..., H, W) bool, of `tv`; for the boundary "unknown" only.
     callback : called with the fraction done after each pass.
 
     Returns
@@ -94,12 +96,12 @@ def ringing_suppressed(
     if flat_weight is None:
         flat_weight = FLAT * array_module(blurred).asarray(weight)
     latent = passes_of(
-        blurred, kernel, broadcastable(weight, blurred), boundary=boundary, iterations=ITERATIONS, whole=True,
-        callback=part(callback, 0, 0.6),
+        blurred, kernel, broadcastable(weight, blurred), boundary=boundary, clipped=clipped, iterations=ITERATIONS,
+        whole=True, callback=part(callback, 0, 0.6),
     )  # fmt: skip
     sharp = unwrap(latent, blurred.shape[-2:])
     unknown = boundary == "unknown"
-    periodic = completed(blurred, kernel, latent) if unknown else extend(blurred, kernel, boundary)
+    periodic = completed(blurred, kernel, latent, clipped) if unknown else extend(blurred, kernel, boundary)
     flat = l0(periodic, kernel, weight=flat_weight, boundary="wrap", callback=part(callback, 0.6, 0.3))
     flat = unwrap(flat, blurred.shape[-2:])
     result = sharp - suppression * bilateral(sharp - flat, sigma=sigma, range_sigma=range_sigma)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._arrays import Array
 from ..boundary import extend
-from ..fourier import irfft2, psf_to_otf, rfft2
+from .clipping import completed
 from .tv import passes_of
 from .weights import weight_for
 
@@ -20,6 +20,7 @@ def torus(
     boundary: str,
     *,
     weight: Any = None,
+    clipped: Array | None = None,
     iterations: int = ITERATIONS,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
@@ -34,25 +35,18 @@ def torus(
     kernel : (..., kh, kw), odd sides, sum 1.
     boundary : see `boundary.extend`.
     weight, iterations : of `tv`, four transforms a pass; None takes the weight from the picture's noise.
+    clipped : of `tv`; what is clipped becomes x * k, too.
     callback : called with the fraction done.
 
     Returns
     -------
     (..., H', W'), the picture in its first H rows and W columns; `boundary.unwrap` cuts it back.
     """
-    if boundary != "unknown":
+    if boundary != "unknown" and clipped is None:
         return extend(blurred, kernel, boundary)
     weight = weight_for(weight, blurred, kernel, "tv")
-    latent = passes_of(blurred, kernel, weight, iterations=iterations, callback=callback, whole=True)
-    return completed(blurred, kernel, latent)
-
-
-def completed(blurred: Array, kernel: Array, latent: Array) -> Array:
-    """`latent` * `kernel` (..., H', W'), periodic, with `blurred` in its first H rows and W columns."""
-    shape = latent.shape[-2:]
-    spectrum = rfft2(latent)
-    spectrum *= psf_to_otf(kernel, shape)
-    spectrum *= 1 / (shape[0] * shape[1])
-    wide = irfft2(spectrum, shape, overwrite=True)
-    wide[..., : blurred.shape[-2], : blurred.shape[-1]] = blurred
-    return wide
+    latent = passes_of(
+        blurred, kernel, weight, boundary=boundary, clipped=clipped, iterations=iterations, whole=True,
+        callback=callback,
+    )  # fmt: skip
+    return completed(blurred, kernel, latent, clipped)

@@ -36,6 +36,7 @@ def tv(
     weight: Any = None,
     isotropic: bool = True,
     boundary: str = "unknown",
+    clipped: Array | None = None,
     iterations: int = ITERATIONS,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
@@ -58,6 +59,8 @@ def tv(
     isotropic : |grad x| is sqrt(x_x^2 + x_y^2); else |x_x| + |x_y|, which favours rows and columns.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         See `boundary.extend`. "unknown" takes four transforms a pass, the others two.
+    clipped : (..., H, W) bool, where the sensor was at its top and x * k may be more than B, see `clipping`; for the
+        boundary "unknown" only. Takes half as long again.
     iterations : passes.
     callback : called with the fraction done after each pass.
 
@@ -73,7 +76,9 @@ def tv(
     """
     weight = weight_for(weight, blurred, kernel, "tv")
     shrink = shrink_isotropic if isotropic else shrink_anisotropic
-    return passes_of(blurred, kernel, weight, shrink, boundary=boundary, iterations=iterations, callback=callback)
+    return passes_of(
+        blurred, kernel, weight, shrink, boundary=boundary, clipped=clipped, iterations=iterations, callback=callback
+    )
 
 
 def passes_of(
@@ -83,6 +88,7 @@ def passes_of(
     shrink: Shrink = shrink_isotropic,
     *,
     boundary: str = "unknown",
+    clipped: Array | None = None,
     iterations: int,
     whole: bool = False,
     callback: Callable[[float], None] | None = None,
@@ -90,6 +96,6 @@ def passes_of(
     """`tv` with a weight as `splitting.solve` takes it, and on the whole grid if asked for."""
     betas = [BETA * weight**-0.5] * iterations
     return solve(
-        blurred, kernel, Augmented(shrink), weight=weight, betas=betas, boundary=boundary, whole=whole,
-        callback=callback,
+        blurred, kernel, Augmented(shrink), weight=weight, betas=betas, boundary=boundary, clipped=clipped,
+        whole=whole, callback=callback,
     )  # fmt: skip

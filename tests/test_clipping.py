@@ -1,0 +1,211 @@
+"""Pixels at the sensor's top in a deconvolution: one-sided, found by themselves, none of a plain picture's business."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import assert_close, assert_same
+from skimage import data
+
+import gpudeblur as gd
+from gpudeblur import blind
+from gpudeblur._arrays import to_host
+from gpudeblur.boundary import extend, unwrap
+from gpudeblur.deconvolution import TAKES
+from gpudeblur.metrics import psnr
+from gpudeblur.nonblind import METHODS, restore, unexplained
+from gpudeblur.nonblind.clipping import believed, completed, with_lamps
+from gpudeblur.nonblind.splitting import Augmented, solve
+from gpudeblur.nonblind.tiles import TILED, tiled
+from gpudeblur.nonblind.tv import shrink_isotropic
+from gpudeblur.saturation import clipped
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+KERNEL = trajectory_kernel(9, rng=3)
+SCENE = 0.5 * data.camera()[100:180, 190:286] / 255
+DIM = blur(SCENE, KERNEL, noise_sigma=5e-3, rng=0)
+KNOWING = sorted(name for name, takes in TAKES.items() if takes.clipped)
+in_every_method = pytest.mark.parametrize("method", KNOWING)
+
+
+def night(noise: float = 5e-3) -> tuple[np.ndarray, np.ndarray]:
+    """(blurred, sharp): lamps of 20 times full scale in a dim scene, one on the border; what is over 1 is cut off."""
+    scene = SCENE.copy()
+    for y, x in ((20, 30), (50, 70), (60, 20), (30, 90)):
+        scene[y : y + 2, x : x + 2] = 20
+    return np.minimum(blur(scene, KERNEL, noise_sigma=noise, rng=0), 1), np.minimum(scene[4:-4, 4:-4], 1)
+
+
+def quality(found: Any) -> float:
+    return psnr(np.clip(to_host(found), 0, 1), night()[1])
+
+
+# ---- the one-sided misfit
+
+
+def test_a_clipped_pixel_is_believed_to_be_at_least_what_it_shows(xp: Any) -> None:
+    blurred, light, mask = np.array([1.0, 1.0, 0.4]), np.array([0.7, 3.0, 3.0]), np.array([True, True, False])
+    assert_same(believed(xp.asarray(blurred), xp.asarray(light), xp.asarray(mask)), np.array([1.0, 3.0, 0.4]))
+    assert_same(believed(xp.asarray(blurred), xp.asarray(light), None), blurred)
+
+
+def test_the_solution_is_a_minimum_of_the_one_sided_misfit(xp: Any) -> None:
+    """No step lowers it after many passes."""
+    blurred, _ = night()
+    mask, weight = blurred >= 0.99, 1e-3
+    assert mask.any()
+    arrays = xp.asarray(blurred), xp.asarray(KERNEL)
+    x = to_host(
+        solve(
+            *arrays, Augmented(shrink_isotropic), weight=weight, betas=[5.0] * 3000, clipped=xp.asarray(mask),
+            whole=True,
+        )
+    )  # fmt: skip
+
+    def objective(u: np.ndarray) -> float:
+        again = to_host(completed(xp.asarray(np.zeros((0, 0))), xp.asarray(KERNEL), xp.asarray(u)))
+        misfit = unwrap(again, blurred.shape) - blurred
+        misfit[mask] = np.minimum(misfit[mask], 0)
+        gradient = np.hypot(np.roll(u, -1, 1) - u, np.roll(u, -1, 0) - u)
+        return float((misfit**2).sum() / 2 + weight * gradient.sum())
+
+    least, random = objective(x), np.random.default_rng(0)
+    steps = [random.normal(size=x.shape), np.ones(x.shape), -x, np.maximum(x - 1, 0), to_host(extend(*arrays)) - x]
+    for step in steps:
+        for size in (1e-2, -1e-2):
+            assert objective(x + size * step) > least - 1e-4
+
+
+def test_what_to_begin_with_explains_what_was_seen(xp: Any) -> None:
+    blurred, _ = night()
+    mask = xp.asarray(blurred >= 0.99)
+    arrays = xp.asarray(blurred), xp.asarray(KERNEL)
+    latent, again = (to_host(a) for a in with_lamps(*arrays, mask, extend(*arrays, "unknown")))
+    seen = unwrap(again, blurred.shape)
+    assert latent.max() > 5
+    assert seen.max() > 1.5
+    assert_same(seen[~to_host(mask)], blurred[~to_host(mask)])
+    assert (seen >= blurred).all()
+
+
+# ---- every method
+
+
+@in_every_method
+def test_lamps_ring_less(xp: Any, method: str) -> None:
+    given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
+    least = quality(gd.deconvolve(given, kernel, method=method, saturation=None))
+    least += 1 if method == "richardson-lucy" else 2
+    assert quality(gd.deconvolve(given, kernel, method=method)) > least
+    assert quality(gd.deconvolve(given, kernel, method=method, saturation=0.98)) > least
+
+
+@in_every_method
+@pytest.mark.parametrize("boundary", ["unknown", "edge"])
+def test_a_picture_without_clipping_is_as_before(xp: Any, method: str, boundary: str) -> None:
+    if boundary not in TAKES[method].boundaries:
+        pytest.skip("it does not know this boundary")
+    given, kernel = xp.asarray(DIM), xp.asarray(KERNEL)
+    options: dict[str, Any] = {"method": method, "boundary": boundary}
+    assert_same(gd.deconvolve(given, kernel, **options), gd.deconvolve(given, kernel, saturation=None, **options))
+
+
+@in_every_method
+def test_a_stack_with_one_clipped_picture_is_a_loop(xp: Any, method: str) -> None:
+    stack, kernel, options = np.stack([night()[0], DIM]), xp.asarray(KERNEL), {"weight": 1e-3}
+    if method == "richardson-lucy":
+        options = {"noise_sigma": 5e-3}
+    mask = clipped(xp.asarray(stack))
+    together = to_host(METHODS[method](xp.asarray(stack), kernel, clipped=mask, **options))
+    alone = METHODS[method](xp.asarray(stack[0]), kernel, clipped=mask[0], **options)
+    assert_close(together[0], alone, atol=1e-6 if xp is np else 2e-2)
+    # Where nothing is clipped, the mask does nothing.
+    assert_close(together[1], METHODS[method](xp.asarray(stack[1]), kernel, **options), atol=1e-9 if xp is np else 1e-2)
+
+
+@pytest.mark.parametrize("method", sorted(TILED))
+def test_tiles_take_their_part_of_what_is_clipped(xp: Any, method: str) -> None:
+    given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
+    mask = clipped(given)
+    found = [
+        quality(tiled(given, kernel, method=method, clipped=m, tile=48, overlap=30, weight=1e-3)) for m in (None, mask)
+    ]
+    assert found[1] > found[0] + 2
+
+
+def test_each_channel_has_its_own(xp: Any) -> None:
+    lit, kernel = night()[0], xp.asarray(KERNEL)
+    out = to_host(gd.deconvolve(xp.asarray(np.stack([lit, DIM, DIM], axis=-1)), kernel, channel_axis=-1))
+    for channel, plane in ((0, lit), (1, DIM)):
+        assert_close(out[..., channel], gd.deconvolve(xp.asarray(plane), kernel), atol=1e-3)
+
+
+def test_integers_are_clipped_at_their_top(xp: Any) -> None:
+    eight = np.round(night()[0] * 255).astype("uint8")
+    given, kernel = xp.asarray(eight), xp.asarray(KERNEL)
+    plain = quality(to_host(gd.deconvolve(given, kernel, saturation=None)) / 255)
+    assert quality(to_host(gd.deconvolve(given, kernel)) / 255) > plain + 2
+
+
+def test_a_level_below_the_top_is_told(xp: Any) -> None:
+    """A sensor whose top is at 0.6 of the range: nobody can know."""
+    given, kernel = xp.asarray(0.6 * night()[0]), xp.asarray(KERNEL)
+    assert_same(gd.deconvolve(given, kernel), gd.deconvolve(given, kernel, saturation=None))
+    told = quality(gd.deconvolve(given, kernel, saturation=0.599) / 0.6)
+    assert told > quality(gd.deconvolve(given, kernel) / 0.6) + 2
+
+
+# ---- at the end of a blind deblurring
+
+
+@pytest.mark.parametrize("final", ["sparse", "tv"])
+def test_an_estimated_kernel_meets_lamps_too(xp: Any, final: str) -> None:
+    given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
+    mask = clipped(given)
+    without, found = restore(given, kernel, final), restore(given, kernel, final, clipped=mask)
+    assert quality(found) > quality(without) + 2
+    assert float(unexplained(given, found, kernel, mask)) < float(unexplained(given, without, kernel)) / 4
+
+
+def test_deblur_tells_its_restoration_what_is_clipped(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def spy(planes: Any, kernel: Any, final: str, report: Any, lights: Any) -> Any:
+        told.append(lights)
+        return restore(planes, kernel, final, report, lights)
+
+    monkeypatch.setattr(blind, "restore", spy)
+    options = gd.TwoStepOptions(starts=("wide",), iterations=1, last_iterations=1)
+    picture = np.stack([night()[0], DIM, DIM], axis=-1)
+    gd.deblur(xp.asarray(picture), 9, channel_axis=-1, options=options)
+    gd.deblur(xp.asarray(DIM), 9, options=options)
+    assert_same(told[0], clipped(np.moveaxis(picture, -1, 0)))
+    assert told[1] is None
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"saturation": "often"}, "saturation must be a positive level, 'auto' or None, got 'often'; full scale is 1"),
+        ({"saturation": 0}, "saturation must be a positive level, 'auto' or None, got 0"),
+        ({"saturation": float("nan")}, "saturation must be a positive level, 'auto' or None, got nan"),
+        ({"saturation": True}, "saturation must be a positive level, 'auto' or None, got True"),
+        ({"saturation": 1.0, "method": "wiener"}, "saturation is not known to method 'wiener', got 1.0; leave it out"),
+        ({"saturation": 1.0, "boundary": "edge"}, "boundary must be 'unknown' with saturation, got 'edge'"),
+    ],
+)
+def test_bad_options_are_refused(xp: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gd.deconvolve(xp.asarray(DIM), xp.asarray(KERNEL), **options)
+
+
+@pytest.mark.parametrize("method", sorted({*KNOWING} - {"sparse"}))
+def test_a_mask_needs_the_unknown_boundary(xp: Any, method: str) -> None:
+    arrays, mask = (xp.asarray(DIM), xp.asarray(KERNEL)), xp.asarray(DIM > 0.9)
+    with pytest.raises(ValueError, match="boundary must be 'unknown' with clipped, got 'edge'; leave out one of them"):
+        METHODS[method](*arrays, boundary="edge", clipped=mask)
