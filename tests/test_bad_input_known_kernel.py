@@ -416,3 +416,25 @@ def test_float64_is_computed_in_float64(method: str) -> None:
         for dtype in ("float32", "float64")
     )
     assert double < 1e-8 < 1e-6 < single
+
+
+# ---- what is clipped
+
+KNOWING = [name for name in nonblind.__all__ if "clipped" in inspect.signature(getattr(nonblind, name)).parameters]
+
+
+@pytest.mark.parametrize("name", KNOWING)
+def test_what_is_clipped_is_bool_and_like_the_picture(name: str) -> None:
+    door = getattr(nonblind, name)
+    assert np.isfinite(door(PICTURE, KERNEL, clipped=PICTURE > 0.9)).all()
+    for wrong in (PICTURE, (PICTURE > 0.9)[1:]):
+        with pytest.raises(ValueError, match=r"^clipped must be bool and like blurred, .*; blurred >= 1 is one$"):
+            door(PICTURE, KERNEL, clipped=wrong)
+    with pytest.raises(TypeError, match="^clipped must be"):
+        door(PICTURE, KERNEL, clipped=True)
+
+
+@pytest.mark.parametrize("level", [0, -1.0, True, math.nan, "top", [0.9]])
+def test_a_level_of_saturation_is_positive(level: Any) -> None:
+    with pytest.raises(ValueError, match=r"^saturation must be a positive level, 'auto' or None, got"):
+        gd.deconvolve(PICTURE, KERNEL, saturation=level)

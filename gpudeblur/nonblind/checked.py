@@ -105,6 +105,7 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
 
 
 def _check_clipped(clipped: Any, blurred: Array) -> None:
+    images.module_of(clipped, "clipped")
     array_module(blurred, clipped)
     if clipped.shape != blurred.shape or clipped.dtype != bool:
         raise ValueError(
