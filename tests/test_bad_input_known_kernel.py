@@ -430,7 +430,7 @@ def test_what_is_clipped_is_bool_and_like_the_picture(name: str) -> None:
     for wrong in (PICTURE, (PICTURE > 0.9)[1:]):
         with pytest.raises(ValueError, match=r"^clipped must be bool and like blurred, .*; blurred >= 1 is one$"):
             door(PICTURE, KERNEL, clipped=wrong)
-    with pytest.raises(TypeError, match="^clipped must be"):
+    with pytest.raises(TypeError, match=r"^clipped must be"):
         door(PICTURE, KERNEL, clipped=True)
 
 
