@@ -21,7 +21,7 @@ from . import images
 from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
 from .alternation import Iteration, Report, Scale, alternate_on, is_known, part, start
 from .choice import Judgement, agreement, judge, order, pick, pick_judgement
-from .confidence import border_mass, confidence, overshoot, strength
+from .confidence import border_mass, confidence, result_signals, strength
 from .kernel_refine import normalise, project, refine_kernel
 from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
@@ -153,8 +153,11 @@ def deblur(
         error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
         info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
         if options.cautious:
-            trust = xp.asarray(info["confidence"], dtype=planes.dtype)
-            share = strength(trust, xp.asarray(_over_channels(overshoot(sharp, planes, lights), channel_axis)))
+            sides = np.asarray(info["kernel_size"])  # a pair, a number, or a number a picture
+            unknowns = (sides.prod() if size is not None else sides**2) / (gray.shape[-2] * gray.shape[-1])
+            seen = (xp.asarray(_over_channels(one, channel_axis)) for one in result_signals(sharp, planes, lights))
+            known = (xp.asarray(one, dtype=planes.dtype) for one in (info["confidence"], unknowns))
+            share = strength(*known, *seen)
             info["strength"] = _told(share, gray.shape[:-2])
             sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
         sharp = move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)

@@ -18,10 +18,14 @@ BAND = (0.03, 0.35)
 # Logistic regression of "error ratio <= 2" on log(border mass + 0.01), spectral match, log gradient gain and agreement,
 # fitted by bench/confidence.py to blurred portraits, photographs and small faces and to pictures that are not blurred.
 INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT = -4.79, -0.55, 3.95, -0.55, 1.64
-# Strength: a logistic function of the confidence's log odds and log(overshoot + TINY), a tenth above 1 so that what is
-# sure is handed out whole. Fitted by bench/strength.py.
-CONSTANT, OF_ODDS, OF_OVERSHOOT = -9.28, 3.67, -1.53
+# Strength: a logistic function of the confidence's log odds, log(ringing + TINY) and log(change + TINY), a tenth above
+# 1 so that what is sure is handed out whole. Fitted by bench/strength.py.
+CONSTANT, OF_ODDS, OF_RINGING, OF_CHANGE = -7.52, 4.62, -1.44, 0.89
 MOST, TINY, LEAST_ODDS = 1.1, 1e-4, 1e-3
+# Where the kernel has more than so many pixels for each of the picture's (fully, from the second number on), more
+# overshoot than WILD takes its square root from it: there even a confident kernel may be wrong, see nonblind.MISTRUST.
+SMALL = (0.018, 0.03)
+WILD = 4e-3
 # Gradient gain under which a latent picture has too few edges left to know a kernel by.
 FEW = 0.03
 
@@ -106,21 +110,29 @@ def confidence(
     return spread * seen / (1 + xp.exp(-xp.clip(score, -30, 30)))
 
 
-def overshoot(sharp: Array, blurred: Array, clipped: Array | None = None) -> Array:
-    """Mean square of what lies beyond the blurred picture's darkest and brightest value, over its variance, (...).
+def result_signals(sharp: Array, blurred: Array, clipped: Array | None = None) -> tuple[Array, Array, Array]:
+    """What a restoration does to a picture (..., H, W): (ringing, change, overshoot), (...) each.
 
-    A sharp picture has a little more range than a blurred one. A wrong kernel rings, and rings far beyond it. In a
-    picture that is `clipped` (bool, like `blurred`) anywhere, lamps are brighter than all that was seen: there only
-    what is too dark counts.
+    Mean squares over the blurred picture's variance: of what lies beyond [0, 1] and beyond the blurred picture's
+    darkest and brightest value, of all that has changed, of what lies beyond these values alone. A sharp picture has
+    more range than a blurred one, letters far more; a wrong kernel rings, and rings beyond any range. In a picture that
+    is `clipped` (bool, like `blurred`) anywhere, lamps are brighter than all that was seen: there only what is too dark
+    counts.
     """
     xp = array_module(sharp, blurred)
     flat = blurred.reshape(*blurred.shape[:-2], -1)  # one axis: on NumPy, a batch rounds as a loop then
-    sharp, brightest = sharp.reshape(flat.shape), flat.max(axis=-1, keepdims=True)
+    sharp, darkest = sharp.reshape(flat.shape), flat.min(axis=-1, keepdims=True)
+    brightest = flat.max(axis=-1, keepdims=True)
     if clipped is not None:
         brightest = xp.where(clipped.reshape(flat.shape).any(axis=-1, keepdims=True), np.inf, brightest)
-    beyond = sharp - xp.clip(sharp, flat.min(axis=-1, keepdims=True), brightest)
     variance = xp.square(flat - flat.mean(axis=-1, keepdims=True)).mean(axis=-1)
-    return xp.asarray(xp.square(beyond).mean(axis=-1) / xp.maximum(variance, float(np.finfo(flat.dtype).tiny)))
+    variance = xp.maximum(variance, float(np.finfo(flat.dtype).tiny))
+
+    def share(difference: Array) -> Array:
+        return xp.asarray(xp.square(difference).mean(axis=-1) / variance)
+
+    ringing = share(sharp - xp.clip(sharp, xp.minimum(darkest, 0), xp.maximum(brightest, 1)))
+    return ringing, share(sharp - flat), share(sharp - xp.clip(sharp, darkest, brightest))
 
 
 def log_odds(confidence: Array) -> Array:
@@ -129,13 +141,27 @@ def log_odds(confidence: Array) -> Array:
     return xp.log(probability / (1 - probability))
 
 
-def strength(confidence: Array, overshoot: Array) -> Array:
+def strength(confidence: Array, unknowns: Array, ringing: Array, change: Array, overshoot: Array) -> Array:
     """Share, (...), of the restoration in a cautious result: what gained most on training pictures, losses put first.
 
     Some wrong kernels are taken for right ones; what they make of the picture shows them. On 240 small training faces,
-    nearly half of which fail, it turns a mean gain of 0.4 dB into one of 2.5 dB, and the worst loss of 12.6 dB into one
-    of 0.9 dB.
+    nearly half of which fail, it turns a mean gain of 0.3 dB into one of 2.7 dB, and the worst loss of 12.6 dB into one
+    of 1 dB.
+
+    Parameters
+    ----------
+    unknowns : pixels of the kernel for each of the picture's.
+    ringing, change, overshoot : `result_signals`.
     """
-    xp = array_module(confidence, overshoot)
-    score = CONSTANT + OF_ODDS * log_odds(confidence) + OF_OVERSHOOT * xp.log(overshoot + TINY)
-    return xp.asarray(xp.minimum(MOST / (1 + xp.exp(-xp.clip(score, -30, 30))), 1))
+    xp = array_module(confidence, unknowns, ringing, change, overshoot)
+    score = CONSTANT + OF_ODDS * log_odds(confidence)
+    score = score + OF_RINGING * xp.log(ringing + TINY) + OF_CHANGE * xp.log(change + TINY)
+    share = xp.minimum(MOST / (1 + xp.exp(-xp.clip(score, -30, 30))), 1)
+    return xp.asarray(share * wary(unknowns, overshoot))
+
+
+def wary(unknowns: Array, overshoot: Array) -> Array:
+    """What `strength` leaves of a small picture that overshoots, (...)."""
+    xp = array_module(unknowns, overshoot)
+    small = xp.clip((unknowns - SMALL[0]) / (SMALL[1] - SMALL[0]), 0, 1)
+    return xp.exp(0.5 * small * xp.log(WILD / xp.maximum(overshoot, WILD)))

@@ -17,7 +17,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur import TwoStepOptions, alternation, blind, nonblind
 from gpudeblur._arrays import to_host
-from gpudeblur.confidence import overshoot, strength
+from gpudeblur.confidence import result_signals, strength
 from gpudeblur.metrics import kernel_similarity, psnr, scores
 from gpudeblur.nonblind import FINALS
 from gpudeblur.options import STARTS
@@ -454,10 +454,11 @@ def test_a_cautious_result_is_mixed_with_the_blurred_picture(channel_axis: int |
     gentle = gd.deblur(u, 11, channel_axis=channel_axis, options=QUICK)
     assert "strength" not in bold.info
     planes = (bold.image, u) if channel_axis is None else (np.moveaxis(a, -1, 0) for a in (bold.image, u))
-    beyond = np.asarray(overshoot(*planes).mean())
+    seen = [np.asarray(one.mean()) for one in result_signals(*planes)]
     share = gentle.info["strength"]
     assert 0 < share < 1
-    assert share == pytest.approx(float(strength(np.asarray(bold.info["confidence"]), beyond)), rel=1e-3)
+    known = np.asarray(bold.info["confidence"]), np.asarray(11**2 / (u.shape[0] * u.shape[1]))
+    assert share == pytest.approx(float(strength(*known, *seen)), rel=1e-3)
     assert_close(gentle.image, u + share * (bold.image - u), atol=1e-6)
 
 

@@ -95,11 +95,13 @@ def test_what_to_begin_with_explains_what_was_seen(xp: Any) -> None:
 
 @in_every_method
 def test_lamps_ring_less(xp: Any, method: str) -> None:
+    """For Richardson-Lucy at a given noise: as it finds it, lamps count as noise, at which it stops."""
     given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
-    least = quality(gd.deconvolve(given, kernel, method=method, saturation=None))
+    same: dict[str, Any] = {"method": method} | ({"noise_sigma": 5e-3} if method == "richardson-lucy" else {})
+    least = quality(gd.deconvolve(given, kernel, saturation=None, **same))
     least += 1 if method == "richardson-lucy" else 2
-    assert quality(gd.deconvolve(given, kernel, method=method)) > least
-    assert quality(gd.deconvolve(given, kernel, method=method, saturation=0.98)) > least
+    assert quality(gd.deconvolve(given, kernel, **same)) > least
+    assert quality(gd.deconvolve(given, kernel, saturation=0.98, **same)) > least
 
 
 @in_every_method
@@ -125,7 +127,7 @@ def test_a_stack_with_one_clipped_picture_is_a_loop(xp: Any, method: str) -> Non
     assert_close(together[1], METHODS[method](xp.asarray(stack[1]), kernel, **options), atol=1e-9 if xp is np else 1e-2)
 
 
-@pytest.mark.parametrize("method", sorted(TILED))
+@pytest.mark.parametrize("method", sorted({*TILED} & {*KNOWING}))
 def test_tiles_take_their_part_of_what_is_clipped(xp: Any, method: str) -> None:
     given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
     mask = clipped(given)

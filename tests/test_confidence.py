@@ -10,7 +10,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur._arrays import to_host
-from gpudeblur.confidence import border_mass, confidence, gradient_gain, overshoot, spectral_match, strength
+from gpudeblur.confidence import border_mass, confidence, gradient_gain, result_signals, spectral_match, strength
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (data.camera() / 255).astype(np.float32)
@@ -69,35 +69,49 @@ def test_each_signal_counts(xp: Any) -> None:
     assert 0 <= value(border_mass=1, spectral_match=-1, gradient_gain=1e30, agreement=0) < 1e-3
 
 
-def test_strength_is_what_confidence_and_overshoot_deserve(xp: Any) -> None:
-    def value(confidence: float, overshoot: float) -> float:
-        return float(strength(xp.asarray(confidence), xp.asarray(overshoot)))
+def test_strength_is_what_confidence_and_the_result_deserve(xp: Any) -> None:
+    usual = {"confidence": 0.7, "unknowns": 0.005, "ringing": 1e-3, "change": 0.3, "overshoot": 0.01}
 
-    assert value(0.95, 1e-3) == value(1, 0) == 1  # what is sure is handed out whole
-    shares = [value(trust, 1e-3) for trust in (0.2, 0.35, 0.5, 0.65)]
+    def value(**changes: float) -> float:
+        return float(strength(**{name: xp.asarray(number) for name, number in (usual | changes).items()}))
+
+    assert value() == value(confidence=1) == 1  # what is sure is handed out whole
+    shares = [value(confidence=trust) for trust in (0.2, 0.35, 0.5, 0.65)]
     assert shares == sorted(shares)
     assert shares[0] < 0.05
     assert shares[-1] > 0.9
-    wild = [value(0.6, beyond) for beyond in (1e-4, 4e-3, 1e-1, 10)]
-    assert wild == sorted(wild, reverse=True)
-    assert wild[2] < 0.1
-    assert 0 <= value(0, 1e30) < 1e-6
+    rings = [value(ringing=beyond) for beyond in (1e-4, 4e-3, 1e-1, 10)]
+    assert rings == sorted(rings, reverse=True)
+    assert rings[-1] < 0.1
+    assert value(confidence=0.5, change=0.03) < value(confidence=0.5)  # little change for so much ringing
+    assert 0 <= value(confidence=0, ringing=1e30, change=1e30, overshoot=1e30) < 1e-6
 
 
-def test_overshoot_is_what_lies_beyond_the_blurred_pictures_range(xp: Any) -> None:
+def test_strength_is_wary_of_what_overshoots_in_small_pictures(xp: Any) -> None:
+    def value(unknowns: float, overshoot: float) -> float:
+        given = (0.9, unknowns, 1e-4, 1.0, overshoot)
+        return float(strength(*(xp.asarray(number) for number in given)))
+
+    assert value(0.01, 10) == value(0.06, 4e-3) == 1
+    np.testing.assert_allclose([value(0.03, 0.016), value(0.06, 0.4)], [0.5, 0.1], rtol=1e-6)
+    assert 0.5 < value(0.024, 0.016) < 1
+
+
+def test_result_signals_are_what_lies_beyond_and_what_changed(xp: Any) -> None:
     blurred = np.zeros((2, 4, 5))
-    blurred[:, :2] = 1  # variance 1/4
+    blurred[:, :2] = 0.8  # variance 0.16
     sharp = blurred.copy()
-    sharp[1, 0, 0], sharp[1, 3, 4] = 1.5, -1
-    sharp[1, 0, 1] = 0.25  # inside the range
-    found = to_host(overshoot(xp.asarray(sharp), xp.asarray(blurred)))
-    np.testing.assert_allclose(found, [0, (0.5**2 + 1) / 20 * 4], rtol=1e-12)
+    sharp[1, 0, 0], sharp[1, 3, 4], sharp[1, 0, 1] = 1.5, -1, 0.3
+    beyond = np.array([0.5**2 + 1, 0.7**2 + 1 + 0.5**2, 0.7**2 + 1]) / 20 / 0.16
+    found = result_signals(xp.asarray(sharp), xp.asarray(blurred))
+    np.testing.assert_allclose([to_host(one) for one in found], np.stack([0 * beyond, beyond], 1), rtol=1e-12)
     clipped = np.zeros((2, 4, 5), bool)
     clipped[1, 0, 3] = True
-    found = to_host(overshoot(xp.asarray(sharp), xp.asarray(blurred), xp.asarray(clipped)))
-    np.testing.assert_allclose(found, [0, 1 / 20 * 4], rtol=1e-12)  # lamps may be brighter than what was seen
+    ringing, _, overshoot = result_signals(xp.asarray(sharp), xp.asarray(blurred), xp.asarray(clipped))
+    dark = [0, 1 / 20 / 0.16]  # lamps may be brighter than what was seen
+    np.testing.assert_allclose([to_host(ringing), to_host(overshoot)], [dark, dark], rtol=1e-12)
     flat = xp.full((3, 3), 0.5)
-    assert float(overshoot(flat, flat)) == 0
+    assert not any(float(one) for one in result_signals(flat, flat))
 
 
 def test_a_recovered_kernel_is_trusted() -> None:

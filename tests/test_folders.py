@@ -225,6 +225,8 @@ def test_a_folder_that_cannot_be_made_is_each_files_failure(calls: list[Any], ph
 # ---- a run that ends early. The real command, which says on stdout what it has written.
 
 SAYS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from gpudeblur import folders
 from gpudeblur.cli import main
 write = folders.write_image
