@@ -1,4 +1,7 @@
-"""Many pictures: read, deblurred and handed over in order, a bounded number at a time."""
+"""Many pictures: read, deblurred and handed over in order, a bounded number at a time.
+
+One file, though a long one: the door, the iterator that it returns, and the lane of the CPU, a fourth of it docstrings.
+"""
 
 from __future__ import annotations
 

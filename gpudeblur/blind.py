@@ -5,7 +5,8 @@
     (kernel_refine) -> the best of these -> restoration with the kernel found (nonblind) -> picture (images)
 
 The method is Chen & Chang 2017 ("seed 0"), "Two-step facial images deblurring with kernel refinement via smooth
-priors"; equation numbers in this package are that paper's.
+priors"; equation numbers in this package are that paper's. One file, though a long one: a third of it is what the two
+doors say to their users, and the method is to be read from top to bottom.
 """
 
 from __future__ import annotations
