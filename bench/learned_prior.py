@@ -9,8 +9,10 @@
 
 accuracy (Fig. 10a): share of clear and blurred pictures told right, over the factor by which they were reduced; DIR is
 `classifier_data.py`'s val. --single: weights trained without rescaling. kernels (Fig. 10b): error ratios with the L0
-prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone; one start, the same iterations. The
+prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone, and the mean differences with their
+intervals; one start and objective (4), or with --whole the defaults, five starts and all; the same iterations. The
 learned prior plays a part at the finest scale only with --options '{"last_prior": true}', as it does in the paper.
+--gradients 0 --largest 0 asks the network in each gradient step and at full size, as the paper does.
 convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration. runtime
 (Table 2): seconds for the kernel. responses: what the classifier says to blurred, sharp and latent pictures, and how
 far its step moves them, by scale, finest first (of those that it sees). Each appends a line to
@@ -22,7 +24,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from cases import (
     text_cases,
     thinned,
 )
-from evaluate import Row, arguments, evaluate, parallel, record, results_folder, settings, summary, table
+from evaluate import Row, arguments, evaluate, mean_interval, parallel, record, results_folder, settings, summary, table
 from quality import ER_CAP
 from skimage.transform import resize
 
@@ -55,6 +57,7 @@ from gpudeblur.metrics import kernel_similarity
 from gpudeblur.synthesis import trajectory_kernel
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
+PRIOR = ("steps", "rate", "gradients", "largest")  # arguments that are the prior's options
 LEAST_SIDE = 8  # pixels; smaller pictures are not judged
 # One start, without the smooth prior: what is left is objective (4) and the steps that minimise it.
 ALONE: Mapping[str, Any] = {"starts": ("wide",), "smooth_weight": 0.0}
@@ -121,7 +124,7 @@ class Still:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel of a case under some options, and the prior's weight; None is no prior."""
+    """The kernel of a case under some options and a prior, or none."""
 
     prior: gd.priors.Prior | None
     options: Mapping[str, Any]
@@ -129,9 +132,7 @@ class Kernel:
 
     def __call__(self, case: Case) -> Row:
         _one_thread()
-        options = gd.TwoStepOptions(**{**ALONE, **self.options})
-        if self.prior is not None:
-            options = replace(options, prior=self.prior)
+        options = gd.TwoStepOptions(**self.options, prior=self.prior)
         began = time.perf_counter()
         kernel = gd.estimate_kernel(case.blurred, case.kernel.shape, options=options)
         seconds = time.perf_counter() - began
@@ -140,20 +141,34 @@ class Kernel:
 
 
 def kernels(args: Any) -> None:
+    chosen = {**({} if args.whole else ALONE), **args.options}
     for name in args.sets.split(","):
-        found = {}
+        cases = [case for case in thinned(SETS[name](args.data), args.every) if args.only in case.name]
+        groups = [case.picture for case in cases]
+        found: dict[str, Row] = {}
+        rows: dict[str, list[Row]] = {}
         variants: dict[str, Any] = {"L0 alone": None}
         for weight in map(float, args.weights.split(",")):
             variants[f"coupling alone, weight {weight:g}"] = Still(weight)
             variants[f"with the learned prior, weight {weight:g}"] = _prior(args, weight)
         for label, prior in variants.items():
-            cases = [case for case in thinned(SETS[name](args.data), args.every) if args.only in case.name]
-            rows = list(parallel(Kernel(prior, args.options, args.cache), cases, args.jobs))
-            total = summary(rows, [row["seconds"] for row in rows])
-            total["er_capped"] = float(np.mean([row["er_capped"] for row in rows]))
-            found[label] = {"totals": total, "er": {row["name"]: round(row["er"], 4) for row in rows}}
+            rows[label] = list(parallel(Kernel(prior, chosen, args.cache), cases, args.jobs))
+            total = summary(rows[label], [row["seconds"] for row in rows[label]])
+            total["er_capped"] = float(np.mean([row["er_capped"] for row in rows[label]]))
             print(name, label, {key: round(value, 3) for key, value in total.items()}, flush=True)
-        _record(args, "kernels", {"set": name, "variants": found}, "every", "options", "steps", "rate")
+            over = {other: over_other(rows[label], rows[other], groups) for other in found}
+            print(*(f"  over {other}: {row}" for other, row in over.items()), sep="\n", flush=True)
+            er = {row["name"]: round(row["er"], 4) for row in rows[label]}
+            found[label] = {"totals": total, "over": over, "er": er}
+        _record(args, "kernels", {"set": name, "variants": found}, "every", "options", "whole", *PRIOR)
+
+
+def over_other(rows: Sequence[Row], others: Sequence[Row], groups: Sequence[str]) -> Row:
+    """Mean differences, case by case, with their 95 % intervals (mean, low, high)."""
+    differences = {
+        key: [row[key] - other[key] for row, other in zip(rows, others, strict=True)] for key in ("psnr", "er_capped")
+    }
+    return {key: [round(one, 3) for one in mean_interval(values, groups)] for key, values in differences.items()}
 
 
 # ------------------------------------------------------------------ why
@@ -196,7 +211,7 @@ def responses(args: Any) -> None:
         }  # fmt: skip
         rows.append(row)
         print(row, flush=True)
-    _record(args, "responses", {"rows": rows}, "every", "options", "weight", "steps", "rate")
+    _record(args, "responses", {"rows": rows}, "every", "options", "weight", *PRIOR)
 
 
 # ------------------------------------------------------------------ Fig. 13
@@ -254,34 +269,49 @@ def convergence(args: Any) -> None:
         "every",
         "options",
         "weight",
-        "steps",
-        "rate",
         "iterations",
+        *PRIOR,
     )
 
 
 # ------------------------------------------------------------------ Table 2
 def runtime(args: Any) -> None:
+    from gpudeblur import torch_bridge
+
     rows: list[Row] = []
     sharp = gray_picture(sorted((args.data / "natural" / "val").glob("*.jpg"))[0])
     kernel = trajectory_kernel(25, rng=1)
-    priors = {"L0 alone": None, "with the learned prior": _prior(args, args.weight)}
-    _one_thread()
+    torch_bridge.torch_module().set_num_threads(args.threads)
+    prior = _prior(args, args.weight)
+    methods = {
+        "one start, L0 alone": gd.TwoStepOptions(**ALONE),
+        "one start, learned prior at all scales": gd.TwoStepOptions(**ALONE, prior=prior, last_prior=True),
+        "defaults": gd.TwoStepOptions(),
+        "defaults, learned prior": gd.TwoStepOptions(prior=prior),
+    }
+    gd.estimate_kernel(sharp[:99, :99], 9, prior=prior)  # what is loaded once
     for h, w in RUNTIMES[: args.sizes]:
         case = make_case("runtime", resize(sharp, (h + 24, w + 24), order=3), kernel, quantise=True)
-        for label, prior in priors.items():
-            options = gd.TwoStepOptions(**ALONE, prior=prior, last_prior=prior is not None)
-            began, worked = time.perf_counter(), time.process_time()
-            gd.estimate_kernel(case.blurred, 25, options=options)
-            seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked}
-            rows.append({"picture": f"{h} x {w}", "method": label, **seconds})
+        for label, options in methods.items():
+            if args.only not in label:
+                continue
+            seconds = []
+            for _ in range(args.repeats):
+                began, worked = time.perf_counter(), time.process_time()
+                gd.estimate_kernel(case.blurred, 25, options=options)
+                seconds.append((time.perf_counter() - began, time.process_time() - worked))
+            wall, cpu = np.median(seconds, axis=0)
+            rows.append({"method": label, "picture": f"{h} x {w}", "seconds": float(wall), "cpu_seconds": float(cpu)})
             print(rows[-1], flush=True)
-    _record(args, "runtime", {"rows": rows}, "weight", "steps", "rate")
+    print(table(rows, {"method": "", "picture": "", "seconds": ".2f", "cpu_seconds": ".2f"}))
+    _record(args, "runtime", {"rows": rows}, "weight", "threads", "repeats", *PRIOR)
 
 
 # ------------------------------------------------------------------ results
 def _prior(args: Any, weight: float) -> gd.priors.DiscriminativePrior:
-    return gd.priors.DiscriminativePrior(weight, args.rate, args.steps, args.weights_file)
+    return gd.priors.DiscriminativePrior(
+        weight, args.rate, args.steps, args.gradients or None, args.largest or None, args.weights_file
+    )
 
 
 def _one_thread() -> None:
@@ -360,6 +390,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--weight", type=float, default=0.004, help="convergence, runtime: weight of the learned prior")
     parser.add_argument("--steps", type=int, default=10, help="of the learned prior")
     parser.add_argument("--rate", type=float, default=0.1, help="of the learned prior")
+    parser.add_argument("--gradients", type=int, default=1, help="of the learned prior; 0: one a step")
+    parser.add_argument("--largest", type=int, default=128, help="of the learned prior; 0: no limit")
+    parser.add_argument("--whole", action="store_true", help="kernels: the defaults' starts and priors too")
+    parser.add_argument("--threads", type=int, default=2, help="runtime: of torch")
+    parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--iterations", type=int, default=50, help="convergence: how many")
     parser.add_argument("--sizes", type=int, default=len(RUNTIMES), help="runtime: how many of the sizes")
     args = parser.parse_args(argv)

@@ -338,6 +338,10 @@ def classifier(
     patch: Annotated[int | None, typer.Option(help="Side of a crop in pixels, once reduced.")] = None,
     smallest_scale: Annotated[float, typer.Option(help="Crops are reduced by up to this factor.")] = 0.25,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="float32|bfloat16", help="bfloat16 is faster where the processor has it.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to train.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal weights.")] = 0,
 ) -> None:
     """Train the classifier of `--prior discriminative`: which pictures are blurred. The blur is made while training."""
@@ -358,6 +362,7 @@ def classifier(
         made: dict[str, Any] = {"batch": batch_size, "patch": patch, "seed": seed, "scales": (smallest_scale, 1.0)}
         recipe = pairs.Recipe(**{name: value for name, value in made.items() if value is not None})
         chosen: dict[str, Any] = {"steps": steps, "rate": rate, "checkpoint_every": checkpoint_every}
+        chosen |= {"precision": precision, "device": device}
         settings = training.Settings(**{name: value for name, value in chosen.items() if value is not None})
         folders = [pairs.load_folder(folder, smallest=recipe.kernels[0]) for folder in clear]
         judged_on = [pairs.load_folder(folder, smallest=recipe.kernels[0]) for folder in validate or []]

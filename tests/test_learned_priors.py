@@ -60,6 +60,47 @@ def test_descend_reaches_the_minimum_in_closed_form() -> None:
     np.testing.assert_allclose(ScorePrior(Far(), rate=0.5, steps=60).step(x, ratio), u, rtol=1e-5)
 
 
+@pytest.mark.parametrize("times", [1, 2, 3, 7])
+def test_a_gradient_that_is_held_is_steps_with_the_same_gradient(times: int) -> None:
+    """Asked so many times, and between them what a loop of single steps with the old gradient does."""
+    x, ratio, rate, asked = pictures(2), 0.4, 0.1, []
+
+    def slope(u: np.ndarray) -> np.ndarray:
+        asked.append(u)
+        return u**3
+
+    found = descend(slope, x, ratio, rate, 7, times)
+    assert len(asked) == times
+    u, held, new = x, None, [7 * number // times for number in range(times)]
+    for step in range(7):
+        held = u**3 if step in new else held
+        u = u - rate * ((u - x) + 0.5 * ratio * held)
+    np.testing.assert_allclose(found, u, atol=1e-6)
+    np.testing.assert_array_equal(
+        ScorePrior(Far(), steps=7, gradients=9).step(x, ratio), ScorePrior(Far(), steps=7).step(x, ratio)
+    )
+
+
+def test_large_pictures_are_shown_reduced(random_weights: Path) -> None:
+    """The gradient is that of f of the means of blocks: equal within a block, also of one that the border cuts."""
+    x = np.random.default_rng(0).random((2, 71, 83)).astype(np.float32)
+    whole = DiscriminativePrior(weights=random_weights, largest=None, rate=1.0, steps=1)
+    assert DiscriminativePrior(weights=random_weights).largest == 128
+    reduced = replace(whole, largest=36)
+    moved = (reduced.step(x, 1e3) - x)[:, ::2, ::2]
+    for dy, dx in ((0, 1), (1, 0), (1, 1)):
+        other = (reduced.step(x, 1e3) - x)[:, dy::2, dx::2]
+        h, w = other.shape[1:]
+        np.testing.assert_allclose(moved[:, :h, :w], other, atol=1e-6)
+    small = x[:, :70, :82].reshape(2, 35, 2, 41, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(
+        (reduced.step(x[:, :70, :82], 1e3) - x[:, :70, :82])[:, ::2, ::2],
+        (whole.step(small, 1e3) - small) / 4,
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(replace(whole, largest=71).step(x, 0.3), whole.step(x, 0.3))
+
+
 def test_every_option_of_the_steps_matters() -> None:
     x, prior = pictures(), ScorePrior(Far())
     usual = prior.step(x, 0.3)
@@ -82,6 +123,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rate": "1"}, "rate must be a number"),
     ({"steps": 0}, "steps must be an integer of at least 1, got 0; leave it out for 10"),
     ({"steps": 2.5}, "steps must be an integer"),
+    ({"gradients": 0}, "gradients must be an integer of at least 1, or None, got 0; None is one for each step"),
+    ({"gradients": True}, "gradients must be an integer"),
 ]
 
 
@@ -91,6 +134,12 @@ def test_bad_options_are_refused(change: dict[str, Any], message: str) -> None:
         ScorePrior(Far(), **change)
     with pytest.raises(ValueError, match=message):
         DiscriminativePrior(**change)
+
+
+@pytest.mark.parametrize("largest", [31, 64.0, True])
+def test_a_bad_limit_is_refused(largest: Any) -> None:
+    with pytest.raises(ValueError, match=f"largest must be an integer of at least 32, or None, got {largest}"):
+        DiscriminativePrior(largest=largest)
 
 
 def test_bad_networks_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,21 @@ def test_bad_recipes_are_refused(change: dict[str, Any], message: str) -> None:
         pairs.Recipe(**change)
 
 
+def test_sides_are_log_uniform() -> None:
+    rng = np.random.default_rng(0)
+    sides = np.array([pairs.draw_side(rng, 7, 51) for _ in range(4000)])
+    assert set(sides) == set(range(7, 53, 2))
+    assert abs((sides < 17).mean() - np.log(16 / 6) / np.log(52 / 6)) < 0.03
+
+
+def test_batches_ahead_are_those_of_their_numbers(folders: list[pairs.Folder]) -> None:
+    found = list(pairs.make_batches(folders, RECIPE, 3, 6))
+    assert len(found) == 3
+    for number, batch in enumerate(found, start=3):
+        for one, other in zip(batch, pairs.make_batch(folders, RECIPE, number), strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+
+
 # ------------------------------------------------------------------ runs
 @pytest.fixture(scope="module")
 def straight(folders: list[pairs.Folder], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -167,6 +183,18 @@ def test_a_killed_run_resumes_bit_for_bit(
     ]
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5]
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
+
+
+def test_bfloat16_resumes_bit_for_bit_too(folders: list[pairs.Folder], straight: Path, tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    settings = replace(SETTINGS, precision="bfloat16")
+    training.train(folders, RECIPE, settings, whole)
+    training.train(folders, RECIPE, settings, resumed, report=lambda step, *_: step == 3)
+    training.train(folders, RECIPE, settings, resumed, resume=True)
+    assert same(whole, resumed)
+    assert not same(whole, straight)
+    for name, one in weights_of(straight).items():
+        np.testing.assert_allclose(weights_of(whole)[name], one, atol=0.02)
 
 
 def test_a_report_that_says_so_stops_with_a_checkpoint(
@@ -200,17 +228,17 @@ def test_on_a_full_disk_the_old_checkpoint_stays(
 def test_a_loss_that_is_no_number_stops_the_run(
     folders: list[pairs.Folder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, make = tmp_path / "c.safetensors", training.make_batch
+    path, make = tmp_path / "c.safetensors", pairs.make_batch
 
     def bad_from_four_on(folders: Any, recipe: Any, number: int) -> Any:
         batch = make(folders, recipe, number)
         return batch if number < 3 else [(pictures * np.nan, labels) for pictures, labels in batch]
 
-    monkeypatch.setattr(training, "make_batch", bad_from_four_on)
+    monkeypatch.setattr(pairs, "make_batch", bad_from_four_on)
     with pytest.raises(FloatingPointError, match=r"step 4 is nan; the last good checkpoint is .*, of step 2; begin"):
         training.train(folders, RECIPE, SETTINGS, path)
     fresh = tmp_path / "fresh.safetensors"
-    monkeypatch.setattr(training, "make_batch", make)
+    monkeypatch.setattr(pairs, "make_batch", make)
     training.train(folders, RECIPE, training.Settings(**{**vars(SETTINGS), "rate": 1e-3}), fresh, initial=path)
     assert all(np.isfinite(one).all() for one in weights_of(path).values())
 
@@ -271,6 +299,28 @@ def test_every_setting_matters_or_is_checked(folders: list[pairs.Folder], tmp_pa
         training.Settings(**{name: -1})
 
 
+def test_settings_of_words_are_checked() -> None:
+    with pytest.raises(ValueError, match="precision must be float32 or bfloat16, got 'half'"):
+        training.Settings(precision="half")
+    with pytest.raises(ValueError, match="device must be cpu or cuda, got 'tpu'"):
+        training.Settings(device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device must have a GPU that torch sees, got 'cuda'"):
+            training.Settings(device="cuda")
+
+
+@pytest.mark.gpu
+def test_training_on_a_device(cupy: Any, folders: list[pairs.Folder], tmp_path: Path) -> None:
+    """The same first steps as on the CPU, and a checkpoint that goes on."""
+    on_cpu, on_gpu = tmp_path / "cpu.safetensors", tmp_path / "gpu.safetensors"
+    training.train(folders, RECIPE, SETTINGS, on_cpu)
+    settings = replace(SETTINGS, device="cuda")
+    training.train(folders, RECIPE, settings, on_gpu, report=lambda step, *_: step == 3)
+    training.train(folders, RECIPE, settings, on_gpu, resume=True)
+    for name, one in weights_of(on_cpu).items():
+        np.testing.assert_allclose(weights_of(on_gpu)[name], one, atol=1e-4)
+
+
 def test_the_rate_rises_and_falls() -> None:
     settings = training.Settings(steps=100, rate=1.0, warm_up=10)
     rates = [training.rate_at(step, settings) for step in (0, 9, 59, 60, 85)]
@@ -280,7 +330,7 @@ def test_the_rate_rises_and_falls() -> None:
 def test_training_tells_the_classes_apart(folders: list[pairs.Folder], tmp_path: Path) -> None:
     """A few steps on one easy kind of pictures: long blur, no noise, no reduction."""
     recipe = pairs.Recipe(batch=8, patch=40, kernels=(9, 9), scales=(1.0, 1.0), noise=0.0, jpeg=0.0)
-    settings = training.Settings(steps=110, rate=0.1, channels=(4, 4, 4, 4, 4), warm_up=5)
+    settings = training.Settings(steps=150, rate=0.04, channels=(16, 16, 16, 16, 16), warm_up=30)
     log = tmp_path / "c.jsonl"
     training.train(folders, recipe, settings, tmp_path / "c.safetensors", log=log)
     losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]

@@ -48,13 +48,15 @@ def judge(
     ----------
     probability : f of pictures (N, H, W).
     scales : factors by which both are reduced, after the noise, as a pyramid does.
-    kernels, noise : see `pairs.Recipe`; all have the same noise.
+    kernels : pixels, smallest and largest side of the kernels, uniform; see `pairs.Recipe`.
+    noise : of all pictures.
     quality : of the JPEG that both go through; None for none.
     """
     found: dict[float, list[np.ndarray]] = {scale: [] for scale in scales}
     for number, picture in enumerate(folder.pictures):
         rng = np.random.default_rng((seed, number))
-        kernel = draw_kernel(rng, kernels[0], largest_kernel(picture.shape, kernels))
+        sides = np.arange(kernels[0], largest_kernel(picture.shape, kernels) + 1, 2)
+        kernel = draw_kernel(rng, int(sides[rng.integers(len(sides))]))
         both = np.stack(make_pair(picture.astype(np.float32), kernel, noise, quality, rng))
         for scale in scales:
             found[scale].append(probability(resample(both, scaled_shape(both.shape[-2:], scale))))

@@ -9,7 +9,8 @@ batches before it.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +37,12 @@ class Recipe:
     seed : of everything that is drawn.
     batch : crops in a batch, half of them blurred.
     patch : pixels, largest side of a crop once it is rescaled (paper: 200, before).
-    kernels : pixels, smallest and largest side of the blur kernels (paper: 7 to 51), before that. No kernel is
-        longer than 0.3 of the picture's shorter side.
-    scales : each batch is resampled by a factor between these, log-uniform (paper: 0.25 to 1).
-    noise : a crop's noise has a standard deviation between 0 and twice this, the same in both crops of a pair.
+    kernels : pixels, smallest and largest side of the blur kernels (paper: 7 to 51), before that, log-uniform: the
+        small ones are the hard ones. No kernel is longer than 0.3 of the picture's shorter side.
+    scales : each batch is resampled by a factor between these (paper: 0.25 to 1); the reduction, 1 over the factor, is
+        uniform.
+    noise : a crop's noise has a standard deviation between 0 and twice this, the same in both crops of a pair (paper:
+        0.01, in the blurred crop alone).
     jpeg : share of the pairs that go through JPEG, of quality 70 to 95.
     """
 
@@ -48,7 +51,7 @@ class Recipe:
     patch: int = 128
     kernels: tuple[int, int] = (7, 51)
     scales: tuple[float, float] = (0.25, 1.0)
-    noise: float = 0.01
+    noise: float = 0.015
     jpeg: float = 0.5
 
     def __post_init__(self) -> None:
@@ -143,9 +146,14 @@ def roughness(picture: np.ndarray) -> float:
     return float(0.5 * (np.abs(np.diff(picture, axis=0)).mean() + np.abs(np.diff(picture, axis=1)).mean()))
 
 
-def draw_kernel(rng: np.random.Generator, low: int, high: int) -> np.ndarray:
-    """A trajectory or a Gaussian process, in turn by chance, of an odd side between both."""
-    size = 2 * int(rng.integers(low // 2, high // 2 + 1)) + 1
+def draw_side(rng: np.random.Generator, low: int, high: int) -> int:
+    """An odd side between both, log-uniform."""
+    ends = np.log([low - 1, high + 1])
+    return min(2 * int(np.exp(rng.uniform(*ends)) / 2) + 1, high)
+
+
+def draw_kernel(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A trajectory or a Gaussian process, in turn by chance, of an odd side."""
     if rng.random() < 0.5:
         return trajectory_kernel(size, rng=rng, dtype=np.float32)
     return gaussian_process_kernel(size, rng=rng, duration=float(rng.uniform(0.5, 2)), dtype=np.float32)
@@ -195,7 +203,8 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
     Every folder has the same share of the batch on average, however many pictures it has.
     """
     rng = np.random.default_rng((recipe.seed, number))
-    scale = float(np.exp(rng.uniform(*np.log(recipe.scales))))
+    small_scale, large_scale = recipe.scales
+    scale = 1 / float(rng.uniform(1 / large_scale, 1 / small_scale))
     groups: dict[int, list[np.ndarray]] = {}
     for _ in range(recipe.batch // 2):
         folder = folders[int(rng.integers(len(folders)))]
@@ -203,7 +212,7 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
         longest, shorter = largest_kernel(picture.shape, recipe.kernels), min(picture.shape)
         side = max(int(min(recipe.patch / scale, shorter - longest + 1)) // STEP * STEP, LEAST_CROP)
         longest = min(longest, (shorter - side) // 2 * 2 + 1)  # the smallest pictures have room for the smallest kernel
-        kernel = draw_kernel(rng, recipe.kernels[0], longest)
+        kernel = draw_kernel(rng, draw_side(rng, recipe.kernels[0], longest))
         region = _crop(picture, side + kernel.shape[0] - 1, rng)
         quality = int(rng.integers(70, 96)) if rng.random() < recipe.jpeg else None
         pair = make_pair(region, kernel, float(rng.uniform(0, 2 * recipe.noise)), quality, rng)
@@ -214,3 +223,16 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
         pictures = np.stack(groups[small])
         stacks.append((pictures, np.tile(np.array([0, 1], np.float32), len(pictures) // 2)))
     return stacks
+
+
+def make_batches(
+    folders: Sequence[Folder], recipe: Recipe, first: int, stop: int
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """`make_batch` for the numbers from `first` to `stop`, each made while the one before it is in use."""
+    with ThreadPoolExecutor(1, "batches") as ahead:
+        coming = ahead.submit(make_batch, folders, recipe, first)
+        for number in range(first, stop):
+            batch = coming.result()
+            if number + 1 < stop:
+                coming = ahead.submit(make_batch, folders, recipe, number + 1)
+            yield batch

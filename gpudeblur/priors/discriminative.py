@@ -17,6 +17,9 @@ from .. import torch_bridge
 from .._arrays import Array, array_module
 from .protocol import check, check_weight
 
+# Pixels of the shorter side: the classifier was trained on no less.
+LEAST_SHOWN = 32
+
 
 @dataclass(frozen=True)
 class ScorePrior:
@@ -31,12 +34,16 @@ class ScorePrior:
     weight : the paper's lambda, `Prior`'s mu (paper: 4e-3).
     rate : eta, the step's length; the paper's 0.1 is that for pictures of about [0, 1].
     steps : how many (paper: 10).
+    gradients : how many times in these steps the network is asked for df / du, which is held between; None: at each
+        step, as the paper does. It is all that costs; where f is so light beside the other terms that u hardly moves,
+        one is as good as ten.
     """
 
     module: Callable[..., Any]
     weight: float = 4e-3
     rate: float = 0.1
     steps: int = 10
+    gradients: int | None = None
 
     #: Torch must not be captured in a CUDA graph of CuPy's: the launches of its scale are made one by one.
     replayable = False
@@ -47,7 +54,8 @@ class ScorePrior:
 
     def step(self, latent: Array, ratio: float) -> Array:
         """`descend`, with the gradient of f by autograd."""
-        return descend(functools.partial(torch_bridge.slope, self.module), latent, ratio, self.rate, self.steps)
+        slope = functools.partial(torch_bridge.slope, self.module)
+        return descend(slope, latent, ratio, self.rate, self.steps, self.gradients)
 
     def value(self, pictures: Array) -> Array:
         """f of pictures (..., H, W): (...)."""
@@ -64,7 +72,10 @@ class DiscriminativePrior:
 
     Attributes
     ----------
-    weight, rate, steps : see `ScorePrior`.
+    weight, rate, steps, gradients : see `ScorePrior`.
+    largest : pixels. A picture whose shorter side is longer than this is shown to the classifier reduced, as it was
+        trained: by the mean of blocks of 2 x 2, 3 x 3, ... pixels. None shows it as it is, as the paper does, at a cost
+        that grows with the picture.
     weights : a file of other weights (`gpudeblur train classifier` writes them); None takes those of the package.
 
     Raises
@@ -90,18 +101,27 @@ class DiscriminativePrior:
     weight: float = 4e-3
     rate: float = 0.1
     steps: int = 10
+    gradients: int | None = 1
+    largest: int | None = 128
     weights: Path | str | None = field(default=None)
 
     replayable = False
 
     def __post_init__(self) -> None:
         check_steps(self)
+        fits = self.largest is None or (type(self.largest) is int and self.largest >= LEAST_SHOWN)
+        rule = f"be an integer of at least {LEAST_SHOWN}, or None"
+        check("largest", fits, rule, self.largest, "leave it out for 128")
         torch_bridge.torch_module()
 
     def step(self, latent: Array, ratio: float) -> Array:
         """`descend`, with the gradient of f by autograd."""
-        slope = functools.partial(torch_bridge.slope, self._network(latent))
-        return descend(slope, latent, ratio, self.rate, self.steps)
+        network: Callable[..., Any] = self._network(latent)
+        factor = 1 if self.largest is None else -(-min(latent.shape[-2:]) // self.largest)
+        if factor > 1:
+            network = functools.partial(of_reduced, network, factor)
+        slope = functools.partial(torch_bridge.slope, network)
+        return descend(slope, latent, ratio, self.rate, self.steps, self.gradients)
 
     def probability(self, pictures: Array) -> Array:
         """P(blurred) of gray pictures (..., H, W) in [0, 1], floats of NumPy or CuPy: (...), where they are."""
@@ -156,18 +176,31 @@ class DenoiserPrior:
         return torch_bridge.answer(self.module, latent, min(math.sqrt(0.5 * ratio), self.most_sigma))
 
 
-def descend(slope: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int) -> Array:
+def of_reduced(module: Callable[..., Any], factor: int, pictures: Any) -> Any:
+    """module of torch pictures (N, 1, H, W), reduced by the mean of blocks of factor x factor pixels."""
+    pool = torch_bridge.torch_module().nn.functional.avg_pool2d
+    return module(pool(pictures, factor, ceil_mode=True, count_include_pad=False))
+
+
+def descend(
+    slope: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int, gradients: int | None = None
+) -> Array:
     """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio f(u), see `Prior.step` (seed 3, eq. 12).
 
-    u <- u - rate [(u - x) + (ratio / 2) df / du], the paper's step in units of its beta.
+    u <- u - rate [(u - x) + (ratio / 2) df / du], the paper's step in units of its beta. n steps with the same df / du
+    are one: with r = (1 - rate)^n, u - x becomes r (u - x) - (1 - r) (ratio / 2) df / du.
 
     Parameters
     ----------
     slope : df / du of pictures (..., H, W).
+    gradients : how many times it is asked for, see `ScorePrior`.
     """
+    times = steps if gradients is None else min(gradients, steps)
     u = latent
-    for _ in range(steps):
-        u = u - rate * ((u - latent) + (0.5 * ratio) * slope(u))
+    for number in range(times):
+        held = steps * (number + 1) // times - steps * number // times
+        kept = (1 - rate) ** held
+        u = latent + kept * (u - latent) - ((1 - kept) * 0.5 * ratio) * slope(u)
     return u
 
 
@@ -178,3 +211,5 @@ def check_steps(prior: Any) -> None:
     check("rate", fits, "be a number in (0, 1]", prior.rate, "leave it out for 0.1")
     fits = isinstance(prior.steps, int) and not isinstance(prior.steps, bool) and prior.steps >= 1
     check("steps", fits, "be an integer of at least 1", prior.steps, "leave it out for 10")
+    fits = prior.gradients is None or (type(prior.gradients) is int and prior.gradients >= 1)
+    check("gradients", fits, "be an integer of at least 1, or None", prior.gradients, "None is one for each step")
