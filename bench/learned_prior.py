@@ -12,7 +12,8 @@ accuracy (Fig. 10a): share of clear and blurred pictures told right, over the fa
 prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone, and the mean differences with their
 intervals; one start and objective (4), or with --whole the defaults, five starts and all; the same iterations. The
 learned prior plays a part at the finest scale only with --options '{"last_prior": true}', as it does in the paper.
---gradients 0 --largest 0 asks the network in each gradient step and at full size, as the paper does.
+--gradients 0 --largest 0 --eta 2 asks the network in each gradient step and at full size, and couples, as the paper
+does.
 convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration. runtime
 (Table 2): seconds for the kernel. responses: what the classifier says to blurred, sharp and latent pictures, and how
 far its step moves them, by scale, finest first (of those that it sees). Each appends a line to
@@ -57,7 +58,7 @@ from gpudeblur.metrics import kernel_similarity
 from gpudeblur.synthesis import trajectory_kernel
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
-PRIOR = ("steps", "rate", "gradients", "largest")  # arguments that are the prior's options
+PRIOR = ("steps", "rate", "gradients", "largest", "eta")  # arguments that are the prior's options
 LEAST_SIDE = 8  # pixels; smaller pictures are not judged
 # One start, without the smooth prior: what is left is objective (4) and the steps that minimise it.
 ALONE: Mapping[str, Any] = {"starts": ("wide",), "smooth_weight": 0.0}
@@ -117,6 +118,7 @@ class Still:
     """A prior that knows nothing: u = x. What it changes is what eta |x - u|^2 alone does."""
 
     weight: float
+    eta_max: float
 
     def step(self, latent: Any, ratio: float) -> Any:
         return latent
@@ -149,7 +151,7 @@ def kernels(args: Any) -> None:
         rows: dict[str, list[Row]] = {}
         variants: dict[str, Any] = {"L0 alone": None}
         for weight in map(float, args.weights.split(",")):
-            variants[f"coupling alone, weight {weight:g}"] = Still(weight)
+            variants[f"coupling alone, weight {weight:g}"] = Still(weight, args.eta)
             variants[f"with the learned prior, weight {weight:g}"] = _prior(args, weight)
         for label, prior in variants.items():
             rows[label] = list(parallel(Kernel(prior, chosen, args.cache), cases, args.jobs))
@@ -310,7 +312,7 @@ def runtime(args: Any) -> None:
 # ------------------------------------------------------------------ results
 def _prior(args: Any, weight: float) -> gd.priors.DiscriminativePrior:
     return gd.priors.DiscriminativePrior(
-        weight, args.rate, args.steps, args.gradients or None, args.largest or None, args.weights_file
+        weight, args.rate, args.steps, args.gradients or None, args.eta, args.largest or None, args.weights_file
     )
 
 
@@ -392,6 +394,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=0.1, help="of the learned prior")
     parser.add_argument("--gradients", type=int, default=1, help="of the learned prior; 0: one a step")
     parser.add_argument("--largest", type=int, default=128, help="of the learned prior; 0: no limit")
+    parser.add_argument("--eta", type=float, default=1e-3, help="eta_max, the end of the coupling")
     parser.add_argument("--whole", action="store_true", help="kernels: the defaults' starts and priors too")
     parser.add_argument("--threads", type=int, default=2, help="runtime: of torch")
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")

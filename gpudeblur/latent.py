@@ -10,6 +10,8 @@ from .smooth_prior import smooth_map_split
 
 # Below this share of beta the smooth prior moves the solution by less than rounding and thresholds do.
 NEGLIGIBLE = 0.01
+# The end of eta for a prior that does not say.
+ETA_MAX = 2.0
 
 
 def latent_step(
@@ -25,7 +27,7 @@ def latent_step(
     beta_max: float = 1e5,
     prior: Prior | None = None,
     prior_weight: float | None = None,
-    eta_max: float = 2.0,
+    eta_max: float | None = None,
     work: Workspace | None = None,
 ) -> Array:
     """argmin_x |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 by half-quadratic splitting (eq. 2-7).
@@ -47,8 +49,9 @@ def latent_step(
     beta_rate, beta_max : the continuation. A smaller rate or a larger end costs transforms.
     prior : p, see `priors`.
     prior_weight : mu, where it is not `prior.weight`: a caller lets it decay with lambda. 0 is no prior.
-    eta_max : the end of eta. Larger: x is held closer to u, and with it to the x of the pass before. Pan et al. 2014
-        end at 8 and run through all of beta for each eta; with a step a pass, 1 to 2 gave the best kernels of pages.
+    eta_max : the end of eta; None: the prior's own, where it has one, else 2. Larger: x is held closer to u, and with
+        it to the x of the pass before. Pan et al. 2014 end at 8 and run through all of beta for each eta; with a step a
+        pass, 1 to 2 gave the best kernels of pages.
     work : the buffers of a loop around this step; the result is in one of them, and overwritten by the next call.
 
     Returns
@@ -68,6 +71,7 @@ def latent_step(
     otf = psf_to_otf(kernel, shape, out=work.spectrum("otf"), scratch=work.picture("split"))
     data, power = transfer(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=work.power("power"))
     mu = _weight_of(prior, prior_weight)
+    most_eta = getattr(prior, "eta_max", ETA_MAX) if eta_max is None else eta_max
     latent, beta = blurred, 2 * gradient_weight
     while beta < beta_max:
         threshold = gradient_weight / beta
@@ -85,7 +89,7 @@ def latent_step(
             )
         coupled = power
         if prior is not None and mu:  # F(beta D^T g + eta u) is one transform, and |F k|^2 + eta one spectrum
-            eta = min(beta * mu / gradient_weight, eta_max)
+            eta = min(beta * mu / gradient_weight, most_eta)
             split += xp.multiply(_step_of(prior, latent, mu / eta), eta / weight, out=work.picture("coupled"))
             coupled = xp.add(power, eta, out=work.power("coupled power"))
         split_hat = rfft2(split, overwrite=True, out=work.spectrum("hat"))

@@ -182,6 +182,13 @@ def test_eta_grows_with_beta_up_to_its_end(xp: Any) -> None:
     ratios.clear()
     latent_step(*arrays, **passes, prior=Listener(), prior_weight=0.1)
     np.testing.assert_allclose(ratios, [0.1 / eta for eta in (0.2, 0.8, 2.0, 2.0, 2.0)])
+    ratios.clear()
+    Listener.eta_max = 0.02  # type: ignore[attr-defined]
+    latent_step(*arrays, **passes, prior=Listener())
+    np.testing.assert_allclose(ratios, [1.5] * 5)
+    ratios.clear()
+    latent_step(*arrays, **passes, prior=Listener(), eta_max=1.0)  # what the caller says counts for more
+    np.testing.assert_allclose(ratios, [0.03 / eta for eta in (0.06, 0.24, 0.96, 1.0, 1.0)])
 
 
 def test_a_users_prior_draws_the_picture_to_where_it_is_small(xp: Any) -> None:

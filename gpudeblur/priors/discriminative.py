@@ -19,6 +19,8 @@ from .protocol import check, check_weight
 
 # Pixels of the shorter side: the classifier was trained on no less.
 LEAST_SHOWN = 32
+# An eta beside which |x * k - B|^2, of weight |F k|^2 <= 1 a frequency, counts for all.
+LINEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ class ScorePrior:
     rate : eta, the step's length; the paper's 0.1 is that for pictures of about [0, 1].
     steps : how many (paper: 10).
     gradients : how many times in these steps the network is asked for df / du, which is held between; None: at each
-        step, as the paper does. It is all that costs; where f is so light beside the other terms that u hardly moves,
-        one is as good as ten.
+        step, as the paper does. It is all that costs.
+    eta_max : the end of eta, the weight of |x - u|^2, see `latent_step`. Large: x is held to u, and with it to the x of
+        the pass before, so that no weight is too large. Small, 1e-3: x feels lambda df / dx and no more, which asks for
+        no more than one gradient.
     """
 
     module: Callable[..., Any]
@@ -44,6 +48,7 @@ class ScorePrior:
     rate: float = 0.1
     steps: int = 10
     gradients: int | None = None
+    eta_max: float = 2.0
 
     #: Torch must not be captured in a CUDA graph of CuPy's: the launches of its scale are made one by one.
     replayable = False
@@ -72,7 +77,8 @@ class DiscriminativePrior:
 
     Attributes
     ----------
-    weight, rate, steps, gradients : see `ScorePrior`.
+    weight, rate, steps, gradients, eta_max : see `ScorePrior`. The coupling by a large eta, as the paper has it, makes
+        kernels worse by itself (`bench/README.md`).
     largest : pixels. A picture whose shorter side is longer than this is shown to the classifier reduced, as it was
         trained: by the mean of blocks of 2 x 2, 3 x 3, ... pixels. None shows it as it is, as the paper does, at a cost
         that grows with the picture.
@@ -102,6 +108,7 @@ class DiscriminativePrior:
     rate: float = 0.1
     steps: int = 10
     gradients: int | None = 1
+    eta_max: float = LINEAR
     largest: int | None = 128
     weights: Path | str | None = field(default=None)
 
@@ -211,5 +218,7 @@ def check_steps(prior: Any) -> None:
     check("rate", fits, "be a number in (0, 1]", prior.rate, "leave it out for 0.1")
     fits = isinstance(prior.steps, int) and not isinstance(prior.steps, bool) and prior.steps >= 1
     check("steps", fits, "be an integer of at least 1", prior.steps, "leave it out for 10")
+    fits = isinstance(prior.eta_max, (int, float)) and 0 < prior.eta_max < math.inf
+    check("eta_max", fits, "be a positive number", prior.eta_max, "leave it out for the default")
     fits = prior.gradients is None or (type(prior.gradients) is int and prior.gradients >= 1)
     check("gradients", fits, "be an integer of at least 1, or None", prior.gradients, "None is one for each step")

@@ -12,7 +12,8 @@ class Prior(Protocol):
     """mu p(x) in the objective of the latent step, for a p on pictures.
 
     Make it hashable (a frozen dataclass is), and the same for equal values: on a device, launches are recorded and
-    replayed for equal options. One whose launches must not be recorded has an attribute `replayable` that is False.
+    replayed for equal options. One whose launches must not be recorded has an attribute `replayable` that is False; one
+    with an attribute `eta_max` has that end of eta, see `latent_step`.
     """
 
     @property
@@ -25,7 +26,8 @@ class Prior(Protocol):
         Parameters
         ----------
         latent : (..., H, W), x, periodic; not to be written to.
-        ratio : mu / eta > 0. It falls from 1 / 2 as eta, the weight of |x - u|^2, grows from 2 mu to its end.
+        ratio : mu / eta > 0. It falls from 1 / 2 as eta, the weight of |x - u|^2, grows from 2 mu to its end; it is
+            more where that end is under 2 mu.
 
         Returns
         -------
