@@ -39,8 +39,7 @@ class Recipe:
     patch : pixels, largest side of a crop once it is rescaled (paper: 200, before).
     kernels : pixels, smallest and largest side of the blur kernels (paper: 7 to 51), before that, log-uniform: the
         small ones are the hard ones. No kernel is longer than 0.3 of the picture's shorter side.
-    scales : each batch is resampled by a factor between these (paper: 0.25 to 1); the reduction, 1 over the factor, is
-        uniform.
+    scales : each batch is resampled by a factor between these, log-uniform (paper: 0.25 to 1).
     noise : a crop's noise has a standard deviation between 0 and twice this, the same in both crops of a pair (paper:
         0.01, in the blurred crop alone).
     jpeg : share of the pairs that go through JPEG, of quality 70 to 95.
@@ -203,8 +202,7 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
     Every folder has the same share of the batch on average, however many pictures it has.
     """
     rng = np.random.default_rng((recipe.seed, number))
-    small_scale, large_scale = recipe.scales
-    scale = 1 / float(rng.uniform(1 / large_scale, 1 / small_scale))
+    scale = float(np.exp(rng.uniform(*np.log(recipe.scales))))
     groups: dict[int, list[np.ndarray]] = {}
     for _ in range(recipe.batch // 2):
         folder = folders[int(rng.integers(len(folders)))]

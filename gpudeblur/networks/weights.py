@@ -14,7 +14,7 @@ from .classifier import Classifier
 FOLDER = Path(__file__).parent
 # SHA-256 of what ships.
 CHECKSUMS: Mapping[str, str] = {
-    "classifier.safetensors": "3d52e3693d7d51a0bc433e7c0a810cc3f7fee8e77d99fce2a62054b58444d5d4",
+    "classifier.safetensors": "0e0a9c0c5c3c6266f4173e2a9294fe592a6a5d2977c4e08b93f2567b9c6dfea3",
 }
 
 
