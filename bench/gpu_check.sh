@@ -33,20 +33,22 @@ twins=("$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu tests/tes
 # Files and the command line have nothing to do with a GPU, and need packages that a GPU machine may lack.
 ignored=(--ignore tests/test_io.py --ignore tests/test_cli.py --ignore tests/test_bad_input.py --ignore tests/test_demo.py)
 
-# Each with the GPU to itself, the most important first: 365 s at most.
+# Each with the GPU to itself, the most important first: 430 s at most.
 part tests 110 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu "${ignored[@]}" tests
 part bars 85 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 60
 part kernels 45 "$PYTHON" bench/kernels.py --seconds 30
 part peers 30 "$PYTHON" bench/peers.py --device cuda --seconds 20
 part agreement 45 "$PYTHON" bench/agreement.py --data "$DATA"
 part throughput 50 "$PYTHON" bench/throughput.py --device cuda --seconds 35 --longest 0.2
-# Side by side, as none of them is timed: 170 s at most.
+part learned 40 "$PYTHON" bench/learned_prior.py runtime --device cuda --repeats 2
+part learned_batch 25 "$PYTHON" bench/learned_prior.py runtime --device cuda --repeats 1 --batch 64 --sizes 1 --only "one start"
+# Side by side, as none of them is timed: 105 s at most.
 for tool in memcheck racecheck; do
-    part "sanitizer_$tool" 170 compute-sanitizer --tool "$tool" --error-exitcode 9 "${twins[@]}" &
+    part "sanitizer_$tool" 105 compute-sanitizer --tool "$tool" --error-exitcode 9 "${twins[@]}" &
 done
 if [ -d "$DATA/levin" ]; then
     yardstick=$(dirname "$DATA")/eval_levin.py
-    part levin 170 "$PYTHON" bench/levin.py --data "$DATA" --yardstick "$yardstick" --device cuda --jobs 12 &
+    part levin 105 "$PYTHON" bench/levin.py --data "$DATA" --yardstick "$yardstick" --device cuda --jobs 12 &
 fi
 wait
 
