@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
+from gpudeblur import torch_bridge
 from gpudeblur.latent import latent_step
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
-from gpudeblur.priors.discriminative import descend
+from gpudeblur.priors.discriminative import descend, of_reduced
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 torch = pytest.importorskip("torch")
@@ -99,6 +101,25 @@ def test_large_pictures_are_shown_reduced(random_weights: Path) -> None:
         atol=1e-6,
     )
     np.testing.assert_array_equal(replace(whole, largest=71).step(x, 0.3), whole.step(x, 0.3))
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((7, 9), 2), ((10, 7), 3), ((5, 12), 4)])
+def test_a_block_that_the_border_cuts_is_the_mean_of_what_it_has(shape: tuple[int, int], factor: int) -> None:
+    """f of the means, by hand; and its gradient is that of the means, shared by the pixels that there are."""
+    x = np.random.default_rng(0).random((2, *shape))
+
+    def cubes(means: Any) -> Any:
+        return (means**3).sum(dim=(1, 2, 3))
+
+    rows, columns = (range(0, length, factor) for length in shape)
+    slope = np.zeros_like(x)
+    for top in rows:
+        for left in columns:
+            block = (slice(None), slice(top, top + factor), slice(left, left + factor))
+            mean = x[block].mean(axis=(1, 2), keepdims=True)
+            slope[block] = 3 * mean**2 / x[0][block[1:]].size
+    reduced = functools.partial(of_reduced, cubes, factor)
+    np.testing.assert_allclose(torch_bridge.slope(reduced, x), slope, rtol=1e-12)
 
 
 def test_every_option_of_the_steps_matters() -> None:
