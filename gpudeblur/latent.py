@@ -6,6 +6,7 @@ from ._arrays import Array, Workspace, array_module
 from .filters import edge_mask, l0_split, spectral_solve, transfer
 from .fourier import irfft2, psf_to_otf, rfft2
 from .priors import Prior
+from .priors.protocol import check_eta
 from .smooth_prior import smooth_map_split
 
 # Below this share of beta the smooth prior moves the solution by less than rounding and thresholds do.
@@ -61,7 +62,8 @@ def latent_step(
     Raises
     ------
     ValueError
-        The weight of the prior is negative, or its step gives another shape.
+        The weight of the prior is negative, the end of eta no number or too small for float32, or the prior's step
+        gives another shape.
     TypeError
         The prior's step gives an array of another library.
     """
@@ -71,7 +73,7 @@ def latent_step(
     otf = psf_to_otf(kernel, shape, out=work.spectrum("otf"), scratch=work.picture("split"))
     data, power = transfer(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=work.power("power"))
     mu = _weight_of(prior, prior_weight)
-    most_eta = getattr(prior, "eta_max", ETA_MAX) if eta_max is None else eta_max
+    most_eta = _end_of_eta(prior, eta_max)
     latent, beta = blurred, 2 * gradient_weight
     while beta < beta_max:
         threshold = gradient_weight / beta
@@ -108,6 +110,16 @@ def _weight_of(prior: Prior | None, weight: float | None) -> float:
         name = "prior.weight" if weight is None else "prior_weight"
         raise ValueError(f"{name} must not be negative, got {mu!r}; 0 switches the prior off")
     return float(mu)
+
+
+def _end_of_eta(prior: Prior | None, end: float | None) -> float:
+    """`end` or, where there is none, the prior's own, or `ETA_MAX`; what a prior says is a user's."""
+    if end is not None:
+        check_eta("eta_max", end)
+        return end
+    own = getattr(prior, "eta_max", ETA_MAX)
+    check_eta("prior.eta_max", own)
+    return own
 
 
 def _step_of(prior: Prior, latent: Array, ratio: float) -> Array:

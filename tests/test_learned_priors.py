@@ -144,7 +144,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rate": "1"}, "rate must be a number"),
     ({"steps": 0}, "steps must be an integer of at least 1, got 0; leave it out for 10"),
     ({"steps": 2.5}, "steps must be an integer"),
-    ({"eta_max": 0}, "eta_max must be a positive number, got 0; leave it out for the default"),
+    ({"eta_max": 0}, "eta_max must be a number of at least 1e-12, got 0; leave it out for the default"),
+    ({"eta_max": 1e-40}, "eta_max must be a number of at least 1e-12, got 1e-40"),
     ({"gradients": 0}, "gradients must be an integer of at least 1, or None, got 0; None is one for each step"),
     ({"gradients": True}, "gradients must be an integer"),
 ]

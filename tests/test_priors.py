@@ -191,6 +191,29 @@ def test_eta_grows_with_beta_up_to_its_end(xp: Any) -> None:
     np.testing.assert_allclose(ratios, [0.03 / eta for eta in (0.06, 0.24, 0.96, 1.0, 1.0)])
 
 
+@pytest.mark.parametrize("end", [0, -1, None, "2", float("nan"), 1e-40])
+def test_a_bad_end_of_eta_is_refused(end: Any) -> None:
+    """0 was a division by zero, None a TypeError, NaN no end and 1e-40 pictures that are NaN."""
+
+    @dataclass(frozen=True)
+    class Held:
+        weight: float = 0.1
+        eta_max: Any = 2.0
+
+        def step(self, latent: Any, ratio: float) -> Any:
+            return latent
+
+    page, kernel = blur(text(), KERNEL, mode="wrap").astype(np.float32), KERNEL.astype(np.float32)
+    rest: dict[str, Any] = {"gradient_weight": 0.01, "beta_max": 1.0}
+    with pytest.raises(ValueError, match=r"^prior\.eta_max must be a number of at least 1e-12, got .*; leave it out"):
+        latent_step(page, kernel, **rest, prior=Held(eta_max=end))
+    if end is not None:
+        with pytest.raises(ValueError, match=r"^eta_max must be a number of at least 1e-12, got "):
+            latent_step(page, kernel, **rest, prior=Held(), eta_max=end)
+    smallest = latent_step(page, kernel, **rest, prior=DarkChannel(weight=1.0), eta_max=1e-12)
+    assert np.isfinite(smallest).all()
+
+
 def test_a_users_prior_draws_the_picture_to_where_it_is_small(xp: Any) -> None:
     arrays = xp.asarray(blur(text(), KERNEL, mode="wrap")), xp.asarray(KERNEL)
     distances = [

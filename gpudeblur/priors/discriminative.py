@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import torch_bridge
 from .._arrays import Array, array_module
-from .protocol import check, check_weight
+from .protocol import check, check_eta, check_weight
 
 # Pixels of the shorter side: the classifier was trained on no less.
 LEAST_SHOWN = 32
@@ -218,7 +218,6 @@ def check_steps(prior: Any) -> None:
     check("rate", fits, "be a number in (0, 1]", prior.rate, "leave it out for 0.1")
     fits = isinstance(prior.steps, int) and not isinstance(prior.steps, bool) and prior.steps >= 1
     check("steps", fits, "be an integer of at least 1", prior.steps, "leave it out for 10")
-    fits = isinstance(prior.eta_max, (int, float)) and 0 < prior.eta_max < math.inf
-    check("eta_max", fits, "be a positive number", prior.eta_max, "leave it out for the default")
+    check_eta("eta_max", prior.eta_max)
     fits = prior.gradients is None or (type(prior.gradients) is int and prior.gradients >= 1)
     check("gradients", fits, "be an integer of at least 1, or None", prior.gradients, "None is one for each step")

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from .._arrays import Array
 
+# Far under what counts beside |x * k - B|^2, and far over what overflows.
+LEAST_ETA = 1e-12
+
 
 class Prior(Protocol):
     """mu p(x) in the objective of the latent step, for a p on pictures.
@@ -46,6 +49,12 @@ def check_weight(weight: Any) -> None:
     """For the weight of a prior."""
     fits = isinstance(weight, (int, float)) and weight >= 0 and math.isfinite(weight)
     check("weight", fits, "be a finite number, not negative", weight, "0 switches the prior off")
+
+
+def check_eta(name: str, value: Any) -> None:
+    """For an end of eta: mu / eta and eta itself must be numbers in float32."""
+    fits = isinstance(value, (int, float)) and value >= LEAST_ETA
+    check(name, fits, f"be a number of at least {LEAST_ETA:g}", value, "leave it out for the default")
 
 
 def check_ends(of: Any) -> None:
