@@ -14,6 +14,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import torch_bridge
+from gpudeblur.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
 from gpudeblur.latent import latent_step
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
 from gpudeblur.priors.discriminative import descend, of_reduced
@@ -120,6 +121,25 @@ def test_a_block_that_the_border_cuts_is_the_mean_of_what_it_has(shape: tuple[in
             slope[block] = 3 * mean**2 / x[0][block[1:]].size
     reduced = functools.partial(of_reduced, cubes, factor)
     np.testing.assert_allclose(torch_bridge.slope(reduced, x), slope, rtol=1e-12)
+
+
+def test_without_coupling_the_pull_is_a_share_of_the_weights() -> None:
+    """One pass: x moves by 1 - (1 - rate)^steps of what lambda df / dx asks for, whatever the gradients asked for."""
+    x, kernel = pictures().astype(np.float64), np.array([[0.0, 0.7, 0.3]])
+    slope = np.random.default_rng(1).random(x.shape)
+    fixed = torch.from_numpy(slope)
+    passes: dict[str, Any] = {"gradient_weight": 0.01, "beta_max": 0.03}
+
+    def moved(**options: Any) -> np.ndarray:
+        prior = ScorePrior(lambda u: (fixed * u).sum(dim=(1, 2, 3)), 0.03, eta_max=1e-6, **options)
+        return latent_step(x, kernel, **passes, prior=prior) - latent_step(x, kernel, **passes)
+
+    whole = moved(rate=1.0, steps=1)
+    otf = psf_to_otf(kernel, x.shape)
+    asked = irfft2(rfft2(-0.015 * slope) / (abs(otf) ** 2 + 0.02 * gradient_spectrum(x.shape, x.dtype)), x.shape) / x.size
+    np.testing.assert_allclose(whole, asked, atol=1e-4 * abs(asked).max())
+    for gradients in (1, None):
+        np.testing.assert_allclose(moved(gradients=gradients), (1 - 0.9**10) * whole, atol=1e-4 * abs(asked).max())
 
 
 def test_every_option_of_the_steps_matters() -> None:

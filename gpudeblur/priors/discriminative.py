@@ -17,7 +17,7 @@ from .. import torch_bridge
 from .._arrays import Array, array_module
 from .protocol import check, check_eta, check_weight
 
-# Pixels of the shorter side: the classifier was trained on no less.
+# The least `largest`, pixels: a picture that is a pixel larger is shown at half, 17, and it was trained on 16 and more.
 LEAST_SHOWN = 32
 # An eta beside which |x * k - B|^2, of weight |F k|^2 <= 1 a frequency, counts for all.
 LINEAR = 1e-3
@@ -39,8 +39,9 @@ class ScorePrior:
     gradients : how many times in these steps the network is asked for df / du, which is held between; None: at each
         step, as the paper does. It is all that costs.
     eta_max : the end of eta, the weight of |x - u|^2, see `latent_step`. Large: x is held to u, and with it to the x of
-        the pass before, so that no weight is too large. Small, 1e-3: x feels lambda df / dx and no more, which asks for
-        no more than one gradient.
+        the pass before, so that no weight is too large. Small, 1e-3: x feels lambda (1 - (1 - rate)^steps) df / dx, 0.65
+        of it with the defaults, and no more. So one gradient does, rate and steps say the same as the weight, and
+        nothing holds x back: too large a weight ruins the kernels of the scales that it is used at.
     """
 
     module: Callable[..., Any]
@@ -79,9 +80,10 @@ class DiscriminativePrior:
     ----------
     weight, rate, steps, gradients, eta_max : see `ScorePrior`. The coupling by a large eta, as the paper has it, makes
         kernels worse by itself (`bench/README.md`).
-    largest : pixels. A picture whose shorter side is longer than this is shown to the classifier reduced, as it was
-        trained: by the mean of blocks of 2 x 2, 3 x 3, ... pixels. None shows it as it is, as the paper does, at a cost
-        that grows with the picture.
+    largest : pixels. A picture whose shorter side is longer than this is shown to the classifier reduced by the mean of
+        blocks of 2 x 2, 3 x 3, ... pixels, in `step` alone: `probability` judges it as it is. A blur of few blocks is
+        not seen then, and past 4 x 4 none of those that it was trained with. None shows all as it is, as the paper
+        does, at a cost that grows with the picture.
     weights : a file of other weights (`gpudeblur train classifier` writes them); None takes those of the package.
 
     Raises
