@@ -135,8 +135,8 @@ def test_without_coupling_the_pull_is_a_share_of_the_weights() -> None:
         return latent_step(x, kernel, **passes, prior=prior) - latent_step(x, kernel, **passes)
 
     whole = moved(rate=1.0, steps=1)
-    otf = psf_to_otf(kernel, x.shape)
-    asked = irfft2(rfft2(-0.015 * slope) / (abs(otf) ** 2 + 0.02 * gradient_spectrum(x.shape, x.dtype)), x.shape) / x.size
+    curvature = abs(psf_to_otf(kernel, x.shape)) ** 2 + 0.02 * gradient_spectrum(x.shape, x.dtype)
+    asked = irfft2(rfft2(-0.015 * slope) / curvature, x.shape) / x.size
     np.testing.assert_allclose(whole, asked, atol=1e-4 * abs(asked).max())
     for gradients in (1, None):
         np.testing.assert_allclose(moved(gradients=gradients), (1 - 0.9**10) * whole, atol=1e-4 * abs(asked).max())

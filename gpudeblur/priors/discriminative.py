@@ -39,8 +39,8 @@ class ScorePrior:
     gradients : how many times in these steps the network is asked for df / du, which is held between; None: at each
         step, as the paper does. It is all that costs.
     eta_max : the end of eta, the weight of |x - u|^2, see `latent_step`. Large: x is held to u, and with it to the x of
-        the pass before, so that no weight is too large. Small, 1e-3: x feels lambda (1 - (1 - rate)^steps) df / dx, 0.65
-        of it with the defaults, and no more. So one gradient does, rate and steps say the same as the weight, and
+        the pass before, so that no weight is too large. Small, 1e-3: x feels lambda (1 - (1 - rate)^steps) df / dx,
+        0.65 of it with the defaults, and no more. So one gradient does, rate and steps say the same as the weight, and
         nothing holds x back: too large a weight ruins the kernels of the scales that it is used at.
     """
 
