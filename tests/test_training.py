@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,39 @@ def test_batches_ahead_are_those_of_their_numbers(folders: list[pairs.Folder]) -
     for number, batch in enumerate(found, start=3):
         for one, other in zip(batch, pairs.make_batch(folders, RECIPE, number), strict=True):
             np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_no_batch_is_made_for_nothing(folders: list[pairs.Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(pairs, "make_batch", lambda folders, recipe, number: made.append(number) or [])
+    assert list(pairs.make_batches(folders, RECIPE, 3, 3)) == []
+    assert len(list(pairs.make_batches(folders, RECIPE, 3, 5))) == 2
+    assert made == [3, 4]
+
+
+def test_a_batch_that_fails_fails_in_its_turn(folders: list[pairs.Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(folders: Any, recipe: Any, number: int) -> Any:
+        if number == 2:
+            raise MemoryError("batch 2")
+        return []
+
+    monkeypatch.setattr(pairs, "make_batch", make)
+    batches = pairs.make_batches(folders, RECIPE, 0, 5)
+    assert [next(batches), next(batches)] == [[], []]
+    with pytest.raises(MemoryError, match="batch 2"):
+        next(batches)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_run_that_ends_early_leaves_no_thread(error: Any, folders: list[pairs.Folder], tmp_path: Path) -> None:
+    """Also while the error, and with it the frames that it went through, is still held."""
+    def fail(step: int, *_: float) -> None:
+        raise error
+
+    with pytest.raises(error) as held:
+        training.train(folders, RECIPE, SETTINGS, tmp_path / "c.safetensors", report=fail)
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("batches")]
+    assert held.traceback
 
 
 # ------------------------------------------------------------------ runs

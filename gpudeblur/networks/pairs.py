@@ -9,7 +9,7 @@ batches before it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,8 +225,13 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
 
 def make_batches(
     folders: Sequence[Folder], recipe: Recipe, first: int, stop: int
-) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """`make_batch` for the numbers from `first` to `stop`, each made while the one before it is in use."""
+) -> Generator[list[tuple[np.ndarray, np.ndarray]], None, None]:
+    """`make_batch` for the numbers from `first` to `stop`, each made while the one before it is in use.
+
+    Who does not take all of them closes it: that ends its thread, after the batch that is being made.
+    """
+    if first >= stop:
+        return
     with ThreadPoolExecutor(1, "batches") as ahead:
         coming = ahead.submit(make_batch, folders, recipe, first)
         for number in range(first, stop):

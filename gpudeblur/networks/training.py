@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,26 +141,27 @@ def train(
     good = f"the last good checkpoint is {checkpoint}, of step {first}" if first else "there is no checkpoint yet"
     step, began = first, time.perf_counter()
     batches = make_batches(folders, recipe, first, settings.steps)
-    while step < settings.steps:
-        loss, hit = _step(network, weights, momenta, next(batches), rate_at(step, settings), settings)
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of step {step + 1} is {loss}; {good}; begin again with a smaller --rate, it was "
-                f"{settings.rate:g}, and with --initial from that checkpoint, if there is one"
-            )
-        step += 1
-        losses, hits = [*losses[-99:], loss], [*hits[-99:], hit]
-        lines.append(json.dumps({"step": step, "loss": round(loss, 6), "accuracy": round(hit, 4)}))
-        stop = report(step, float(np.mean(losses)), float(np.mean(hits)))
-        if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
-            save_checkpoint(checkpoint, network, momenta, step, about)
-            good = f"the last good checkpoint is {checkpoint}, of step {step}"
-            if log is not None:
-                more = {"rate": rate_at(step - 1, settings), "seconds": round(time.perf_counter() - began, 1)}
-                lines[-1] = json.dumps({**json.loads(lines[-1]), **more})
-                write_whole(log, ("\n".join(lines) + "\n").encode())
-        if stop:
-            break
+    with closing(batches):  # or its thread lives on for as long as somebody holds the error
+        for batch in batches:
+            loss, hit = _step(network, weights, momenta, batch, rate_at(step, settings), settings)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss of step {step + 1} is {loss}; {good}; begin again with a smaller --rate, it was "
+                    f"{settings.rate:g}, and with --initial from that checkpoint, if there is one"
+                )
+            step += 1
+            losses, hits = [*losses[-99:], loss], [*hits[-99:], hit]
+            lines.append(json.dumps({"step": step, "loss": round(loss, 6), "accuracy": round(hit, 4)}))
+            stop = report(step, float(np.mean(losses)), float(np.mean(hits)))
+            if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
+                save_checkpoint(checkpoint, network, momenta, step, about)
+                good = f"the last good checkpoint is {checkpoint}, of step {step}"
+                if log is not None:
+                    more = {"rate": rate_at(step - 1, settings), "seconds": round(time.perf_counter() - began, 1)}
+                    lines[-1] = json.dumps({**json.loads(lines[-1]), **more})
+                    write_whole(log, ("\n".join(lines) + "\n").encode())
+            if stop:
+                break
     last = [float(np.mean(some)) if some else math.nan for some in (losses, hits)]
     return Trained(network, step, *last)
 
