@@ -67,7 +67,8 @@ class Classifier(nn.Module):
                 x = torch.relu(x)
             if number in (1, 2, 3):
                 x = nn.functional.max_pool2d(x, 2, ceil_mode=True)
-        return x.mean(dim=(-3, -2, -1))
+        # Under autocast x is bfloat16, whose 8 bits are too few for what the loss is made of.
+        return x.mean(dim=(-3, -2, -1), dtype=pictures.dtype)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """f of pictures (N, 1, H, W) in [0, 1], (N,)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -44,7 +45,7 @@ class Settings:
     channels : of the network.
     checkpoint_every : steps.
     threads : of torch. Another number rounds sums otherwise.
-    device : of torch, "cpu" or "cuda". Only on the CPU is a run that was resumed equal to the bit.
+    device : of torch, "cpu", "cuda" or "cuda:1", ... Only on the CPU is a run that was resumed equal to the bit.
     precision : of the convolutions, "float32" or "bfloat16", which is twice as fast where the processor has it; weights
         and sums are float32.
     """
@@ -70,9 +71,12 @@ class Settings:
         check("weight_decay", 0 <= self.weight_decay < 1, "be in [0, 1)", self.weight_decay)
         check("warm_up", self.warm_up >= 0, "not be negative", self.warm_up)
         check("precision", self.precision in ("float32", "bfloat16"), "be float32 or bfloat16", self.precision)
-        kind = str(self.device).partition(":")[0]
-        check("device", kind in ("cpu", "cuda"), "be cpu or cuda", self.device)
-        check("device", kind == "cpu" or torch.cuda.is_available(), "have a GPU that torch sees", self.device)
+        named = isinstance(self.device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", self.device)
+        check("device", bool(named), "be cpu, cuda or cuda:N", self.device)
+        gpus = torch.cuda.device_count()
+        known = self.device == "cpu" or int(self.device.partition(":")[2] or 0) < gpus
+        why = f"be one of the {gpus} GPUs that torch {torch.__version__} (CUDA: {torch.version.cuda}) sees, or cpu"
+        check("device", known, why, self.device)
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,6 @@ def _step(
         kind = torch.device(settings.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             logits = network.logits(given[:, None])
-        logits = logits.float()
         part = torch.nn.functional.binary_cross_entropy_with_logits(logits, expected, reduction="sum") / count
         part.backward()
         loss += float(part.detach())
