@@ -236,6 +236,18 @@ def test_bfloat16_resumes_bit_for_bit_too(folders: list[pairs.Folder], straight:
     assert 0 < differs < 0.3 * went
 
 
+def test_float32_is_not_tf32(folders: list[pairs.Folder], tmp_path: Path) -> None:
+    """Its 10 bits move the momenta of five steps by 0.008; outside of the training it is the caller's choice."""
+    before, within = torch.backends.cudnn.allow_tf32, []
+
+    def report(*_: float) -> None:
+        within.append(torch.backends.cudnn.allow_tf32)
+
+    training.train(folders, RECIPE, SETTINGS, tmp_path / "c.safetensors", report=report)
+    assert within == [False] * SETTINGS.steps
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_logits_are_float32_also_where_convolutions_are_not() -> None:
     network = classifier.Classifier().initialise(0)
     pictures = torch.rand(4, 1, 40, 40, generator=torch.Generator().manual_seed(0))

@@ -12,8 +12,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ def train(
     good = f"the last good checkpoint is {checkpoint}, of step {first}" if first else "there is no checkpoint yet"
     step, began = first, time.perf_counter()
     batches = make_batches(folders, recipe, first, settings.steps)
-    with closing(batches):  # or its thread lives on for as long as somebody holds the error
+    # Not closed, its thread would live on for as long as somebody holds the error.
+    with closing(batches), _without_tf32():
         for batch in batches:
             loss, hit = _step(network, weights, momenta, batch, rate_at(step, settings), settings)
             if not math.isfinite(loss):
@@ -168,6 +169,17 @@ def train(
                 break
     last = [float(np.mean(some)) if some else math.nan for some in (losses, hits)]
     return Trained(network, step, *last)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """On a GPU cuDNN takes the 10 bits of TF32 for float32 unless it is told not to."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _begin(network: Classifier, seed: int, initial: Path | None) -> None:
