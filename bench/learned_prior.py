@@ -179,7 +179,7 @@ class Spy:
     """A prior that notes what the classifier says to the latent pictures, and how far its step moves them."""
 
     def __init__(self, prior: gd.priors.DiscriminativePrior) -> None:
-        self.prior, self.weight = prior, prior.weight
+        self.prior, self.weight, self.eta_max = prior, prior.weight, prior.eta_max
         self.seen: list[tuple[int, float, float]] = []
 
     def step(self, latent: Any, ratio: float) -> Any:

@@ -600,8 +600,9 @@ def test_the_learned_prior_from_pictures_to_plots(bench: Any, data: Path, tmp_pa
     learned.main(["kernels", "--weights", "0,1", *few])
     learned.main(["convergence", "--iterations", "2", *few])
     learned.main(["responses", *few])
+    learned.main(["responses", "--eta", "2", *few])
     learned.main(["plots"])
-    accuracy, kernels, convergence, responses = records(tmp_path, "learned_prior")
+    accuracy, kernels, convergence, responses, coupled = records(tmp_path, "learned_prior")
     assert {row["training"] for row in accuracy["rows"]} == {"multi-scale", "one scale"}
     alone, still_zero, zero, still, one = kernels["variants"].values()
     assert alone["er"] == still_zero["er"] == zero["er"]  # a weight of 0 is no prior
@@ -613,5 +614,6 @@ def test_the_learned_prior_from_pictures_to_plots(bench: Any, data: Path, tmp_pa
     (row,) = responses["rows"]
     assert 0 < row["f_sharp"] < 1
     assert all(moved > 0 for moved in row["moved"].values())
+    assert row["moved"] != coupled["rows"][0]["moved"]  # what --eta says reaches the splitting
     names = {"accuracy", "kernels", "convergence"}
     assert {path.stem for path in tmp_path.glob("*.svg")} == {f"learned_prior_{name}" for name in names}
