@@ -12,7 +12,7 @@ accuracy (Fig. 10a): share of clear and blurred pictures told right, over the fa
 prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone, and the mean differences with their
 intervals; one start and objective (4), or with --whole the defaults, five starts and all; the same iterations. The
 learned prior plays a part at the finest scale only with --options '{"last_prior": true}', as it does in the paper.
---gradients 0 --largest 0 --eta 2 asks the network in each gradient step and at full size, and couples, as the paper
+--gradients 0 --halve-over 0 --eta 2 asks the network in each gradient step and at full size, and couples, as the paper
 does.
 convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration. runtime
 (Table 2): seconds for the kernel. responses: what the classifier says to blurred, sharp and latent pictures, and how
@@ -59,7 +59,7 @@ from gpudeblur.metrics import kernel_similarity
 from gpudeblur.synthesis import trajectory_kernel
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
-PRIOR = ("steps", "rate", "gradients", "largest", "eta")  # arguments that are the prior's options
+PRIOR = ("steps", "rate", "gradients", "halve_over", "eta")  # arguments that are the prior's options
 LEAST_SIDE = 8  # pixels; smaller pictures are not judged
 # One start, without the smooth prior: what is left is objective (4) and the steps that minimise it.
 ALONE: Mapping[str, Any] = {"starts": ("wide",), "smooth_weight": 0.0}
@@ -315,7 +315,13 @@ def runtime(args: Any) -> None:
 # ------------------------------------------------------------------ results
 def _prior(args: Any, weight: float) -> gd.priors.DiscriminativePrior:
     return gd.priors.DiscriminativePrior(
-        weight, args.rate, args.steps, args.gradients or None, args.eta, args.largest or None, args.weights_file
+        weight,
+        rate=args.rate,
+        steps=args.steps,
+        gradients=args.gradients or None,
+        eta_max=args.eta,
+        halve_over=args.halve_over or None,
+        weights=args.weights_file,
     )
 
 
@@ -397,7 +403,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=10, help="of the learned prior")
     parser.add_argument("--rate", type=float, default=0.1, help="of the learned prior")
     parser.add_argument("--gradients", type=int, default=1, help="of the learned prior; 0: one a step")
-    parser.add_argument("--largest", type=int, default=128, help="of the learned prior; 0: no limit")
+    parser.add_argument("--halve-over", type=int, default=128, help="of the learned prior; 0: never")
     parser.add_argument("--eta", type=float, default=1e-3, help="eta_max, the end of the coupling")
     parser.add_argument("--whole", action="store_true", help="kernels: the defaults' starts and priors too")
     parser.add_argument("--threads", type=int, default=2, help="runtime: of torch")

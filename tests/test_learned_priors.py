@@ -17,7 +17,7 @@ from gpudeblur import torch_bridge
 from gpudeblur.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
 from gpudeblur.latent import latent_step
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
-from gpudeblur.priors.discriminative import descend, of_reduced
+from gpudeblur.priors.discriminative import descend, of_halved
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 torch = pytest.importorskip("torch")
@@ -84,43 +84,43 @@ def test_a_gradient_that_is_held_is_steps_with_the_same_gradient(times: int) -> 
     )
 
 
-def test_large_pictures_are_shown_reduced(random_weights: Path) -> None:
+def test_large_pictures_are_shown_halved(random_weights: Path) -> None:
     """The gradient is that of f of the means of blocks: equal within a block, also of one that the border cuts."""
     x = np.random.default_rng(0).random((2, 71, 83)).astype(np.float32)
-    whole = DiscriminativePrior(weights=random_weights, largest=None, rate=1.0, steps=1)
-    assert DiscriminativePrior(weights=random_weights).largest == 128
-    reduced = replace(whole, largest=36)
-    moved = (reduced.step(x, 1e3) - x)[:, ::2, ::2]
+    whole = DiscriminativePrior(weights=random_weights, halve_over=None, rate=1.0, steps=1)
+    assert DiscriminativePrior(weights=random_weights).halve_over == 128
+    halved = replace(whole, halve_over=36)
+    moved = (halved.step(x, 1e3) - x)[:, ::2, ::2]
     for dy, dx in ((0, 1), (1, 0), (1, 1)):
-        other = (reduced.step(x, 1e3) - x)[:, dy::2, dx::2]
+        other = (halved.step(x, 1e3) - x)[:, dy::2, dx::2]
         h, w = other.shape[1:]
         np.testing.assert_allclose(moved[:, :h, :w], other, atol=1e-6)
     small = x[:, :70, :82].reshape(2, 35, 2, 41, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(
-        (reduced.step(x[:, :70, :82], 1e3) - x[:, :70, :82])[:, ::2, ::2],
+        (halved.step(x[:, :70, :82], 1e3) - x[:, :70, :82])[:, ::2, ::2],
         (whole.step(small, 1e3) - small) / 4,
         atol=1e-6,
     )
-    np.testing.assert_array_equal(replace(whole, largest=71).step(x, 0.3), whole.step(x, 0.3))
+    np.testing.assert_array_equal(replace(whole, halve_over=71).step(x, 0.3), whole.step(x, 0.3))
 
 
-@pytest.mark.parametrize(("shape", "factor"), [((7, 9), 2), ((10, 7), 3), ((5, 12), 4)])
-def test_a_block_that_the_border_cuts_is_the_mean_of_what_it_has(shape: tuple[int, int], factor: int) -> None:
+@pytest.mark.parametrize("shape", [(7, 9), (10, 7), (5, 12)])
+def test_a_block_that_the_border_cuts_is_the_mean_of_what_it_has(shape: tuple[int, int]) -> None:
     """f of the means, by hand; and its gradient is that of the means, shared by the pixels that there are."""
     x = np.random.default_rng(0).random((2, *shape))
 
     def cubes(means: Any) -> Any:
         return (means**3).sum(dim=(1, 2, 3))
 
-    rows, columns = (range(0, length, factor) for length in shape)
+    rows, columns = (range(0, length, 2) for length in shape)
     slope = np.zeros_like(x)
     for top in rows:
         for left in columns:
-            block = (slice(None), slice(top, top + factor), slice(left, left + factor))
+            block = (slice(None), slice(top, top + 2), slice(left, left + 2))
             mean = x[block].mean(axis=(1, 2), keepdims=True)
             slope[block] = 3 * mean**2 / x[0][block[1:]].size
-    reduced = functools.partial(of_reduced, cubes, factor)
-    np.testing.assert_allclose(torch_bridge.slope(reduced, x), slope, rtol=1e-12)
+    halved = functools.partial(of_halved, cubes)
+    np.testing.assert_allclose(torch_bridge.slope(halved, x), slope, rtol=1e-12)
 
 
 def test_without_coupling_the_pull_is_a_share_of_the_weights() -> None:
@@ -179,10 +179,10 @@ def test_bad_options_are_refused(change: dict[str, Any], message: str) -> None:
         DiscriminativePrior(**change)
 
 
-@pytest.mark.parametrize("largest", [31, 64.0, True])
-def test_a_bad_limit_is_refused(largest: Any) -> None:
-    with pytest.raises(ValueError, match=f"largest must be an integer of at least 32, or None, got {largest}"):
-        DiscriminativePrior(largest=largest)
+@pytest.mark.parametrize("halve_over", [31, 64.0, True])
+def test_a_bad_limit_is_refused(halve_over: Any) -> None:
+    with pytest.raises(ValueError, match=f"halve_over must be an integer of at least 32, or None, got {halve_over}"):
+        DiscriminativePrior(halve_over=halve_over)
 
 
 def test_bad_networks_are_refused() -> None:

@@ -180,6 +180,7 @@ def test_a_batch_that_fails_fails_in_its_turn(folders: list[pairs.Folder], monke
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_a_run_that_ends_early_leaves_no_thread(error: Any, folders: list[pairs.Folder], tmp_path: Path) -> None:
     """Also while the error, and with it the frames that it went through, is still held."""
+
     def fail(step: int, *_: float) -> None:
         raise error
 

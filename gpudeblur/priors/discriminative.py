@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from .. import torch_bridge
 from .._arrays import Array, array_module
 from .protocol import check, check_eta, check_weight
 
-# The least `largest`, pixels: a picture that is a pixel larger is shown at half, 17, and it was trained on 16 and more.
-LEAST_SHOWN = 32
+# The least `halve_over`, pixels: a picture that is a pixel larger is shown at half, 17; it was trained on 16 and more.
+LEAST_HALVED = 32
 # An eta beside which |x * k - B|^2, of weight |F k|^2 <= 1 a frequency, counts for all.
 LINEAR = 1e-3
 
@@ -46,6 +46,7 @@ class ScorePrior:
 
     module: Callable[..., Any]
     weight: float = 4e-3
+    _: KW_ONLY
     rate: float = 0.1
     steps: int = 10
     gradients: int | None = None
@@ -80,10 +81,9 @@ class DiscriminativePrior:
     ----------
     weight, rate, steps, gradients, eta_max : see `ScorePrior`. The coupling by a large eta, as the paper has it, makes
         kernels worse by itself (`bench/README.md`).
-    largest : pixels. A picture whose shorter side is longer than this is shown to the classifier reduced by the mean of
-        blocks of 2 x 2, 3 x 3, ... pixels, in `step` alone: `probability` judges it as it is. A blur of few blocks is
-        not seen then, and past 4 x 4 none of those that it was trained with. None shows all as it is, as the paper
-        does, at a cost that grows with the picture.
+    halve_over : pixels. A picture whose shorter side is longer than this is shown to the classifier at half size, by
+        the mean of 2 x 2 pixels, which costs a quarter; in `step` alone, `probability` judges it as it is. None shows
+        it whole, as the paper does.
     weights : a file of other weights (`gpudeblur train classifier` writes them); None takes those of the package.
 
     Raises
@@ -107,28 +107,28 @@ class DiscriminativePrior:
     """
 
     weight: float = 4e-3
+    _: KW_ONLY
     rate: float = 0.1
     steps: int = 10
     gradients: int | None = 1
     eta_max: float = LINEAR
-    largest: int | None = 128
-    weights: Path | str | None = field(default=None)
+    halve_over: int | None = 128
+    weights: Path | str | None = None
 
     replayable = False
 
     def __post_init__(self) -> None:
         check_steps(self)
-        fits = self.largest is None or (type(self.largest) is int and self.largest >= LEAST_SHOWN)
-        rule = f"be an integer of at least {LEAST_SHOWN}, or None"
-        check("largest", fits, rule, self.largest, "leave it out for 128")
+        fits = self.halve_over is None or (type(self.halve_over) is int and self.halve_over >= LEAST_HALVED)
+        rule = f"be an integer of at least {LEAST_HALVED}, or None"
+        check("halve_over", fits, rule, self.halve_over, "leave it out for 128")
         torch_bridge.torch_module()
 
     def step(self, latent: Array, ratio: float) -> Array:
         """`descend`, with the gradient of f by autograd."""
         network: Callable[..., Any] = self._network(latent)
-        factor = 1 if self.largest is None else -(-min(latent.shape[-2:]) // self.largest)
-        if factor > 1:
-            network = functools.partial(of_reduced, network, factor)
+        if self.halve_over is not None and min(latent.shape[-2:]) > self.halve_over:
+            network = functools.partial(of_halved, network)
         slope = functools.partial(torch_bridge.slope, network)
         return descend(slope, latent, ratio, self.rate, self.steps, self.gradients)
 
@@ -170,6 +170,7 @@ class DenoiserPrior:
 
     module: Callable[..., Any]
     weight: float = 4e-3
+    _: KW_ONLY
     most_sigma: float = 0.2
 
     replayable = False
@@ -185,10 +186,10 @@ class DenoiserPrior:
         return torch_bridge.answer(self.module, latent, min(math.sqrt(0.5 * ratio), self.most_sigma))
 
 
-def of_reduced(module: Callable[..., Any], factor: int, pictures: Any) -> Any:
-    """module of torch pictures (N, 1, H, W), reduced by the mean of blocks of factor x factor pixels."""
+def of_halved(module: Callable[..., Any], pictures: Any) -> Any:
+    """module of torch pictures (N, 1, H, W) at half size: the mean of 2 x 2 pixels, of fewer at the far border."""
     pool = torch_bridge.torch_module().nn.functional.avg_pool2d
-    return module(pool(pictures, factor, ceil_mode=True, count_include_pad=False))
+    return module(pool(pictures, 2, ceil_mode=True, count_include_pad=False))
 
 
 def descend(
