@@ -4,7 +4,7 @@
 #     OUT=somewhere bash bench/gpu_check.sh [DATA]
 #
 # DATA (default: carry/data) holds levin/ and, beside it in carry/, eval_levin.py; without it the quality row is left out.
-# Writes seven files to $OUT: gpu_check.json (what passed, the bars, versions, seconds of each part), gpu_check.log (the
+# Writes eight files to $OUT: gpu_check.json (what passed, the bars, versions, seconds of each part), gpu_check.log (the
 # end of what each part said), and the JSON lines of the benches. Exits with 1 if any part failed, after all of them.
 set -u
 OUT=${OUT:?set OUT to the folder for the results}
