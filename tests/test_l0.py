@@ -103,3 +103,12 @@ def test_every_parameter_of_the_suppression_matters(xp: Any, change: dict[str, A
     arrays = xp.asarray(photograph()[1]), xp.asarray(KERNEL)
     usual, other = (ringing_suppressed(*arrays, weight=2e-3, **options) for options in ({}, change))
     assert float(abs(usual - other).max()) > 1e-3
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e4])
+def test_a_large_weight_keeps_the_mean(xp: Any, weight: float) -> None:
+    """Gradients sum to 0 on a torus: what rounding leaves of their sum must not be weighted."""
+    _, blurred = photograph()
+    given = xp.asarray(blurred.astype(np.float32))
+    flat = to_host(l0(given, xp.asarray(KERNEL.astype(np.float32)), weight=weight, boundary="wrap"))
+    assert abs(flat.mean(dtype=np.float64) - blurred.mean()) < 1e-6

@@ -135,6 +135,7 @@ def solve(
     multiplier: Any = 0.0
     for number, beta in enumerate(betas, start=1):
         drawn = rfft2(split(latent, beta), overwrite=True)
+        drawn[..., 0, 0] = 0  # D^T g sums to 0; its rounding, times a large weight, would move the mean
         solution = _quotient(data, drawn, power, weight * beta / fidelity, shape)
         last = number == len(betas)
         if unknown and not last:
