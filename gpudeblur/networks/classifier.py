@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -47,21 +46,17 @@ class Classifier(nn.Module):
     def initialise(self, seed: int) -> Classifier:
         """Xavier's weights (uniform, with the gain of a ReLU), zero biases."""
         generator = torch.Generator().manual_seed(seed)
-        for layer in self._convolutions():
-            weight = layer.weight
-            fan = 9 * (weight.shape[0] + weight.shape[1])
-            weight.uniform_(-1, 1, generator=generator).mul_(math.sqrt(2) * math.sqrt(6 / fan))
-            layer.bias.zero_()
+        gain = nn.init.calculate_gain("relu")
+        for layer in self.layers:
+            nn.init.xavier_uniform_(layer.weight, gain, generator=generator)
+            nn.init.zeros_(layer.bias)
         return self
-
-    def _convolutions(self) -> list[Any]:
-        return list(self.layers)
 
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
         """log(f / (1 - f)) of pictures (N, 1, H, W), (N,)."""
         x = CONTRAST * (pictures - pictures.mean(dim=(-2, -1), keepdim=True))
         x = x.contiguous(memory_format=torch.channels_last)
-        for number, layer in enumerate(self._convolutions()):
+        for number, layer in enumerate(self.layers):
             x = layer(x)
             if number < len(self.layers) - 1:
                 x = torch.relu(x)

@@ -137,8 +137,7 @@ def train(
         _begin(network, recipe.seed, initial)
         momenta = [torch.zeros_like(one) for one in network.parameters()]
     network.to(settings.device)
-    momenta = [one.to(settings.device) for one in momenta]
-    weights = list(network.parameters())
+    optimiser = _sgd(network, momenta, settings)
     lines = _kept_lines(log, first)
     losses: list[float] = []
     hits: list[float] = []
@@ -148,7 +147,7 @@ def train(
     # Not closed, its thread would live on for as long as somebody holds the error.
     with closing(batches), _without_tf32():
         for batch in batches:
-            loss, hit = _step(network, weights, momenta, batch, rate_at(step, settings), settings)
+            loss, hit = _step(network, optimiser, batch, rate_at(step, settings), settings)
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"the loss of step {step + 1} is {loss}; {good}; begin again with a smaller --rate, it was "
@@ -159,7 +158,7 @@ def train(
             lines.append(json.dumps({"step": step, "loss": round(loss, 6), "accuracy": round(hit, 4)}))
             stop = report(step, float(np.mean(losses)), float(np.mean(hits)))
             if step % settings.checkpoint_every == 0 or step == settings.steps or stop:
-                save_checkpoint(checkpoint, network, momenta, step, about)
+                save_checkpoint(checkpoint, network, optimiser, step, about)
                 good = f"the last good checkpoint is {checkpoint}, of step {step}"
                 if log is not None:
                     more = {"rate": rate_at(step - 1, settings), "seconds": round(time.perf_counter() - began, 1)}
@@ -193,10 +192,19 @@ def _begin(network: Classifier, seed: int, initial: Path | None) -> None:
     network.load_state_dict(given.state_dict())
 
 
+def _sgd(network: Classifier, momenta: Sequence[torch.Tensor], settings: Settings) -> torch.optim.SGD:
+    """The optimiser, with the momenta of the steps before."""
+    weights = list(network.parameters())
+    decay = settings.weight_decay
+    optimiser = torch.optim.SGD(weights, lr=settings.rate, momentum=settings.momentum, weight_decay=decay)
+    for weight, momentum in zip(weights, momenta, strict=True):
+        optimiser.state[weight]["momentum_buffer"] = momentum.to(weight.device)
+    return optimiser
+
+
 def _step(
     network: Classifier,
-    weights: list[torch.nn.Parameter],
-    momenta: list[torch.Tensor],
+    optimiser: torch.optim.SGD,
     batch: list[tuple[np.ndarray, np.ndarray]],
     rate: float,
     settings: Settings,
@@ -204,8 +212,7 @@ def _step(
     """One step of SGD, in place: (loss of eq. 3, share told right). A loss that is not finite moves nothing."""
     count = sum(len(labels) for _, labels in batch)
     loss, right = 0.0, 0
-    for weight in weights:
-        weight.grad = None
+    optimiser.zero_grad()
     for pictures, labels in batch:
         given, expected = (torch.from_numpy(one).to(settings.device) for one in (pictures, labels))
         kind = torch.device(settings.device).type
@@ -215,15 +222,12 @@ def _step(
         part.backward()
         loss += float(part.detach())
         right += int(((logits.detach() > 0) == (expected > 0.5)).sum())
-    length = math.sqrt(sum(float((weight.grad**2).sum()) for weight in weights if weight.grad is not None))
+    length = float(torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip))
     if not math.isfinite(loss + length):
         return math.nan, right / count
-    shrink = min(1.0, settings.clip / max(length, 1e-12))
-    with torch.no_grad():
-        for weight, momentum in zip(weights, momenta, strict=True):
-            assert weight.grad is not None
-            momentum.mul_(settings.momentum).add_(weight.grad * shrink + settings.weight_decay * weight)
-            weight.sub_(momentum, alpha=rate)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
     return loss, right / count
 
 
@@ -247,12 +251,12 @@ def describe(
 
 
 def save_checkpoint(
-    path: Path, network: Classifier, momenta: Sequence[torch.Tensor], step: int, about: Mapping[str, Any]
+    path: Path, network: Classifier, optimiser: torch.optim.SGD, step: int, about: Mapping[str, Any]
 ) -> None:
     """Weights, momenta and `about`, as safetensors; whole or not at all."""
     tensors = {name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}
-    names = [name for name, _ in network.named_parameters()]
-    tensors |= {f"momentum.{name}": one.cpu().contiguous() for name, one in zip(names, momenta, strict=True)}
+    for name, weight in network.named_parameters():
+        tensors[f"momentum.{name}"] = optimiser.state[weight]["momentum_buffer"].cpu().contiguous()
     write_whole(path, pack(tensors, {"checkpoint": json.dumps({"step": step, "about": about})}))
 
 
