@@ -39,7 +39,7 @@ class Classifier(nn.Module):
             raise ValueError(f"channels must be {len(CHANNELS)} positive numbers, got {channels}; leave it out")
         self.channels = tuple(int(one) for one in channels)
         widths = (1, *self.channels, 1)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.layers: Any = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         channels_last(self)
 
     @torch.no_grad()
