@@ -4,29 +4,33 @@
 
 The first Levin picture under DATA, or, without it, scikit-image's camera under a trajectory kernel. Hard thresholds
 turn a difference in the last bit into another edge sooner or later, so the kernels are compared after one and two
-iterations of a single scale too. Appends seconds a picture at batch 1 and 64, with one start and with all, to
-results/agreement.jsonl. Needs a GPU.
+iterations of a single scale too. Then milliseconds a picture at batch 1 and 64, with one start and with all. Each row
+is appended to results/agreement.jsonl as soon as it is measured. Needs a GPU.
 """
 
 from __future__ import annotations
 
+import timing  # before NumPy
+
+# isort: split
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cases import levin_cases
-from evaluate import arguments, device_name, record
+from evaluate import Row, arguments, device_name, recorded, show
 
 import gpudeblur
-from gpudeblur._arrays import require_cuda
 from gpudeblur.alternation import start
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 FAST = gpudeblur.TwoStepOptions(starts=("wide",))
 BOUND = 1e-3  # of the kernel's maximum, before any threshold diverges
+COLUMNS = {"run": "", "difference": ".2e"}
+TIME_COLUMNS = {"run": "", "batch": "d", "ms": ".2f"}
 
 
 def picture(data: Path | None) -> tuple[str, np.ndarray, tuple[int, int]]:
@@ -46,35 +50,37 @@ def iterations(count: int, size: tuple[int, int], options: gpudeblur.TwoStepOpti
     return lambda picture: start(picture[None], size, options, lambda _: None)[0]
 
 
-def main() -> None:
-    args = arguments(__doc__, "data", "no-record", data={"required": False}).parse_args()
-    cupy = require_cuda()
-    from cupyx.profiler import benchmark
-
-    name, blurred, size = picture(args.data)
-    on_device = cupy.asarray(blurred)
-    row: dict[str, object] = {"picture": name, "shape": list(blurred.shape), "gpu": device_name()}
+def measured(backend: timing.Cuda, blurred: np.ndarray, size: tuple[int, int]) -> Iterator[Row]:
+    """Largest differences, of the kernel's maximum; then times."""
+    on_device = backend.put(blurred)
     single = dataclasses.replace(FAST, smallest_kernel=max(size))  # a single scale
-    for label, estimate in {
+    runs: dict[str, Callable[[Any], Any]] = {
         "one iteration": iterations(1, size, single),
         "two iterations": iterations(2, size, single),
         "one start": functools.partial(gpudeblur.estimate_kernel, kernel_size=size, options=FAST),
         "default": functools.partial(gpudeblur.estimate_kernel, kernel_size=size),
-    }.items():
-        host, device = estimate(blurred), cupy.asnumpy(estimate(on_device))
-        row[label] = float(abs(host - device).max() / host.max())
-        print(f"{label}: largest difference {row[label]:.2e} of the kernel's maximum")
-    for label, options in (("one_start", FAST), ("default", None)):
+    }
+    for run, estimate in runs.items():
+        host, device = estimate(blurred), backend.xp.asnumpy(estimate(on_device))
+        yield {"run": run, "difference": float(abs(host - device).max() / host.max())}
+    for run, options in (("one start", FAST), ("default", None)):
         for batch in (1, 64):
-            stack = cupy.broadcast_to(on_device, (batch, *blurred.shape))
+            stack = backend.xp.broadcast_to(on_device, (batch, *blurred.shape))
             work = functools.partial(gpudeblur.estimate_kernel, stack, size, options=options)
-            times = benchmark(work, n_repeat=3, n_warmup=1).gpu_times
-            seconds = row[f"seconds_{label}_batch_{batch}"] = float(np.median(times)) / batch
-            print(f"{label}, batch {batch}: {1e3 * seconds:.2f} ms a picture")
+            seconds = backend.time(work, seconds=0.3).seconds
+            yield {"run": run, "batch": batch, "ms": 1e3 * seconds / batch}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(__doc__, "data", "no-record", data={"required": False}).parse_args(argv)
+    backend = timing.Cuda()
+    name, blurred, size = picture(args.data)
+    rows = measured(backend, blurred, size)
     if not args.no_record:
-        record("agreement", row)
-    if row["one iteration"] > BOUND:
-        raise SystemExit(f"NumPy and CuPy differ by {row['one iteration']:.2e} after one iteration, over {BOUND:g}")
+        rows = recorded("agreement", {"picture": name, "shape": list(blurred.shape), "gpu": device_name()}, rows)
+    first = show(rows, COLUMNS, TIME_COLUMNS)[0]
+    if first["difference"] > BOUND:
+        raise SystemExit(f"NumPy and CuPy differ by {first['difference']:.2e} after one iteration, over {BOUND:g}")
 
 
 if __name__ == "__main__":

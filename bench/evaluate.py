@@ -231,6 +231,19 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def show(rows: Iterable[Row], *tables: Mapping[str, str]) -> list[Row]:
+    """Print each row as soon as it comes, in the first of `tables` (columns as for `table`) whose columns it has."""
+    shown: list[Row] = []
+    current = None
+    for row in rows:
+        shown.append(row)
+        columns = next(columns for columns in tables if columns.keys() <= row.keys())
+        lines = table([row], columns).splitlines()
+        print("\n".join(lines[-1:] if columns is current else ["", *lines]), flush=True)
+        current = columns
+    return shown
+
+
 # ------------------------------------------------------------------ arguments
 # What several benches take, said once; a bench names the ones it wants.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -312,10 +325,25 @@ def results_folder() -> Path:
 
 def record(name: str, line: Mapping[str, Any]) -> None:
     """Append one JSON line, with its provenance, to bench/results/<name>.jsonl (or to $GPUDEBLUR_RESULTS)."""
+    _append(name, {**provenance(), **line})
+
+
+def recorded(name: str, line: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[Row]:
+    """`rows` as they come; each is appended with `line` before the next is measured, all under one provenance.
+
+    What a process that is killed has measured by then is in the file.
+    """
+    common = {**provenance(), **line}
+    for row in rows:
+        _append(name, {**common, **row})
+        yield row
+
+
+def _append(name: str, line: Mapping[str, Any]) -> None:
     path = results_folder() / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write(json.dumps({**provenance(), **line}, default=_plain) + "\n")
+        file.write(json.dumps(line, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:

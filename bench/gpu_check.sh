@@ -1,102 +1,132 @@
 #!/usr/bin/env bash
-# Everything that only a machine with a GPU can show, in one call of under 9 minutes. Run it in the repository's root:
+# Everything that only a machine with a GPU can show, in two calls: A within 320 s, B within 400 s. In the repository's root:
 #
-#     OUT=somewhere bash bench/gpu_check.sh [DATA]
+#     OUT=FOLDER bash bench/gpu_check.sh A
+#     OUT=FOLDER bash bench/gpu_check.sh B [DATA]
+#     bash bench/gpu_check.sh --plan A|B       the parts: turn, name, limit in seconds; parts of one turn run side by side
 #
-# DATA (default: carry/data) holds levin/ and, beside it in carry/, eval_levin.py; without it the quality row is left out.
-# Writes eight files to $OUT: gpu_check.json (what passed, the bars, versions, seconds of each part), gpu_check.log (the
-# end of what each part said), and the JSON lines of the benches. Exits with 1 if any part failed, after all of them.
+# carry/ may hold what A left in its $OUT: cupy_cache.tgz (compiled CUDA code, for either call) and smoke.jsonl (B repeats
+# the steps that failed). DATA (default: carry/data) holds levin/, and the folder of DATA eval_levin.py; without them the
+# quality row is left out. Writes at most eight files to $OUT, as the results come: gpu_check.jsonl (versions, a line a
+# part, a summary), gpu_check.log (what each part says, each line with its name), cupy_cache.tgz (A), and the rows of the
+# benches. A part that does not end within its limit gets SIGINT, so that it can tell where it was, and SIGKILL 10 s
+# later. Exits with 1 if any part failed, after all of them.
+#
+# PYTHON and SANITIZER name the programs; GPU_CHECK_SCALE multiplies all limits (for tests).
 set -u
-OUT=${OUT:?set OUT to the folder for the results}
-DATA=${1:-carry/data}
+plan=
+if [ "${1:-}" = --plan ]; then
+    plan=yes
+    shift
+fi
+call=${1:?A or B}
+data=${2:-carry/data}
+case $call in
+    A) total=320 ;;
+    B) total=400 ;;
+    *) echo "A or B, not $call" >&2; exit 2 ;;
+esac
 PYTHON=${PYTHON:-python3}
-mkdir -p "$OUT"
-logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 GPUDEBLUR_RESULTS=$OUT
+SANITIZER=${SANITIZER:-compute-sanitizer}
+scale=${GPU_CHECK_SCALE:-1}
+begin=$EPOCHREALTIME
+turn=1
 
-part() { # name, limit in seconds, command...
-    local name=$1 limit=$2 start=$SECONDS rc
-    shift 2
-    timeout -k 5 "$limit" "$@" >"$logs/$name.log" 2>&1
-    rc=$?
-    echo "{\"name\": \"$name\", \"exit\": $rc, \"seconds\": $((SECONDS - start)), \"limit\": $limit}" >"$logs/$name.json"
-    {
-        echo "== $name: exit $rc after $((SECONDS - start)) s: $*"
-        tail -c 1000000 "$logs/$name.log"
-    } >"$logs/$name.done"
-    cat "$logs/$name.done" >>"$OUT/gpu_check.log" # in one go: parts may run side by side
-    { head -n 1 "$logs/$name.done" && tail -n 12 "$logs/$name.log"; } | cut -c 1-200
+calculate() { awk "BEGIN { printf \"%.2f\", $* }"; }
+
+seconds_left() { # for a part that may need 10 s more to be killed, and the summary 3 s
+    calculate "($total - 13) * $scale - ($EPOCHREALTIME - $begin)"
 }
 
-twins=("$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu tests/test_cuda_device.py -k test_twins)
+run_part() { # name, limit in seconds, command...
+    local name=$1 limit=$2 start=$EPOCHREALTIME left seconds pid rc
+    left=$(seconds_left)
+    limit=$(calculate "$limit * $scale < $left ? $limit * $scale : ($left > 0.01 ? $left : 0.01)")
+    shift 2
+    set -m # a process group of its own, which does not ignore SIGINT
+    # In the foreground: SIGINT goes to the command alone, and once. A second one would cut off pytest's report.
+    timeout --foreground -s INT -k "$(calculate "10 * $scale")" "$limit" "$@" \
+        > >(sed -u -e '20000,$d' -e "s/^/$name: /" >>"$OUT/gpu_check.log") 2>&1 &
+    pid=$!
+    wait $pid
+    rc=$?
+    kill -KILL -- -$pid 2>/dev/null # what a part that was stopped has left running
+    seconds=$(calculate "$EPOCHREALTIME - $start")
+    echo "{\"part\": \"$name\", \"exit\": $rc, \"seconds\": $seconds, \"limit\": $limit}" >>"$OUT/gpu_check.jsonl"
+    sleep 0.1 # for sed
+    echo "== $name: exit $rc after $seconds of $limit s"
+    grep "^$name: " "$OUT/gpu_check.log" | tail -n 12 | cut -c 1-200
+}
+
+beside() { # a part beside others, until `join`
+    if [ "$plan" ]; then
+        echo "$turn $1 $2"
+    else
+        run_part "$@" &
+    fi
+}
+
+join() {
+    [ "$plan" ] || wait
+    turn=$((turn + 1))
+}
+
+part() { # a part that has the GPU to itself
+    beside "$@"
+    join
+}
+
+in_spare_time() { # a part that is left out where it does not fit into what the others left of the total
+    [ "$plan" ] || [[ $(calculate "$(seconds_left) < $2 * $scale") == 1.00 ]] || run_part "$@"
+}
+
+if [ ! "$plan" ]; then
+    OUT=${OUT:?set OUT to the folder for the results}
+    mkdir -p "$OUT"
+    export CUPY_CACHE_DIR=${CUPY_CACHE_DIR:-${TMPDIR:-/tmp}/gpudeblur_cupy_cache}
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 GPUDEBLUR_RESULTS=$OUT
+    mkdir -p "$CUPY_CACHE_DIR"
+    if [ -f carry/cupy_cache.tgz ]; then
+        tar xzf carry/cupy_cache.tgz -C "$CUPY_CACHE_DIR"
+    fi
+fi
+
+smoke=("$PYTHON" bench/smoke.py --device cuda --out "${OUT:-}/smoke.jsonl")
+pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu)
+memory="peak_on_a_gpu or full_gpu or more_pixels_than_32_bits"
+device=tests/test_cuda_device.py
 # Files and the command line have nothing to do with a GPU, and need packages that a GPU machine may lack.
 ignored=(--ignore tests/test_io.py --ignore tests/test_cli.py --ignore tests/test_bad_input.py --ignore tests/test_demo.py)
 
-# Each with the GPU to itself, the most important first: 430 s at most.
-part tests 110 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu "${ignored[@]}" tests
-part bars 85 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 60
-part kernels 45 "$PYTHON" bench/kernels.py --seconds 30
-part peers 30 "$PYTHON" bench/peers.py --device cuda --seconds 20
-part agreement 45 "$PYTHON" bench/agreement.py --data "$DATA"
-part throughput 50 "$PYTHON" bench/throughput.py --device cuda --seconds 35 --longest 0.2
-part learned 40 "$PYTHON" bench/learned_prior.py runtime --device cuda --repeats 2
-part learned_batch 25 "$PYTHON" bench/learned_prior.py runtime --device cuda --repeats 1 --batch 64 --sizes 1 --only "one start"
-# Side by side, as none of them is timed: 105 s at most.
-for tool in memcheck racecheck; do
-    part "sanitizer_$tool" 105 compute-sanitizer --tool "$tool" --error-exitcode 9 "${twins[@]}" &
-done
-if [ -d "$DATA/levin" ]; then
-    yardstick=$(dirname "$DATA")/eval_levin.py
-    part levin 105 "$PYTHON" bench/levin.py --data "$DATA" --yardstick "$yardstick" --device cuda --jobs 12 &
+part versions 5 "$PYTHON" bench/gpu_report.py versions "${OUT:-}"
+if [ "$call" = A ]; then
+    beside smoke_1 100 "${smoke[@]}" transforms graph start streams
+    beside smoke_2 100 "${smoke[@]}" default
+    beside smoke_3 100 "${smoke[@]}" finals double
+    beside smoke_4 100 "${smoke[@]}" deconvolve volume
+    beside smoke_5 100 "${smoke[@]}" batch odd_input
+    beside smoke_6 100 "${smoke[@]}" unknown_size network large
+    join
+    part smoke_memory 25 "${smoke[@]}" restore_after_clear
+    part device_tests 60 "${pytest[@]}" -n 4 --maxfail 40 -k "not ($memory)" $device
+    part bars 95 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 75
+    part cache 8 tar czf "${OUT:-}/cupy_cache.tgz" -C "${CUPY_CACHE_DIR:-.}" .
+else
+    part smoke 35 "${smoke[@]}" --failed carry/smoke.jsonl
+    part bars 80 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 65
+    part tests 100 "${pytest[@]}" -n 10 --maxfail 40 "${ignored[@]}" --ignore $device -k "not ($memory)" tests
+    part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/test_groups.py tests/test_memory.py
+    part kernels 40 "$PYTHON" bench/kernels.py --seconds 30
+    part agreement 30 "$PYTHON" bench/agreement.py --data "$data"
+    part peers 25 "$PYTHON" bench/peers.py --device cuda --seconds 15
+    # None of these is timed.
+    beside memcheck 50 "$SANITIZER" --tool memcheck --error-exitcode 9 "${pytest[@]}" -p bench.no_pool -k test_twins $device
+    beside racecheck 50 "$SANITIZER" --tool racecheck --error-exitcode 9 "${pytest[@]}" -k test_twins $device
+    if [ "$plan" ] || [ -d "$data/levin" ]; then
+        beside levin 50 "$PYTHON" bench/levin.py --data "$data" --yardstick "$(dirname "$data")/eval_levin.py" \
+            --device cuda --jobs 12
+    fi
+    join
+    in_spare_time learned 40 "$PYTHON" bench/learned_prior.py runtime --device cuda --repeats 1 --sizes 1 --no-record
 fi
-wait
-
-"$PYTHON" - "$OUT" "$logs" "$SECONDS" <<'PY'
-import importlib.metadata as metadata, json, subprocess, sys, time
-from pathlib import Path
-
-out, logs = map(Path, sys.argv[1:3])
-
-
-def said(*command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError as why:  # no such program here
-        return str(why)
-
-
-def bars(name):
-    try:
-        lines = (out / f"{name}.jsonl").read_text().splitlines()
-    except OSError:
-        return []
-    found = [bar for line in lines for bar in json.loads(line).get("bars", [])]
-    return [{key: bar[key] for key in ("bar", "limit", "measured", "holds")} for bar in found]
-
-
-versions = {}
-for name in ("numpy", "scipy", "cupy-cuda13x", "cupy-cuda12x", "torch"):
-    try:
-        versions[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        pass
-parts = [json.loads(path.read_text()) for path in sorted(logs.glob("*.json"))]
-report = {
-    "date": time.strftime("%Y-%m-%d"),
-    "gpu": said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"),
-    "commit": said("git", "rev-parse", "--short", "HEAD"),
-    "versions": versions,
-    "seconds": int(sys.argv[3]),
-    "bars": bars("throughput") + bars("peers"),
-    "parts": parts,
-}
-(out / "gpu_check.json").write_text(json.dumps(report, indent=1))
-for part in parts:
-    print(f"{part['name']}: exit {part['exit']}, {part['seconds']} of {part['limit']} s")
-for bar in report["bars"]:
-    verdict = {True: "holds ", False: "MISSED", None: "no bar"}[bar["holds"]]
-    print(f"{verdict} {bar['bar']}: {bar['measured']:.4g} {bar['limit']}")
-print(f"{report['seconds']} s in all")
-sys.exit(any(part["exit"] for part in parts))
-PY
+[ "$plan" ] || "$PYTHON" bench/gpu_report.py summary "$OUT"

@@ -2,11 +2,12 @@
 
     python bench/kernels.py [--only NAME] [--seconds S]
 
-One line of `KERNELS` is one CUDA kernel (or both passes of one, or a transform of cuFFT for comparison) on the arrays
-that it meets when pictures of 255 x 255 or 2048 x 2048 are deblurred; the bytes are `roofline.BYTES`. Twenty launches
-are replayed as one CUDA graph and timed by events, medians. What fits the GPU's cache (see column MB) can exceed the
-copy. The Toeplitz solvers compute rather than move: their share is of the rate of a matrix product. Appends to
-results/kernels.jsonl. Needs a GPU: exits with 2, saying what is missing, where there is none.
+One line of `KERNELS` is one CUDA kernel (all launches of one call; or a transform of cuFFT for comparison) on the
+arrays that it meets when pictures of 255 x 255 or 2048 x 2048 are deblurred; the bytes are `roofline.BYTES`. Twenty
+calls are replayed as one CUDA graph and timed by events, medians. What fits the GPU's cache (see column MB) can exceed
+the copy. The Toeplitz solvers compute rather than move: their share is of the rate of a matrix product. Each row is
+appended to results/kernels.jsonl as soon as it is measured. Needs a GPU: exits with 2, saying what is missing, where
+there is none.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from evaluate import arguments, device_name, record, table
+from evaluate import Row, arguments, device_name, recorded, show
 from roofline import BYTES, Grid, solver_operations
 from throughput import blurred_picture
 
+from gpudeblur import pyramid
 from gpudeblur.fourier import fast_size
 from gpudeblur.kernel_step import voting_window, window_pixels
 from gpudeblur.synthesis import trajectory_kernel
@@ -51,6 +53,16 @@ class Arrays:
     def lagged(self) -> Grid:
         """With a kernel of as many pixels as there are lags."""
         return dataclasses.replace(self.grid, kh=2 * self.grid.kh - 1, kw=2 * self.grid.kw - 1)
+
+    @property
+    def halved(self) -> Grid:
+        """Half as wide, made of the whole width."""
+        return dataclasses.replace(self.grid, w=self.grid.w // 2, window=self.grid.pixels)
+
+    @property
+    def whole(self) -> Grid:
+        """With all pixels in the window."""
+        return dataclasses.replace(self.grid, window=self.grid.pixels)
 
     def __call__(self, name: str) -> Any:
         """The array of that name; a number behind it asks for other memory of the same kind."""
@@ -85,6 +97,15 @@ class Arrays:
         lags[sides[0] // 2, sides[1] // 2] = 10
         return self._stack(lags)
 
+    def _half(self) -> Any:
+        return self._stack(np.zeros((self.grid.h, self.grid.w // 2), np.float32))
+
+    def _first(self) -> Any:
+        return self.xp.asarray(pyramid._first_taps(pyramid._resampling, self.grid.w, self.grid.w // 2))
+
+    def _weights(self) -> Any:
+        return self.xp.asarray(pyramid._tap_weights(pyramid._resampling, self.grid.w, self.grid.w // 2))
+
     def _one(self) -> Any:
         """A number for each picture."""
         return self.xp.asarray(np.full(self.grid.n, 20, np.float32))
@@ -92,11 +113,10 @@ class Arrays:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """`call(launch functions, arrays)` launches CUDA kernel `name` `launches` times on what `grid` says."""
+    """`call(launch functions, arrays)` launches CUDA kernel `name` on what `grid` says, once or more."""
 
     name: str
     call: Callable[[Any, Arrays], Any]
-    launches: int = 1
     grid: Callable[[Arrays], Grid] = lambda a: a.grid
     computes: bool = False
 
@@ -117,8 +137,8 @@ KERNELS = (
     Kernel("spectral_solve", lambda c, a: c.spectral_solve(a("hat"), a("hat2"), a("power"), 1.0, (a.grid.h, a.grid.w))),
     Kernel("cufft_c2r", _fft(True)),
     Kernel("edge_mask", lambda c, a: c.edge_mask(a("u"), 1e-4, out=a("mask"))),
-    Kernel("dilate", lambda c, a: c.dilate(a("mask"), a.grid.kh // 4, out=a("mask2"), scratch=a("mask3")), 2),
-    Kernel("gaussian_smooth", lambda c, a: c.gaussian_smooth(a("u"), 1.5, out=a("u2"), scratch=a("u3")), 2),
+    Kernel("dilate", lambda c, a: c.dilate(a("mask"), a.grid.kh // 4, out=a("mask2"), scratch=a("mask3"))),
+    Kernel("gaussian_smooth", lambda c, a: c.gaussian_smooth(a("u"), 1.5, out=a("u2"), scratch=a("u3"))),
     Kernel("smooth_split", lambda c, a: c.smooth_split(a("u"), a("mask"), 0.1, a("u2"))),
     Kernel("kernel_grid", lambda c, a: c.kernel_grid(a("kernel"), (a.grid.h, a.grid.w), out=a("u2"))),
     Kernel("transfer", lambda c, a: c.transfer(a("hat"), a("hat3"), out=a("power"))),
@@ -144,6 +164,16 @@ KERNELS = (
     ),
     Kernel("normalise", lambda c, a: c.normalise(a("kernel"), out=a("kernel2"))),
     Kernel("project", lambda c, a: c.project(a("kernel"), 0.05, 0.03, out=a("kernel2"))),
+    Kernel(
+        "resample",
+        lambda c, a: c.resample(a("u"), a("first"), a("weights"), 1, out=a("half")),
+        grid=lambda a: a.halved,
+    ),
+    Kernel(
+        "select",
+        lambda c, a: c.select(a("u").reshape(a.grid.n, -1), a.grid.h * a.grid.w // 2, out=a("one2")),
+        grid=lambda a: a.whole,
+    ),
 )
 
 
@@ -151,12 +181,15 @@ def measure(backend: timing.Cuda, kernel: Kernel, arrays: Arrays, bandwidth: flo
     """One row; the seconds are those of all launches of one call."""
     from gpudeblur import _cuda
 
+    before = _cuda.launches[kernel.name]
+    kernel.call(_cuda, arrays)
+    launches = _cuda.launches[kernel.name] - before
     seconds, replayed = backend.time_launches(lambda: kernel.call(_cuda, arrays))
     grid = kernel.grid(arrays)
-    moved = kernel.launches * BYTES[kernel.name](grid)
+    moved = launches * BYTES[kernel.name](grid)
     (h, w), n = arrays.shape, grid.n
     row = {
-        "case": f"{kernel.name} {n}x{h}x{w} k{arrays.grid.kh}", "launches": kernel.launches, "MB": moved / 1e6,
+        "case": f"{kernel.name} {n}x{h}x{w} k{arrays.grid.kh}", "launches": launches, "MB": moved / 1e6,
         "us": 1e6 * seconds, "gb_per_s": moved / seconds / 1e9, "share": moved / seconds / bandwidth,
         "replayed": replayed,
     }  # fmt: skip
@@ -166,7 +199,7 @@ def measure(backend: timing.Cuda, kernel: Kernel, arrays: Arrays, bandwidth: flo
     return row
 
 
-def rows(backend: timing.Cuda, deadline: timing.Deadline, only: str, rates: tuple[float, float]) -> Iterator[Any]:
+def measured(backend: timing.Cuda, deadline: timing.Deadline, only: str, rates: tuple[float, float]) -> Iterator[Row]:
     for shape, support, batch in SIZES:
         arrays = Arrays(backend.xp, shape, support, batch)
         for kernel in KERNELS:
@@ -192,11 +225,11 @@ def main(argv: list[str] | None = None) -> None:
     deadline = timing.Deadline(args.seconds)
     rates = bandwidth, rate = backend.copy_bandwidth(), backend.operation_rate()
     print(f"{device_name()}: copy {bandwidth / 1e9:.0f} GB/s, product {rate / 1e12:.1f} TFLOP/s\n")
-    found = list(rows(backend, deadline, args.only, rates))
-    print(table(found, COLUMNS))
+    rows = measured(backend, deadline, args.only, rates)
     if not args.no_record and not args.only:
         line = {"gpu": device_name(), "copy_gb_per_s": bandwidth / 1e9, "product_tflop_per_s": rate / 1e12}
-        record("kernels", {**line, "rows": found})
+        rows = recorded("kernels", line, rows)
+    show(rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@
    transformed by themselves; float32 and real transforms as here, and both give the same picture. On a GPU also as one
    CUDA graph, which is how `deblur` runs it.
 
-Appends to results/peers.jsonl.
+Each row is appended to results/peers.jsonl as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import timing  # before NumPy
 # isort: split
 import functools
 import importlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from cases import Case, make_case
-from evaluate import arguments, record, settings, table
-from throughput import bar, blurred_picture
+from evaluate import Row, arguments, recorded, settings, show
+from throughput import BAR_COLUMNS, bar, blurred_picture
 
 import gpudeblur
 from gpudeblur.boundary import unwrap, wrap
@@ -61,7 +62,7 @@ def methods(module: Any) -> Iterator[tuple[str, str, Callable[[Any, Any], Any]]]
     """(method, setting, call) of a peer's restoration module and of ours."""
     if module is not None:
         title = module.__name__.split(".")[0]
-        settings = [("richardson_lucy", "num_iter", count) for count in ITERATIONS]
+        settings: list[tuple[str, str, float]] = [("richardson_lucy", "num_iter", count) for count in ITERATIONS]
         settings += [("wiener", "balance", balance) for balance in BALANCES]
         for name, key, value in settings:
             call = functools.partial(getattr(module, name), clip=False, **{key: value})
@@ -86,7 +87,7 @@ def peer(device: str) -> Any:
         return None
 
 
-def restorations(backend: timing.Host, deadline: timing.Deadline) -> Iterator[dict[str, Any]]:
+def restorations(backend: timing.Host, deadline: timing.Deadline) -> Iterator[Row]:
     """The best setting of each method on each picture."""
     module = peer(backend.device)
     for case in cases():
@@ -137,9 +138,9 @@ def our_latent_step(blurred: Any, kernel: Any) -> Any:
     return latent_step(blurred, kernel, gradient_weight=WEIGHT, beta_rate=BETA_RATE, beta_max=BETA_MAX)
 
 
-def latent_steps(backend: timing.Host, deadline: timing.Deadline) -> Iterator[dict[str, Any]]:
-    """Seconds of both on the same pictures, in turn, and how far their results are apart."""
-    size = 25
+def latent_steps(backend: timing.Host, deadline: timing.Deadline) -> Iterator[Row]:
+    """Seconds of both on the same pictures, in turn, and how far their results are apart; at the end a GPU's bar."""
+    size, ratios = 25, []
     passes = int(np.ceil(np.log(BETA_MAX / (2 * WEIGHT)) / np.log(BETA_RATE)))
     kernel = backend.put(trajectory_kernel(size, rng=0).astype(np.float32))
     for side, batch in LOADS:
@@ -150,10 +151,10 @@ def latent_steps(backend: timing.Host, deadline: timing.Deadline) -> Iterator[di
         kernels = backend.xp.broadcast_to(kernel, (batch, size, size))
         runs = {"ours": lambda b=blurred, k=kernels: our_latent_step(b, k)}
         if backend.device == "cuda":
-            from gpudeblur import _device
+            from gpudeblur import _graphs
 
             def replayed(b: Any = blurred, k: Any = kernels) -> Any:
-                return _device.replay("bench", lambda *x: (our_latent_step(*x),), b, k)
+                return _graphs.replay("bench", lambda *x, report: (our_latent_step(*x),), b, k)
 
             runs["replayed"] = replayed
         textbook = functools.partial(plain_latent_step, backend, blurred, kernel)
@@ -169,26 +170,22 @@ def latent_steps(backend: timing.Host, deadline: timing.Deadline) -> Iterator[di
             row[f"{name}_ms"], row["plain_ms"] = 1e3 * np.median(turns, axis=0)
             row["times" if name == "ours" else f"times_{name}"] = float(np.median(turns[:, 1] / turns[:, 0]))
         yield row
+        ratios.append(row["times"])
         backend.free()
+    if ratios and backend.device == "cuda":
+        yield bar("latent step over plain CuPy expressions, worst case: times", min(ratios), 2, least=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     names = ("device", "seconds", "no-record")
     args = arguments(__doc__, *names, device={"choices": ["cpu", "cuda"], "default": "cpu"}).parse_args(argv)
     backend, deadline = timing.backend(args.device), timing.Deadline(args.seconds)
-    steps = list(latent_steps(backend, deadline))
-    columns = STEP_COLUMNS if args.device == "cpu" else {**STEP_COLUMNS, "replayed_ms": ".3f", "times_replayed": ".2f"}
-    print(table(steps, columns))
-    bars = []
-    if args.device == "cuda" and steps:
-        worst = min(step["times"] for step in steps)
-        bars.append(bar("latent step over plain CuPy expressions, worst case: times", worst, 2, least=True))
-        print(f"\n{bars[0]}")
-    found = list(restorations(backend, deadline))
-    print("\n" + table(found, COLUMNS))
+    steps = STEP_COLUMNS if args.device == "cpu" else {**STEP_COLUMNS, "replayed_ms": ".3f", "times_replayed": ".2f"}
+    rows: Iterator[Row] = itertools.chain(latent_steps(backend, deadline), restorations(backend, deadline))
     if not args.no_record:
-        line = {**settings(args, "device", "seconds"), "load_average": os.getloadavg()[0], "bars": bars}
-        record("peers", {**line, "latent_steps": steps, "restorations": found})
+        line = {**settings(args, "device", "seconds"), "load_average": os.getloadavg()[0]}
+        rows = recorded("peers", line, rows)
+    show(rows, BAR_COLUMNS, steps, COLUMNS)
 
 
 if __name__ == "__main__":

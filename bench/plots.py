@@ -1,4 +1,4 @@
-"""Draws the last record of results/throughput.jsonl of each device: results/throughput_cpu.svg and _cuda.svg.
+"""Draws the last run in results/throughput.jsonl of each device: results/throughput_cpu.svg and _cuda.svg.
 
     python bench/plots.py
 
@@ -26,17 +26,19 @@ CASE = re.compile(r"(\d+)x(\d+)_k(\d+)_b(\d+)$")  # a restoration behind the bat
 
 def last_rows() -> dict[str, list[dict[str, Any]]]:
     """By device; rows with pixels, kernel size and batch as numbers."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, tuple[str, list[dict[str, Any]]]] = {}
     for line in map(json.loads, (RESULTS / "throughput.jsonl").read_text().splitlines()):
-        matches = [(row, CASE.match(row["case"])) for row in line.get("rows", ()) if "ms" in row]
-        rows = []
-        for row, match in matches:
-            if match:
-                h, w, kernel, batch = map(int, match.groups())
-                rows.append({**row, "pixels": h * w, "shape": f"{h} x {w}", "kernel": kernel, "batch": batch})
-        if rows:
-            found[line["device"]] = rows
-    return found
+        # A line a row; until November 2026 a line held all rows of a run.
+        for row in line.get("rows", [line] if line.get("run") == "rows" else ()):
+            match = CASE.match(row["case"])
+            if not match or "ms" not in row:
+                continue
+            h, w, kernel, batch = map(int, match.groups())
+            if runs.get(line["device"], ("",))[0] != line["date"]:
+                runs[line["device"]] = line["date"], []
+            point = {**row, "pixels": h * w, "shape": f"{h} x {w}", "kernel": kernel, "batch": batch}
+            runs[line["device"]][1].append(point)
+    return {device: rows for device, (_, rows) in runs.items()}
 
 
 def draw(device: str, rows: list[dict[str, Any]]) -> None:

@@ -3,11 +3,12 @@
     python bench/roofline.py [--bandwidth 4.3] [--rate 50]     a table, without a GPU
 
 `BYTES` has one line for each CUDA kernel: every array that it takes is read once, every array that it gives is written
-once. `plan` lists what runs for one stack, term by term in the order of `blind._best_kernel`: starts, judging them,
-finishing the best, judging these; the floor is the time that its bytes take at the bandwidth of a copy, or its
-arithmetic at the rate of a matrix product where that is more.
-A latent pass moves 38 bytes a pixel: stencil 8, R2C 8, quotient 14, C2R 8. Arrays that stay in the GPU's cache can be
-faster than that; a transform too large for one block's shared memory moves its bytes twice.
+once, but for tables that all pictures share. A 2-D transform of cuFFT passes over memory twice, once for the rows and
+once, in place, for the columns. `plan` lists what runs for one stack, term by term in the order of
+`blind._best_kernel`: starts and judging them, finishing the best and judging these; the floor is the time that its
+bytes take at the bandwidth of a copy, or its arithmetic at the rate of a matrix product where that is more.
+A latent pass moves 54 bytes a pixel: stencil 8, R2C 16, quotient 14, C2R 16. Arrays that stay in the GPU's cache can be
+faster than that.
 """
 
 from __future__ import annotations
@@ -65,15 +66,15 @@ BYTES: dict[str, Callable[[Grid], int]] = {
     "dilate": lambda g: 2 * g.pixels,  # one axis
     "gaussian_smooth": lambda g: 8 * g.pixels,  # one axis
     "smooth_split": lambda g: 13 * g.pixels,  # adds to what is there
-    "cufft_r2c": lambda g: 4 * g.pixels + 8 * g.spectrum,
+    "cufft_r2c": lambda g: _transform_bytes(g),
     "spectral_solve": lambda g: 28 * g.spectrum,
-    "cufft_c2r": lambda g: 4 * g.pixels + 8 * g.spectrum,
+    "cufft_c2r": lambda g: _transform_bytes(g),
     "kernel_grid": lambda g: 4 * g.kernel + 4 * g.pixels,
     "transfer": lambda g: 28 * g.spectrum,
     # The restoration "hyper-laplacian", beside these.
     "shrink_split": lambda g: 8 * g.pixels,
     # The kernel step.
-    "voting_threshold": lambda g: 4 * g.window + 4 * g.n,
+    "voting_threshold": lambda g: 4 * g.window + 4 * g.n,  # of a large picture, three times
     "voting_split": lambda g: 8 * g.pixels + 4 * g.n,
     "normal_spectra": lambda g: 40 * g.spectrum,
     "lags": lambda g: 8 * g.kernel,  # as many lags as kernel pixels: the grid is to say kh, kw of these
@@ -82,12 +83,20 @@ BYTES: dict[str, Callable[[Grid], int]] = {
     "toeplitz_nnls": lambda g: 4 * g.lags + 12 * g.kernel + 8 * g.n,
     "normalise": lambda g: 8 * g.kernel + g.n,
     "project": lambda g: 8 * g.kernel,
+    # A picture's way to a scale, and a kernel's from scale to scale; noise. `window`: the pixels that are read.
+    "resample": lambda g: 4 * g.window + 4 * g.pixels,  # one axis
+    "select": lambda g: 4 * g.window + 4 * g.n,  # of a large picture, three times
 }
-# What is no launch of ours, on arrays: of the finest picture and of a scale's.
+# What is no launch of ours, on arrays.
 ARRAYS: dict[str, Callable[[Grid], int]] = {
-    "resample": lambda g: 4 * (g.window + g.pixels),  # window: the pixels that it reads
     "wrap": lambda g: 4 * (g.window + g.pixels),
 }
+ONE_BLOCK_ITEMS = 1 << 17  # as in gpudeblur._cuda, which needs CuPy: of more, three launches select
+
+
+def _transform_bytes(grid: Grid) -> int:
+    """Lines: 4 a pixel, 8 a frequency. Pictures: their rows likewise, then the columns, 8 and 8 in place."""
+    return 4 * grid.pixels + (8 if grid.h == 1 else 24) * grid.spectrum
 
 
 def solver_operations(grid: Grid, iterations: int) -> int:
@@ -123,12 +132,13 @@ def passes(
 
 def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions, batch: int = 1) -> Iterator[Term]:
     """What one `estimate_kernel` of `batch` pictures of `shape` does on a GPU, in order."""
-    for name in options.starts:
-        yield from plan_start(shape, size, options.of_start(name), batch)
     starts = len(options.starts)
     several = starts > 1
-    for _ in range(starts if several else 0):
-        yield from plan_judge(shape, size, batch)
+    yield from _median(batch, (shape[0] - 1) * (shape[1] - 1))  # the noise
+    for name in options.starts:
+        yield from plan_start(shape, size, options.of_start(name), batch)
+        if several:
+            yield from plan_judge(shape, size, batch)
     finalists, ways = min(options.finalists, starts), LAST_WAYS if several else LAST_WAYS[:1]
     for _ in range(finalists):
         for way in ways:
@@ -138,17 +148,23 @@ def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions,
     grid = Grid(batch, 2 * size[0] - 1, 2 * size[1] - 1, *size)  # the agreement of the starts with the result
     for _ in range(1 + starts):
         yield from _otf(grid)
+    yield Term("cufft_c2r", starts, grid)
 
 
 def plan_start(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions, batch: int) -> Iterator[Term]:
     """`alternation.start`: all scales but the finest."""
     *coarse, finest = schedule(shape, size, options)
+    kernel_size = None
     for scale in coarse or [finest]:
+        if kernel_size is not None:
+            yield from _resample(kernel_size, scale.size, batch)
+        kernel_size = scale.size
         if scale.shape != shape:
-            yield Term("resample", 1, Grid(batch, *scale.shape, window=batch * math.prod(shape)))
+            yield from _resample(shape, scale.shape, batch)
         yield from _alternate(scale, options, batch)
         yield Term("project", 1, Grid(batch, 1, 1, *scale.size))
-    if coarse:
+    if kernel_size is not None and coarse:
+        yield from _resample(kernel_size, finest.size, batch)
         yield Term("project", 1, Grid(batch, 1, 1, *finest.size))
     yield Term("normalise", 1, Grid(batch, 1, 1, *size))
 
@@ -156,7 +172,7 @@ def plan_start(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOp
 def plan_judge(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Iterator[Term]:
     """`choice.judge`: a latent picture, what it leaves unexplained, and the spectra of picture and kernel."""
     grid = _wrapped(shape, size, batch)
-    yield Term("wrap", 1, replace(grid, window=batch * math.prod(shape)))
+    yield from _wrap(shape, grid)
     yield Term("cufft_r2c", 1, grid)  # of the blurred picture
     yield from _latent(grid, *passes(GRADIENT_WEIGHT, BETA_MAX))
     yield from _otf(grid)  # the energy of eq. 2
@@ -185,9 +201,8 @@ def plan_finish(shape: tuple[int, int], size: tuple[int, int], options: TwoStepO
 
 def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: int = 1) -> Iterator[Term]:
     """What the restoration "hyper-laplacian" adds, and the residual of its result."""
-    sides = (fast_size(side + k - 1) for side, k in zip(shape, size, strict=True))
-    grid = Grid(batch, *sides, *size, window=batch * math.prod(shape))
-    yield Term("wrap", 1, grid)
+    grid = _wrapped(shape, size, batch)
+    yield from _wrap(shape, grid)
     yield from _otf(grid)
     yield Term("cufft_r2c", 1, grid)
     yield Term("transfer", 1, grid)
@@ -217,11 +232,37 @@ def _wrapped(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Grid:
     return Grid(batch, h, w, *size)
 
 
+def _wrap(shape: tuple[int, int], grid: Grid) -> Iterator[Term]:
+    """`boundary.wrap` of pictures of `shape`: border lines and what goes on between them, by their frequencies."""
+    yield Term("wrap", 1, replace(grid, window=grid.n * math.prod(shape)))
+    for count, length in ((grid.w - shape[1], 2 * shape[0]), (grid.h - shape[0], grid.w)):
+        yield Term("cufft_r2c", 2, Grid(grid.n, 1, length))
+        yield Term("cufft_c2r", count > 0, Grid(grid.n * count, 1, length))
+
+
+def _resample(source: tuple[int, int], target: tuple[int, int], batch: int) -> Iterator[Term]:
+    """Rows, then columns."""
+    between = (target[0], source[1])
+    for before, after in ((source, between), (between, target)):
+        yield Term("resample", 1, Grid(batch, *after, window=batch * math.prod(before)))
+
+
+def _median(batch: int, items: int) -> Iterator[Term]:
+    """`noise.median` of so many values of each picture: of an even number the mean of two."""
+    count = (1 if items % 2 else 2) * selection_launches(items)
+    yield Term("select", count, Grid(batch, 1, 1, window=batch * items))
+
+
+def selection_launches(items: int) -> int:
+    """Launches that select among so many values of a picture."""
+    return 1 if items <= ONE_BLOCK_ITEMS else 3
+
+
 def _alternate(scale: Scale, options: TwoStepOptions, batch: int) -> Iterator[Term]:
     """`alternation.alternate_on`: latent and kernel steps of one scale."""
     window = window_pixels(voting_window(scale.shape, scale.size))
     grid = replace(_wrapped(scale.shape, scale.size, batch), window=batch * window)
-    yield Term("wrap", 1, replace(grid, window=batch * math.prod(scale.shape)))
+    yield from _wrap(scale.shape, grid)
     yield Term("cufft_r2c", 1, grid)  # of the blurred picture
     for iteration in scale.iterations:
         counts = passes(iteration.gradient_weight, scale.beta_max, options.beta_rate, options.smooth_weight)
@@ -254,7 +295,7 @@ def _otf(grid: Grid) -> Iterator[Term]:
 
 def _equations(grid: Grid) -> Iterator[Term]:
     """The gradients that vote and the normal equations of the kernel step."""
-    yield Term("voting_threshold", 1, grid)
+    yield Term("voting_threshold", selection_launches(grid.window // grid.n), grid)
     yield Term("voting_split", 1, grid)
     yield Term("cufft_r2c", 2, grid)
     yield Term("normal_spectra", 1, grid)

@@ -1,14 +1,15 @@
 """Pictures a second and milliseconds a picture of kernel estimation, and how far that is from the hardware's floor.
 
     python bench/throughput.py [--device cuda] [--only SUBSTRING] [--memory] [--seconds S]
-    python bench/throughput.py --bars [--device cuda]     what has a bar to reach, against it; speed by one start
+    python bench/throughput.py --bars [--device cuda]     what has a bar to reach, against it
     python bench/throughput.py --stream 10000             memory while many small pictures pass through deblur_batch
 
 Sizes 96 x 112 to 2048 x 2048, kernels of 15, 25 and 51 px; on a GPU batches of 1, 4, 16 ... until memory ends or a
 call takes a second. The pictures are scikit-image's camera, resized, under trajectory kernels with fixed seeds. The
 floor is, on the CPU, the CPU time of the same transforms alone on one thread; on a GPU, what `roofline.plan` says
 must be moved, at the bandwidth of a copy measured in the same run. `--memory` runs each row once more and adds the
-peak: over the input's float32 size, and over what `gpudeblur.memory` predicts. Appends to results/throughput.jsonl.
+peak: over the input's float32 size, and over what `gpudeblur.memory` predicts. Each row and each bar is appended to
+results/throughput.jsonl as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluate import arguments, record, settings, table
+from evaluate import Row, arguments, device_name, recorded, settings, show
 from roofline import plan, plan_hyper_laplacian, roofline
 
 import gpudeblur
@@ -43,6 +44,7 @@ COLUMNS = {
     "gigabytes": ".3f", "floor_ms": ".3f", "over_floor": ".2f", "over_input": ".1f",
     "over_model": ".2f",
 }  # fmt: skip
+BAR_COLUMNS = {"bar": "", "limit": "", "measured": ".4g", "holds": ""}
 # Real or complex, all that a step may call; each entry of the count is one call.
 TRANSFORMS = ("rfft2", "irfft2", "rfftn", "irfftn", "fft2", "ifft2", "fftn", "ifftn")
 Calls = Counter[tuple[str, tuple[int, ...], str]]
@@ -92,7 +94,9 @@ class Load:
 FAST = {"starts": ("wide",)}
 PLANS = {"hyper-laplacian": plan_hyper_laplacian}
 FACES = Load((96, 112), 21, final="hyper-laplacian")
+LARGE = Load((2048, 2048), 51)
 LOADS = (*(Load(shape, k) for shape in SHAPES for k in KERNELS), FACES)
+DEFAULT_BARS = {"H100": 400, "H200": 550}  # pictures/s of 255 x 255, k = 25, with the default options, by the GPU
 
 
 # ------------------------------------------------------------------ the floor
@@ -154,7 +158,7 @@ class Bench:
         """One row; the memory's run comes last and does not count for the time."""
         pictures = self.backend.put(load.pictures(self.options.dtype))
         work = functools.partial(load.run, pictures, self.options)
-        row: dict[str, Any] = {"case": load.name}
+        row: dict[str, Any] = {"case": load.name, "starts": len(self.options.starts)}
         if self.cuda:
             row |= self._on_device(load, work)
         else:
@@ -167,10 +171,10 @@ class Bench:
         warm_up = 0 if pixels > 1 << (22 if self.cuda else 20) else self.backend.warm_up
         least = 3 if self.cuda or warm_up else 1
         with timing.replaced(self.backend, warm_up=warm_up):
-            found = self.backend.time(work, seconds=0.5 if self.cuda else 2.0, least=least)
-        row |= {"per_second": load.batch / found.seconds, "ms": 1e3 * found.seconds / load.batch}
-        row |= {f"{name}_ms": 1e3 * getattr(found, name) / load.batch for name in ("host", "cpu", "device")}
-        row |= {"calls": found.calls, "seconds_a_call": found.seconds, "over_input": nan, "over_model": nan}
+            timings = self.backend.time(work, seconds=0.5 if self.cuda else 2.0, least=least)
+        row |= {"per_second": load.batch / timings.seconds, "ms": 1e3 * timings.seconds / load.batch}
+        row |= {f"{name}_ms": 1e3 * getattr(timings, name) / load.batch for name in ("host", "cpu", "device")}
+        row |= {"calls": timings.calls, "seconds_a_call": timings.seconds, "over_input": nan, "over_model": nan}
         # Both in CPU time where there is no GPU, so that the ratio does not depend on who else is at work.
         row["over_floor"] = row["ms" if self.cuda else "cpu_ms"] / row["floor_ms"] if row["floor_ms"] else nan
         if self.memory:
@@ -191,12 +195,12 @@ class Bench:
         return {"peak_bytes": peak, "over_input": peak / (4 * pixels), "over_model": peak / model}
 
     def _on_device(self, load: Load, work: Callable[[], Any]) -> dict[str, Any]:
-        from gpudeblur import _device
+        from gpudeblur import _graphs
         from gpudeblur._cuda import launches
 
         before = launches.copy()
         self.backend.free()
-        with timing.replaced(_device, GRAPH_PIXELS=0):  # a CUDA graph would hide its launches
+        with timing.replaced(_graphs, GRAPH_PIXELS=0):  # a CUDA graph would hide its launches
             work()
         done = launches - before
         size = (load.kernel_size, load.kernel_size)
@@ -254,7 +258,7 @@ def workers_side_by_side(load: Load, options: gpudeblur.TwoStepOptions, repeats:
         for picture in stack:
             one.run(picture, options)
 
-    runs = {"single": singly}
+    runs: dict[str, Callable[[], Any]] = {"single": singly}
     for name, workers in (("one_worker", 1), ("two_workers", 2)):
         runs[name] = functools.partial(through_batch, stack, load, options, workers=workers)
     one.run(stack[0], options)
@@ -283,66 +287,96 @@ def bar(what: str, measured: float, limit: float, *, least: bool = False) -> dic
     return {"bar": what, "limit": f"{'>=' if least else '<='} {limit:g}", "measured": measured, "holds": holds}
 
 
-def beside(what: str, measured: float, row: Any) -> dict[str, Any]:
-    """A line without a bar: the same with all starts."""
-    return {"bar": f"{what}, all starts", "limit": "none", "measured": measured, "holds": None, "row": row}
+def beside(what: str, measured: float) -> Row:
+    """A line without a bar."""
+    return {"bar": what, "limit": "none", "measured": measured, "holds": None}
 
 
-def fast(bench: Bench) -> Bench:
-    """With one start, for which the bars of speed are."""
+def one_start(bench: Bench) -> Bench:
     return dataclasses.replace(bench, options=dataclasses.replace(bench.options, **FAST))
 
 
-def memory_bar(bench: Bench, loads: Sequence[Load]) -> dict[str, Any]:
+def memory_bar(bench: Bench, loads: Sequence[Load]) -> Row:
     """Of several loads the one whose peak is furthest from the model's."""
-    found = {load.name: bench.peak(load)["over_model"] for load in loads}
-    name = max(found, key=lambda one: abs(found[one] - 1))
-    what = f"peak memory off the model's, the worst of {len(found)}: {name}"
-    return {**bar(what, abs(found[name] - 1), 0.2), "all": found}
+    ratios = {load.name: bench.peak(load)["over_model"] for load in loads}
+    name = max(ratios, key=lambda load: abs(ratios[load] - 1))
+    what = f"peak memory off the model's, the worst of {len(ratios)}: {name}"
+    return {**bar(what, abs(ratios[name] - 1), 0.2), "all": ratios}
 
 
-def bars_cpu(bench: Bench, repeats: int) -> Iterator[dict[str, Any]]:
-    load, quick = Load((255, 255), 25), fast(bench)
-    row, what = quick.measure(load), "CPU, one thread, 255 x 255, k = 25: seconds"
-    yield {**bar(what, row["ms"] / 1e3, 0.30), "row": row}
-    row = bench.measure(load)
-    yield beside(what, row["ms"] / 1e3, row)
-    row = workers_side_by_side(dataclasses.replace(load, batch=64), quick.options, repeats)
-    yield {**bar("64 of them, two workers over one: times", row["two_over_one"], 1.7, least=True), "row": row}
+def bars_cpu(bench: Bench, repeats: int) -> Iterator[Row]:
+    """Measured rows, and the bars that they are held against."""
+    load, fast = Load((255, 255), 25), one_start(bench)
+    yield (row := fast.measure(load))
+    yield bar("CPU, one thread, 255 x 255, k = 25, one start: seconds", row["ms"] / 1e3, 0.30)
+    yield (row := bench.measure(load))
+    yield beside("CPU, one thread, 255 x 255, k = 25: seconds", row["ms"] / 1e3)
+    turns = workers_side_by_side(dataclasses.replace(load, batch=64), fast.options, repeats)
+    yield {**bar("64 of them, two workers over one: times", turns["two_over_one"], 1.7, least=True), "turns": turns}
     # 2 %: two medians of the same work differ by as much.
-    yield bar("the same, one worker over single calls: times the seconds", row["batch_over_single"], 1.02)
+    yield bar("the same, one worker over single calls: times the seconds", turns["batch_over_single"], 1.02)
     finals = (None, "hyper-laplacian", "sparse")
     yield memory_bar(bench, [Load(shape, 25, final=final) for shape in ((255, 255), (512, 512)) for final in finals])
 
 
-def bars_gpu(bench: Bench) -> Iterator[dict[str, Any]]:
-    load, quick = Load((255, 255), 25), fast(bench)
-    rows = list(quick.batches(load))
-    if rows:
-        yield {**bar("one 255 x 255 picture, k = 25: ms", rows[0]["ms"], 30), "row": rows[0]}
-        best = max(rows, key=lambda row: row["per_second"])
-        yield {**bar("255 x 255, k = 25, best batch: pictures/s", best["per_second"], 1000, least=True), "rows": rows}
-        yield bar("the same: measured over floor", best["over_floor"], 3)
-        # What a user sees: pictures on the host, copied both ways. Two rounds: the first plans and captures.
-        stack = dataclasses.replace(load, batch=max(64, min(2048, 2 * round(best["per_second"])))).pictures("float32")
-        seconds = min(through_batch(stack, load, quick.options, device="cuda") for _ in range(2))
-        yield bar("the same through deblur_batch, from and to the host: pictures/s", 1 / seconds, 1000, least=True)
-        bench.backend.free()
-    rows, faces = list(quick.batches(FACES)), "96 x 112, k = 21, kernel and hyper-Laplacian, best batch: pictures/s"
-    if rows:
-        best = max(rows, key=lambda row: row["per_second"])
-        yield {**bar(faces, best["per_second"], 5000, least=True), "rows": rows}
+def default_bar(gpu: str) -> float | None:
+    """Pictures/s with the default options on the GPU of that name; None for one without a bar."""
+    return next((limit for name, limit in DEFAULT_BARS.items() if name in gpu), None)
+
+
+def bars_gpu(bench: Bench) -> Iterator[Row]:
+    """Measured rows, and the bars that they are held against; the most important first."""
+    load, fast = Load((255, 255), 25), one_start(bench)
+    yield from speed_bars(bench, load, "255 x 255, k = 25", default_bar(device_name()), 40)
+    yield from speed_bars(fast, load, "255 x 255, k = 25, one start", 1500, 15)
+    yield from speed_bars(fast, FACES, "96 x 112, k = 21, one start and hyper-Laplacian", 5000)
     if bench.deadline.left > 0:
-        row = quick.measure(Load((2048, 2048), 51))
-        yield {**bar("one 2048 x 2048 picture, k = 51: seconds", row["ms"] / 1e3, 1.5), "row": row}
+        yield (row := fast.measure(LARGE))
+        yield bar("2048 x 2048, k = 51, one start, alone: seconds", row["ms"] / 1e3, 1.5)
+        bench.backend.free()
+    if bench.deadline.left > 0:
+        # What a user sees: pictures on the host, copied both ways. Two rounds: the first plans and captures.
+        stack = dataclasses.replace(load, batch=1024).pictures("float32")
+        seconds = min(through_batch(stack, load, fast.options, device="cuda") for _ in range(2))
+        what = "255 x 255, k = 25, one start, through deblur_batch from and to the host: pictures/s"
+        yield bar(what, 1 / seconds, 1000, least=True)
         bench.backend.free()
     if bench.deadline.left > 0:  # stacks too large for CUDA graphs, whose memory the model does not count
         finals = (None, "hyper-laplacian", "sparse")
         yield memory_bar(bench, [Load((512, 512), 25, 64, final) for final in finals])
-    for one, what in ((load, "255 x 255, k = 25, best batch: pictures/s"), (FACES, faces)):
-        if rows := list(bench.batches(one)):
-            best = max(rows, key=lambda row: row["per_second"])
-            yield beside(what, best["per_second"], best)
+    yield from speed_bars(bench, FACES, "96 x 112, k = 21, hyper-Laplacian")
+
+
+def speed_bars(
+    bench: Bench, load: Load, what: str, per_second: float | None = None, alone_ms: float | None = None
+) -> Iterator[Row]:
+    """Rows of growing batches; pictures/s of the best and milliseconds of one picture alone, with their bars."""
+    rows: list[Row] = []
+    for row in bench.batches(load):
+        yield row
+        if not rows and alone_ms is not None:
+            yield bar(f"{what}, alone: ms", row["ms"], alone_ms)
+        rows.append(row)
+    if rows:
+        best = max(rows, key=lambda row: row["per_second"])
+        name = f"{what}, full batches: pictures/s"
+        measured = best["per_second"]
+        yield beside(name, measured) if per_second is None else bar(name, measured, per_second, least=True)
+        if load.final is None:
+            yield bar(f"{what}, full batches: measured over floor", best["over_floor"], 3)
+
+
+def warm(bench: Bench) -> Row:
+    """Seconds of one call of each shape among the bars on a GPU: what is compiled is compiled afterwards."""
+    start = time.perf_counter()
+    fast = one_start(bench).options
+    largest_stack = Load((512, 512), 25, 2, "sparse")
+    for load, options in ((Load((255, 255), 25), bench.options), (FACES, fast), (LARGE, fast), (largest_stack, fast)):
+        for batch in {load.batch, 2}:  # a picture and a stack of them
+            pictures = dataclasses.replace(load, batch=batch).pictures(options.dtype)
+            load.run(bench.backend.put(pictures), options)
+        bench.backend.free()
+    return beside("one call of each shape, which compiles: seconds", time.perf_counter() - start)
 
 
 # ------------------------------------------------------------------ a long stream
@@ -383,29 +417,48 @@ def stream(count: int, device: str, every: int = 1000) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ the command
 def parser() -> argparse.ArgumentParser:
-    found = arguments(
+    command = arguments(
         __doc__, "device", "dtype", "options", "only", "seconds", "no-record",
         device={"choices": ["cpu", "cuda"], "default": "cpu"},
         dtype={"default": "float32", "help": "of pictures and options"},
         only={"help": "substring of the rows to run, such as 255x255_k25; not recorded"},
     )  # fmt: skip
-    found.add_argument("--longest", type=float, default=1.0, help="seconds of a call after which batches grow no more")
-    found.add_argument("--memory", action="store_true", help="peak memory too")
-    found.add_argument("--bars", action="store_true", help="only what has a bar to reach")
-    found.add_argument("--repeats", type=int, default=3, help="turns of the rows that are compared side by side")
-    found.add_argument("--stream", type=int, metavar="N", help="N small pictures through deblur_batch, nothing else")
-    return found
+    command.add_argument("--longest", type=float, default=1.0, help="seconds of a call that end a row of batches")
+    command.add_argument("--memory", action="store_true", help="peak memory too")
+    command.add_argument("--bars", action="store_true", help="what has a bar; --seconds begin when all is compiled")
+    command.add_argument("--repeats", type=int, default=3, help="turns of the rows that are compared side by side")
+    command.add_argument("--stream", type=int, metavar="N", help="N small pictures through deblur_batch, nothing else")
+    return command
+
+
+def rows_of(args: argparse.Namespace, bench: Bench) -> Iterator[Row]:
+    """What is measured, as it is measured."""
+    if args.bars and bench.cuda:
+        yield warm(bench)
+        yield from bars_gpu(dataclasses.replace(bench, deadline=timing.Deadline(args.seconds)))
+    elif args.bars:
+        yield from bars_cpu(bench, args.repeats)
+    else:
+        for load in LOADS:
+            if args.only in load.name:
+                yield from bench.batches(load)
+
+
+def stream_bar(count: int, device: str) -> Iterator[Row]:
+    row = stream(count, device)
+    what = f"{count} pictures streamed: MB more at the end than after the first 1,000"
+    yield {**bar(what, row["growth_mb"], 5), **row}
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    if not any(args.only in load.name for load in LOADS):
+        raise SystemExit(f"no row has {args.only!r} in its name")
     backend = timing.backend(args.device)
-    line = settings(args, "options", "device", "dtype", "seconds")
+    line = {**settings(args, "options", "device", "dtype", "seconds"), "load_average": os.getloadavg()[0]}
     if args.stream:
         print("deblur_batch, 32 x 32 pictures, k = 7, quick options\n")
-        row = stream(args.stream, args.device)
-        what = f"{args.stream} pictures streamed: MB more at the end than after the first 1,000"
-        found: dict[str, Any] = {"stream": row, "bars": show(iter([bar(what, row["growth_mb"], 5)]), BAR_COLUMNS)}
+        line["run"], rows = "stream", stream_bar(args.stream, args.device)
     else:
         options = dataclasses.replace(gpudeblur.TwoStepOptions(**args.options), dtype=args.dtype)
         deadline = timing.Deadline(args.seconds)
@@ -413,28 +466,10 @@ def main(argv: list[str] | None = None) -> None:
         bench = Bench(backend, options, deadline, args.memory, bandwidth, rate, args.longest)
         print(f"{backend.name}, {args.dtype}: copy {bandwidth / 1e9:.1f} GB/s, product {rate / 1e12:.2f} TFLOP/s\n")
         line |= {"copy_gb_per_s": bandwidth / 1e9, "product_tflop_per_s": rate / 1e12}
-        if args.bars:
-            found = {"bars": show(bars_gpu(bench) if bench.cuda else bars_cpu(bench, args.repeats), BAR_COLUMNS)}
-        else:
-            loads = [load for load in LOADS if args.only in load.name]
-            found = {"rows": show((row for load in loads for row in bench.batches(load)), COLUMNS)}
-            if not loads:
-                raise SystemExit(f"no row has {args.only!r} in its name")
+        line["run"], rows = "bars" if args.bars else "rows", rows_of(args, bench)
     if not args.no_record and not args.only:
-        record("throughput", {**line, **found, "load_average": os.getloadavg()[0]})
-
-
-BAR_COLUMNS = {"bar": "", "limit": "", "measured": ".4g", "holds": ""}
-
-
-def show(rows: Iterator[dict[str, Any]], columns: dict[str, str]) -> list[dict[str, Any]]:
-    """Each row as soon as it is there."""
-    seen = []
-    for row in rows:
-        seen.append(row)
-        lines = table(seen, columns).splitlines()
-        print("\n".join(lines if len(seen) == 1 else lines[-1:]), flush=True)
-    return seen
+        rows = recorded("throughput", line, rows)
+    show(rows, BAR_COLUMNS, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -176,8 +176,11 @@ class Cuda(Host):
 
         The host takes longer to ask for a small launch than the device to run it; a graph is asked for once.
         """
-        launch()
         stream = self.xp.cuda.Stream(non_blocking=True)
+        self.xp.cuda.Device().synchronize()  # what the launch reads is there
+        with stream:
+            launch()  # compiles, and makes FFT plans, which belong to the stream and cannot be made in a capture
+        stream.synchronize()
         try:
             with stream:
                 stream.begin_capture()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import sys
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     import cupy
 
 Array: TypeAlias = "np.ndarray | cupy.ndarray"
+
+LEAST_CAPABILITY = 75  # of a GPU, times ten: the oldest that CUDA 13 supports and the tests compile for
 
 
 def array_module(*arrays: Any) -> Any:
@@ -51,18 +56,8 @@ def fft_module(xp: Any) -> Any:
         import scipy.fft
 
         return scipy.fft
-    return _cupy_fft()
-
-
-@functools.cache
-def _cupy_fft() -> Any:
-    """`cupyx.scipy.fft` with a plan cache that holds a pyramid: some six plans a scale, where CuPy keeps sixteen."""
-    import cupy.fft
     import cupyx.scipy.fft
 
-    cache = cupy.fft.config.get_plan_cache()
-    cache.set_size(128)
-    cache.set_memsize(1 << 30)
     return cupyx.scipy.fft
 
 
@@ -125,6 +120,57 @@ def to_host(array: Array) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
+def to_host_together(xp: Any, arrays: Sequence[Array]) -> list[np.ndarray]:
+    """Small arrays of floats as NumPy arrays: where they are CuPy's, by one copy, and the call waits once."""
+    if xp is np:
+        return list(arrays)
+    host = xp.concatenate([array.reshape(-1) for array in arrays]).get()
+    ends = np.cumsum([math.prod(array.shape) for array in arrays])[:-1]
+    parts = zip(np.split(host, ends), arrays, strict=True)
+    return [part.astype(array.dtype, copy=False).reshape(array.shape) for part, array in parts]
+
+
+def constant(xp: Any, make: Callable[..., np.ndarray], *args: Hashable) -> Array:
+    """`make(*args)` in the memory of `xp`, not to be written to; a device gets it once and keeps it."""
+    if xp is np:
+        return make(*args)
+    from ._constants import on_device
+
+    return on_device(make, *args)
+
+
+def replayed(
+    key: Hashable,
+    function: Callable[..., Any],
+    *arrays: Array,
+    report: Callable[[float], None],
+    capturable: bool = True,
+) -> Any:
+    """`function(*arrays, report=report)`; in float32 on a device, a CUDA graph when it comes again: `_graphs.replay`.
+
+    Parameters
+    ----------
+    key : with the shapes of the arrays, it decides what the function does.
+    arrays : the first one's dtype decides.
+    function : returns a tuple of arrays. Nothing in it may wait for a device.
+    capturable : whether that holds.
+    """
+    if capturable and goes_to_cuda(arrays[0]):
+        from ._graphs import replay
+
+        return replay(key, function, *arrays, report=report)
+    return function(*arrays, report=report)
+
+
+def side_by_side(xp: Any, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What functions return that do not depend on each other; in a CUDA graph of a small stack, parallel branches."""
+    if xp is np:
+        return [function() for function in functions]
+    from ._graphs import branches
+
+    return branches(functions)
+
+
 def require_cuda() -> Any:
     """The `cupy` module on a machine where it can compute.
 
@@ -144,7 +190,40 @@ def require_cuda() -> Any:
         raise RuntimeError(f"device='cuda' needs an NVIDIA GPU and driver, CUDA says: {why}; {way_out}") from why
     if count == 0:
         raise RuntimeError(f"device='cuda' needs an NVIDIA GPU, CUDA sees none; {way_out}")
+    _check_capability(cupy)
     return cupy
+
+
+def _check_capability(cupy: Any) -> None:
+    device = cupy.cuda.Device()
+    if int(device.compute_capability) < LEAST_CAPABILITY:
+        name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+        raise RuntimeError(
+            f"the GPU must have compute capability {LEAST_CAPABILITY / 10} or more (Turing, 2018), got {name} with "
+            f'{int(device.compute_capability) / 10}; use device="cpu", or select another with cupy.cuda.Device(number)'
+        )
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """What CUDA says of a GPU that is lost, or out of memory, becomes a RuntimeError that names it and the way out."""
+    try:
+        yield
+    except Exception as why:
+        text = None
+        if "cupy" in sys.modules:
+            with suppress(ImportError):  # a CuPy without its libraries has computed nothing
+                from ._device import explanation
+
+                text = explanation(why)
+        if text is None:
+            raise
+        raise RuntimeError(text) from why
+
+
+def free_bytes(cupy: Any) -> int:
+    """Bytes of the current device that can be allotted: those that no one has, and those that CuPy's pool keeps."""
+    return int(cupy.cuda.Device().mem_info[0]) + int(cupy.get_default_memory_pool().free_bytes())
 
 
 def choose_module(image: Any, device: str | None) -> Any:
@@ -153,7 +232,10 @@ def choose_module(image: Any, device: str | None) -> Any:
     "auto" takes the GPU where there is one and the CPU otherwise; `result.info["backend"]` tells which it was.
     """
     if device is None:
-        return array_module(image)
+        xp = array_module(image)
+        if xp is not np:
+            _check_capability(xp)
+        return xp
     if device == "cpu":
         return np
     if device == "cuda":
@@ -167,7 +249,40 @@ def choose_module(image: Any, device: str | None) -> Any:
 
 
 def move(array: Array, xp: Any) -> Array:
-    """`array` in the memory of `xp`; the very same object where it is there already."""
+    """`array` in the memory of `xp`; the very same object where it is there already.
+
+    A device knows neither another byte order than its own nor floats of more than 64 bits: what it gets has `dtype_on`.
+    """
     if xp is np:
         return to_host(array)
+    if isinstance(array, np.ndarray):
+        array = array.astype(dtype_on(xp, array.dtype), copy=False)
     return xp.asarray(array)
+
+
+def dtype_on(xp: Any, dtype: np.dtype) -> np.dtype:
+    """The dtype that stands for `dtype` in the memory of `xp`."""
+    if xp is np:
+        return dtype
+    return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
+
+
+class Clock:
+    """Seconds since it was made, on the device of `xp` without waiting for it."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp, self._begin = xp, self._mark(xp)
+
+    @staticmethod
+    def _mark(xp: Any) -> Any:
+        return time.perf_counter() if xp is np else xp.cuda.get_current_stream().record()
+
+    def now(self) -> Any:
+        """A moment, for `seconds`."""
+        return self._mark(self._xp)
+
+    def seconds(self, moment: Any) -> float:
+        """How long after the clock's beginning that was; on a device, once the host has waited for it."""
+        if self._xp is np:
+            return float(moment - self._begin)
+        return float(self._xp.cuda.get_elapsed_time(self._begin, moment)) / 1e3

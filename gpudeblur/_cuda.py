@@ -20,6 +20,8 @@ from typing import Any
 import cupy
 import numpy as np
 
+from . import _constants
+
 # In a wheel the sources are inside the package; in a checkout and an editable install they stand beside it.
 _HERE = Path(__file__).parent
 SOURCES = next(folder for folder in (_HERE / "kernels_cuda", _HERE.parent / "kernels_cuda") if folder.is_dir())
@@ -34,7 +36,9 @@ _TILE = 32  # TILE, TILE_ROWS of common.cuh
 _TILE_BLOCK = (32, 8)
 _DILATE_THREADS, _DILATE_ACROSS, _DILATE_DOWN = 256, 1024, 32  # of dilate.cu
 _TOEPLITZ_STRIP = 4  # STRIP of toeplitz_product
-_THRESHOLD_ROWS = 16  # STRIP_ROWS of voting_threshold
+_DIGITS, _SELECTION_WORDS = 3, 2051  # DIGITS, SELECTION_WORDS of common.cuh
+_ONE_BLOCK_ITEMS = 1 << 17  # of a picture, up to which one block selects among them
+_PART_ITEMS, _MAX_PARTS = 1 << 14, 256  # of a block where there are more, and blocks a picture
 _CELL_BYTES = 16  # sizeof(Cell) of project
 _PROJECT_STATIC_BYTES = 1024  # at least the static shared memory of project
 _BLOCK_SUM_BYTES = 128  # the static shared memory of block_sum<float>
@@ -180,16 +184,11 @@ def _weights(sigma: float, radius: int) -> np.ndarray:
     return (weights / weights.sum()).astype(np.float32)
 
 
-@cupy.memoize(for_each_device=True)
-def _weights_on_device(sigma: float, radius: int) -> Any:
-    return cupy.asarray(_weights(sigma, radius))
-
-
 def gaussian_smooth(u: Any, sigma: float, *, out: Any = None, scratch: Any = None) -> Any:
     """`filters.gaussian_smooth` of float32 pictures. `out` may be `u`."""
     u = _checked("u", u, np.float32)
     radius = int(4.0 * sigma + 0.5)
-    weights = _weights_on_device(float(sigma), radius)  # sent once a sigma
+    weights = _constants.on_device(_weights, float(sigma), radius)
     rows = _target("scratch", scratch, u.shape, np.float32, u, out)
     out = _target("out", out, u.shape, np.float32)
     for axis, source_, target in ((1, u, rows), (0, rows, out)):
@@ -229,30 +228,84 @@ def transfer(otf: Any, blurred_hat: Any, *, out: Any = None) -> tuple[Any, Any]:
     return otf, power
 
 
-def spectral_solve(data: Any, split: Any, power: Any, weight: float, shape: tuple[int, int]) -> Any:
-    """`filters.spectral_solve` of complex64 spectra; `split` is overwritten and returned."""
+def _difference_spectrum(size: int) -> np.ndarray:
+    """|F d|^2 of periodic forward differences along an axis of `size` pixels: 4 sin^2(pi i / size)."""
+    return (4 * np.sin(np.pi * np.arange(size) / size) ** 2).astype(np.float32)
+
+
+def spectral_solve(data: Any, split: Any, power: Any, weight: Any, shape: tuple[int, int]) -> Any:
+    """`filters.spectral_solve` of complex64 spectra; `split` is overwritten and returned.
+
+    weight : a number, or one a picture that broadcasts to (...).
+    """
     spectra = (*split.shape[:-2], shape[0], shape[1] // 2 + 1)
     work = _checked("split", split, np.complex64, spectra)
     data = _checked("data", data, np.complex64, spectra)
     # The colours of a picture share a kernel, and with it |F k|^2: the CUDA kernel wants one a plane.
     power = _checked("power", cupy.broadcast_to(power, spectra), np.float32, spectra)
+    tables = (_constants.on_device(_difference_spectrum, side) for side in shape)
     sides = np.int32(shape[0]), np.int32(shape[1])
-    _launch("spectral_solve", _tiles(work), _TILE_BLOCK, data, work, power, np.float32(weight), *sides)
+    args = (data, work, power, *_one_a_picture(weight, work), *tables, *sides)
+    _launch("spectral_solve", _tiles(work), _TILE_BLOCK, *args)
     if work is not split:  # it was not contiguous; the caller's array holds the result all the same
         split[...] = work
     return split
 
 
+def _launch_selection(name: str, count: int, items: int, *args: Any) -> None:
+    """One launch of a block a picture; where a picture has many items, a launch a digit of many blocks a picture."""
+    if items <= _ONE_BLOCK_ITEMS:
+        _launch(name, count, (_threads(max(1, items)),), *args, _NULL, np.int32(1), np.int32(0))
+        return
+    parts = min(_MAX_PARTS, -(-items // _PART_ITEMS))
+    scratch = cupy.zeros((count, _SELECTION_WORDS), dtype=np.uint32)
+    for digit in range(_DIGITS):
+        block = (_threads(-(-items // parts)),)
+        _launch(name, count * parts, block, *args, scratch, np.int32(parts), np.int32(digit))
+
+
 def voting_threshold(latent: Any, window: tuple[int, int, int, int], count: int, *, out: Any = None) -> Any:
-    """`kernel_step.voting_threshold` of float32 pictures: one block a picture finds it by radix selection."""
+    """`kernel_step.voting_threshold` of float32 pictures."""
     latent = _checked("latent", latent, np.float32)
     edges = _window(window, latent)
-    rows, columns = max(window[1] - window[0], 0), max(window[3] - window[2], 0)
-    rank = np.int32(max(1, min(count, rows * columns)))
-    strips = -(-rows // _THRESHOLD_ROWS) * -(-columns // 32)  # a warp each
-    threads = _threads(32 * max(1, strips))
+    pixels = max(window[1] - window[0], 0) * max(window[3] - window[2], 0)
+    rank = np.int32(max(1, min(count, pixels)))
     out = _target("out", out, latent.shape[:-2], np.float32)
-    _launch("voting_threshold", _batch(latent), (threads,), latent, out, *_sides(latent), *edges, rank)
+    _launch_selection("voting_threshold", _batch(latent), pixels, latent, out, *_sides(latent), *edges, rank)
+    return out
+
+
+def select(values: Any, rank: int, *, out: Any = None) -> Any:
+    """The `rank`-th smallest (from 0) of float32 values over the last axis, as `numpy.partition` has it there.
+
+    values : (..., size); where any is NaN, the result (...) is NaN.
+    """
+    values = _checked("values", values, np.float32, values.shape)
+    size = values.shape[-1]
+    if not 0 <= rank < size:
+        raise ValueError(f"rank must be from 0 to under the number of values, {size}, got {rank}")
+    out = _target("out", out, values.shape[:-1], np.float32)
+    _launch_selection("select", math.prod(out.shape), size, values, out, np.int32(size), np.int32(rank))
+    return out
+
+
+def resample(u: Any, first: Any, weights: Any, axis: int, *, out: Any = None) -> Any:
+    """`pyramid._resample_rows` of float32 pictures: weighted sums along one axis, down (0) or across (1).
+
+    Parameters
+    ----------
+    u : (..., H, W).
+    first : (target,) int32, where each sum begins; it must end inside the axis.
+    weights : (taps, target) float32.
+    """
+    u = _checked("u", u, np.float32)
+    first = _checked("first", first, np.int32, (weights.shape[-1],))
+    weights = _checked("weights", weights, np.float32)
+    taps, target = weights.shape
+    shape = (*u.shape[:-2], target, u.shape[-1]) if axis == 0 else (*u.shape[:-1], target)
+    out = _target("out", out, shape, np.float32, u)
+    args = (u, first, weights, out, np.int32(taps), np.int32(target), *_sides(u), np.int32(axis))
+    _launch("resample", _tiles(out), _TILE_BLOCK, *args)
     return out
 
 

@@ -1,66 +1,181 @@
-"""What the steps need of a CUDA device beside their own launches: FFT plans that are kept, and CUDA graphs.
+"""Real transforms on a CUDA device by FFT plans that are kept, and the state that a thread keeps of a device.
 
-Imported only from a branch that holds a CuPy array, like `_cuda`. Plans and graphs belong to the thread that made
-them: their buffers would be written by two streams at once otherwise.
+Imported only from a branch that holds a CuPy array, like `_cuda`. A state belongs to the thread that uses it: two
+streams would write into the work area of one plan, or into the memory of one graph, otherwise.
 """
 
 from __future__ import annotations
 
+import atexit
 import math
+import sys
 import threading
-import warnings
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any
 
 import cupy
 import numpy as np
+from cupy.cuda import cufft
 from cupyx.scipy.fftpack import get_fft_plan
 
+from . import _constants
+from ._constants import NotReadyError, bound, capture, lasting_memory
 from ._cuda import launches
 
-# A pyramid takes some eight plans and one graph a scale, and has up to eight scales; five starts are as many pyramids,
-# with a graph of each scale. A plan costs about a millisecond and holds a work area of about a picture; a graph holds
-# the buffers of its scale.
-PLANS, GRAPHS = 1024, 256
-SHARE = 1 / 8  # of the device's memory, for either
-GRAPH_PIXELS = 1 << 22  # on a larger stack, a launch takes longer than Python takes to ask for it
+# Five starts on branches of their own take some two hundred plans a shape of picture. A plan costs about a millisecond
+# and holds a work area of about a picture.
+PLANS = 2048
+SHARE = 1 / 8  # of the device's memory, for plans and for graphs
 
 
-class _Kept(threading.local):
+_states: weakref.WeakSet[State] = weakref.WeakSet()
+
+
+class State:
+    """FFT plans and CUDA graphs (see `_graphs`) of one thread, by what they depend on, those used last at the end."""
+
     def __init__(self) -> None:
+        _states.add(self)
         self.plans: OrderedDict[Hashable, Any] = OrderedDict()
-        self.graphs: OrderedDict[Hashable, _Graph | None] = OrderedDict()  # None: asked for once
-        self.failed: set[Hashable] = set()
-        self.in_use: list[Any] | None = None  # the plans of the graph that is being captured
+        self.graphs: OrderedDict[Hashable, Any] = OrderedDict()
+        self.contexts: OrderedDict[Hashable, Any] = OrderedDict()  # by device and stream
+        self.context: Any = None  # the one whose function runs now
+        self.failures: set[Hashable] = set()  # of captures
+
+    def clear(self) -> None:
+        """Give back all memory."""
+        for kept in (self.plans, self.graphs, self.contexts):
+            kept.clear()
+        self.failures.clear()
 
 
-_kept = _Kept()
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.state = State()
+
+
+_thread = _Thread()
+
+
+def state() -> State:
+    """The state of this thread."""
+    return _thread.state
+
+
+def use(state: State) -> None:
+    """From now on this thread uses that state, which no other thread may use meanwhile."""
+    _thread.state = state
+
+
+def clear() -> None:
+    """Give back what this thread's plans and graphs hold, and the constants that no graph reads."""
+    _thread.state.clear()
+    _constants.clear()
+
+
+@atexit.register
+def _clear_at_exit() -> None:
+    for state in list(_states):
+        with suppress(Exception):  # CUDA may be gone
+            state.clear()
+    _constants.clear()
+
+
+# ------------------------------------------------------------------ errors
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out: CuPy's pool, cuFFT, graphs, modules, pinned memory and torch have errors of their own."""
+    if error is None:
+        return False
+    if isinstance(error, cufft.CuFFTError):
+        return bool(error.result == 2)  # CUFFT_ALLOC_FAILED
+    if isinstance(error, (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)):
+        return bool(error.status == 2)  # cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY
+    return isinstance(error, (MemoryError, *_of_torch())) or is_out_of_memory(error.__cause__)
+
+
+def explanation(error: Exception) -> str | None:
+    """What an error of CUDA means and what to do, with the GPU's name; None for other errors."""
+    cuda = cupy.cuda
+    of_cuda = (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cufft.CuFFTError)
+    if not isinstance(error, (*of_cuda, cuda.memory.OutOfMemoryError, *_of_torch())):
+        return None
+    if is_out_of_memory(error):
+        return (
+            f"{_name()} is out of memory ({error}); pass fewer or smaller pictures at a time, deconvolve with "
+            'tile="auto", free what else is on the GPU, or use device="cpu"'
+        )
+    return (
+        f"{_name()} does not answer as it should, CUDA says: {error}; start Python anew, since a GPU that failed "
+        'refuses all further work of a process, or use device="cpu" there'
+    )
+
+
+def _of_torch() -> tuple[Any, ...]:
+    """The error of a learned prior that finds no room."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (torch.OutOfMemoryError,)
+
+
+def _name() -> str:
+    try:
+        number = cupy.cuda.Device().id
+        return f"GPU {number} ({cupy.cuda.runtime.getDeviceProperties(number)['name'].decode()})"
+    except RuntimeError:
+        return "the GPU"
 
 
 # ------------------------------------------------------------------ transforms
 def rfft2(x: Any, out: Any = None) -> Any:
-    """`fourier.rfft2` by a plan that is kept, into `out` where there is one."""
-    x = cupy.ascontiguousarray(x)
-    h, w = x.shape[-2:]
-    kind = np.complex64 if x.dtype == np.float32 else np.complex128
-    out = _target(out, (*x.shape[:-2], h, w // 2 + 1), kind)
-    if x.size:
-        _plan(x, "R2C", (h, w)).fft(x, out, -1)
-        launches["cufft_r2c"] += 1
-    return out
+    """`fourier.rfft2`, into `out` where there is one."""
+    return _forward(x, x.shape[-2:], out)
 
 
 def irfft2(x: Any, shape: tuple[int, int], out: Any = None) -> Any:
     """`fourier.irfft2` likewise; cuFFT leaves nothing of use in `x`."""
-    x = cupy.ascontiguousarray(x)
-    kind = np.float32 if x.dtype == np.complex64 else np.float64
-    out = _target(out, (*x.shape[:-2], *shape), kind)
+    return _inverse(x, shape, out)
+
+
+def rfft(x: Any) -> Any:
+    """`fourier.rfft`."""
+    return _forward(x, x.shape[-1:], None)
+
+
+def irfft(x: Any, length: int) -> Any:
+    """`fourier.irfft` without its factor; cuFFT leaves nothing of use in `x`."""
+    return _inverse(x, (length,), None)
+
+
+def _forward(x: Any, sides: tuple[int, ...], out: Any) -> Any:
+    x = _aligned(x)
+    dtype = np.complex64 if x.dtype == np.float32 else np.complex128
+    out = _target(out, (*x.shape[:-1], x.shape[-1] // 2 + 1), dtype)
     if x.size:
-        _plan(x, "C2R", shape).fft(x, out, 1)
+        _plan(x, "R2C", sides).fft(*_flat(x, out, len(sides)), -1)
+        launches["cufft_r2c"] += 1
+    return out
+
+
+def _inverse(x: Any, sides: tuple[int, ...], out: Any) -> Any:
+    x = _aligned(x)
+    dtype = np.float32 if x.dtype == np.complex64 else np.float64
+    out = _target(out, (*x.shape[: -len(sides)], *sides), dtype)
+    if x.size:
+        _plan(x, "C2R", sides).fft(*_flat(x, out, len(sides)), 1)
         launches["cufft_c2r"] += 1
     return out
+
+
+def _aligned(x: Any) -> Any:
+    """`x`, or a copy: cuFFT takes C order, and real numbers by pairs."""
+    x = cupy.ascontiguousarray(x)
+    return x.copy() if x.data.ptr % (2 * x.real.dtype.itemsize) else x
+
+
+def _flat(x: Any, out: Any, axes: int) -> tuple[Any, Any]:
+    return x.reshape(-1, *x.shape[-axes:]), out.reshape(-1, *out.shape[-axes:])
 
 
 def _target(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -74,101 +189,37 @@ def _target(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return out
 
 
-def _plan(x: Any, kind: str, shape: tuple[int, int]) -> Any:
-    """The plan for transforming the last two axes of `x`; `shape` is that of the real array."""
-    flat = x.reshape(-1, *x.shape[-2:])
-    # The stream too: two of them must not write into one work area.
-    key = (cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr, kind, len(flat), shape, x.dtype.char)
-    plans = _kept.plans
-    if key in plans:
-        plans.move_to_end(key)
-    else:
-        plans[key] = get_fft_plan(flat, shape=shape, axes=(1, 2), value_type=kind)
-        _bound(plans, PLANS, lambda plan: plan.work_area.mem.size)
-    if _kept.in_use is not None:
-        _kept.in_use.append(plans[key])
-    return plans[key]
+def _plan(x: Any, kind: str, sides: tuple[int, ...]) -> Any:
+    """The plan for transforming the last axes of `x`, C-contiguous; `sides` are those of the real array.
 
-
-def _bound(kept: OrderedDict[Hashable, Any], count: int, size: Callable[[Any], int]) -> None:
-    """Drops what was used longest ago where there is too much of it or it holds too many bytes; never the last two."""
-    room = SHARE * cupy.cuda.Device().mem_info[1]
-    sizes = [size(one) for one in kept.values()]
-    while len(kept) > 2 and (len(kept) > count or sum(sizes) > room):
-        kept.popitem(last=False)
-        del sizes[0]
-
-
-# ------------------------------------------------------------------ graphs
-class _Graph:
-    """A captured function: its own memory pool, the inputs and outputs in it, and the plans that it runs."""
-
-    def __init__(self, function: Callable[..., Any], arrays: tuple[Any, ...]) -> None:
-        self._pool = cupy.cuda.MemoryPool()  # what the function allots stays the graph's own, replay after replay
-        self._stream = cupy.cuda.Stream(non_blocking=True)  # the default stream cannot capture
-        with cupy.cuda.using_allocator(self._pool.malloc):
-            self._inputs = tuple(cupy.empty(a.shape, dtype=a.dtype) for a in arrays)
-            with _recorded_plans() as self._plans, self._stream:
-                self._stream.begin_capture()
-                try:
-                    self._outputs = function(*self._inputs)
-                except BaseException:
-                    with suppress(Exception):  # the stream must leave capture, and the cause must be told
-                        self._stream.end_capture()
-                    raise
-                self._graph = self._stream.end_capture()
-
-    @property
-    def size(self) -> int:
-        return self._pool.total_bytes()
-
-    def __call__(self, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-        for mine, theirs in zip(self._inputs, arrays, strict=True):
-            mine[...] = theirs
-        self._graph.launch()
-        launches["graph"] += 1
-        return tuple(output.copy() for output in self._outputs)  # the next replay writes over them
-
-
-@contextmanager
-def _recorded_plans() -> Iterator[list[Any]]:
-    plans: list[Any] = []
-    _kept.in_use = plans
-    try:
-        yield plans
-    finally:
-        _kept.in_use = None
-
-
-def replay(key: Hashable, function: Callable[..., tuple[Any, ...]], *arrays: Any) -> tuple[Any, ...]:
-    """`function(*arrays)`, as one CUDA graph from the second time on that it is asked for under this `key`.
-
-    The function must be decided by the key and its arrays' shapes, wait for nothing, and return a tuple of arrays. The
-    first time it runs as it is: that compiles, plans and uploads what a capture may not. A stack of over GRAPH_PIXELS
-    never becomes a graph. Where the capture fails, a RuntimeWarning says why, and the function runs as it is.
+    Raises
+    ------
+    NotReadyError
+        There is none, and a CUDA graph is being captured: for some sizes cuFFT launches work of its own while it plans.
     """
-    key = (cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr, key, *((a.shape, a.dtype.char) for a in arrays))
-    if math.prod(arrays[0].shape) > GRAPH_PIXELS or key in _kept.failed:
-        return function(*arrays)
-    graphs = _kept.graphs
-    if key not in graphs:
-        graphs[key] = None
-        _bound(graphs, GRAPHS, lambda graph: graph.size if graph else 0)
-        return function(*arrays)
-    graphs.move_to_end(key)
-    if (graph := graphs[key]) is None:
-        try:
-            graph = graphs[key] = _Graph(function, arrays)
-        except (RuntimeError, MemoryError) as why:  # CUDA's own errors are RuntimeErrors
-            _kept.failed.add(key)
-            warnings.warn(f"CUDA graph not captured, launching one by one instead: {why}", RuntimeWarning, stacklevel=2)
-            return function(*arrays)
-        _bound(graphs, GRAPHS, lambda graph: graph.size if graph else 0)
-    return graph(arrays)
+    count = x.size // math.prod(x.shape[-len(sides) :])
+    # The stream too: two of them must not write into one work area.
+    key = (cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr, kind, count, sides, x.dtype.char)
+    plans = _thread.state.plans
+    plan = plans.get(key)
+    if plan is not None:
+        plans.move_to_end(key)
+    elif capture.uses is not None:
+        raise NotReadyError(f"there is no {kind} plan for {count} x {sides} yet")
+    else:
+        with lasting_memory():
+            plan = plans[key] = _new_plan(x, kind, count, sides)
+        bound(plans, PLANS, SHARE, lambda plan: plan.work_area.mem.size)
+    capture.use(plan)
+    return plan
 
 
-def clear() -> None:
-    """Gives back what this thread's plans and graphs hold."""
-    _kept.plans.clear()
-    _kept.graphs.clear()
-    _kept.failed.clear()
+def _new_plan(x: Any, kind: str, count: int, sides: tuple[int, ...]) -> Any:
+    if len(sides) == 1:  # not by get_fft_plan, which would take it out of CuPy's own cache where it is there
+        double = {"R2C": "D2Z", "C2R": "Z2D"}[kind]
+        name = kind if x.real.dtype == np.float32 else double
+        return cufft.Plan1d(sides[0], getattr(cufft, f"CUFFT_{name}"), count)
+    like = x.reshape(count, *x.shape[-2:])
+    if like.flags.f_contiguous:  # one row or column, which CuPy does not plan; of `like` only the count matters
+        like = cupy.empty((count, 2, 2), dtype=x.dtype)
+    return get_fft_plan(like, shape=sides, axes=(1, 2), value_type=kind)

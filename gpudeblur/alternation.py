@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, Workspace, array_module, goes_to_cuda
+from ._arrays import Array, Workspace, array_module
 from .boundary import wrap
 from .fourier import rfft2
 from .kernel_refine import initial_kernel, normalise, project
@@ -107,7 +106,7 @@ def alternate(
 ) -> tuple[Array, Array, Array]:
     """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation), the last equations (11) with it.
 
-    Nothing here may wait for a device: on one, the whole loop becomes a CUDA graph.
+    Nothing here may wait for a device: on one, it becomes part of a CUDA graph.
 
     Parameters
     ----------
@@ -155,31 +154,17 @@ def _prior_weight(gradient_weight: float, options: TwoStepOptions) -> float | No
 def alternate_on(
     stack: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: Report
 ) -> tuple[Array, Array, Array]:
-    """`alternate` of pictures (n, h, w) that are not wrapped yet, as suits where its arrays are.
-
-    On NumPy, as many pictures at a time as a core's cache holds. On a device, all at once, and in float32 replayed as a
-    CUDA graph when the same shapes come again, if the prior allows it.
-    """
+    """`alternate` of pictures (n, h, w) that are not wrapped yet; on NumPy, as many at a time as `in_cache` says."""
     margin = (scale.size[0] - 1, scale.size[1] - 1)
-    if not goes_to_cuda(stack):
-        parts: list[float] = []
+    parts: list[float] = []
 
-        def some(picture: Array, kernel: Array) -> tuple[Array, Array, Array]:
-            share = len(picture) / len(stack)
-            found = alternate(wrap(picture, margin), kernel, scale, options, part(report, sum(parts), share))
-            parts.append(share)
-            return found
+    def some(picture: Array, kernel: Array) -> tuple[Array, Array, Array]:
+        share = len(picture) / len(stack)
+        found = alternate(wrap(picture, margin), kernel, scale, options, part(report, sum(parts), share))
+        parts.append(share)
+        return found
 
-        return in_cache(some, stack, kernel)
-    from ._device import replay
-
-    function = functools.partial(alternate, scale=scale, options=options, report=lambda _: None)
-    if getattr(options.prior, "replayable", True):
-        found = replay((scale, options), function, wrap(stack, margin), kernel)
-    else:
-        found = function(wrap(stack, margin), kernel)
-    report(1.0)
-    return found
+    return in_cache(some, stack, kernel)
 
 
 def part(report: Report, begin: float, share: float) -> Report:

@@ -24,7 +24,7 @@ import numpy as np
 from . import blind, images
 from ._arrays import Array, array_module, choose_module
 from .flow import BatchResult, Flow, Job, Lane
-from .groups import Cuda, Device, Groups, split_info
+from .groups import Device, Groups, cuda, split_info
 from .memory import bytes_per_picture
 from .nonblind import FINALS
 from .options import TwoStepOptions, with_prior
@@ -228,14 +228,14 @@ def _lanes(
 ) -> Callable[[Flow, Any], Lane]:
     """What chooses a picture's lane: the device's for CuPy pictures or if so asked for, else that of the CPU."""
     lanes: dict[str, Lane] = {}
-    number = _current_device()
+    number, made = _current_device()
 
     def choose(flow: Flow, picture: Any) -> Lane:
         on_device = device == "cuda" or (device is None and _is_on_device(picture))
         name = "cuda" if on_device else "cpu"
         if name not in lanes:
-            lane = (
-                _groups(flow, settings, batch_size, Cuda(number))
+            lane: Lane = (
+                _groups(flow, settings, batch_size, cuda(number, made))
                 if on_device
                 else Threads(flow, settings, device, workers, batch_size)
             )
@@ -246,13 +246,16 @@ def _lanes(
     return choose
 
 
-def _current_device() -> int | None:
-    """The number of this thread's GPU, asked for in the user's: the reader's has its own. None where there is none."""
+def _current_device() -> tuple[int | None, Any]:
+    """The number of this thread's GPU, and an event after all that its stream has been asked for; or None, None.
+
+    Asked for in the user's thread: that of the reader has a device and a stream of its own.
+    """
     cupy = sys.modules.get("cupy")
     try:
-        return None if cupy is None else int(cupy.cuda.Device().id)
+        return (None, None) if cupy is None else (int(cupy.cuda.Device().id), cupy.cuda.get_current_stream().record())
     except RuntimeError:  # no driver, no device
-        return None
+        return None, None
 
 
 def _is_on_device(picture: Any) -> bool:

@@ -11,6 +11,7 @@ doors say to their users, and the method is to be read from top to bottom.
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -19,7 +20,19 @@ from typing import Any
 import numpy as np
 
 from . import images
-from ._arrays import Array, array_module, backend_name, choose_module, move, to_host
+from ._arrays import (
+    Array,
+    Clock,
+    array_module,
+    backend_name,
+    choose_module,
+    constant,
+    device_errors,
+    move,
+    replayed,
+    side_by_side,
+    to_host_together,
+)
 from .alternation import Iteration, Report, Scale, alternate_on, is_known, part, start
 from .choice import Judgement, agreement, judge, order, pick, pick_judgement
 from .confidence import border_mass, confidence, result_signals, strength
@@ -30,6 +43,7 @@ from .noise import loudness, quieten
 from .nonblind import FINALS, restore, unexplained
 from .options import TwoStepOptions, with_prior
 from .priors import Prior
+from .priors.protocol import is_replayable
 from .progress import Callback, reporter
 from .pyramid import fit_size, support_size
 from .saturation import clipped, without_lamps
@@ -38,6 +52,7 @@ from .saturation import clipped, without_lamps
 LAST_MARGIN = 2
 # Starts that see a picture without its lamps; the others see it as it is: not all that looks like a lamp is one.
 WITHOUT_LAMPS = ("wide", "sparse", "compact")
+SIGNALS = ("confidence", "border_mass", "spectral_match", "gradient_gain", "agreement", "energy")
 # The finest scale is gone through in both of these ways: as precise as can be, and with a firm hand, for a kernel that
 # would run all over its support. The prior is left to the coarser scales, unless `last_prior` says otherwise.
 LAST_WAYS: tuple[dict[str, Any], ...] = (
@@ -138,32 +153,35 @@ def deblur(
     ((300, 400), (31, 31))
     """
     began = time.perf_counter()
-    if final is not None:
-        images.check_choice("final", final, FINALS)
-    options = with_prior(options, prior)
-    gray, lights, planes, size, options, xp = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    told = reporter(callback, "kernel", end=1.0 if final is None else 0.7)
-    kernel, info = _two_step(gray, _of_luminance(lights, channel_axis), size, options, told)
-    info |= {"method": method, "final": final, "backend": backend_name(xp), "dtype": options.dtype}
-    info["seconds_kernel"] = time.perf_counter() - began
-    home = array_module(image)
-    sharp: Any = None
-    if final is not None:
-        told = reporter(callback, "restoration", begin=0.7)
-        sharp, error = _restore_each(planes, lights, kernel, info["kernel_size"], channel_axis, final, told)
-        error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
-        info["residual"] = _told(xp.asarray(error), gray.shape[:-2])
-        if options.cautious:
-            sides = np.asarray(info["kernel_size"])  # a pair, a number, or a number a picture
-            unknowns = (sides.prod() if size is not None else sides**2) / (gray.shape[-2] * gray.shape[-1])
-            seen = (xp.asarray(_over_channels(one, channel_axis)) for one in result_signals(sharp, planes, lights))
-            known = (xp.asarray(one, dtype=planes.dtype) for one in (info["confidence"], unknowns))
-            share = strength(*known, *seen)
-            info["strength"] = _told(share, gray.shape[:-2])
-            sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
-        sharp = move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
-    info["seconds"] = time.perf_counter() - began
-    return BlindResult(sharp, move(kernel, home), info)
+    with device_errors():
+        if final is not None:
+            images.check_choice("final", final, FINALS)
+        options = with_prior(options, prior)
+        gray, lights, planes, size, options, xp = _enter(
+            image, kernel_size, channel_axis, device, method, gamma, options
+        )
+        entered, clock = time.perf_counter() - began, Clock(xp)
+        told = reporter(callback, "kernel", end=1.0 if final is None else 0.7)
+        kernel, sides, signals = _two_step(gray, _of_luminance(lights, channel_axis), size, options, told)
+        estimated = clock.now()
+        sharp: Any = None
+        if final is not None:
+            told = reporter(callback, "restoration", begin=0.7)
+            sharp, error, *seen = _restore_each(planes, lights, kernel, sides, channel_axis, final, told)
+            error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
+            signals["residual"] = xp.asarray(error)
+            if options.cautious:
+                unknowns = np.prod(sides) if size is not None else np.square(sides)
+                unknowns = xp.asarray(unknowns / (gray.shape[-2] * gray.shape[-1]), dtype=planes.dtype)
+                seen = [xp.asarray(_over_channels(one, channel_axis)) for one in seen]
+                share = signals["strength"] = strength(signals["confidence"], unknowns, *seen)
+                sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
+            sharp = images.to_picture(sharp, gamma, image, channel_axis=channel_axis)
+        info = _numbers(signals) | {"kernel_size": sides, "method": method, "final": final}
+        info |= {"backend": backend_name(xp), "dtype": options.dtype}
+        info["seconds_kernel"] = entered + clock.seconds(estimated)
+        info["seconds"] = time.perf_counter() - began
+        return BlindResult(sharp, move(kernel, array_module(image)), info)
 
 
 def estimate_kernel(
@@ -179,11 +197,12 @@ def estimate_kernel(
     callback: Callback | None = None,
 ) -> Array:
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
-    options = with_prior(options, prior)
-    gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-    lights = _of_luminance(lights, channel_axis)
-    kernel, _ = _two_step(gray, lights, size, options, reporter(callback, "kernel"))
-    return move(kernel, array_module(image))
+    with device_errors():
+        options = with_prior(options, prior)
+        gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
+        lights = _of_luminance(lights, channel_axis)
+        kernel, _, _ = _two_step(gray, lights, size, options, reporter(callback, "kernel"))
+        return move(kernel, array_module(image))
 
 
 def _enter(
@@ -203,16 +222,17 @@ def _enter(
         raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
     xp = choose_module(image, device)
     planes = images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
-    images.check_range(planes, stacklevel=4)
+    lights = clipped(planes)
+    largest, lit = (float(one) for one in to_host_together(xp, [abs(planes).max(), lights.any().astype(planes.dtype)]))
+    images.check_largest(largest, planes.dtype, stacklevel=4)
     size = None
     if kernel_size is None:
         images.check_room(planes.shape)
     else:
         size = images.check_kernel_size(kernel_size, planes.shape[-2:])
-    lights = clipped(planes)
     planes = images.decode(planes, gamma)
     gray = planes if channel_axis is None else images.luminance(planes)
-    return gray, lights if bool(lights.any()) else None, planes, size, options, xp
+    return gray, lights if lit else None, planes, size, options, xp
 
 
 def _of_luminance(lights: Array | None, channel_axis: int | None) -> Array | None:
@@ -222,21 +242,24 @@ def _of_luminance(lights: Array | None, channel_axis: int | None) -> Array | Non
 
 def _two_step(
     gray: Array, lights: Array | None, size: tuple[int, int] | None, options: TwoStepOptions, report: Report
-) -> tuple[Array, dict[str, Any]]:
-    """Kernels of `gray` (..., H, W) and what is known about them: (kernel, info). `lights`: where it is clipped."""
+) -> tuple[Array, Any, dict[str, Array]]:
+    """Kernels of `gray` (..., H, W), their sizes, and what is known about them, (...) each.
+
+    `lights`: where it is clipped. The sizes are `size` where it is given, else a side, or an array (...) of them.
+    """
     lead, stack = gray.shape[:-2], gray.reshape(-1, *gray.shape[-2:])
     lights = None if lights is None else lights.reshape(stack.shape)
     loud = loudness(stack)
-    found_size: Any = size
+    sides: Any = size
     if size is not None:
         kernel, signals = _best_kernel(stack, lights, loud, size, options, report)
     else:
-        sides = estimate_sizes(stack, loud, options, part(report, 0, 0.4))
-        kernel, signals = _kernel_of_sides(stack, lights, loud, sides, options, part(report, 0.4, 0.6))
-        found_size = sides.reshape(lead) if lead else int(sides[0])
+        each = estimate_sizes(stack, loud, options, part(report, 0, 0.4))
+        kernel, signals = _kernel_of_sides(stack, lights, loud, each, options, part(report, 0.4, 0.6))
+        sides = each.reshape(lead) if lead else int(each[0])
     report(1.0)
-    info: dict[str, Any] = {name: _told(value, lead) for name, value in signals.items()}
-    return kernel.reshape(*lead, *kernel.shape[-2:]), info | {"kernel_size": found_size}
+    signals = {name: values.reshape(lead) for name, values in signals.items()}
+    return kernel.reshape(*lead, *kernel.shape[-2:]), sides, signals
 
 
 def _kernel_of_sides(
@@ -283,80 +306,148 @@ def _best_kernel(
     lights are lamps, some of the starts see the picture without the lamps' whole traces, and what these found is
     finished there; all are judged on the picture without the lamps alone. A single start sees it as it is.
     """
-    xp, several = array_module(stack), len(options.starts) > 1
-    dark, quiet = stack, quieten(stack, loud)
-    quiet_dark = judged_on = quiet
-    if lights is not None and several:
+    pictures: tuple[Array, ...] = (stack, loud)
+    if lights is not None and len(options.starts) > 1:
         dark, bare = without_lamps(stack, lights, size)  # without the lamps' traces, without the lamps
         if dark is not stack:
-            quiet_dark, judged_on = quieten(dark, loud), quieten(bare, loud)
-    finalists = min(options.finalists, len(options.starts))
+            pictures = (stack, loud, dark, bare)
+    begun = len(options.starts) / (len(options.starts) + _finals(options))
+    key = size, options
+    coarse = functools.partial(_coarse_kernels, size=size, options=options)
+    finest = functools.partial(_finest_kernel, size=size, options=options)
+    priors = [options.of_start(name).prior for name in options.starts]
+    found = replayed(
+        ("coarse", *key), coarse, *pictures,
+        report=part(report, 0, begun), capturable=all(map(is_replayable, priors)),
+    )  # fmt: skip
+    kernel, *signals = replayed(
+        ("finest", *key), finest, *pictures, *found,
+        report=part(report, begun, 1 - begun), capturable=not options.last_prior or is_replayable(options.prior),
+    )  # fmt: skip
+    return kernel, dict(zip(SIGNALS, signals, strict=True))
+
+
+def _finals(options: TwoStepOptions) -> int:
+    """How often the finest scale is gone through."""
+    several = len(options.starts) > 1
+    return min(options.finalists, len(options.starts)) * len(LAST_WAYS if several else LAST_WAYS[:1])
+
+
+def _coarse_kernels(
+    stack: Array,
+    loud: Array,
+    dark: Array | None = None,
+    bare: Array | None = None,
+    *,
+    size: tuple[int, int],
+    options: TwoStepOptions,
+    report: Report,
+) -> tuple[Array, Array, Array, Array]:
+    """Kernels of all starts for `_best_kernel`, (starts, n, kh, kw), and energy, match and gain of each (starts, n)."""
+    several = len(options.starts) > 1
+    judged_on = quieten(stack if bare is None else bare, loud) if several else stack
+
+    def begin(i: int, name: str) -> tuple[Array, Array, Array, Array]:
+        seen = stack if dark is None or name not in WITHOUT_LAMPS else dark
+        of_this = part(report, i / len(options.starts), 1 / len(options.starts))
+        kernel = start(seen, size, options.of_start(name), of_this)
+        return kernel, *(judge(judged_on, kernel, loud).parts if several else (loud,) * 3)
+
+    xp = array_module(stack)
+    found = side_by_side(xp, [functools.partial(begin, *item) for item in enumerate(options.starts)])
+    kernels, energy, match, gain = (xp.stack(each) for each in zip(*found, strict=True))
+    return kernels, energy, match, gain
+
+
+def _finest_kernel(
+    stack: Array,
+    loud: Array,
+    *arrays: Array,
+    size: tuple[int, int],
+    options: TwoStepOptions,
+    report: Report,
+) -> tuple[Array, ...]:
+    """The best kernel (n, kh, kw) that comes of those of `_coarse_kernels`, and its `SIGNALS`, (n,) each.
+
+    `arrays`: the pictures without lamps, where there are any, and what `_coarse_kernels` has returned.
+    """
+    xp, several = array_module(stack), len(options.starts) > 1
+    *lampless, found, energy, match, gain = arrays
+    quiet, quiet_dark = quieten(stack, loud), None
+    judged_on = quiet
+    if lampless:
+        quiet_dark, judged_on = (quieten(one, loud) for one in lampless)
+    of_starts = [Judgement(*each, loud) for each in zip(energy, match, gain, strict=True)]
+    places = order(of_starts, min(options.finalists, len(found))) if several else xp.zeros((1, len(stack)), dtype=int)
     ways = LAST_WAYS if several else LAST_WAYS[:1]
-    parts = len(options.starts) + finalists * len(ways)
 
-    def of_part(number: int) -> Report:
-        return part(report, number / parts, 1 / parts)
+    def end(number: int) -> tuple[Array, Judgement]:
+        place, way = places[number // len(ways)], ways[number % len(ways)]
+        seen = quiet
+        if quiet_dark is not None:
+            in_the_dark = constant(xp, np.array, tuple(name in WITHOUT_LAMPS for name in options.starts))
+            seen = xp.where(in_the_dark[place][:, None, None], quiet_dark, quiet)
+        kept = {"prior": options.prior} if options.last_prior else {}
+        of_this = part(report, number / _finals(options), 1 / _finals(options))
+        kernel = _finish(seen, pick(found, place), size, replace(options, **{**way, **kept}), of_this)
+        return kernel, judge(judged_on, kernel, loud)
 
-    in_the_dark = [name in WITHOUT_LAMPS for name in options.starts]
-    found = [
-        start(dark if in_the_dark[i] else stack, size, options.of_start(name), of_part(i))
-        for i, name in enumerate(options.starts)
-    ]
-    judged = [judge(judged_on, kernel, loud) for kernel in found] if several else []
-    places = order(judged) if several else xp.zeros((1, len(stack)), dtype=int)
-    candidates: list[Array] = []
-    for place in range(finalists):
-        kernel, seen = pick(found, places[place]), quiet
-        if dark is not stack:
-            seen = xp.where(xp.asarray(in_the_dark)[places[place]][:, None, None], quiet_dark, quiet)
-        for way in ways:
-            number = len(options.starts) + len(candidates)
-            kept = {"prior": options.prior} if options.last_prior else {}
-            candidates.append(_finish(seen, kernel, size, replace(options, **{**way, **kept}), of_part(number)))
-    verdicts = [judge(judged_on, kernel, loud) for kernel in candidates]
+    ends = side_by_side(xp, [functools.partial(end, number) for number in range(_finals(options))])
+    candidates, verdicts = (list(each) for each in zip(*ends, strict=True))
     if several:  # what was begun may be better than how it ended, in a picture without noise
         candidates.append(pick(found, places[0]))
-        begun = pick_judgement(judged, places[0])
+        begun = pick_judgement(of_starts, places[0])
         verdicts.append(replace(begun, energy=xp.where(loud > 1, np.inf, begun.energy)))
-    best = order(verdicts)[0]
+    best = order(verdicts, 1)[0]
     kernel = pick(candidates, best)
-    return kernel, _signals(kernel, pick_judgement(verdicts, best), found)
+    return kernel, *_signals(kernel, pick_judgement(verdicts, best), list(found))
 
 
 def _restore_each(
     planes: Array,
     lights: Array | None,
     kernel: Array,
-    size: Any,
+    sides: Any,
     channel_axis: int | None,
     final: str,
     report: Report,
-) -> tuple[Array, Array]:
-    """(restoration, mean square of what it leaves unexplained): each picture with its kernel of its own size.
+) -> tuple[Array, ...]:
+    """(restoration, mean square of what it leaves unexplained, ...) and its `result_signals`, (..., C) each.
 
-    `lights`: where the planes are clipped. `size` as in `info`; where the pictures of a stack have sizes of their own,
-    their kernels have been padded, and a wider kernel would mean a wider border.
+    Each picture with its kernel of its own size; `lights`: where the planes are clipped. `sides` as in `info`; where
+    the pictures of a stack have sizes of their own, their kernels have been padded, and a wider kernel would mean a
+    wider border.
     """
-    if not isinstance(size, np.ndarray) or len(np.unique(size)) == 1:
-        per_plane = _per_plane(kernel, channel_axis)
-        sharp = restore(planes, per_plane, final, report, lights)
-        return sharp, unexplained(planes, sharp, per_plane, lights)
-    xp, sides, lead = array_module(planes), size.reshape(-1), size.ndim
+    if not isinstance(sides, np.ndarray) or len(np.unique(sides)) == 1:
+        arrays = (planes, _per_plane(kernel, channel_axis)) + (() if lights is None else (lights,))
+        function = functools.partial(_restored, final=final)
+        restored: tuple[Array, ...] = replayed(("restore", final), function, *arrays, report=report)
+        return restored
+    xp, sides, lead = array_module(planes), sides.reshape(-1), sides.ndim
     flat = planes.reshape(-1, *planes.shape[lead:])
     masks = None if lights is None else lights.reshape(flat.shape)
     kernels = kernel.reshape(-1, *kernel.shape[-2:])
-    sharp, done = xp.empty_like(flat), 0.0
-    error = xp.empty(flat.shape[:-2], dtype=flat.dtype)
+    results, done = [xp.empty_like(flat), *(xp.empty(flat.shape[:-2], dtype=flat.dtype) for _ in range(4))], 0.0
     for side in np.unique(sides):
         these = xp.asarray(np.flatnonzero(sides == side))
         share = len(these) / len(sides)
         own = fit_size(kernels[these], (int(side), int(side)))
-        sharp[these], error[these] = _restore_each(
+        parts = _restore_each(
             flat[these], None if masks is None else masks[these], own, int(side), channel_axis, final,
             part(report, done, share),
         )  # fmt: skip
+        for result, one in zip(results, parts, strict=True):
+            result[these] = one
         done += share
-    return sharp.reshape(planes.shape), error.reshape(planes.shape[:-2])
+    return tuple(result.reshape(*planes.shape[:lead], *result.shape[1:]) for result in results)
+
+
+def _restored(
+    planes: Array, kernel: Array, lights: Array | None = None, *, final: str, report: Report
+) -> tuple[Array, ...]:
+    """`_restore_each` of planes whose kernels have one size."""
+    sharp = restore(planes, kernel, final, report, lights)
+    return sharp, unexplained(planes, sharp, kernel, lights), *result_signals(sharp, planes, lights)
 
 
 def _finish(
@@ -387,21 +478,21 @@ def _finish(
     return normalise(fit_size(project(kernel, share=threshold, component=options.kernel_component), size))
 
 
-def _signals(kernel: Array, verdict: Judgement, found: list[Array]) -> dict[str, Array]:
-    """What tells whether the kernels (n, kh, kw) are right, one number each: see `confidence`."""
+def _signals(kernel: Array, verdict: Judgement, found: list[Array]) -> list[Array]:
+    """`SIGNALS`, what tells whether the kernels (n, kh, kw) are right, (n,) each: see `confidence`."""
     signals = {
         "border_mass": border_mass(kernel),
         "spectral_match": verdict.match,
         "gradient_gain": verdict.gain,
         "agreement": agreement(kernel, found),
     }
-    return {"confidence": confidence(kernel, **signals), **signals, "energy": verdict.energy}
+    return [confidence(kernel, **signals), *signals.values(), verdict.energy]
 
 
-def _told(values: Array, lead: tuple[int, ...]) -> float | np.ndarray:
-    """One number a picture for `info`: a float for a single picture, else a NumPy array of shape `lead`."""
-    host = to_host(values).reshape(lead)
-    return host if lead else float(host)
+def _numbers(signals: dict[str, Array]) -> dict[str, Any]:
+    """One number a picture for `info`: floats for a single picture, else NumPy arrays. Waits for a device, once."""
+    host = to_host_together(array_module(signals["confidence"]), list(signals.values()))
+    return {name: values if values.ndim else float(values) for name, values in zip(signals, host, strict=True)}
 
 
 def _over_channels(values: Array, channel_axis: int | None) -> Array:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
-from ._arrays import Array, array_module
-from .fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ._arrays import Array, array_module, constant
+from .fourier import fast_size, irfft, irfft2, psf_to_otf, rfft, rfft2
 
 MODES = ("unknown", "liu-jia", "reflect", "edge", "taper", "wrap")
 
@@ -71,16 +74,26 @@ def continued(picture: Array, margin: tuple[int, ...], mode: str) -> Array:
     for axis, least in zip(range(-len(margin), 0), margin, strict=True):
         side = picture.shape[axis]
         count = fast_size(side + least) - side
-        place = np.arange(count)
-        if mode == "edge":
-            after, before = np.full(count, side - 1), np.zeros(count, int)
-        else:
-            after, before = (np.where(i % (2 * side) < side, i, ~i) % side for i in (place + side, place - count))
-        share = ((place + 0.5) / max(count, 1)).reshape(-1, *(1,) * (-axis - 1))
-        fade = xp.asarray((0.5 - 0.5 * np.cos(np.pi * share)).astype(picture.dtype))
-        one, other = (xp.take(picture, xp.asarray(i), axis=axis) for i in (after, before))
+        after, before = (constant(xp, _continuation, side, count, mode, which) for which in ("after", "before"))
+        fade = constant(xp, _fade, count, picture.dtype).reshape(-1, *(1,) * (-axis - 1))
+        one, other = (xp.take(picture, i, axis=axis) for i in (after, before))
         picture = xp.concatenate([picture, one + fade * (other - one)], axis=axis)
     return picture
+
+
+def _continuation(side: int, count: int, mode: str, which: str) -> np.ndarray:
+    """The lines of `side` that go on `after` the last one, or lead to the first from `before`, `count` of them."""
+    place = np.arange(count)
+    if mode == "edge":
+        return np.full(count, side - 1) if which == "after" else np.zeros(count, int)
+    i = place + side if which == "after" else place - count
+    return np.where(i % (2 * side) < side, i, ~i) % side
+
+
+def _fade(count: int, dtype: Any) -> np.ndarray:
+    """From 0 to 1 over `count` lines."""
+    share = (np.arange(count) + 0.5) / max(count, 1)
+    return (0.5 - 0.5 * np.cos(np.pi * share)).astype(dtype)
 
 
 def _seam(n: int, size: int) -> int:
@@ -152,16 +165,19 @@ def _harmonic(first: Array, last: Array, count: int, *, periodic: bool) -> Array
     if not periodic:
         first, last = (xp.concatenate([line, line[..., ::-1]], axis=-1) for line in (first, last))
     period = first.shape[-1]
+    near, far = (constant(xp, _decay, period, count, first.dtype, end) for end in ("first", "last"))
+    spectrum = rfft(first)[..., None, :] * near + rfft(last)[..., None, :] * far
+    return irfft(spectrum, period)[..., :n]
+
+
+@functools.lru_cache(maxsize=32)
+def _decay(period: int, count: int, dtype: Any, end: str) -> np.ndarray:
+    """(count, period // 2 + 1): what is left of each frequency of the line at that end, on each line between both."""
     theta = 2 * np.arcsinh(np.sin(np.pi * np.arange(period // 2 + 1) / period))[None, :]
     t = np.arange(1, count + 1)[:, None]
-
-    def decay(distance: np.ndarray) -> np.ndarray:
-        whole = count + 1
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ends = np.expm1(-2 * theta * (whole - distance)) / np.expm1(-2 * theta * whole)
-            ratio = np.exp(-theta * distance) * ends
-        return np.where(theta == 0, (whole - distance) / whole, ratio)
-
-    near, far = (xp.asarray(decay(d).astype(first.dtype)) for d in (t, count + 1 - t))
-    spectrum = xp.fft.rfft(first)[..., None, :] * near + xp.fft.rfft(last)[..., None, :] * far
-    return xp.fft.irfft(spectrum, n=period)[..., :n]
+    whole = count + 1
+    distance = t if end == "first" else whole - t
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ends = np.expm1(-2 * theta * (whole - distance)) / np.expm1(-2 * theta * whole)
+        ratio = np.exp(-theta * distance) * ends
+    return np.where(theta == 0, (whole - distance) / whole, ratio).astype(dtype)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._arrays import Array, array_module
+from ._arrays import Array, array_module, constant
 from .alternation import in_cache
 from .boundary import wrap
 from .confidence import gradient_gain, spectral_match
-from .fourier import psf_to_otf, rfft2
+from .fourier import irfft2, psf_to_otf, rfft2
 from .kernel_step import voting_window
 from .latent import latent_step, objective
 
@@ -38,6 +38,11 @@ class Judgement:
     match: Array
     gain: Array
     loudness: Array
+
+    @property
+    def parts(self) -> tuple[Array, Array, Array]:
+        """(energy, match, gain)."""
+        return self.energy, self.match, self.gain
 
     @property
     def score(self) -> Array:
@@ -75,13 +80,24 @@ def judge(quiet: Array, kernel: Array, loudness: Array) -> Judgement:
     return Judgement(energy, match, gain, loudness)
 
 
-def order(judgements: Sequence[Judgement]) -> Array:
-    """(candidates, n): the numbers of the candidates, each picture's best first; of equals the first."""
-    xp = array_module(judgements[0].energy)
-    return xp.argsort(-xp.stack([one.score for one in judgements]), axis=0, kind="stable")
+def order(judgements: Sequence[Judgement], count: int | None = None) -> Array:
+    """(count, n): the numbers of the candidates, each picture's best first; of equals the first. None: of all.
+
+    By comparing each with each, since a sort would wait for the device.
+    """
+    xp, candidates = array_module(judgements[0].energy), len(judgements)
+    score = xp.stack([judgement.score for judgement in judgements])
+    equal_and_earlier = (score == score[:, None]) & constant(xp, _earlier, candidates)
+    rank = ((score > score[:, None]) | equal_and_earlier).sum(axis=1)
+    return xp.stack([(rank == place).argmax(axis=0) for place in range(count or candidates)])
 
 
-def pick(arrays: Sequence[Array], which: Array) -> Array:
+def _earlier(count: int) -> np.ndarray:
+    """(count, count, 1) bool: whether the second number is less than the first."""
+    return np.tri(count, k=-1, dtype=bool)[..., None]
+
+
+def pick(arrays: Sequence[Array] | Array, which: Array) -> Array:
     """(n, ...): of each picture, what the array with its number in `which` (n,) holds."""
     xp = array_module(which)
     return xp.stack(list(arrays))[which, xp.arange(len(which))]
@@ -106,7 +122,8 @@ def agreement(kernel: Array, others: Sequence[Array]) -> Array:
     hat = psf_to_otf(kernel, grid)
     found = xp.zeros(len(kernel), dtype=kernel.dtype)
     for other in others:
-        product = xp.fft.irfft2(hat * psf_to_otf(other, grid).conj(), s=grid)
+        spectrum = hat * psf_to_otf(other, grid).conj()
+        product = np.fft.irfft2(spectrum, s=grid) if xp is np else irfft2(spectrum, grid) / (grid[0] * grid[1])
         norm = xp.sqrt((kernel**2).sum(axis=(-2, -1)) * (other**2).sum(axis=(-2, -1)))
         found = found + product.max(axis=(-2, -1)) / norm
     return found / len(others)

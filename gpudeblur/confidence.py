@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module
+from ._arrays import Array, array_module, constant
 from .conjugate_gradient import dot
 from .filters import gradient
 from .fourier import fast_size, psf_to_otf, rfft2
@@ -53,8 +54,8 @@ def spectral_match(blurred: Array, kernel: Array) -> Array:
     xp = array_module(blurred, kernel)
     h, w = blurred.shape[-2:]
     grid = fast_size(h), fast_size(w)
-    where, smooth = (xp.asarray(part) for part in _band(grid))
-    taper = xp.asarray(np.outer(np.hanning(h), np.hanning(w)).astype(blurred.dtype))
+    where, smooth = constant(xp, _frequencies, grid), constant(xp, _parabolas, grid)
+    taper = constant(xp, _hann_window, h, w, blurred.dtype)
     room = xp.zeros((*blurred.shape[:-2], *grid), dtype=blurred.dtype)
     room[..., :h, :w] = (blurred - blurred.mean(axis=(-2, -1), keepdims=True)) * taper
     curves = []
@@ -68,9 +69,23 @@ def spectral_match(blurred: Array, kernel: Array) -> Array:
     return (dot(one, other) / xp.sqrt(dot(one, one) * dot(other, other) + tiny))[..., 0, 0]
 
 
+def _hann_window(h: int, w: int, dtype: Any) -> np.ndarray:
+    return np.outer(np.hanning(h), np.hanning(w)).astype(dtype)
+
+
+def _frequencies(grid: tuple[int, int]) -> np.ndarray:
+    """Flat indices of the frequencies in the band."""
+    return _band(grid)[0]
+
+
+def _parabolas(grid: tuple[int, int]) -> np.ndarray:
+    """Orthonormal basis of the parabolas in log frequency over the band, (3, frequencies)."""
+    return _band(grid)[1]
+
+
 @functools.lru_cache(maxsize=4)
 def _band(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(flat indices of the frequencies in the band, orthonormal basis of parabolas in log frequency over them)."""
+    """(`_frequencies`, `_parabolas`)."""
     radius = np.hypot(np.fft.fftfreq(grid[0])[:, None], np.fft.rfftfreq(grid[1])).ravel()
     where = np.flatnonzero((radius > BAND[0]) & (radius < BAND[1]))
     powers = np.log(radius[where])[:, None] ** np.arange(3)

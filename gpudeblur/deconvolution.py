@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import images
-from ._arrays import Array, array_module, choose_module, move
+from ._arrays import Array, array_module, choose_module, device_errors, move
 from .boundary import MODES
 from .nonblind import METHODS
 from .nonblind.grids import with_odd_sides
@@ -132,34 +132,35 @@ def deconvolve(
     _check_saturation(saturation, method, boundary)
     images.check_picture(image, channel_axis=channel_axis)
     images.check_kernel(kernel, odd=False)
-    home, xp = array_module(image, kernel), choose_module(image, device)
-    images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
-    stack = images.without_channels(image, channel_axis)[:-2]
-    options, report = _options(method, weight, noise_sigma, iterations, stack), reporter(callback, "restoration")
-    work = home if tile is not None else xp  # tiles are moved one by one
-    planes = images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
-    lights = None
-    if saturation is not None and boundary == "unknown" and TAKES[method].clipped:
-        lights = clipped(planes) if isinstance(saturation, str) else planes >= saturation
-        if not bool(lights.any()):  # here CuPy must wait
-            lights = None
-    planes = images.decode(planes, gamma)
-    images.check_range(planes, images.NO_FRACTIONS if method in LAWS else None)  # the others know no unit
-    weights = with_odd_sides(move(kernel, work).astype("float64"))
-    weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
-    if channel_axis is not None:
-        weights = weights[..., None, :, :]
-    options = {name: _beside(value, work, channel_axis is not None) for name, value in options.items()}
-    if lights is not None:
-        options["clipped"] = lights
-    if tile is None:
-        if method != "sparse":
-            options["boundary"] = boundary
-        sharp = METHODS[method](planes, weights, callback=report, **options)
-    else:
-        side = None if tile == "auto" else int(tile)
-        sharp = tiled(planes, weights, method=method, tile=side, device=device, callback=report, **options)
-    return move(images.from_planes(images.encode(sharp, gamma), image, channel_axis=channel_axis), home)
+    with device_errors():
+        home, xp = array_module(image, kernel), choose_module(image, device)
+        images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
+        stack = images.without_channels(image, channel_axis)[:-2]
+        options, report = _options(method, weight, noise_sigma, iterations, stack), reporter(callback, "restoration")
+        work = home if tile is not None else xp  # tiles are moved one by one
+        planes = images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
+        lights = None
+        if saturation is not None and boundary == "unknown" and TAKES[method].clipped:
+            lights = clipped(planes) if isinstance(saturation, str) else planes >= saturation
+            if not bool(lights.any()):  # here CuPy must wait
+                lights = None
+        planes = images.decode(planes, gamma)
+        images.check_range(planes, images.NO_FRACTIONS if method in LAWS else None)  # the others know no unit
+        weights = with_odd_sides(move(kernel, work).astype("float64"))
+        weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
+        if channel_axis is not None:
+            weights = weights[..., None, :, :]
+        options = {name: _beside(value, work, channel_axis is not None) for name, value in options.items()}
+        if lights is not None:
+            options["clipped"] = lights
+        if tile is None:
+            if method != "sparse":
+                options["boundary"] = boundary
+            sharp = METHODS[method](planes, weights, callback=report, **options)
+        else:
+            side = None if tile == "auto" else int(tile)
+            sharp = tiled(planes, weights, method=method, tile=side, device=device, callback=report, **options)
+        return images.to_picture(sharp, gamma, image, channel_axis=channel_axis)
 
 
 def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]) -> dict[str, Any]:

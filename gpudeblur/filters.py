@@ -42,9 +42,9 @@ def gradient_adjoint(gx: Array, gy: Array) -> Array:
 
 
 def per_picture(value: Any, u: Array) -> Any:
-    """A scalar, or one number a picture shaped to broadcast over `u` (..., H, W)."""
+    """A number for all pictures, or one a picture, shaped to broadcast over `u` (..., H, W); waits for no device."""
     xp = array_module(u)
-    if np.ndim(value) == 0:
+    if np.ndim(value) == 0 and (xp is np or not isinstance(value, xp.ndarray)):
         return float(value)
     return xp.asarray(value, dtype=u.dtype)[..., None, None]
 
@@ -70,7 +70,7 @@ def l0_split(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     return gradient_adjoint(gx, gy)
 
 
-def spectral_solve(data: Array, split: Array, power: Array, weight: float, shape: tuple[int, int]) -> Array:
+def spectral_solve(data: Array, split: Array, power: Array, weight: Any, shape: tuple[int, int]) -> Array:
     """(data + weight split) / ((power + weight |F D|^2) H W), the closed form of seed 0, eq. 7.
 
     |F D|^2 = 4 sin^2(pi i / H) + 4 sin^2(pi j / W) is the spectrum of the gradient; the factor 1 / (H W) makes the
@@ -81,13 +81,17 @@ def spectral_solve(data: Array, split: Array, power: Array, weight: float, shape
     data : (..., H, W // 2 + 1) complex, conj(F k) F B.
     split : the same, F(D^T g); overwritten with the result, which is returned.
     power : (..., H, W // 2 + 1) float, |F k|^2.
-    weight : beta (plus alpha), one number for the whole batch.
+    weight : beta (plus alpha): a number, or one a picture, (...) or (..., 1, 1).
     shape : (H, W) of the picture.
     """
+    if np.ndim(weight) > split.ndim - 2:
+        weight = weight[..., 0, 0]
     if goes_to_cuda(data, split, power):
         from . import _cuda
 
         return _cuda.spectral_solve(data, split, power, weight, shape)
+    if np.ndim(weight):
+        weight = weight[..., None, None]
     size = shape[0] * shape[1]
     split *= weight
     split += data

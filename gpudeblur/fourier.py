@@ -49,6 +49,26 @@ def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False, out: Ar
     return _device.irfft2(x if overwrite else x.copy(), shape, out)
 
 
+def rfft(x: Array) -> Array:
+    """Real transform over the last axis, unscaled."""
+    if array_module(x) is np:
+        return np.fft.rfft(x)
+    from . import _device
+
+    return _device.rfft(x)
+
+
+def irfft(x: Array, length: int) -> Array:
+    """Inverse of `rfft`, for lines of `length`; what is in `x` afterwards is undefined."""
+    if array_module(x) is np:
+        return np.fft.irfft(x, n=length)
+    from . import _device
+
+    lines = _device.irfft(x, length)
+    lines *= 1 / length
+    return lines
+
+
 def psf_to_otf(
     kernel: Array, shape: tuple[int, int], *, out: Array | None = None, scratch: Array | None = None
 ) -> Array:
@@ -90,12 +110,16 @@ def otf_to_psf(otf: Array, shape: tuple[int, int], size: tuple[int, int]) -> Arr
     return xp.roll(grid, (kh // 2, kw // 2), AXES)[..., :kh, :kw]
 
 
+def difference_spectrum(length: int, count: int, dtype: Any) -> np.ndarray:
+    """|F d|^2 = 4 sin^2(pi i / length) of the periodic forward difference d, the first `count` frequencies i."""
+    return (4 * np.sin(np.pi * np.arange(count) / length) ** 2).astype(dtype)
+
+
 @functools.lru_cache(maxsize=16)
 def gradient_spectrum(shape: tuple[int, int], dtype: Any) -> np.ndarray:
     """|F(d/dx)|^2 + |F(d/dy)|^2 of periodic forward differences: (H, W // 2 + 1), on the host, not to be written to."""
     h, w = shape
-    rows = 4 * np.sin(np.pi * np.arange(h) / h) ** 2
-    columns = 4 * np.sin(np.pi * np.arange(w // 2 + 1) / w) ** 2
+    rows, columns = difference_spectrum(h, h, np.float64), difference_spectrum(w, w // 2 + 1, np.float64)
     spectrum = (rows[:, None] + columns).astype(dtype)
     spectrum.flags.writeable = False
     return spectrum

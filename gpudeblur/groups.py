@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from . import images
-from ._arrays import Array, require_cuda
+from ._arrays import Array, device_errors, free_bytes, require_cuda
 from .blind import BlindResult
 from .flow import BatchResult, Flow, Job, forget_frames
 from .progress import Stopped
@@ -59,7 +60,7 @@ class Device(Protocol):
         """In the thread that computes: give back all memory that is kept for later."""
 
     def close(self) -> None:
-        """In any thread, when all is over: the same, of what is not that thread's own."""
+        """In any thread, when all is over."""
 
 
 @dataclass(eq=False)
@@ -192,13 +193,10 @@ class Groups:
         self._flow.put(self._loaded, None)
 
     def _compute_all(self) -> None:
-        try:
-            while (group := self._flow.get(self._loaded)) is not None:
-                self._compute(group)
-                del group
-            self._flow.put(self._computed, None)
-        finally:
-            self._device.release()
+        while (group := self._flow.get(self._loaded)) is not None:
+            self._compute(group)
+            del group
+        self._flow.put(self._computed, None)
 
     def _compute(self, group: _Group, *, again: bool = False) -> None:
         """Compute a group; by halves where it does not fit, one by one where a picture spoils it.
@@ -330,25 +328,35 @@ class Cuda:
     that asked for it, which knows nothing of uses on others.
     """
 
-    def __init__(self, number: int | None = None) -> None:
+    def __init__(self, number: int) -> None:
+        from . import _device
+
         self._cupy = cupy = require_cuda()
-        # The current device is each thread's own; `number` is that of the user's, and this is the reader's.
-        self._here = cupy.cuda.Device() if number is None else cupy.cuda.Device(number)
-        self._in, self._work, self._out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
+        self._here = cupy.cuda.Device(number)
+        with self._here:
+            self._in, self._work, self._out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
+        self._state = _device.State()  # of the thread that computes, and after that batch of the next one's
+        self._computing = threading.Lock()
+        self.number = number
+        self.made: Any = None  # an event after all that made the pictures, where one is known
 
     def prepare(self, picture: Any) -> None:
         if not _on_host(picture):
-            self._here.use()
-            # What made it ran on the reader's stream, or on one that this stream waits for.
-            self._cupy.cuda.get_current_stream().synchronize()
+            with device_errors():
+                self._here.use()
+                # What made it ran on the reader's stream, on one that this stream waits for, or before the batch began.
+                self._cupy.cuda.get_current_stream().synchronize()
+                if self.made is not None:
+                    self.made.synchronize()
+                    self.made = None
 
     def free_bytes(self) -> int:
         with self._here:
-            return int(self._here.mem_info[0]) + int(self._cupy.get_default_memory_pool().free_bytes())
+            return free_bytes(self._cupy)
 
     def upload(self, pictures: list[Any]) -> _Stack:
         cupy = self._cupy
-        with self._here, self._in as stream:
+        with device_errors(), self._here, self._in as stream:
             if not _on_host(pictures[0]):
                 return _Stack(cupy.stack(pictures), None, stream.record())
             dtype = pictures[0].dtype.newbyteorder("=")
@@ -360,12 +368,19 @@ class Cuda:
             return _Stack(array, host, stream.record())
 
     def compute(self, stack: _Stack, deblur: Callable[[Any], BlindResult]) -> tuple[BlindResult, Any, _Stack]:
-        with self._here, self._work as stream:
+        from . import _device
+
+        with self._computing, device_errors(), self._here, self._work as stream:
+            _device.use(self._state)
             stream.wait_event(stack.there)
             found = deblur(stack.array)
             return found, stream.record(), stack
 
     def download(self, computed: tuple[BlindResult, Any, _Stack], picture: Any) -> BlindResult:
+        with device_errors():
+            return self._download(computed, picture)
+
+    def _download(self, computed: tuple[BlindResult, Any, _Stack], picture: Any) -> BlindResult:
         found, done, _ = computed
         arrays = (found.image, found.kernel)
         cupy = self._cupy
@@ -393,27 +408,45 @@ class Cuda:
         return array.get(stream=stream, out=pinned, blocking=False)
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        """CuPy's pool, cuFFT's work areas, graphs, modules and pinned memory each have an error of their own."""
-        cuda = self._cupy.cuda
-        if isinstance(error, MemoryError):
-            return True
-        torch = sys.modules.get("torch")  # of a learned prior
-        if torch is not None and isinstance(error, torch.OutOfMemoryError):
-            return True
-        if isinstance(error, cuda.cufft.CuFFTError):
-            return error.result == 2  # CUFFT_ALLOC_FAILED
-        if isinstance(error, (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError)):
-            return error.status == 2  # cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY
-        return False
-
-    def release(self) -> None:
         from . import _device
 
-        with self._here:
-            _device.clear()
-        self.close()
+        return _device.is_out_of_memory(error)
 
-    def close(self) -> None:
-        with self._here:
+    def release(self) -> None:
+        """Also what other batches have left."""
+        from . import _device
+
+        with suppress(RuntimeError), self._here:  # a GPU that is lost has nothing to give
+            with _idle_lock:
+                _idle.clear()
+            _device.use(self._state)
+            _device.clear()
             self._cupy.get_default_memory_pool().free_all_blocks()
             self._cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+    def close(self) -> None:
+        """Left to the next batch, unless a thread that did not end in time still computes."""
+        if self._computing.acquire(blocking=False):
+            self._computing.release()
+            with _idle_lock:
+                if len(_idle) < IDLE:
+                    _idle.append(self)
+
+
+# Devices that batches have left, with the plans and graphs that they made.
+_idle: list[Cuda] = []
+_idle_lock = threading.Lock()
+IDLE = 2
+
+
+def cuda(number: int | None, made: Any) -> Cuda:
+    """The GPU of that number, or the current one; `made`: an event after all that made the pictures, or None."""
+    if number is None:
+        number = int(require_cuda().cuda.Device().id)
+    with _idle_lock:
+        device = next((device for device in _idle if device.number == number), None)
+        if device is not None:
+            _idle.remove(device)
+    device = device or Cuda(number)
+    device.made = made
+    return device

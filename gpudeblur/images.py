@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module
+from ._arrays import Array, array_module, dtype_on, move
 
 # Rec. 709 luma weights of red, green and blue, for linear intensity.
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -118,11 +118,11 @@ def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) ->
 
     Returns
     -------
-    array of the dtype of `like`, C-contiguous
+    array of the dtype of `like`, C-contiguous; on a device, of what stands for it there (`_arrays.dtype_on`)
     """
     xp = array_module(planes)
     is_array = isinstance(like, np.ndarray) or hasattr(like, "__cuda_array_interface__")
-    dtype = like.dtype if is_array else np.dtype(like)
+    dtype = dtype_on(xp, like.dtype if is_array else np.dtype(like))
     image = xp.ascontiguousarray(planes if channel_axis is None else xp.moveaxis(planes, -3, channel_axis))
     if dtype.kind not in "iu":
         return image.astype(dtype, copy=False)
@@ -134,6 +134,12 @@ def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) ->
         top = float(np.nextafter(top, 0))
     xp.rint(scaled, out=scaled)
     return xp.clip(scaled, float(limits.min), top, out=scaled).astype(dtype)
+
+
+def to_picture(planes: Array, gamma: float, image: Array, *, channel_axis: int | None = None) -> Array:
+    """Linear light as a picture like the user's `image`: its gamma, dtype, axes and memory."""
+    picture = from_planes(encode(planes, gamma), image, channel_axis=channel_axis)
+    return move(picture, array_module(image)).astype(image.dtype, copy=False)
 
 
 def luminance(planes: Array) -> Array:
@@ -305,12 +311,16 @@ def check_range(planes: Array, meaning: str | None = NO_FRACTIONS, *, name: str 
     planes : (..., H, W) float.
     meaning : what is wrong with values over 16, for the warning; None: nothing.
     """
-    largest = float(abs(planes).max())
-    limit = float(np.finfo(planes.dtype).max) ** 0.5 / 1e4  # so that 1e8 pixels may be squared and summed
+    check_largest(float(abs(planes).max()), planes.dtype, meaning, name=name, stacklevel=stacklevel + 1)
+
+
+def check_largest(
+    largest: float, dtype: Any, meaning: str | None = NO_FRACTIONS, *, name: str = "image", stacklevel: int = 3
+) -> None:
+    """`check_range` of planes whose largest magnitude is known already."""
+    limit = float(np.finfo(dtype).max) ** 0.5 / 1e4  # so that 1e8 pixels may be squared and summed
     if largest > limit:
-        raise ValueError(
-            f"{name} must be within {limit:.1e} for {planes.dtype}, got {largest:.1e}; scale it to about [0, 1]"
-        )
+        raise ValueError(f"{name} must be within {limit:.1e} for {dtype}, got {largest:.1e}; scale it to about [0, 1]")
     if meaning is not None and largest > 16:
         warnings.warn(f"{name} has values up to {largest:.4g}: {meaning}", UserWarning, stacklevel=stacklevel)
 

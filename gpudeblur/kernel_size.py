@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from ._arrays import Array, array_module, to_host
+from ._arrays import Array, array_module, replayed, side_by_side, to_host
 from .alternation import Report, part, start
-from .choice import judge, order, pick
+from .choice import Judgement, judge, order, pick
 from .noise import quieten
 from .options import TwoStepOptions
+from .priors.protocol import is_replayable
 from .pyramid import fit_size
 
 # Sides of the windows, pixels; what exceeds half of a picture's shorter side is left out, and half of it taken instead.
@@ -39,17 +42,27 @@ def estimate_sizes(stack: Array, loud: Array, options: TwoStepOptions, report: R
     stack : (n, H, W), the pictures. loud : (n,), their `noise.loudness`.
     options : `options.starts` plays no part here.
     """
-    sides = windows(stack.shape[-2:])
-    most, parts = (sides[-1], sides[-1]), len(sides) * len(PROBES)
-    found: list[Array] = []
-    for side in sides:
-        for name in PROBES:
-            of_this = part(report, len(found) / parts, 1 / parts)
-            kernel = start(stack, (side, side), options.of_start(name), of_this)
-            found.append(fit_size(kernel, most))
-    quiet = quieten(stack, loud)
-    best = pick(found, order([judge(quiet, kernel, loud) for kernel in found])[0])
-    return np.minimum(np.maximum(2 * (extent(best) + ROOM) + 1, min(SMALLEST, most[0])), most[0])
+    function = functools.partial(_probe, options=options)
+    capturable = all(is_replayable(options.of_start(name).prior) for name in PROBES)
+    (kernel,) = replayed(("sizes", options), function, stack, loud, report=report, capturable=capturable)
+    largest = kernel.shape[-1]
+    return np.minimum(np.maximum(2 * (extent(kernel) + ROOM) + 1, min(SMALLEST, largest)), largest)
+
+
+def _probe(stack: Array, loud: Array, *, options: TwoStepOptions, report: Report) -> tuple[Array]:
+    """Of the kernels of all windows and probes, in the largest window, the best of each picture, (n, side, side)."""
+    sides, quiet = windows(stack.shape[-2:]), quieten(stack, loud)
+    cases = [(side, name) for side in sides for name in PROBES]
+
+    def probe(number: int) -> tuple[Array, Judgement]:
+        side, name = cases[number]
+        of_this = part(report, number / len(cases), 1 / len(cases))
+        kernel = fit_size(start(stack, (side, side), options.of_start(name), of_this), (sides[-1], sides[-1]))
+        return kernel, judge(quiet, kernel, loud)
+
+    probes = [functools.partial(probe, number) for number in range(len(cases))]
+    kernels, judgements = zip(*side_by_side(array_module(stack), probes), strict=True)
+    return (pick(kernels, order(judgements, 1)[0]),)
 
 
 def extent(kernel: Array) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, Workspace, array_module, fft_module, goes_to_cuda
+from ._arrays import Array, Workspace, array_module, goes_to_cuda
 from .conjugate_gradient import conjugate_gradient
 from .filters import gradient, gradient_adjoint, per_picture
 from .fourier import AXES, fast_size, irfft2, kernel_grid, rfft2
@@ -216,10 +216,12 @@ def spectrum_max(spectrum: Array, *, out: Array | None = None) -> Array:
 
 def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array) -> Array:
     """A k on the support of k; exact, since the grid holds every lag."""
-    sides = kernel.shape[-2:]
-    hat = fft_module(array_module(kernel)).rfft2(kernel, s=grid, axes=AXES)
+    kh, kw = kernel.shape[-2:]
+    room = array_module(kernel).zeros((*kernel.shape[:-2], *grid), dtype=kernel.dtype)
+    room[..., :kh, :kw] = kernel
+    hat = rfft2(room, overwrite=True)
     hat *= spectrum
-    return irfft2(hat, grid, overwrite=True)[..., : sides[0], : sides[1]]
+    return irfft2(hat, grid, overwrite=True)[..., :kh, :kw]
 
 
 def toeplitz_cg(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module
+from ._arrays import Array, array_module, constant, goes_to_cuda
 from .fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
 
 # Up to this standard deviation the weights hold as they are.
@@ -28,7 +28,7 @@ def noise_sigma(picture: Array) -> Array:
         return xp.zeros(picture.shape[:-2], dtype=picture.dtype)
     columns = picture[..., 1:] - picture[..., :-1]
     diagonal = abs(columns[..., 1:, :] - columns[..., :-1, :]) * (0.5 / MEDIAN)
-    return xp.median(diagonal.reshape(*picture.shape[:-2], -1), axis=-1)
+    return median(diagonal.reshape(*picture.shape[:-2], -1))
 
 
 def noise_sigma_under(picture: Array, kernel: Array) -> Array:
@@ -46,20 +46,27 @@ def noise_sigma_under(picture: Array, kernel: Array) -> Array:
     """
     xp, (h, w) = array_module(picture, kernel), picture.shape[-2:]
     grid = (fast_size(max(h, kernel.shape[-2])), fast_size(max(w, kernel.shape[-1], 4)))
-    window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (h, w)))
     room: Any = xp.zeros((*picture.shape[:-2], *grid), dtype=picture.dtype)
     room[..., :h, :w] = picture - picture.mean(axis=(-2, -1), keepdims=True)
-    room[..., :h, :w] *= xp.asarray(window / np.sqrt((window**2).sum()), dtype=picture.dtype)
+    room[..., :h, :w] *= constant(xp, _hann_window, h, w, picture.dtype)
     power = abs(rfft2(room, overwrite=True)) ** 2
     signal = abs(psf_to_otf(kernel, grid)) ** 2
-    signal /= xp.asarray(np.maximum(gradient_spectrum(grid, np.dtype("float64")), 1e-9).astype(picture.dtype))
+    signal /= constant(xp, _photograph, grid, picture.dtype)
     # Without the first and the last column, whose frequencies are there twice.
     power, signal = (s[..., 1:-1].reshape(*s.shape[:-2], -1) for s in (power, signal))
-    count = max(1, round(QUIETEST * signal.shape[-1]))
-    quiet = xp.argpartition(signal, count - 1, axis=-1)[..., :count]
-    power = xp.take_along_axis(power, xp.broadcast_to(quiet, (*power.shape[:-1], count)), axis=-1)
     # Of an exponential distribution: its median is ln 2 of its mean.
-    return xp.sqrt(xp.median(power, axis=-1) / float(np.log(2)))
+    return xp.sqrt(_median_of_quietest(power, signal) / float(np.log(2)))
+
+
+def _hann_window(h: int, w: int, dtype: Any) -> np.ndarray:
+    """Of energy 1."""
+    window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (h, w)))
+    return (window / np.sqrt((window**2).sum())).astype(dtype)
+
+
+def _photograph(grid: tuple[int, int], dtype: Any) -> np.ndarray:
+    """|F D|^2, by which the power of a photograph falls, and 1e-9 where it is 0."""
+    return np.maximum(gradient_spectrum(grid, np.dtype("float64")), 1e-9).astype(dtype)
 
 
 def loudness(picture: Array) -> Array:
@@ -75,3 +82,35 @@ def quieten(picture: Array, loud: Array) -> Array:
     the picture by s is the same as a lambda s^2 times as large, and lets a stack of pictures share one continuation.
     """
     return picture / loud[..., None, None]
+
+
+def median(values: Array) -> Array:
+    """`numpy.median` of `values` (..., size) over the last axis, (...).
+
+    CUDA kernel: select.cu, since CuPy's sorts wait for the device.
+    """
+    if not goes_to_cuda(values):
+        return array_module(values).median(values, axis=-1)
+    return _median_of_smallest(values, values.shape[-1])
+
+
+def _median_of_smallest(values: Array, count: int) -> Array:
+    """The median of the `count` smallest of float32 `values` (..., size) on a device, (...); NaN where any is NaN."""
+    from . import _cuda
+
+    lower = _cuda.select(values, (count - 1) // 2)
+    return lower if count % 2 else (lower + _cuda.select(values, count // 2)) / 2
+
+
+def _median_of_quietest(power: Array, signal: Array) -> Array:
+    """The median of `power` (..., size) over the QUIETEST of its places, those where `signal` is least, (...)."""
+    xp = array_module(power, signal)
+    count = max(1, round(QUIETEST * signal.shape[-1]))
+    if goes_to_cuda(power, signal):
+        from . import _cuda
+
+        # Of equal signals all places count, not some.
+        bound = _cuda.select(signal, count - 1)[..., None]
+        return _median_of_smallest(xp.where(signal > bound, float("inf"), power), count)
+    quiet = xp.argpartition(signal, count - 1, axis=-1)[..., :count]
+    return xp.median(xp.take_along_axis(power, xp.broadcast_to(quiet, (*power.shape[:-1], count)), axis=-1), axis=-1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module
+from ._arrays import Array, array_module, goes_to_cuda
 
 
 def kernel_sizes(size: tuple[int, int], *, ratio: float, smallest: int) -> list[tuple[tuple[int, int], float]]:
@@ -45,6 +47,8 @@ def resample(picture: Array, shape: tuple[int, int]) -> Array:
     xp = array_module(picture)
     if picture.shape[-2:] == tuple(shape):
         return picture
+    if goes_to_cuda(picture):
+        return _resample_on_device(picture, shape, _resampling)
     if xp is np:
         # Not by BLAS: its sums depend on how many threads it has, and they all spin for this little work.
         rows = _resample_rows(picture, shape[0])
@@ -56,26 +60,48 @@ def resample(picture: Array, shape: tuple[int, int]) -> Array:
 
 
 def _resample_rows(picture: np.ndarray, target: int) -> np.ndarray:
-    """`_resampling` of the rows, by the few weights that are not 0."""
-    where, weights = _taps(picture.shape[-2], target)
+    """`_resampling` of the rows, by the few weights that are not 0. CUDA kernel: resample.cu."""
+    first, weights = _taps(_resampling, picture.shape[-2], target)
     out = np.zeros((*picture.shape[:-2], target, picture.shape[-1]), dtype=picture.dtype)
-    for place, weight in zip(where, weights.astype(picture.dtype), strict=True):
-        part = picture[..., place, :]
+    for tap, weight in enumerate(weights.astype(picture.dtype)):
+        part = picture[..., first + tap, :]
         part *= weight[:, None]
         out += part
     return out
 
 
-@functools.lru_cache(maxsize=64)
-def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """`_resampling` as (taps, target) row numbers and weights; what lies beyond the border has weight 0."""
-    matrix = _resampling(source, target)
-    used = matrix != 0  # from the first to the last: a weight between may be 0
-    first, last = used.argmax(axis=1), source - 1 - used[:, ::-1].argmax(axis=1)
+def _resample_on_device(
+    picture: Array, shape: tuple[int, int], matrix: Callable[..., np.ndarray], *args: float
+) -> Array:
+    """rows @ picture @ columns.T of float32 CuPy pictures, with `matrix(source, target, *args)` for either axis."""
+    from . import _constants, _cuda
+
+    for axis, target in enumerate(shape):
+        place = (matrix, picture.shape[axis - 2], target, *args)
+        first, weights = _constants.on_device(_first_taps, *place), _constants.on_device(_tap_weights, *place)
+        picture = _cuda.resample(picture, first, weights, axis)
+    return picture
+
+
+@functools.lru_cache(maxsize=128)
+def _taps(matrix: Callable[..., np.ndarray], *args: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `matrix(*args)`, (target, source), by what is not 0: where each begins (target,), (taps, target)."""
+    rows = matrix(*args)
+    target, source = rows.shape
+    used = rows != 0  # from the first to the last: a weight between may be 0
+    first = used.argmax(axis=1)
+    last = np.where(used.any(axis=1), source - 1 - used[:, ::-1].argmax(axis=1), first)
     taps = int((last - first).max()) + 1
     first = np.minimum(first, source - taps)
-    where = first + np.arange(taps)[:, None]
-    return where, np.take_along_axis(matrix, where.T, axis=1).T
+    return first, rows[np.arange(target), first + np.arange(taps)[:, None]]
+
+
+def _first_taps(matrix: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+    return _taps(matrix, *args)[0].astype(np.int32)
+
+
+def _tap_weights(matrix: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+    return _taps(matrix, *args)[1].astype(np.float32)
 
 
 def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -86,10 +112,15 @@ def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
 def enlarge_kernel(kernel: Array, factor: float, size: tuple[int, int]) -> Array:
     """The kernel of the next scale: resampled by `factor`, cut or zero-padded about its middle to `size`, sum 1."""
     xp = array_module(kernel)
-    rows, columns = (
-        xp.asarray(_magnify(a, b, factor).astype(kernel.dtype)) for a, b in zip(kernel.shape[-2:], size, strict=True)
-    )
-    out = xp.maximum(rows @ kernel @ columns.T, 0)
+    if goes_to_cuda(kernel):
+        out = _resample_on_device(kernel, size, _magnify, factor)
+    else:
+        rows, columns = (
+            xp.asarray(_magnify(a, b, factor).astype(kernel.dtype))
+            for a, b in zip(kernel.shape[-2:], size, strict=True)
+        )
+        out = rows @ kernel @ columns.T
+    out = xp.maximum(out, 0)
     return out / out.sum(axis=(-2, -1), keepdims=True)
 
 

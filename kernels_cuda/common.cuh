@@ -69,6 +69,93 @@ __device__ inline T block_max(T value, T neutral) {
     return block_reduce(value, neutral, [](T a, T b) { return a != a || b <= a ? a : b; });
 }
 
+// Radix selection: the rank-th largest of a picture's 32-bit keys, 11 bits at a time from the top on, by a histogram of
+// those keys that share the bits before.
+constexpr int DIGIT_BITS = 11, DIGITS = 3, BINS = 1 << DIGIT_BITS;
+constexpr int GROUP = 2 * WARP, GROUPS = BINS / GROUP;  // of bins
+constexpr int SELECTION_WORDS = BINS + 3;               // scratch of a picture: bins, leading, rank, ticket
+
+struct Selection {
+    unsigned leading;  // the digits so far, the rest 0
+    unsigned rank;     // from 1, the largest, among the keys with these digits; 0: there are not so many
+};
+
+// The next digit, from the counts of the keys by it.
+__device__ inline Selection choose_digit(const unsigned* bins, Selection selection, int shift) {
+    __shared__ unsigned groups[GROUPS];
+    __shared__ unsigned digit, rank;
+    const int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    for (int group = threadIdx.x / WARP; group < GROUPS; group += warps) {
+        unsigned sum = bins[group * GROUP + lane] + bins[group * GROUP + WARP + lane];
+        for (int offset = WARP / 2; offset; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+        if (lane == 0) groups[group] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {  // from the largest down: first the groups of bins, then the bins of one
+        unsigned above = 0;
+        int group = GROUPS - 1;
+        while (group >= 0 && above + groups[group] < selection.rank) above += groups[group--];
+        int bin = group * GROUP + GROUP - 1;
+        if (group >= 0)
+            while (above + bins[bin] < selection.rank) above += bins[bin--];
+        digit = max(bin, 0);
+        rank = group >= 0 ? selection.rank - above : 0;
+    }
+    __syncthreads();
+    return {selection.leading | digit << shift, rank};
+}
+
+// Adds a block's counts to those of its picture, in `merged`. True in the last block of a picture, which then has them
+// all in `bins`; `merged` and `ticket` are 0 again.
+__device__ inline bool merge_counts(unsigned* bins, unsigned* merged, unsigned* ticket, int parts) {
+    __shared__ int last;
+    for (int i = threadIdx.x; i < BINS; i += blockDim.x)
+        if (bins[i]) atomicAdd(&merged[i], bins[i]);
+    __threadfence();
+    __syncthreads();  // the block has added all its counts
+    if (threadIdx.x == 0) last = atomicAdd(ticket, 1u) == unsigned(parts - 1);
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+    for (int i = threadIdx.x; i < BINS; i += blockDim.x) bins[i] = atomicExch(&merged[i], 0u);
+    if (threadIdx.x == 0) atomicExch(ticket, 0u);
+    __syncthreads();
+    return true;
+}
+
+// `selection` (leading 0, a rank) becomes the key of that rank, or rank 0 where there are fewer keys; true in the one
+// block of a picture that has the key.
+// keys(part, parts, visit): calls visit(key) for each of a part's keys; where `nan_wins`, the keys whose first digit is
+// all ones are NaN, and if there is any, it is chosen whatever the rank.
+// Without scratch: one block a picture, parts 1, digit 0. With scratch, SELECTION_WORDS zeros a picture: `parts` blocks
+// a picture and a launch for each digit.
+template <class Keys>
+__device__ inline bool radix_select(const Keys& keys, Selection& selection, bool nan_wins, unsigned* scratch,
+                                    int parts, int digit) {
+    __shared__ unsigned bins[BINS];
+    unsigned* merged = scratch + index_t(blockIdx.x / parts) * SELECTION_WORDS;
+    unsigned* state = merged + BINS;
+    if (scratch && digit > 0) selection = {state[0], state[1]};
+    for (const int end = scratch ? digit + 1 : DIGITS; digit < end; ++digit) {
+        const int shift = max(0, 32 - DIGIT_BITS * (digit + 1)), width = 32 - DIGIT_BITS * digit - shift;
+        for (int i = threadIdx.x; i < BINS; i += blockDim.x) bins[i] = 0;
+        __syncthreads();
+        keys(int(blockIdx.x % parts), parts, [=, leading = selection.leading](unsigned key) {
+            const unsigned bin = (key ^ leading) >> shift;
+            if (bin < 1u << width) atomicAdd(&bins[bin], 1u);
+        });
+        __syncthreads();
+        if (scratch && !merge_counts(bins, merged, state + 2, parts)) return false;
+        if (nan_wins && digit == 0 && bins[BINS - 1]) selection.rank = 1;
+        selection = choose_digit(bins, selection, shift);
+    }
+    if (scratch && threadIdx.x == 0) {
+        state[0] = selection.leading;
+        state[1] = selection.rank;
+    }
+    return digit == DIGITS;
+}
+
 // out = A v with (A v)(p) = sum_q a(p - q) v(q) for p, q on a kh x kw support: the normal operator of the kernel step.
 // a: (2 kh - 1, 2 kw - 1), lag (0, 0) in the middle. v must be complete (barrier before); out is complete only after
 // one. A thread makes STRIP outputs of a column: down the column they share all but one value of a, so a step costs

@@ -13,7 +13,7 @@ constexpr int NOWHERE = -1;           // the label of a pixel that is not kept
 // A pixel of the kernel; a component is named by its first pixel.
 struct Cell {
     mass_t mass;  // of the component that this pixel names
-    int label;
+    int label, next;  // next: the label after this pass
 };
 
 // The smallest label next to pixel i, its own included.
@@ -28,26 +28,24 @@ __device__ inline int smallest_around(const Cell* cells, int i, int kh, int kw) 
     return smallest;
 }
 
-// Labels every kept pixel with the first pixel of its component, from labels that are each pixel's own. Labels only
-// fall, and never out of the component: who reads one late or early changes how soon it ends, not where.
+// Labels every kept pixel with the first pixel of its component, from labels (and next ones) that are each pixel's own.
+// A pass reads labels and lowers the next ones only. Labels only fall, and never out of the component.
 __device__ inline void label_components(Cell* cells, int kh, int kw) {
-    __shared__ int changed;
     for (int pass = 0; pass < kh * kw; ++pass) {
         __syncthreads();
-        if (threadIdx.x == 0) changed = 0;
-        __syncthreads();
+        int changed = 0;
         for (int i = threadIdx.x; i < kh * kw; i += blockDim.x) {
             const int label = cells[i].label;
             if (label == NOWHERE) continue;
             int smallest = smallest_around(cells, i, kh, kw);
             smallest = min(smallest, cells[smallest].label);
             if (smallest == label) continue;
-            atomicMin(&cells[label].label, smallest);  // all that follow this label fall with it
-            atomicMin(&cells[i].label, smallest);
+            atomicMin(&cells[label].next, smallest);  // all that follow this label fall with it
+            atomicMin(&cells[i].next, smallest);
             changed = 1;
         }
-        __syncthreads();
-        if (!changed) break;
+        if (!__syncthreads_or(changed)) break;
+        for (int i = threadIdx.x; i < kh * kw; i += blockDim.x) cells[i].label = cells[i].next;
     }
 }
 
@@ -68,7 +66,10 @@ project(const float* __restrict__ kernel, float* __restrict__ out, mass_t* __res
         const int q = usable && kernel[i] > 0.f ? __float2int_rn(kernel[i] / peak * UNIT) : 0;
         return q < bound ? 0 : q;
     };
-    for (int i = threadIdx.x; i < size; i += blockDim.x) cells[i] = {0, quantised(i) ? i : NOWHERE};
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        const int label = quantised(i) ? i : NOWHERE;
+        cells[i] = {0, label, label};
+    }
     label_components(cells, kh, kw);
     long long total = 0, heaviest = 0;
     for (int i = threadIdx.x; i < size; i += blockDim.x) {

@@ -25,7 +25,8 @@ __device__ __forceinline__ void projected_gradients(const float* a, const float*
     }
 }
 
-extern "C" __global__ void __launch_bounds__(1024)
+// 1 block an SM leaves a thread 64 registers; by itself, ptxas of CUDA 13.0 takes 32 for sm_80 and spills.
+extern "C" __global__ void __launch_bounds__(1024, 1)
 toeplitz_nnls(const float* __restrict__ autocorrelation, const float* __restrict__ rhs, const float* start,
               const float* __restrict__ bounds, const float* __restrict__ ridges, float ridge, float* out,
               int kh, int kw, int iterations, int a_is_shared) {

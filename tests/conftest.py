@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -36,12 +37,14 @@ def cupy(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="session")
 def cpu_kernel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """The CPU build of a CUDA kernel by its name; each is built once."""
+    """The CPU build of a CUDA kernel by its name; each is built once, whichever process asks for it."""
     from cuda_on_cpu.build import SANITIZE, build
 
     from gpudeblur import _cuda
 
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cuda_on_cpu"
+    folder.mkdir(exist_ok=True)
     return functools.cache(lambda name: build(name, _cuda.source(name), folder, sanitize=SANITIZE))
 
 

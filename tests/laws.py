@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpudeblur import filters, fourier, kernel_refine, kernel_step
+from gpudeblur import filters, fourier, kernel_refine, kernel_step, pyramid
 from gpudeblur._arrays import array_module, to_host
 from gpudeblur.nonblind.hyper_laplacian import shrink_split
 
@@ -167,8 +168,37 @@ def at_the_threshold(beta: float) -> np.ndarray:
     return u * np.resize(np.float32([1, -1]), 32)
 
 
-def step_twins() -> Iterator[Twin]:
-    """The launch functions of the kernel step and of its projection."""
+def signed_values(shape: tuple[int, ...]) -> np.ndarray:
+    """Of both signs, with ties, zeros of both signs, infinities and denormals."""
+    random = np.random.default_rng(0)
+    values = np.round(random.normal(size=shape) * 10.0 ** random.integers(-2, 3, shape), 2).astype(np.float32)
+    special = np.float32([0, -0.0, np.inf, -np.inf, 1e-40, -1e-40, 3e38, -3e38])
+    return np.where(random.random(shape) < 0.2, random.choice(special, shape), values)
+
+
+def taps(source: int, target: int, factor: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(first, weights) for `_cuda.resample`: of a picture, or with a `factor` of a kernel."""
+    matrix, args = (pyramid._resampling, ()) if factor is None else (pyramid._magnify, (factor,))
+    place = (matrix, source, target, *args)
+    return pyramid._first_taps(*place), pyramid._tap_weights(*place)
+
+
+def weighted_sums(u: np.ndarray, first: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
+    """What `pyramid._resample_rows` does, with the taps from outside and along either axis."""
+    u = u if axis == 0 else u.swapaxes(-2, -1)
+    out = np.zeros((*u.shape[:-2], len(first), u.shape[-1]), dtype=u.dtype)
+    for tap, weight in enumerate(weights):
+        out += u[..., first + tap, :] * weight[:, None]
+    return out if axis == 0 else np.ascontiguousarray(out.swapaxes(-2, -1))
+
+
+def selection_twins() -> Iterator[Twin]:
+    """The launch functions that select by rank."""
+    for shape in [(3, 37), (2, 64), (2, 1), (2, 3, 5), (2, 2), (70,), (1, 1100), (0, 9), (2, 0, 9)]:
+        values = signed_values(shape)
+        for rank in sorted({0, shape[-1] // 3, shape[-1] - 1}):
+            args = (values, rank)
+            yield Twin("select", args, lambda a=args: np.partition(*a, axis=-1)[..., a[1]])
     for shape in [*SHAPES, (0, 3, 4)]:
         u = picture(shape)
         steps = np.round(4 * u) / 4  # energies that are equal, and many that are zero
@@ -178,6 +208,14 @@ def step_twins() -> Iterator[Twin]:
             for v, count in [*cases, (u, pixels // 3), (0 * u, 1)]:
                 args = (v, window, count)
                 yield Twin("voting_threshold", args, lambda a=args: kernel_step.voting_threshold(*a))
+
+
+def step_twins() -> Iterator[Twin]:
+    """The launch functions of the kernel step and of its projection."""
+    for shape in [*SHAPES, (0, 3, 4)]:
+        u = picture(shape)
+        steps = np.round(4 * u) / 4  # energies that are equal, and many that are zero
+        for window in windows(shape):
             for threshold in (0.0625, one_each(shape)):
                 args = (steps, threshold, window)
                 yield Twin("voting_split", args, lambda a=args: kernel_step.voting_split(*a))
@@ -210,6 +248,7 @@ def step_twins() -> Iterator[Twin]:
 
 def twins() -> Iterator[Twin]:
     """Every launch function, on every shape and kind of argument."""
+    yield from selection_twins()
     yield from step_twins()
     for shape in [*SHAPES, (0, 3, 4)]:
         u = picture(shape)
@@ -231,7 +270,12 @@ def twins() -> Iterator[Twin]:
             yield Twin("smooth_split", (u, mask), lambda u=u, m=mask: filters.smooth_split(u, m))
             args = (u, mask, 0.3, u[..., ::-1].copy())
             yield Twin("smooth_split", args, lambda a=args: filters.smooth_split(*a[:3], out=a[3].copy()))
-        for weight in (0.01, 100.0):
+        for axis, target in itertools.product((0, 1), (1, 5, 40)):
+            side = shape[axis - 2]
+            for tables in (taps(side, target), taps(side, target, 1.4)):  # some rows of the second are zero
+                args = (u, *tables, axis)
+                yield Twin("resample", args, lambda a=args: weighted_sums(*a))
+        for weight in (0.01, 100.0, one_each(shape, (0.01, 100.0))):
             args = (*spectra(shape), weight, shape[-2:])
             yield Twin(
                 "spectral_solve",

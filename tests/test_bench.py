@@ -37,7 +37,9 @@ BENCH = Path(__file__).parent.parent / "bench"
 QUICK = gd.TwoStepOptions(
     iterations=2, kernel_iterations=3, beta_max=0.2, last_beta_max=0.2, last_iterations=2, starts=("wide",)
 )
+# By the place of an argument: what is read and written, and tables that all pictures share.
 IN_PLACE = {"spectral_solve": (1,), "transfer": (0,), "normal_spectra": (0, 1), "smooth_split": (4,)}
+TABLES = {"spectral_solve": (5, 6), "resample": (1, 2)}
 
 
 @pytest.fixture
@@ -54,32 +56,9 @@ def records(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
-class Event:
-    """A CUDA event on a device that has done everything at once."""
-
-    def record(self) -> None:
-        self.at = time.perf_counter()
-
-    def synchronize(self) -> None:
-        pass
-
-
-class OutOfMemoryError(MemoryError):
-    pass
-
-
 @pytest.fixture
-def cupy(cpu_kernel: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def cupy(cpu_kernel: Any) -> Iterator[Any]:
     with device.installed(cpu_kernel) as cupy:
-        cupy.cuda.Event = Event
-        cupy.cuda.get_elapsed_time = lambda begin, end: 1e3 * (end.at - begin.at)
-        cupy.cuda.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
-        cupy.cuda.runtime.getDeviceProperties = lambda _: {"name": b"a GPU of NumPy"}
-        cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_all_blocks=lambda: None)
-        config = types.SimpleNamespace(get_plan_cache=lambda: types.SimpleNamespace(
-            clear=lambda: None, set_size=lambda _: None, set_memsize=lambda _: None))  # fmt: skip
-        cupy.fft.config = config
-        monkeypatch.setattr(device.Device, "synchronize", lambda _: device.waits(), raising=False)
         yield cupy
 
 
@@ -101,20 +80,24 @@ def test_the_plan_is_what_runs(
     size: tuple[int, int],
     changes: dict[str, Any],
 ) -> None:
-    """Launches and transforms one by one, and for each CUDA kernel the bytes of the arrays that it is given."""
-    roofline = bench("roofline")
-    from gpudeblur import _cuda, _device
+    """Launches and transforms one by one, and for each CUDA kernel the bytes of the arrays that are passed to it.
 
-    launch, moved = _cuda._launch, Counter[str]()
+    cuFFT is passed a picture and a spectrum, and moves the spectrum three times: see the next test.
+    """
+    roofline = bench("roofline")
+    from gpudeblur import _cuda, _graphs
+
+    launch, passed = _cuda._launch, Counter[str]()
 
     def watched(name: str, blocks: int, block: Any, *args: Any, **keywords: Any) -> None:
-        arrays = [a for a in args if isinstance(a, cupy.ndarray)]
+        tables = TABLES.get(name, ())
+        arrays = [a for i, a in enumerate(args) if isinstance(a, cupy.ndarray) and i not in tables]
         again = [args[i] for i in IN_PLACE.get(name, ())]
-        moved[name] += sum(a.nbytes for a in (*arrays, *again))
+        passed[name] += sum(a.nbytes for a in (*arrays, *again))
         launch(name, blocks, block, *args, **keywords)
 
     monkeypatch.setattr(_cuda, "_launch", watched)
-    monkeypatch.setattr(_device, "GRAPH_PIXELS", 0)  # a graph would hide its launches
+    monkeypatch.setattr(_graphs, "GRAPH_PIXELS", 0)  # a graph would hide its launches
     stack = np.random.default_rng(0).random((2, 40, 33), np.float32)
     options = dataclasses.replace(QUICK, **changes)
     gd.deblur(cupy.asarray(stack), size, options=options, final=final)
@@ -126,18 +109,34 @@ def test_the_plan_is_what_runs(
         planned[term.name] += term.count
         planned_bytes[term.name] += term.bytes
     assert dict(_cuda.launches) == {name: n for name, n in planned.items() if n and name not in roofline.ARRAYS}
-    # These need less than the arrays hold: a rectangle, some lags, a few weights.
+    # These move less than they are passed: a rectangle, some lags, a few weights.
     for name in ("voting_threshold", "lags", "gaussian_smooth"):
-        assert planned_bytes[name] <= moved.pop(name)
-    for name, count in moved.items():
+        assert planned_bytes[name] <= passed.pop(name)
+    for name, count in passed.items():
         assert count == pytest.approx(planned_bytes[name], abs=64 * planned[name]), name
 
 
-def test_a_latent_pass_moves_38_bytes_a_pixel(bench: Any) -> None:
+def test_a_latent_pass_moves_54_bytes_a_pixel(bench: Any) -> None:
     roofline = bench("roofline")
     grid = roofline.Grid(3, 1024, 4096)
     terms = ("l0_split", "cufft_r2c", "spectral_solve", "cufft_c2r")
-    assert sum(roofline.BYTES[name](grid) for name in terms) / grid.pixels == pytest.approx(38, rel=1e-3)
+    assert sum(roofline.BYTES[name](grid) for name in terms) / grid.pixels == pytest.approx(54, rel=1e-3)
+
+
+def test_a_transform_of_pictures_passes_over_memory_twice(bench: Any) -> None:
+    roofline = bench("roofline")
+    picture, spectrum = np.empty((3, 40, 36), np.float32), np.empty((3, 40, 19), np.complex64)
+    lines, frequencies = np.empty((3, 1, 36), np.float32), np.empty((3, 1, 19), np.complex64)
+    for name in ("cufft_r2c", "cufft_c2r"):
+        assert roofline.BYTES[name](roofline.Grid(3, 40, 36)) == picture.nbytes + 3 * spectrum.nbytes
+        assert roofline.BYTES[name](roofline.Grid(3, 1, 36)) == lines.nbytes + frequencies.nbytes
+
+
+def test_of_many_items_three_launches_select(bench: Any, cupy: Any) -> None:
+    roofline = bench("roofline")
+    assert roofline.ONE_BLOCK_ITEMS == _cuda._ONE_BLOCK_ITEMS
+    assert roofline.selection_launches(_cuda._ONE_BLOCK_ITEMS) == 1
+    assert roofline.selection_launches(_cuda._ONE_BLOCK_ITEMS + 1) == _cuda._DIGITS
 
 
 def test_the_floor_is_the_slower_of_moving_and_computing(bench: Any) -> None:
@@ -178,31 +177,51 @@ def test_throughput_on_a_device(bench: Any, cupy: Any, tmp_path: Path, monkeypat
 
     def limited(self: Any, *arguments: Any) -> Any:
         if self.batch > 1:
-            raise OutOfMemoryError
+            raise device.memory.OutOfMemoryError
         return run(self, *arguments)
 
     monkeypatch.setattr(module.Load, "run", limited)
     module.main(["--device", "cuda", "--options", OPTIONS, "--memory", "--longest", "inf"])
-    (line,) = records(tmp_path, "throughput")
-    assert line["gpu"] == "a GPU of NumPy"
-    assert [row["case"] for row in line["rows"]] == ["40x33_k9_b1"]
-    for row in line["rows"]:
-        assert row["transforms"] == row["planned_transforms"]
-        assert row["floor_ms"] > 0
-        assert row["over_floor"] == pytest.approx(row["ms"] / row["floor_ms"])
+    (row,) = records(tmp_path, "throughput")
+    assert (row["run"], row["gpu"], row["case"]) == ("rows", "a GPU of NumPy", "40x33_k9_b1")
+    assert row["transforms"] == row["planned_transforms"]
+    assert row["floor_ms"] > 0
+    assert row["over_floor"] == pytest.approx(row["ms"] / row["floor_ms"])
 
 
 def test_the_time_is_up(bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = bench("throughput")
     module.main(["--seconds", "0"])
     assert "512x512_k25_b1: left out" in capsys.readouterr().out
-    assert records(tmp_path, "throughput")[0]["rows"] == []
+    assert not (tmp_path / "throughput.jsonl").exists()
+
+
+def test_what_was_measured_before_a_failure_is_recorded(bench: Any, tmp_path: Path) -> None:
+    """A line a row, under one provenance."""
+    evaluate = bench("evaluate")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"case": "a", "ms": 1.0}
+        yield {"case": "b", "ms": np.float64(2)}
+        assert len(records(tmp_path, "some")) == 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.show(evaluate.recorded("some", {"gpu": "none"}, rows()), {"case": "", "ms": ".1f"})
+    first, second = records(tmp_path, "some")
+    assert {**first, "case": "b", "ms": 2.0} == second
+    assert {"date", "commit", "versions", "gpu"} <= first.keys()
+
+
+@pytest.mark.parametrize(("gpu", "limit"), [("NVIDIA H100 80GB HBM3", 400), ("NVIDIA H200", 550), ("another", None)])
+def test_the_bar_of_the_defaults_depends_on_the_gpu(bench: Any, gpu: str, limit: float | None) -> None:
+    assert bench("throughput").default_bar(gpu) == limit
 
 
 def test_bars_on_a_device(bench: Any, cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = bench("throughput")
     quick(module, monkeypatch)
-    small = {(255, 255): (40, 33), (96, 112): (33, 40), (2048, 2048): (48, 48)}
+    small = {(255, 255): (40, 33), (96, 112): (33, 40), (2048, 2048): (48, 48), (512, 512): (40, 33)}
 
     class Small(module.Load):
         def __init__(self, shape: Any, kernel_size: int, batch: int = 1, final: str | None = None) -> None:
@@ -210,16 +229,44 @@ def test_bars_on_a_device(bench: Any, cupy: Any, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(module, "Load", Small)
     monkeypatch.setattr(module, "FACES", Small((96, 112), 21, final="hyper-laplacian"))
+    monkeypatch.setattr(module, "LARGE", Small((2048, 2048), 51))
     monkeypatch.setattr(module, "through_batch", lambda *_, **__: 0.5)  # needs streams; tested by itself
     monkeypatch.setattr(module.Bench, "peak", lambda *_: {"over_model": 1.1})
+    monkeypatch.setattr(module, "device_name", lambda: "NVIDIA H200")
     options = json.dumps({**json.loads(OPTIONS), "starts": ["wide", "text"]})
     module.main(["--device", "cuda", "--options", options, "--bars", "--longest", "0"])
-    (line,) = records(tmp_path, "throughput")
-    assert [one["holds"] is None for one in line["bars"]] == [False] * 7 + [True] * 2
-    # What has a bar was measured with one start; beside it, with all.
-    one_start, all_starts = (line["bars"][i]["row"]["launches"] for i in (0, 7))
-    assert all_starts > 2 * one_start
-    assert all(math.isfinite(one["measured"]) for one in line["bars"])
+    lines = records(tmp_path, "throughput")
+    bars, rows = ([line for line in lines if key in line] for key in ("bar", "case"))
+    single = ["<= 40", ">= 550", "<= 3", "<= 15", ">= 1500", "<= 3"]
+    limits = ["none", *single, ">= 5000", "<= 1.5", ">= 1000", "<= 0.2", "none"]
+    assert [bar["limit"] for bar in bars] == limits
+    assert [bar["holds"] is None for bar in bars] == [limit == "none" for limit in limits]
+    assert [row["starts"] for row in rows] == [2, 1, 1, 1, 2]
+    assert rows[0]["launches"] > 1.8 * rows[1]["launches"]
+    assert all(math.isfinite(bar["measured"]) for bar in bars)
+    assert {line["run"] for line in lines} == {"bars"}
+
+
+def test_the_time_of_the_bars_begins_when_all_is_compiled(
+    bench: Any, cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = bench("throughput")
+    quick(module, monkeypatch)
+    deadlines: list[float] = []
+
+    def slow(_: Any) -> dict[str, Any]:
+        time.sleep(0.3)
+        return module.beside("warm", 0.3)
+
+    def bars(bench: Any) -> Iterator[dict[str, Any]]:
+        deadlines.append(bench.deadline.left)
+        yield module.bar("speed", 1, 2)
+
+    monkeypatch.setattr(module, "warm", slow)
+    monkeypatch.setattr(module, "bars_gpu", bars)
+    module.main(["--device", "cuda", "--bars", "--seconds", "5"])
+    assert deadlines[0] > 4.9
+    assert [line["bar"] for line in records(tmp_path, "throughput")] == ["warm", "speed"]
 
 
 def test_workers_side_by_side_and_a_stream(bench: Any) -> None:
@@ -242,13 +289,15 @@ def test_each_cuda_kernel_has_its_line(bench: Any, cupy: Any, tmp_path: Path, mo
     quick(module, monkeypatch)
     monkeypatch.setattr(module, "SIZES", (((40, 33), 9, 2),))
     module.main([])
-    (line,) = records(tmp_path, "kernels")
+    rows = records(tmp_path, "kernels")
     named = {kernel.name for kernel in module.KERNELS}
     assert named == set(bench("roofline").BYTES)
     assert named == {path.stem for path in _cuda.SOURCES.glob("*.cu")} | {"cufft_r2c", "cufft_c2r"}
-    assert len(line["rows"]) == len(module.KERNELS)
-    for row in line["rows"]:
+    assert len(rows) == len(module.KERNELS)
+    for row in rows:
+        assert row["gpu"] == "a GPU of NumPy"
         assert row["replayed"], row
+        assert row["launches"] == (2 if row["case"].split()[0] in ("dilate", "gaussian_smooth") else 1), row
         assert row["gb_per_s"] > 0
 
 
@@ -271,10 +320,32 @@ def test_peers_on_a_device(bench: Any, cupy: Any, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "LOADS", ((60, 1), (60, 2)))
     monkeypatch.setattr(module, "cases", lambda: iter(()))
     module.main(["--device", "cuda"])
-    (line,) = records(tmp_path, "peers")
-    for row in line["latent_steps"]:
-        assert row["difference"] < 1e-5
-        assert row["times_replayed"] > 0
+    *steps, worst = records(tmp_path, "peers")
+    assert worst["measured"] == min(step["times"] for step in steps)
+    for step in steps:
+        assert step["difference"] < 1e-5
+        assert step["times_replayed"] > 0
+
+
+def test_agreement_on_a_device(bench: Any, cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = bench("agreement")
+    quick(module, monkeypatch)
+    monkeypatch.setattr(module, "FAST", QUICK)
+    estimate_kernel = gd.estimate_kernel
+
+    def quick_estimate(image: Any, kernel_size: Any, options: Any = None) -> Any:
+        return estimate_kernel(image[:1] if image.ndim == 3 else image, kernel_size, options=QUICK)
+
+    monkeypatch.setattr(gd, "estimate_kernel", quick_estimate)
+    blurred = np.random.default_rng(0).random((40, 33), np.float32)
+    monkeypatch.setattr(module, "picture", lambda _: ("noise", blurred, (9, 9)))
+    monkeypatch.setattr(module, "BOUND", 1.0)
+    module.main([])
+    rows = records(tmp_path, "agreement")
+    assert [row["run"] for row in rows] == [
+        "one iteration", "two iterations", "one start", "default", "one start", "one start", "default", "default",
+    ]  # fmt: skip
+    assert [row.get("batch") for row in rows] == [None] * 4 + [1, 64, 1, 64]
 
 
 # ------------------------------------------------------------------ quality of kernels

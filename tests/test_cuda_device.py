@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture, system
 
-from gpudeblur import filters, kernel_refine, kernel_step
+from gpudeblur import filters, kernel_refine, kernel_step, noise, pyramid
 from gpudeblur.fourier import rfft2
 from gpudeblur.nonblind.hyper_laplacian import shrink_split
 
@@ -181,6 +181,12 @@ def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:
         assert_same(
             cuda.voting_split(u, cupy.asarray(threshold), window), kernel_step.voting_split(host, threshold, window)
         )
+    for size in (1000, 1 << 17, 1_000_003):  # one block, and many
+        values = laws.signed_values((3, size))
+        values[1, size // 2] = np.nan
+        for rank in (0, size // 2, size - 1):
+            expected = np.where([False, True, False], np.nan, np.partition(values, rank, axis=-1)[:, rank])
+            assert_same(cuda.select(cupy.asarray(values), rank), expected.astype(np.float32))
     # Shared memory by default; 48 KB but for the static part; by asking; global memory.
     for size in ((31, 31), (55, 55), (75, 61), (151, 141)):
         kernels = laws.blobs(size, 6)
@@ -188,3 +194,29 @@ def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:
         out = cuda.project(cupy.asarray(kernels), 0.05, 0.03)
         assert_same(out.get() > 0, expected > 0)  # the same decisions
         assert_close(out, expected, rtol=1e-5)
+
+
+def test_selections_of_large_pictures_equal_a_loop(cupy: Any, cuda: Any) -> None:
+    """Many blocks a picture and a launch a digit; the batch does not matter, nor does a repetition."""
+    u = cupy.asarray(picture((3, 600, 801)))
+    u[1, 5, 5] = np.nan
+    before = cuda.launches.copy()
+    for _ in range(3):
+        assert_batch_is_loop(lambda x: kernel_step.voting_threshold(x, (9, 590, 9, 790), 5000), u)
+        assert_batch_is_loop(lambda x: cuda.select(x.reshape(*x.shape[:-2], -1), 1000), u)
+    assert cuda.launches - before == {"voting_threshold": 36, "select": 36}
+
+
+def test_the_median_is_numpys(cupy: Any) -> None:
+    for size in (1, 2, 7, 64, 64516, 500_000):
+        values = laws.picture((2, size)) - 1
+        assert_same(noise.median(cupy.asarray(values)), noise.median(values))
+
+
+def test_the_pyramid_is_numpys(cupy: Any) -> None:
+    for shape, target in (((3, 255, 301), (180, 213)), ((2, 37, 31), (70, 5))):
+        host = picture(shape)
+        assert_same(pyramid.resample(cupy.asarray(host), target), pyramid.resample(host, target))
+    kernel = picture((3, 19, 13))
+    out = pyramid.enlarge_kernel(cupy.asarray(kernel), 1.4142, (27, 25))
+    assert_close(out, pyramid.enlarge_kernel(kernel, 1.4142, (27, 25)), rtol=1e-5, atol=1e-8)

@@ -27,7 +27,7 @@ import laws
 from cuda_on_cpu.build import SANITIZE, CpuKernel, PoisonedNumpy, build, sanitized_environment
 from laws import KERNELS, bound, picture, spectra, system
 
-from gpudeblur import _cuda, filters, kernel_step
+from gpudeblur import _cuda, filters, kernel_step, noise, pyramid
 from gpudeblur.nonblind.hyper_laplacian import shrink_split
 
 ORDERS = (0,) if SANITIZE else (0, 1, 2, 3)
@@ -40,8 +40,16 @@ def cuda(cpu_kernel: Any, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setattr(_cuda, "cupy", PoisonedNumpy())
     monkeypatch.setattr(_cuda, "_kernel", cpu_kernel)
     monkeypatch.setattr(_cuda, "_shared_limit", lambda: LARGE_SHARED)
-    monkeypatch.setattr(_cuda, "_weights_on_device", _cuda._weights)
+    monkeypatch.setattr(_cuda._constants, "on_device", lambda make, *args: make(*args))
     return _cuda
+
+
+@pytest.fixture
+def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A selection is by several blocks a picture, a launch a digit, as soon as there is a number."""
+    monkeypatch.setattr(_cuda, "_ONE_BLOCK_ITEMS", 0)
+    monkeypatch.setattr(_cuda, "_PART_ITEMS", 70)
+    monkeypatch.setattr(_cuda, "_MAX_PARTS", 5)
 
 
 def run(launch: Callable[..., Any], *args: Any) -> Any:
@@ -73,6 +81,12 @@ def check_neighbours(launch: Callable[..., Any], batch: np.ndarray, *args: Any) 
 
 @pytest.mark.parametrize("twin", list(laws.twins()), ids=laws.twin_name)
 def test_twins(cuda: Any, twin: laws.Twin) -> None:
+    twin.check(run(getattr(cuda, twin.launch), *twin.args))
+
+
+@pytest.mark.parametrize("twin", list(laws.selection_twins())[::5], ids=laws.twin_name)
+@pytest.mark.usefixtures("many_parts")
+def test_twins_of_many_parts(cuda: Any, twin: laws.Twin) -> None:
     twin.check(run(getattr(cuda, twin.launch), *twin.args))
 
 
@@ -151,6 +165,63 @@ def test_voting_threshold_of_nan_and_of_little(cuda: Any) -> None:
             np.testing.assert_array_equal(out[i], run(cuda.voting_threshold, u[i], window, count))
 
 
+@pytest.mark.usefixtures("many_parts")
+def test_voting_threshold_of_nan_in_many_parts(cuda: Any) -> None:
+    test_voting_threshold_of_nan_and_of_little(cuda)
+
+
+def test_select_of_nan(cuda: Any) -> None:
+    """NaN of either sign, whatever the rank; the others are what they are alone."""
+    values = laws.signed_values((4, 150))
+    values[1, 3], values[2, 149] = np.nan, -np.float32(np.nan)
+    for rank in (0, 70, 149):
+        out = run(cuda.select, values, rank)
+        assert np.isnan(out).tolist() == [False, True, True, False]
+        for i in range(4):
+            np.testing.assert_array_equal(out[i], run(cuda.select, values[i], rank))
+
+
+@pytest.mark.usefixtures("many_parts")
+def test_select_of_nan_in_many_parts(cuda: Any) -> None:
+    test_select_of_nan(cuda)
+
+
+def test_median(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`numpy.median`, the mean of the middle two and NaN included; on CuPy by one or two launches."""
+    batches = [laws.signed_values(shape) for shape in ((3, 7), (3, 150), (2, 3, 1), (2, 2), (0, 5))]
+    batches[1][1, 5] = np.nan
+    with np.errstate(invalid="ignore", over="ignore"):
+        for values in batches:
+            laws.assert_same(noise.median(values), np.median(values, axis=-1))
+        monkeypatch.setattr(noise, "goes_to_cuda", lambda values: True)
+        for values, launches in zip(batches, (1, 2, 1, 2, 0), strict=True):
+            before = cuda.launches.copy()
+            laws.assert_same(noise.median(values), np.median(values, axis=-1))
+            assert (cuda.launches - before)["select"] == launches
+
+
+def test_resample_of_nan(cuda: Any) -> None:
+    for axis in (0, 1):
+        first, weights = laws.taps((9, 11)[axis], 5)
+        check_neighbours(lambda u, f=first, w=weights, a=axis: cuda.resample(u, f, w, a), picture((3, 9, 11)))
+
+
+def test_the_pyramid_on_a_device_is_launches(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`resample` bit for bit, `enlarge_kernel` but for the order of its sums; two launches each."""
+    shapes = [((3, 37, 31), (26, 22)), ((2, 3, 5, 64), (9, 40)), ((2, 7, 1), (3, 2)), ((5, 6), (5, 4))]
+    sizes = [((3, 5, 5), (7, 7), 1.4), ((2, 2, 9, 33), (5, 47), 1.4), ((1, 5), (9, 3), 2.0), ((3, 3), (51, 3), 1.4)]
+    shrunk = [pyramid.resample(picture(shape), target) for shape, target in shapes]
+    enlarged = [pyramid.enlarge_kernel(picture(shape), factor, size) for shape, size, factor in sizes]
+    monkeypatch.setattr(pyramid, "goes_to_cuda", lambda u: True)
+    before = cuda.launches.copy()
+    for (shape, target), expected in zip(shapes, shrunk, strict=True):
+        laws.assert_same(run(pyramid.resample, picture(shape), target), expected)
+    for (shape, size, factor), expected in zip(sizes, enlarged, strict=True):
+        laws.assert_close(run(pyramid.enlarge_kernel, picture(shape), factor, size), expected, rtol=1e-5, atol=1e-8)
+    assert cuda.launches - before == {"resample": 2 * len(ORDERS) * (len(shapes) + len(sizes))}
+    assert pyramid.resample(picture((0, 3, 4)), (2, 2)).shape == (0, 2, 2)
+
+
 def test_spectrum_max_of_nan(cuda: Any) -> None:
     spectrum = spectra((3, 9, 70))[0]
     spectrum[1, 3, 3] = np.nan
@@ -200,6 +271,8 @@ def test_results_go_where_they_shall(cuda: Any) -> None:
         (cuda.smooth_split, u, mask),
         (cuda.voting_threshold, u, window, 5),
         (cuda.voting_split, u, 0.1, window),
+        (cuda.select, u, 4),
+        (cuda.resample, u, *laws.taps(9, 5), 0),
         (cuda.lags, u, 3, 4),
         (cuda.kernel_grid, kernels, (8, 9)),
         (cuda.spectrum_max, data),
@@ -226,6 +299,8 @@ def test_results_go_where_they_shall(cuda: Any) -> None:
     for launch in (cuda.l0_split, cuda.shrink_split, lambda u, t, out: cuda.voting_split(u, t, window, out=out)):
         with pytest.raises(ValueError, match="out must not be an input"):
             launch(u, 0.1, out=u)
+    with pytest.raises(ValueError, match="out must not be an input"):
+        cuda.resample(u, *laws.taps(9, 9), 0, out=u)
     power = np.ones(split.shape, np.float32)
     assert cuda.transfer(split, data, out=power)[1] is power
 
@@ -272,6 +347,22 @@ def test_spectral_solve_of_colours_that_share_a_kernel(cuda: Any) -> None:
     expected = filters.spectral_solve(data, split.copy(), power[:1], 2.0, (6, 8))
     out = cuda.spectral_solve(data, split, power[:1], 2.0, (6, 8))
     np.testing.assert_allclose(out, expected, rtol=1e-5)
+
+
+def test_spectral_solve_with_a_weight_a_picture(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(...) and (..., 1, 1), on either library what each picture is with its own weight; colours share a weight."""
+    data, split, power = spectra((2, 3, 6, 8))
+    weights = np.float32([0.01, 100])
+    shaped = (weights[:, None], np.repeat(weights, 3).reshape(2, 3), weights.reshape(2, 1, 1, 1))
+    for launched in (False, True):
+        if launched:
+            monkeypatch.setattr(filters, "goes_to_cuda", lambda *arrays: True)
+        expected = [
+            filters.spectral_solve(data[i], split[i].copy(), power[i], float(weights[i]), (6, 8)) for i in range(2)
+        ]
+        for weight in shaped:
+            out = filters.spectral_solve(data, split.copy(), power, weight, (6, 8))
+            np.testing.assert_allclose(out, expected, rtol=0 if launched else 1e-6)
 
 
 def test_spectral_solve_of_nan(cuda: Any) -> None:
@@ -369,6 +460,13 @@ def test_launch_functions_refuse_what_their_kernels_would_misread(cuda: Any) -> 
         cuda.spectral_solve(data, np.zeros((2, 4, 5), np.complex64), power, 1.0, (4, 6))
     with pytest.raises(ValueError, match=r"data must have shape \(2, 4, 4\), got \(4, 4\)"):
         cuda.spectral_solve(data[0], split, power, 1.0, (4, 6))
+    with pytest.raises(TypeError, match=r"values must be float32 for its CUDA kernel, got float64"):
+        cuda.select(u.astype(np.float64), 0)
+    first, weights = laws.taps(4, 2)
+    with pytest.raises(TypeError, match=r"first must be int32 for its CUDA kernel, got int64"):
+        cuda.resample(u, first.astype(np.int64), weights, 0)
+    with pytest.raises(ValueError, match=r"first must have shape \(2,\), got \(1,\)"):
+        cuda.resample(u, first[:1], weights, 0)
     a, rhs, start, ridge = system((3, 3))
     with pytest.raises(ValueError, match=r"bound must have shape \(2,\), got \(1,\)"):
         cuda.toeplitz_nnls(a, rhs, start, ridge, ridge[:1], 1)
@@ -383,6 +481,9 @@ def test_launch_functions_refuse_what_lies_outside(cuda: Any) -> None:
             cuda.voting_threshold(u, window, 1)
         with pytest.raises(ValueError, match="window must lie in"):
             cuda.voting_split(u, 0.1, window)
+    for rank in (-1, 6):
+        with pytest.raises(ValueError, match=rf"rank must be from 0 to under the number of values, 6, got {rank}"):
+            cuda.select(u, rank)
     with pytest.raises(ValueError, match=r"rows and columns must be under the sides \(4, 6\), got \(4, 2\)"):
         cuda.lags(u, 4, 2)
     with pytest.raises(ValueError, match=r"kernel must fit the grid \(3, 6\), got \(4, 6\); use a larger grid"):
@@ -396,6 +497,10 @@ def test_launches_are_counted(cuda: Any) -> None:
     cuda.dilate(np.zeros((2, 3, 4), bool), 1)
     cuda.l0_split(picture((2, 3, 4)), 0.1)
     assert cuda.launches - before == {"dilate": 2, "l0_split": 1}
+    before = cuda.launches.copy()
+    for ones in (1 << 17, (1 << 17) + 1):  # one block up to here, then a launch a digit
+        assert cuda.select(np.ones((1, ones), np.float32), 5) == 1
+    assert cuda.launches - before == {"select": 4}
 
 
 def broken(name: str, old: str, new: str, folder: Path) -> CpuKernel:
@@ -413,10 +518,12 @@ def broken(name: str, old: str, new: str, folder: Path) -> CpuKernel:
         ("toeplitz_nnls", "momentum = following;\n        __syncthreads();", "momentum = following;"),
         ("toeplitz_cg", "__syncthreads();  // the last call's partial results have been read", ""),
         ("voting_threshold", "bins[i] = 0;\n        __syncthreads();", "bins[i] = 0;"),
-        ("project", "__syncthreads();\n        if (!changed) break;", "if (!changed) break;"),
+        ("select", "atomicExch(ticket, 0u);\n    __syncthreads();", "atomicExch(ticket, 0u);"),
+        ("project", "if (!__syncthreads_or(changed)) break;", "if (!changed) break;"),
     ],
 )
 @pytest.mark.skipif(SANITIZE, reason="about the order of threads, not about memory")
+@pytest.mark.usefixtures("many_parts")
 def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, tmp_path: Path, name: str, old: str, new: str) -> None:
     """The shim itself: without this barrier the result depends on the order of the threads."""
     kernel = broken(name, old, new, tmp_path)
@@ -427,6 +534,7 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, tmp_path: Path, na
         "shrink_split": (cuda.shrink_split, picture((1, 37, 31)), 30.0),
         "dilate": (cuda.dilate, picture((1, 37, 31)) > 0.8, 2),
         "voting_threshold": (cuda.voting_threshold, picture((1, 37, 31)), (0, 37, 0, 31), 100),
+        "select": (cuda.select, laws.signed_values((1, 500)), 100),
         "project": (cuda.project, laws.blobs((13, 9)), 0.05, 0.03),
         "toeplitz_nnls": (cuda.toeplitz_nnls, a, rhs, start, ridge, bound(a), 3),
         "toeplitz_cg": (cuda.toeplitz_cg, a, rhs, start, ridge, 3),

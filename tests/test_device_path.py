@@ -98,7 +98,7 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
     from gpudeblur import _cuda, _device
 
     def costs(passes: int, picture: Any, kernel: Any) -> Counter[str]:
-        _device.clear()
+        _device.state().clear()
         _cuda.launches.clear()
         device.counts.clear()
         hyper_laplacian(picture, kernel, beta_max=2.0 ** (1.5 * (passes - 1)), **FINALS["hyper-laplacian"])
@@ -113,11 +113,12 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
         assert not five["waits"]
         five.subtract(three)
         pixels, bins = np.prod(lead) * 50 * 50, np.prod(lead) * 50 * 26
-        in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + (8 * bins + 4 * pixels)
+        tables = 4 * (50 + 50)  # of |F D|^2
+        in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + tables + (8 * bins + 4 * pixels)
         assert +five == {"shrink_split": 2, "spectral_solve": 2, "transforms": 4, "bytes": 2 * in_memory}
 
 
-def test_a_scale_is_replayed_as_a_graph(cupy: Any) -> None:
+def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any) -> None:
     """The third run of a shape is graphs alone, on pictures that the captured ones have never seen."""
     from gpudeblur import _cuda
 
@@ -135,7 +136,7 @@ def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions, cut: float) ->
     picture = cupy.asarray(photos(2, 50))
     scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3, options.beta_max)
     kernel = initial_kernel((7, 7), 2, cupy, np.float32)
-    _device.clear()
+    _device.state().clear()
     _cuda.launches.clear()
     device.counts.clear()
     alternate(picture, kernel, scale, options, lambda _: None)
@@ -156,7 +157,8 @@ def test_a_pass_of_the_latent_step_is_two_launches_and_two_transforms(cupy: Any)
     some, one_more = (per_iteration(cupy, beta_max=0.02 * 2**n + 1e-3) for n in (3, 4))
     one_more.subtract(some)
     pixels, bins = 2 * 50 * 50, 2 * 50 * 26
-    in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + (8 * bins + 4 * pixels)
+    tables = 4 * (50 + 50)  # of |F D|^2
+    in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + tables + (8 * bins + 4 * pixels)
     assert +one_more == {"l0_split": 1, "spectral_solve": 1, "transforms": 2, "bytes": in_memory}
 
 
@@ -185,3 +187,242 @@ def test_the_smooth_prior_is_launches_too(cupy: Any) -> None:
     assert not cost["allocations"]
     assert not cost["waits"]
     assert not cost["uploads"]
+
+
+# ---- what the host has to do
+# All starts and finalists, as by default; the counts do not depend on how often they go round, nor on the sizes.
+ALL_STARTS = gd.TwoStepOptions(iterations=1, kernel_iterations=2, last_iterations=1)
+
+
+def counted(work: Any) -> Counter[str]:
+    device.counts.clear()
+    work()
+    return Counter({name: device.counts[name] for name in (*device.counts, *device.activity)})
+
+
+def test_a_third_call_is_three_graphs_and_next_to_nothing_else(cupy: Any) -> None:
+    """The bars of the host's share: `python bench/host_share.py` prints the figures for the defaults at full size."""
+    image = cupy.asarray(photos(1)[0])
+    for number in range(3):
+        counts = counted(lambda: gd.deblur(image, 7, options=ALL_STARTS))
+        assert counts["capture allocations"] == counts["capture plans"] == 0
+        assert counts["graph launches"] == (3 if number else 0)
+    assert counts["uploads"] <= 8
+    assert counts["waits"] <= 3
+    assert counts["launches"] <= 300
+    assert counts["plans"] == 0
+
+
+@pytest.mark.parametrize("final", FINALS)
+def test_every_restoration_is_a_graph(cupy: Any, final: str) -> None:
+    """Where light is clipped, too; the lamps themselves are looked for outside."""
+    image, lamps = photos(1)[0], photos(1)[0]
+    lamps[18:23, 18:23] = 1
+    for picture in (image, lamps):
+        expected = gd.deblur(picture, 7, options=QUICK, final=final).image
+        for _ in range(3):
+            device.counts.clear()
+            on_device = gd.deblur(cupy.asarray(picture), 7, options=QUICK, final=final)
+            np.testing.assert_allclose(on_device.image.get(), expected, atol=1e-3)
+        assert device.counts["graph launches"] == 3
+        assert device.counts["launches"] <= 300
+
+
+def test_lamps_are_taken_out_on_a_device(cupy: Any) -> None:
+    lamps = photos(1)[0] * np.float32(0.3)
+    lamps[18:23, 18:23] = 1
+    on_host = gd.deblur(lamps, 7, options=ALL_STARTS)
+    for _ in range(3):
+        check_alike(gd.deblur(cupy.asarray(lamps), 7, options=ALL_STARTS), on_host, 2e-5)
+
+
+def test_a_batch_call_after_the_other_keeps_memory_flat(cupy: Any) -> None:
+    """200 times: what one leaves, plans and graphs among it, the next one uses."""
+    from gpudeblur import groups
+
+    options = gd.TwoStepOptions(iterations=1, kernel_iterations=1, last_iterations=1, starts=("wide",), refine=False)
+    how = {"final": "hyper-laplacian", "options": options, "device": "cuda", "batch_size": 2}
+    pictures = list(photos(2, 24))
+    sizes = []
+    for number in range(200):
+        device.counts.clear()
+        results = list(gd.deblur_batch(pictures, 3, **how))
+        assert [r.error for r in results] == [None, None]
+        if number >= 2:
+            assert (device.counts["plans"], device.counts["graph launches"]) == (0, 3)
+            sizes.append(device.memory.memory_info()[0])
+    assert len(set(sizes)) == 1
+    assert len(groups._idle) == 1
+    groups._idle[0].release()
+    assert not groups._idle
+
+
+# ---- pictures as they come
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "longdouble", ">u2", "uint8"])
+def test_dtypes_that_no_device_has_come_back_as_they_were(cupy: Any, dtype: str) -> None:
+    """Big-endian pictures are what FITS files hold."""
+    image = photos(1)[0]
+    image = (image * 255).astype(dtype) if np.dtype(dtype).kind == "u" else image.astype(dtype)
+    if dtype == ">u2":
+        image *= 257
+    for function in (
+        lambda **how: gd.deblur(image, 7, options=QUICK, **how).image,
+        lambda **how: gd.deconvolve(image, trajectory_kernel(7, rng=0).astype(">f8"), **how),
+        lambda **how: gd.deconvolve(image, trajectory_kernel(7, rng=0), tile=64, **how)
+        if dtype == ">f4"
+        else image,
+    ):
+        on_device, on_host = function(device="cuda"), function()
+        assert type(on_device) is np.ndarray
+        assert on_device.dtype == image.dtype
+        scale = np.iinfo(dtype).max if image.dtype.kind == "u" else 1
+        np.testing.assert_allclose(on_device.astype(float), on_host.astype(float), atol=2e-3 * scale)
+
+
+def test_a_kernel_too_large_for_one_block_is_solved_by_transforms_in_a_graph(cupy: Any, monkeypatch: Any) -> None:
+    from gpudeblur import _cuda
+
+    stack = photos(2)
+    for solver in ("cg", "nnls"):
+        options = dataclasses.replace(QUICK, kernel_solver=solver)
+        expected = gd.estimate_kernel(stack, 7, options=options)
+        monkeypatch.setattr(_cuda, "toeplitz_fits", lambda *_: False)
+        for _ in range(3):
+            device.counts.clear()
+            kernel = gd.estimate_kernel(cupy.asarray(stack), 7, options=options)
+            np.testing.assert_allclose(kernel.get(), expected, atol=1e-4)
+        assert device.counts["graph launches"] == 2
+        assert not _cuda.launches[f"toeplitz_{solver}"]
+
+
+def test_sides_with_a_large_prime_factor(cupy: Any) -> None:
+    """cuFFT launches work of its own while it plans for them, which a capture does not survive."""
+    u = np.random.default_rng(0).random((131, 12), np.float32)
+    kernel = trajectory_kernel(7, rng=0).astype(np.float32)
+    expected = hyper_laplacian(u, kernel, weight=1e-3, boundary="wrap")
+    for _ in range(3):
+        sharp = hyper_laplacian(cupy.asarray(u), cupy.asarray(kernel), weight=1e-3, boundary="wrap")
+        np.testing.assert_allclose(sharp.get(), expected, atol=2e-4)
+    assert device.counts["graph launches"] == 2
+    assert device.counts["capture plans"] == 0
+
+
+def test_a_weight_a_picture_is_no_reason_to_wait(cupy: Any) -> None:
+    u, kernel = photos(3), trajectory_kernel(7, rng=0).astype(np.float32)
+    weight = np.float32([1e-3, 2e-3, 4e-3])
+    for method in (gd.nonblind.hyper_laplacian, gd.nonblind.tv, gd.nonblind.l0):
+        expected = method(u, kernel, weight=weight, boundary="liu-jia")
+        arrays = [cupy.asarray(array) for array in (u, kernel, weight)]
+        sharp = method(arrays[0], arrays[1], weight=arrays[2], boundary="liu-jia")
+        np.testing.assert_allclose(sharp.get(), expected, atol=5e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A prior of a user's, by a matrix product, which cuBLAS does not do while a stream is captured."""
+
+    weight: float = 1e-3
+
+    def step(self, latent: Any, ratio: float) -> Any:
+        return latent @ latent.swapaxes(-1, -2) @ latent
+
+
+def test_a_prior_that_no_graph_can_hold_is_told_of_once(cupy: Any) -> None:
+    import warnings
+
+    options = dataclasses.replace(QUICK, prior=Product())
+    image = photos(1)[0]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(4):
+            gd.estimate_kernel(cupy.asarray(image), 7, options=options)
+    assert len(said) == 1
+    assert "CUDA graph not captured, launching one by one instead: calling cuBLAS" in str(said[0].message)
+
+
+def test_tiles_count_the_memory_that_the_pool_holds_free(cupy: Any) -> None:
+    from gpudeblur.nonblind.tiles import _tile_that_fits
+
+    picture = cupy.zeros((600, 600), dtype=np.float32)
+    device.memory.card.total = device.memory.card.allocated + (60 << 20)
+    free = _tile_that_fits(picture, (9, 9), 64, "tv", cupy, None)
+    held = cupy.zeros((14 << 20,), dtype=np.float32)
+    del held  # to the pool
+    assert _tile_that_fits(picture, (9, 9), 64, "tv", cupy, None) == free
+
+
+# ---- a device that fails
+def test_pictures_made_on_another_stream_are_waited_for(cupy: Any) -> None:
+    with cupy.cuda.Stream(non_blocking=True):
+        pictures = [cupy.asarray(picture) * 1 for picture in photos(2)]
+        batch = gd.deblur_batch(pictures, 7, options=QUICK, final=None)
+    assert [r.error for r in batch] == [None, None]
+
+
+def test_two_threads_on_two_streams(cupy: Any) -> None:
+    """Graphs and plans are each thread's own, constants both's; the device sees no unordered access."""
+    import threading
+
+    stack, expected, kernels = photos(2), None, []
+    expected = gd.estimate_kernel(stack, 7, options=QUICK)
+
+    def work() -> None:
+        with cupy.cuda.Stream(non_blocking=True):
+            image = cupy.asarray(stack)
+            kernels.extend(gd.estimate_kernel(image, 7, options=QUICK).get() for _ in range(3))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kernels) == 6
+    for kernel in kernels:
+        np.testing.assert_allclose(kernel, expected, atol=2e-5)
+
+
+def test_a_device_that_is_lost_is_named(cupy: Any) -> None:
+    image = cupy.asarray(photos(1)[0])
+    device.lost = "unspecified launch failure"
+    with pytest.raises(RuntimeError, match=r"does not answer as it should, CUDA says: .*unspecified launch failure"):
+        gd.deblur(image, 7, options=QUICK)
+    with pytest.raises(RuntimeError, match="refuses all further work of a process, or use device=\"cpu\" there"):
+        gd.deconvolve(photos(1)[0], trajectory_kernel(7, rng=0), device="cuda")
+
+
+def test_a_batch_delivers_what_was_ready_when_the_device_was_lost(cupy: Any) -> None:
+    """Each other picture has its own error, and the call ends."""
+    images = photos(6)
+    results = []
+    batch = gd.deblur_batch(iter(images), 7, options=QUICK, final=None, device="cuda", batch_size=1)
+    for result in batch:
+        results.append(result)
+        if len(results) == 1:
+            device.lost = "unspecified launch failure"
+    assert [r.index for r in results] == list(range(6))
+    assert results[0].error is None
+    errors = [r.error for r in results if r.error is not None]
+    assert len(errors) >= 6 - 4  # what was in flight may have been ready
+    for error in errors:
+        assert isinstance(error, RuntimeError)
+        assert "does not answer as it should" in str(error)
+
+
+def test_a_device_without_memory_is_named(cupy: Any) -> None:
+    image = cupy.asarray(photos(1)[0])
+    device.memory.card.total = device.memory.card.allocated + (1 << 12)
+    with pytest.raises(RuntimeError, match=r"is out of memory \(Out of memory .*; pass fewer or smaller") as why:
+        gd.deblur(image, 7, options=QUICK)
+    assert isinstance(why.value.__cause__, MemoryError)
+    (result,) = gd.deblur_batch([photos(1)[0]], 7, options=QUICK, device="cuda")
+    assert isinstance(result.error, RuntimeError)
+    assert "is out of memory" in str(result.error)
+
+
+def test_a_device_that_is_too_old_is_refused(cupy: Any, monkeypatch: Any) -> None:
+    image = cupy.asarray(photos(1)[0])
+    monkeypatch.setattr(device.Device, "compute_capability", "61")
+    for picture, where in ((image, None), (photos(1)[0], "cuda")):
+        with pytest.raises(RuntimeError, match=r"must have compute capability 7\.5 .*, got a GPU of NumPy with 6\.1"):
+            gd.deblur(picture, 7, options=QUICK, device=where)
+    assert gd.deblur(photos(1)[0], 7, options=QUICK, device="auto").info["backend"] == "numpy"

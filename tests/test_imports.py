@@ -21,7 +21,7 @@ PACKAGE = ROOT / "gpudeblur"
 
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
-    {"_arrays", "_cuda", "_device", "progress"},
+    {"_arrays", "_constants", "_cuda", "_device", "_graphs", "progress"},
     {"networks"},  # its __init__, which is empty
     {"networks.classifier", "networks.weights"},  # what a prior takes
     {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options", "images"},
@@ -50,6 +50,7 @@ LAYERS = (
 # The parts of a package have its place, but for those named with a dot.
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "cupy", "cupyx"}
+ON_CUPY = ("_constants", "_cuda", "_device", "_graphs")
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -123,7 +124,7 @@ def at_top(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_heavy_libraries_are_imported_where_they_belong(path: Path) -> None:
     here = name_of(path)
-    allowed = {"torch"} if here.startswith("networks") else {"cupy", "cupyx"} if here in ("_cuda", "_device") else set()
+    allowed = {"torch"} if here.startswith("networks") else {"cupy", "cupyx"} if here in ON_CUPY else set()
     assert at_top(path) & HEAVY <= allowed
 
 
@@ -143,7 +144,7 @@ def test_every_numpy_module_works_without_cupy() -> None:
     modules = [
         f"gpudeblur.{m}".rstrip(".")
         for m in sorted(names())
-        if m not in ("_cuda", "_device") and not m.startswith("networks")
+        if m not in ON_CUPY and not m.startswith("networks")
     ]
     code = f"""
 import importlib, sys

@@ -353,20 +353,23 @@ def test_what_a_network_does_wrong_comes_through_deblur(blurred: np.ndarray) -> 
 
 
 def test_a_prior_that_may_not_be_replayed_is_not(blurred: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of both ways a device takes, without one."""
-    from types import ModuleType
+    """All starts are one CUDA graph, the finest scale another; each only where the prior that it uses allows it."""
+    from gpudeblur import blind
 
-    from gpudeblur import alternation
+    asked: list[bool] = []
 
-    asked = []
-    fake = ModuleType("gpudeblur._device")
-    fake.replay = lambda key, function, *arrays: asked.append(key) or function(*arrays)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "gpudeblur._device", fake)
-    monkeypatch.setattr(alternation, "goes_to_cuda", lambda *_: True)
-    scale = alternation.schedule(blurred.shape, (9, 9), QUICK)[0]
-    stack = blurred[None]
-    kernel = alternation.initial_kernel(scale.size, 1, np, blurred.dtype)
-    picture = alternation.resample(stack, scale.shape)
-    for prior, expected in ((None, 1), (gd.priors.DarkChannel(), 2), (DenoiserPrior(lambda p, s: p), 2)):
-        alternation.alternate_on(picture, kernel, scale, replace(QUICK, prior=prior), lambda _: None)
-        assert len(asked) == expected
+    def spy(key: Any, function: Any, *arrays: Any, report: Any, capturable: bool = True) -> Any:
+        asked.append(capturable)
+        return function(*arrays, report=report)
+
+    monkeypatch.setattr(blind, "replayed", spy)
+    denoiser = DenoiserPrior(lambda picture, sigma: picture)
+    for prior, last_prior, expected in (
+        (None, False, [True, True]),
+        (gd.priors.DarkChannel(), True, [True, True]),
+        (denoiser, False, [False, True]),
+        (denoiser, True, [False, False]),
+    ):
+        asked.clear()
+        gd.estimate_kernel(blurred, 9, options=replace(QUICK, prior=prior, last_prior=last_prior))
+        assert asked == expected

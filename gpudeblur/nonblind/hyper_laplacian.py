@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, Workspace, array_module, goes_to_cuda
+from .._arrays import Array, Workspace, array_module, goes_to_cuda, replayed
 from ..boundary import unwrap
 from ..filters import gradient, gradient_adjoint, spectral_solve, transfer
 from ..fourier import irfft2, psf_to_otf, rfft2
@@ -166,20 +166,16 @@ def hyper_laplacian(
     first, share = callback, 0.7 if boundary == "unknown" else 0.0
     callback = part(callback, share, 1 - share)
     latent = torus(blurred, kernel, boundary, clipped=clipped, callback=part(first, 0, share))
-    if exponent != TWO_THIRDS or np.ndim(weight):
+    in_cuda = goes_to_cuda(latent, kernel)
+    if exponent != TWO_THIRDS or (np.ndim(weight) and not in_cuda):
         split = functools.partial(_split, exponent=exponent)
         betas = continuation(1.0, beta_rate, beta_max)
         latent = solve(latent, kernel, split, weight=weight, betas=betas, boundary="wrap", callback=callback)
         return unwrap(latent, blurred.shape[-2:])
     report = (lambda _: None) if callback is None else callback
-    passes = functools.partial(_passes, weight=weight, beta_rate=beta_rate, beta_max=beta_max)
-    if goes_to_cuda(latent, kernel):
-        from .._device import replay
-
-        (latent,) = replay(("hyper-laplacian", weight, beta_rate, beta_max), passes, latent, kernel)
-        report(1.0)
-    else:
-        (latent,) = passes(latent, kernel, report=report)
+    number, arrays = (None, (latent, kernel, weight)) if np.ndim(weight) else (weight, (latent, kernel))
+    passes = functools.partial(_passes, number=number, beta_rate=beta_rate, beta_max=beta_max)
+    (latent,) = replayed(("hyper-laplacian", number, beta_rate, beta_max), passes, *arrays, report=report)
     return unwrap(latent, blurred.shape[-2:])
 
 
@@ -193,19 +189,24 @@ def _split(u: Array, beta: float, *, exponent: float) -> Array:
 def _passes(
     latent: Array,
     kernel: Array,
+    weight: Array | None = None,
     *,
-    weight: float,
+    number: float | None,
     beta_rate: float,
     beta_max: float,
-    report: Callable[[float], None] = lambda _: None,
+    report: Callable[[float], None],
 ) -> tuple[Array]:
-    """The solution for a periodic blurred picture, `latent`. Nothing here may wait for a device."""
+    """The solution for a periodic blurred picture, `latent`; `weight` one a picture (..., 1, 1), else `number`.
+
+    Nothing here may wait for a device.
+    """
+    factor: Any = number if weight is None else weight
     work, shape = Workspace(latent), latent.shape[-2:]
     data, power = transfer(psf_to_otf(kernel, shape), rfft2(latent))
     beta = 1.0
     while beta <= beta_max * 1.001:
         split = rfft2(shrink_split(latent, beta, out=work.picture("split")), overwrite=True, out=work.spectrum("hat"))
-        solution = spectral_solve(data, split, power, weight * beta, shape)
+        solution = spectral_solve(data, split, power, factor * beta, shape)
         latent = irfft2(solution, shape, overwrite=True, out=work.picture("latent"))
         beta *= beta_rate
         report(min(1.0, beta / beta_max))

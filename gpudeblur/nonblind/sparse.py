@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module
+from .._arrays import Array, array_module, constant
 from ..conjugate_gradient import conjugate_gradient, dot
-from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ..fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
 from .tv import passes_of
 from .weights import weight_for
 
@@ -92,9 +92,7 @@ def sparse(
     # stand for two. The blur is divided by the root of `size`: it is taken twice.
     otf = psf_to_otf(kernel, grid)
     otf *= size**-0.5
-    count = np.full(grid[1] + 2, 2 * size)
-    count[[0, 1, -2, -1]] = size
-    twice = xp.asarray(count, dtype=real)
+    twice = constant(xp, _multiplicity, grid, real)
     room = xp.zeros((*blurred.shape[:-2], *grid), dtype=real)
     steps, done = (reweightings + 1) * (iterations + 1), 0
 
@@ -141,7 +139,7 @@ def sparse(
         return irfft2(solution.view(otf.dtype), grid, overwrite=True)
 
     margin = [(0, 0)] * (blurred.ndim - 2) + [(top, grid[0] - h - top), (left, grid[1] - w - left)]
-    even = xp.asarray(weight / size, dtype=real) * xp.ones((1, 1), dtype=real)
+    even = xp.ones((1, 1), dtype=real) * (weight / size)
     latent = solve(xp.pad(blurred, margin, mode="edge"), [even] * 5, None)
     if clipped is not None:
         bright = passes_of(
@@ -168,11 +166,19 @@ def sparse(
     return latent[seen]
 
 
+def _multiplicity(grid: tuple[int, int], dtype: Any) -> np.ndarray:
+    """(W + 2,): for how many numbers of a whole spectrum, times H W, each of a real transform's row stands."""
+    size = grid[0] * grid[1]
+    count = np.full(grid[1] + 2, 2 * size)
+    count[[0, 1, -2, -1]] = size
+    return count.astype(dtype)
+
+
 def _preconditioner(otf: Array, weights: list[Array], shape: tuple[int, int]) -> Array:
     """1 / (|K|^2 + sum_i mean(weights_i) |D_i|^2) on a torus, (..., H, W + 2): each number twice."""
     xp, (h, w) = array_module(otf), shape
-    rows = xp.asarray(4 * np.sin(np.pi * np.arange(h)[:, None] / h) ** 2, dtype=otf.real.dtype)
-    columns = xp.asarray(4 * np.sin(np.pi * np.arange(w // 2 + 1) / w) ** 2, dtype=otf.real.dtype)
+    rows = constant(xp, difference_spectrum, h, h, otf.real.dtype)[:, None]
+    columns = constant(xp, difference_spectrum, w, w // 2 + 1, otf.real.dtype)
     total = otf.real**2 + otf.imag**2
     for part, spectrum in zip(weights, (columns, rows, columns**2, rows**2, rows * columns), strict=True):
         # One axis: on NumPy, a batch rounds as a loop then. A row or column has no derivatives across it.

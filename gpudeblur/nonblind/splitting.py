@@ -10,7 +10,7 @@ import numpy as np
 from .._arrays import Array, array_module, goes_to_cuda
 from ..boundary import extend, unwrap
 from ..filters import gradient, gradient_adjoint, spectral_solve
-from ..fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
+from ..fourier import irfft2, psf_to_otf, rfft2
 from .clipping import believed, with_lamps
 
 Split = Callable[[Array, Any], Array]  # (x, beta) -> D^T g: what the solution's gradient is drawn to
@@ -136,7 +136,7 @@ def solve(
     for number, beta in enumerate(betas, start=1):
         drawn = rfft2(split(latent, beta), overwrite=True)
         drawn[..., 0, 0] = 0  # D^T g sums to 0; its rounding, times a large weight, would move the mean
-        solution = _quotient(data, drawn, power, weight * beta / fidelity, shape)
+        solution = spectral_solve(data, drawn, power, weight * beta / fidelity, shape)
         last = number == len(betas)
         if unknown and not last:
             fresh = irfft2(otf * solution, shape, overwrite=True)  # x * k
@@ -152,14 +152,3 @@ def solve(
         if callback is not None:
             callback(number / len(betas))
     return latent if whole else unwrap(latent, blurred.shape[-2:])
-
-
-def _quotient(data: Array, split: Array, power: Array, weight: Any, shape: tuple[int, int]) -> Array:
-    """`filters.spectral_solve`, whose CUDA kernel takes one weight, for a weight a picture too."""
-    if np.ndim(weight) == 0 or not goes_to_cuda(data, split, power):
-        return spectral_solve(data, split, power, weight, shape)
-    size = shape[0] * shape[1]
-    split *= weight
-    split += data
-    split /= size * power + (size * weight) * array_module(power).asarray(gradient_spectrum(shape, power.dtype))
-    return split

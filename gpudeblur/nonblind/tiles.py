@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module, backend_name, choose_module, move
+from .._arrays import Array, array_module, backend_name, choose_module, free_bytes, move
 from ..fourier import fast_size
 from . import METHODS
 from .splitting import part
@@ -156,7 +156,7 @@ def _tile_that_fits(
 ) -> int:
     """The largest side of a tile, without its overlap, whose restoration takes no more than `memory` bytes."""
     if memory is None:
-        memory = MEMORY if xp is np else xp.cuda.runtime.memGetInfo()[0] // 2
+        memory = MEMORY if xp is np else free_bytes(xp) // 2
     each = PLANES[backend_name(xp)][method] * blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
 
     def needed(tile: int) -> float:

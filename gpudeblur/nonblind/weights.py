@@ -61,10 +61,7 @@ def weight_for(weight: Any, blurred: Array, kernel: Array, method: str) -> Any:
 
 
 def broadcastable(weight: Any, u: Array) -> Any:
-    """A Python number as it is; an array (...) as (..., 1, 1), of one picture too: it is rounded as in a stack then.
-
-    Not so on a GPU, whose kernels take one number: there this waits for the device.
-    """
+    """A Python number as it is; an array (...) as (..., 1, 1), of one picture too: it is rounded as in a stack then."""
     if array_module(u) is not np or isinstance(weight, int | float):
         return per_picture(weight, u)
     return np.asarray(weight, dtype=u.dtype)[..., None, None]

@@ -39,6 +39,11 @@ class Prior(Protocol):
         """
 
 
+def is_replayable(prior: Prior | None) -> bool:
+    """Whether a CUDA graph may hold the steps of a prior: unless it says that none may."""
+    return bool(getattr(prior, "replayable", True))
+
+
 def check(name: str, holds: bool, rule: str, value: Any, way_out: str) -> None:
     """Raises the ValueError that says so where an option of a prior does not hold to its rule."""
     if not holds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -101,13 +102,21 @@ def _without_null_sizes(signature: str, args: tuple[Any, ...]) -> str:
 
 
 def build(name: str, source: str, folder: Path, *, sanitize: bool = False) -> CpuKernel:
-    """The kernel `name` of `source` (common.cuh and the .cu, as `_cuda.source` gives it), built in `folder`."""
-    text = folder / f"{name}.cpp"
-    library = folder / f"{name}.so"
-    text.write_text(f'#include "{SHIM.name}"\n{source}\n#line 1 "entry"\n{ENTRY.format(name=name)}')
-    command = ["g++", *FLAGS, *(SANITIZERS if sanitize else ()), f"-I{SHIM.parent}", str(text), "-o", str(library)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """The kernel `name` of `source` (common.cuh and the .cu, as `_cuda.source` gives it), built in `folder`.
+
+    Where another process has built the very same there, that is it.
+    """
+    renamed = f"#define {name} cuda_{name}"  # POSIX has a select, too
+    text = f'#include "{SHIM.name}"\n{renamed}\n{source}\n#line 1 "entry"\n{ENTRY.format(name=name)}'
+    flags = [*FLAGS, *(SANITIZERS if sanitize else ()), f"-I{SHIM.parent}"]
+    digest = hashlib.sha256("\n".join([*flags, SHIM.read_text(), text]).encode()).hexdigest()[:16]
+    library = folder / f"{name}-{digest}.so"
+    if not library.exists():
+        unfinished = folder / f"{name}-{digest}-{os.getpid()}.so"
+        command = ["g++", *flags, "-x", "c++", "-", "-o", str(unfinished)]
+        done = subprocess.run(command, input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        unfinished.replace(library)
     return CpuKernel(name, library)
 
 

@@ -1,16 +1,16 @@
 """A CuPy that computes on the CPU: NumPy arrays behind CuPy's manners, CUDA kernels through the shim.
 
-For tests of the device path as a whole. It is as strict as CuPy: no implicit conversion, no NumPy array among the
-operands, cuFFT's inverse leaves rubbish in its input, fresh memory holds NaN. It counts what a GPU would have to do
-(bytes: each array of a launch or a transform once) and what the host would have to wait for; a captured stream refuses
-to wait, and its graph runs again on the arrays it saw.
+For tests of the device path as a whole. It fails where a GPU would compute something wrong or wait, or where CuPy would
+raise: see `streams` for order and captures, `memory` for pools, `arrays` for operands and dtypes, `transforms` for
+cuFFT. It counts what a GPU would have to do (`counts["bytes"]`: each array of a launch or a transform once) and what
+the host would have to wait for.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import importlib
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -21,107 +21,61 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-counts: collections.Counter[str] = collections.Counter()
-recording: list[Callable[[], None]] | None = None
+from . import arrays, memory, streams, transforms
+from .arrays import DeviceArray, host, run
+from .streams import activity, check_device, counts, current_stream, launched, lock, operation
 
+__all__ = ["Device", "DeviceArray", "activity", "counts", "fake_cupy", "installed", "lost", "memory", "waits"]
 
-def host(value: Any) -> Any:
-    """What a wrapped function gets: NumPy arrays for device arrays; a NumPy array itself is an error, as in CuPy."""
-    if isinstance(value, DeviceArray):
-        return value.array
-    if isinstance(value, np.ndarray):
-        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(host, value))
-    if isinstance(value, dict):
-        return {key: host(one) for key, one in value.items()}
-    return value
+# What CUDA says of a device that is gone, like "unspecified launch failure"; all that follows raises it.
+lost: str | None = None
 
-
-def device(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return DeviceArray(np.asarray(value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(device, value))
-    return value
+# The modules of gpudeblur that hold CuPy.
+OWN = ("_cuda", "_device", "_constants", "_graphs")
 
 
 def waits() -> None:
     """The host waits for the device."""
-    if recording is not None:
-        raise RuntimeError("operation not permitted when stream is capturing")
-    counts["waits"] += 1
+    with lock:
+        streams.wait_for_device()
 
 
-def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A function of NumPy on device arrays; while a stream is captured, it is put down to be run again."""
-    args, kwargs = host(args), host(kwargs)
-    result = function(*args, **kwargs)
-    inputs = [id(a) for a in (*args, *kwargs.values(), *np.atleast_1d(kwargs.get("out", ())).tolist())]
-    if isinstance(result, (np.ndarray, np.generic)) and id(result) not in inputs:
-        result = np.asarray(result)
-        owner = result if result.base is None else result.base
-        fresh = not any(isinstance(a, np.ndarray) and np.may_share_memory(a, owner) for a in args)
-        counts["allocations"] += fresh and kwargs.get("out") is None
-        if recording is not None and fresh:
-            recording.append(lambda: np.copyto(result, function(*args, **kwargs)))
-    elif recording is not None:
-        recording.append(lambda: function(*args, **kwargs))
-    return device(result)
+class Device:
+    """The only one, number 0."""
 
+    id = 0
+    attributes = {  # noqa: RUF012
+        "MaxSharedMemoryPerBlockOptin": 227 << 10, "ComputeCapabilityMajor": 9, "ComputeCapabilityMinor": 0,
+        "MultiProcessorCount": 132,
+    }  # fmt: skip
+    compute_capability = "90"
 
-class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
+    def __init__(self, device: int | None = None) -> None:
+        check_device()
+        if device not in (None, 0):
+            raise streams.CUDARuntimeError(101, "cudaErrorInvalidDevice: invalid device ordinal")
 
-    def __array_function__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        if function is np.ndim:
-            return self.array.ndim
-        raise TypeError(f"numpy.{function.__name__} of a device array; call the array module's")
+    def __enter__(self) -> Device:
+        return self
 
-    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        out = kwargs.pop("out", None)
-        if out is not None:
-            kwargs["out"] = out[0]
-            run(getattr(ufunc, method), *inputs, **kwargs)
-            return out[0]
-        return run(getattr(ufunc, method), *inputs, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.array, name)
-        if isinstance(value, np.ndarray):
-            return DeviceArray(value)
-        if callable(value):
-            return functools.partial(run, getattr(np.ndarray, name), self)
-        return value
-
-    def __getitem__(self, index: Any) -> DeviceArray:
-        return run(np.ndarray.__getitem__, self, index)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        run(np.ndarray.__setitem__, self, index, value)
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __iter__(self) -> Iterator[DeviceArray]:
-        return (self[i] for i in range(len(self)))
-
-    def get(self) -> np.ndarray:
-        waits()
-        return self.array.copy()
-
-    def __float__(self) -> float:
-        return float(self.get())
+    def __exit__(self, *_: Any) -> None:
+        pass
 
     def __int__(self) -> int:
-        return int(self.get())
+        return self.id
 
-    def __bool__(self) -> bool:
-        return bool(self.get())
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device)
+
+    def use(self) -> None:
+        pass
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return memory.memory_info()
+
+    def synchronize(self) -> None:
+        waits()
 
 
 class Module(types.ModuleType):
@@ -133,170 +87,132 @@ class Module(types.ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._behind, name)
-        return value if isinstance(value, type) or not callable(value) else functools.partial(run, value)
+        if callable(value) and not isinstance(value, type):
+            if name in transforms.TRANSFORMS and self._behind in (np.fft, scipy.fft):
+                value = transforms.cached(value)
+            elif name != "next_fast_len":
+                value = functools.partial(run, value)
+            self.__dict__[name] = value
+        return value
 
 
-def poisoned(shape: Any, dtype: Any = np.float64) -> DeviceArray:
-    counts["allocations"] += 1
-    out = np.empty(shape, dtype)
-    out.view(np.uint8)[...] = 0xFF if out.ndim else 0
-    return DeviceArray(out)
+class Generator:
+    """A random generator, whose arrays are the device's."""
+
+    def __init__(self, seed: Any = None) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(run, getattr(self._generator, name))
 
 
-def asarray(value: Any, dtype: Any = None) -> DeviceArray:
-    if isinstance(value, DeviceArray):
-        return value if dtype is None or value.dtype == dtype else value.astype(dtype)
-    if recording is not None:
-        raise RuntimeError("a copy from pageable memory waits")
-    counts["uploads"] += np.ndim(value) > 0
-    return DeviceArray(np.array(value, dtype))
+def label(input: DeviceArray, structure: np.ndarray | None = None) -> tuple[DeviceArray, int]:
+    with lock:
+        streams.wait(current_stream())
+        labels = run(lambda values: scipy.ndimage.label(values, structure)[0], input)
+        return labels, int(labels.array.max(initial=0))
 
 
-class Plan:
-    """A cuFFT plan over the last two axes."""
-
-    work_area = types.SimpleNamespace(mem=types.SimpleNamespace(size=1))
-
-    def __init__(self, array: DeviceArray, *, shape: tuple[int, int], axes: Any, value_type: str) -> None:
-        assert array.ndim == 3
-        assert array.flags.c_contiguous
-        assert axes == (1, 2)
-        self.count, self.shape, self.kind = len(array), shape, value_type
-        counts["plans"] += 1
-
-    def fft(self, array: DeviceArray, out: DeviceArray, direction: int) -> None:
-        assert array.size
-        assert array.flags.c_contiguous
-        assert out.flags.c_contiguous
-        assert np.prod(array.shape[:-2]) == self.count
-        counts["transforms"] += 1
-        counts["bytes"] += array.nbytes + out.nbytes
-
-        def transform() -> None:
-            if self.kind == "R2C":
-                assert direction == -1
-                assert array.shape[-2:] == self.shape
-                out.array[...] = scipy.fft.rfft2(array.array)
-            else:
-                assert direction == 1
-                out.array[...] = scipy.fft.irfft2(array.array, s=self.shape, norm="forward")
-                array.array[...] = np.nan
-
-        transform()
-        if recording is not None:
-            recording.append(transform)
+def written(code: str, name: str) -> list[bool]:
+    """Of each parameter of a CUDA kernel, whether it is an address that may be written to."""
+    parameters = re.search(rf"__global__[^{{;]*?\b{name}\s*\(([^)]*)\)\s*\{{", code)
+    assert parameters is not None, name
+    return ["*" in one and not one.strip().startswith("const ") for one in parameters[1].split(",")]
 
 
-class Stream:
-    ptr = 0
+def raw_module(cpu_kernel: Callable[[str], Any]) -> Callable[..., Any]:
+    """`cupy.RawModule`; `cpu_kernel` gives the CPU build of a CUDA kernel."""
 
-    def __init__(self, non_blocking: bool = False) -> None:
-        self.non_blocking = non_blocking
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: Any) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        waits()
-
-    def begin_capture(self) -> None:
-        global recording
-        assert self.non_blocking
-        recording = []
-
-    def end_capture(self) -> Any:
-        global recording
-        calls, recording = recording, None
-
-        def launch() -> None:
-            for call in calls:
-                call()
-
-        return types.SimpleNamespace(launch=launch, calls=calls)
-
-
-class Pool:
-    malloc = None
-
-    def total_bytes(self) -> int:
-        return 1
-
-
-class Device:
-    id = 0
-    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}  # noqa: RUF012
-    mem_info = (1 << 36, 1 << 37)
-
-
-def label(array: DeviceArray, structure: np.ndarray) -> tuple[DeviceArray, int]:
-    waits()
-    labels, count = scipy.ndimage.label(array.array, structure)
-    return DeviceArray(labels), count
-
-
-@contextmanager
-def nothing(*_: Any) -> Iterator[None]:
-    yield
-
-
-def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
-    """The modules to stand in `sys.modules` for CuPy's; `cpu_kernel` gives the CPU build of a CUDA kernel."""
-
-    def raw_module(code: str, options: tuple[str, ...]) -> Any:
+    def module(code: str, options: tuple[str, ...] = (), **_: Any) -> Any:
         def get_function(name: str) -> Any:
-            kernel = cpu_kernel(name)
+            kernel, writes = cpu_kernel(name), written(code, name)
 
             def launch(grid: Any, block: Any, args: tuple[Any, ...], shared_mem: int = 0) -> None:
-                kernel.max_dynamic_shared_size_bytes = launch.max_dynamic_shared_size_bytes  # type: ignore[attr-defined]
-                plain = host(args)
-                counts["bytes"] += sum(a.nbytes for a in plain if isinstance(a, np.ndarray))
-                kernel(grid, block, plain, shared_mem=shared_mem)
-                if recording is not None:
-                    recording.append(lambda: kernel(grid, block, plain, shared_mem=shared_mem))
+                with lock:
+                    activity["calls"] += 1
+                    kernel.max_dynamic_shared_size_bytes = launch.max_dynamic_shared_size_bytes  # type: ignore[attr-defined]
+                    operands: list[DeviceArray] = []
+                    plain = host(args, operands)
+                    blocks = [
+                        (a.memory.block, w) for a, w in zip(args, writes, strict=True) if isinstance(a, DeviceArray)
+                    ]
+                    stream = current_stream()
+                    operation(stream, [b for b, _ in blocks], [b for b, w in blocks if w])
+                    counts["bytes"] += sum(array.nbytes for array in operands)
+                    again = functools.partial(kernel, grid, block, plain, shared_mem=shared_mem)
+                    again()
+                    launched(stream, again)
 
             launch.max_dynamic_shared_size_bytes = 48 << 10  # type: ignore[attr-defined]
             return launch
 
         return types.SimpleNamespace(get_function=get_function)
 
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
-    cuda = types.SimpleNamespace(
-        Device=Device, Stream=Stream, MemoryPool=Pool, using_allocator=nothing, runtime=runtime,
-        get_current_stream=Stream,
+    return module
+
+
+def device_properties(number: int) -> dict[str, Any]:
+    return {"name": b"a GPU of NumPy", "totalGlobalMem": memory.card.total, "major": 9, "minor": 0}
+
+
+def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
+    """The modules to stand in `sys.modules` for CuPy's."""
+    runtime = Module(
+        "cupy.cuda.runtime", None, CUDARuntimeError=streams.CUDARuntimeError, getDeviceCount=lambda: 1,
+        getDeviceProperties=device_properties, memGetInfo=memory.memory_info, deviceSynchronize=waits,
     )  # fmt: skip
+    driver = Module("cupy.cuda.driver", None, CUDADriverError=streams.CUDADriverError)
+    cufft = Module("cupy.cuda.cufft", None, CuFFTError=transforms.CuFFTError, getVersion=lambda: 12000,
+                   PlanNd=transforms.PlanNd, Plan1d=transforms.Plan1d, **transforms.CODES)  # fmt: skip
+    memory_module = Module("cupy.cuda.memory", None, OutOfMemoryError=memory.OutOfMemoryError,
+                           MemoryPool=memory.MemoryPool)  # fmt: skip
+    cuda = Module(
+        "cupy.cuda", None, Device=Device, Stream=streams.Stream, Event=streams.Event, Graph=streams.Graph,
+        get_current_stream=current_stream, get_elapsed_time=streams.get_elapsed_time, MemoryPool=memory.MemoryPool,
+        Memory=memory.Memory, MemoryPointer=memory.MemoryPointer, using_allocator=memory.using_allocator,
+        set_allocator=memory.set_allocator, alloc=memory.allocate,
+        get_allocator=memory.get_allocator, runtime=runtime, driver=driver, cufft=cufft, memory=memory_module,
+    )  # fmt: skip
+    config = Module("cupy.fft.config", None, get_plan_cache=transforms.get_plan_cache)
+    cupy_fft = Module("cupy.fft", np.fft, config=config)
+    random = Module("cupy.random", None, Generator=Generator, default_rng=Generator)
     cupy = Module(
-        "cupy", np, ndarray=DeviceArray, empty=poisoned, asarray=asarray, cuda=cuda, RawModule=raw_module,
-        empty_like=lambda a, dtype=None: poisoned(a.shape, dtype or a.dtype),
-        memoize=lambda for_each_device: functools.cache,
+        "cupy", np, ndarray=DeviceArray, empty=arrays.poisoned, empty_like=arrays.poisoned_like, array=arrays.array,
+        asarray=arrays.asarray, ascontiguousarray=arrays.ascontiguousarray, asnumpy=arrays.asnumpy, cuda=cuda,
+        fft=cupy_fft, random=random, RawModule=raw_module(cpu_kernel), memoize=lambda for_each_device: functools.cache,
+        get_default_memory_pool=memory.default_pool, get_default_pinned_memory_pool=lambda: memory.pinned_pool,
     )  # fmt: skip
-    cupy.fft = Module("cupy.fft", np.fft)
     ndimage, fft = Module("cupyx.scipy.ndimage", scipy.ndimage), Module("cupyx.scipy.fft", scipy.fft)
-    ndimage.label = label
-    fftpack = Module("cupyx.scipy.fftpack", None, get_fft_plan=Plan)
+    ndimage.__dict__["label"] = label
+    fftpack = Module("cupyx.scipy.fftpack", None, get_fft_plan=transforms.get_fft_plan)
     cupyx_scipy = Module("cupyx.scipy", None, ndimage=ndimage, fft=fft, fftpack=fftpack)
-    modules = (cupy, Module("cupyx", None, scipy=cupyx_scipy), cupyx_scipy, ndimage, fft, fftpack)
+    cupyx = Module("cupyx", None, scipy=cupyx_scipy, empty_pinned=memory.empty_pinned)
+    modules = (cupy, cuda, runtime, driver, cufft, memory_module, cupy_fft, config, random)
+    modules += (cupyx, cupyx_scipy, ndimage, fft, fftpack)
     return {module.__name__: module for module in modules}
 
 
 @contextmanager
 def installed(cpu_kernel: Callable[[str], Any]) -> Iterator[Any]:
-    """CuPy is the fake one, and `gpudeblur` meets it for the first time."""
+    """CuPy is the fake one on a device that is all free, and `gpudeblur` meets it for the first time."""
+    global lost
     package = importlib.import_module("gpudeblur")
-    own = ("_cuda", "_device")
     before = dict(sys.modules)
-    attributes = {name: package.__dict__.pop(name, None) for name in own}
-    for name in own:
+    attributes = {name: package.__dict__.pop(name, None) for name in OWN}
+    for name in OWN:
         sys.modules.pop(f"gpudeblur.{name}", None)
     modules = fake_cupy(cpu_kernel)
     sys.modules.update(modules)
+    lost = None
+    memory.reset()
+    transforms.reset()
+    streams.local.__init__()  # type: ignore[misc]
     counts.clear()
     try:
         yield modules["cupy"]
     finally:
-        for name in [*modules, *(f"gpudeblur.{name}" for name in own)]:
+        lost = None
+        for name in [*modules, *(f"gpudeblur.{name}" for name in OWN)]:
             sys.modules.pop(name, None)
             if name in before:
                 sys.modules[name] = before[name]

@@ -77,6 +77,7 @@ inline std::unique_ptr<char[]> dynamic_shared;  // as long as the launch says: t
 inline std::vector<Fiber> fibers;
 inline std::vector<Warp> warps;
 inline Barrier block_barrier;
+inline bool block_any[2];  // __syncthreads_or of the last two generations of the barrier
 inline ucontext_t scheduler;
 inline void* scheduler_fake_stack;
 inline const void* scheduler_stack;
@@ -263,6 +264,15 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, unsigned 
 
 inline void __syncthreads() { shim::arrive_and_wait(shim::block_barrier, shim::threads); }
 
+inline int __syncthreads_or(int predicate) {
+    shim::Barrier& barrier = shim::block_barrier;
+    bool& any = shim::block_any[barrier.generation % 2];
+    if (barrier.arrived == 0) any = false;
+    any |= predicate != 0;
+    shim::arrive_and_wait(barrier, shim::threads);
+    return any;
+}
+
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
     return shim::exchange(mask, value, [bits](const shim::Warp& warp, unsigned lane) {
@@ -289,12 +299,18 @@ T atomicMin(T* address, T value) {
     return std::exchange(*address, std::min(*address, value));
 }
 
+template <class T>
+T atomicExch(T* address, T value) {
+    return std::exchange(*address, value);
+}
+
+inline void __threadfence() {}  // blocks run one after another
+
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline int __float2int_rn(float x) { return int(rintf(x)); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
-inline float sinpif(float x) { return float(sin(M_PI * double(x))); }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 using std::max;
 using std::min;

@@ -1,0 +1,81 @@
+"""What the host has to do for one picture on a GPU, counted without one: CuPy calls, launches, uploads and waits.
+
+    python bench/host_share.py [--side 255] [--kernel 25] [--calls 3]
+
+Calls `deblur` with the defaults on the strict stand-in for CuPy that the tests use (`tests/cuda_on_cpu`: NumPy arrays,
+CUDA kernels through a C++ shim), and prints what each call asked for. The first call compiles and plans, the second
+captures CUDA graphs, the third launches them. A launch within a graph is none of the host's. Takes some minutes at the
+default size; the counts hardly depend on it. Needs g++ and the package CuPy, no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+COLUMNS = ("calls", "launches", "graph launches", "uploads", "waits", "plans", "capture allocations", "capture plans")
+
+
+@contextmanager
+def stand_in() -> Iterator[tuple[Any, Any]]:
+    """(CuPy, the module that counts), with the CUDA kernels built in a temporary folder."""
+    sys.path.insert(0, str(TESTS))
+    from cuda_on_cpu import device
+    from cuda_on_cpu.build import build
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        @functools.cache
+        def kernel(name: str) -> Any:
+            from gpudeblur import _cuda
+
+            return build(name, _cuda.source(name), Path(folder))
+
+        with device.installed(kernel) as cupy:
+            yield cupy, device
+
+
+def counts_of(device: Any, work: Callable[[], Any]) -> Counter[str]:
+    """What `work` asks of the device."""
+    before = device.counts.copy()
+    work()
+    return device.counts - before
+
+
+def picture(side: int, size: int) -> np.ndarray:
+    from skimage.data import camera
+
+    from gpudeblur.synthesis import blur, trajectory_kernel
+
+    sharp = camera()[: side + size - 1, : side + size - 1] / 255
+    return blur(sharp, trajectory_kernel(size, rng=20)).astype(np.float32)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=255, help="pixels of the picture's side")
+    parser.add_argument("--kernel", type=int, default=25, help="pixels of the kernel's side")
+    parser.add_argument("--calls", type=int, default=3)
+    args = parser.parse_args(argv)
+    import gpudeblur
+
+    print("call", *COLUMNS, sep=" | ")
+    with stand_in() as (cupy, device):
+        image = cupy.asarray(picture(args.side, args.kernel))
+        for number in range(1, args.calls + 1):
+            counts = counts_of(device, lambda: gpudeblur.deblur(image, args.kernel))
+            print(number, *(counts[name] for name in COLUMNS), sep=" | ", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""cuFFT on the fake device: plans with their work areas, and the cache that CuPy keeps of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from . import arrays, memory
+from .arrays import DeviceArray, check_dtype
+from .streams import activity, check_device, counts, current_stream, launched, lock, operation
+
+TRANSFORMS = {
+    prefix + name + axes for prefix in ("", "i") for name in ("fft", "rfft", "hfft") for axes in ("", "2", "n")
+} | {prefix + name + axes for prefix in ("", "i") for name in ("dct", "dst") for axes in ("", "n")}  # fmt: skip
+
+
+class CuFFTError(RuntimeError):
+    def __init__(self, result: int, message: str = "") -> None:
+        super().__init__(message or f"cuFFT error {result}")
+        self.result = result
+
+
+class Handle:
+    """What a graph knows of a plan."""
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        self.destroyed = False
+
+
+class Plan:
+    """A work area of `size` bytes; a transform writes to all of it."""
+
+    def __init__(self, size: int) -> None:
+        check_device()
+        if current_stream().capture is not None:
+            activity["capture plans"] += 1
+            raise RuntimeError("a cuFFT plan cannot be made when stream is capturing")
+        counts["plans"] += 1
+        self.work_area = memory.allocate(size)
+        self.handle = Handle(self.work_area.mem.block)
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            self.handle.destroyed = True
+
+    def used(self) -> list[Any]:
+        """The blocks of memory that a transform writes to, which is about to run or to be captured."""
+        capture = current_stream().capture
+        if capture is not None:
+            capture.plans.add(self.handle)
+        return [self.handle.block]
+
+
+CODES = {"CUFFT_R2C": 0x2A, "CUFFT_C2R": 0x2C, "CUFFT_D2Z": 0x6A, "CUFFT_Z2D": 0x6C}
+REAL = {"f": np.dtype("f4"), "F": np.dtype("f4"), "d": np.dtype("f8"), "D": np.dtype("f8")}
+
+
+class PlanNd(Plan):
+    """A plan for real transforms of C-contiguous arrays over all axes but the first; `real` is the real dtype."""
+
+    def __init__(self, count: int, shape: tuple[int, ...], value_type: str, real: np.dtype) -> None:
+        super().__init__(count * math.prod(shape) * real.itemsize)
+        self.shape, self.value_type = (count, *shape), value_type
+        pairs = np.result_type(real, np.complex64)
+        spectrum = ((*self.shape[:-1], shape[-1] // 2 + 1), pairs)
+        self._from, self._to = ((self.shape, real), spectrum) if value_type == "R2C" else (spectrum, (self.shape, real))
+
+    def fft(self, a: DeviceArray, out: DeviceArray, direction: int) -> None:
+        with lock:
+            activity["calls"] += 1
+            for array, (shape, dtype) in ((a, self._from), (out, self._to)):
+                if array.dtype != dtype or array.size != math.prod(shape) or not array.flags.c_contiguous:
+                    raise CuFFTError(4, f"the plan is for {dtype} {shape} in C order, got {array.dtype} {array.shape}")
+                if array.data.ptr % (2 * array.array.real.dtype.itemsize):
+                    raise CuFFTError(4, "real arrays must be aligned as complex ones are")
+            if direction != {"R2C": -1, "C2R": 1}[self.value_type]:
+                raise CuFFTError(4, f"the direction of {self.value_type} is not {direction}")
+            stream, written = current_stream(), self.used()
+            written += [array.memory.block for array in ((out,) if self.value_type == "R2C" else (a, out))]
+            operation(stream, [a.memory.block], written)
+            counts["transforms"] += 1
+            counts["bytes"] += a.nbytes + out.nbytes
+            source, target = a.array.reshape(self._from[0]), out.array.reshape(self._to[0])
+            transform = functools.partial(_transform, source, target, self.shape[1:])
+            transform()
+            launched(stream, transform)
+
+
+class Plan1d(PlanNd):
+    def __init__(self, nx: int, fft_type: int, batch: int) -> None:
+        value_type, real = {
+            0x2A: ("R2C", "f4"), 0x2C: ("C2R", "f4"), 0x6A: ("R2C", "f8"), 0x6C: ("C2R", "f8")
+        }[fft_type]  # fmt: skip
+        super().__init__(batch, (nx,), value_type, np.dtype(real))
+
+
+def _transform(source: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -> None:
+    axes = tuple(range(1, source.ndim))
+    if source.dtype.kind == "f":
+        target[...] = scipy.fft.rfftn(source, axes=axes)
+    else:
+        target[...] = scipy.fft.irfftn(source, shape, axes=axes, norm="forward")
+        source[...] = np.nan
+
+
+def get_fft_plan(a: DeviceArray, shape: Any = None, axes: Any = None, value_type: str = "C2C") -> PlanNd:
+    """R2C and C2R of C-contiguous arrays, over all axes but the first."""
+    with lock:
+        activity["calls"] += 1
+        if not (a.flags.c_contiguous or a.flags.f_contiguous):
+            raise ValueError("Input array a must be contiguous")
+        if value_type not in ("R2C", "C2R") or not a.flags.c_contiguous or a.ndim not in (2, 3):
+            raise NotImplementedError("the fake plans R2C and C2R of C-contiguous 2-D and 3-D arrays")
+        axes = (axes,) if isinstance(axes, int) else tuple(axes)
+        if axes != tuple(range(1, a.ndim)):
+            raise NotImplementedError("the fake plans for all axes but the first")
+        if len(axes) > 1 and a.flags.f_contiguous:
+            raise ValueError("C2R/R2C PlanNd for F-order arrays is not supported")
+        if (value_type == "R2C") != (a.dtype.kind == "f"):
+            raise ValueError(f"{value_type} of {a.dtype}")
+        if shape is None:
+            shape = a.shape[1:] if value_type == "R2C" else (*a.shape[1:-1], 2 * (a.shape[-1] - 1))
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        if len(shape) != len(axes):
+            raise ValueError("Shape and axes have different lengths.")
+        if len(shape) == 1:
+            codes = ("CUFFT_R2C", "CUFFT_D2Z") if value_type == "R2C" else ("CUFFT_C2R", "CUFFT_Z2D")
+            return Plan1d(shape[0], CODES[codes[REAL[a.dtype.char].itemsize == 8]], a.shape[0])
+        return PlanNd(a.shape[0], shape, value_type, REAL[a.dtype.char])
+
+
+class PlanCache:
+    """The plans that a thread used last."""
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._size, self._bytes = 16, -1
+
+    def get_size(self) -> int:
+        return self._size
+
+    def set_size(self, size: int) -> None:
+        self._size = size
+        self._evict()
+
+    def get_memsize(self) -> int:
+        return self._bytes
+
+    def set_memsize(self, memsize: int) -> None:
+        self._bytes = memsize
+        self._evict()
+
+    def get_curr_size(self) -> int:
+        return len(self._plans)
+
+    def get_curr_memsize(self) -> int:
+        return sum(plan.work_area.mem.size for plan in self._plans.values())
+
+    def clear(self) -> None:
+        self._plans.clear()
+
+    def plan(self, key: Hashable, size: int) -> Plan:
+        if key in self._plans:
+            self._plans.move_to_end(key)
+            return self._plans[key]
+        plan = Plan(size)
+        if self._size:
+            if 0 <= self._bytes < size:
+                raise RuntimeError("the plan memsize is too large")
+            self._plans[key] = plan
+            self._evict()
+        return plan
+
+    def _evict(self) -> None:
+        while self._plans and (
+            0 <= self._size < len(self._plans) or 0 <= self._bytes < self.get_curr_memsize()
+        ):  # fmt: skip
+            self._plans.popitem(last=False)
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.cache = PlanCache()
+
+
+_thread = _Thread()
+
+
+def get_plan_cache() -> PlanCache:
+    return _thread.cache
+
+
+def reset() -> None:
+    """No thread has plans."""
+    global _thread
+    _thread = _Thread()
+
+
+def cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of `scipy.fft` or `numpy.fft` by the plans of the cache."""
+
+    @functools.wraps(function)
+    def transform(a: DeviceArray, *args: Any, **kwargs: Any) -> Any:
+        with lock:
+            if not isinstance(a, DeviceArray):
+                raise TypeError(f"Unsupported type {type(a)}")
+            check_dtype(a.dtype)
+            key = (function.__name__, a.shape, a.dtype.char, repr(args), repr(sorted(kwargs.items())))
+            plan = _thread.cache.plan(key, a.nbytes)
+            return arrays.perform(function, (a, *args), kwargs, plan.used())
+
+    return transform

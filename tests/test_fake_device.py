@@ -1,0 +1,656 @@
+"""The fake CuPy of cuda_on_cpu/: that it fails where a GPU would compute something wrong, wait, or lose memory."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu import device
+from cuda_on_cpu.device import activity, counts
+
+UNORDERED = "on a stream that no event orders after"
+CAPTURING = "capturing"
+FREED = "use after free"
+
+# As CuPy gets it: what the text says of `const` decides what a launch writes to.
+SOURCE = 'extern "C" __global__ void __launch_bounds__(32)\ndouble_it(const float* __restrict__ x, float* out) {}'
+
+
+def cpu_kernel(name: str) -> Callable[..., None]:
+    def double_it(grid: Any, block: Any, args: Any, shared_mem: int = 0) -> None:
+        args[1][...] = 2 * args[0]
+
+    return double_it
+
+
+@pytest.fixture
+def cupy() -> Iterator[Any]:
+    with device.installed(cpu_kernel) as cupy:
+        yield cupy
+
+
+@pytest.fixture
+def streams(cupy: Any) -> tuple[Any, Any]:
+    return cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+
+
+class Captured:
+    """A function as a graph, with a pool of its own, which holds its inputs and outputs."""
+
+    def __init__(self, cupy: Any, function: Callable[..., Any], *inputs: Any, pool: Any = None) -> None:
+        self.pool = pool or cupy.cuda.MemoryPool()
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        with cupy.cuda.using_allocator(self.pool.malloc), self.stream:
+            self.inputs = [cupy.empty(x.shape, x.dtype) for x in inputs]
+            self.stream.begin_capture()
+            try:
+                self.output = function(*self.inputs)
+            finally:
+                self.graph = self.stream.end_capture()
+
+    def __call__(self, *inputs: Any) -> np.ndarray:
+        with self.stream:
+            for mine, theirs in zip(self.inputs, inputs, strict=True):
+                mine[...] = theirs
+            self.graph.launch()
+            return self.output.get()
+
+
+def ones(cupy: Any, *shape: int) -> Any:
+    """Complete: any stream may read them."""
+    return cupy.asarray(np.ones(shape, np.float32), blocking=True)
+
+
+# ------------------------------------------------------------------ order
+def test_a_read_needs_an_event_after_the_write_on_another_stream(cupy: Any, streams: Any) -> None:
+    first, second = streams
+    with first:
+        x = ones(cupy, 5) + 1
+        event = first.record()
+    with second:
+        with pytest.raises(RuntimeError, match=UNORDERED):
+            x + 1
+        second.wait_event(event)
+        assert (x + 1).get().tolist() == [3] * 5
+
+
+def test_an_event_says_nothing_of_what_comes_after_it(cupy: Any, streams: Any) -> None:
+    first, second = streams
+    x = ones(cupy, 5)
+    with first:
+        event = first.record()
+        x += 1
+    second.wait_event(event)
+    with second, pytest.raises(RuntimeError, match=UNORDERED):
+        x.copy()
+
+
+def test_order_is_handed_on(cupy: Any, streams: Any) -> None:
+    first, second = streams
+    third = cupy.cuda.Stream(non_blocking=True)
+    with first:
+        x = ones(cupy, 5) + 1
+    second.wait_event(first.record())
+    third.wait_event(second.record())
+    with third:
+        x + 1
+
+
+@pytest.mark.parametrize("wait", [lambda s, e: s.synchronize(), lambda s, e: e.synchronize()])
+def test_the_host_orders_what_it_waited_for(cupy: Any, streams: Any, wait: Any) -> None:
+    """Another thread may go on where one has waited."""
+    first, second = streams
+    with first:
+        x = ones(cupy, 5) + 1
+    thread = threading.Thread(target=wait, args=(first, first.record()))
+    thread.start()
+    thread.join()
+    with second:
+        x + 1
+
+
+def test_a_write_needs_an_event_after_the_reads(cupy: Any, streams: Any) -> None:
+    first, second = streams
+    x = ones(cupy, 5)
+    with first:
+        x + 1
+    with second:
+        with pytest.raises(RuntimeError, match=UNORDERED):
+            x[0] = 3
+        second.wait_event(first.record())
+        x[0] = 3
+
+
+def test_the_null_stream_waits_for_blocking_streams_only(cupy: Any, streams: Any) -> None:
+    blocking = cupy.cuda.Stream()
+    x = ones(cupy, 5)
+    with blocking:
+        x += 1
+    y = x + 1
+    with blocking:
+        y + 1
+    with streams[0], pytest.raises(RuntimeError, match=UNORDERED):
+        y + 1
+
+
+def test_what_is_sent_is_there_for_its_own_stream_only(cupy: Any, streams: Any) -> None:
+    with streams[0]:
+        complete = cupy.asarray(np.ones(3), blocking=True)
+        pending = cupy.asarray(np.ones(3))
+    with streams[1]:
+        complete + 1
+        with pytest.raises(RuntimeError, match=UNORDERED):
+            pending + 1
+
+
+def test_a_block_remembers_when_it_is_used_again(cupy: Any, streams: Any) -> None:
+    """The pool of `first` may hand it out at once, while `second` still reads."""
+    first, second = streams
+    with first:
+        x = cupy.zeros(1000, np.float32)
+    second.wait_event(first.record())
+    with second:
+        x + 1
+    del x
+    with first, pytest.raises(RuntimeError, match=UNORDERED):
+        cupy.zeros(1000, np.float32)
+    first.wait_event(second.record())
+    with first:
+        cupy.zeros(1000, np.float32)
+
+
+def test_a_cuda_kernel_reads_what_is_const(cupy: Any, streams: Any) -> None:
+    launch = cupy.RawModule(code=SOURCE).get_function("double_it")
+    x, out = ones(cupy, 5), ones(cupy, 5)
+    for stream in streams:
+        with stream:
+            launch((1,), (32,), (x, cupy.empty_like(x)))
+    with streams[0]:
+        launch((1,), (32,), (x, out))
+        assert out.get().tolist() == [2] * 5
+        launch((1,), (32,), (x, out))
+    with streams[1], pytest.raises(RuntimeError, match=UNORDERED):
+        launch((1,), (32,), (x, out))
+
+
+def test_a_download_into_pinned_memory_is_there_after_waiting(cupy: Any, streams: Any) -> None:
+    import cupyx
+
+    x, out = ones(cupy, 2, 3), cupyx.empty_pinned((2, 3), np.float32)
+    x.get(stream=streams[0], out=out, blocking=False)
+    assert np.isnan(out).all()
+    streams[1].synchronize()
+    assert np.isnan(out).all()
+    streams[0].synchronize()
+    assert (out == 1).all()
+    pageable = np.zeros((2, 3), np.float32)
+    assert (x.get(stream=streams[0], out=pageable, blocking=False) == 1).all()
+
+
+# ------------------------------------------------------------------ memory
+def allocated() -> int:
+    return device.memory.TOTAL - device.memory.memory_info()[0]
+
+
+def test_a_pool_that_is_dropped_leaks_its_free_blocks(cupy: Any) -> None:
+    for gives_back in (True, False):
+        before = allocated()
+        pool = cupy.cuda.MemoryPool()
+        with cupy.cuda.using_allocator(pool.malloc):
+            x = cupy.empty(1000, np.uint8)
+            cupy.empty(3000, np.uint8)
+        assert (pool.used_bytes(), pool.free_bytes(), pool.total_bytes()) == (1024, 3072, 4096)
+        if gives_back:
+            pool.free_all_blocks()
+        del pool
+        gc.collect()
+        assert allocated() - before == (1024 if gives_back else 4096)
+        del x
+        assert allocated() - before == (0 if gives_back else 3072)
+
+
+def test_two_hundred_captures_keep_memory_flat(cupy: Any) -> None:
+    def step(x: Any) -> Any:
+        return (x + 1) * 2
+
+    def growth(gives_back: bool) -> int:
+        before = allocated()
+        for _ in range(200):
+            captured = Captured(cupy, step, ones(cupy, 1000))
+            if gives_back:
+                captured.pool.free_all_blocks()
+            del captured
+        gc.collect()
+        return allocated() - before
+
+    growth(True)
+    assert growth(True) == 0
+    assert growth(False) > 200 * 4000
+
+
+def test_a_free_block_is_for_the_stream_that_asked_for_it(cupy: Any, streams: Any) -> None:
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        for stream in (*streams, *streams):
+            with stream:
+                cupy.empty(1000, np.uint8)
+    assert pool.n_free_blocks() == 2
+
+
+def test_a_full_device_takes_free_blocks_back(cupy: Any) -> None:
+    device.memory.card.total = allocated() + 4096
+    assert cupy.cuda.Device().mem_info == cupy.cuda.runtime.memGetInfo() == (4096, device.memory.card.total)
+    x = cupy.empty(3000, np.uint8)
+    del x
+    x = cupy.empty(4096, np.uint8)  # the pool's free block had to go
+    with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+        cupy.empty(1, np.uint8)
+    del x
+    cupy.get_default_memory_pool().free_all_blocks()
+    assert cupy.cuda.Device().mem_info[0] == 4096
+
+
+def test_a_pool_over_another_allocator(cupy: Any) -> None:
+    """Memory that somebody else refers to is not freed with the pool's blocks."""
+    before, held = allocated(), []
+
+    def allocate(size: int) -> Any:
+        held.append(cupy.cuda.Memory(size))
+        return cupy.cuda.MemoryPointer(held[-1], 0)
+
+    pool = cupy.cuda.MemoryPool(allocate)
+    with cupy.cuda.using_allocator(pool.malloc):
+        cupy.empty(1000, np.uint8)
+    pool.free_all_blocks()
+    assert (pool.total_bytes(), allocated() - before) == (0, 1024)
+    held.clear()
+    assert allocated() == before
+
+
+def test_the_allocator_is_each_threads_own(cupy: Any) -> None:
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        thread = threading.Thread(target=lambda: cupy.zeros(1000))
+        thread.start()
+        thread.join()
+    assert pool.total_bytes() == 0
+    with cupy.cuda.using_allocator(None):
+        before = allocated()
+        x = cupy.zeros(64)
+        assert allocated() == before + 512
+        del x
+        assert allocated() == before
+
+
+def test_fresh_memory_is_no_number(cupy: Any) -> None:
+    x = ones(cupy, 8)
+    del x
+    assert np.isnan(cupy.empty(8, np.float32).get()).all()
+
+
+# ------------------------------------------------------------------ captures
+def test_a_graph_runs_again_on_what_its_inputs_hold(cupy: Any) -> None:
+    captured = Captured(cupy, lambda x: cupy.stack([x * 2, cupy.roll(x, 1)])[1:].sum(axis=0), ones(cupy, 3))
+    for i in range(3):
+        x = cupy.asarray(np.full(3, i, np.float32), blocking=True)
+        assert captured(x).tolist() == [i] * 3
+
+
+def test_a_capture_computes_nothing(cupy: Any) -> None:
+    x = ones(cupy, 5)
+    captured = Captured(cupy, lambda y: cupy.add(x, y, out=x) + 1, x)
+    assert np.isnan(captured.output.get()).all()
+    assert x.get().tolist() == [1] * 5
+    assert captured(x).tolist() == [3] * 5
+    assert x.get().tolist() == [2] * 5
+
+
+def refused_in_a_capture(cupy: Any) -> dict[str, Callable[[Any], Any]]:
+    import cupyx
+
+    return {
+        "get": lambda x: x.get(),
+        "item": lambda x: x[0, 0].item(),
+        "float": lambda x: float(x.sum()),
+        "int": lambda x: int(x.sum()),
+        "bool": lambda x: bool(x.any()),
+        "synchronize": lambda _: cupy.cuda.get_current_stream().synchronize(),
+        "device": lambda _: cupy.cuda.Device().synchronize(),
+        "event": lambda _: cupy.cuda.get_current_stream().record().synchronize(),
+        "upload": lambda _: cupy.asarray(np.ones(3)),
+        "set": lambda x: x.set(np.ones(x.shape, x.dtype)),
+        "download": lambda x: x.get(out=cupyx.empty_pinned(x.shape, x.dtype), blocking=False),
+        "mask": lambda x: x[x > 0],
+        "nonzero": lambda x: x.nonzero(),
+        "median": lambda x: cupy.median(x, axis=-1),
+        "argpartition": lambda x: cupy.argpartition(x, 1, axis=-1),
+        "sort": lambda x: x.sort(),
+        "unique": lambda x: cupy.unique(x),
+        "label": lambda x: cupyx.scipy.ndimage.label(x > 0),
+        "matmul": lambda x: x @ x,
+        "einsum": lambda x: cupy.einsum("ij,jk->ik", x, x),
+        "fft": lambda x: cupy.fft.rfft2(x),
+        "plan": lambda x: cupyx.scipy.fftpack.get_fft_plan(x[None], axes=(1, 2), value_type="R2C"),
+    }
+
+
+def test_what_a_capture_refuses(cupy: Any) -> None:
+    for name, step in refused_in_a_capture(cupy).items():
+        with pytest.raises(RuntimeError, match=CAPTURING if name not in ("matmul", "einsum") else "cuBLAS"):
+            Captured(cupy, step, ones(cupy, 3, 3))
+        assert Captured(cupy, lambda x: x + 1, ones(cupy, 3))(ones(cupy, 3)).tolist() == [2] * 3, name
+    assert activity["capture plans"] == 2
+
+
+def test_memory_of_a_capture_comes_from_the_pool_it_began_with(cupy: Any) -> None:
+    def foreign(x: Any) -> Any:
+        with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+            return x + 1
+
+    with pytest.raises(RuntimeError, match="not of the pool that the capture began with"):
+        Captured(cupy, foreign, ones(cupy, 3))
+
+
+def test_allocations_of_a_capture_that_the_pool_cannot_serve_are_counted(cupy: Any) -> None:
+    def step(x: Any) -> Any:
+        return (x + 1) * 2
+
+    pool = cupy.cuda.MemoryPool()
+    x = ones(cupy, 3)
+    captured = Captured(cupy, step, x, pool=pool)
+    assert activity["capture allocations"] == 2
+    stream = captured.stream
+    with stream, cupy.cuda.using_allocator(pool.malloc):
+        step(x)  # the second time finds what the first has left
+        stream.begin_capture()
+        step(captured.inputs[0])
+        stream.end_capture()
+    assert activity["capture allocations"] == 2
+
+
+def test_other_threads_go_on_during_a_capture(cupy: Any) -> None:
+    values = []
+
+    def work() -> None:
+        with cupy.cuda.Stream(non_blocking=True):
+            values.append(float(cupy.asarray(np.ones(3)).sum()))
+
+    def step(x: Any) -> Any:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return x + 1
+
+    assert Captured(cupy, step, ones(cupy, 3))(ones(cupy, 3)).tolist() == [2] * 3
+    assert values == [3]
+
+
+def test_a_graph_must_not_use_memory_that_was_given_back(cupy: Any) -> None:
+    captured = Captured(cupy, lambda x: (x + 1) * 2, ones(cupy, 3))
+    captured(ones(cupy, 3))
+    captured.pool.free_all_blocks()
+    with pytest.raises(RuntimeError, match=FREED):
+        captured.graph.launch()
+
+
+def test_a_graph_must_not_use_an_array_that_is_gone(cupy: Any) -> None:
+    constants = [ones(cupy, 3)]
+    captured = Captured(cupy, lambda x: x + constants[0], constants[0])
+    assert captured(constants[0]).tolist() == [2] * 3
+    constants.clear()
+    with pytest.raises(RuntimeError, match=FREED):
+        captured.graph.launch()
+
+
+def test_a_graph_must_not_use_a_plan_that_is_gone(cupy: Any) -> None:
+    from cupyx.scipy.fftpack import get_fft_plan
+
+    x = ones(cupy, 1, 4, 6)
+    plans, spectrum = [get_fft_plan(x, axes=(1, 2), value_type="R2C")], cupy.empty((1, 4, 4), np.complex64)
+    captured = Captured(cupy, lambda y: plans[0].fft(y, spectrum, -1), x)
+    captured.graph.launch()
+    plans.clear()
+    with pytest.raises(RuntimeError, match=FREED):
+        captured.graph.launch()
+
+
+def test_cupys_cache_of_plans_may_take_one_from_a_graph(cupy: Any) -> None:
+    x = ones(cupy, 4, 6)
+    cupy.fft.rfft2(x).get()
+    captured = Captured(cupy, lambda y: cupy.fft.rfft2(y), x)
+    captured(x)
+    for n in range(16):
+        cupy.fft.rfft(ones(cupy, 5 + n))
+    with pytest.raises(RuntimeError, match=FREED):
+        captured(x)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_fork_must_be_joined(cupy: Any, streams: Any, joined: bool, late: bool) -> None:
+    """By an event after the last of its work."""
+    branch = streams[0]
+
+    def step(x: Any) -> Any:
+        origin = cupy.cuda.get_current_stream()
+        branch.wait_event(origin.record())
+        with branch:
+            assert branch.is_capturing()
+            y = x * 2
+            event = branch.record()
+            if late:
+                y = y * 2
+        if joined:
+            origin.wait_event(event)
+        return y
+
+    if joined and not late:
+        assert Captured(cupy, step, ones(cupy, 3))(ones(cupy, 3)).tolist() == [2] * 3
+    else:
+        with pytest.raises(RuntimeError, match="unjoined work"):
+            Captured(cupy, step, ones(cupy, 3))
+    assert not branch.is_capturing()
+    with branch:
+        ones(cupy, 3) + 1
+
+
+def test_a_capture_has_an_order_of_its_own(cupy: Any, streams: Any) -> None:
+    """Whatever was waited for before."""
+    x = ones(cupy, 3)
+
+    def step(y: Any) -> Any:
+        origin = cupy.cuda.get_current_stream()
+        streams[0].wait_event(origin.record())
+        with streams[0]:
+            x[...] = y
+        with pytest.raises(RuntimeError, match=UNORDERED):
+            x + 1
+        origin.wait_event(streams[0].record())
+        return x + 1
+
+    assert Captured(cupy, step, x)(x).tolist() == [2] * 3
+
+
+def test_a_capture_has_nothing_to_do_with_other_work(cupy: Any, streams: Any) -> None:
+    event = streams[0].record()
+    with pytest.raises(RuntimeError, match="uncaptured work"):
+        Captured(cupy, lambda _: cupy.cuda.get_current_stream().wait_event(event), ones(cupy, 3))
+    captured = Captured(cupy, lambda _: cupy.cuda.get_current_stream().record(), ones(cupy, 3))
+    with pytest.raises(RuntimeError, match="a capture that has ended"):
+        streams[0].wait_event(captured.output)
+
+
+def test_a_launch_has_its_place_in_the_order(cupy: Any, streams: Any) -> None:
+    first, second = streams
+    captured = Captured(cupy, lambda x: x + 1, ones(cupy, 3))
+    with first:
+        captured.inputs[0][...] = ones(cupy, 3)
+    with second:
+        with pytest.raises(RuntimeError, match=UNORDERED):
+            captured.graph.launch()
+        second.wait_event(first.record())
+        captured.graph.launch()
+    with first:
+        with pytest.raises(RuntimeError, match=UNORDERED):
+            captured.output.copy()
+        with pytest.raises(RuntimeError, match=UNORDERED):
+            captured.graph.launch()
+
+
+# ------------------------------------------------------------------ arrays
+def test_dtypes_that_a_gpu_lacks(cupy: Any) -> None:
+    x = cupy.asarray(np.arange(3, dtype=">f4"))
+    assert x.dtype == np.float32
+    assert x.dtype.isnative
+    assert x.get().tolist() == [0, 1, 2]
+    for dtype in (">f4", ">u2", np.longdouble, np.clongdouble):
+        for refused in (
+            lambda: x.astype(dtype),  # noqa: B023
+            lambda: cupy.empty(3, dtype),  # noqa: B023
+            lambda: cupy.zeros(3, dtype),  # noqa: B023
+            lambda: cupy.asarray([1], dtype=dtype),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match="Unsupported dtype"):
+                refused()
+    with pytest.raises(ValueError, match="Unsupported dtype"):
+        cupy.asarray(np.ones(3, np.longdouble))
+
+
+def test_numpy_arrays_are_no_operands(cupy: Any) -> None:
+    x = ones(cupy, 3)
+    for refused in (lambda: x + np.ones(3), lambda: np.asarray(x), lambda: np.mean(x), lambda: cupy.sqrt(np.ones(3))):
+        with pytest.raises(TypeError):
+            refused()
+    assert (np.float32(2) * x).get().tolist() == [2] * 3
+
+
+def test_views_share_memory_and_launch_nothing(cupy: Any) -> None:
+    x = ones(cupy, 2, 6)
+    counts.clear()
+    view = x[1:].reshape(3, 2).T[None]
+    element = x[1, 5]
+    assert cupy.broadcast_to(x, (3, 2, 6)).shape == (3, 2, 6)
+    assert view.base is x
+    assert element.base is x
+    assert cupy.ascontiguousarray(x) is x
+    assert cupy.asarray(x, dtype=np.float32) is x
+    assert element.data.ptr - x.data.ptr == 4 * 11
+    assert not activity["launches"]
+    x[...] = 7
+    assert activity["launches"] == 1
+    assert float(element) == 7
+
+
+def test_what_is_counted(cupy: Any) -> None:
+    x = ones(cupy, 8)
+    counts.clear()
+    y = x + 1
+    y *= 2
+    y.copy()
+    assert dict(counts) == {"allocations": 2}
+    assert (activity["launches"], activity["calls"]) == (3, 3)
+    assert counts["launches"] == 3
+    cupy.asarray(np.ones(3))
+    cupy.RawModule(code=SOURCE).get_function("double_it")((1,), (32,), (x, y))
+    assert (counts["uploads"], counts["bytes"], counts["waits"]) == (1, 64, 0)
+    captured = Captured(cupy, lambda x: (x + 1) * 2, x)
+    captured.graph.launch()
+    assert (activity["launches"], activity["graph launches"]) == (4, 1)
+
+
+@pytest.mark.parametrize("name", ["median", "sort", "argsort", "flatnonzero", "argwhere", "unique"])
+def test_what_sorts_or_counts_waits(cupy: Any, name: str) -> None:
+    x = ones(cupy, 8)
+    counts.clear()
+    getattr(cupy, name)(x)
+    assert counts["waits"] == 1
+
+
+def test_percentiles_masks_and_partitions_wait(cupy: Any) -> None:
+    x = ones(cupy, 8)
+    for wait in (lambda: cupy.percentile(x, 50), lambda: x[x > 0], lambda: cupy.argpartition(x, 3), lambda: x.sort()):
+        counts.clear()
+        wait()
+        assert counts["waits"] == 1
+
+
+def test_a_lost_device_answers_everything_with_its_error(cupy: Any) -> None:
+    x = ones(cupy, 8)
+    device.lost = "unspecified launch failure"
+    for call in (lambda: x + 1, x.get, cupy.cuda.Device, lambda: cupy.asarray(np.ones(3)), lambda: cupy.empty(3),
+                 cupy.cuda.get_current_stream().synchronize, cupy.cuda.runtime.memGetInfo):  # fmt: skip
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="unspecified launch failure") as caught:
+            call()
+        assert caught.value.status == 719
+
+
+# ------------------------------------------------------------------ transforms
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 5, 6), (3, 7), (3, 8)])
+def test_plans_there_and_back(cupy: Any, shape: tuple[int, ...], real: type) -> None:
+    from cupyx.scipy.fftpack import get_fft_plan
+
+    values = np.random.default_rng(0).random(shape).astype(real)
+    axes = tuple(range(1, len(shape)))
+    x = cupy.asarray(values)
+    spectrum = cupy.empty((*shape[:-1], shape[-1] // 2 + 1), np.result_type(real, np.complex64))
+    forward = get_fft_plan(x, shape=shape[1:], axes=axes, value_type="R2C")
+    back = get_fft_plan(spectrum, shape=shape[1:], axes=axes, value_type="C2R")
+    assert forward.work_area.mem.size == back.work_area.mem.size == values.nbytes
+    forward.fft(x, spectrum, -1)
+    np.testing.assert_allclose(spectrum.get(), np.fft.rfftn(values, axes=axes), rtol=1e-5, atol=1e-5)
+    back.fft(spectrum, x, 1)
+    np.testing.assert_allclose(x.get() / np.prod(shape[1:]), values, rtol=1e-5)
+    assert np.isnan(spectrum.get()).all()
+
+
+def test_plans_that_cupy_refuses(cupy: Any) -> None:
+    from cupyx.scipy.fftpack import get_fft_plan
+
+    with pytest.raises(ValueError, match="F-order"):
+        get_fft_plan(ones(cupy, 1, 1, 8), axes=(1, 2), value_type="R2C")
+    plan = get_fft_plan(ones(cupy, 2, 4, 4), axes=(1, 2), value_type="R2C")
+    spectrum = cupy.empty((2, 4, 3), np.complex64)
+    aligned, misaligned = (ones(cupy, 40)[i : i + 32].reshape(2, 4, 4) for i in (2, 1))
+    plan.fft(aligned, spectrum, -1)
+    with pytest.raises(cupy.cuda.cufft.CuFFTError, match="aligned"):
+        plan.fft(misaligned, spectrum, -1)
+
+
+def test_a_plan_is_for_one_stream_at_a_time(cupy: Any, streams: Any) -> None:
+    from cupyx.scipy.fftpack import get_fft_plan
+
+    x = ones(cupy, 1, 4, 4)
+    plan = get_fft_plan(x, axes=(1, 2), value_type="R2C")
+    for stream in streams:
+        with stream:
+            spectrum = cupy.empty((1, 4, 3), np.complex64)
+            if stream is streams[0]:
+                plan.fft(x, spectrum, -1)
+            else:
+                with pytest.raises(RuntimeError, match=UNORDERED):
+                    plan.fft(x, spectrum, -1)
+
+
+def test_cupys_cache_of_plans(cupy: Any) -> None:
+    cache, before = cupy.fft.config.get_plan_cache(), allocated()
+    assert cache.get_size() == 16
+    for _ in range(2):
+        for n in range(2, 18):
+            cupy.fft.rfft(ones(cupy, n))
+    assert (counts["plans"], cache.get_curr_size()) == (16, 16)
+    cupy.fft.rfft(ones(cupy, 18))
+    cupy.fft.rfft(ones(cupy, 2))
+    assert (counts["plans"], cache.get_curr_size()) == (18, 16)
+    cache.set_memsize(100)
+    with pytest.raises(RuntimeError, match="the plan memsize is too large"):
+        cupy.fft.rfft(ones(cupy, 1000))
+    cache.set_size(0)
+    cupy.fft.rfft(ones(cupy, 1000))
+    cache.clear()
+    cupy.get_default_memory_pool().free_all_blocks()
+    assert allocated() == before

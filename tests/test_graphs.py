@@ -1,0 +1,391 @@
+"""CUDA graphs, FFT plans and constants on the strict stand-in for a device: what is kept, shared, and given back."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.fft
+
+pytest.importorskip("cupy", reason="gpudeblur._cuda.source needs it; no GPU is needed")
+if shutil.which("g++") is None:
+    pytest.skip("needs g++", allow_module_level=True)
+
+from cuda_on_cpu import device
+
+from gpudeblur.fourier import irfft, irfft2, rfft, rfft2
+
+
+@pytest.fixture
+def cupy(cpu_kernel: Any) -> Iterator[Any]:
+    with device.installed(cpu_kernel) as cupy:
+        yield cupy
+
+
+def silent(_: float) -> None:
+    pass
+
+
+def blur(u: Any, *, report: Callable[[float], None] = silent) -> tuple[Any, ...]:
+    """Two transforms, temporaries, and a report: what a step does."""
+    hat = rfft2(u)
+    hat *= 0.5
+    smooth = irfft2(hat, u.shape[-2:], overwrite=True) / (u.shape[-2] * u.shape[-1])
+    report(0.5)
+    return smooth + u * 0, smooth.sum()
+
+
+def allocated() -> int:
+    gc.collect()
+    device.memory.collect()
+    return device.memory.card.allocated
+
+
+def spectra_of(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    return [np.random.default_rng(0).random(shape, np.float32) for shape in shapes]
+
+
+# ------------------------------------------------------------------ graphs
+def test_a_function_runs_then_is_captured_then_replayed(cupy: Any) -> None:
+    from gpudeblur import _graphs
+
+    device.counts.clear()
+    fractions: list[float] = []
+    for number in range(4):
+        u = np.random.default_rng(number).random((2, 12, 10), np.float32)
+        half, total = _graphs.replay("key", blur, cupy.asarray(u), report=fractions.append)
+        np.testing.assert_allclose(half.get(), u / 2, atol=2e-7)
+        np.testing.assert_allclose(total.get(), u.sum() / 2, rtol=1e-5)
+    assert device.counts["graph launches"] == 3
+    assert device.counts["capture allocations"] == device.counts["capture plans"] == 0
+    assert fractions == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_other_shapes_streams_and_keys_have_graphs_of_their_own(cupy: Any) -> None:
+    from gpudeblur import _device, _graphs
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    for key, shape, on in (("a", (8, 8), None), ("b", (8, 8), None), ("a", (8, 6), None), ("a", (8, 8), stream)):
+        for _ in range(2):
+            with on or cupy.cuda.Stream.null:
+                u = cupy.ones(shape, dtype=np.float32)
+                assert float(_graphs.replay(key, blur, u)[1]) == pytest.approx(u.size / 2)
+    assert len(_device.state().graphs) == 4
+    assert device.counts["graph launches"] == 4
+    assert len(_device.state().contexts) == 2  # one for each stream
+
+
+def test_cleared_graphs_give_all_memory_back(cupy: Any) -> None:
+    from gpudeblur import _device, _graphs
+
+    u = cupy.ones((64, 64), dtype=np.float32)
+    pool = cupy.get_default_memory_pool()
+    before = None
+    for _ in range(5):
+        for number in range(3):
+            for _ in range(3):
+                _graphs.replay(number, blur, u)
+        _device.clear()
+        pool.free_all_blocks()
+        before = allocated() if before is None else before
+        assert allocated() == before
+
+
+def test_graphs_share_their_memory(cupy: Any) -> None:
+    """Ten graphs of one shape hold what one holds, but for their inputs and outputs."""
+    from gpudeblur import _device, _graphs
+
+    u = cupy.ones((64, 64), dtype=np.float32)
+    held = []
+    for number in range(10):
+        for _ in range(2):
+            _graphs.replay(number, blur, u)
+        (context,) = _device.state().contexts.values()
+        held.append(context.size)
+    assert len(set(held)) == 1
+
+
+def test_a_thread_that_ends_gives_its_memory_back(cupy: Any) -> None:
+    from gpudeblur import _graphs
+
+    def work() -> None:
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            for _ in range(3):
+                _graphs.replay("key", blur, cupy.ones((64, 64), dtype=np.float32))
+            stream.synchronize()
+
+    pool = cupy.get_default_memory_pool()
+    sizes = []
+    for _ in range(3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        gc.collect()
+        pool.free_all_blocks()
+        sizes.append(allocated())
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_a_plan_that_was_pushed_out_is_made_again_before_the_capture(cupy: Any, monkeypatch: Any) -> None:
+    from gpudeblur import _device, _graphs
+
+    u = cupy.ones((8, 8), dtype=np.float32)
+    _graphs.replay("key", blur, u)
+    _device.state().plans.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            assert float(_graphs.replay("key", blur, u)[1]) == pytest.approx(32)
+    assert device.counts["capture plans"] == 0
+    assert device.counts["graph launches"] == 2
+
+
+def test_a_graph_keeps_its_plans_and_constants(cupy: Any) -> None:
+    """Pushed out of the caches, they stay as long as a graph runs them; the stand-in would see them gone."""
+    from gpudeblur import _constants, _device, _graphs
+
+    def function(u: Any, *, report: Any) -> tuple[Any, ...]:
+        return irfft2(rfft2(u) * _constants.on_device(np.full, 5, 2.0), (8, 8), overwrite=True), u
+
+    u = cupy.ones((8, 8), dtype=np.float32)
+    for _ in range(2):
+        _graphs.replay("key", function, u)
+    _device.state().plans.clear()
+    _constants.clear()
+    gc.collect()
+    assert float(_graphs.replay("key", function, u)[0].sum()) == pytest.approx(2 * 64 * 64)
+
+
+def test_what_waits_is_captured_never_and_said_once(cupy: Any) -> None:
+    from gpudeblur import _graphs
+
+    def function(u: Any, *, report: Any) -> tuple[Any, ...]:
+        return (u * float(u.sum()),)
+
+    u = cupy.ones((4, 4), dtype=np.float32)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            assert float(_graphs.replay("key", function, u)[0][0, 0]) == 16
+    assert [str(warning.message).partition(":")[0] for warning in said] == [
+        "CUDA graph not captured, launching one by one instead"
+    ]
+    assert device.counts["graph launches"] == 0
+    assert float(_graphs.replay("other", blur, u)[1]) == pytest.approx(8)  # nothing is left of the failed capture
+
+
+def test_a_large_stack_is_launched_one_by_one(cupy: Any, monkeypatch: Any) -> None:
+    from gpudeblur import _graphs
+
+    monkeypatch.setattr(_graphs, "GRAPH_PIXELS", 15)
+    fractions: list[float] = []
+    for _ in range(3):
+        _graphs.replay("key", blur, cupy.ones((4, 4), dtype=np.float32), report=fractions.append)
+    assert device.counts["graph launches"] == 0
+    assert fractions == [0.5] * 3  # the function's own
+
+
+def test_where_graphs_find_no_memory_the_function_runs_without(cupy: Any) -> None:
+    """Two graphs fill the device; the third picture fits once they are gone."""
+    from gpudeblur import _device, _graphs
+
+    u = cupy.ones((64, 64), dtype=np.float32)
+    for _ in range(3):
+        _graphs.replay("first", blur, u)
+    large = cupy.ones((256, 256), dtype=np.float32)
+    device.memory.card.total = allocated() + 9 * large.nbytes
+
+    def function(u: Any, *, report: Any) -> tuple[Any, ...]:
+        copies = [u.copy() for _ in range(8)]
+        return (copies[0] + copies[-1],)
+
+    pool = cupy.get_default_memory_pool()
+    for _ in range(3):
+        (total,) = _graphs.replay("second", function, large)
+        assert float(total[0, 0]) == 2
+        del total
+        pool.free_all_blocks()
+    assert not _device.state().graphs or len(_device.state().graphs) <= 2
+
+
+def test_an_error_within_a_graph_leaves_nothing_behind(cupy: Any) -> None:
+    from gpudeblur import _device, _graphs
+
+    u = cupy.ones((4, 4), dtype=np.float32)
+
+    def function(u: Any, *, report: Any) -> tuple[Any, ...]:
+        raise ValueError("no")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no"):
+            _graphs.replay("key", function, u)
+        assert _device.state().context is None
+    for _ in range(3):
+        assert float(_graphs.replay("other", blur, u)[1]) == pytest.approx(8)
+
+
+def test_branches_run_on_streams_of_their_own(cupy: Any, monkeypatch: Any) -> None:
+    from gpudeblur import _graphs
+
+    streams: list[int] = []
+
+    def function(u: Any, *, report: Any) -> tuple[Any, ...]:
+        twice = u * 2
+
+        def branch(factor: int) -> Any:
+            streams.append(cupy.cuda.get_current_stream().ptr)
+            return irfft2(rfft2(twice), u.shape[-2:], overwrite=True) * factor
+
+        parts = _graphs.branches([lambda factor=factor: branch(factor) for factor in (1, 2, 3)])
+        return (parts[0] + parts[1] + parts[2],)
+
+    u = cupy.ones((4, 4), dtype=np.float32)
+    for _ in range(4):
+        assert float(_graphs.replay("key", function, u)[0][0, 0]) == 16 * 2 * 6
+    assert len(set(streams)) == 3
+    assert device.counts["graph launches"] == 3
+    streams.clear()
+    monkeypatch.setattr(_graphs, "BRANCH_PIXELS", 15)
+    _graphs.replay("large", function, u)
+    _graphs.branches([lambda: streams.append(cupy.cuda.get_current_stream().ptr)] * 2)  # out of a graph
+    assert len(set(streams[:3])) == 1
+    assert streams[3:] == [0, 0]
+
+
+def test_a_branch_that_fails_is_joined(cupy: Any) -> None:
+    from gpudeblur import _graphs
+
+    def function(u: Any, *, report: Any) -> tuple[Any, ...]:
+        def fail() -> Any:
+            raise KeyError("branch")
+
+        return tuple(_graphs.branches([lambda: u + 1, fail]))
+
+    u = cupy.ones((4, 4), dtype=np.float32)
+    with pytest.raises(KeyError, match="branch"):
+        _graphs.replay("key", function, u)
+    assert float(_graphs.replay("other", blur, u)[1]) == pytest.approx(8)
+
+
+def test_few_streams_are_remembered(cupy: Any, monkeypatch: Any) -> None:
+    """With a context go its graphs, the plans of its streams, and its memory."""
+    from gpudeblur import _device, _graphs
+
+    monkeypatch.setattr(_graphs, "CONTEXTS", 2)
+    sizes = []
+    for _ in range(6):
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            for _ in range(3):
+                _graphs.replay("key", blur, cupy.ones((16, 16), dtype=np.float32))
+            stream.synchronize()
+        state = _device.state()
+        sizes.append((len(state.contexts), len(state.graphs), len(state.plans)))
+    assert sizes[-1] == (2, 2, 4)
+
+
+def test_all_is_given_back_at_exit(cupy: Any) -> None:
+    from gpudeblur import _device, _graphs
+
+    for _ in range(2):
+        _graphs.replay("key", blur, cupy.ones((16, 16), dtype=np.float32))
+    _device._clear_at_exit()
+    assert not _device.state().graphs
+    assert not _device.state().plans
+    device.lost = "CUDA is gone"
+    _device._clear_at_exit()  # says nothing
+
+
+# ------------------------------------------------------------------ transforms
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (1, 1), (3, 1, 8), (3, 8, 1), (2, 1, 1), (131, 6), (2, 3, 4, 5)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_shape_is_transformed(cupy: Any, shape: tuple[int, ...], dtype: str) -> None:
+    """A row or a column too, for which CuPy refuses a plan, as it is in Fortran's order as well."""
+    u = np.random.default_rng(0).random(shape).astype(dtype)
+    hat = rfft2(cupy.asarray(u))
+    rtol = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(hat.get(), scipy.fft.rfft2(u), rtol=rtol, atol=rtol)
+    again = irfft2(hat, shape[-2:]) / (shape[-1] * shape[-2])
+    np.testing.assert_allclose(again.get(), u, rtol=rtol, atol=rtol)
+    lines = rfft(cupy.asarray(u))
+    np.testing.assert_allclose(lines.get(), scipy.fft.rfft(u), rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(irfft(lines, shape[-1]).get(), u, rtol=rtol, atol=rtol)
+
+
+def test_a_view_at_an_odd_float_is_copied(cupy: Any) -> None:
+    """cuFFT reads real numbers by pairs."""
+    u = np.random.default_rng(0).random(1 + 6 * 8).astype(np.float32)
+    view = cupy.asarray(u)[1:].reshape(6, 8)
+    assert view.data.ptr % 8 == 4
+    np.testing.assert_allclose(rfft2(view).get(), scipy.fft.rfft2(u[1:].reshape(6, 8)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_users_own_fft_cache_is_left_alone(cupy: Any) -> None:
+    from gpudeblur._arrays import fft_module
+
+    fft_module(cupy)
+    cache = cupy.fft.config.get_plan_cache()
+    assert (cache.get_size(), cache.get_memsize()) == (16, -1)
+
+
+def test_the_driver_is_asked_once_how_much_memory_there_is(cupy: Any, monkeypatch: Any) -> None:
+    asked = []
+    info = device.Device.mem_info.fget
+    monkeypatch.setattr(device.Device, "mem_info", property(lambda self: asked.append(1) or info(self)))
+    for side in range(2, 12):
+        rfft2(cupy.ones((side, side), dtype=np.float32))
+    assert len(asked) == 1
+
+
+# ------------------------------------------------------------------ constants
+def table(size: int) -> np.ndarray:
+    return np.arange(size, dtype=np.float32)
+
+
+def test_a_constant_is_sent_once_and_read_on_any_stream(cupy: Any) -> None:
+    from gpudeblur import _constants
+
+    device.counts.clear()
+    totals = []
+
+    def work() -> None:
+        with cupy.cuda.Stream(non_blocking=True):
+            totals.append(float((_constants.on_device(table, 5) * 2).sum()))
+
+    for _ in range(3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert totals == [20.0] * 3
+    assert device.counts["uploads"] == 1
+
+
+def test_constants_are_bounded(cupy: Any, monkeypatch: Any) -> None:
+    from gpudeblur import _constants
+
+    monkeypatch.setattr(_constants, "CONSTANTS", 4)
+    for size in range(1, 10):
+        _constants.on_device(table, size)
+    assert len(_constants._kept) == 4
+    monkeypatch.setattr(_constants, "CONSTANTS", 1000)
+    monkeypatch.setattr(_constants, "SHARE", 1e-9)
+    for size in range(1000, 1010):
+        _constants.on_device(table, size)
+    assert len(_constants._kept) == 2  # never the last two
+
+
+def test_a_capture_finds_its_constants_ready(cupy: Any) -> None:
+    from gpudeblur import _constants
+
+    _constants.capture.uses = {}
+    try:
+        with pytest.raises(_constants.NotReadyError, match=r"table\(7,\) is not on the device yet"):
+            _constants.on_device(table, 7)
+        assert not _constants.capture.uses
+    finally:
+        _constants.capture.uses = None
