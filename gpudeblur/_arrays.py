@@ -139,6 +139,20 @@ def constant(xp: Any, make: Callable[..., np.ndarray], *args: Hashable) -> Array
     return on_device(make, *args)
 
 
+def stack(arrays: Sequence[Array]) -> Array:
+    """Arrays of one shape and dtype along a new first axis.
+
+    Not by CuPy's function, which sends the addresses of more than eight arrays from the host; no CUDA graph holds that.
+    """
+    xp = array_module(arrays[0])
+    if xp is np:
+        return np.stack(arrays)
+    stacked = xp.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype)
+    for place, array in zip(stacked, arrays, strict=True):
+        place[...] = array
+    return stacked
+
+
 def replayed(
     key: Hashable,
     function: Callable[..., Any],

@@ -33,6 +33,7 @@ from ._arrays import (
     side_by_side,
     to_host_together,
 )
+from ._arrays import stack as stacked
 from .alternation import Iteration, Report, Scale, alternate_on, is_known, part, start
 from .choice import Judgement, agreement, judge, order, pick, pick_judgement
 from .confidence import border_mass, confidence, result_signals, strength
@@ -355,7 +356,7 @@ def _coarse_kernels(
 
     xp = array_module(stack)
     found = side_by_side(xp, [functools.partial(begin, *item) for item in enumerate(options.starts)])
-    kernels, energy, match, gain = (xp.stack(each) for each in zip(*found, strict=True))
+    kernels, energy, match, gain = (stacked(each) for each in zip(*found, strict=True))
     return kernels, energy, match, gain
 
 

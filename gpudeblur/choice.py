@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._arrays import Array, array_module, constant
+from ._arrays import Array, array_module, constant, stack
 from .alternation import in_cache
 from .boundary import wrap
 from .confidence import gradient_gain, spectral_match
@@ -86,10 +86,10 @@ def order(judgements: Sequence[Judgement], count: int | None = None) -> Array:
     By comparing each with each, since a sort would wait for the device.
     """
     xp, candidates = array_module(judgements[0].energy), len(judgements)
-    score = xp.stack([judgement.score for judgement in judgements])
+    score = stack([judgement.score for judgement in judgements])
     equal_and_earlier = (score == score[:, None]) & constant(xp, _earlier, candidates)
     rank = ((score > score[:, None]) | equal_and_earlier).sum(axis=1)
-    return xp.stack([(rank == place).argmax(axis=0) for place in range(count or candidates)])
+    return stack([(rank == place).argmax(axis=0) for place in range(count or candidates)])
 
 
 def _earlier(count: int) -> np.ndarray:
@@ -99,8 +99,7 @@ def _earlier(count: int) -> np.ndarray:
 
 def pick(arrays: Sequence[Array] | Array, which: Array) -> Array:
     """(n, ...): of each picture, what the array with its number in `which` (n,) holds."""
-    xp = array_module(which)
-    return xp.stack(list(arrays))[which, xp.arange(len(which))]
+    return stack(arrays)[which, array_module(which).arange(len(which))]
 
 
 def pick_judgement(judgements: Sequence[Judgement], which: Array) -> Judgement:

@@ -213,6 +213,17 @@ def test_a_third_call_is_three_graphs_and_next_to_nothing_else(cupy: Any) -> Non
     assert counts["plans"] == 0
 
 
+def test_more_candidates_than_cupy_joins_without_the_host(cupy: Any) -> None:
+    """All five starts taken through the finest scale in both ways are eleven candidates."""
+    image, options = photos(1)[0], dataclasses.replace(ALL_STARTS, finalists=5)
+    expected = gd.estimate_kernel(image, 7, options=options)
+    for _ in range(3):
+        device.counts.clear()
+        kernel = gd.estimate_kernel(cupy.asarray(image), 7, options=options)
+        np.testing.assert_allclose(kernel.get(), expected, atol=2e-5)
+    assert device.counts["graph launches"] == 2
+
+
 @pytest.mark.parametrize("final", FINALS)
 def test_every_restoration_is_a_graph(cupy: Any, final: str) -> None:
     """Where light is clipped, too; the lamps themselves are looked for outside."""

@@ -654,3 +654,19 @@ def test_cupys_cache_of_plans(cupy: Any) -> None:
     cache.clear()
     cupy.get_default_memory_pool().free_all_blocks()
     assert allocated() == before
+
+
+def test_many_arrays_are_joined_by_addresses_that_the_host_sends(cupy: Any) -> None:
+    arrays = [cupy.ones(3) for _ in range(9)]
+    before = device.counts["uploads"]
+    cupy.stack(arrays[:8])
+    assert device.counts["uploads"] == before
+    cupy.concatenate(arrays)
+    assert device.counts["uploads"] == before + 1
+    stream = cupy.cuda.Stream(non_blocking=True)
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc), stream:
+        stream.begin_capture()
+        with pytest.raises(RuntimeError, match="sends their addresses"):
+            cupy.stack(arrays)
+        stream.end_capture()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
-import sys
 import threading
-import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,8 +30,10 @@ from test_batch import (
 
 import gpudeblur as gd
 from gpudeblur import batch, blind, groups
+from gpudeblur._arrays import to_host
 from gpudeblur.blind import BlindResult
 from gpudeblur.memory import bytes_per_picture
+from gpudeblur.metrics import kernel_similarity
 
 __all__ = ["no_thread_is_left"]  # the fixture, which every test here uses
 
@@ -97,7 +97,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
     found = NumpyDevice()
     monkeypatch.setattr(batch, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(batch, "Cuda", lambda number: found)
+    monkeypatch.setattr(batch, "cuda", lambda number, made: found)
     monkeypatch.setattr(groups.Groups.__init__, "__kwdefaults__", {
         **groups.Groups.__init__.__kwdefaults__, "linger": 1e6,
     })  # fmt: skip
@@ -386,7 +386,6 @@ def test_the_consumer_may_leave(device: NumpyDevice) -> None:
         device.wait_for(lambda: len(device.uploads) >= 2)
     assert source.closed_by is not None
     assert device.closed == 1
-    assert device.released >= 1
     assert device.downloads == 0
 
 
@@ -413,114 +412,29 @@ def test_the_info_of_a_stack_is_told_apart() -> None:
 # ---- what is CUDA about it, with a CuPy of NumPy arrays that notes who waits for whom
 
 
-class FakeArray(np.ndarray):
-    def set(self, host: np.ndarray, stream: Any) -> None:
-        assert isinstance(stream, FakeStream)
-        assert self.dtype == host.dtype
-        self[...] = host
-
-    def get(self, stream: Any, out: np.ndarray, blocking: bool) -> np.ndarray:
-        assert not blocking
-        assert stream.waited, "a copy that does not wait for the computation"
-        out[...] = self
-        return out
-
-
-class FakeStream:
-    def __init__(self, non_blocking: bool = False) -> None:
-        self.non_blocking, self.waited, self.synchronized = non_blocking, 0, 0
-
-    def __enter__(self) -> FakeStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def record(self) -> Any:
-        return types.SimpleNamespace(stream=self)
-
-    def wait_event(self, event: Any) -> None:
-        assert event.stream is not self
-        self.waited += 1
-
-    def synchronize(self) -> None:
-        self.synchronized += 1
-
-
-class FakeCuda:
-    """The part of `cupy` that `groups.Cuda` speaks to."""
-
-    def __init__(self) -> None:
-        self.ndarray = FakeArray
-        self.null = FakeStream()
-        self.freed = 0
-        pool = types.SimpleNamespace(free_all_blocks=self.free, free_bytes=lambda: 30)
-
-        class Stream(FakeStream):
-            null = self.null
-
-        class Device:
-            mem_info = (70, 100)
-
-            def use(self) -> None:
-                pass
-
-            def __enter__(self) -> Device:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                pass
-
-        class Failure(RuntimeError):
-            def __init__(self, number: int) -> None:
-                self.result = self.status = number
-
-        self.Failure = Failure
-        self.cuda = types.SimpleNamespace(
-            Stream=Stream, Device=Device, get_current_stream=lambda: self.null,
-            cufft=types.SimpleNamespace(CuFFTError=type("CuFFTError", (Failure,), {})),
-            runtime=types.SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (Failure,), {})),
-            driver=types.SimpleNamespace(CUDADriverError=type("CUDADriverError", (Failure,), {})),
-        )  # fmt: skip
-        self.get_default_memory_pool = self.get_default_pinned_memory_pool = lambda: pool
-
-    def free(self) -> None:
-        self.freed += 1
-
-    def empty(self, shape: Any, dtype: Any) -> FakeArray:
-        return np.empty(shape, dtype).view(FakeArray)
-
-    def stack(self, arrays: list[Any]) -> FakeArray:
-        return np.stack(arrays).view(FakeArray)
-
-
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    fake, cupyx = FakeCuda(), types.ModuleType("cupyx")
-    cupyx.empty_pinned = np.empty  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    monkeypatch.setattr(groups, "require_cuda", lambda: fake)
-    monkeypatch.setattr(groups.Cuda, "release", groups.Cuda.close)
-    return fake
+def fake(cpu_kernel: Any) -> Iterator[Any]:
+    """The strict stand-in for CuPy, which refuses what no event orders."""
+    from cuda_on_cpu import device
+
+    with device.installed(cpu_kernel) as cupy:
+        yield cupy
+    groups._idle.clear()
 
 
-def double(stack: np.ndarray) -> BlindResult:
+def double(stack: Any) -> BlindResult:
     return BlindResult(2 * stack, stack[:, :3, :3].copy(), {})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8", ">f4"])
-def test_host_pictures_go_there_and_back(fake: FakeCuda, dtype: str) -> None:
-    cuda = groups.Cuda()
+def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
+    cuda = groups.cuda(None, None)
     assert all(stream.non_blocking for stream in (cuda._in, cuda._work, cuda._out))
-    assert cuda.free_bytes() == 100
     pictures = [picture(i, dtype="uint8").astype(dtype) for i in range(3)]
     stack = cuda.upload(pictures)
-    assert isinstance(stack.array, FakeArray)
+    assert isinstance(stack.array, fake.ndarray)
     assert stack.array.dtype.isnative
-    computed = cuda.compute(stack, double)
-    assert cuda._work.waited == 1
-    found = cuda.download(computed, pictures[0])
-    assert cuda._out.synchronized == 1
+    found = cuda.download(cuda.compute(stack, double), pictures[0])
     for i, u in enumerate(pictures):
         assert type(found.image[i]) is type(found.kernel[i]) is np.ndarray
         assert found.image[i].dtype == u.dtype
@@ -529,24 +443,22 @@ def test_host_pictures_go_there_and_back(fake: FakeCuda, dtype: str) -> None:
         assert found.image[i].base is None  # nobody keeps the group's memory
 
 
-def test_device_pictures_stay_there(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in is a NumPy array, so the question where it lives is answered for it."""
-    monkeypatch.setattr(groups, "_on_host", lambda u: not isinstance(u, FakeArray))
-    cuda = groups.Cuda()
-    pictures = [picture(i).view(FakeArray) for i in range(3)]
+def test_device_pictures_stay_there(fake: Any) -> None:
+    cuda = groups.cuda(None, None)
+    with fake.cuda.Stream(non_blocking=True) as stream:
+        pictures = [fake.asarray(picture(i)) for i in range(3)]
+        cuda.made = stream.record()
     cuda.prepare(pictures[0])
-    assert fake.null.synchronized == 1
+    assert cuda.made is None  # once is enough
     found = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
-    assert fake.null.waited == 1
-    assert fake.null.synchronized == 2
-    for i, u in enumerate(pictures):
-        assert isinstance(found.image[i], FakeArray)
-        assert_same(np.asarray(found.image[i]), 2 * np.asarray(u))
+    for i in range(3):
+        assert isinstance(found.image[i], fake.ndarray)
+        assert_same(found.image[i].get(), 2 * picture(i))
         assert found.image[i].base is None
 
 
-def test_kernels_alone_come_back_without_pictures(fake: FakeCuda) -> None:
-    cuda = groups.Cuda()
+def test_kernels_alone_come_back_without_pictures(fake: Any) -> None:
+    cuda = groups.cuda(None, None)
     pictures = [picture(i) for i in range(2)]
     computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
     found = cuda.download(computed, pictures[0])
@@ -554,15 +466,39 @@ def test_kernels_alone_come_back_without_pictures(fake: FakeCuda) -> None:
     assert_same(found.kernel[1], pictures[1][:3, :3])
 
 
-def test_every_kind_of_no_memory_is_known(fake: FakeCuda) -> None:
-    cuda = groups.Cuda()
-    for kind in (fake.cuda.cufft.CuFFTError, fake.cuda.runtime.CUDARuntimeError, fake.cuda.driver.CUDADriverError):
+def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
+    cuda = groups.cuda(None, None)
+    kinds = (fake.cuda.cufft.CuFFTError, fake.cuda.runtime.CUDARuntimeError, fake.cuda.driver.CUDADriverError)
+    for kind in kinds:
         assert cuda.is_out_of_memory(kind(2))
         assert not cuda.is_out_of_memory(kind(700))
+        told = RuntimeError("GPU 0 is out of memory")
+        told.__cause__ = kind(2)
+        assert cuda.is_out_of_memory(told)
     assert cuda.is_out_of_memory(MemoryError())
     assert not cuda.is_out_of_memory(ValueError())
-    cuda.close()
-    assert fake.freed == 2  # the device's pool and the pinned one
+
+
+def test_a_batch_takes_what_another_has_left(fake: Any) -> None:
+    """Its streams, plans and graphs; two at a time have two, and no more than that are kept."""
+    first = groups.cuda(None, None)
+    first.close()
+    assert groups.cuda(0, None) is first
+    second, third = groups.cuda(0, None), groups.cuda(0, None)
+    assert len({first, second, third}) == 3
+    for device in (first, second, third):
+        device.close()
+    assert groups._idle == [first, second]
+    third.release()
+    assert not groups._idle
+
+
+def test_a_device_in_work_is_not_left_to_another_batch(fake: Any) -> None:
+    """Its thread has not ended in time."""
+    cuda = groups.cuda(None, None)
+    stack = cuda.upload([picture(0)])
+    cuda.compute(stack, lambda array: cuda.close() or double(array))  # type: ignore[func-returns-value]
+    assert not groups._idle
 
 
 # ---- the real thing
@@ -580,14 +516,19 @@ def test_a_batch_on_a_gpu(cupy: Any, final: str | None) -> None:
             assert r.index == count
             assert isinstance(r.kernel, home.ndarray)
             one = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
-            assert float(abs(r.kernel - one.kernel).max()) < 1e-4
+            # Not the same bits: for other batches cuFFT takes other ways, and hard thresholds follow.
+            assert kernel_similarity(to_host(r.kernel), to_host(one.kernel)) > 0.95
             assert r.info["backend"] == "cupy"
     assert {thread.name for thread in threading.enumerate()} == before
 
 
 @pytest.mark.gpu
-def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any) -> None:
+def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpudeblur import _device, _graphs
+
+    monkeypatch.setattr(_graphs, "GRAPH_PIXELS", 0)  # graphs have memory of their own
     pool = cupy.get_default_memory_pool()
+    _device.clear()
     pool.free_all_blocks()
     size = bytes_per_picture((256, 256), 25, final=None, backend="cupy")
     used, limit = pool.used_bytes(), pool.get_limit()
@@ -599,5 +540,7 @@ def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any) -> Non
         pool.set_limit(size=limit)
     assert [r.error for r in results] == [None] * 80
     del results
+    for device in groups._idle:  # keep what they made for the next batch
+        device.release()
     gc.collect()
     assert pool.used_bytes() == used

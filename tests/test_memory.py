@@ -97,7 +97,7 @@ def test_channels_and_precision(channels: int, dtype: str, final: str | None) ->
 @pytest.mark.parametrize("final", FINALS)
 @pytest.mark.parametrize(("shape", "kernel_size"), [((96, 112), 21), ((255, 255), 25), ((512, 512), 51)])
 def test_the_peak_on_a_gpu(cupy: Any, shape: tuple[int, int], kernel_size: int, final: str | None) -> None:
-    """Of a stack so large that no CUDA graph is kept of its fine scales."""
+    """Of a stack too large for CUDA graphs, which have memory of their own."""
     count = (1 << 24) // (shape[0] * shape[1])
     options = gd.TwoStepOptions(**SHORT)
     stack = cupy.random.default_rng(0).random((count, *shape), dtype=cupy.float32)

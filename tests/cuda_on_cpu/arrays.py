@@ -24,6 +24,7 @@ WAITING = {
     "unique",
 }  # fmt: skip
 PRODUCTS = {"dot", "einsum", "inner", "matmul", "tensordot", "vdot"}
+JOINS, JOINED = {"concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"}, 8
 IN_PLACE = {"__setitem__", "copyto", "fill", "fill_diagonal", "partition", "place", "put", "putmask", "sort"}
 ANSWERS = {"allclose", "array_equal"}  # as bools on the device, where NumPy has Python's
 
@@ -92,7 +93,11 @@ def perform(function: Any, args: Sequence[Any], kwargs: dict[str, Any], work_are
         named = {key: host(value, arrays) for key, value in kwargs.items()}
         name, stream = getattr(function, "__name__", ""), current_stream()
         waits = name in WAITING or (name == "where" and len(args) == 1)
+        sends = name in JOINS and len(args[0]) > JOINED  # the addresses of the arrays
+        counts["uploads"] += sends
         if stream.capture is not None:
+            if sends:
+                raise RuntimeError(f"{name} of so many arrays sends their addresses: not permitted in a capture")
             if name in PRODUCTS:
                 raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
             if waits:
