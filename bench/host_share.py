@@ -14,7 +14,6 @@ import argparse
 import functools
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,11 +44,11 @@ def stand_in() -> Iterator[tuple[Any, Any]]:
             yield cupy, device
 
 
-def counts_of(device: Any, work: Callable[[], Any]) -> Counter[str]:
+def counts_of(device: Any, work: Callable[[], Any]) -> dict[str, int]:
     """What `work` asks of the device."""
-    before = device.counts.copy()
+    device.counts.clear()
     work()
-    return device.counts - before
+    return {name: device.counts[name] for name in COLUMNS}
 
 
 def picture(side: int, size: int) -> np.ndarray:

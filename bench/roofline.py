@@ -5,7 +5,7 @@
 `BYTES` has one line for each CUDA kernel: every array that it takes is read once, every array that it gives is written
 once, but for tables that all pictures share. A 2-D transform of cuFFT passes over memory twice, once for the rows and
 once, in place, for the columns. `plan` lists what runs for one stack, term by term in the order of
-`blind._best_kernel`: starts and judging them, finishing the best and judging these; the floor is the time that its
+`two_step._best_kernel`: starts and judging them, finishing the best and judging these; the floor is the time that its
 bytes take at the bandwidth of a copy, or its arithmetic at the rate of a matrix product where that is more.
 A latent pass moves 54 bytes a pixel: stencil 8, R2C 16, quotient 14, C2R 16. Arrays that stay in the GPU's cache can be
 faster than that.
@@ -22,12 +22,12 @@ from evaluate import arguments, table
 
 from gpudeblur import TwoStepOptions
 from gpudeblur.alternation import Iteration, Scale, schedule
-from gpudeblur.blind import LAST_MARGIN, LAST_WAYS  # private: the bench must see the very same plan
 from gpudeblur.choice import BETA_MAX, GRADIENT_WEIGHT
 from gpudeblur.fourier import fast_size
 from gpudeblur.kernel_step import voting_window, window_pixels
 from gpudeblur.latent import NEGLIGIBLE
 from gpudeblur.pyramid import support_size
+from gpudeblur.two_step import LAST_MARGIN, LAST_WAYS  # private: the bench must see the very same plan
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def plan_judge(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Ite
 
 
 def plan_finish(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions, batch: int) -> Iterator[Term]:
-    """`blind._finish`: the finest scale, then the second step and the projection."""
+    """`two_step._finish`: the finest scale, then the second step and the projection."""
     scale = last_scale(shape, size, options)
     yield from _alternate(scale, options, batch)
     grid = Grid(batch, 1, 1, *scale.size)
@@ -216,7 +216,7 @@ def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: i
 
 
 def last_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> Scale:
-    """The finest scale as `blind._finish` goes through it."""
+    """The finest scale as `two_step._finish` goes through it."""
     first, last = options.last_gradient_weight
     count, share, cut = options.last_iterations, options.voting_share[1], options.iteration_threshold[1]
     weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]

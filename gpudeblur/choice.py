@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -97,9 +98,10 @@ def _earlier(count: int) -> np.ndarray:
     return np.tri(count, k=-1, dtype=bool)[..., None]
 
 
-def pick(arrays: Sequence[Array] | Array, which: Array) -> Array:
-    """(n, ...): of each picture, what the array with its number in `which` (n,) holds."""
-    return stack(arrays)[which, array_module(which).arange(len(which))]
+def pick(arrays: Any, which: Array) -> Array:
+    """(n, ...): of each picture, what the array with its number in `which` (n,) holds; `arrays` a list, or stacked."""
+    stacked = stack(arrays) if isinstance(arrays, list | tuple) else arrays
+    return stacked[which, array_module(which).arange(len(which))]
 
 
 def pick_judgement(judgements: Sequence[Judgement], which: Array) -> Judgement:

@@ -34,13 +34,13 @@ from typing import Any
 import numpy as np
 
 from .alternation import schedule
-from .blind import LAST_MARGIN, LAST_WAYS
 from .fourier import fast_size
 from .images import check_kernel_size
 from .kernel_size import windows
 from .nonblind.tiles import PLANES
 from .options import TwoStepOptions
 from .pyramid import support_size
+from .two_step import LAST_MARGIN, LAST_WAYS
 
 ALTERNATION = {"numpy": 10.9, "cupy": 30.0}
 SMOOTH = {"numpy": 11.8, "cupy": 30.0}

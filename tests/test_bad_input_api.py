@@ -40,7 +40,7 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def computed(*_: Any, **__: Any) -> None:
         raise AssertionError("computed with bad input")
 
-    monkeypatch.setattr(blind, "_two_step", computed)
+    monkeypatch.setattr(blind, "two_step", computed)
     monkeypatch.setattr(blind, "restore", computed)
     monkeypatch.setattr(deconvolution, "METHODS", dict.fromkeys(deconvolution.METHODS, computed))
     monkeypatch.setattr(deconvolution, "tiled", computed)

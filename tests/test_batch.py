@@ -21,7 +21,7 @@ import pytest
 from laws import assert_same
 
 import gpudeblur as gd
-from gpudeblur import BatchResult, Progress, TwoStepOptions, batch, blind
+from gpudeblur import BatchResult, Progress, TwoStepOptions, batch, blind, two_step
 from gpudeblur.nonblind import FINALS
 
 # Two milliseconds a picture: no test here is about quality.
@@ -591,7 +591,7 @@ def sizes_by_brightness(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     def sizes(stack: np.ndarray, *_: Any) -> np.ndarray:
         return np.where(stack.mean(axis=(-2, -1)) > 0.5, 9, 5)
 
-    monkeypatch.setattr(blind, "estimate_sizes", sizes)
+    monkeypatch.setattr(two_step, "estimate_sizes", sizes)
     return [(picture(i) + i % 2) / 2 for i in range(3)]
 
 

@@ -15,7 +15,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import TwoStepOptions, alternation, blind, nonblind
+from gpudeblur import TwoStepOptions, alternation, nonblind, two_step
 from gpudeblur._arrays import to_host
 from gpudeblur.confidence import result_signals, strength
 from gpudeblur.metrics import kernel_similarity, psnr, scores
@@ -429,16 +429,16 @@ def test_the_schedule_of_the_latent_step(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_start_stands_for_its_changes_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TwoStepOptions] = []
-    begin = blind.start
-    monkeypatch.setattr(blind, "start", lambda *a: seen.append(a[2]) or begin(*a))  # type: ignore[func-returns-value]
+    begin = two_step.start
+    monkeypatch.setattr(two_step, "start", lambda *a: seen.append(a[2]) or begin(*a))  # type: ignore[func-returns-value]
     gd.estimate_kernel(photo(48), 9, options=dataclasses.replace(QUICK, starts=tuple(STARTS)))
     assert seen == [dataclasses.replace(QUICK, starts=tuple(STARTS), **STARTS[name]) for name in STARTS]
 
 
 def test_finalists_are_finished_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[Any] = []
-    finish = blind._finish
-    monkeypatch.setattr(blind, "_finish", lambda *a: ends.append(a[3].iteration_threshold[1]) or finish(*a))
+    finish = two_step._finish
+    monkeypatch.setattr(two_step, "_finish", lambda *a: ends.append(a[3].iteration_threshold[1]) or finish(*a))
     for finalists in (1, 2, 5):
         ends.clear()
         options = dataclasses.replace(QUICK, starts=("wide", "text"), finalists=finalists)

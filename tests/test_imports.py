@@ -40,6 +40,7 @@ LAYERS = (
     {"alternation"},
     {"choice"},
     {"kernel_size"},
+    {"two_step"},
     {"metrics", "synthesis", "estimate"},
     {"blind", "deconvolution", "nonuniform", "restoration"},
     {"batch", "flow", "groups", "memory"},

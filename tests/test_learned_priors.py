@@ -354,7 +354,7 @@ def test_what_a_network_does_wrong_comes_through_deblur(blurred: np.ndarray) -> 
 
 def test_a_prior_that_may_not_be_replayed_is_not(blurred: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """All starts are one CUDA graph, the finest scale another; each only where the prior that it uses allows it."""
-    from gpudeblur import blind
+    from gpudeblur import two_step
 
     asked: list[bool] = []
 
@@ -362,7 +362,7 @@ def test_a_prior_that_may_not_be_replayed_is_not(blurred: np.ndarray, monkeypatc
         asked.append(capturable)
         return function(*arrays, report=report)
 
-    monkeypatch.setattr(blind, "replayed", spy)
+    monkeypatch.setattr(two_step, "replayed", spy)
     denoiser = DenoiserPrior(lambda picture, sigma: picture)
     for prior, last_prior, expected in (
         (None, False, [True, True]),

@@ -9,7 +9,7 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import blind
+from gpudeblur import blind, two_step
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.saturation import DARK, MOST, RIM, clipped, filled, regions
@@ -97,7 +97,7 @@ def test_a_picture_without_clipping_is_none_of_its_business(monkeypatch: pytest.
 
     picture = blur(CAMERA, KERNEL)
     expected = gd.estimate_kernel(picture, 13)
-    monkeypatch.setattr(blind, "without_lamps", refuse)
+    monkeypatch.setattr(two_step, "without_lamps", refuse)
     np.testing.assert_array_equal(gd.estimate_kernel(picture, 13), expected)
 
 

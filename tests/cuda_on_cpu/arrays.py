@@ -94,7 +94,8 @@ def perform(function: Any, args: Sequence[Any], kwargs: dict[str, Any], work_are
         name, stream = getattr(function, "__name__", ""), current_stream()
         waits = name in WAITING or (name == "where" and len(args) == 1)
         sends = name in JOINS and len(args[0]) > JOINED  # the addresses of the arrays
-        counts["uploads"] += sends
+        if sends:
+            counts["uploads"] += 1
         if stream.capture is not None:
             if sends:
                 raise RuntimeError(f"{name} of so many arrays sends their addresses: not permitted in a capture")

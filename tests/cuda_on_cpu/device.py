@@ -212,6 +212,7 @@ def installed(cpu_kernel: Callable[[str], Any]) -> Iterator[Any]:
         yield modules["cupy"]
     finally:
         lost = None
+        sys.modules["gpudeblur.groups"]._idle.clear()  # type: ignore[attr-defined]
         for name in [*modules, *(f"gpudeblur.{name}" for name in OWN)]:
             sys.modules.pop(name, None)
             if name in before:
