@@ -91,7 +91,7 @@ BYTES: dict[str, Callable[[Grid], int]] = {
 ARRAYS: dict[str, Callable[[Grid], int]] = {
     "wrap": lambda g: 4 * (g.window + g.pixels),
 }
-ONE_BLOCK_ITEMS = 1 << 17  # as in gpudeblur._cuda, which needs CuPy: of more, three launches select
+ONE_BLOCK_ITEMS = 1 << 14  # as in gpudeblur._cuda, which needs CuPy: of more, three launches select
 
 
 def _transform_bytes(grid: Grid) -> int:

@@ -139,6 +139,11 @@ def constant(xp: Any, make: Callable[..., np.ndarray], *args: Hashable) -> Array
     return on_device(make, *args)
 
 
+def sum_pixels(x: Array) -> Array:
+    """The sum over the last two axes, (...); on a device row by row, as CuPy has one block of threads add up a sum."""
+    return x.sum(axis=(-2, -1)) if array_module(x) is np else x.sum(axis=-1).sum(axis=-1)
+
+
 def stack(arrays: Sequence[Array]) -> Array:
     """Arrays of one shape and dtype along a new first axis.
 

@@ -33,6 +33,10 @@ class Capture(threading.local):
 capture = Capture()
 
 
+# Held while a graph is captured or a plan is made: neither is to come into the other, in another thread.
+capture_lock = threading.RLock()
+
+
 class NotReadyError(RuntimeError):
     """A capture needs an array or a plan that must be made before it begins."""
 
@@ -62,8 +66,9 @@ def on_device(make: Callable[..., np.ndarray], *args: Hashable) -> Any:
     if array is None:
         if capture.uses is not None:
             raise NotReadyError(f"{make.__name__}{args} is not on the device yet")
-        with lasting_memory():
-            array = cupy.asarray(make(*args), blocking=True)  # other threads read it on other streams
+        # Not of a pool, which does not know that other streams may still read what is given back. Blocking: see above.
+        with cupy.cuda.using_allocator(None):
+            array = cupy.asarray(make(*args), blocking=True)
         with _lock:
             array = _kept.setdefault(key, array)
             bound(_kept, CONSTANTS, SHARE, lambda one: one.nbytes)

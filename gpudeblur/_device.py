@@ -11,7 +11,7 @@ import math
 import sys
 import threading
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from contextlib import suppress
 from typing import Any
@@ -19,16 +19,17 @@ from typing import Any
 import cupy
 import numpy as np
 from cupy.cuda import cufft
-from cupyx.scipy.fftpack import get_fft_plan
 
 from . import _constants
-from ._constants import NotReadyError, bound, capture, lasting_memory
+from ._constants import NotReadyError, bound, capture, capture_lock, lasting_memory
 from ._cuda import launches
 
 # Five starts on branches of their own take some two hundred plans a shape of picture. A plan costs about a millisecond
 # and holds a work area of about a picture.
-PLANS = 2048
+PLANS = 4096
 SHARE = 1 / 8  # of the device's memory, for plans and for graphs
+CAPTURE_ERRORS = range(900, 909)  # of stream captures: the device is well
+DOUBLE = {"R2C": "D2Z", "C2R": "Z2D"}  # the kind of a plan in float64
 
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
@@ -43,7 +44,7 @@ class State:
         self.graphs: OrderedDict[Hashable, Any] = OrderedDict()
         self.contexts: OrderedDict[Hashable, Any] = OrderedDict()  # by device and stream
         self.context: Any = None  # the one whose function runs now
-        self.failures: set[Hashable] = set()  # of captures
+        self.failures: Counter[Hashable] = Counter()  # of captures
 
     def clear(self) -> None:
         """Give back all memory."""
@@ -58,6 +59,8 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+idle: list[State] = []  # that no thread uses, see `groups`
+idle_lock = threading.Lock()
 
 
 def state() -> State:
@@ -71,8 +74,11 @@ def use(state: State) -> None:
 
 
 def clear() -> None:
-    """Give back what this thread's plans and graphs hold, and the constants that no graph reads."""
+    """Give back what this thread's plans and graphs hold, those that no thread uses, and what no graph reads."""
     _thread.state.clear()
+    with idle_lock:
+        for state in idle:
+            state.clear()
     _constants.clear()
 
 
@@ -101,6 +107,8 @@ def explanation(error: Exception) -> str | None:
     cuda = cupy.cuda
     of_cuda = (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cufft.CuFFTError)
     if not isinstance(error, (*of_cuda, cuda.memory.OutOfMemoryError, *_of_torch())):
+        return None
+    if getattr(error, "status", None) in CAPTURE_ERRORS:
         return None
     if is_out_of_memory(error):
         return (
@@ -207,7 +215,7 @@ def _plan(x: Any, kind: str, sides: tuple[int, ...]) -> Any:
     elif capture.uses is not None:
         raise NotReadyError(f"there is no {kind} plan for {count} x {sides} yet")
     else:
-        with lasting_memory():
+        with lasting_memory(), capture_lock:
             plan = plans[key] = _new_plan(x, kind, count, sides)
         bound(plans, PLANS, SHARE, lambda plan: plan.work_area.mem.size)
     capture.use(plan)
@@ -215,11 +223,11 @@ def _plan(x: Any, kind: str, sides: tuple[int, ...]) -> Any:
 
 
 def _new_plan(x: Any, kind: str, count: int, sides: tuple[int, ...]) -> Any:
-    if len(sides) == 1:  # not by get_fft_plan, which would take it out of CuPy's own cache where it is there
-        double = {"R2C": "D2Z", "C2R": "Z2D"}[kind]
-        name = kind if x.real.dtype == np.float32 else double
-        return cufft.Plan1d(sides[0], getattr(cufft, f"CUFFT_{name}"), count)
-    like = x.reshape(count, *x.shape[-2:])
-    if like.flags.f_contiguous:  # one row or column, which CuPy does not plan; of `like` only the count matters
-        like = cupy.empty((count, 2, 2), dtype=x.dtype)
-    return get_fft_plan(like, shape=sides, axes=(1, 2), value_type=kind)
+    """Not by CuPy's get_fft_plan: it gives plans out of its own cache, whose work area is anyone's."""
+    code = getattr(cufft, f"CUFFT_{kind if x.real.dtype == np.float32 else DOUBLE[kind]}")
+    if len(sides) == 1:
+        return cufft.Plan1d(sides[0], code, count)
+    (h, w), half = sides, sides[1] // 2 + 1
+    source, target = ((h, w), (h, half)) if kind == "R2C" else ((h, half), (h, w))
+    strides = (source, 1, math.prod(source), target, 1, math.prod(target))
+    return cufft.PlanNd(sides, *strides, code, count, "C", 2, target[1])

@@ -20,11 +20,12 @@ from typing import Any
 import cupy
 
 from . import _device
-from ._constants import NotReadyError, bound, capture, total_bytes
+from ._constants import NotReadyError, bound, capture, capture_lock, lasting_memory, total_bytes
 from ._cuda import launches
 from ._device import SHARE
 
-GRAPHS = 256
+GRAPHS = 64
+ATTEMPTS = 3  # at a capture: what another thread does can spoil one
 CONTEXTS = 8  # streams of a thread whose graphs are kept
 GRAPH_PIXELS = 1 << 23  # in a larger stack, a launch takes longer than Python takes to ask for it
 BRANCH_PIXELS = 1 << 20  # a larger stack fills the device by itself
@@ -43,19 +44,26 @@ class _Context:
         blocks = self._blocks = []  # type: list[Any]
 
         def allocate(size: int) -> Any:
-            blocks.append(cupy.cuda.Memory(size))
+            try:
+                blocks.append(cupy.cuda.Memory(size))
+            except Exception as why:
+                if not _device.is_out_of_memory(why):
+                    raise
+                cupy.get_default_memory_pool().free_all_blocks()
+                blocks.append(cupy.cuda.Memory(size))
             return cupy.cuda.MemoryPointer(blocks[-1], 0)
 
         # Memory that a graph uses between its launches is free to the pool, which may give it back to CUDA when an
         # allocation fails. `_blocks` holds it.
         self._pool = cupy.cuda.MemoryPool(allocate)
+        self._device = cupy.cuda.Device()
         self.stream = cupy.cuda.Stream(non_blocking=True)  # the default stream cannot capture
         self.forks = False  # whether the function that runs now may use the branches
         self._branches: list[Any] = []
 
     def __del__(self) -> None:
         """A pool of CuPy 14 that is dropped keeps its free blocks for good."""
-        with suppress(Exception):  # CUDA may be gone
+        with suppress(Exception), self._device:  # CUDA may be gone
             self._pool.free_all_blocks()
 
     @property
@@ -75,16 +83,21 @@ class _Context:
     def run(self, function: Callable[..., tuple[Any, ...]], arrays: tuple[Any, ...], report: Report) -> Any:
         """`function(*arrays)` on this context's streams, in its memory, in turn with the caller's stream."""
         caller = cupy.cuda.get_current_stream()
+
+        def report_outside(fraction: float) -> None:
+            with lasting_memory(), caller:  # what a user's callback keeps is not of the graphs' memory
+                report(fraction)
+
         self.stream.wait_event(_recorded(caller))
         try:
-            outputs = self._call(function, arrays, report)
+            outputs = self._call(function, arrays, report_outside)
         finally:
             caller.wait_event(_recorded(self.stream))
         return tuple(output.copy() for output in outputs)
 
     def capture(self, function: Callable[..., tuple[Any, ...]], inputs: Any, outputs: Any) -> Any:
         """The CUDA graph that puts `function(*inputs)` into `outputs`, and what it reads besides."""
-        with cupy.cuda.using_allocator(self._pool.malloc), self.stream:
+        with capture_lock, cupy.cuda.using_allocator(self._pool.malloc), self.stream:
             self.stream.begin_capture()
             capture.uses = {}
             try:
@@ -124,6 +137,7 @@ class _Graph:
         self._shapes = [[(array.shape, array.dtype) for array in arrays] for arrays in (inputs, outputs)]
         self._inputs, self._outputs = [], []  # type: list[Any], list[Any]
         self._graph: Any = None
+        self._driver_bytes = 0  # what CUDA holds for it
 
     @property
     def is_captured(self) -> bool:
@@ -131,11 +145,14 @@ class _Graph:
 
     @property
     def size(self) -> int:
-        return sum(array.nbytes for array in (*self._inputs, *self._outputs))
+        return self._driver_bytes + sum(array.nbytes for array in (*self._inputs, *self._outputs))
 
     def capture(self, context: _Context, function: Callable[..., tuple[Any, ...]]) -> None:
         inputs, outputs = ([cupy.empty(*shape) for shape in shapes] for shapes in self._shapes)
+        free = cupy.cuda.Device().mem_info[0]
         self._graph, self._uses = context.capture(function, inputs, outputs)
+        self._graph.upload()
+        self._driver_bytes = max(0, free - cupy.cuda.Device().mem_info[0])
         self._context, self._inputs, self._outputs = context, inputs, outputs
 
     def __call__(self, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -151,8 +168,9 @@ def replay(
 ) -> tuple[Any, ...]:
     """`function(*arrays, report=report)`, as one CUDA graph from the second time on that it comes under this `key`.
 
-    A stack of over GRAPH_PIXELS never becomes a graph. Where a capture fails, a RuntimeWarning says why, and the
-    function runs as it is. Within a function that is replayed, this is a mere call.
+    A stack of over GRAPH_PIXELS never becomes a graph. Where captures fail, a RuntimeWarning says why, and the function
+    runs as it is. Where memory runs out, what is kept is given back, and the function runs once more. Within a function
+    that is replayed, this is a mere call.
 
     Parameters
     ----------
@@ -165,24 +183,38 @@ def replay(
     state, stream = _device.state(), cupy.cuda.get_current_stream()
     place = (cupy.cuda.Device().id, stream.ptr)
     key = (place, key, *((array.shape, array.dtype.char) for array in arrays))
-    if state.context is not None or math.prod(arrays[0].shape) > GRAPH_PIXELS or key in state.failures:
+    if state.context is not None:
+        return function(*arrays, report=report)
+    try:
+        return _replay(state, place, key, function, arrays, report)
+    except Exception as why:
+        if not _device.is_out_of_memory(why):
+            raise
+    # Now that the arrays of the failed run are gone: without the memory of graphs and plans it may fit.
+    state.failures[key] = ATTEMPTS
+    _device.clear()
+    cupy.get_default_memory_pool().free_all_blocks()
+    return function(*arrays, report=report)
+
+
+def _replay(
+    state: _device.State,
+    place: Hashable,
+    key: Hashable,
+    function: Callable[..., tuple[Any, ...]],
+    arrays: tuple[Any, ...],
+    report: Report,
+) -> tuple[Any, ...]:
+    if math.prod(arrays[0].shape) > GRAPH_PIXELS or state.failures[key] >= ATTEMPTS:
         return function(*arrays, report=report)
     graph = state.graphs.get(key)
-    try:
-        if graph is not None and (graph.is_captured or _capture(state, place, key, function)):
-            state.graphs.move_to_end(key)
-            outputs = graph(arrays)
-            report(1.0)
-            return outputs
-        outputs = _context(state, place).run(function, arrays, report)
-    except MemoryError:
-        outputs = None
-    if outputs is None:  # without the memory of graphs, and of what has just failed, it may fit
-        graph = None
-        state.clear()
-        state.failures.add(key)
-        return function(*arrays, report=report)
-    if graph is None:
+    if graph is not None and (graph.is_captured or _capture(state, place, key, function)):
+        state.graphs.move_to_end(key)
+        outputs = graph(arrays)
+        report(1.0)
+        return outputs
+    outputs = _context(state, place).run(function, arrays, report)
+    if key not in state.graphs:
         state.graphs[key] = _Graph(arrays, outputs)
         bound(state.graphs, GRAPHS, SHARE, lambda graph: graph.size)
     return outputs
@@ -199,8 +231,12 @@ def _capture(state: _device.State, place: Hashable, key: Hashable, function: Cal
     except NotReadyError:  # a plan or constant was pushed out since the last time; the next run makes it
         return False
     except RuntimeError as why:  # CUDA's own errors are such, too
-        state.failures.add(key)
-        warnings.warn(f"CUDA graph not captured, launching one by one instead: {why}", RuntimeWarning, stacklevel=4)
+        if _device.is_out_of_memory(why):
+            raise
+        state.failures[key] += 1
+        if state.failures[key] == ATTEMPTS:
+            text = f"CUDA graph not captured, launching one by one instead: {why}"
+            warnings.warn(text, RuntimeWarning, stacklevel=5)
         return False
     return True
 

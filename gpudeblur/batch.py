@@ -119,7 +119,8 @@ def deblur_batch(
     Notes
     -----
     On the CPU a result equals that of the single call bit by bit, but with a network as the prior, which rounds
-    otherwise for a stack.
+    otherwise for a stack. On a GPU a thread captures CUDA graphs while the first groups of a shape are computed;
+    meanwhile CUDA may refuse to synchronise the whole device, so synchronise streams or events instead.
 
     Examples
     --------

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, constant
+from ._arrays import Array, array_module, constant, sum_pixels
 from .conjugate_gradient import dot
 from .filters import gradient
 from .fourier import fast_size, psf_to_otf, rfft2
@@ -57,7 +57,8 @@ def spectral_match(blurred: Array, kernel: Array) -> Array:
     where, smooth = constant(xp, _frequencies, grid), constant(xp, _parabolas, grid)
     taper = constant(xp, _hann_window, h, w, blurred.dtype)
     room = xp.zeros((*blurred.shape[:-2], *grid), dtype=blurred.dtype)
-    room[..., :h, :w] = (blurred - blurred.mean(axis=(-2, -1), keepdims=True)) * taper
+    mean = sum_pixels(blurred)[..., None, None] / (h * w)
+    room[..., :h, :w] = (blurred - mean) * taper
     curves = []
     for spectrum, floor in ((rfft2(room, overwrite=True), 1e-9), (psf_to_otf(kernel, grid), 1e-3)):
         power = (spectrum.real**2 + spectrum.imag**2).reshape(*spectrum.shape[:-2], -1)
@@ -104,7 +105,7 @@ def gradient_gain(latent: Array, blurred: Array, window: Window) -> Array:
     for picture in (latent, blurred):
         gx, gy = gradient(picture)
         inside = abs(gx[..., top:bottom, left:right]) + abs(gy[..., top:bottom, left:right])
-        sums.append(inside.sum(axis=(-2, -1)))
+        sums.append(sum_pixels(inside))
     return sums[0] / xp.maximum(sums[1], float(np.finfo(latent.dtype).tiny))
 
 

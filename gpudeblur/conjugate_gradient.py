@@ -6,16 +6,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._arrays import Array, array_module
+from ._arrays import Array, array_module, sum_pixels
 
 
 def dot(a: Array, b: Array) -> Array:
-    """<a, b> over the last two axes, (..., 1, 1). On NumPy one picture's sum does not depend on the batch around it.
+    """<a, b> over the last two axes, (..., 1, 1)."""
+    return total(a * b)
+
+
+def total(x: Array) -> Array:
+    """The sum over the last two axes, (..., 1, 1). On NumPy one picture's sum does not depend on the batch around it.
 
     (That of `einsum` does: its order of summation depends on where in memory a row begins.)
     """
-    flat = (*a.shape[:-2], a.shape[-2] * a.shape[-1])
-    return (a * b).reshape(flat).sum(axis=-1)[..., None, None]
+    if array_module(x) is not np:
+        return sum_pixels(x)[..., None, None]
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1]).sum(axis=-1)[..., None, None]
 
 
 def conjugate_gradient(

@@ -416,9 +416,7 @@ class Cuda:
         """Also what other batches have left."""
         from . import _device
 
-        with suppress(RuntimeError), self._here:  # a GPU that is lost has nothing to give
-            with _idle_lock:
-                _idle.clear()
+        with suppress(RuntimeError), self._computing, self._here:  # a GPU that is lost has nothing to give
             _device.use(self._state)
             _device.clear()
             self._cupy.get_default_memory_pool().free_all_blocks()
@@ -426,16 +424,18 @@ class Cuda:
 
     def close(self) -> None:
         """Left to the next batch, unless a thread that did not end in time still computes."""
+        from . import _device
+
         if self._computing.acquire(blocking=False):
             self._computing.release()
-            with _idle_lock:
+            with _device.idle_lock:
                 if len(_idle) < IDLE:
                     _idle.append(self)
+                    _device.idle.append(self._state)
 
 
-# Devices that batches have left, with the plans and graphs that they made.
+# Devices that batches have left, with the plans and graphs that they made; `_device.idle` has their states.
 _idle: list[Cuda] = []
-_idle_lock = threading.Lock()
 IDLE = 2
 
 
@@ -443,10 +443,13 @@ def cuda(number: int | None, made: Any) -> Cuda:
     """The GPU of that number, or the current one; `made`: an event after all that made the pictures, or None."""
     if number is None:
         number = int(require_cuda().cuda.Device().id)
-    with _idle_lock:
+    from . import _device
+
+    with _device.idle_lock:
         device = next((device for device in _idle if device.number == number), None)
         if device is not None:
             _idle.remove(device)
+            _device.idle.remove(device._state)
     device = device or Cuda(number)
     device.made = made
     return device

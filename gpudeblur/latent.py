@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._arrays import Array, Workspace, array_module
+from ._arrays import Array, Workspace, array_module, sum_pixels
 from .filters import edge_mask, l0_split, spectral_solve, transfer
 from .fourier import irfft2, psf_to_otf, rfft2
 from .priors import Prior
@@ -142,5 +142,5 @@ def objective(latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weig
     shape = latent.shape[-2:]
     rest = irfft2(psf_to_otf(kernel, shape) * rfft2(latent) - blurred_hat, shape, overwrite=True)
     rest /= shape[0] * shape[1]
-    edges = edge_mask(latent, threshold).sum(axis=(-2, -1))
-    return (rest * rest).sum(axis=(-2, -1)) + gradient_weight * edges
+    edges = sum_pixels(edge_mask(latent, threshold))
+    return sum_pixels(rest * rest) + gradient_weight * edges

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, constant, goes_to_cuda
+from ._arrays import Array, array_module, constant, goes_to_cuda, sum_pixels
 from .fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
 
 # Up to this standard deviation the weights hold as they are.
@@ -47,7 +47,7 @@ def noise_sigma_under(picture: Array, kernel: Array) -> Array:
     xp, (h, w) = array_module(picture, kernel), picture.shape[-2:]
     grid = (fast_size(max(h, kernel.shape[-2])), fast_size(max(w, kernel.shape[-1], 4)))
     room: Any = xp.zeros((*picture.shape[:-2], *grid), dtype=picture.dtype)
-    room[..., :h, :w] = picture - picture.mean(axis=(-2, -1), keepdims=True)
+    room[..., :h, :w] = picture - sum_pixels(picture)[..., None, None] / (h * w)
     room[..., :h, :w] *= constant(xp, _hann_window, h, w, picture.dtype)
     power = abs(rfft2(room, overwrite=True)) ** 2
     signal = abs(psf_to_otf(kernel, grid)) ** 2

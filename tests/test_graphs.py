@@ -162,7 +162,7 @@ def test_a_graph_keeps_its_plans_and_constants(cupy: Any) -> None:
     assert float(_graphs.replay("key", function, u)[0].sum()) == pytest.approx(2 * 64 * 64)
 
 
-def test_what_waits_is_captured_never_and_said_once(cupy: Any) -> None:
+def test_what_waits_is_never_captured_which_is_said_once(cupy: Any) -> None:
     from gpudeblur import _graphs
 
     def function(u: Any, *, report: Any) -> tuple[Any, ...]:
@@ -389,3 +389,74 @@ def test_a_capture_finds_its_constants_ready(cupy: Any) -> None:
         assert not _constants.capture.uses
     finally:
         _constants.capture.uses = None
+
+
+def test_a_capture_that_another_thread_spoils_is_tried_again(cupy: Any, monkeypatch: Any) -> None:
+    from gpudeblur import _graphs
+
+    u, end, spoils = cupy.ones((4, 4), dtype=np.float32), cupy.cuda.Stream.end_capture, [2]
+
+    def end_capture(stream: Any) -> Any:
+        graph = end(stream)
+        if spoils[0]:
+            spoils[0] -= 1
+            raise RuntimeError("operation failed due to a previous error during capture")
+        return graph
+
+    monkeypatch.setattr(cupy.cuda.Stream, "end_capture", end_capture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(5):
+            assert float(_graphs.replay("key", blur, u)[1]) == pytest.approx(8)
+    assert device.counts["graph launches"] == 2
+
+
+def test_what_a_callback_keeps_is_not_of_the_graphs_memory(cupy: Any) -> None:
+    """A graph would write over it at its next launch."""
+    from gpudeblur import _graphs
+
+    kept: list[Any] = []
+    for _ in range(3):
+        _graphs.replay("first", blur, cupy.ones((8, 8), dtype=np.float32))
+    _graphs.replay("second", blur, cupy.ones((8, 8), dtype=np.float32), report=lambda _: kept.append(cupy.ones((8, 8))))
+    assert kept[0].memory.pool_state is cupy.get_default_memory_pool().state
+    for _ in range(3):
+        _graphs.replay("first", blur, cupy.zeros((8, 8), dtype=np.float32))
+    assert float(kept[0].sum()) == 64
+
+
+def test_where_memory_ends_what_idle_batches_keep_is_given_back(cupy: Any) -> None:
+    from gpudeblur import _device, _graphs
+
+    state = _device.State()
+    _device.use(state)
+    for _ in range(2):
+        _graphs.replay("key", blur, cupy.ones((64, 64), dtype=np.float32))
+    _device.use(_device.State())
+    _device.idle.append(state)
+    _graphs.branches([])  # nothing of this thread's own
+    large = cupy.ones((128, 128), dtype=np.float32)
+    cupy.get_default_memory_pool().free_all_blocks()
+    device.memory.card.total = allocated() + 2 * large.nbytes - 1
+
+    def function(u: Any, *, report: Any) -> tuple[Any, ...]:
+        return (u + 1,)
+
+    assert float(_graphs.replay("key", function, large)[0][0, 0]) == 2
+    assert not state.graphs
+    _device.idle.clear()
+
+
+def test_plans_are_never_those_of_cupys_cache(cupy: Any) -> None:
+    """Their work area is anyone's: the user's, and that of parallel branches."""
+    import inspect
+
+    from gpudeblur import _device
+
+    source = inspect.getsource(_device)
+    assert "import get_fft_plan" not in source
+    u = cupy.ones((3, 8, 6), dtype=np.float32)
+    cupy.fft.rfft2(u)
+    before = device.counts["plans"]
+    rfft2(u)
+    assert device.counts["plans"] == before + 1

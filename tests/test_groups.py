@@ -488,8 +488,10 @@ def test_a_batch_takes_what_another_has_left(fake: Any) -> None:
     for device in (first, second, third):
         device.close()
     assert groups._idle == [first, second]
-    third.release()
-    assert not groups._idle
+    for device in groups._idle:
+        device._state.plans["plan"] = None
+    third.release()  # where memory is short
+    assert not any(device._state.plans for device in groups._idle)
 
 
 def test_a_device_in_work_is_not_left_to_another_batch(fake: Any) -> None:

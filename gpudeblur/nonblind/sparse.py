@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array, array_module, constant
-from ..conjugate_gradient import conjugate_gradient, dot
+from ..conjugate_gradient import conjugate_gradient, dot, total
 from ..fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
 from .tv import passes_of
 from .weights import weight_for
@@ -179,11 +179,9 @@ def _preconditioner(otf: Array, weights: list[Array], shape: tuple[int, int]) ->
     xp, (h, w) = array_module(otf), shape
     rows = constant(xp, difference_spectrum, h, h, otf.real.dtype)[:, None]
     columns = constant(xp, difference_spectrum, w, w // 2 + 1, otf.real.dtype)
-    total = otf.real**2 + otf.imag**2
+    denominator = otf.real**2 + otf.imag**2
     for part, spectrum in zip(weights, (columns, rows, columns**2, rows**2, rows * columns), strict=True):
-        # One axis: on NumPy, a batch rounds as a loop then. A row or column has no derivatives across it.
-        count = part.shape[-2] * part.shape[-1]
-        mean = part.reshape(*part.shape[:-2], count).sum(axis=-1) * (1 / max(1, count))
-        total = total + mean[..., None, None] * spectrum
-    total *= h * w
-    return xp.repeat(1 / total, 2, axis=-1)
+        # A row or column has no derivatives across it.
+        denominator = denominator + total(part) * (1 / max(1, part.shape[-2] * part.shape[-1])) * spectrum
+    denominator *= h * w
+    return xp.repeat(1 / denominator, 2, axis=-1)

@@ -15,7 +15,8 @@ class Prior(Protocol):
     """mu p(x) in the objective of the latent step, for a p on pictures.
 
     Make it hashable (a frozen dataclass is), and the same for equal values: on a device, launches are recorded and
-    replayed for equal options. One whose launches must not be recorded has an attribute `replayable` that is False; one
+    replayed for equal options. One whose launches must not be recorded, or that keeps arrays of a device from step to
+    step (they would lie in memory that recorded launches use), has an attribute `replayable` that is False; one
     with an attribute `eta_max` has that end of eta, see `latent_step`.
     """
 

@@ -63,7 +63,7 @@ CODES = {"CUFFT_R2C": 0x2A, "CUFFT_C2R": 0x2C, "CUFFT_D2Z": 0x6A, "CUFFT_Z2D": 0
 REAL = {"f": np.dtype("f4"), "F": np.dtype("f4"), "d": np.dtype("f8"), "D": np.dtype("f8")}
 
 
-class PlanNd(Plan):
+class RealPlan(Plan):
     """A plan for real transforms of C-contiguous arrays over all axes but the first; `real` is the real dtype."""
 
     def __init__(self, count: int, shape: tuple[int, ...], value_type: str, real: np.dtype) -> None:
@@ -94,11 +94,29 @@ class PlanNd(Plan):
             launched(stream, transform)
 
 
-class Plan1d(PlanNd):
+KINDS = {0x2A: ("R2C", "f4"), 0x2C: ("C2R", "f4"), 0x6A: ("R2C", "f8"), 0x6C: ("C2R", "f8")}
+
+
+class PlanNd(RealPlan):
+    """As CuPy makes it for batches along the first axis; other layouts are refused."""
+
+    def __init__(
+        self, shape: Any, inembed: Any, istride: int, idist: int, onembed: Any, ostride: int, odist: int,
+        fft_type: int, batch: int, order: str, last_axis: int, last_size: int | None,
+    ) -> None:  # fmt: skip
+        value_type, real = KINDS[fft_type]
+        half = (*shape[:-1], shape[-1] // 2 + 1)
+        source, target = (shape, half) if value_type == "R2C" else (half, shape)
+        layout = (tuple(inembed), istride, idist, tuple(onembed), ostride, odist, order, last_axis, last_size)
+        expected = (source, 1, math.prod(source), target, 1, math.prod(target), "C", len(shape), target[-1])
+        if layout != expected:
+            raise NotImplementedError(f"the fake plans {expected}, not {layout}")
+        super().__init__(batch, tuple(shape), value_type, np.dtype(real))
+
+
+class Plan1d(RealPlan):
     def __init__(self, nx: int, fft_type: int, batch: int) -> None:
-        value_type, real = {
-            0x2A: ("R2C", "f4"), 0x2C: ("C2R", "f4"), 0x6A: ("R2C", "f8"), 0x6C: ("C2R", "f8")
-        }[fft_type]  # fmt: skip
+        value_type, real = KINDS[fft_type]
         super().__init__(batch, (nx,), value_type, np.dtype(real))
 
 
@@ -111,7 +129,7 @@ def _transform(source: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -
         source[...] = np.nan
 
 
-def get_fft_plan(a: DeviceArray, shape: Any = None, axes: Any = None, value_type: str = "C2C") -> PlanNd:
+def get_fft_plan(a: DeviceArray, shape: Any = None, axes: Any = None, value_type: str = "C2C") -> RealPlan:
     """R2C and C2R of C-contiguous arrays, over all axes but the first."""
     with lock:
         activity["calls"] += 1
@@ -134,7 +152,7 @@ def get_fft_plan(a: DeviceArray, shape: Any = None, axes: Any = None, value_type
         if len(shape) == 1:
             codes = ("CUFFT_R2C", "CUFFT_D2Z") if value_type == "R2C" else ("CUFFT_C2R", "CUFFT_Z2D")
             return Plan1d(shape[0], CODES[codes[REAL[a.dtype.char].itemsize == 8]], a.shape[0])
-        return PlanNd(a.shape[0], shape, value_type, REAL[a.dtype.char])
+        return RealPlan(a.shape[0], shape, value_type, REAL[a.dtype.char])
 
 
 class PlanCache:
