@@ -32,7 +32,6 @@ class Capture(threading.local):
 
 capture = Capture()
 
-
 # Held while a graph is captured or a plan is made: neither is to come into the other, in another thread.
 capture_lock = threading.RLock()
 
@@ -66,12 +65,12 @@ def on_device(make: Callable[..., np.ndarray], *args: Hashable) -> Any:
     if array is None:
         if capture.uses is not None:
             raise NotReadyError(f"{make.__name__}{args} is not on the device yet")
-        # Not of a pool, which does not know that other streams may still read what is given back. Blocking: see above.
+        # Not of a pool, which does not know that other streams may still read what is given back.
         with cupy.cuda.using_allocator(None):
-            array = cupy.asarray(make(*args), blocking=True)
+            array = cupy.asarray(make(*args), blocking=True)  # complete, whichever stream reads it
         with _lock:
             array = _kept.setdefault(key, array)
-            bound(_kept, CONSTANTS, SHARE, lambda one: one.nbytes)
+            bound(_kept, CONSTANTS, SHARE, lambda array: array.nbytes)
     capture.use(array)
     return array
 
@@ -81,16 +80,16 @@ def lasting_memory() -> AbstractContextManager[None]:
     return cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc)
 
 
-def bound(kept: OrderedDict[Hashable, Any], count: int, share: float, size: Callable[[Any], int]) -> None:
+def bound(items: OrderedDict[Hashable, Any], count: int, share: float, size: Callable[[Any], int]) -> None:
     """Drop what was used longest ago where there is more than `count`, or than that share of the device's memory."""
     room = share * total_bytes()
-    sizes = [size(one) for one in kept.values()]
-    held = sum(sizes)
-    for one in sizes:
-        if len(kept) <= 2 or (len(kept) <= count and held <= room):
+    sizes = [size(item) for item in items.values()]
+    total = sum(sizes)
+    for oldest in sizes:
+        if len(items) <= 2 or (len(items) <= count and total <= room):
             return
-        kept.popitem(last=False)
-        held -= one
+        items.popitem(last=False)
+        total -= oldest
 
 
 def total_bytes() -> int:

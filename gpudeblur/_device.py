@@ -44,13 +44,12 @@ class State:
         self.graphs: OrderedDict[Hashable, Any] = OrderedDict()
         self.contexts: OrderedDict[Hashable, Any] = OrderedDict()  # by device and stream
         self.context: Any = None  # the one whose function runs now
-        self.failures: Counter[Hashable] = Counter()  # of captures
+        self.failures: Counter[Hashable] = Counter()  # of captures, and for want of memory
 
     def clear(self) -> None:
         """Give back all memory."""
         for kept in (self.plans, self.graphs, self.contexts):
             kept.clear()
-        self.failures.clear()
 
 
 class _Thread(threading.local):

@@ -25,7 +25,7 @@ from ._cuda import launches
 from ._device import SHARE
 
 GRAPHS = 64
-ATTEMPTS = 3  # at a capture: what another thread does can spoil one
+ATTEMPTS = 3  # at a graph: what another thread does can spoil a capture, or leave no memory
 CONTEXTS = 8  # streams of a thread whose graphs are kept
 GRAPH_PIXELS = 1 << 23  # in a larger stack, a launch takes longer than Python takes to ask for it
 BRANCH_PIXELS = 1 << 20  # a larger stack fills the device by itself
@@ -131,7 +131,7 @@ def _recorded(stream: Any) -> Any:
 
 
 class _Graph:
-    """A function by its graph: None until it is captured. Inputs and outputs are not in the memory of the context."""
+    """The CUDA graph of a function, once it is captured, with memory of its own for inputs and outputs."""
 
     def __init__(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         self._shapes = [[(array.shape, array.dtype) for array in arrays] for arrays in (inputs, outputs)]
@@ -191,7 +191,7 @@ def replay(
         if not _device.is_out_of_memory(why):
             raise
     # Now that the arrays of the failed run are gone: without the memory of graphs and plans it may fit.
-    state.failures[key] = ATTEMPTS
+    state.failures[key] += 1
     _device.clear()
     cupy.get_default_memory_pool().free_all_blocks()
     return function(*arrays, report=report)
@@ -224,6 +224,7 @@ def _capture(state: _device.State, place: Hashable, key: Hashable, function: Cal
     """Whether the graph of this key could be captured."""
     context = _context(state, place)
     if context.size > SHARE * total_bytes() and any(graph.is_captured for graph in state.graphs.values()):
+        state.failures[key] += 1  # where this alone is too much, it is not to clear for ever
         state.clear()  # the memory of one graph cannot be told from that of another
         return False
     try:

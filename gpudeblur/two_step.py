@@ -113,18 +113,19 @@ def _best_kernel(
         dark, bare = without_lamps(stack, lights, size)  # without the lamps' traces, without the lamps
         if dark is not stack:
             pictures = (stack, loud, dark, bare)
-    begun = len(options.starts) / (len(options.starts) + _finals(options))
+    coarse_share = len(options.starts) / (len(options.starts) + _finals(options))
     key = size, options
     coarse = functools.partial(_coarse_kernels, size=size, options=options)
     finest = functools.partial(_finest_kernel, size=size, options=options)
-    priors = [options.of_start(name).prior for name in options.starts]
-    found = replayed(
+    coarse_priors = [options.of_start(name).prior for name in options.starts]
+    finest_prior = options.prior if options.last_prior else None
+    candidates = replayed(
         ("coarse", *key), coarse, *pictures,
-        report=part(report, 0, begun), capturable=all(map(is_replayable, priors)),
+        report=part(report, 0, coarse_share), capturable=all(map(is_replayable, coarse_priors)),
     )  # fmt: skip
     kernel, *signals = replayed(
-        ("finest", *key), finest, *pictures, *found,
-        report=part(report, begun, 1 - begun), capturable=not options.last_prior or is_replayable(options.prior),
+        ("finest", *key), finest, *pictures, *candidates,
+        report=part(report, coarse_share, 1 - coarse_share), capturable=is_replayable(finest_prior),
     )  # fmt: skip
     return kernel, dict(zip(SIGNALS, signals, strict=True))
 
@@ -150,14 +151,14 @@ def _coarse_kernels(
     judged_on = quieten(stack if bare is None else bare, loud) if several else stack
 
     def begin(i: int, name: str) -> tuple[Array, Array, Array, Array]:
-        seen = stack if dark is None or name not in WITHOUT_LAMPS else dark
-        of_this = part(report, i / len(options.starts), 1 / len(options.starts))
-        kernel = start(seen, size, options.of_start(name), of_this)
+        picture = stack if dark is None or name not in WITHOUT_LAMPS else dark
+        progress = part(report, i / len(options.starts), 1 / len(options.starts))
+        kernel = start(picture, size, options.of_start(name), progress)
         return kernel, *(judge(judged_on, kernel, loud).parts if several else (loud,) * 3)
 
     xp = array_module(stack)
-    found = side_by_side(xp, [functools.partial(begin, *item) for item in enumerate(options.starts)])
-    kernels, energy, match, gain = (stacked(each) for each in zip(*found, strict=True))
+    results = side_by_side(xp, [functools.partial(begin, *item) for item in enumerate(options.starts)])
+    kernels, energy, match, gain = (stacked(each) for each in zip(*results, strict=True))
     return kernels, energy, match, gain
 
 
@@ -174,35 +175,36 @@ def _finest_kernel(
     `arrays`: the pictures without lamps, where there are any, and what `_coarse_kernels` has returned.
     """
     xp, several = array_module(stack), len(options.starts) > 1
-    *lampless, found, energy, match, gain = arrays
+    *lampless, kernels, energy, match, gain = arrays
     quiet, quiet_dark = quieten(stack, loud), None
     judged_on = quiet
     if lampless:
-        quiet_dark, judged_on = (quieten(one, loud) for one in lampless)
-    of_starts = [Judgement(*each, loud) for each in zip(energy, match, gain, strict=True)]
-    places = order(of_starts, min(options.finalists, len(found))) if several else xp.zeros((1, len(stack)), dtype=int)
+        quiet_dark, judged_on = (quieten(picture, loud) for picture in lampless)
+    judgements = [Judgement(*each, loud) for each in zip(energy, match, gain, strict=True)]
+    finalists = min(options.finalists, len(kernels))
+    places = order(judgements, finalists) if several else xp.zeros((1, len(stack)), dtype=int)
     ways = LAST_WAYS if several else LAST_WAYS[:1]
 
     def end(number: int) -> tuple[Array, Judgement]:
         place, way = places[number // len(ways)], ways[number % len(ways)]
-        seen = quiet
+        picture = quiet
         if quiet_dark is not None:
             in_the_dark = constant(xp, np.array, tuple(name in WITHOUT_LAMPS for name in options.starts))
-            seen = xp.where(in_the_dark[place][:, None, None], quiet_dark, quiet)
-        kept = {"prior": options.prior} if options.last_prior else {}
-        of_this = part(report, number / _finals(options), 1 / _finals(options))
-        kernel = _finish(seen, pick(found, place), size, replace(options, **{**way, **kept}), of_this)
+            picture = xp.where(in_the_dark[place][:, None, None], quiet_dark, quiet)
+        prior = {"prior": options.prior} if options.last_prior else {}
+        progress = part(report, number / _finals(options), 1 / _finals(options))
+        kernel = _finish(picture, pick(kernels, place), size, replace(options, **{**way, **prior}), progress)
         return kernel, judge(judged_on, kernel, loud)
 
-    ends = side_by_side(xp, [functools.partial(end, number) for number in range(_finals(options))])
-    candidates, verdicts = (list(each) for each in zip(*ends, strict=True))
+    results = side_by_side(xp, [functools.partial(end, number) for number in range(_finals(options))])
+    candidates, verdicts = (list(each) for each in zip(*results, strict=True))
     if several:  # what was begun may be better than how it ended, in a picture without noise
-        candidates.append(pick(found, places[0]))
-        begun = pick_judgement(of_starts, places[0])
-        verdicts.append(replace(begun, energy=xp.where(loud > 1, np.inf, begun.energy)))
+        candidates.append(pick(kernels, places[0]))
+        verdict = pick_judgement(judgements, places[0])
+        verdicts.append(replace(verdict, energy=xp.where(loud > 1, np.inf, verdict.energy)))
     best = order(verdicts, 1)[0]
     kernel = pick(candidates, best)
-    return kernel, *_signals(kernel, pick_judgement(verdicts, best), list(found))
+    return kernel, *_signals(kernel, pick_judgement(verdicts, best), list(kernels))
 
 
 def _finish(
@@ -233,12 +235,12 @@ def _finish(
     return normalise(fit_size(project(kernel, share=threshold, component=options.kernel_component), size))
 
 
-def _signals(kernel: Array, verdict: Judgement, found: list[Array]) -> list[Array]:
+def _signals(kernel: Array, verdict: Judgement, coarse: list[Array]) -> list[Array]:
     """`SIGNALS`, what tells whether the kernels (n, kh, kw) are right, (n,) each: see `confidence`."""
     signals = {
         "border_mass": border_mass(kernel),
         "spectral_match": verdict.match,
         "gradient_gain": verdict.gain,
-        "agreement": agreement(kernel, found),
+        "agreement": agreement(kernel, coarse),
     }
     return [confidence(kernel, **signals), *signals.values(), verdict.energy]

@@ -460,3 +460,19 @@ def test_plans_are_never_those_of_cupys_cache(cupy: Any) -> None:
     before = device.counts["plans"]
     rfft2(u)
     assert device.counts["plans"] == before + 1
+
+
+def test_graphs_that_would_fill_the_device_are_given_up(cupy: Any, monkeypatch: Any) -> None:
+    """Two that are too much together make room for each other some times, then one of them stays."""
+    from gpudeblur import _graphs
+
+    monkeypatch.setattr(_graphs, "SHARE", 1e-9)
+    u = cupy.ones((16, 16), dtype=np.float32)
+    for _ in range(20):
+        for key in ("first", "second"):
+            assert float(_graphs.replay(key, blur, u)[1]) == pytest.approx(128)
+    device.counts.clear()
+    for _ in range(5):
+        for key in ("first", "second"):
+            _graphs.replay(key, blur, u)
+    assert device.counts["graph launches"] == 5
