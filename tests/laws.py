@@ -246,6 +246,15 @@ def step_twins() -> Iterator[Twin]:
             )
 
 
+def of_each_shape() -> list[Twin]:
+    """Of the `twins` that differ by values alone, the first."""
+    first: dict[Any, Twin] = {}
+    for twin in twins():
+        shapes = (a.shape if isinstance(a, np.ndarray) else a if isinstance(a, int | tuple) else None for a in twin.args)
+        first.setdefault((twin.launch, *shapes), twin)
+    return list(first.values())
+
+
 def twins() -> Iterator[Twin]:
     """Every launch function, on every shape and kind of argument."""
     yield from selection_twins()

@@ -98,3 +98,16 @@ def test_agreement_is_one_of_shifted_copies_and_less_of_others(xp: Any) -> None:
     alone = to_host(agreement(xp.asarray(kernel), [xp.asarray(other)]))
     assert (alone < 0.8).all()
     np.testing.assert_allclose(both, (1 + alone) / 2, rtol=1e-5)
+
+
+def test_the_order_is_that_of_a_stable_sort(xp: Any) -> None:
+    """Best first, of equals the first, NaN last; the best so many alone where so many are asked for."""
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 4, (7, 50)).astype(np.float32)
+    scores[random.random(scores.shape) < 0.1] = np.nan
+    ones = np.ones(50, np.float32)
+    judgements = [Judgement(*map(xp.asarray, (0 * ones, score, ones, ones))) for score in scores]
+    expected = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=0, kind="stable")
+    assert_same(order(judgements), expected)
+    assert_same(order(judgements, 2), expected[:2])
+    assert_same(pick(list(map(xp.asarray, scores)), xp.asarray(expected[0])), scores[expected[0], np.arange(50)])
