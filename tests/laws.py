@@ -250,8 +250,8 @@ def of_each_shape() -> list[Twin]:
     """Of the `twins` that differ by values alone, the first."""
     first: dict[Any, Twin] = {}
     for twin in twins():
-        shapes = (a.shape if isinstance(a, np.ndarray) else a if isinstance(a, int | tuple) else None for a in twin.args)
-        first.setdefault((twin.launch, *shapes), twin)
+        sizes = [a if isinstance(a, int | tuple) else getattr(a, "shape", None) for a in twin.args]
+        first.setdefault((twin.launch, *sizes), twin)
     return list(first.values())
 
 
