@@ -181,12 +181,12 @@ def replay(
     report : called with the fraction done; by a graph once, when it has been launched.
     """
     state, stream = _device.state(), cupy.cuda.get_current_stream()
-    place = (cupy.cuda.Device().id, stream.ptr)
-    key = (place, key, *((array.shape, array.dtype.char) for array in arrays))
+    stream_key = (cupy.cuda.Device().id, stream.ptr)
+    key = (stream_key, key, *((array.shape, array.dtype.char) for array in arrays))
     if state.context is not None:
         return function(*arrays, report=report)
     try:
-        return _replay(state, place, key, function, arrays, report)
+        return _replay(state, stream_key, key, function, arrays, report)
     except Exception as why:
         if not _device.is_out_of_memory(why):
             raise
@@ -199,7 +199,7 @@ def replay(
 
 def _replay(
     state: _device.State,
-    place: Hashable,
+    stream_key: Hashable,
     key: Hashable,
     function: Callable[..., tuple[Any, ...]],
     arrays: tuple[Any, ...],
@@ -208,21 +208,21 @@ def _replay(
     if math.prod(arrays[0].shape) > GRAPH_PIXELS or state.failures[key] >= ATTEMPTS:
         return function(*arrays, report=report)
     graph = state.graphs.get(key)
-    if graph is not None and (graph.is_captured or _capture(state, place, key, function)):
+    if graph is not None and (graph.is_captured or _capture(state, stream_key, key, function)):
         state.graphs.move_to_end(key)
         outputs = graph(arrays)
         report(1.0)
         return outputs
-    outputs = _context(state, place).run(function, arrays, report)
+    outputs = _context(state, stream_key).run(function, arrays, report)
     if key not in state.graphs:
         state.graphs[key] = _Graph(arrays, outputs)
         bound(state.graphs, GRAPHS, SHARE, lambda graph: graph.size)
     return outputs
 
 
-def _capture(state: _device.State, place: Hashable, key: Hashable, function: Callable[..., Any]) -> bool:
+def _capture(state: _device.State, stream_key: Hashable, key: Hashable, function: Callable[..., Any]) -> bool:
     """Whether the graph of this key could be captured."""
-    context = _context(state, place)
+    context = _context(state, stream_key)
     if context.size > SHARE * total_bytes() and any(graph.is_captured for graph in state.graphs.values()):
         state.failures[key] += 1  # where this alone is too much, it is not to clear for ever
         state.clear()  # the memory of one graph cannot be told from that of another
@@ -242,18 +242,18 @@ def _capture(state: _device.State, place: Hashable, key: Hashable, function: Cal
     return True
 
 
-def _context(state: _device.State, place: Hashable) -> _Context:
+def _context(state: _device.State, stream_key: Hashable) -> _Context:
     contexts = state.contexts
-    if place not in contexts:
-        contexts[place] = _Context()
+    if stream_key not in contexts:
+        contexts[stream_key] = _Context()
         if len(contexts) > CONTEXTS:
             oldest, context = contexts.popitem(last=False)
             for key in [key for key in state.graphs if key[0] == oldest]:  # type: ignore[index]
                 del state.graphs[key]
             for key in [key for key in state.plans if key[1] in context.pointers]:  # type: ignore[index]
                 del state.plans[key]
-    contexts.move_to_end(place)
-    return contexts[place]
+    contexts.move_to_end(stream_key)
+    return contexts[stream_key]
 
 
 def branches(functions: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import blind, images
-from ._arrays import Array, array_module, choose_module
+from ._arrays import Array, array_module, choose_module, device_errors
 from .flow import BatchResult, Flow, Job, Lane
 from .groups import Device, Groups, cuda, split_info
 from .memory import bytes_per_picture
@@ -143,7 +143,8 @@ def deblur_batch(
     _check_count("workers", workers, "one for each CPU")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}; it is called with a Progress")
-    module = choose_module(np.empty(0), device)
+    with device_errors():
+        module = choose_module(np.empty(0), device)
     settings = {
         "kernel_size": kernel_size,
         "channel_axis": channel_axis,
@@ -229,17 +230,18 @@ def _lanes(
 ) -> Callable[[Flow, Any], Lane]:
     """What chooses a picture's lane: the device's for CuPy pictures or if so asked for, else that of the CPU."""
     lanes: dict[str, Lane] = {}
-    number, made = _current_device()
+    number, ready = _current_device()
 
     def choose(flow: Flow, picture: Any) -> Lane:
         on_device = device == "cuda" or (device is None and _is_on_device(picture))
         name = "cuda" if on_device else "cpu"
         if name not in lanes:
-            lane: Lane = (
-                _groups(flow, settings, batch_size, cuda(number, made))
-                if on_device
-                else Threads(flow, settings, device, workers, batch_size)
-            )
+            lane: Lane
+            if on_device:
+                with device_errors():
+                    lane = _groups(flow, settings, batch_size, cuda(number, ready))
+            else:
+                lane = Threads(flow, settings, device, workers, batch_size)
             lanes[name] = lane
             flow.lanes.append(lane)
         return lanes[name]

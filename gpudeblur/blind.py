@@ -146,14 +146,14 @@ def deblur(
         sharp: Any = None
         if final is not None:
             told = reporter(callback, "restoration", begin=0.7)
-            sharp, error, *seen = _restore_each(planes, lights, kernel, sides, channel_axis, final, told)
+            sharp, error, *measures = _restore_each(planes, lights, kernel, sides, channel_axis, final, told)
             error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
             signals["residual"] = xp.asarray(error)
             if options.cautious:
                 unknowns = (np.prod(sides) if size is not None else np.square(sides)) / math.prod(gray.shape[-2:])
                 unknowns = _one_a_picture(unknowns, signals["confidence"])
-                seen = [xp.asarray(_over_channels(one, channel_axis)) for one in seen]
-                share = signals["strength"] = strength(signals["confidence"], unknowns, *seen)
+                measures = [xp.asarray(_over_channels(values, channel_axis)) for values in measures]
+                share = signals["strength"] = strength(signals["confidence"], unknowns, *measures)
                 sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
             sharp = images.to_picture(sharp, gamma, image, channel_axis=channel_axis)
         info = _numbers(signals) | {"kernel_size": sides, "method": method, "final": final}

@@ -338,7 +338,7 @@ class Cuda:
         self._state = _device.State()  # of the thread that computes, and after that batch of the next one's
         self._computing = threading.Lock()
         self.number = number
-        self.made: Any = None  # an event after all that made the pictures, where one is known
+        self.ready: Any = None  # an event after all that made the pictures, where one is known
 
     def prepare(self, picture: Any) -> None:
         if not _on_host(picture):
@@ -346,9 +346,9 @@ class Cuda:
                 self._here.use()
                 # What made it ran on the reader's stream, on one that this stream waits for, or before the batch began.
                 self._cupy.cuda.get_current_stream().synchronize()
-                if self.made is not None:
-                    self.made.synchronize()
-                    self.made = None
+                if self.ready is not None:
+                    self.ready.synchronize()
+                    self.ready = None
 
     def free_bytes(self) -> int:
         with self._here:
@@ -439,8 +439,8 @@ _idle: list[Cuda] = []
 IDLE = 2
 
 
-def cuda(number: int | None, made: Any) -> Cuda:
-    """The GPU of that number, or the current one; `made`: an event after all that made the pictures, or None."""
+def cuda(number: int | None, ready: Any) -> Cuda:
+    """The GPU of that number, or the current one; `ready`: an event after all that made the pictures, or None."""
     if number is None:
         number = int(require_cuda().cuda.Device().id)
     from . import _device
@@ -451,5 +451,5 @@ def cuda(number: int | None, made: Any) -> Cuda:
             _idle.remove(device)
             _device.idle.remove(device._state)
     device = device or Cuda(number)
-    device.made = made
+    device.ready = ready
     return device

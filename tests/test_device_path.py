@@ -404,6 +404,16 @@ def test_a_device_that_is_lost_is_named(cupy: Any) -> None:
         gd.deconvolve(photos(1)[0], trajectory_kernel(7, rng=0), device="cuda")
 
 
+def test_a_batch_on_a_device_that_is_lost_already(cupy: Any) -> None:
+    images = [cupy.asarray(photos(1)[0])]
+    late = gd.deblur_batch(images, 7, options=QUICK)
+    device.lost = "unspecified launch failure"
+    with pytest.raises(RuntimeError, match="does not answer as it should"):
+        list(late)
+    with pytest.raises(RuntimeError, match="does not answer as it should"):
+        gd.deblur_batch(images, 7, options=QUICK, device="cuda")
+
+
 def test_a_batch_delivers_what_was_ready_when_the_device_was_lost(cupy: Any) -> None:
     """Each other picture has its own error, and the call ends."""
     images = photos(6)

@@ -97,7 +97,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
     found = NumpyDevice()
     monkeypatch.setattr(batch, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(batch, "cuda", lambda number, made: found)
+    monkeypatch.setattr(batch, "cuda", lambda number, ready: found)
     monkeypatch.setattr(groups.Groups.__init__, "__kwdefaults__", {
         **groups.Groups.__init__.__kwdefaults__, "linger": 1e6,
     })  # fmt: skip
@@ -446,9 +446,9 @@ def test_device_pictures_stay_there(fake: Any) -> None:
     cuda = groups.cuda(None, None)
     with fake.cuda.Stream(non_blocking=True) as stream:
         pictures = [fake.asarray(picture(i)) for i in range(3)]
-        cuda.made = stream.record()
+        cuda.ready = stream.record()
     cuda.prepare(pictures[0])
-    assert cuda.made is None  # once is enough
+    assert cuda.ready is None  # once is enough
     found = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
     for i in range(3):
         assert isinstance(found.image[i], fake.ndarray)
