@@ -124,7 +124,10 @@ def agreement(kernel: Array, others: Sequence[Array]) -> Array:
     found = xp.zeros(len(kernel), dtype=kernel.dtype)
     for other in others:
         spectrum = hat * psf_to_otf(other, grid).conj()
-        product = np.fft.irfft2(spectrum, s=grid) if xp is np else irfft2(spectrum, grid) / (grid[0] * grid[1])
+        if xp is np:
+            product = np.fft.irfft2(spectrum, s=grid)
+        else:
+            product = irfft2(spectrum, grid, overwrite=True) / (grid[0] * grid[1])
         norm = xp.sqrt((kernel**2).sum(axis=(-2, -1)) * (other**2).sum(axis=(-2, -1)))
         found = found + product.max(axis=(-2, -1)) / norm
     return found / len(others)

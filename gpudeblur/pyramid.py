@@ -77,8 +77,8 @@ def _resample_on_device(
     from . import _constants, _cuda
 
     for axis, target in enumerate(shape):
-        place = (matrix, picture.shape[axis - 2], target, *args)
-        first, weights = _constants.on_device(_first_taps, *place), _constants.on_device(_tap_weights, *place)
+        sizes = (matrix, picture.shape[axis - 2], target, *args)
+        first, weights = (_constants.on_device(table, *sizes) for table in (_first_taps, _tap_weights))
         picture = _cuda.resample(picture, first, weights, axis)
     return picture
 

@@ -234,7 +234,7 @@ def test_every_restoration_is_a_graph(cupy: Any, final: str) -> None:
         for _ in range(3):
             device.counts.clear()
             on_device = gd.deblur(cupy.asarray(picture), 7, options=QUICK, final=final)
-            np.testing.assert_allclose(on_device.image.get(), expected, atol=1e-3)
+            np.testing.assert_allclose(on_device.image.get(), expected, atol=2e-4)
         assert device.counts["graph launches"] == 3
         assert device.counts["launches"] <= 300
 
@@ -290,7 +290,8 @@ def test_dtypes_that_no_device_has_come_back_as_they_were(cupy: Any, dtype: str)
         assert type(on_device) is np.ndarray
         assert on_device.dtype == image.dtype
         scale = np.iinfo(dtype).max if image.dtype.kind == "u" else 1
-        np.testing.assert_allclose(on_device.astype(float), on_host.astype(float), atol=2e-3 * scale)
+        rounding = image.dtype.kind == "u"
+        np.testing.assert_allclose(on_device.astype(float), on_host.astype(float), atol=2e-4 * scale + rounding)
 
 
 def test_a_kernel_too_large_for_one_block_is_solved_by_transforms_in_a_graph(cupy: Any, monkeypatch: Any) -> None:
@@ -328,7 +329,7 @@ def test_a_weight_a_picture_is_no_reason_to_wait(cupy: Any) -> None:
         expected = method(u, kernel, weight=weight, boundary="liu-jia")
         arrays = [cupy.asarray(array) for array in (u, kernel, weight)]
         sharp = method(arrays[0], arrays[1], weight=arrays[2], boundary="liu-jia")
-        np.testing.assert_allclose(sharp.get(), expected, atol=5e-4)
+        np.testing.assert_allclose(sharp.get(), expected, atol=2e-4)
 
 
 @dataclasses.dataclass(frozen=True)
