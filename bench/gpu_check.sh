@@ -94,9 +94,9 @@ fi
 smoke=("$PYTHON" bench/smoke.py --device cuda --out "${OUT:-}/smoke.jsonl")
 pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu)
 memory="peak_on_a_gpu or full_gpu or more_pixels_than_32_bits"
-device=tests/test_cuda_device.py
+device=tests/cuda/test_cuda_device.py
 # Files and the command line have nothing to do with a GPU, and need packages that a GPU machine may lack.
-ignored=(--ignore tests/test_io.py --ignore tests/test_cli.py --ignore tests/test_bad_input.py --ignore tests/test_demo.py)
+ignored=(--ignore tests/images/test_io.py --ignore tests/test_cli.py --ignore tests/test_bad_input.py --ignore tests/blind/test_demo.py)
 
 part versions 5 "$PYTHON" bench/gpu_report.py versions "${OUT:-}"
 if [ "$call" = A ]; then
@@ -115,7 +115,7 @@ else
     part smoke 35 "${smoke[@]}" --failed carry/smoke.jsonl
     part bars 80 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 65
     part tests 100 "${pytest[@]}" -n 10 --maxfail 40 "${ignored[@]}" --ignore $device -k "not ($memory)" tests
-    part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/test_groups.py tests/test_memory.py
+    part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/batch/test_groups.py tests/batch/test_memory.py
     part kernels 40 "$PYTHON" bench/kernels.py --seconds 30
     part agreement 30 "$PYTHON" bench/agreement.py --data "$data"
     part peers 25 "$PYTHON" bench/peers.py --device cuda --seconds 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -327,3 +328,14 @@ def twin_name(twin: Twin) -> str:
     for value in twin.args:
         words.append("x".join(map(str, value.shape)) if isinstance(value, np.ndarray) else str(value).replace(" ", ""))
     return "-".join(words[:2] + words[2:][-2:])
+
+
+def peak_on_numpy(work: Any) -> int:
+    """Bytes of arrays above those there before; FFT work space is not among them."""
+    work()  # what is kept from call to call
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak - before

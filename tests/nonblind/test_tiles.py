@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laws import assert_close, assert_same
+from laws import assert_close, assert_same, peak_on_numpy
 from skimage import data
-from test_memory import peak_on_numpy
 
 from gpudeblur._arrays import to_host
 from gpudeblur.fourier import fast_size

@@ -35,7 +35,7 @@ QUICK = TwoStepOptions(
     starts=("wide",),
     last_iterations=1,
 )
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds, until a hang is a failure
 
 

@@ -21,7 +21,7 @@ from gpudeblur import blind
 from gpudeblur.io import read_image, write_image
 
 __all__ = ["wide"]  # the fixture, which every test here uses
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATIENCE = 60
 
 

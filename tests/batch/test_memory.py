@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from laws import peak_on_numpy
 
 import gpudeblur as gd
 from gpudeblur import nonblind
@@ -29,17 +29,6 @@ SIZES = [((96, 112), 15), ((96, 112), 51), ((255, 255), 15), ((255, 255), 51), (
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(nonblind.METHODS, "sparse", functools.partial(sparse, iterations=2))
-
-
-def peak_on_numpy(work: Any) -> int:
-    """Bytes of arrays above those there before; FFT work space is not among them."""
-    work()  # what is kept from call to call
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    work()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak - before
 
 
 def peak_on_cupy(cupy: Any, work: Any) -> int:

@@ -26,7 +26,7 @@ from gpudeblur import restoration as ours
 from gpudeblur._arrays import to_host
 from gpudeblur.metrics import psnr
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PICTURES = [((40,), (5,)), ((37, 40), (5, 7)), ((33, 32), (1, 3)), ((24, 31), (3, 9)), ((9, 14, 15), (3, 3, 5))]
 EVEN = [((39,), (4,)), ((37, 40), (4, 6)), ((12, 9, 10), (2, 3, 4))]
 TO_THEIRS = {"rtol": 1e-5, "atol": 1e-5}

@@ -578,7 +578,7 @@ def test_under_sanitizers() -> None:
 )
 def test_an_overrun_shows_under_sanitizers(tmp_path: Path, name: str, old: str, new: str) -> None:
     code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
 import pathlib, numpy, test_cuda_on_cpu as t
 kernel = t.broken({name!r}, {old!r}, {new!r}, pathlib.Path({str(tmp_path)!r}))
 t._cuda.cupy, t._cuda._kernel, t._cuda._shared_limit = numpy, lambda name: kernel, lambda: 1 << 17
