@@ -36,9 +36,9 @@ def stand_in() -> Iterator[tuple[Any, Any]]:
 
         @functools.cache
         def kernel(name: str) -> Any:
-            from gpudeblur import _cuda
+            from gpudeblur.numerics import cuda
 
-            return build(name, _cuda.source(name), Path(folder))
+            return build(name, cuda.source(name), Path(folder))
 
         with device.installed(kernel) as cupy:
             yield cupy, device

@@ -25,9 +25,9 @@ from evaluate import Row, arguments, device_name, recorded, show
 from roofline import BYTES, Grid, solver_operations
 from throughput import blurred_picture
 
-from gpudeblur import pyramid
-from gpudeblur.fourier import fast_size
 from gpudeblur.kernel_step import voting_window, window_pixels
+from gpudeblur.numerics import resample
+from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.synthesis import trajectory_kernel
 
 STEPS = 30  # of the solvers
@@ -101,10 +101,10 @@ class Arrays:
         return self._stack(np.zeros((self.grid.h, self.grid.w // 2), np.float32))
 
     def _first(self) -> Any:
-        return self.xp.asarray(pyramid._first_taps(pyramid._resampling, self.grid.w, self.grid.w // 2))
+        return self.xp.asarray(resample._first_taps(resample._resampling, self.grid.w, self.grid.w // 2))
 
     def _weights(self) -> Any:
-        return self.xp.asarray(pyramid._tap_weights(pyramid._resampling, self.grid.w, self.grid.w // 2))
+        return self.xp.asarray(resample._tap_weights(resample._resampling, self.grid.w, self.grid.w // 2))
 
     def _one(self) -> Any:
         """A number for each picture."""
@@ -123,10 +123,10 @@ class Kernel:
 
 def _fft(inverse: bool) -> Callable[[Any, Arrays], Any]:
     def call(_: Any, a: Arrays) -> Any:
-        from gpudeblur import _device
+        from gpudeblur.numerics import device
 
         shape = (a.grid.h, a.grid.w)
-        return _device.irfft2(a("hat4"), shape, a("u2")) if inverse else _device.rfft2(a("u"), a("hat4"))
+        return device.irfft2(a("hat4"), shape, a("u2")) if inverse else device.rfft2(a("u"), a("hat4"))
 
     return call
 
@@ -179,12 +179,12 @@ KERNELS = (
 
 def measure(backend: timing.Cuda, kernel: Kernel, arrays: Arrays, bandwidth: float, rate: float) -> dict[str, Any]:
     """One row; the seconds are those of all launches of one call."""
-    from gpudeblur import _cuda
+    from gpudeblur.numerics import cuda
 
-    before = _cuda.launches[kernel.name]
-    kernel.call(_cuda, arrays)
-    launches = _cuda.launches[kernel.name] - before
-    seconds, replayed = backend.time_launches(lambda: kernel.call(_cuda, arrays))
+    before = cuda.launches[kernel.name]
+    kernel.call(cuda, arrays)
+    launches = cuda.launches[kernel.name] - before
+    seconds, replayed = backend.time_launches(lambda: kernel.call(cuda, arrays))
     grid = kernel.grid(arrays)
     moved = launches * BYTES[kernel.name](grid)
     (h, w), n = arrays.shape, grid.n

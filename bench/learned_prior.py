@@ -48,14 +48,15 @@ from skimage.data import camera
 from skimage.transform import resize
 
 import gpudeblur as gd
-from gpudeblur._arrays import Workspace
 from gpudeblur.alternation import _solve, is_known, start  # private: one iteration of `alternate`, opened up
-from gpudeblur.boundary import wrap
-from gpudeblur.fourier import rfft2
 from gpudeblur.kernel_refine import normalise
-from gpudeblur.kernel_step import energy, normal_equations, voting_gradients, voting_window, window_pixels
+from gpudeblur.kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
 from gpudeblur.latent import latent_step, objective
 from gpudeblur.metrics import kernel_similarity
+from gpudeblur.numerics.arrays import Workspace
+from gpudeblur.numerics.boundary import wrap
+from gpudeblur.numerics.fourier import rfft2
+from gpudeblur.numerics.toeplitz import zero_lag
 from gpudeblur.synthesis import trajectory_kernel
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
@@ -244,7 +245,7 @@ def track(case: Case, prior: Any, count: int, options: Mapping[str, Any]) -> tup
             _solve(a, b, kernel, window_pixels(window), chosen, work), is_known(a, window_pixels(window))
         )
         value = float(objective(latent, kernel, hat, gradient_weight=gradient_weight, threshold=1e-5)[0])
-        value += chosen.kernel_weight * float(energy(a)[0]) * float((kernel**2).sum())
+        value += chosen.kernel_weight * float(zero_lag(a)[0]) * float((kernel**2).sum())
         if prior is not None:
             value += prior.weight * float(prior.probability(latent)[0])
         energies.append(value)

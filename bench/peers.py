@@ -32,9 +32,9 @@ from evaluate import Row, arguments, recorded, settings, show
 from throughput import BAR_COLUMNS, bar, blurred_picture
 
 import gpudeblur
-from gpudeblur.boundary import unwrap, wrap
 from gpudeblur.latent import latent_step
 from gpudeblur.metrics import scores
+from gpudeblur.numerics.boundary import unwrap, wrap
 from gpudeblur.synthesis import trajectory_kernel
 
 ITERATIONS = (10, 30, 100)  # of Richardson-Lucy
@@ -151,10 +151,10 @@ def latent_steps(backend: timing.Host, deadline: timing.Deadline) -> Iterator[Ro
         kernels = backend.xp.broadcast_to(kernel, (batch, size, size))
         runs = {"ours": lambda b=blurred, k=kernels: our_latent_step(b, k)}
         if backend.device == "cuda":
-            from gpudeblur import _graphs
+            from gpudeblur.numerics import cuda_graphs
 
             def replayed(b: Any = blurred, k: Any = kernels) -> Any:
-                return _graphs.replay("bench", lambda *x, report: (our_latent_step(*x),), b, k)
+                return cuda_graphs.replay("bench", lambda *x, report: (our_latent_step(*x),), b, k)
 
             runs["replayed"] = replayed
         textbook = functools.partial(plain_latent_step, backend, blurred, kernel)

@@ -23,9 +23,9 @@ from evaluate import arguments, table
 from gpudeblur import TwoStepOptions
 from gpudeblur.alternation import Iteration, Scale, schedule
 from gpudeblur.choice import BETA_MAX, GRADIENT_WEIGHT
-from gpudeblur.fourier import fast_size
 from gpudeblur.kernel_step import voting_window, window_pixels
 from gpudeblur.latent import NEGLIGIBLE
+from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.pyramid import support_size
 from gpudeblur.two_step import LAST_MARGIN, LAST_WAYS  # private: the bench must see the very same plan
 
@@ -91,7 +91,7 @@ BYTES: dict[str, Callable[[Grid], int]] = {
 ARRAYS: dict[str, Callable[[Grid], int]] = {
     "wrap": lambda g: 4 * (g.window + g.pixels),
 }
-ONE_BLOCK_ITEMS = 1 << 14  # as in gpudeblur._cuda, which needs CuPy: of more, three launches select
+ONE_BLOCK_ITEMS = 1 << 14  # as in gpudeblur.numerics.cuda, which needs CuPy: of more, three launches select
 
 
 def _transform_bytes(grid: Grid) -> int:

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 import gpudeblur as gd
-from gpudeblur._arrays import require_cuda, to_host
 from gpudeblur.metrics import kernel_similarity
+from gpudeblur.numerics.arrays import require_cuda, to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 FAST = gd.TwoStepOptions(starts=("wide",))
@@ -86,20 +86,20 @@ def three_calls(xp: Any, work: Callable[[], Any]) -> tuple[list[Any], Row]:
 def launched_graphs(xp: Any) -> int:
     if xp is np:
         return 0
-    from gpudeblur import _cuda
+    from gpudeblur.numerics import cuda
 
-    return _cuda.launches["graph"]
+    return cuda.launches["graph"]
 
 
 def give_back(xp: Any) -> None:
     """All that this thread keeps on the device."""
     if xp is np:
         return
-    from gpudeblur import _constants, _device
+    from gpudeblur.numerics import constants, device
 
     wait(xp)
-    _device.clear()
-    _constants.clear()
+    device.clear()
+    constants.clear()
     xp.get_default_memory_pool().free_all_blocks()
 
 
@@ -113,7 +113,7 @@ def transforms(xp: Any) -> Row:
     """Batches, odd sides, a prime factor over 127, one row or column, a view that is not aligned."""
     import scipy.fft
 
-    from gpudeblur.fourier import irfft2, rfft2
+    from gpudeblur.numerics.fourier import irfft2, rfft2
 
     errors = {}
     for shape in ((288, 288), (3, 280, 286), (2, 2, 49, 51), (131, 262), (1, 100, 72), (1, 64), (64, 1)):

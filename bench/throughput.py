@@ -195,12 +195,12 @@ class Bench:
         return {"peak_bytes": peak, "over_input": peak / (4 * pixels), "over_model": peak / model}
 
     def _on_device(self, load: Load, work: Callable[[], Any]) -> dict[str, Any]:
-        from gpudeblur import _graphs
-        from gpudeblur._cuda import launches
+        from gpudeblur.numerics import cuda_graphs
+        from gpudeblur.numerics.cuda import launches
 
         before = launches.copy()
         self.backend.free()
-        with timing.replaced(_graphs, GRAPH_PIXELS=0):  # a CUDA graph would hide its launches
+        with timing.replaced(cuda_graphs, GRAPH_PIXELS=0):  # a CUDA graph would hide its launches
             work()
         done = launches - before
         size = (load.kernel_size, load.kernel_size)

@@ -122,7 +122,7 @@ class Cuda(Host):
     warm_up = 3  # the second call of a shape captures its CUDA graphs, the third replays them
 
     def __init__(self) -> None:
-        from gpudeblur._arrays import fft_module, require_cuda
+        from gpudeblur.numerics.arrays import fft_module, require_cuda
 
         self.xp = require_cuda()
         self.fft = fft_module(self.xp)
@@ -158,9 +158,9 @@ class Cuda(Host):
         return before - self.xp.cuda.Device().mem_info[0]
 
     def free(self) -> None:
-        from gpudeblur import _device
+        from gpudeblur.numerics.device import clear
 
-        _device.clear()
+        clear()
         gc.collect()
         self.xp.fft.config.get_plan_cache().clear()
         self.xp.get_default_memory_pool().free_all_blocks()

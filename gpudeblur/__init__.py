@@ -5,8 +5,8 @@ from .batch import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind import BlindResult, deblur, estimate_kernel
 from .deconvolution import deconvolve
 from .estimate import estimate_noise
+from .numerics.progress import Stopped
 from .options import TwoStepOptions
-from .progress import Stopped
 
 __all__ = [
     "BatchIterator",

@@ -39,7 +39,7 @@ def get_implementation(name: str) -> Callable[..., Any]:
 
 def _floats(*images: Any) -> tuple[Any, ...]:
     """In the precision that scikit-image takes for them: float32 if both are float32 or less."""
-    from ._arrays import array_module
+    from .numerics.arrays import array_module
 
     array_module(*images)
     if len({image.shape for image in images}) > 1:

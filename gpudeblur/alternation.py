@@ -8,25 +8,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from ._arrays import Array, Workspace, array_module
-from .boundary import wrap
-from .fourier import rfft2
 from .kernel_refine import initial_kernel, normalise, project
-from .kernel_step import energy, normal_equations, solve_kernel, voting_gradients, voting_window, window_pixels
+from .kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
 from .latent import latent_step
+from .numerics.arrays import Array, Workspace, array_module
+from .numerics.boundary import wrap
+from .numerics.chunks import map_in_chunks
+from .numerics.fourier import rfft2
+from .numerics.progress import OnProgress, subrange
+from .numerics.resample import resample, scaled_shape
+from .numerics.toeplitz import solve_kernel, zero_lag
 from .options import TwoStepOptions
-from .pyramid import enlarge_kernel, fit_size, kernel_sizes, resample, scaled_shape, support_size
-
-Report = Callable[[float], None]
-
-# Pixels of the pictures that NumPy takes through a scale together: some ten arrays of them are in use at a time.
-CACHE_PIXELS = 1 << 19
+from .pyramid import enlarge_kernel, fit_size, kernel_sizes, support_size
 
 # Gradients of this mean size are rounding: an 8-bit picture has steps of 4e-3.
 NO_GRADIENT = 1e-5
@@ -78,7 +73,7 @@ def _cut(ends: tuple[float, float], done: float) -> float:
     return ends[0] * (ends[1] / ends[0]) ** done if min(ends) > 0 else 0.0
 
 
-def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: Report) -> Array:
+def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
     """Kernels (n, kh, kw) of `stack` (n, H, W) for its full size, found at all scales but the finest.
 
     They are the coarser scale's, enlarged: half of the work, and enough to tell a good start from a bad one.
@@ -91,7 +86,7 @@ def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: 
         if level:
             kernel = enlarge_kernel(kernel, scale.factor, scale.size)
         share = scale.shape[0] * scale.shape[1] / work
-        kernel, a, _ = alternate_on(resample(stack, scale.shape), kernel, scale, options, part(report, done, share))
+        kernel, a, _ = alternate_on(resample(stack, scale.shape), kernel, scale, options, subrange(report, done, share))
         kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
         done += share
     if finest is not coarse[-1]:
@@ -102,7 +97,7 @@ def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: 
 
 
 def alternate(
-    picture: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: Report
+    picture: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: OnProgress
 ) -> tuple[Array, Array, Array]:
     """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation), the last equations (11) with it.
 
@@ -152,7 +147,7 @@ def _prior_weight(gradient_weight: float, options: TwoStepOptions) -> float | No
 
 
 def alternate_on(
-    stack: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: Report
+    stack: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: OnProgress
 ) -> tuple[Array, Array, Array]:
     """`alternate` of pictures (n, h, w) that are not wrapped yet; on NumPy, as many at a time as `in_cache` says."""
     margin = (scale.size[0] - 1, scale.size[1] - 1)
@@ -160,26 +155,11 @@ def alternate_on(
 
     def some(picture: Array, kernel: Array) -> tuple[Array, Array, Array]:
         share = len(picture) / len(stack)
-        found = alternate(wrap(picture, margin), kernel, scale, options, part(report, sum(parts), share))
+        found = alternate(wrap(picture, margin), kernel, scale, options, subrange(report, sum(parts), share))
         parts.append(share)
         return found
 
-    return in_cache(some, stack, kernel)
-
-
-def part(report: Report, begin: float, share: float) -> Report:
-    """`report` for what is the part from `begin` on of that `share` in the whole."""
-    return lambda fraction: report(begin + share * fraction)
-
-
-def in_cache(function: Callable[..., Any], *arrays: Array) -> Any:
-    """`function` of arrays (n, ...): on NumPy so many pictures at a time as a core's cache holds, the first array's."""
-    together = max(1, CACHE_PIXELS // max(1, arrays[0][0].size))
-    if array_module(*arrays) is not np or len(arrays[0]) <= together:
-        return function(*arrays)
-    starts = range(0, len(arrays[0]), together)
-    parts = [function(*(array[first : first + together] for array in arrays)) for first in starts]
-    return tuple(np.concatenate(some) for some in zip(*parts, strict=True))
+    return map_in_chunks(some, stack, kernel)
 
 
 def _solve(
@@ -190,7 +170,7 @@ def _solve(
     A picture that knows no kernel gets a delta.
     """
     xp, size = array_module(correlation), correlation.shape[-2:]
-    ridge = xp.multiply(energy(autocorrelation), options.kernel_weight, out=work("ridge"))
+    ridge = xp.multiply(zero_lag(autocorrelation), options.kernel_weight, out=work("ridge"))
     kernel = solve_kernel(
         autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
     )
@@ -200,4 +180,4 @@ def _solve(
 
 def is_known(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
     """(...) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
-    return array_module(autocorrelation).greater(energy(autocorrelation), NO_GRADIENT**2 * pixels, out=out)
+    return array_module(autocorrelation).greater(zero_lag(autocorrelation), NO_GRADIENT**2 * pixels, out=out)

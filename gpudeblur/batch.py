@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from . import blind, images
-from ._arrays import Array, array_module, choose_module, device_errors
 from .flow import BatchResult, Flow, Job, Lane
 from .groups import Device, Groups, cuda, split_info
 from .memory import bytes_per_picture
 from .nonblind import FINALS
+from .numerics.arrays import Array, array_module, choose_module, device_errors
+from .numerics.progress import Stopped
 from .options import TwoStepOptions, with_prior
 from .priors import Prior
-from .progress import Stopped
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
 

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from . import images
-from ._arrays import (
+from .confidence import result_signals, strength
+from .nonblind import FINALS, restore, unexplained
+from .numerics.arrays import (
     Array,
     Clock,
     array_module,
@@ -29,12 +31,9 @@ from ._arrays import (
     replayed,
     to_host_together,
 )
-from .alternation import Report, part
-from .confidence import result_signals, strength
-from .nonblind import FINALS, restore, unexplained
+from .numerics.progress import Callback, OnProgress, make_progress, subrange
 from .options import TwoStepOptions, with_prior
 from .priors import Prior
-from .progress import Callback, reporter
 from .pyramid import fit_size
 from .saturation import clipped
 from .two_step import two_step
@@ -140,12 +139,12 @@ def deblur(
             image, kernel_size, channel_axis, device, method, gamma, options
         )
         entered, clock = time.perf_counter() - began, Clock(xp)
-        told = reporter(callback, "kernel", end=1.0 if final is None else 0.7)
+        told = make_progress(callback, "kernel", end=1.0 if final is None else 0.7)
         kernel, sides, signals = two_step(gray, _of_luminance(lights, channel_axis), size, options, told)
         estimated = clock.now()
         sharp: Any = None
         if final is not None:
-            told = reporter(callback, "restoration", begin=0.7)
+            told = make_progress(callback, "restoration", begin=0.7)
             sharp, error, *measures = _restore_each(planes, lights, kernel, sides, channel_axis, final, told)
             error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
             signals["residual"] = xp.asarray(error)
@@ -180,7 +179,7 @@ def estimate_kernel(
         options = with_prior(options, prior)
         gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
         lights = _of_luminance(lights, channel_axis)
-        kernel, _, _ = two_step(gray, lights, size, options, reporter(callback, "kernel"))
+        kernel, _, _ = two_step(gray, lights, size, options, make_progress(callback, "kernel"))
         return move(kernel, array_module(image))
 
 
@@ -226,7 +225,7 @@ def _restore_each(
     sides: Any,
     channel_axis: int | None,
     final: str,
-    report: Report,
+    report: OnProgress,
 ) -> tuple[Array, ...]:
     """(restoration, mean square of what it leaves unexplained, ...) and its `result_signals`, (..., C) each.
 
@@ -250,7 +249,7 @@ def _restore_each(
         own = fit_size(kernels[these], (int(side), int(side)))
         parts = _restore_each(
             flat[these], None if masks is None else masks[these], own, int(side), channel_axis, final,
-            part(report, done, share),
+            subrange(report, done, share),
         )  # fmt: skip
         for result, one in zip(results, parts, strict=True):
             result[these] = one
@@ -259,7 +258,7 @@ def _restore_each(
 
 
 def _restored(
-    planes: Array, kernel: Array, lights: Array | None = None, *, final: str, report: Report
+    planes: Array, kernel: Array, lights: Array | None = None, *, final: str, report: OnProgress
 ) -> tuple[Array, ...]:
     """`_restore_each` of planes whose kernels have one size."""
     sharp = restore(planes, kernel, final, report, lights)

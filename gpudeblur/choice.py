@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, constant, stack
-from .alternation import in_cache
-from .boundary import wrap
 from .confidence import gradient_gain, spectral_match
-from .fourier import irfft2, psf_to_otf, rfft2
 from .kernel_step import voting_window
 from .latent import latent_step, objective
+from .numerics.arrays import Array, array_module, constant, stack
+from .numerics.boundary import wrap
+from .numerics.chunks import map_in_chunks
+from .numerics.fourier import irfft2, psf_to_otf, rfft2
 
 # lambda of the energy: small enough to tell fine kernels apart, large enough that a wrong one has to pay for its edges.
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
@@ -77,7 +77,7 @@ def judge(quiet: Array, kernel: Array, loudness: Array) -> Judgement:
         gain = gradient_gain(latent, wrapped, voting_window((shape[0], shape[1]), (size[0], size[1])))
         return energy, spectral_match(blurred, kernel), gain
 
-    energy, match, gain = in_cache(some, quiet, kernel)
+    energy, match, gain = map_in_chunks(some, quiet, kernel)
     return Judgement(energy, match, gain, loudness)
 
 

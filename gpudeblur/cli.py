@@ -532,7 +532,7 @@ def _version(*names: str) -> str:
 
 
 def _cuda_rows() -> dict[str, str]:
-    from ._arrays import require_cuda
+    from .numerics.arrays import require_cuda
 
     try:
         cupy = require_cuda()

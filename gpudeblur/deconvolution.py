@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from . import images
-from ._arrays import Array, array_module, choose_module, device_errors, move
-from .boundary import MODES
 from .nonblind import METHODS
 from .nonblind.grids import with_odd_sides
 from .nonblind.richardson_lucy import BOUNDARIES
 from .nonblind.tiles import TILED, tiled
 from .nonblind.weights import LAWS, weight_of
-from .progress import Callback, reporter
+from .numerics.arrays import Array, array_module, choose_module, device_errors, move
+from .numerics.boundary import MODES
+from .numerics.progress import Callback, make_progress
 from .saturation import clipped
 
 
@@ -79,7 +79,7 @@ def deconvolve(
         quotient, and for the boundary "unknown" what lies beyond it by "tv". "richardson-lucy": none,
         under Poisson noise; x >= 0.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
-        What is taken to be outside the picture, see `gpudeblur.boundary.extend`. "unknown": nothing; x reaches as far
+        What is taken to be outside the picture, see `numerics.boundary.extend`. "unknown": nothing; x reaches as far
         as the blur, and only what was seen is compared. The others take half of the transforms ("wiener": a tenth), and
         cost up to some dB along the borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither
         "liu-jia" nor "taper".
@@ -136,7 +136,8 @@ def deconvolve(
         home, xp = array_module(image, kernel), choose_module(image, device)
         images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
         stack = images.without_channels(image, channel_axis)[:-2]
-        options, report = _options(method, weight, noise_sigma, iterations, stack), reporter(callback, "restoration")
+        options = _options(method, weight, noise_sigma, iterations, stack)
+        report = make_progress(callback, "restoration")
         work = home if tile is not None else xp  # tiles are moved one by one
         planes = images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
         lights = None

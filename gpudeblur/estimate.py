@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from . import images
-from ._arrays import Array, array_module, choose_module, move, to_host
 from .noise import noise_sigma, noise_sigma_under
 from .nonblind.grids import with_odd_sides
+from .numerics.arrays import Array, array_module, choose_module, move, to_host
 
 
 def estimate_noise(

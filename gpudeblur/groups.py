@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import images
-from ._arrays import Array, device_errors, free_bytes, require_cuda
 from .blind import BlindResult
 from .flow import BatchResult, Flow, Job, forget_frames
-from .progress import Stopped
+from .numerics.arrays import Array, device_errors, free_bytes, require_cuda
+from .numerics.progress import Stopped
 
 # Groups in flight: on the way in, in work, on the way out, and one that fills.
 AHEAD = 4
@@ -329,13 +329,13 @@ class Cuda:
     """
 
     def __init__(self, number: int) -> None:
-        from . import _device
+        from .numerics.device import State
 
         self._cupy = cupy = require_cuda()
         self._here = cupy.cuda.Device(number)
         with self._here:
             self._in, self._work, self._out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
-        self._state = _device.State()  # of the thread that computes, and after that batch of the next one's
+        self._state = State()  # of the thread that computes, and after that batch of the next one's
         self._computing = threading.Lock()
         self.number = number
         self.ready: Any = None  # an event after all that made the pictures, where one is known
@@ -368,10 +368,10 @@ class Cuda:
             return _Stack(array, host, stream.record())
 
     def compute(self, stack: _Stack, deblur: Callable[[Any], BlindResult]) -> tuple[BlindResult, Any, _Stack]:
-        from . import _device
+        from .numerics.device import use
 
         with self._computing, device_errors(), self._here, self._work as stream:
-            _device.use(self._state)
+            use(self._state)
             stream.wait_event(stack.there)
             found = deblur(stack.array)
             return found, stream.record(), stack
@@ -408,30 +408,30 @@ class Cuda:
         return array.get(stream=stream, out=pinned, blocking=False)
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        from . import _device
+        from .numerics.device import is_out_of_memory
 
-        return _device.is_out_of_memory(error)
+        return is_out_of_memory(error)
 
     def release(self) -> None:
         """Also what other batches have left."""
-        from . import _device
+        from .numerics.device import clear, use
 
         with suppress(RuntimeError), self._computing, self._here:  # a GPU that is lost has nothing to give
-            _device.use(self._state)
-            _device.clear()
+            use(self._state)
+            clear()
             self._cupy.get_default_memory_pool().free_all_blocks()
             self._cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     def close(self) -> None:
         """Left to the next batch, unless a thread that did not end in time still computes."""
-        from . import _device
+        from .numerics.device import idle, idle_lock
 
         if self._computing.acquire(blocking=False):
             self._computing.release()
-            with _device.idle_lock:
+            with idle_lock:
                 if len(_idle) < IDLE:
                     _idle.append(self)
-                    _device.idle.append(self._state)
+                    idle.append(self._state)
 
 
 # Devices that batches have left, with the plans and graphs that they made; `_device.idle` has their states.
@@ -443,13 +443,13 @@ def cuda(number: int | None, ready: Any) -> Cuda:
     """The GPU of that number, or the current one; `ready`: an event after all that made the pictures, or None."""
     if number is None:
         number = int(require_cuda().cuda.Device().id)
-    from . import _device
+    from .numerics.device import idle, idle_lock
 
-    with _device.idle_lock:
+    with idle_lock:
         device = next((device for device in _idle if device.number == number), None)
         if device is not None:
             _idle.remove(device)
-            _device.idle.remove(device._state)
+            idle.remove(device._state)
     device = device or Cuda(number)
     device.ready = ready
     return device

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, dtype_on, move
+from .numerics.arrays import Array, array_module, dtype_on, move
 
 # Rec. 709 luma weights of red, green and blue, for linear intensity.
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -118,7 +118,7 @@ def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) ->
 
     Returns
     -------
-    array of the dtype of `like`, C-contiguous; on a device, of what stands for it there (`_arrays.dtype_on`)
+    array of the dtype of `like`, C-contiguous; on a device, of what stands for it there (`arrays.dtype_on`)
     """
     xp = array_module(planes)
     is_array = isinstance(like, np.ndarray) or hasattr(like, "__cuda_array_interface__")

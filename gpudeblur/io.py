@@ -23,8 +23,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from ._arrays import Array, to_host
 from .images import check_kernel, check_picture, from_planes, to_planes
+from .numerics.arrays import Array, to_host
 
 PNG, JPEG, TIFF = (".png",), (".jpg", ".jpeg"), (".tif", ".tiff")
 PICTURE_SUFFIXES = PNG + JPEG + TIFF

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, goes_to_cuda, ndimage_module
-from .kernel_step import energy, solve_kernel
+from .numerics.arrays import Array, array_module, goes_to_cuda, ndimage_module
+from .numerics.toeplitz import solve_kernel, zero_lag
 
 # `project` decides on the kernel in shares of 2^-30 of its maximum: integers, whose sums are the same in any order.
 UNIT = 1 << 30
@@ -16,9 +16,9 @@ UNIT = 1 << 30
 def normalise(kernel: Array, known: Array | None = None, *, out: Array | None = None) -> Array:
     """Non-negative, sum 1; a delta where there is no mass, or where `known` (...) bool is False."""
     if goes_to_cuda(kernel):
-        from . import _cuda
+        from .numerics import cuda
 
-        return _cuda.normalise(kernel, known, out=out)
+        return cuda.normalise(kernel, known, out=out)
     xp = array_module(kernel)
     kernel = xp.maximum(kernel, 0)
     if known is not None:
@@ -56,9 +56,9 @@ def project(
     component : of the mass that is left: 8-connected components with less become 0; the heaviest always stays.
     """
     if goes_to_cuda(kernel):
-        from . import _cuda
+        from .numerics import cuda
 
-        return _cuda.project(kernel, share, component, out=out, scratch=scratch)
+        return cuda.project(kernel, share, component, out=out, scratch=scratch)
     xp = array_module(kernel)
     peak = kernel.max(axis=(-2, -1), keepdims=True)
     usable = (peak >= float(np.finfo(kernel.dtype).tiny)) & (peak < np.inf)
@@ -130,7 +130,7 @@ def refine_kernel(
     """
     xp = array_module(autocorrelation, rhs, kernel)
     tiny = float(np.finfo(kernel.dtype).tiny)
-    scale = xp.maximum(energy(autocorrelation), tiny)[..., None, None]
+    scale = xp.maximum(zero_lag(autocorrelation), tiny)[..., None, None]
     peak = xp.maximum(kernel.max(axis=(-2, -1), keepdims=True), tiny)
     a, b, k = autocorrelation / scale, rhs / scale / peak, kernel / peak
     while beta <= 1:

@@ -6,10 +6,11 @@ import functools
 
 import numpy as np
 
-from ._arrays import Array, array_module, replayed, side_by_side, to_host
-from .alternation import Report, part, start
+from .alternation import start
 from .choice import Judgement, judge, order, pick
 from .noise import quieten
+from .numerics.arrays import Array, array_module, replayed, side_by_side, to_host
+from .numerics.progress import OnProgress, subrange
 from .options import TwoStepOptions
 from .priors.protocol import is_replayable
 from .pyramid import fit_size
@@ -31,7 +32,7 @@ def windows(shape: tuple[int, int]) -> list[int]:
     return sorted({min(side, most) for side in WINDOWS})
 
 
-def estimate_sizes(stack: Array, loud: Array, options: TwoStepOptions, report: Report) -> np.ndarray:
+def estimate_sizes(stack: Array, loud: Array, options: TwoStepOptions, report: OnProgress) -> np.ndarray:
     """Odd sides (n,) of square windows that hold the blur kernels of `stack` (n, H, W) with room to spare.
 
     Every window is the first guess of every probe, at all scales but the finest; of their kernels, laid into the
@@ -49,14 +50,14 @@ def estimate_sizes(stack: Array, loud: Array, options: TwoStepOptions, report: R
     return np.minimum(np.maximum(2 * (extent(kernel) + ROOM) + 1, min(SMALLEST, largest)), largest)
 
 
-def _probe(stack: Array, loud: Array, *, options: TwoStepOptions, report: Report) -> tuple[Array]:
+def _probe(stack: Array, loud: Array, *, options: TwoStepOptions, report: OnProgress) -> tuple[Array]:
     """Of the kernels of all windows and probes, in the largest window, the best of each picture, (n, side, side)."""
     sides, quiet = windows(stack.shape[-2:]), quieten(stack, loud)
     cases = [(side, name) for side in sides for name in PROBES]
 
     def probe(number: int) -> tuple[Array, Judgement]:
         side, name = cases[number]
-        of_this = part(report, number / len(cases), 1 / len(cases))
+        of_this = subrange(report, number / len(cases), 1 / len(cases))
         kernel = fit_size(start(stack, (side, side), options.of_start(name), of_this), (sides[-1], sides[-1]))
         return kernel, judge(quiet, kernel, loud)
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, Workspace, array_module, goes_to_cuda
-from .conjugate_gradient import conjugate_gradient
-from .filters import gradient, gradient_adjoint, per_picture
-from .fourier import AXES, fast_size, irfft2, kernel_grid, rfft2
+from .numerics.arrays import Array, Workspace, array_module, goes_to_cuda
+from .numerics.filters import gradient, gradient_adjoint, per_picture
+from .numerics.fourier import irfft2, rfft2
 
 Window = tuple[int, int, int, int]  # (top, bottom, left, right): rows top..bottom - 1, columns left..right - 1
 
@@ -48,9 +47,9 @@ def voting_threshold(latent: Array, window: Window, count: int, *, out: Array | 
     (...): one a picture. NaN counts as the largest.
     """
     if goes_to_cuda(latent):
-        from . import _cuda
+        from .numerics import cuda
 
-        return _cuda.voting_threshold(latent, window, count, out=out)
+        return cuda.voting_threshold(latent, window, count, out=out)
     xp = array_module(latent)
     top, bottom, left, right = window
     tiny = float(np.finfo(latent.dtype).tiny)
@@ -78,9 +77,9 @@ def voting_split(latent: Array, threshold: Any, window: Window, *, out: Array | 
     (..., H, W).
     """
     if goes_to_cuda(latent):
-        from . import _cuda
+        from .numerics import cuda
 
-        return _cuda.voting_split(latent, threshold, window, out=out)
+        return cuda.voting_split(latent, threshold, window, out=out)
     xp = array_module(latent)
     top, bottom, left, right = window
     gx, gy = gradient(latent)
@@ -164,9 +163,9 @@ def normal_spectra(
     shape : (H, W).
     """
     if goes_to_cuda(votes_hat, latent_hat, blurred_hat):
-        from . import _cuda
+        from .numerics import cuda
 
-        return _cuda.normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
+        return cuda.normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
     xp = array_module(votes_hat, latent_hat, blurred_hat)
     xp.conjugate(votes_hat, out=votes_hat)
     votes_hat *= 1 / (shape[0] * shape[1])
@@ -177,130 +176,12 @@ def normal_spectra(
     return votes_hat, latent_hat
 
 
-def energy(autocorrelation: Array) -> Array:
-    """a(0), the energy of the voting gradients, (...)."""
-    return autocorrelation[..., autocorrelation.shape[-2] // 2, autocorrelation.shape[-1] // 2]
-
-
 def lags(correlation: Array, rows: int, columns: int, *, out: Array | None = None) -> Array:
     """The lags -rows..rows, -columns..columns of a circular correlation, in rising order."""
     if goes_to_cuda(correlation):
-        from . import _cuda
+        from .numerics import cuda
 
-        return _cuda.lags(correlation, rows, columns, out=out)
+        return cuda.lags(correlation, rows, columns, out=out)
     xp = array_module(correlation)
     y, x = xp.arange(-rows, rows + 1), xp.arange(-columns, columns + 1)
     return xp.ascontiguousarray(correlation[..., y[:, None], x])
-
-
-def toeplitz_spectrum(autocorrelation: Array) -> tuple[Array, tuple[int, int]]:
-    """The real spectrum of the normal operator on a circular grid that holds all lags, and that grid's shape."""
-    hat, grid = _toeplitz_hat(autocorrelation, Workspace(autocorrelation))
-    return hat.real / (grid[0] * grid[1]), grid
-
-
-def _toeplitz_hat(autocorrelation: Array, work: Workspace) -> tuple[Array, tuple[int, int]]:
-    grid = (fast_size(autocorrelation.shape[-2]), fast_size(autocorrelation.shape[-1]))
-    lags_on_grid = kernel_grid(autocorrelation, grid, out=work("lags", *grid))
-    return rfft2(lags_on_grid, overwrite=True, out=work.spectrum("lags hat", grid)), grid
-
-
-def spectrum_max(spectrum: Array, *, out: Array | None = None) -> Array:
-    """The largest real part of a spectrum (..., H, W // 2 + 1), (...)."""
-    if goes_to_cuda(spectrum):
-        from . import _cuda
-
-        return _cuda.spectrum_max(spectrum, out=out)
-    return spectrum.real.max(axis=AXES)
-
-
-def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array) -> Array:
-    """A k on the support of k; exact, since the grid holds every lag."""
-    kh, kw = kernel.shape[-2:]
-    room = array_module(kernel).zeros((*kernel.shape[:-2], *grid), dtype=kernel.dtype)
-    room[..., :kh, :kw] = kernel
-    hat = rfft2(room, overwrite=True)
-    hat *= spectrum
-    return irfft2(hat, grid, overwrite=True)[..., :kh, :kw]
-
-
-def toeplitz_cg(
-    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, work: Workspace | None = None
-) -> Array:
-    """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients (eq. 11, 16), without a sign constraint.
-
-    Parameters
-    ----------
-    autocorrelation : (..., 2 kh - 1, 2 kw - 1), symmetric, see `normal_equations`.
-    rhs, start : (..., kh, kw).
-    ridge : scalar or (...): gamma of eq. 9, beta of eq. 16.
-    iterations : steps, a fixed number.
-    work : the buffers of a loop around this; on a GPU the result is in one of them.
-
-    On a GPU the whole solve is one launch while a kernel fits a block's shared memory; beyond that, and in float64, the
-    products go through the FFT as on the CPU.
-    """
-    if _in_one_launch(rhs):
-        from . import _cuda
-
-        out = (work or Workspace(rhs))("solution", *rhs.shape[-2:])
-        return _cuda.toeplitz_cg(autocorrelation, rhs, start, ridge, iterations, out=out)
-    spectrum, grid = toeplitz_spectrum(autocorrelation)
-    spectrum += per_picture(ridge, rhs) / (grid[0] * grid[1])
-    return conjugate_gradient(lambda k: toeplitz_apply(spectrum, grid, k), rhs, start, iterations)
-
-
-def toeplitz_nnls(
-    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, work: Workspace | None = None
-) -> Array:
-    """The same over k >= 0, by accelerated projected gradients (Beck & Teboulle 2009) with step 1 / |A|."""
-    xp = array_module(autocorrelation, rhs, start)
-    if _in_one_launch(rhs):
-        from . import _cuda
-
-        work = Workspace(rhs) if work is None else work
-        bound = spectrum_max(_toeplitz_hat(autocorrelation, work)[0], out=work("bound"))
-        out = work("solution", *rhs.shape[-2:])
-        return _cuda.toeplitz_nnls(autocorrelation, rhs, start, ridge, bound, iterations, out=out)
-    spectrum, grid = toeplitz_spectrum(autocorrelation)
-    ridge = per_picture(ridge, rhs)
-    cells = grid[0] * grid[1]
-    bound = spectrum.max(axis=AXES, keepdims=True) * cells + ridge
-    step = 1 / xp.maximum(bound, float(np.finfo(rhs.dtype).tiny))
-    # ahead - step (A ahead + ridge ahead - rhs) as one product and one sum.
-    spectrum, rhs = (1 - step * ridge) / cells - step * spectrum, step * rhs
-    kernel = ahead = start
-    momentum = 1.0
-    for _ in range(iterations):
-        descended = toeplitz_apply(spectrum, grid, ahead)
-        descended += rhs
-        last, kernel = kernel, xp.maximum(descended, 0)
-        following = (1 + (1 + 4 * momentum * momentum) ** 0.5) / 2
-        ahead = kernel - last
-        ahead *= (momentum - 1) / following
-        ahead += kernel
-        momentum = following
-    return kernel
-
-
-def _in_one_launch(rhs: Array) -> bool:
-    if not goes_to_cuda(rhs):
-        return False
-    from . import _cuda
-
-    return _cuda.toeplitz_fits(*rhs.shape[-2:])
-
-
-def solve_kernel(
-    autocorrelation: Array,
-    rhs: Array,
-    start: Array,
-    ridge: Any,
-    solver: str,
-    iterations: int,
-    *,
-    work: Workspace | None = None,
-) -> Array:
-    """The kernel step's linear solve by the solver that the options name; see `toeplitz_nnls` and `toeplitz_cg`."""
-    solve = toeplitz_nnls if solver == "nnls" else toeplitz_cg
-    return solve(autocorrelation, rhs, start, ridge, iterations, work=work)

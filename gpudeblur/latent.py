@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._arrays import Array, Workspace, array_module, sum_pixels
-from .filters import edge_mask, l0_split, spectral_solve, transfer
-from .fourier import irfft2, psf_to_otf, rfft2
+from .numerics.arrays import Array, Workspace, array_module, sum_pixels
+from .numerics.filters import edge_mask, l0_split, spectral_solve, transfer
+from .numerics.fourier import irfft2, psf_to_otf, rfft2
 from .priors import Prior
 from .priors.protocol import check_eta
 from .smooth_prior import smooth_map_split

@@ -34,10 +34,10 @@ from typing import Any
 import numpy as np
 
 from .alternation import schedule
-from .fourier import fast_size
 from .images import check_kernel_size
 from .kernel_size import windows
 from .nonblind.tiles import PLANES
+from .numerics.fourier import fast_size
 from .options import TwoStepOptions
 from .pyramid import support_size
 from .two_step import LAST_MARGIN, LAST_WAYS

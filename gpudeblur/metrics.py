@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
-from gpudeblur._arrays import Array, array_module, to_host
+from .numerics.arrays import Array, array_module, to_host
 
 
 class Alignment(NamedTuple):

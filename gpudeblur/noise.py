@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, constant, goes_to_cuda, sum_pixels
-from .fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
+from .numerics.arrays import Array, array_module, constant, goes_to_cuda, sum_pixels
+from .numerics.fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
 
 # Up to this standard deviation the weights hold as they are.
 QUIET = 0.0063
@@ -96,10 +96,10 @@ def median(values: Array) -> Array:
 
 def _median_of_smallest(values: Array, count: int) -> Array:
     """The median of the `count` smallest of float32 `values` (..., size) on a device, (...); NaN where any is NaN."""
-    from . import _cuda
+    from .numerics import cuda
 
-    lower = _cuda.select(values, (count - 1) // 2)
-    return lower if count % 2 else (lower + _cuda.select(values, count // 2)) / 2
+    lower = cuda.select(values, (count - 1) // 2)
+    return lower if count % 2 else (lower + cuda.select(values, count // 2)) / 2
 
 
 def _median_of_quietest(power: Array, signal: Array) -> Array:
@@ -107,10 +107,10 @@ def _median_of_quietest(power: Array, signal: Array) -> Array:
     xp = array_module(power, signal)
     count = max(1, round(QUIETEST * signal.shape[-1]))
     if goes_to_cuda(power, signal):
-        from . import _cuda
+        from .numerics import cuda
 
         # Of equal signals all places count, not some.
-        bound = _cuda.select(signal, count - 1)[..., None]
+        bound = cuda.select(signal, count - 1)[..., None]
         return _median_of_smallest(xp.where(signal > bound, float("inf"), power), count)
     quiet = xp.argpartition(signal, count - 1, axis=-1)[..., :count]
     return xp.median(xp.take_along_axis(power, xp.broadcast_to(quiet, (*power.shape[:-1], count)), axis=-1), axis=-1)

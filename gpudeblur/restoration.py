@@ -42,12 +42,12 @@ from typing import Any
 import numpy as np
 
 from . import images
-from ._arrays import Array, array_module, fft_module
-from .nonblind.grids import fast_shape, irfft, place, rfft
 from .nonblind.richardson_lucy import BOUNDARIES as LUCY_BOUNDARIES
 from .nonblind.richardson_lucy import convolutions, iterate
 from .nonblind.wiener import BOUNDARIES as WIENER_BOUNDARIES
 from .nonblind.wiener import draws, gibbs, on_grid, prior_power, transfer_function
+from .numerics.arrays import Array, array_module, fft_module
+from .numerics.fourier import fast_shape, irfftn, place, rfftn
 
 __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 
@@ -233,7 +233,7 @@ def wiener(
         sharp = fft.ifftn(inverse * fft.fftn(data, axes=axes), axes=axes)
     else:
         inverse /= math.prod(grid)
-        sharp = irfft(inverse * rfft(data, ndim), grid)[inside]
+        sharp = irfftn(inverse * rfftn(data, ndim), grid)[inside]
     return _leave(sharp, channel_axis, batch, clip)
 
 
@@ -311,7 +311,7 @@ def unsupervised_wiener(
     else:
         normal, gamma = _their_draws(np.random.default_rng(rng), xp, data.dtype)
     found = gibbs(
-        unit * (rfft(data, 2) if is_real else fft_module(xp).fft2(data, axes=(-2, -1))),
+        unit * (rfftn(data, 2) if is_real else fft_module(xp).fft2(data, axes=(-2, -1))),
         otf,
         penalty,
         math.prod(grid),
@@ -322,7 +322,7 @@ def unsupervised_wiener(
         **params,
     )
     mean = found.mean * unit
-    sharp = irfft(mean, grid)[inside] if is_real else fft_module(xp).ifft2(mean, axes=(-2, -1), norm="forward")
+    sharp = irfftn(mean, grid)[inside] if is_real else fft_module(xp).ifft2(mean, axes=(-2, -1), norm="forward")
     return _leave(sharp, channel_axis, batch, clip), {"noise": found.noise, "prior": found.prior}
 
 

@@ -7,8 +7,8 @@ scene that was blurred by the same kernel. What is clipped by a little tells mor
 
 from __future__ import annotations
 
-from ._arrays import Array, array_module
-from .filters import dilate
+from .numerics.arrays import Array, array_module
+from .numerics.filters import dilate
 
 # Of full scale: a plateau has three pixels of 3 x 3 at the first, noise lets the others fall to the second.
 TOP, HAIR = 0.99, 0.95

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._arrays import Array, Workspace
-from .filters import dilate, edge_mask, gaussian_smooth, smooth_split
+from .numerics.arrays import Array, Workspace
+from .numerics.filters import dilate, edge_mask, gaussian_smooth, smooth_split
 
 
 def smooth_map_split(

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, constant, replayed, side_by_side
-from ._arrays import stack as stacked
-from .alternation import Iteration, Report, Scale, alternate_on, is_known, part, start
+from .alternation import Iteration, Scale, alternate_on, is_known, start
 from .choice import Judgement, agreement, judge, order, pick, pick_judgement
 from .confidence import border_mass, confidence
 from .kernel_refine import normalise, project, refine_kernel
 from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
 from .noise import loudness, quieten
+from .numerics.arrays import Array, array_module, constant, replayed, side_by_side
+from .numerics.arrays import stack as stacked
+from .numerics.progress import OnProgress, subrange
 from .options import TwoStepOptions
 from .priors.protocol import is_replayable
 from .pyramid import fit_size, support_size
@@ -43,7 +44,7 @@ LAST_WAYS: tuple[dict[str, Any], ...] = (
 
 
 def two_step(
-    gray: Array, lights: Array | None, size: tuple[int, int] | None, options: TwoStepOptions, report: Report
+    gray: Array, lights: Array | None, size: tuple[int, int] | None, options: TwoStepOptions, report: OnProgress
 ) -> tuple[Array, Any, dict[str, Array]]:
     """Kernels of `gray` (..., H, W), their sizes, and what is known about them, (...) each.
 
@@ -56,8 +57,8 @@ def two_step(
     if size is not None:
         kernel, signals = _best_kernel(stack, lights, loud, size, options, report)
     else:
-        each = estimate_sizes(stack, loud, options, part(report, 0, 0.4))
-        kernel, signals = _kernel_of_sides(stack, lights, loud, each, options, part(report, 0.4, 0.6))
+        each = estimate_sizes(stack, loud, options, subrange(report, 0, 0.4))
+        kernel, signals = _kernel_of_sides(stack, lights, loud, each, options, subrange(report, 0.4, 0.6))
         sides = each.reshape(lead) if lead else int(each[0])
     report(1.0)
     signals = {name: values.reshape(lead) for name, values in signals.items()}
@@ -65,7 +66,7 @@ def two_step(
 
 
 def _kernel_of_sides(
-    stack: Array, lights: Array | None, loud: Array, sides: np.ndarray, options: TwoStepOptions, report: Report
+    stack: Array, lights: Array | None, loud: Array, sides: np.ndarray, options: TwoStepOptions, report: OnProgress
 ) -> tuple[Array, dict[str, Array]]:
     """`_best_kernel` at each picture's own side; the smaller kernels of a stack are padded."""
     xp = array_module(stack)
@@ -78,7 +79,7 @@ def _kernel_of_sides(
         share = len(these) / len(stack)
         size = (int(side), int(side))
         own = None if lights is None else lights[these]
-        found, more = _best_kernel(stack[these], own, loud[these], size, options, part(report, done, share))
+        found, more = _best_kernel(stack[these], own, loud[these], size, options, subrange(report, done, share))
         kernel[these] = fit_size(found, (most, most))
         for name, values in more.items():
             signals.setdefault(name, xp.zeros(len(stack), dtype=values.dtype))[these] = values
@@ -100,7 +101,7 @@ def _best_kernel(
     loud: Array,
     size: tuple[int, int],
     options: TwoStepOptions,
-    report: Report,
+    report: OnProgress,
 ) -> tuple[Array, dict[str, Array]]:
     """Several starts, the best of them through the finest scale, the best of these; with what tells of its worth.
 
@@ -121,11 +122,11 @@ def _best_kernel(
     finest_prior = options.prior if options.last_prior else None
     candidates = replayed(
         ("coarse", *key), coarse, *pictures,
-        report=part(report, 0, coarse_share), capturable=all(map(is_replayable, coarse_priors)),
+        report=subrange(report, 0, coarse_share), capturable=all(map(is_replayable, coarse_priors)),
     )  # fmt: skip
     kernel, *signals = replayed(
         ("finest", *key), finest, *pictures, *candidates,
-        report=part(report, coarse_share, 1 - coarse_share), capturable=is_replayable(finest_prior),
+        report=subrange(report, coarse_share, 1 - coarse_share), capturable=is_replayable(finest_prior),
     )  # fmt: skip
     return kernel, dict(zip(SIGNALS, signals, strict=True))
 
@@ -144,7 +145,7 @@ def _coarse_kernels(
     *,
     size: tuple[int, int],
     options: TwoStepOptions,
-    report: Report,
+    report: OnProgress,
 ) -> tuple[Array, Array, Array, Array]:
     """Kernels of all starts for `_best_kernel`, (starts, n, kh, kw), and energy, match and gain of each (starts, n)."""
     several = len(options.starts) > 1
@@ -152,7 +153,7 @@ def _coarse_kernels(
 
     def begin(i: int, name: str) -> tuple[Array, Array, Array, Array]:
         picture = stack if dark is None or name not in WITHOUT_LAMPS else dark
-        progress = part(report, i / len(options.starts), 1 / len(options.starts))
+        progress = subrange(report, i / len(options.starts), 1 / len(options.starts))
         kernel = start(picture, size, options.of_start(name), progress)
         return kernel, *(judge(judged_on, kernel, loud).parts if several else (loud,) * 3)
 
@@ -168,7 +169,7 @@ def _finest_kernel(
     *arrays: Array,
     size: tuple[int, int],
     options: TwoStepOptions,
-    report: Report,
+    report: OnProgress,
 ) -> tuple[Array, ...]:
     """The best kernel (n, kh, kw) that comes of those of `_coarse_kernels`, and its `SIGNALS`, (n,) each.
 
@@ -192,7 +193,7 @@ def _finest_kernel(
             in_the_dark = constant(xp, np.array, tuple(name in WITHOUT_LAMPS for name in options.starts))
             picture = xp.where(in_the_dark[place][:, None, None], quiet_dark, quiet)
         prior = {"prior": options.prior} if options.last_prior else {}
-        progress = part(report, number / _finals(options), 1 / _finals(options))
+        progress = subrange(report, number / _finals(options), 1 / _finals(options))
         kernel = _finish(picture, pick(kernels, place), size, replace(options, **{**way, **prior}), progress)
         return kernel, judge(judged_on, kernel, loud)
 
@@ -208,7 +209,7 @@ def _finest_kernel(
 
 
 def _finish(
-    quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, report: Report
+    quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
 ) -> Array:
     """Kernels (n, kh, kw) through the finest scale, then the second step and the projection."""
     shape, threshold = quiet.shape[-2:], options.last_threshold

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from gpudeblur._arrays import require_cuda
+from gpudeblur.numerics.arrays import require_cuda
 
 pytest.register_assert_rewrite("laws")
 
@@ -40,12 +40,12 @@ def cpu_kernel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]
     """The CPU build of a CUDA kernel by its name; each is built once, whichever process asks for it."""
     from cuda_on_cpu.build import SANITIZE, build
 
-    from gpudeblur import _cuda
+    from gpudeblur.numerics import cuda
 
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cuda_on_cpu"
     folder.mkdir(exist_ok=True)
-    return functools.cache(lambda name: build(name, _cuda.source(name), folder, sanitize=SANITIZE))
+    return functools.cache(lambda name: build(name, cuda.source(name), folder, sanitize=SANITIZE))
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])

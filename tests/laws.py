@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gpudeblur import filters, fourier, kernel_refine, kernel_step, pyramid
-from gpudeblur._arrays import array_module, to_host
+from gpudeblur import kernel_refine, kernel_step, pyramid
 from gpudeblur.nonblind.hyper_laplacian import shrink_split
+from gpudeblur.numerics import filters, fourier, resample, toeplitz
+from gpudeblur.numerics.arrays import array_module, to_host
 
 # Odd and even, rectangular, over one tile and under it, one-pixel edges, one pixel, several leading axes.
 SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 32, 5), (2, 3, 4, 5)]
@@ -91,13 +92,13 @@ def bound(autocorrelation: np.ndarray) -> np.ndarray:
 def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, norm: Any, iterations: int) -> np.ndarray:
     """`kernel_step.toeplitz_nnls` with the bound on |A| from outside, in float64; the twin finds its own."""
     a, rhs, start, ridge, norm = (np.asarray(x, np.float64) for x in (a, rhs, start, ridge, norm))
-    spectrum, grid = kernel_step.toeplitz_spectrum(a)
+    spectrum, grid = toeplitz.toeplitz_spectrum(a)
     ridge, norm = ridge[..., None, None], norm[..., None, None]
     step = 1 / np.maximum(norm + ridge, float(np.finfo(np.float32).tiny))
     kernel, ahead, momentum = start, start, 1.0
     for _ in range(iterations):
         last = kernel
-        kernel = np.maximum(ahead - step * (kernel_step.toeplitz_apply(spectrum, grid, ahead) + ridge * ahead - rhs), 0)
+        kernel = np.maximum(ahead - step * (toeplitz.toeplitz_apply(spectrum, grid, ahead) + ridge * ahead - rhs), 0)
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = kernel + (momentum - 1) / following * (kernel - last)
         momentum = following
@@ -179,9 +180,9 @@ def signed_values(shape: tuple[int, ...]) -> np.ndarray:
 
 def taps(source: int, target: int, factor: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(first, weights) for `_cuda.resample`: of a picture, or with a `factor` of a kernel."""
-    matrix, args = (pyramid._resampling, ()) if factor is None else (pyramid._magnify, (factor,))
+    matrix, args = (resample._resampling, ()) if factor is None else (pyramid._magnify, (factor,))
     place = (matrix, source, target, *args)
-    return pyramid._first_taps(*place), pyramid._tap_weights(*place)
+    return resample._first_taps(*place), resample._tap_weights(*place)
 
 
 def weighted_sums(u: np.ndarray, first: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
@@ -224,7 +225,7 @@ def step_twins() -> Iterator[Twin]:
         for rows, columns in ((0, 0), (h - 1, w - 1), (h // 2, w // 3)):
             yield Twin("lags", (u, rows, columns), lambda a=(u, rows, columns): kernel_step.lags(*a))
         data, split, _ = spectra(shape)
-        yield Twin("spectrum_max", (data,), lambda a=data: kernel_step.spectrum_max(a))
+        yield Twin("spectrum_max", (data,), lambda a=data: toeplitz.spectrum_max(a))
         args = (data, split, data[..., ::-1, :].copy(), shape[-2:])
         yield Twin("normal_spectra", args, lambda a=args: kernel_step.normal_spectra(*copies(a)), rtol=1e-5, scale=1e-6)
         args = (data, split)
@@ -311,7 +312,7 @@ def twins() -> Iterator[Twin]:
             yield Twin(
                 "toeplitz_cg",
                 (*args, iterations),
-                lambda a=args, i=iterations: kernel_step.toeplitz_cg(*wide(*a[:3]), a[3], i),
+                lambda a=args, i=iterations: toeplitz.toeplitz_cg(*wide(*a[:3]), a[3], i),
                 scale=2e-5,
             )
             args = (*args, bound(a))

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy", reason="gpudeblur._cuda.source needs it; no GPU is needed")
+pytest.importorskip("cupy", reason="gpudeblur.numerics.cuda.source needs it; no GPU is needed")
 if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
 from cuda_on_cpu import device
 
 import gpudeblur as gd
-from gpudeblur import _cuda
+from gpudeblur.numerics import cuda
 from gpudeblur.options import STARTS
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -85,9 +85,9 @@ def test_the_plan_is_what_runs(
     cuFFT is passed a picture and a spectrum, and moves the spectrum three times: see the next test.
     """
     roofline = bench("roofline")
-    from gpudeblur import _cuda, _graphs
+    from gpudeblur.numerics import cuda, cuda_graphs
 
-    launch, passed = _cuda._launch, Counter[str]()
+    launch, passed = cuda._launch, Counter[str]()
 
     def watched(name: str, blocks: int, block: Any, *args: Any, **keywords: Any) -> None:
         tables = TABLES.get(name, ())
@@ -96,8 +96,8 @@ def test_the_plan_is_what_runs(
         passed[name] += sum(a.nbytes for a in (*arrays, *again))
         launch(name, blocks, block, *args, **keywords)
 
-    monkeypatch.setattr(_cuda, "_launch", watched)
-    monkeypatch.setattr(_graphs, "GRAPH_PIXELS", 0)  # a graph would hide its launches
+    monkeypatch.setattr(cuda, "_launch", watched)
+    monkeypatch.setattr(cuda_graphs, "GRAPH_PIXELS", 0)  # a graph would hide its launches
     stack = np.random.default_rng(0).random((2, 40, 33), np.float32)
     options = dataclasses.replace(QUICK, **changes)
     gd.deblur(cupy.asarray(stack), size, options=options, final=final)
@@ -108,7 +108,7 @@ def test_the_plan_is_what_runs(
     for term in terms:
         planned[term.name] += term.count
         planned_bytes[term.name] += term.bytes
-    assert dict(_cuda.launches) == {name: n for name, n in planned.items() if n and name not in roofline.ARRAYS}
+    assert dict(cuda.launches) == {name: n for name, n in planned.items() if n and name not in roofline.ARRAYS}
     # These move less than they are passed: a rectangle, some lags, a few weights.
     for name in ("voting_threshold", "lags", "gaussian_smooth"):
         assert planned_bytes[name] <= passed.pop(name)
@@ -134,9 +134,9 @@ def test_a_transform_of_pictures_passes_over_memory_twice(bench: Any) -> None:
 
 def test_of_many_items_three_launches_select(bench: Any, cupy: Any) -> None:
     roofline = bench("roofline")
-    assert roofline.ONE_BLOCK_ITEMS == _cuda._ONE_BLOCK_ITEMS
-    assert roofline.selection_launches(_cuda._ONE_BLOCK_ITEMS) == 1
-    assert roofline.selection_launches(_cuda._ONE_BLOCK_ITEMS + 1) == _cuda._DIGITS
+    assert roofline.ONE_BLOCK_ITEMS == cuda._ONE_BLOCK_ITEMS
+    assert roofline.selection_launches(cuda._ONE_BLOCK_ITEMS) == 1
+    assert roofline.selection_launches(cuda._ONE_BLOCK_ITEMS + 1) == cuda._DIGITS
 
 
 def test_the_floor_is_the_slower_of_moving_and_computing(bench: Any) -> None:
@@ -292,7 +292,7 @@ def test_each_cuda_kernel_has_its_line(bench: Any, cupy: Any, tmp_path: Path, mo
     rows = records(tmp_path, "kernels")
     named = {kernel.name for kernel in module.KERNELS}
     assert named == set(bench("roofline").BYTES)
-    assert named == {path.stem for path in _cuda.SOURCES.glob("*.cu")} | {"cufft_r2c", "cufft_c2r"}
+    assert named == {path.stem for path in cuda.SOURCES.glob("*.cu")} | {"cufft_r2c", "cufft_c2r"}
     assert len(rows) == len(module.KERNELS)
     for row in rows:
         assert row["gpu"] == "a GPU of NumPy"

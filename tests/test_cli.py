@@ -331,7 +331,7 @@ def test_info_says_why_the_gpu_does_not_work(monkeypatch):
     def no_gpu():
         raise RuntimeError("device='cuda' needs an NVIDIA GPU, CUDA sees none")
 
-    monkeypatch.setattr("gpudeblur._arrays.require_cuda", no_gpu)
+    monkeypatch.setattr("gpudeblur.numerics.arrays.require_cuda", no_gpu)
     assert "does not work: device='cuda' needs an NVIDIA GPU, CUDA sees none" in run("info").stdout
 
 

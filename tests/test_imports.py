@@ -21,12 +21,11 @@ PACKAGE = ROOT / "gpudeblur"
 
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
-    {"_arrays", "_constants", "_cuda", "_device", "_graphs", "progress"},
+    {"numerics"},
     {"networks"},  # its __init__, which is empty
     {"networks.classifier", "networks.weights"},  # what a prior takes
-    {"fourier", "filters", "conjugate_gradient", "priors", "torch_bridge", "options", "images"},
+    {"priors", "torch_bridge", "options", "images"},
     {
-        "boundary",
         "pyramid",
         "latent",
         "smooth_prior",
@@ -51,7 +50,7 @@ LAYERS = (
 # The parts of a package have its place, but for those named with a dot.
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "cupy", "cupyx"}
-ON_CUPY = ("_constants", "_cuda", "_device", "_graphs")
+ON_CUPY = tuple(f"numerics.{name}" for name in ("constants", "cuda", "cuda_graphs", "device"))
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -153,7 +152,7 @@ for name in {sorted(HEAVY)}: sys.modules[name] = None
 for name in {modules}:
     if not name.endswith("__main__"): importlib.import_module(name)
 import numpy as np
-from gpudeblur import filters
+from gpudeblur.numerics import filters
 assert not filters.l0_split(np.ones((3, 4)), 0.1).any()
 """
     run(code, ROOT)
@@ -178,9 +177,9 @@ def test_the_configuration_ships_every_package_and_every_source() -> None:
 
 
 PRINT_SOURCES = """
-import pathlib, gpudeblur._cuda as c
+import pathlib, gpudeblur.numerics.cuda as c
 assert c.source("l0_split").count("#line 1") == 2
-print(pathlib.Path(c.__file__).resolve().parent, c.SOURCES.resolve(), len([*c.SOURCES.glob("*.cu")]))
+print(pathlib.Path(c.__file__).resolve().parents[1], c.SOURCES.resolve(), len([*c.SOURCES.glob("*.cu")]))
 """
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..pyramid import resample, scaled_shape
+from ..numerics.resample import resample, scaled_shape
 from .pairs import Folder, draw_kernel, largest_kernel, make_pair
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .. import images
 from ..io import PICTURE_SUFFIXES, read_image
-from ..pyramid import resample
+from ..numerics.resample import resample
 from ..synthesis import blur, gaussian_process_kernel, trajectory_kernel
 
 LEAST_CROP = 32  # pixels; no picture is used that has none of these beside the smallest kernel

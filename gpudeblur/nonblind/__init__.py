@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._arrays import Array, array_module
-from ..fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..noise import noise_sigma_under
+from ..numerics.arrays import Array, array_module
+from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from .checked import checked
 from .clipping import believed
 from .epll import epll as _epll

@@ -10,8 +10,8 @@ from typing import Any, ParamSpec
 import numpy as np
 
 from .. import images
-from .._arrays import Array, array_module, move
-from ..progress import reporter
+from ..numerics.arrays import Array, array_module, move
+from ..numerics.progress import make_progress
 from .grids import with_odd_sides
 
 P = ParamSpec("P")
@@ -94,7 +94,7 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
         callback = options.get("callback")
         if callback is not None:
             told = callback if not callable(callback) else lambda _, fraction: callback(fraction)
-            options["callback"] = reporter(told, method.__name__)
+            options["callback"] = make_progress(told, method.__name__)
         blurred = xp.asarray(blurred, dtype=blurred.dtype.newbyteorder("="), order="C")
         kernel = with_odd_sides(xp.asarray(kernel, dtype=np.float64))
         kernel = (kernel / kernel.sum(axis=(-2, -1), keepdims=True)).astype(blurred.dtype)

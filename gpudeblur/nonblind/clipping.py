@@ -6,8 +6,8 @@ one-sided: min(x * k - B, 0)^2 instead of (x * k - B)^2.
 
 from __future__ import annotations
 
-from .._arrays import Array, array_module
-from ..fourier import irfft2, psf_to_otf, rfft2
+from ..numerics.arrays import Array, array_module
+from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .richardson_lucy import iterate
 
 # Steps of Richardson-Lucy to begin with. A lamp may have a hundred times the light that is seen of it; additive steps

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module, backend_name, to_host
-from ..boundary import extend, unwrap
-from ..fourier import irfft2, psf_to_otf, rfft2
+from ..numerics.arrays import Array, array_module, backend_name, to_host
+from ..numerics.boundary import extend, unwrap
+from ..numerics.fourier import irfft2, psf_to_otf, rfft2
+from ..numerics.progress import subrange
 from .mixture import SIDE, Mixture, level, most_probable, shipped
-from .splitting import part
 from .tv import passes_of
 from .weights import same_noise, weight_for
 
@@ -80,7 +80,7 @@ def epll(
     weight = weight_for(weight, blurred, kernel, "epll")
     like = same_noise(weight, "epll", "tv")
     latent = passes_of(
-        blurred, kernel, like, boundary=boundary, iterations=ITERATIONS, whole=True, callback=part(callback, 0, 0.2)
+        blurred, kernel, like, boundary=boundary, iterations=ITERATIONS, whole=True, callback=subrange(callback, 0, 0.2)
     )
     if np.ndim(weight):
         weight = to_host(weight)  # here CuPy waits, once: what is prepared for a noise is so on the host

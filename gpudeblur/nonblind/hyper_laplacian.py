@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, Workspace, array_module, goes_to_cuda, replayed
-from ..boundary import unwrap
-from ..filters import gradient, gradient_adjoint, spectral_solve, transfer
-from ..fourier import irfft2, psf_to_otf, rfft2
-from .splitting import continuation, part, solve
+from ..numerics.arrays import Array, Workspace, array_module, goes_to_cuda, replayed
+from ..numerics.boundary import unwrap
+from ..numerics.filters import gradient, gradient_adjoint, spectral_solve, transfer
+from ..numerics.fourier import irfft2, psf_to_otf, rfft2
+from ..numerics.progress import subrange
+from .splitting import continuation, solve
 from .torus import torus
 from .weights import weight_for
 
@@ -113,9 +114,9 @@ def shrink(v: Array, beta: float, exponent: float) -> Array:
 def shrink_split(u: Array, beta: float, *, out: Array | None = None) -> Array:
     """D^T s with s = `shrink_two_thirds` of either component of D u (..., H, W); `out` as in `filters`."""
     if goes_to_cuda(u):
-        from .. import _cuda
+        from ..numerics import cuda
 
-        return _cuda.shrink_split(u, beta, out=out)
+        return cuda.shrink_split(u, beta, out=out)
     return gradient_adjoint(*(shrink_two_thirds(g, beta, overwrite=True) for g in gradient(u)))
 
 
@@ -164,8 +165,8 @@ def hyper_laplacian(
         raise ValueError(f"exponent must be between 0 and 1, got {exponent!r}; tv is 1, l0 is 0")
     weight = weight_for(weight, blurred, kernel, "hyper-laplacian")
     first, share = callback, 0.7 if boundary == "unknown" else 0.0
-    callback = part(callback, share, 1 - share)
-    latent = torus(blurred, kernel, boundary, clipped=clipped, callback=part(first, 0, share))
+    callback = subrange(callback, share, 1 - share)
+    latent = torus(blurred, kernel, boundary, clipped=clipped, callback=subrange(first, 0, share))
     in_cuda = goes_to_cuda(latent, kernel)
     if exponent != TWO_THIRDS or (np.ndim(weight) and not in_cuda):
         split = functools.partial(_split, exponent=exponent)

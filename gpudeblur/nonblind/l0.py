@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._arrays import Array
-from ..boundary import unwrap
-from ..filters import l0_split
-from .splitting import continuation, part, solve
+from ..numerics.arrays import Array
+from ..numerics.boundary import unwrap
+from ..numerics.filters import l0_split
+from ..numerics.progress import subrange
+from .splitting import continuation, solve
 from .torus import torus
 from .weights import weight_for
 
@@ -51,10 +52,10 @@ def l0(
     J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
     """
     weight = weight_for(weight, blurred, kernel, "l0")
-    periodic = torus(blurred, kernel, boundary, clipped=clipped, callback=part(callback, 0, 0.6))
+    periodic = torus(blurred, kernel, boundary, clipped=clipped, callback=subrange(callback, 0, 0.6))
     betas = continuation(4.0, beta_rate, beta_max)
     latent = solve(
         periodic, kernel, lambda u, beta: l0_split(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",
-        callback=part(callback, 0.6, 0.4),
+        callback=subrange(callback, 0.6, 0.4),
     )  # fmt: skip
     return unwrap(latent, blurred.shape[-2:])

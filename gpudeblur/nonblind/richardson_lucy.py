@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module
-from ..boundary import continued
-from ..filters import gradient, gradient_adjoint
 from ..noise import noise_sigma_under
-from .grids import Shape, fast_shape, irfft, place, rfft, sum_over, with_odd_sides
+from ..numerics.arrays import Array, array_module
+from ..numerics.boundary import continued
+from ..numerics.filters import gradient, gradient_adjoint
+from ..numerics.fourier import Shape, fast_shape, irfftn, place, rfftn, sum_last_axes
+from .grids import with_odd_sides
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
 # Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
@@ -180,11 +181,11 @@ def iterate(
     blur, back = convolutions(kernel, grid, origin)
     ratio = xp.zeros((*data.shape[:-ndim], *grid), dtype=data.dtype)
     ratio[seen] = 1
-    weight, whole = back(ratio), sum_over(kernel, ndim)  # H^T 1: how much of a pixel's light was seen
+    weight, whole = back(ratio), sum_last_axes(kernel, ndim)  # H^T 1: how much of a pixel's light was seen
     estimated = weight > LEAST * whole
     inverse = xp.where(estimated, 1 / xp.where(estimated, weight, 1), 0)
     count = math.prod(data.shape[-ndim:])
-    mean = sum_over(data, ndim) / count
+    mean = sum_last_axes(data, ndim) / count
     latent = xp.where(estimated, mean / whole, 0)
     floor = xp.maximum(mean * float(np.finfo(data.dtype).eps), tiny)
 
@@ -194,7 +195,7 @@ def iterate(
             again = xp.where(clipped, xp.minimum(again, data), again)
         close = None
         if not isinstance(until, float):
-            close = sum_over((data - again) ** 2, ndim) <= count * until**2
+            close = sum_last_axes((data - again) ** 2, ndim) <= count * until**2
         quotient = data / xp.maximum(again, floor)
         if filter_epsilon:
             quotient = xp.where(again < filter_epsilon, 0, quotient)
@@ -214,15 +215,15 @@ def iterate(
 
 def convolutions(kernel: Array, grid: Shape, origin: Shape) -> tuple[Step, Step]:
     """x * k on a periodic grid, and its adjoint; the kernel's transform is made once, here."""
-    otf = rfft(place(kernel, grid, origin), len(grid))
+    otf = rfftn(place(kernel, grid, origin), len(grid))
     otf /= math.prod(grid)
     conjugate = otf.conj()
 
     def times(transfer: Array) -> Step:
         def convolve(x: Array) -> Array:
-            spectrum = rfft(x, len(grid))
+            spectrum = rfftn(x, len(grid))
             spectrum *= transfer
-            return irfft(spectrum, grid)
+            return irfftn(spectrum, grid)
 
         return convolve
 
@@ -257,7 +258,7 @@ def _repeat(
             gain = new - ahead
             ahead = new
             if last is not None:
-                share = sum_over(gain * last, ndim) / xp.maximum(sum_over(last * last, ndim), tiny)
+                share = sum_last_axes(gain * last, ndim) / xp.maximum(sum_last_axes(last * last, ndim), tiny)
                 ahead = xp.maximum(new + xp.clip(share, 0, 1) * (new - x), 0)
             last = gain
         else:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module
-from ..boundary import extend, unwrap
+from ..numerics.arrays import Array, array_module
+from ..numerics.boundary import extend, unwrap
+from ..numerics.progress import subrange
 from .clipping import completed
 from .l0 import l0
-from .splitting import part
 from .tv import ITERATIONS, passes_of
 from .weights import automatic_weight, broadcastable
 
@@ -97,12 +97,12 @@ def ringing_suppressed(
         flat_weight = FLAT * array_module(blurred).asarray(weight)
     latent = passes_of(
         blurred, kernel, broadcastable(weight, blurred), boundary=boundary, clipped=clipped, iterations=ITERATIONS,
-        whole=True, callback=part(callback, 0, 0.6),
+        whole=True, callback=subrange(callback, 0, 0.6),
     )  # fmt: skip
     sharp = unwrap(latent, blurred.shape[-2:])
     unknown = boundary == "unknown"
     periodic = completed(blurred, kernel, latent, clipped) if unknown else extend(blurred, kernel, boundary)
-    flat = l0(periodic, kernel, weight=flat_weight, boundary="wrap", callback=part(callback, 0.6, 0.3))
+    flat = l0(periodic, kernel, weight=flat_weight, boundary="wrap", callback=subrange(callback, 0.6, 0.3))
     flat = unwrap(flat, blurred.shape[-2:])
     result = sharp - suppression * bilateral(sharp - flat, sigma=sigma, range_sigma=range_sigma)
     if callback is not None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module, constant
-from ..conjugate_gradient import conjugate_gradient, dot, total
-from ..fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
+from ..numerics.arrays import Array, array_module, constant
+from ..numerics.conjugate_gradient import conjugate_gradient, dot, total
+from ..numerics.fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
 from .tv import passes_of
 from .weights import weight_for
 

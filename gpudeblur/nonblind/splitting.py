@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module, goes_to_cuda
-from ..boundary import extend, unwrap
-from ..filters import gradient, gradient_adjoint, spectral_solve
-from ..fourier import irfft2, psf_to_otf, rfft2
+from ..numerics.arrays import Array, array_module, goes_to_cuda
+from ..numerics.boundary import extend, unwrap
+from ..numerics.filters import gradient, gradient_adjoint, spectral_solve
+from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .clipping import believed, with_lamps
 
 Split = Callable[[Array, Any], Array]  # (x, beta) -> D^T g: what the solution's gradient is drawn to
 Shrink = Callable[[Array, Array, Any], tuple[Array, Array]]  # (d/dx, d/dy, beta) -> argmin_g phi(g) + beta/2 |g - .|^2
-
 # Of x * k to the picture that takes its place where the boundary is unknown. It changes the way, not the solution: of
 # 0.02, 0.05, 0.1, 0.2 and more, this came closest in 20 and 30 passes over all noises.
 COUPLING = 0.1
@@ -47,11 +46,6 @@ class Augmented:
         gy -= sy
         self._kept = gx, gy, beta
         return gradient_adjoint(sx - gx, sy - gy)
-
-
-def part(callback: Callable[[float], None] | None, start: float, share: float) -> Callable[[float], None] | None:
-    """The callback of a step that is `share` of the work, after `start` of it."""
-    return None if callback is None else lambda fraction: callback(start + share * fraction)
 
 
 def continuation(start: float, rate: float, end: float) -> list[float]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module, backend_name, choose_module, free_bytes, move
-from ..fourier import fast_size
+from ..numerics.arrays import Array, array_module, backend_name, choose_module, free_bytes, move
+from ..numerics.fourier import fast_size
+from ..numerics.progress import subrange
 from . import METHODS
-from .splitting import part
 from .weights import automatic_weight
 
 # Arrays of the size of a grid that live at once, by method, with unknown boundaries (see `memory`): measured on NumPy
@@ -116,7 +116,7 @@ def tiled(
         place = place_of(box)
         if clipped is not None:
             options["clipped"] = piece(clipped, place)
-        report = part(callback, number / len(boxes), 1 / len(boxes))
+        report = subrange(callback, number / len(boxes), 1 / len(boxes))
         sharp = METHODS[method](piece(blurred, place), kernel, weight=weight, callback=report, **options)
         for axis, (cut, grown) in enumerate(zip(box, place, strict=True)):
             fade = xp.asarray(_fade(cut, grown, reach[axis], blurred.shape[axis - 2]), dtype=blurred.dtype)

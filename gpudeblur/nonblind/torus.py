@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._arrays import Array
-from ..boundary import extend
+from ..numerics.arrays import Array
+from ..numerics.boundary import extend
 from .clipping import completed
 from .tv import passes_of
 from .weights import weight_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._arrays import Array, array_module
+from ..numerics.arrays import Array, array_module
 from .splitting import Augmented, Shrink, solve
 from .weights import weight_for
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Array, array_module
-from ..filters import per_picture
 from ..noise import noise_sigma_under
+from ..numerics.arrays import Array, array_module
+from ..numerics.filters import per_picture
 
 # weight = a sigma^p, fitted to the weights of the best mean PSNR on 16 photographs of BSDS500 (train) with eight
 # kernels and noise of 0.0025, 0.01 and 0.05 (8 photographs for "sparse"). They meet each of these within a fifth, which

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import Array, array_module
-from ..boundary import continued
 from ..noise import noise_sigma_under
-from .grids import Shape, irfft, place, rfft, sum_over, with_odd_sides
-from .splitting import part
+from ..numerics.arrays import Array, array_module
+from ..numerics.boundary import continued
+from ..numerics.fourier import Shape, irfftn, place, rfftn, sum_last_axes
+from ..numerics.progress import subrange
+from .grids import with_odd_sides
 from .torus import torus
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
@@ -65,11 +66,11 @@ def wiener(
     S. Lin et al.: seed 4, eq. 10 and 11.
     """
     xp, kernel = array_module(blurred, kernel), kernel.astype(blurred.dtype, copy=False)
-    data, inside = on_grid(blurred, kernel, boundary, callback=part(callback, 0, 0.9))
+    data, inside = on_grid(blurred, kernel, boundary, callback=subrange(callback, 0, 0.9))
     grid = data.shape[-2:]
     otf = transfer_function(kernel, grid)
     penalty = xp.asarray(prior_power(grid, prior, blurred.dtype))
-    power, spectrum = _squared(otf), rfft(data, 2)
+    power, spectrum = _squared(otf), rfftn(data, 2)
     if weight is None:
         sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
         weight = probable_weight(spectrum, power, penalty, blurred, sigma)
@@ -77,7 +78,7 @@ def wiener(
     # A frequency that neither the kernel nor the prior knows is 0 in B as well.
     bottom = xp.maximum(power + weight * penalty, float(np.finfo(blurred.dtype).tiny))
     spectrum *= otf.conj() / (bottom * math.prod(grid))
-    sharp = irfft(spectrum, grid)[inside]
+    sharp = irfftn(spectrum, grid)[inside]
     if callback is not None:
         callback(1.0)
     return sharp
@@ -106,7 +107,7 @@ def on_grid(
 def transfer_function(kernel: Array, grid: Shape) -> Array:
     """The transform of `kernel` (..., *sides), its pixel `side // 2` the origin."""
     ndim = len(grid)
-    return rfft(place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:])), ndim)
+    return rfftn(place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:])), ndim)
 
 
 def prior_power(shape: Shape, prior: str, dtype: Any, *, halved: bool = True) -> np.ndarray:
@@ -209,7 +210,7 @@ def unsupervised_wiener(
     scale = blurred.std(axis=(-2, -1), keepdims=True)
     scale = xp.where(scale > 0, scale, 1)
     found = gibbs(
-        rfft(data / scale, 2) * unit,
+        rfftn(data / scale, 2) * unit,
         transfer_function(kernel, grid),
         xp.asarray(prior_power(grid, prior, blurred.dtype)),
         math.prod(grid),
@@ -221,7 +222,7 @@ def unsupervised_wiener(
         max_num_iter=max_num_iter,
         report=callback,
     )
-    return scale * irfft(found.mean * unit, grid)[inside]
+    return scale * irfftn(found.mean * unit, grid)[inside]
 
 
 def draws(rng: Any, xp: Any, dtype: Any) -> tuple[Callable[[Shape], Array], Callable[[float], Any]]:
@@ -300,9 +301,9 @@ def gibbs(
     count, counts, done = 0, None, None
 
     def norm(squares: Array) -> Array:
-        both = sum_over(squares, 2)
+        both = sum_last_axes(squares, 2)
         if halved:
-            both = 2 * both - sum_over(squares[..., :1], 2)
+            both = 2 * both - sum_last_axes(squares[..., :1], 2)
         return both.sum(axis=0).astype(np.float64)
 
     for iteration in range(max_num_iter):
@@ -352,5 +353,5 @@ def _change(total: Array, x: Array, count: int) -> Array:
     xp = array_module(total)
     # mean_n - mean_(n - 1) = (x - mean_n) / (n - 1)
     step = x - total / count
-    step, whole = (sum_over(xp.sqrt(part[0] ** 2 + part[1] ** 2), 2) for part in (step, total))
+    step, whole = (sum_last_axes(xp.sqrt(part[0] ** 2 + part[1] ** 2), 2) for part in (step, total))
     return step / (count - 1) / xp.maximum(whole, float(np.finfo(total.dtype).tiny)) / count

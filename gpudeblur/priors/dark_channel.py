@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._arrays import Array, array_module, ndimage_module
+from ..numerics.arrays import Array, array_module, ndimage_module
 from .intensity import Ends, snap
 from .protocol import check, check_ends, check_weight
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import torch_bridge
-from .._arrays import Array, array_module
+from ..numerics.arrays import Array, array_module
 from .protocol import check, check_eta, check_weight
 
 # The least `halve_over`, pixels: a picture that is a pixel larger is shown at half, 17; it was trained on 16 and more.

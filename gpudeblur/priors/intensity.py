@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .._arrays import Array, array_module
+from ..numerics.arrays import Array, array_module
 from .protocol import check_ends, check_weight
 
 Ends = Literal["dark", "bright", "both"]

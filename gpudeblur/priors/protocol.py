@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
-from .._arrays import Array
+from ..numerics.arrays import Array
 
 # Far under what counts beside |x * k - B|^2, and far over what overflows.
 LEAST_ETA = 1e-12

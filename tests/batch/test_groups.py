@@ -30,10 +30,10 @@ from test_batch import (
 
 import gpudeblur as gd
 from gpudeblur import batch, blind, groups
-from gpudeblur._arrays import to_host
 from gpudeblur.blind import BlindResult
 from gpudeblur.memory import bytes_per_picture
 from gpudeblur.metrics import kernel_similarity
+from gpudeblur.numerics.arrays import to_host
 
 __all__ = ["no_thread_is_left"]  # the fixture, which every test here uses
 
@@ -525,11 +525,12 @@ def test_a_batch_on_a_gpu(cupy: Any, final: str | None) -> None:
 
 @pytest.mark.gpu
 def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs
+    from gpudeblur.numerics.device import clear
 
-    monkeypatch.setattr(_graphs, "GRAPH_PIXELS", 0)  # graphs have memory of their own
+    monkeypatch.setattr(cuda_graphs, "GRAPH_PIXELS", 0)  # graphs have memory of their own
     pool = cupy.get_default_memory_pool()
-    _device.clear()
+    clear()
     pool.free_all_blocks()
     size = bytes_per_picture((256, 256), 25, final=None, backend="cupy")
     used, limit = pool.used_bytes(), pool.get_limit()

@@ -32,11 +32,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def peak_on_cupy(cupy: Any, work: Any) -> int:
-    from gpudeblur import _device
+    from gpudeblur.numerics import device
 
     work()
     pool = cupy.get_default_memory_pool()
-    _device.clear()
+    device.clear()
     pool.free_all_blocks()
     before = pool.used_bytes()
     work()

@@ -14,9 +14,12 @@ from laws import assert_same
 from skimage.data import camera
 
 from gpudeblur import alternation
-from gpudeblur._arrays import to_host
-from gpudeblur.alternation import in_cache, is_known, part, schedule, start
+from gpudeblur.alternation import is_known, schedule, start
 from gpudeblur.metrics import kernel_similarity
+from gpudeblur.numerics import chunks
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.chunks import map_in_chunks
+from gpudeblur.numerics.progress import subrange
 from gpudeblur.options import STARTS, TwoStepOptions
 from gpudeblur.pyramid import support_size
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -94,9 +97,9 @@ def check_way(values: list[float], ends: tuple[float, float], *, closed: bool) -
 
 def test_a_part_of_the_progress() -> None:
     told: list[float] = []
-    report = part(told.append, 0.5, 0.25)
+    report = subrange(told.append, 0.5, 0.25)
     report(0)
-    part(report, 0.5, 0.5)(0.5)
+    subrange(report, 0.5, 0.5)(0.5)
     report(1)
     assert told == [0.5, 0.6875, 0.75]
 
@@ -106,7 +109,7 @@ def test_a_part_of_the_progress() -> None:
 
 @pytest.mark.parametrize("together", [1, 2, 3, 7, 100])
 def test_parts_are_the_whole_bit_for_bit(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
-    monkeypatch.setattr(alternation, "CACHE_PIXELS", together * 12)
+    monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 12)
     rng, sizes = np.random.default_rng(0), []
     pictures, kernels = rng.random((7, 3, 4)), rng.random((7, 5))
 
@@ -114,15 +117,15 @@ def test_parts_are_the_whole_bit_for_bit(monkeypatch: pytest.MonkeyPatch, togeth
         sizes.append(len(pictures))
         return np.fft.fft2(pictures), kernels.cumsum(axis=-1)
 
-    found = in_cache(function, pictures, kernels)
+    found = map_in_chunks(function, pictures, kernels)
     assert sizes == [together] * (7 // together) + ([7 % together] if 7 % together else [])
     for one, other in zip(found, function(pictures, kernels), strict=True):
         assert one.tobytes() == other.tobytes()
 
 
 def test_a_picture_larger_than_the_cache_is_taken_whole() -> None:
-    large = np.zeros((2, 1, alternation.CACHE_PIXELS + 1), np.float32)
-    (found,) = in_cache(lambda stack: (stack.shape[:1] * np.ones(len(stack)),), large)
+    large = np.zeros((2, 1, chunks.CACHE_PIXELS + 1), np.float32)
+    (found,) = map_in_chunks(lambda stack: (stack.shape[:1] * np.ones(len(stack)),), large)
     assert found.tolist() == [1, 1]
 
 
@@ -162,7 +165,7 @@ def test_a_start_on_a_batch_is_a_loop(monkeypatch: pytest.MonkeyPatch, name: str
     options = QUICK.of_start(name)
     alone = np.stack([start(picture[None], (9, 9), options, nothing)[0] for picture in stack])
     for together in (1, 2, 100):
-        monkeypatch.setattr(alternation, "CACHE_PIXELS", together * 40 * 40)
+        monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 40 * 40)
         assert_same(start(stack, (9, 9), options, nothing), alone)
 
 
@@ -182,7 +185,7 @@ def test_what_a_start_does_not_depend_on(xp: Any) -> None:
 
 
 def test_a_start_tells_of_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alternation, "CACHE_PIXELS", 2 * 48 * 48)
+    monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 48 * 48)
     told: list[float] = []
     start(np.stack([photo(48)] * 5), (31, 31), QUICK, told.append)
     assert told == sorted(told)

@@ -16,10 +16,11 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import TwoStepOptions, alternation, nonblind, two_step
-from gpudeblur._arrays import to_host
 from gpudeblur.confidence import result_signals, strength
 from gpudeblur.metrics import kernel_similarity, psnr, scores
 from gpudeblur.nonblind import FINALS
+from gpudeblur.numerics import chunks
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.options import STARTS
 from gpudeblur.priors import L0Intensity
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
@@ -727,7 +728,7 @@ def test_few_pictures_at_a_time_are_all_at_once(monkeypatch: pytest.MonkeyPatch)
     """On NumPy a stack goes through a scale as many pictures at a time as a cache holds: no bit changes by that."""
     stack, told = stack_of(5), []
     whole = gd.deblur(stack, 9, options=QUICK, final=None)
-    monkeypatch.setattr(alternation, "CACHE_PIXELS", 2 * 60 * 60)
+    monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 60 * 60)
     parts = gd.deblur(stack, 9, options=QUICK, final=None, callback=lambda _, done: told.append(done))
     assert_same(parts.kernel, whole.kernel)
     for name in ("confidence", "border_mass", "spectral_match", "energy", "gradient_gain", "agreement"):

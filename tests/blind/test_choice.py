@@ -9,8 +9,8 @@ import pytest
 from laws import assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
 from gpudeblur.choice import Judgement, agreement, judge, order, pick, pick_judgement
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
 CAMERA = (data.camera() / 255).astype(np.float32)

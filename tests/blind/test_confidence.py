@@ -9,8 +9,8 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur._arrays import to_host
 from gpudeblur.confidence import border_mass, confidence, gradient_gain, result_signals, spectral_match, strength
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (data.camera() / 255).astype(np.float32)

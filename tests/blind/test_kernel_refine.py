@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from laws import assert_close, assert_same
 
-from gpudeblur import kernel_refine, kernel_step
-from gpudeblur._arrays import to_host
+from gpudeblur import kernel_refine
 from gpudeblur.kernel_refine import (
     centre,
     drop_components,
@@ -23,6 +22,8 @@ from gpudeblur.kernel_refine import (
     refine_kernel,
     threshold,
 )
+from gpudeblur.numerics import toeplitz
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import trajectory_kernel
 
 SOLVERS = ["nnls", "cg"]
@@ -219,8 +220,8 @@ def equations(n: int = 2, size: tuple[int, int] = (9, 9), dtype: str = "float64"
     """(autocorrelation, rhs, kernel) of well-posed systems whose exact solution is `kernel`, but for `error` in rhs."""
     a = laws.system(size, n)[0].astype(dtype)
     kernels = np.stack([trajectory_kernel(size[0], rng=i) for i in range(n)]).astype(dtype)
-    spectrum, grid = kernel_step.toeplitz_spectrum(a)
-    rhs = kernel_step.toeplitz_apply(spectrum, grid, kernels)
+    spectrum, grid = toeplitz.toeplitz_spectrum(a)
+    rhs = toeplitz.toeplitz_apply(spectrum, grid, kernels)
     noise = np.random.default_rng(1).normal(size=rhs.shape).astype(dtype)
     return a, rhs + error * abs(rhs).max() * noise, kernels
 
@@ -233,7 +234,7 @@ def test_the_solution_of_the_equations_stands_still(xp: Any, solver: str) -> Non
     """Every pixel of it is above the threshold or zero."""
     a, _, kernels = equations()
     kernels = threshold(kernels, 0.2)
-    rhs = kernel_step.toeplitz_apply(*kernel_step.toeplitz_spectrum(a), kernels)
+    rhs = toeplitz.toeplitz_apply(*toeplitz.toeplitz_spectrum(a), kernels)
     arrays = (xp.asarray(x) for x in (a, rhs, kernels))
     out = refine_kernel(*arrays, **DEFAULTS | {"solver": solver, "beta": 0.1})
     assert_close(out, kernels, atol=1e-12)
@@ -290,7 +291,7 @@ def test_a_smaller_beta_goes_further_from_the_start(xp: Any) -> None:
 def test_beta_doubles_up_to_one_and_the_threshold_falls_with_it(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """r = k where k^2 >= weight / beta, on the scale where k has maximum 1 and a(0) is 1; b + beta r is solved."""
     a, rhs, kernels = equations(n=1)
-    scale, peak = kernel_step.energy(a)[:, None, None], kernels.max()
+    scale, peak = toeplitz.zero_lag(a)[:, None, None], kernels.max()
     betas, splits = [], []
 
     def held(a: Any, b: Any, k: Any, beta: float, *_: Any) -> Any:

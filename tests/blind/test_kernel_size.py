@@ -12,9 +12,9 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import kernel_size
-from gpudeblur._arrays import to_host
 from gpudeblur.kernel_size import extent, windows
 from gpudeblur.metrics import kernel_similarity
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.pyramid import fit_size
 from gpudeblur.synthesis import blur, trajectory_kernel
 

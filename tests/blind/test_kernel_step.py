@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from laws import KERNELS, assert_close, assert_same, system
 
 from gpudeblur import kernel_step
-from gpudeblur._arrays import to_host
-from gpudeblur.filters import gradient, gradient_adjoint
-from gpudeblur.fourier import rfft2
+from gpudeblur.numerics import toeplitz
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.filters import gradient, gradient_adjoint
+from gpudeblur.numerics.fourier import rfft2
 
 in_every_size = pytest.mark.parametrize("size", KERNELS)
 
@@ -75,7 +76,7 @@ def test_normal_equations_of_some_votes(xp: Any) -> None:
     eigenvalues = np.linalg.eigvalsh(dense(a, 0))
     assert eigenvalues[0] > -1e-10 * eigenvalues[-1]
     # The diagonal only grows by what is dropped.
-    assert float(kernel_step.energy(a)) >= (gx**2 + gy**2).sum() - 1e-9
+    assert float(toeplitz.zero_lag(a)) >= (gx**2 + gy**2).sum() - 1e-9
 
 
 @pytest.mark.parametrize("solver", ["cg", "nnls"])
@@ -85,15 +86,15 @@ def test_the_step_finds_the_kernel_that_blurred(xp: Any, solver: str) -> None:
     sharp, kernel = random.normal(size=(24, 28)), random.random(size) * [[1], [0], [1], [1], [0]]
     blurred = sum(weight * np.roll(sharp, (y - 2, x - 1), (0, 1)) for (y, x), weight in np.ndenumerate(kernel))
     a, b = equations(xp, gradient_adjoint(*gradient(sharp)), sharp, blurred, size)
-    out = kernel_step.solve_kernel(a, b, xp.zeros(size), 0.0, solver=solver, iterations=300)
+    out = toeplitz.solve_kernel(a, b, xp.zeros(size), 0.0, solver=solver, iterations=300)
     assert_close(out, kernel, atol=1e-6)
 
 
 def test_the_named_solver_runs(xp: Any) -> None:
     arrays = [xp.asarray(x) for x in system((5, 7))]
     for solver in ("cg", "nnls"):
-        out = kernel_step.solve_kernel(*arrays, solver=solver, iterations=7)
-        assert_same(out, getattr(kernel_step, f"toeplitz_{solver}")(*arrays, 7))
+        out = toeplitz.solve_kernel(*arrays, solver=solver, iterations=7)
+        assert_same(out, getattr(toeplitz, f"toeplitz_{solver}")(*arrays, 7))
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
@@ -119,8 +120,8 @@ def test_toeplitz_apply_is_the_valid_part_of_a_convolution(xp: Any, size: tuple[
     random = np.random.default_rng(0)
     a, k = random.normal(size=(2, 2 * size[0] - 1, 2 * size[1] - 1)), random.normal(size=(2, *size))
     a = a + a[:, ::-1, ::-1]  # an autocorrelation is symmetric
-    spectrum, grid = kernel_step.toeplitz_spectrum(xp.asarray(a))
-    out = kernel_step.toeplitz_apply(spectrum, grid, xp.asarray(k))
+    spectrum, grid = toeplitz.toeplitz_spectrum(xp.asarray(a))
+    out = toeplitz.toeplitz_apply(spectrum, grid, xp.asarray(k))
     expected = [scipy.signal.convolve2d(a[i], k[i], mode="valid") for i in range(2)]
     assert_close(out, np.stack(expected), atol=1e-10)
 
@@ -130,10 +131,10 @@ def test_toeplitz_apply_is_the_valid_part_of_a_convolution(xp: Any, size: tuple[
 def test_toeplitz_apply_is_symmetric(kh: int, kw: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     a, (x, y) = random.normal(size=(2 * kh - 1, 2 * kw - 1)), random.normal(size=(2, kh, kw))
-    spectrum, grid = kernel_step.toeplitz_spectrum(a + a[::-1, ::-1])
+    spectrum, grid = toeplitz.toeplitz_spectrum(a + a[::-1, ::-1])
 
     def apply(k: np.ndarray) -> np.ndarray:
-        return kernel_step.toeplitz_apply(spectrum, grid, k)
+        return toeplitz.toeplitz_apply(spectrum, grid, k)
 
     np.testing.assert_allclose((apply(x) * y).sum(), (x * apply(y)).sum(), atol=1e-9)
 
@@ -142,7 +143,7 @@ def test_toeplitz_apply_is_symmetric(kh: int, kw: int, seed: int) -> None:
 def test_cg_solves_the_dense_system(xp: Any, size: tuple[int, int]) -> None:
     arrays = [a.astype(float) for a in system(size)]
     a, rhs, start, ridge = (xp.asarray(x) for x in arrays)
-    out = to_host(kernel_step.toeplitz_cg(a, rhs, start, ridge, 2 * size[0] * size[1] + 5))
+    out = to_host(toeplitz.toeplitz_cg(a, rhs, start, ridge, 2 * size[0] * size[1] + 5))
     for i in range(2):
         expected = np.linalg.solve(dense(arrays[0][i], arrays[3][i]), arrays[1][i].ravel())
         assert_close(out[i].ravel(), expected, atol=1e-8 * abs(expected).max())
@@ -154,7 +155,7 @@ def test_cg_error_falls_at_every_step(xp: Any) -> None:
     matrix, rhs = dense(arrays[0][0], arrays[3][0]), arrays[1][0].ravel()
     solution, errors = np.linalg.solve(matrix, rhs), []
     for iterations in range(12):
-        out = to_host(kernel_step.toeplitz_cg(*(xp.asarray(x) for x in arrays), iterations)).ravel() - solution
+        out = to_host(toeplitz.toeplitz_cg(*(xp.asarray(x) for x in arrays), iterations)).ravel() - solution
         errors.append(out @ matrix @ out)
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-2 * errors[0]
@@ -162,7 +163,7 @@ def test_cg_error_falls_at_every_step(xp: Any) -> None:
 
 def test_cg_in_float32_reaches_a_small_residual(xp: Any) -> None:
     a, rhs, start, ridge = (xp.asarray(x) for x in system((13, 9)))
-    out = to_host(kernel_step.toeplitz_cg(a, rhs, start, ridge, 60))
+    out = to_host(toeplitz.toeplitz_cg(a, rhs, start, ridge, 60))
     assert out.dtype == np.float32
     for i in range(2):
         b = to_host(rhs[i]).ravel()
@@ -174,7 +175,7 @@ def test_cg_in_float32_reaches_a_small_residual(xp: Any) -> None:
 def test_nnls_meets_the_optimality_conditions(xp: Any, size: tuple[int, int]) -> None:
     """k >= 0; the gradient is zero where k > 0 and not negative where k = 0 (Karush, Kuhn, Tucker)."""
     arrays = [a.astype(float) for a in system(size)]
-    out = to_host(kernel_step.toeplitz_nnls(*(xp.asarray(x) for x in arrays), 400))
+    out = to_host(toeplitz.toeplitz_nnls(*(xp.asarray(x) for x in arrays), 400))
     assert (out >= 0).all()
     for i in range(2):
         slope = dense(arrays[0][i], arrays[3][i]) @ out[i].ravel() - arrays[1][i].ravel()
@@ -185,7 +186,7 @@ def test_nnls_meets_the_optimality_conditions(xp: Any, size: tuple[int, int]) ->
 
 def test_nnls_agrees_with_scipy(xp: Any) -> None:
     arrays = [a.astype(float) for a in system((5, 7))]
-    out = to_host(kernel_step.toeplitz_nnls(*(xp.asarray(x) for x in arrays), 400))
+    out = to_host(toeplitz.toeplitz_nnls(*(xp.asarray(x) for x in arrays), 400))
     assert 0 < (out == 0).mean() < 1
     for i in range(2):
         factor = np.linalg.cholesky(dense(arrays[0][i], arrays[3][i]))
@@ -195,7 +196,7 @@ def test_nnls_agrees_with_scipy(xp: Any) -> None:
 
 @pytest.mark.parametrize("solver", ["toeplitz_cg", "toeplitz_nnls"])
 def test_the_ridge_matters_and_may_be_one_number_or_one_each(xp: Any, solver: str) -> None:
-    solve = getattr(kernel_step, solver)
+    solve = getattr(toeplitz, solver)
     a, rhs, start, ridge = (xp.asarray(x) for x in system((5, 5)))
     each = solve(a, rhs, start, ridge, 40)
     assert_close(solve(a, rhs, start, float(ridge[1]), 40)[1], to_host(each[1]), rtol=1e-4, atol=1e-6)
@@ -210,9 +211,9 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, solver: str
     for zero in (a, rhs, start, ridge):
         zero[2] = 0
     arrays = [xp.asarray(x) for x in (a, rhs, start, ridge)]
-    out = getattr(kernel_step, solver)(*arrays, 8)
+    out = getattr(toeplitz, solver)(*arrays, 8)
     for i in range(4):
-        alone = getattr(kernel_step, solver)(*(x[i : i + 1] for x in arrays), 8)
+        alone = getattr(toeplitz, solver)(*(x[i : i + 1] for x in arrays), 8)
         if xp is np:
             assert_same(out[i], alone[0])
         else:  # a batched cuFFT may add in another order
@@ -225,14 +226,14 @@ def test_cg_of_a_solved_system_stands_still(xp: Any) -> None:
     a, _, start, ridge = system((5, 5))
     exact = np.stack([(dense(a[i], ridge[i]) @ start[i].ravel()).reshape(5, 5) for i in range(2)])
     arrays = [xp.asarray(x.astype(np.float32)) for x in (a, exact, start, ridge)]
-    assert_close(kernel_step.toeplitz_cg(*arrays, 100), start, atol=1e-5 * abs(start).max())
+    assert_close(toeplitz.toeplitz_cg(*arrays, 100), start, atol=1e-5 * abs(start).max())
 
 
 def test_the_inputs_are_left_alone(xp: Any) -> None:
     arrays = [xp.asarray(x) for x in system((5, 7))]
     before = [x.copy() for x in arrays]
-    kernel_step.toeplitz_cg(*arrays, 3)
-    kernel_step.toeplitz_nnls(*arrays, 3)
+    toeplitz.toeplitz_cg(*arrays, 3)
+    toeplitz.toeplitz_nnls(*arrays, 3)
     for now, then in zip(arrays, before, strict=True):
         assert_same(now, then)
 
@@ -251,7 +252,7 @@ def test_a_picture_too_small_for_the_window_lets_its_middle_vote() -> None:
 def test_laws_projected_gradients_is_the_twin() -> None:
     """The reference of the CUDA kernel's tests takes the step from outside; with the twin's own it is the twin."""
     a, rhs, start, ridge = laws.wide(*system((7, 5)))
-    spectrum, grid = kernel_step.toeplitz_spectrum(a)
+    spectrum, grid = toeplitz.toeplitz_spectrum(a)
     norm = spectrum.max((-2, -1)) * grid[0] * grid[1]
-    expected = kernel_step.toeplitz_nnls(a, rhs, start, ridge, 20)
+    expected = toeplitz.toeplitz_nnls(a, rhs, start, ridge, 20)
     assert_close(laws.projected_gradients(a, rhs, start, ridge, norm, 20), expected, rtol=1e-10, atol=1e-12)

@@ -11,10 +11,10 @@ import scipy.ndimage
 from laws import assert_close, assert_same, picture
 
 from gpudeblur import latent as latent_module
-from gpudeblur._arrays import to_host
-from gpudeblur.filters import gradient
-from gpudeblur.fourier import rfft2
 from gpudeblur.latent import latent_step
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.filters import gradient
+from gpudeblur.numerics.fourier import rfft2
 from gpudeblur.synthesis import blur, linear_kernel
 
 # A stroke that is stronger at one end: not symmetric.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from laws import assert_close, assert_same
 
 from gpudeblur import pyramid
-from gpudeblur._arrays import to_host
+from gpudeblur.numerics import resample
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import linear_kernel, trajectory_kernel
 
 ROOT_HALF = math.sqrt(0.5)
@@ -73,10 +74,10 @@ def test_a_support_is_odd_and_holds_the_kernel(side: int, more: int, margin: int
 
 
 def test_the_shape_at_a_scale() -> None:
-    assert pyramid.scaled_shape((100, 51), 1.0) == (100, 51)
-    assert pyramid.scaled_shape((100, 51), 0.5) == (50, 26)
-    assert pyramid.scaled_shape((100, 51), ROOT_HALF) == (71, 36)
-    assert pyramid.scaled_shape((3, 9), 0.1) == (1, 1)
+    assert resample.scaled_shape((100, 51), 1.0) == (100, 51)
+    assert resample.scaled_shape((100, 51), 0.5) == (50, 26)
+    assert resample.scaled_shape((100, 51), ROOT_HALF) == (71, 36)
+    assert resample.scaled_shape((3, 9), 0.1) == (1, 1)
 
 
 TARGETS = [(20, 15), (29, 22), (41, 30), (58, 44), (7, 40), (1, 1)]
@@ -86,7 +87,7 @@ in_every_target = pytest.mark.parametrize("target", TARGETS)
 @in_every_target
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_constant_picture_stays_constant(xp: Any, target: tuple[int, int], dtype: str) -> None:
-    out = pyramid.resample(xp.full((2, 41, 30), 0.3, dtype=dtype), target)
+    out = resample.resample(xp.full((2, 41, 30), 0.3, dtype=dtype), target)
     assert out.shape == (2, *target)
     assert out.dtype == dtype
     assert_close(out, np.full((), 0.3), rtol=1e-6 if dtype == "float32" else 1e-13)
@@ -96,7 +97,7 @@ def test_a_constant_picture_stays_constant(xp: Any, target: tuple[int, int], dty
 def test_a_linear_ramp_stays_one_with_pixel_centres_aligned(xp: Any, target: tuple[int, int]) -> None:
     """Away from the borders. Pixel i of n covers [i, i + 1] / n of the picture; its centre is (i + 1/2) / n."""
     y, x = ((np.arange(n) + 0.5) / n for n in (41, 30))
-    out = to_host(pyramid.resample(xp.asarray(y[:, None] - 3 * x), target))
+    out = to_host(resample.resample(xp.asarray(y[:, None] - 3 * x), target))
     y, x = ((np.arange(n) + 0.5) / n for n in target)
     expected = y[:, None] - 3 * x
     inside = np.ones(target, dtype=bool)
@@ -114,44 +115,44 @@ def test_a_linear_ramp_stays_one_with_pixel_centres_aligned(xp: Any, target: tup
 def test_the_weights_are_those_of_the_matrix(xp: Any, target: tuple[int, int]) -> None:
     """NumPy leaves out the zeros, CuPy multiplies by all of it."""
     u = np.random.default_rng(0).random((2, 41, 30))
-    rows, columns = pyramid._resampling(41, target[0]), pyramid._resampling(30, target[1])
-    assert_close(pyramid.resample(xp.asarray(u), target), rows @ u @ columns.T, atol=1e-14)
+    rows, columns = resample._resampling(41, target[0]), resample._resampling(30, target[1])
+    assert_close(resample.resample(xp.asarray(u), target), rows @ u @ columns.T, atol=1e-14)
 
 
 def test_a_weight_of_zero_between_others_is_not_their_end() -> None:
     u = np.random.default_rng(0).random((255, 50))
-    used = np.flatnonzero(pyramid._resampling(255, 51)[25])
+    used = np.flatnonzero(resample._resampling(255, 51)[25])
     assert len(used) < used[-1] - used[0] + 1  # there is one
-    expected = pyramid._resampling(255, 51) @ u @ pyramid._resampling(50, 10).T
-    assert_close(pyramid.resample(u, (51, 10)), expected, atol=1e-14)
+    expected = resample._resampling(255, 51) @ u @ resample._resampling(50, 10).T
+    assert_close(resample.resample(u, (51, 10)), expected, atol=1e-14)
 
 
 @in_every_target
 def test_a_mirrored_picture_gives_the_mirrored_one(xp: Any, target: tuple[int, int]) -> None:
     u = np.random.default_rng(0).random((41, 30))
-    out = to_host(pyramid.resample(xp.asarray(u), target))
-    assert_close(pyramid.resample(xp.asarray(u[::-1, ::-1].copy()), target), out[::-1, ::-1], atol=1e-13)
+    out = to_host(resample.resample(xp.asarray(u), target))
+    assert_close(resample.resample(xp.asarray(u[::-1, ::-1].copy()), target), out[::-1, ::-1], atol=1e-13)
 
 
 def test_a_shift_by_whole_pixels_of_both_grids_shifts_the_result(xp: Any) -> None:
     u = np.zeros((60, 60))
     u[20:30, 22:35] = np.random.default_rng(0).random((10, 13))
-    out, moved = (pyramid.resample(xp.asarray(a), (30, 40)) for a in (u, np.roll(u, (4, 3), (0, 1))))
+    out, moved = (resample.resample(xp.asarray(a), (30, 40)) for a in (u, np.roll(u, (4, 3), (0, 1))))
     assert_close(moved, np.roll(to_host(out), (2, 2), (0, 1)), atol=1e-13)
     assert float(abs(out).max()) > 0.1
 
 
 def test_the_same_shape_changes_nothing(xp: Any) -> None:
     u = xp.asarray(np.random.default_rng(0).random((3, 9, 12)))
-    assert_same(pyramid.resample(u, (9, 12)), u)
+    assert_same(resample.resample(u, (9, 12)), u)
 
 
 def test_what_the_coarse_grid_cannot_hold_is_removed(xp: Any) -> None:
     """A checkerboard of single pixels would turn into stripes without the low-pass; a wave of 16 pixels stays."""
     y, x = np.indices((64, 64))
-    out = pyramid.resample(xp.asarray((-1.0) ** (x + y)), (45, 45))
+    out = resample.resample(xp.asarray((-1.0) ** (x + y)), (45, 45))
     assert float(abs(out[6:-6, 6:-6]).max()) < 0.05
-    wave = to_host(pyramid.resample(xp.asarray(np.sin(2 * np.pi * (x + 0.5) / 16)), (32, 32)))
+    wave = to_host(resample.resample(xp.asarray(np.sin(2 * np.pi * (x + 0.5) / 16)), (32, 32)))
     expected = np.sin(2 * np.pi * (np.arange(32) + 0.5) / 8)
     assert np.abs(wave - expected)[4:-4, 4:-4].max() < 0.1
 
@@ -159,16 +160,16 @@ def test_what_the_coarse_grid_cannot_hold_is_removed(xp: Any) -> None:
 def test_a_smooth_picture_survives_the_way_down_and_up(xp: Any) -> None:
     y, x = np.indices((64, 60))
     u = 0.5 + 0.3 * np.sin(y / 9) * np.cos(x / 7)
-    back = pyramid.resample(pyramid.resample(xp.asarray(u), (45, 42)), (64, 60))
+    back = resample.resample(resample.resample(xp.asarray(u), (45, 42)), (64, 60))
     assert np.abs(to_host(back) - u)[6:-6, 6:-6].max() < 0.02
 
 
 def test_resampling_a_batch_equals_a_loop(xp: Any) -> None:
     stack = np.random.default_rng(0).random((2, 3, 21, 18))
     stack[0, 1], stack[1, 0] = np.nan, 0
-    out = pyramid.resample(xp.asarray(stack), (15, 13))
+    out = resample.resample(xp.asarray(stack), (15, 13))
     for i in np.ndindex(2, 3):
-        assert_close(out[i], pyramid.resample(xp.asarray(stack[i]), (15, 13)), atol=1e-14)
+        assert_close(out[i], resample.resample(xp.asarray(stack[i]), (15, 13)), atol=1e-14)
 
 
 def moments(kernel: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import blind, two_step
-from gpudeblur._arrays import to_host
 from gpudeblur.metrics import kernel_similarity
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.saturation import DARK, MOST, RIM, clipped, filled, regions
 from gpudeblur.synthesis import blur, trajectory_kernel
 

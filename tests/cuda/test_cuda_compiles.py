@@ -20,12 +20,12 @@ import pytest
 pytest.importorskip("cupy", reason="the CUDA sources are read and compiled through CuPy")
 nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs the NVRTC library (nvidia-cuda-nvrtc)")
 
-from gpudeblur import _cuda  # noqa: E402
+from gpudeblur.numerics import cuda  # noqa: E402
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
-NAMES = sorted(path.stem for path in _cuda.SOURCES.glob("*.cu"))
+NAMES = sorted(path.stem for path in cuda.SOURCES.glob("*.cu"))
 TABLE = Path(__file__).with_name("cuda_resources.json")
-OPTIONS = (*_cuda.OPTIONS, "-ftz=true", "--ptxas-options=-v")  # -ftz: CuPy adds it
+OPTIONS = (*cuda.OPTIONS, "-ftz=true", "--ptxas-options=-v")  # -ftz: CuPy adds it
 
 
 def compile_source(source: str, architecture: str) -> str:
@@ -43,7 +43,7 @@ def compile_source(source: str, architecture: str) -> str:
 @functools.cache
 def resources(name: str, architecture: str) -> dict[str, int]:
     """Registers a thread, static shared memory, stack frame and spills (bytes) of an entry point."""
-    log = compile_source(_cuda.source(name), architecture)
+    log = compile_source(cuda.source(name), architecture)
     patterns = {
         "registers": r"Used (\d+) registers",
         "shared": r"(\d+) bytes smem",
@@ -65,7 +65,7 @@ def table() -> dict[str, Any]:
 
 def block_size(name: str) -> int:
     """The threads of a block for which an entry point is compiled."""
-    source = _cuda.source(name)
+    source = cuda.source(name)
     constants = dict(re.findall(r"constexpr int (\w+) = (\d+);", source))
     bound = re.search(r"__launch_bounds__\(([\w *]+)", source)
     assert bound
@@ -93,7 +93,7 @@ def test_the_table_names_the_kernels_there_are() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_file_states_its_contract(name: str) -> None:
-    lines = (_cuda.SOURCES / f"{name}.cu").read_text().splitlines()
+    lines = (cuda.SOURCES / f"{name}.cu").read_text().splitlines()
     comment = " ".join(lines[: next(i for i, line in enumerate(lines) if not line.startswith("//"))])
     assert comment.startswith(f"// {name}: ")
     for word in ("uint8" if name == "dilate" else "float32|complex64", "C order", "grid", "block", "twin: "):
@@ -103,19 +103,19 @@ def test_each_file_states_its_contract(name: str) -> None:
 
 def test_static_shared_memory_matches_the_launch_functions() -> None:
     """`toeplitz_fits`, `project` and the opt-in for more than 48 KB count static shared memory by hand."""
-    assert resources("toeplitz_cg", "90")["shared"] == _cuda._BLOCK_SUM_BYTES
-    assert resources("project", "90")["shared"] <= _cuda._PROJECT_STATIC_BYTES
+    assert resources("toeplitz_cg", "90")["shared"] == cuda._BLOCK_SUM_BYTES
+    assert resources("project", "90")["shared"] <= cuda._PROJECT_STATIC_BYTES
     for name in ("dilate", "project", "toeplitz_cg", "toeplitz_nnls"):  # those with a dynamic part
-        assert resources(name, "90")["shared"] + _cuda._SHARED_BY_DEFAULT <= 48 << 10
+        assert resources(name, "90")["shared"] + cuda._SHARED_BY_DEFAULT <= 48 << 10
 
 
 def test_constants_of_the_selection_match_the_launch_functions() -> None:
-    equal = f"DIGITS == {_cuda._DIGITS} && SELECTION_WORDS == {_cuda._SELECTION_WORDS}"
-    compile_source(f"{_cuda.source('select')}\nstatic_assert({equal});\n", "90")
+    equal = f"DIGITS == {cuda._DIGITS} && SELECTION_WORDS == {cuda._SELECTION_WORDS}"
+    compile_source(f"{cuda.source('select')}\nstatic_assert({equal});\n", "90")
 
 
 def test_an_error_names_the_file_and_line() -> None:
-    header, line, body = _cuda.source("l0_split").partition('#line 1 "l0_split.cu"')
+    header, line, body = cuda.source("l0_split").partition('#line 1 "l0_split.cu"')
     with pytest.raises(ValueError, match=r'l0_split\.cu\(\d+\): error: identifier "no_such_thing" is undefined'):
         compile_source(header + line + body.replace("__syncthreads()", "no_such_thing()"), "90")
 

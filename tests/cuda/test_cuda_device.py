@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture, system
 
-from gpudeblur import filters, kernel_refine, kernel_step, noise, pyramid
-from gpudeblur.fourier import rfft2
+from gpudeblur import kernel_refine, kernel_step, noise, pyramid
 from gpudeblur.nonblind.hyper_laplacian import shrink_split
+from gpudeblur.numerics import filters, resample, toeplitz
+from gpudeblur.numerics.fourier import rfft2
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
 def cuda(cupy: Any) -> Any:
-    from gpudeblur import _cuda
+    from gpudeblur.numerics import cuda as _cuda
 
     return _cuda
 
@@ -62,7 +63,7 @@ def test_kernels_of_real_sizes(cupy: Any, cuda: Any, size: tuple[int, int]) -> N
         with pytest.raises(ValueError, match="use the FFT form of kernel_step"):
             cuda.toeplitz_cg(*args, 1)
         return
-    expected = kernel_step.toeplitz_cg(*laws.wide(a, rhs, start, ridge), 5)
+    expected = toeplitz.toeplitz_cg(*laws.wide(a, rhs, start, ridge), 5)
     assert_close(cuda.toeplitz_cg(*args, 5), expected, atol=1e-4 * abs(expected).max())
     norm = bound(a)
     expected = laws.projected_gradients(a, rhs, start, ridge, norm, 5)
@@ -156,7 +157,7 @@ def test_a_kernel_step_is_launches_and_transforms(cupy: Any, cuda: Any) -> None:
     before = cuda.launches.copy()
     votes = kernel_step.voting_gradients(latent, window, 0.2)
     a, b = kernel_step.normal_equations(votes, latent, blurred_hat, (9, 7))
-    kernel = kernel_step.toeplitz_nnls(a, b, cupy.zeros_like(b), 0.1, 10)
+    kernel = toeplitz.toeplitz_nnls(a, b, cupy.zeros_like(b), 0.1, 10)
     kernel_refine.project(kernel_refine.normalise(kernel), share=0.05, component=0.03)
     counted = {"voting_threshold": 1, "voting_split": 1, "normal_spectra": 1, "lags": 2, "kernel_grid": 1}
     counted |= {"spectrum_max": 1, "toeplitz_nnls": 1, "normalise": 1, "project": 1, "cufft_r2c": 3, "cufft_c2r": 2}
@@ -216,7 +217,7 @@ def test_the_median_is_numpys(cupy: Any) -> None:
 def test_the_pyramid_is_numpys(cupy: Any) -> None:
     for shape, target in (((3, 255, 301), (180, 213)), ((2, 37, 31), (70, 5))):
         host = picture(shape)
-        assert_same(pyramid.resample(cupy.asarray(host), target), pyramid.resample(host, target))
+        assert_same(resample.resample(cupy.asarray(host), target), resample.resample(host, target))
     kernel = picture((3, 19, 13))
     out = pyramid.enlarge_kernel(cupy.asarray(kernel), 1.4142, (27, 25))
     assert_close(out, pyramid.enlarge_kernel(kernel, 1.4142, (27, 25)), rtol=1e-5, atol=1e-8)

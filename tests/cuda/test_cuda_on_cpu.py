@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy", reason="gpudeblur._cuda imports it; no GPU is needed")
+pytest.importorskip("cupy", reason="gpudeblur.numerics.cuda imports it; no GPU is needed")
 if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
@@ -27,8 +27,10 @@ import laws
 from cuda_on_cpu.build import SANITIZE, CpuKernel, PoisonedNumpy, build, sanitized_environment
 from laws import KERNELS, bound, picture, spectra, system
 
-from gpudeblur import _cuda, filters, kernel_step, noise, pyramid
+from gpudeblur import kernel_step, noise, pyramid
 from gpudeblur.nonblind.hyper_laplacian import shrink_split
+from gpudeblur.numerics import cuda as _cuda
+from gpudeblur.numerics import filters, resample, toeplitz
 
 ORDERS = (0,) if SANITIZE else (0, 1, 2, 3)
 LARGE_SHARED = 227 << 10
@@ -211,23 +213,23 @@ def test_the_pyramid_on_a_device_is_launches(cuda: Any, monkeypatch: pytest.Monk
     """`resample` bit for bit, `enlarge_kernel` but for the order of its sums; two launches each."""
     shapes = [((3, 37, 31), (26, 22)), ((2, 3, 5, 64), (9, 40)), ((2, 7, 1), (3, 2)), ((5, 6), (5, 4))]
     sizes = [((3, 5, 5), (7, 7), 1.4), ((2, 2, 9, 33), (5, 47), 1.4), ((1, 5), (9, 3), 2.0), ((3, 3), (51, 3), 1.4)]
-    shrunk = [pyramid.resample(picture(shape), target) for shape, target in shapes]
+    shrunk = [resample.resample(picture(shape), target) for shape, target in shapes]
     enlarged = [pyramid.enlarge_kernel(picture(shape), factor, size) for shape, size, factor in sizes]
     monkeypatch.setattr(pyramid, "goes_to_cuda", lambda u: True)
     before = cuda.launches.copy()
     for (shape, target), expected in zip(shapes, shrunk, strict=True):
-        laws.assert_same(run(pyramid.resample, picture(shape), target), expected)
+        laws.assert_same(run(resample.resample, picture(shape), target), expected)
     for (shape, size, factor), expected in zip(sizes, enlarged, strict=True):
         laws.assert_close(run(pyramid.enlarge_kernel, picture(shape), factor, size), expected, rtol=1e-5, atol=1e-8)
     assert cuda.launches - before == {"resample": 2 * len(ORDERS) * (len(shapes) + len(sizes))}
-    assert pyramid.resample(picture((0, 3, 4)), (2, 2)).shape == (0, 2, 2)
+    assert resample.resample(picture((0, 3, 4)), (2, 2)).shape == (0, 2, 2)
 
 
 def test_spectrum_max_of_nan(cuda: Any) -> None:
     spectrum = spectra((3, 9, 70))[0]
     spectrum[1, 3, 3] = np.nan
     out = run(cuda.spectrum_max, spectrum)
-    np.testing.assert_array_equal(out, kernel_step.spectrum_max(spectrum))
+    np.testing.assert_array_equal(out, toeplitz.spectrum_max(spectrum))
     assert np.isnan(out[1])
 
 
@@ -390,7 +392,7 @@ def test_toeplitz_nnls_is_the_twin(cuda: Any) -> None:
     """To convergence, where the step no longer matters."""
     a, rhs, start, ridge = system((7, 5))
     out = cuda.toeplitz_nnls(a, rhs, start, ridge, bound(a), 300)
-    expected = kernel_step.toeplitz_nnls(*laws.wide(a, rhs, start, ridge), 300)
+    expected = toeplitz.toeplitz_nnls(*laws.wide(a, rhs, start, ridge), 300)
     laws.assert_close(out, expected, atol=2e-5 * expected.max())
     assert (out == 0).any()
     assert (out > 0).any()
@@ -399,7 +401,7 @@ def test_toeplitz_nnls_is_the_twin(cuda: Any) -> None:
 def test_toeplitz_with_more_strips_than_threads(cuda: Any) -> None:
     """65 columns of 17 strips are more than 1024 threads."""
     a, rhs, start, ridge = system((67, 65), n=1)
-    expected = kernel_step.toeplitz_cg(*laws.wide(a, rhs, start, ridge), 1)
+    expected = toeplitz.toeplitz_cg(*laws.wide(a, rhs, start, ridge), 1)
     laws.assert_close(cuda.toeplitz_cg(a, rhs, start, ridge, 1), expected, atol=2e-5 * abs(expected).max())
 
 
@@ -419,8 +421,8 @@ def test_toeplitz_of_nan_and_zero(cuda: Any) -> None:
 
 def test_cg_of_a_solved_system_stands_still(cuda: Any) -> None:
     a, _, start, ridge = system((5, 5))
-    spectrum, grid = kernel_step.toeplitz_spectrum(a)
-    rhs = (kernel_step.toeplitz_apply(spectrum, grid, start) + ridge[:, None, None] * start).astype(np.float32)
+    spectrum, grid = toeplitz.toeplitz_spectrum(a)
+    rhs = (toeplitz.toeplitz_apply(spectrum, grid, start) + ridge[:, None, None] * start).astype(np.float32)
     np.testing.assert_allclose(run(cuda.toeplitz_cg, a, rhs, start, ridge, 60), start, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy", reason="gpudeblur._cuda.source needs it; no GPU is needed")
+pytest.importorskip("cupy", reason="gpudeblur.numerics.cuda.source needs it; no GPU is needed")
 if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
@@ -82,27 +82,27 @@ def test_colours_that_share_a_kernel_are_restored_on_a_device(cupy: Any) -> None
 
 def test_the_restoration_is_replayed_as_a_graph(cupy: Any) -> None:
     """From the second time on that a shape comes, other weights apart; pictures are all new."""
-    from gpudeblur import _cuda, _device
+    from gpudeblur.numerics import cuda, device
 
-    _device.clear()
+    device.clear()
     for number in range(4):
         stack, kernel = photos(2 + number)[number:], trajectory_kernel(7, rng=number).astype(np.float32)
         found = hyper_laplacian(cupy.asarray(stack), cupy.asarray(kernel), weight=1e-3 if number == 3 else 5e-4)
         expected = hyper_laplacian(stack, kernel, weight=1e-3 if number == 3 else 5e-4)
         np.testing.assert_allclose(found.get(), expected, atol=2e-4)
-        assert _cuda.launches["graph"] == min(number, 2)
+        assert cuda.launches["graph"] == min(number, 2)
 
 
 def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any) -> None:
     """Nothing else touches memory: no allocation, no copy, no waiting. So, too, where colours share a kernel."""
-    from gpudeblur import _cuda, _device
+    from gpudeblur.numerics import cuda, device
 
     def costs(passes: int, picture: Any, kernel: Any) -> Counter[str]:
-        _device.state().clear()
-        _cuda.launches.clear()
+        device.state().clear()
+        cuda.launches.clear()
         device.counts.clear()
         hyper_laplacian(picture, kernel, beta_max=2.0 ** (1.5 * (passes - 1)), **FINALS["hyper-laplacian"])
-        return Counter({name: n for name, n in _cuda.launches.items() if not name.startswith("cufft")}) + device.counts
+        return Counter({name: n for name, n in cuda.launches.items() if not name.startswith("cufft")}) + device.counts
 
     kernel = cupy.asarray(np.stack([trajectory_kernel(7, rng=i) for i in range(2)]).astype(np.float32))
     for lead, kernels in (((2,), kernel), ((2, 3), kernel[:, None])):
@@ -120,27 +120,27 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
 
 def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any) -> None:
     """The third run of a shape is graphs alone, on pictures that the captured ones have never seen."""
-    from gpudeblur import _cuda
+    from gpudeblur.numerics import cuda
 
     for number in range(3):
         stack = photos(2 + number)[number:]
         found = gd.estimate_kernel(cupy.asarray(stack), 7, options=QUICK)
         np.testing.assert_allclose(found.get(), gd.estimate_kernel(stack, 7, options=QUICK), atol=2e-5)
-    assert _cuda.launches["graph"] == 2 * 2
+    assert cuda.launches["graph"] == 2 * 2
 
 
 def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions, cut: float) -> Counter[str]:
     """What the loop of one scale does: launches by name, transforms, bytes, allocations, waits, uploads."""
-    from gpudeblur import _cuda, _device
+    from gpudeblur.numerics import cuda, device
 
     picture = cupy.asarray(photos(2, 50))
     scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3, options.beta_max)
     kernel = initial_kernel((7, 7), 2, cupy, np.float32)
-    _device.state().clear()
-    _cuda.launches.clear()
+    device.state().clear()
+    cuda.launches.clear()
     device.counts.clear()
     alternate(picture, kernel, scale, options, lambda _: None)
-    return Counter({name: n for name, n in _cuda.launches.items() if not name.startswith("cufft")}) + device.counts
+    return Counter({name: n for name, n in cuda.launches.items() if not name.startswith("cufft")}) + device.counts
 
 
 def per_iteration(cupy: Any, cut: float = 0.0, **options: Any) -> Counter[str]:
@@ -295,19 +295,19 @@ def test_dtypes_that_no_device_has_come_back_as_they_were(cupy: Any, dtype: str)
 
 
 def test_a_kernel_too_large_for_one_block_is_solved_by_transforms_in_a_graph(cupy: Any, monkeypatch: Any) -> None:
-    from gpudeblur import _cuda
+    from gpudeblur.numerics import cuda
 
     stack = photos(2)
     for solver in ("cg", "nnls"):
         options = dataclasses.replace(QUICK, kernel_solver=solver)
         expected = gd.estimate_kernel(stack, 7, options=options)
-        monkeypatch.setattr(_cuda, "toeplitz_fits", lambda *_: False)
+        monkeypatch.setattr(cuda, "toeplitz_fits", lambda *_: False)
         for _ in range(3):
             device.counts.clear()
             kernel = gd.estimate_kernel(cupy.asarray(stack), 7, options=options)
             np.testing.assert_allclose(kernel.get(), expected, atol=1e-4)
         assert device.counts["graph launches"] == 2
-        assert not _cuda.launches[f"toeplitz_{solver}"]
+        assert not cuda.launches[f"toeplitz_{solver}"]
 
 
 def test_sides_with_a_large_prime_factor(cupy: Any) -> None:

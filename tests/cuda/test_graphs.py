@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import scipy.fft
 
-pytest.importorskip("cupy", reason="gpudeblur._cuda.source needs it; no GPU is needed")
+pytest.importorskip("cupy", reason="gpudeblur.numerics.cuda.source needs it; no GPU is needed")
 if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
 from cuda_on_cpu import device
 
-from gpudeblur.fourier import irfft, irfft2, rfft, rfft2
+from gpudeblur.numerics.fourier import irfft, irfft2, rfft, rfft2
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def spectra_of(*shapes: tuple[int, ...]) -> list[np.ndarray]:
 
 # ------------------------------------------------------------------ graphs
 def test_a_function_runs_then_is_captured_then_replayed(cupy: Any) -> None:
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
     device.counts.clear()
     fractions: list[float] = []
     for number in range(4):
         u = np.random.default_rng(number).random((2, 12, 10), np.float32)
-        half, total = _graphs.replay("key", blur, cupy.asarray(u), report=fractions.append)
+        half, total = cuda_graphs.replay("key", blur, cupy.asarray(u), report=fractions.append)
         np.testing.assert_allclose(half.get(), u / 2, atol=2e-7)
         np.testing.assert_allclose(total.get(), u.sum() / 2, rtol=1e-5)
     assert device.counts["graph launches"] == 3
@@ -68,21 +68,21 @@ def test_a_function_runs_then_is_captured_then_replayed(cupy: Any) -> None:
 
 
 def test_other_shapes_streams_and_keys_have_graphs_of_their_own(cupy: Any) -> None:
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
     stream = cupy.cuda.Stream(non_blocking=True)
     for key, shape, on in (("a", (8, 8), None), ("b", (8, 8), None), ("a", (8, 6), None), ("a", (8, 8), stream)):
         for _ in range(2):
             with on or cupy.cuda.Stream.null:
                 u = cupy.ones(shape, dtype=np.float32)
-                assert float(_graphs.replay(key, blur, u)[1]) == pytest.approx(u.size / 2)
-    assert len(_device.state().graphs) == 4
+                assert float(cuda_graphs.replay(key, blur, u)[1]) == pytest.approx(u.size / 2)
+    assert len(device.state().graphs) == 4
     assert device.counts["graph launches"] == 4
-    assert len(_device.state().contexts) == 2  # one for each stream
+    assert len(device.state().contexts) == 2  # one for each stream
 
 
 def test_cleared_graphs_give_all_memory_back(cupy: Any) -> None:
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
     u = cupy.ones((64, 64), dtype=np.float32)
     pool = cupy.get_default_memory_pool()
@@ -90,8 +90,8 @@ def test_cleared_graphs_give_all_memory_back(cupy: Any) -> None:
     for _ in range(5):
         for number in range(3):
             for _ in range(3):
-                _graphs.replay(number, blur, u)
-        _device.clear()
+                cuda_graphs.replay(number, blur, u)
+        device.clear()
         pool.free_all_blocks()
         before = allocated() if before is None else before
         assert allocated() == before
@@ -99,25 +99,25 @@ def test_cleared_graphs_give_all_memory_back(cupy: Any) -> None:
 
 def test_graphs_share_their_memory(cupy: Any) -> None:
     """Ten graphs of one shape hold what one holds, but for their inputs and outputs."""
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
     u = cupy.ones((64, 64), dtype=np.float32)
     held = []
     for number in range(10):
         for _ in range(2):
-            _graphs.replay(number, blur, u)
-        (context,) = _device.state().contexts.values()
+            cuda_graphs.replay(number, blur, u)
+        (context,) = device.state().contexts.values()
         held.append(context.size)
     assert len(set(held)) == 1
 
 
 def test_a_thread_that_ends_gives_its_memory_back(cupy: Any) -> None:
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
     def work() -> None:
         with cupy.cuda.Stream(non_blocking=True) as stream:
             for _ in range(3):
-                _graphs.replay("key", blur, cupy.ones((64, 64), dtype=np.float32))
+                cuda_graphs.replay("key", blur, cupy.ones((64, 64), dtype=np.float32))
             stream.synchronize()
 
     pool = cupy.get_default_memory_pool()
@@ -133,37 +133,37 @@ def test_a_thread_that_ends_gives_its_memory_back(cupy: Any) -> None:
 
 
 def test_a_plan_that_was_pushed_out_is_made_again_before_the_capture(cupy: Any, monkeypatch: Any) -> None:
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
     u = cupy.ones((8, 8), dtype=np.float32)
-    _graphs.replay("key", blur, u)
-    _device.state().plans.clear()
+    cuda_graphs.replay("key", blur, u)
+    device.state().plans.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
-            assert float(_graphs.replay("key", blur, u)[1]) == pytest.approx(32)
+            assert float(cuda_graphs.replay("key", blur, u)[1]) == pytest.approx(32)
     assert device.counts["capture plans"] == 0
     assert device.counts["graph launches"] == 2
 
 
 def test_a_graph_keeps_its_plans_and_constants(cupy: Any) -> None:
     """Pushed out of the caches, they stay as long as a graph runs them; the stand-in would see them gone."""
-    from gpudeblur import _constants, _device, _graphs
+    from gpudeblur.numerics import constants, cuda_graphs, device
 
     def function(u: Any, *, report: Any) -> tuple[Any, ...]:
-        return irfft2(rfft2(u) * _constants.on_device(np.full, 5, 2.0), (8, 8), overwrite=True), u
+        return irfft2(rfft2(u) * constants.on_device(np.full, 5, 2.0), (8, 8), overwrite=True), u
 
     u = cupy.ones((8, 8), dtype=np.float32)
     for _ in range(2):
-        _graphs.replay("key", function, u)
-    _device.state().plans.clear()
-    _constants.clear()
+        cuda_graphs.replay("key", function, u)
+    device.state().plans.clear()
+    constants.clear()
     gc.collect()
-    assert float(_graphs.replay("key", function, u)[0].sum()) == pytest.approx(2 * 64 * 64)
+    assert float(cuda_graphs.replay("key", function, u)[0].sum()) == pytest.approx(2 * 64 * 64)
 
 
 def test_what_waits_is_never_captured_which_is_said_once(cupy: Any) -> None:
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
     def function(u: Any, *, report: Any) -> tuple[Any, ...]:
         return (u * float(u.sum()),)
@@ -172,32 +172,32 @@ def test_what_waits_is_never_captured_which_is_said_once(cupy: Any) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(5):
-            assert float(_graphs.replay("key", function, u)[0][0, 0]) == 16
+            assert float(cuda_graphs.replay("key", function, u)[0][0, 0]) == 16
     assert [str(warning.message).partition(":")[0] for warning in said] == [
         "CUDA graph not captured, launching one by one instead"
     ]
     assert device.counts["graph launches"] == 0
-    assert float(_graphs.replay("other", blur, u)[1]) == pytest.approx(8)  # nothing is left of the failed capture
+    assert float(cuda_graphs.replay("other", blur, u)[1]) == pytest.approx(8)  # nothing is left of the failed capture
 
 
 def test_a_large_stack_is_launched_one_by_one(cupy: Any, monkeypatch: Any) -> None:
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
-    monkeypatch.setattr(_graphs, "GRAPH_PIXELS", 15)
+    monkeypatch.setattr(cuda_graphs, "GRAPH_PIXELS", 15)
     fractions: list[float] = []
     for _ in range(3):
-        _graphs.replay("key", blur, cupy.ones((4, 4), dtype=np.float32), report=fractions.append)
+        cuda_graphs.replay("key", blur, cupy.ones((4, 4), dtype=np.float32), report=fractions.append)
     assert device.counts["graph launches"] == 0
     assert fractions == [0.5] * 3  # the function's own
 
 
 def test_where_graphs_find_no_memory_the_function_runs_without(cupy: Any) -> None:
     """Two graphs fill the device; the third picture fits once they are gone."""
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
     u = cupy.ones((64, 64), dtype=np.float32)
     for _ in range(3):
-        _graphs.replay("first", blur, u)
+        cuda_graphs.replay("first", blur, u)
     large = cupy.ones((256, 256), dtype=np.float32)
     device.memory.card.total = allocated() + 9 * large.nbytes
 
@@ -207,16 +207,16 @@ def test_where_graphs_find_no_memory_the_function_runs_without(cupy: Any) -> Non
 
     pool = cupy.get_default_memory_pool()
     for _ in range(3):
-        (total,) = _graphs.replay("second", function, large)
+        (total,) = cuda_graphs.replay("second", function, large)
         assert float(total[0, 0]) == 2
         del total
         pool.free_all_blocks()
-    (failures,) = _device.state().failures.values()
+    (failures,) = device.state().failures.values()
     assert failures
 
 
 def test_an_error_within_a_graph_leaves_nothing_behind(cupy: Any) -> None:
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
     u = cupy.ones((4, 4), dtype=np.float32)
 
@@ -225,14 +225,14 @@ def test_an_error_within_a_graph_leaves_nothing_behind(cupy: Any) -> None:
 
     for _ in range(3):
         with pytest.raises(ValueError, match="no"):
-            _graphs.replay("key", function, u)
-        assert _device.state().context is None
+            cuda_graphs.replay("key", function, u)
+        assert device.state().context is None
     for _ in range(3):
-        assert float(_graphs.replay("other", blur, u)[1]) == pytest.approx(8)
+        assert float(cuda_graphs.replay("other", blur, u)[1]) == pytest.approx(8)
 
 
 def test_branches_run_on_streams_of_their_own(cupy: Any, monkeypatch: Any) -> None:
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
     streams: list[int] = []
 
@@ -243,63 +243,63 @@ def test_branches_run_on_streams_of_their_own(cupy: Any, monkeypatch: Any) -> No
             streams.append(cupy.cuda.get_current_stream().ptr)
             return irfft2(rfft2(twice), u.shape[-2:], overwrite=True) * factor
 
-        parts = _graphs.branches([lambda factor=factor: branch(factor) for factor in (1, 2, 3)])
+        parts = cuda_graphs.branches([lambda factor=factor: branch(factor) for factor in (1, 2, 3)])
         return (parts[0] + parts[1] + parts[2],)
 
     u = cupy.ones((4, 4), dtype=np.float32)
     for _ in range(4):
-        assert float(_graphs.replay("key", function, u)[0][0, 0]) == 16 * 2 * 6
+        assert float(cuda_graphs.replay("key", function, u)[0][0, 0]) == 16 * 2 * 6
     assert len(set(streams)) == 3
     assert device.counts["graph launches"] == 3
     streams.clear()
-    monkeypatch.setattr(_graphs, "BRANCH_PIXELS", 15)
-    _graphs.replay("large", function, u)
-    _graphs.branches([lambda: streams.append(cupy.cuda.get_current_stream().ptr)] * 2)  # out of a graph
+    monkeypatch.setattr(cuda_graphs, "BRANCH_PIXELS", 15)
+    cuda_graphs.replay("large", function, u)
+    cuda_graphs.branches([lambda: streams.append(cupy.cuda.get_current_stream().ptr)] * 2)  # out of a graph
     assert len(set(streams[:3])) == 1
     assert streams[3:] == [0, 0]
 
 
 def test_a_branch_that_fails_is_joined(cupy: Any) -> None:
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
     def function(u: Any, *, report: Any) -> tuple[Any, ...]:
         def fail() -> Any:
             raise KeyError("branch")
 
-        return tuple(_graphs.branches([lambda: u + 1, fail]))
+        return tuple(cuda_graphs.branches([lambda: u + 1, fail]))
 
     u = cupy.ones((4, 4), dtype=np.float32)
     with pytest.raises(KeyError, match="branch"):
-        _graphs.replay("key", function, u)
-    assert float(_graphs.replay("other", blur, u)[1]) == pytest.approx(8)
+        cuda_graphs.replay("key", function, u)
+    assert float(cuda_graphs.replay("other", blur, u)[1]) == pytest.approx(8)
 
 
 def test_few_streams_are_remembered(cupy: Any, monkeypatch: Any) -> None:
     """With a context go its graphs, the plans of its streams, and its memory."""
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
-    monkeypatch.setattr(_graphs, "CONTEXTS", 2)
+    monkeypatch.setattr(cuda_graphs, "CONTEXTS", 2)
     sizes = []
     for _ in range(6):
         with cupy.cuda.Stream(non_blocking=True) as stream:
             for _ in range(3):
-                _graphs.replay("key", blur, cupy.ones((16, 16), dtype=np.float32))
+                cuda_graphs.replay("key", blur, cupy.ones((16, 16), dtype=np.float32))
             stream.synchronize()
-        state = _device.state()
+        state = device.state()
         sizes.append((len(state.contexts), len(state.graphs), len(state.plans)))
     assert sizes[-1] == (2, 2, 4)
 
 
 def test_all_is_given_back_at_exit(cupy: Any) -> None:
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
     for _ in range(2):
-        _graphs.replay("key", blur, cupy.ones((16, 16), dtype=np.float32))
-    _device._clear_at_exit()
-    assert not _device.state().graphs
-    assert not _device.state().plans
+        cuda_graphs.replay("key", blur, cupy.ones((16, 16), dtype=np.float32))
+    device._clear_at_exit()
+    assert not device.state().graphs
+    assert not device.state().plans
     device.lost = "CUDA is gone"
-    _device._clear_at_exit()  # says nothing
+    device._clear_at_exit()  # says nothing
 
 
 # ------------------------------------------------------------------ transforms
@@ -327,7 +327,7 @@ def test_a_view_at_an_odd_float_is_copied(cupy: Any) -> None:
 
 
 def test_the_users_own_fft_cache_is_left_alone(cupy: Any) -> None:
-    from gpudeblur._arrays import fft_module
+    from gpudeblur.numerics.arrays import fft_module
 
     fft_module(cupy)
     cache = cupy.fft.config.get_plan_cache()
@@ -349,14 +349,14 @@ def table(size: int) -> np.ndarray:
 
 
 def test_a_constant_is_sent_once_and_read_on_any_stream(cupy: Any) -> None:
-    from gpudeblur import _constants
+    from gpudeblur.numerics import constants
 
     device.counts.clear()
     totals = []
 
     def work() -> None:
         with cupy.cuda.Stream(non_blocking=True):
-            totals.append(float((_constants.on_device(table, 5) * 2).sum()))
+            totals.append(float((constants.on_device(table, 5) * 2).sum()))
 
     for _ in range(3):
         thread = threading.Thread(target=work)
@@ -367,33 +367,33 @@ def test_a_constant_is_sent_once_and_read_on_any_stream(cupy: Any) -> None:
 
 
 def test_constants_are_bounded(cupy: Any, monkeypatch: Any) -> None:
-    from gpudeblur import _constants
+    from gpudeblur.numerics import constants
 
-    monkeypatch.setattr(_constants, "CONSTANTS", 4)
+    monkeypatch.setattr(constants, "CONSTANTS", 4)
     for size in range(1, 10):
-        _constants.on_device(table, size)
-    assert len(_constants._kept) == 4
-    monkeypatch.setattr(_constants, "CONSTANTS", 1000)
-    monkeypatch.setattr(_constants, "SHARE", 1e-9)
+        constants.on_device(table, size)
+    assert len(constants._kept) == 4
+    monkeypatch.setattr(constants, "CONSTANTS", 1000)
+    monkeypatch.setattr(constants, "SHARE", 1e-9)
     for size in range(1000, 1010):
-        _constants.on_device(table, size)
-    assert len(_constants._kept) == 2  # never the last two
+        constants.on_device(table, size)
+    assert len(constants._kept) == 2  # never the last two
 
 
 def test_a_capture_finds_its_constants_ready(cupy: Any) -> None:
-    from gpudeblur import _constants
+    from gpudeblur.numerics import constants
 
-    _constants.capture.uses = {}
+    constants.capture.uses = {}
     try:
-        with pytest.raises(_constants.NotReadyError, match=r"table\(7,\) is not on the device yet"):
-            _constants.on_device(table, 7)
-        assert not _constants.capture.uses
+        with pytest.raises(constants.NotReadyError, match=r"table\(7,\) is not on the device yet"):
+            constants.on_device(table, 7)
+        assert not constants.capture.uses
     finally:
-        _constants.capture.uses = None
+        constants.capture.uses = None
 
 
 def test_a_capture_that_another_thread_spoils_is_tried_again(cupy: Any, monkeypatch: Any) -> None:
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
     u, end, spoils = cupy.ones((4, 4), dtype=np.float32), cupy.cuda.Stream.end_capture, [2]
 
@@ -408,33 +408,34 @@ def test_a_capture_that_another_thread_spoils_is_tried_again(cupy: Any, monkeypa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(5):
-            assert float(_graphs.replay("key", blur, u)[1]) == pytest.approx(8)
+            assert float(cuda_graphs.replay("key", blur, u)[1]) == pytest.approx(8)
     assert device.counts["graph launches"] == 2
 
 
 def test_what_a_callback_keeps_is_not_of_the_graphs_memory(cupy: Any) -> None:
     """A graph would write over it at its next launch."""
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
     kept: list[Any] = []
     for _ in range(3):
-        _graphs.replay("first", blur, cupy.ones((8, 8), dtype=np.float32))
-    _graphs.replay("second", blur, cupy.ones((8, 8), dtype=np.float32), report=lambda _: kept.append(cupy.ones((8, 8))))
+        cuda_graphs.replay("first", blur, cupy.ones((8, 8), dtype=np.float32))
+    ones = cupy.ones((8, 8), dtype=np.float32)
+    cuda_graphs.replay("second", blur, ones, report=lambda _: kept.append(cupy.ones((8, 8))))
     assert kept[0].memory.pool_state is cupy.get_default_memory_pool().state
     for _ in range(3):
-        _graphs.replay("first", blur, cupy.zeros((8, 8), dtype=np.float32))
+        cuda_graphs.replay("first", blur, cupy.zeros((8, 8), dtype=np.float32))
     assert float(kept[0].sum()) == 64
 
 
 def test_where_memory_ends_what_idle_batches_keep_is_given_back(cupy: Any) -> None:
-    from gpudeblur import _device, _graphs
+    from gpudeblur.numerics import cuda_graphs, device
 
-    state = _device.State()
-    _device.use(state)
+    state = device.State()
+    device.use(state)
     for _ in range(2):
-        _graphs.replay("key", blur, cupy.ones((64, 64), dtype=np.float32))
-    _device.use(_device.State())
-    _device.idle.append(state)
+        cuda_graphs.replay("key", blur, cupy.ones((64, 64), dtype=np.float32))
+    device.use(device.State())
+    device.idle.append(state)
     large = cupy.ones((128, 128), dtype=np.float32)
     cupy.get_default_memory_pool().free_all_blocks()
     device.memory.card.total = allocated() + 2 * large.nbytes - 1
@@ -442,9 +443,9 @@ def test_where_memory_ends_what_idle_batches_keep_is_given_back(cupy: Any) -> No
     def function(u: Any, *, report: Any) -> tuple[Any, ...]:
         return (u + 1,)
 
-    assert float(_graphs.replay("key", function, large)[0][0, 0]) == 2
+    assert float(cuda_graphs.replay("key", function, large)[0][0, 0]) == 2
     assert not state.graphs
-    _device.idle.clear()
+    device.idle.clear()
 
 
 def test_plans_are_never_those_of_cupys_cache(cupy: Any, monkeypatch: Any) -> None:
@@ -463,15 +464,15 @@ def test_plans_are_never_those_of_cupys_cache(cupy: Any, monkeypatch: Any) -> No
 
 def test_graphs_that_would_fill_the_device_are_given_up(cupy: Any, monkeypatch: Any) -> None:
     """Two that are too much together make room for each other some times, then one of them stays."""
-    from gpudeblur import _graphs
+    from gpudeblur.numerics import cuda_graphs
 
-    monkeypatch.setattr(_graphs, "SHARE", 1e-9)
+    monkeypatch.setattr(cuda_graphs, "SHARE", 1e-9)
     u = cupy.ones((16, 16), dtype=np.float32)
     for _ in range(20):
         for key in ("first", "second"):
-            assert float(_graphs.replay(key, blur, u)[1]) == pytest.approx(128)
+            assert float(cuda_graphs.replay(key, blur, u)[1]) == pytest.approx(128)
     device.counts.clear()
     for _ in range(5):
         for key in ("first", "second"):
-            _graphs.replay(key, blur, u)
+            cuda_graphs.replay(key, blur, u)
     assert device.counts["graph launches"] == 5

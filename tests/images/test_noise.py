@@ -10,8 +10,8 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur._arrays import to_host
 from gpudeblur.noise import QUIET, loudness, noise_sigma, noise_sigma_under, quieten
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
 

@@ -11,8 +11,6 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import blind
-from gpudeblur._arrays import to_host
-from gpudeblur.boundary import extend, unwrap
 from gpudeblur.deconvolution import TAKES
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS, restore, unexplained
@@ -20,6 +18,8 @@ from gpudeblur.nonblind.clipping import believed, completed, with_lamps
 from gpudeblur.nonblind.splitting import Augmented, solve
 from gpudeblur.nonblind.tiles import TILED, tiled
 from gpudeblur.nonblind.tv import shrink_isotropic
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.boundary import extend, unwrap
 from gpudeblur.saturation import clipped
 from gpudeblur.synthesis import blur, trajectory_kernel
 

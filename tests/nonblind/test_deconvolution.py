@@ -10,11 +10,11 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur._arrays import to_host
 from gpudeblur.deconvolution import TAKES
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
 from gpudeblur.nonblind.tiles import TILED
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(9, rng=3)

@@ -12,13 +12,13 @@ import pytest
 from laws import assert_close, assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import mixture as mixtures
 from gpudeblur.nonblind.epll import epll, likely
 from gpudeblur.nonblind.mixture import Level, Mixture, level, most_probable, read, shipped, write
 from gpudeblur.nonblind.tv import tv
 from gpudeblur.nonblind.weights import LAWS, same_noise, weight_of
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)

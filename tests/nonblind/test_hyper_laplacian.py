@@ -9,7 +9,6 @@ import pytest
 from laws import assert_close, assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.hyper_laplacian import (
     hyper_laplacian,
@@ -18,6 +17,7 @@ from gpudeblur.nonblind.hyper_laplacian import (
     shrink_power,
     shrink_two_thirds,
 )
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(9, rng=3)

@@ -9,12 +9,12 @@ import pytest
 from laws import assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
-from gpudeblur.filters import gradient
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.l0 import l0
 from gpudeblur.nonblind.ringing import bilateral, ringing_suppressed
 from gpudeblur.nonblind.tv import tv
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.filters import gradient
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(9, rng=3)

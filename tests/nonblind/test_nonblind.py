@@ -11,14 +11,14 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur import nonblind
-from gpudeblur._arrays import to_host
-from gpudeblur.conjugate_gradient import conjugate_gradient
-from gpudeblur.filters import gradient, gradient_adjoint
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import FINALS, METHODS, restore, unexplained
 from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian, shrink_split, shrink_two_thirds
 from gpudeblur.nonblind.sparse import derivatives, derivatives_adjoint, sparse
 from gpudeblur.nonblind.weights import LAWS, automatic_weight
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.conjugate_gradient import conjugate_gradient
+from gpudeblur.numerics.filters import gradient, gradient_adjoint
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)

@@ -23,8 +23,8 @@ from skimage import restoration as theirs
 
 from gpudeblur import _skimage_backend
 from gpudeblur import restoration as ours
-from gpudeblur._arrays import to_host
 from gpudeblur.metrics import psnr
+from gpudeblur.numerics.arrays import to_host
 
 ROOT = Path(__file__).parents[2]
 PICTURES = [((40,), (5,)), ((37, 40), (5, 7)), ((33, 32), (1, 3)), ((24, 31), (3, 9)), ((9, 14, 15), (3, 3, 5))]
@@ -348,7 +348,7 @@ def test_without_a_rng_the_result_is_as_good(xp: Any) -> None:
 @pytest.mark.parametrize("boundary", [None, "unknown", "edge", "wrap"])
 def test_the_device_path_on_a_device_of_numpy(boundary: str | None, request: pytest.FixtureRequest) -> None:
     """No implicit conversion, nothing mixed, and no waiting but for the checks."""
-    pytest.importorskip("cupy", reason="gpudeblur._device needs it; no GPU is needed")
+    pytest.importorskip("cupy", reason="gpudeblur.numerics.device needs it; no GPU is needed")
     image, psf = case((24, 31), (5, 3), np.float32)
     stack = np.stack([image, image[::-1]])
     calls = {

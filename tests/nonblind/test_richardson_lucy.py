@@ -10,10 +10,10 @@ import pytest
 from laws import assert_adjoint, assert_close, assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.grids import place, rfft
 from gpudeblur.nonblind.richardson_lucy import BOUNDARIES, convolutions, iterate, richardson_lucy
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.fourier import place, rfftn
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -231,7 +231,7 @@ def test_an_unknown_boundary_is_refused() -> None:
 def test_a_placed_kernel_convolves(xp: Any, shape: tuple[int, ...]) -> None:
     random = np.random.default_rng(0)
     kernel, x = random.random((3,) * len(shape)), random.random(shape)
-    otf = to_host(rfft(place(xp.asarray(kernel), shape, (1,) * len(shape)), len(shape)))
+    otf = to_host(rfftn(place(xp.asarray(kernel), shape, (1,) * len(shape)), len(shape)))
     expected = sum(
         kernel[i] * np.roll(x, tuple(j - 1 for j in i), tuple(range(len(shape)))) for i in np.ndindex(kernel.shape)
     )

@@ -9,14 +9,14 @@ import pytest
 from laws import assert_close, assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
-from gpudeblur.boundary import MODES, extend, unwrap
-from gpudeblur.filters import gradient, gradient_adjoint
-from gpudeblur.fourier import irfft2, psf_to_otf, rfft2
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.splitting import Augmented, continuation, solve
 from gpudeblur.nonblind.torus import torus
 from gpudeblur.nonblind.tv import shrink_anisotropic, shrink_isotropic, tv
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.boundary import MODES, extend, unwrap
+from gpudeblur.numerics.filters import gradient, gradient_adjoint
+from gpudeblur.numerics.fourier import irfft2, psf_to_otf, rfft2
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(9, rng=3)

@@ -9,12 +9,12 @@ import pytest
 from laws import assert_close, assert_same, peak_on_numpy
 from skimage import data
 
-from gpudeblur._arrays import to_host
-from gpudeblur.fourier import fast_size
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
 from gpudeblur.nonblind.tiles import PLANES, TILED, _cuts, _fade, _grown, _reach, tiled
 from gpudeblur.nonblind.weights import FLOOR, LAWS, automatic_weight
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(9, rng=3).astype("float32")

@@ -9,11 +9,11 @@ import pytest
 from laws import assert_close, assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
-from gpudeblur.filters import gradient, gradient_adjoint
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.grids import place
 from gpudeblur.nonblind.wiener import BOUNDARIES, PRIORS, draws, on_grid, prior_power, unsupervised_wiener, wiener
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.filters import gradient, gradient_adjoint
+from gpudeblur.numerics.fourier import place
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from laws import assert_close, assert_same
 
-from gpudeblur._arrays import (
+from gpudeblur.numerics.arrays import (
     Clock,
     constant,
     dtype_on,

@@ -9,9 +9,9 @@ import pytest
 from laws import assert_close, assert_same
 from skimage import data
 
-from gpudeblur._arrays import to_host
-from gpudeblur.boundary import MODES, continued, extend, unwrap, wrap
-from gpudeblur.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.boundary import MODES, continued, extend, unwrap, wrap
+from gpudeblur.numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from gpudeblur.synthesis import blur, linear_kernel
 
 # (picture, margin): odd and even, no margin at all, a margin wider than the picture, one-pixel sides.

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import SHAPES, assert_batch_is_loop, assert_close, assert_same, assert_shift_covariant, picture
 
-from gpudeblur import filters
-from gpudeblur._arrays import to_host
-from gpudeblur.fourier import irfft2, psf_to_otf, rfft2
+from gpudeblur.numerics import filters
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.fourier import irfft2, psf_to_otf, rfft2
 
 in_every_shape = pytest.mark.parametrize("shape", SHAPES)
 in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])

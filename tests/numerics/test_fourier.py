@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_close, assert_same
 
-from gpudeblur import fourier
-from gpudeblur._arrays import to_host
-from gpudeblur.filters import gradient
+from gpudeblur.numerics import fourier
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.filters import gradient
 
 # Odd and even sides of the grid, a kernel that fills it, a kernel of one row.
 GRIDS = [((12, 10), (3, 5)), ((9, 11), (5, 3)), ((8, 7), (1, 7)), ((7, 8), (7, 1)), ((5, 5), (5, 5)), ((6, 4), (1, 1))]

@@ -14,8 +14,8 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import torch_bridge
-from gpudeblur.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
 from gpudeblur.latent import latent_step
+from gpudeblur.numerics.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
 from gpudeblur.priors.discriminative import descend, of_halved
 from gpudeblur.synthesis import blur, trajectory_kernel

@@ -12,8 +12,8 @@ import pytest
 from laws import assert_batch_is_loop, assert_close, assert_same, assert_shift_covariant, picture
 from PIL import Image, ImageDraw, ImageFont
 
-from gpudeblur._arrays import array_module, to_host
 from gpudeblur.latent import latent_step
+from gpudeblur.numerics.arrays import array_module, to_host
 from gpudeblur.priors import DarkChannel, L0Intensity, Prior
 from gpudeblur.priors.dark_channel import opening
 from gpudeblur.synthesis import blur, linear_kernel
@@ -355,7 +355,7 @@ def test_a_device_agrees(cupy: Any, prior: Prior) -> None:
 @pytest.mark.parametrize("prior", [PRIORS[0], PRIORS[2], PRIORS[-1], Near(0.5)], ids=str)
 def test_the_device_path_agrees(cpu_kernel: Any, prior: Prior) -> None:
     """Through the launches, built for the CPU: no copy, no wait, and two transforms a pass as without a prior."""
-    pytest.importorskip("cupy", reason="gpudeblur._cuda.source needs it; no GPU is needed")
+    pytest.importorskip("cupy", reason="gpudeblur.numerics.cuda.source needs it; no GPU is needed")
     if shutil.which("g++") is None:
         pytest.skip("needs g++")
     from cuda_on_cpu import device

@@ -20,11 +20,11 @@ from typing import Any
 import cupy
 import numpy as np
 
-from . import _constants
+from . import constants
 
 # In a wheel the sources are inside the package; in a checkout and an editable install they stand beside it.
-_HERE = Path(__file__).parent
-SOURCES = next(folder for folder in (_HERE / "kernels_cuda", _HERE.parent / "kernels_cuda") if folder.is_dir())
+_PACKAGE = Path(__file__).parents[1]
+SOURCES = next(folder for folder in (_PACKAGE / "kernels_cuda", _PACKAGE.parent / "kernels_cuda") if folder.is_dir())
 
 OPTIONS = ("-std=c++17",)
 
@@ -80,7 +80,7 @@ def _checked(name: str, array: Any, dtype: type, shape: tuple[int, ...] | None =
     if array.dtype != dtype:
         raise TypeError(
             f"{name} must be {np.dtype(dtype)} for its CUDA kernel, got {array.dtype}; "
-            "convert it, or call the function of the same name in gpudeblur.filters, which takes any float dtype"
+            "convert it, or call the function of the same name in gpudeblur.numerics.filters, for any float dtype"
         )
     if shape is None and array.ndim < 2:
         raise ValueError(f"{name} must have at least two axes (..., H, W), got shape {array.shape}")
@@ -188,7 +188,7 @@ def gaussian_smooth(u: Any, sigma: float, *, out: Any = None, scratch: Any = Non
     """`filters.gaussian_smooth` of float32 pictures. `out` may be `u`."""
     u = _checked("u", u, np.float32)
     radius = int(4.0 * sigma + 0.5)
-    weights = _constants.on_device(_weights, float(sigma), radius)
+    weights = constants.on_device(_weights, float(sigma), radius)
     rows = _target("scratch", scratch, u.shape, np.float32, u, out)
     out = _target("out", out, u.shape, np.float32)
     for axis, source_, target in ((1, u, rows), (0, rows, out)):
@@ -243,7 +243,7 @@ def spectral_solve(data: Any, split: Any, power: Any, weight: Any, shape: tuple[
     data = _checked("data", data, np.complex64, spectra)
     # The colours of a picture share a kernel, and with it |F k|^2: the CUDA kernel wants one a plane.
     power = _checked("power", cupy.broadcast_to(power, spectra), np.float32, spectra)
-    tables = (_constants.on_device(_difference_spectrum, side) for side in shape)
+    tables = (constants.on_device(_difference_spectrum, side) for side in shape)
     sides = np.int32(shape[0]), np.int32(shape[1])
     args = (data, work, power, *_one_a_picture(weight, work), *tables, *sides)
     _launch("spectral_solve", _tiles(work), _TILE_BLOCK, *args)

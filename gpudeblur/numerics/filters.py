@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, goes_to_cuda, ndimage_module
+from .arrays import Array, array_module, goes_to_cuda, ndimage_module
 from .fourier import gradient_spectrum
 
 
@@ -58,9 +58,9 @@ def l0_split(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     threshold : scalar or (...): lambda / beta, on the squared magnitude of the gradient.
     """
     if goes_to_cuda(u):
-        from . import _cuda
+        from . import cuda
 
-        return _cuda.l0_split(u, threshold, out=out)
+        return cuda.l0_split(u, threshold, out=out)
     gx, gy = gradient(u)
     energy = gx * gx
     energy += gy * gy
@@ -87,9 +87,9 @@ def spectral_solve(data: Array, split: Array, power: Array, weight: Any, shape: 
     if np.ndim(weight) > split.ndim - 2:
         weight = weight[..., 0, 0]
     if goes_to_cuda(data, split, power):
-        from . import _cuda
+        from . import cuda
 
-        return _cuda.spectral_solve(data, split, power, weight, shape)
+        return cuda.spectral_solve(data, split, power, weight, shape)
     if np.ndim(weight):
         weight = weight[..., None, None]
     size = shape[0] * shape[1]
@@ -103,9 +103,9 @@ def spectral_solve(data: Array, split: Array, power: Array, weight: Any, shape: 
 def edge_mask(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     """t of seed 0, eq. 5: True where |D u|^2 >= threshold, (..., H, W)."""
     if goes_to_cuda(u):
-        from . import _cuda
+        from . import cuda
 
-        return _cuda.edge_mask(u, threshold, out=out)
+        return cuda.edge_mask(u, threshold, out=out)
     gx, gy = gradient(u)
     gx *= gx
     gy *= gy
@@ -116,9 +116,9 @@ def edge_mask(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
 def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array | None = None) -> Array:
     """`mask` (..., H, W) bool dilated by a square of 2 radius + 1 pixels a side, periodic."""
     if goes_to_cuda(mask):
-        from . import _cuda
+        from . import cuda
 
-        return _cuda.dilate(mask, radius, out=out, scratch=scratch)
+        return cuda.dilate(mask, radius, out=out, scratch=scratch)
     xp = array_module(mask)
     for axis in (-1, -2):
         reach = min(radius, mask.shape[axis] // 2)
@@ -134,9 +134,9 @@ def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array
 def gaussian_smooth(u: Array, sigma: float, *, out: Array | None = None, scratch: Array | None = None) -> Array:
     """`u` (..., H, W) under a Gaussian of `sigma` pixels, cut at 4 sigma, periodic."""
     if goes_to_cuda(u):
-        from . import _cuda
+        from . import cuda
 
-        return _cuda.gaussian_smooth(u, sigma, out=out, scratch=scratch)
+        return cuda.gaussian_smooth(u, sigma, out=out, scratch=scratch)
     ndimage = ndimage_module(array_module(u))
     for axis in (-1, -2):
         u = ndimage.gaussian_filter1d(u, sigma, axis=axis, mode="wrap", truncate=4.0)
@@ -150,9 +150,9 @@ def smooth_split(smooth: Array, mask: Array, scale: float | None = None, out: Ar
     is no smooth region either, so it counts as 0. With a `scale`, `out` is added to: out += scale D^T grad z.
     """
     if goes_to_cuda(smooth, mask):
-        from . import _cuda
+        from . import cuda
 
-        return _cuda.smooth_split(smooth, mask, scale, out=out)
+        return cuda.smooth_split(smooth, mask, scale, out=out)
     xp = array_module(smooth, mask)
     gx, gy = gradient(smooth)
     flat = ~mask
@@ -178,11 +178,11 @@ def transfer(otf: Array, blurred_hat: Array, *, out: Array | None = None) -> tup
     out : like `otf`, float, for the second.
     """
     if goes_to_cuda(otf, blurred_hat):
-        from . import _cuda
+        from . import cuda
 
         if otf.shape != blurred_hat.shape:
             otf = array_module(otf).broadcast_to(otf, blurred_hat.shape).copy()
-        return _cuda.transfer(otf, blurred_hat, out=out)
+        return cuda.transfer(otf, blurred_hat, out=out)
     power = otf.real**2 + otf.imag**2
     if otf.shape != blurred_hat.shape:
         return otf.conj() * blurred_hat, power

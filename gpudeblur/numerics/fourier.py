@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 import scipy.fft
 
-from ._arrays import Array, array_module, goes_to_cuda
+from .arrays import Array, array_module, fft_module, goes_to_cuda
 
 AXES = (-2, -1)
 
@@ -32,9 +33,9 @@ def rfft2(x: Array, *, overwrite: bool = False, out: Array | None = None) -> Arr
     """
     if array_module(x) is np:
         return scipy.fft.rfft2(x, axes=AXES, overwrite_x=overwrite)
-    from . import _device
+    from . import device
 
-    return _device.rfft2(x, out)
+    return device.rfft2(x, out)
 
 
 def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False, out: Array | None = None) -> Array:
@@ -44,27 +45,27 @@ def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False, out: Ar
     """
     if array_module(x) is np:
         return scipy.fft.irfft2(x, s=shape, axes=AXES, norm="forward", overwrite_x=overwrite)
-    from . import _device
+    from . import device
 
-    return _device.irfft2(x if overwrite else x.copy(), shape, out)
+    return device.irfft2(x if overwrite else x.copy(), shape, out)
 
 
 def rfft(x: Array) -> Array:
     """Real transform over the last axis, unscaled."""
     if array_module(x) is np:
         return np.fft.rfft(x)
-    from . import _device
+    from . import device
 
-    return _device.rfft(x)
+    return device.rfft(x)
 
 
 def irfft(x: Array, length: int) -> Array:
     """Inverse of `rfft`, for lines of `length`; what is in `x` afterwards is undefined."""
     if array_module(x) is np:
         return np.fft.irfft(x, n=length)
-    from . import _device
+    from . import device
 
-    lines = _device.irfft(x, length)
+    lines = device.irfft(x, length)
     lines *= 1 / length
     return lines
 
@@ -90,9 +91,9 @@ def psf_to_otf(
 def kernel_grid(kernel: Array, shape: tuple[int, int], *, out: Array | None = None) -> Array:
     """`kernel` (..., kh, kw) among zeros on a periodic grid (..., H, W), its middle pixel at (0, 0)."""
     if goes_to_cuda(kernel):
-        from . import _cuda
+        from . import cuda
 
-        return _cuda.kernel_grid(kernel, shape, out=out)
+        return cuda.kernel_grid(kernel, shape, out=out)
     kh, kw = kernel.shape[-2:]
     y, x = kh // 2, kw // 2
     grid = array_module(kernel).zeros((*kernel.shape[:-2], *shape), dtype=kernel.dtype)
@@ -123,3 +124,43 @@ def gradient_spectrum(shape: tuple[int, int], dtype: Any) -> np.ndarray:
     spectrum = (rows[:, None] + columns).astype(dtype)
     spectrum.flags.writeable = False
     return spectrum
+
+
+Shape = tuple[int, ...]
+
+
+def rfftn(x: Array, ndim: int) -> Array:
+    """Real transform over the last `ndim` axes, unscaled."""
+    if ndim == 2:
+        return rfft2(x)
+    return fft_module(array_module(x)).rfftn(x, axes=tuple(range(-ndim, 0)))
+
+
+def irfftn(spectrum: Array, shape: Shape) -> Array:
+    """Inverse of `rfft` times the number of pixels; `spectrum` may be overwritten."""
+    if len(shape) == 2:
+        return irfft2(spectrum, (shape[0], shape[1]), overwrite=True)
+    fft = fft_module(array_module(spectrum))
+    return fft.irfftn(spectrum, s=shape, axes=tuple(range(-len(shape), 0)), norm="forward")
+
+
+def place(kernel: Array, shape: Shape, origin: Shape) -> Array:
+    """`kernel` (..., *sides) among zeros on a periodic grid (..., *shape), its pixel `origin` at index 0."""
+    ndim = len(shape)
+    grid = array_module(kernel).zeros((*kernel.shape[:-ndim], *shape), dtype=kernel.dtype)
+    grid[(..., *map(slice, kernel.shape[-ndim:]))] = kernel
+    return array_module(kernel).roll(grid, tuple(-o for o in origin), tuple(range(-ndim, 0)))
+
+
+def fast_shape(shape: Shape) -> Shape:
+    return tuple(map(fast_size, shape))
+
+
+def sum_last_axes(x: Array, ndim: int) -> Array:
+    """The sum over the last `ndim` axes, which stay with length 1.
+
+    On NumPy, the sum of one picture does not depend on the batch around it.
+    """
+    lead = x.shape[:-ndim]
+    flat = x.reshape(*lead, math.prod(x.shape[-ndim:]))  # a shape without -1: no axis is too many for an empty batch
+    return flat.sum(axis=-1).reshape(*lead, *(1,) * ndim)

@@ -134,7 +134,7 @@ def constant(xp: Any, make: Callable[..., np.ndarray], *args: Hashable) -> Array
     """`make(*args)` in the memory of `xp`, not to be written to; a device gets it once and keeps it."""
     if xp is np:
         return make(*args)
-    from ._constants import on_device
+    from .constants import on_device
 
     return on_device(make, *args)
 
@@ -165,7 +165,7 @@ def replayed(
     report: Callable[[float], None],
     capturable: bool = True,
 ) -> Any:
-    """`function(*arrays, report=report)`; in float32 on a device, a CUDA graph when it comes again: `_graphs.replay`.
+    """`function(*arrays, report=report)`; in float32 on a device, a CUDA graph when it comes again: `cuda_graphs.replay`.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def replayed(
     capturable : whether that holds.
     """
     if capturable and goes_to_cuda(arrays[0]):
-        from ._graphs import replay
+        from .cuda_graphs import replay
 
         return replay(key, function, *arrays, report=report)
     return function(*arrays, report=report)
@@ -185,7 +185,7 @@ def side_by_side(xp: Any, functions: Sequence[Callable[[], Any]]) -> list[Any]:
     """What functions return that do not depend on each other; in a CUDA graph of a small stack, parallel branches."""
     if xp is np:
         return [function() for function in functions]
-    from ._graphs import branches
+    from .cuda_graphs import branches
 
     return branches(functions)
 
@@ -232,7 +232,7 @@ def device_errors() -> Iterator[None]:
         text = None
         if "cupy" in sys.modules:
             with suppress(ImportError):  # a CuPy without its libraries has computed nothing
-                from ._device import explanation
+                from .device import explanation
 
                 text = explanation(why)
         if text is None:

@@ -1,6 +1,6 @@
 """CUDA graphs: a function of arrays, asked for once with thousands of launches, replayed with one.
 
-Imported only from a branch that holds a CuPy array, like `_cuda`. A function comes here three times: at first it runs
+Imported only from a branch that holds a CuPy array, like `numerics.cuda`. A function comes here three times: at first it runs
 as it is, on the streams and in the memory that its graph will have, which compiles its CUDA kernels, sends constants
 and makes FFT plans; then it is captured; from then on the graph is launched. So a capture allots nothing, plans nothing
 and sends nothing.
@@ -19,10 +19,10 @@ from typing import Any
 
 import cupy
 
-from . import _device
-from ._constants import NotReadyError, bound, capture, capture_lock, lasting_memory, total_bytes
-from ._cuda import launches
-from ._device import SHARE
+from . import device
+from .constants import NotReadyError, bound, capture, capture_lock, lasting_memory, total_bytes
+from .cuda import launches
+from .device import SHARE
 
 GRAPHS = 64
 ATTEMPTS = 3  # at a graph: what another thread does can spoil a capture, or leave no memory
@@ -47,7 +47,7 @@ class _Context:
             try:
                 blocks.append(cupy.cuda.Memory(size))
             except Exception as why:
-                if not _device.is_out_of_memory(why):
+                if not device.is_out_of_memory(why):
                     raise
                 cupy.get_default_memory_pool().free_all_blocks()
                 blocks.append(cupy.cuda.Memory(size))
@@ -112,7 +112,7 @@ class _Context:
             return self.stream.end_capture(), uses
 
     def _call(self, function: Callable[..., tuple[Any, ...]], arrays: tuple[Any, ...], report: Report) -> Any:
-        state = _device.state()
+        state = device.state()
         state.context, self.forks = self, math.prod(arrays[0].shape) <= BRANCH_PIXELS
         try:
             with cupy.cuda.using_allocator(self._pool.malloc), self.stream:
@@ -180,7 +180,7 @@ def replay(
     arrays : on the current device. The first one is the stack of pictures, whose size decides.
     report : called with the fraction done; by a graph once, when it has been launched.
     """
-    state, stream = _device.state(), cupy.cuda.get_current_stream()
+    state, stream = device.state(), cupy.cuda.get_current_stream()
     stream_key = (cupy.cuda.Device().id, stream.ptr)
     key = (stream_key, key, *((array.shape, array.dtype.char) for array in arrays))
     if state.context is not None:
@@ -188,17 +188,17 @@ def replay(
     try:
         return _replay(state, stream_key, key, function, arrays, report)
     except Exception as why:
-        if not _device.is_out_of_memory(why):
+        if not device.is_out_of_memory(why):
             raise
     # Now that the arrays of the failed run are gone: without the memory of graphs and plans it may fit.
     state.failures[key] += 1
-    _device.clear()
+    device.clear()
     cupy.get_default_memory_pool().free_all_blocks()
     return function(*arrays, report=report)
 
 
 def _replay(
-    state: _device.State,
+    state: device.State,
     stream_key: Hashable,
     key: Hashable,
     function: Callable[..., tuple[Any, ...]],
@@ -220,7 +220,7 @@ def _replay(
     return outputs
 
 
-def _capture(state: _device.State, stream_key: Hashable, key: Hashable, function: Callable[..., Any]) -> bool:
+def _capture(state: device.State, stream_key: Hashable, key: Hashable, function: Callable[..., Any]) -> bool:
     """Whether the graph of this key could be captured."""
     context = _context(state, stream_key)
     if context.size > SHARE * total_bytes() and any(graph.is_captured for graph in state.graphs.values()):
@@ -232,7 +232,7 @@ def _capture(state: _device.State, stream_key: Hashable, key: Hashable, function
     except NotReadyError:  # a plan or constant was pushed out since the last time; the next run makes it
         return False
     except RuntimeError as why:  # CUDA's own errors are such, too
-        if _device.is_out_of_memory(why):
+        if device.is_out_of_memory(why):
             raise
         state.failures[key] += 1
         if state.failures[key] == ATTEMPTS:
@@ -242,7 +242,7 @@ def _capture(state: _device.State, stream_key: Hashable, key: Hashable, function
     return True
 
 
-def _context(state: _device.State, stream_key: Hashable) -> _Context:
+def _context(state: device.State, stream_key: Hashable) -> _Context:
     contexts = state.contexts
     if stream_key not in contexts:
         contexts[stream_key] = _Context()
@@ -262,7 +262,7 @@ def branches(functions: Sequence[Callable[[], Any]]) -> list[Any]:
     In a function that is replayed for a small stack each runs on a stream of its own, which in a graph makes parallel
     branches; elsewhere one after the other.
     """
-    context, origin = _device.state().context, cupy.cuda.get_current_stream()
+    context, origin = device.state().context, cupy.cuda.get_current_stream()
     if context is None or not context.forks or origin != context.stream or len(functions) < 2:
         return [function() for function in functions]
     begin = _recorded(origin)

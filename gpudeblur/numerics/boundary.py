@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, array_module, constant
+from .arrays import Array, array_module, constant
 from .fourier import fast_size, irfft, irfft2, psf_to_otf, rfft, rfft2
 
 MODES = ("unknown", "liu-jia", "reflect", "edge", "taper", "wrap")

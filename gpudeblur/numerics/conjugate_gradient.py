@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._arrays import Array, array_module, sum_pixels
+from .arrays import Array, array_module, sum_pixels
 
 
 def dot(a: Array, b: Array) -> Array:

@@ -1,6 +1,6 @@
 """Real transforms on a CUDA device by FFT plans that are kept, and the state that a thread keeps of a device.
 
-Imported only from a branch that holds a CuPy array, like `_cuda`. A state belongs to the thread that uses it: two
+Imported only from a branch that holds a CuPy array, like `numerics.cuda`. A state belongs to the thread that uses it: two
 streams would write into the work area of one plan, or into the memory of one graph, otherwise.
 """
 
@@ -20,9 +20,9 @@ import cupy
 import numpy as np
 from cupy.cuda import cufft
 
-from . import _constants
-from ._constants import NotReadyError, bound, capture, capture_lock, lasting_memory
-from ._cuda import launches
+from . import constants
+from .constants import NotReadyError, bound, capture, capture_lock, lasting_memory
+from .cuda import launches
 
 # Five starts on branches of their own take some two hundred plans a shape of picture. A plan costs about a millisecond
 # and holds a work area of about a picture.
@@ -78,7 +78,7 @@ def clear() -> None:
     with idle_lock:
         for state in idle:
             state.clear()
-    _constants.clear()
+    constants.clear()
 
 
 @atexit.register
@@ -86,7 +86,7 @@ def _clear_at_exit() -> None:
     for state in list(_states):
         with suppress(Exception):  # CUDA may be gone
             state.clear()
-    _constants.clear()
+    constants.clear()
 
 
 # ------------------------------------------------------------------ errors

@@ -12,13 +12,14 @@ from collections.abc import Callable
 import numpy as np
 
 Callback = Callable[[str, float], "bool | None"]
+OnProgress = Callable[[float], None]
 
 
 class Stopped(Exception):
     """A callback returned True: the run ended there, without a result."""
 
 
-def reporter(callback: Callback | None, stage: str, *, begin: float = 0.0, end: float = 1.0) -> Callable[[float], None]:
+def make_progress(callback: Callback | None, stage: str, *, begin: float = 0.0, end: float = 1.0) -> OnProgress:
     """`callback` for a stage that is the part `begin` to `end` of the run; raises `Stopped` when it returns True.
 
     Raises
@@ -36,3 +37,8 @@ def reporter(callback: Callback | None, stage: str, *, begin: float = 0.0, end: 
             raise Stopped(f"stopped by the callback in stage {stage!r} at {done:.0%} of the run")
 
     return report
+
+
+def subrange(progress: OnProgress | None, begin: float, fraction: float) -> OnProgress:
+    """`progress` for a step that is `fraction` of the whole and starts at `begin`; None: nobody listens."""
+    return lambda done: None if progress is None else progress(begin + fraction * done)
