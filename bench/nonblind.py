@@ -45,11 +45,11 @@ from evaluate import Row, arguments, record, settings, table
 
 from gpudeblur import deconvolve
 from gpudeblur.deconvolution import TAKES
+from gpudeblur.images.saturation import PLATEAU
 from gpudeblur.metrics import psnr, scores
 from gpudeblur.nonblind import METHODS
 from gpudeblur.nonblind.tiles import tiled
 from gpudeblur.nonblind.weights import automatic_weight
-from gpudeblur.saturation import TOP
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 PARTS = ("levin", "edges", "noise", "clipped", "seams", "speed")
@@ -176,7 +176,7 @@ def lamp_cases(folder: Path, noise: float, count: int = 8) -> Iterator[tuple[np.
 
 def clipping(data: Path, only: str) -> list[Row]:
     """Pictures, kernels and what was not clipped; by method and `saturation`."""
-    night = [(case.blurred, case.sharp, case.kernel, case.blurred < TOP) for case in low_light_cases(data)][::3]
+    night = [(case.blurred, case.sharp, case.kernel, case.blurred < PLATEAU) for case in low_light_cases(data)][::3]
     sets = {"night, 1 % noise": night}
     for noise in (0.0, 0.01):
         made = lamp_cases(data, noise)

@@ -32,8 +32,8 @@ from evaluate import arguments, parallel, record
 from scipy.optimize import minimize
 
 from gpudeblur.confidence import MOST, TINY, log_odds, result_signals, strength, wary
+from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import scores
-from gpudeblur.saturation import clipped
 from gpudeblur.synthesis import trajectory_kernel
 
 SHARES = np.linspace(0, 1, 11)
@@ -68,7 +68,7 @@ def sample(case: Case) -> Sample:
     blurred = case.blurred.astype(np.float32)
     result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(cautious=False))
     trust, unknowns = np.asarray(result.info["confidence"]), np.asarray(case.kernel.size / blurred.size)
-    ringing, changed, beyond = result_signals(result.image, blurred, clipped(blurred))
+    ringing, changed, beyond = result_signals(result.image, blurred, find_saturated(blurred))
     mixtures = [blurred + np.float32(share) * (result.image - blurred) for share in SHARES]
     if case.kernel.any():
         psnr = np.array([scores(mixture, case.sharp).psnr for mixture in mixtures])

@@ -4,7 +4,7 @@ from . import priors
 from .batch import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind import BlindResult, deblur, estimate_kernel
 from .deconvolution import deconvolve
-from .estimate import estimate_noise
+from .images.noise import estimate_noise
 from .numerics.progress import Stopped
 from .options import TwoStepOptions
 

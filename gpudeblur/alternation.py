@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .images.kernels import fit_size
 from .kernel_refine import initial_kernel, normalise, project
 from .kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
 from .latent import latent_step
@@ -21,7 +22,7 @@ from .numerics.progress import OnProgress, subrange
 from .numerics.resample import resample, scaled_shape
 from .numerics.toeplitz import solve_kernel, zero_lag
 from .options import TwoStepOptions
-from .pyramid import enlarge_kernel, fit_size, kernel_sizes, support_size
+from .pyramid import enlarge_kernel, kernel_sizes, support_size
 
 # Gradients of this mean size are rounding: an 8-bit picture has steps of 4e-3.
 NO_GRADIENT = 1e-5

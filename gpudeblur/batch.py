@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from . import blind, images
+from . import blind
 from .flow import BatchResult, Flow, Job, Lane
 from .groups import Device, Groups, cuda, split_info
+from .images import checks
+from .images.planes import decode
 from .memory import bytes_per_picture
 from .nonblind import FINALS
 from .numerics.arrays import Array, array_module, choose_module, device_errors
@@ -130,15 +132,15 @@ def deblur_batch(
     ...         print(r.index, r.error or r.info["confidence"])
     """
     total = _check_pictures(pictures, channel_axis)
-    images.check_choice("method", method, ("two-step",))
+    checks.check_choice("method", method, ("two-step",))
     if final is not None:
-        images.check_choice("final", final, FINALS)
+        checks.check_choice("final", final, FINALS)
     if options is not None and not isinstance(options, TwoStepOptions):
         raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
     options = with_prior(options, prior)
     if kernel_size is not None:
-        images.check_kernel_size(kernel_size, (1 << 62, 1 << 62))
-    images.decode(np.ones((1, 1)), gamma)
+        checks.check_kernel_size(kernel_size, (1 << 62, 1 << 62))
+    decode(np.ones((1, 1)), gamma)
     _check_count("batch_size", batch_size, "the free memory decides")
     _check_count("workers", workers, "one for each CPU")
     if callback is not None and not callable(callback):
@@ -414,7 +416,7 @@ def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
         try:
             operator.index(channel_axis)
         except TypeError:
-            images.check_picture(np.ones((1, 1, 1)), channel_axis=channel_axis)  # has the words for it
+            checks.check_picture(np.ones((1, 1, 1)), channel_axis=channel_axis)  # has the words for it
     least = 3 if channel_axis is None else 4
     if hasattr(pictures, "ndim") and pictures.ndim < least:
         axes = "(n, H, W)" if channel_axis is None else "(n, H, W, C)"

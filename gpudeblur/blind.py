@@ -17,8 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from . import images
 from .confidence import result_signals, strength
+from .images import checks
+from .images.kernels import fit_size
+from .images.planes import decode, luminance, to_picture, to_planes
+from .images.saturation import find_saturated
 from .nonblind import FINALS, restore, unexplained
 from .numerics.arrays import (
     Array,
@@ -34,8 +37,6 @@ from .numerics.arrays import (
 from .numerics.progress import Callback, OnProgress, make_progress, subrange
 from .options import TwoStepOptions, with_prior
 from .priors import Prior
-from .pyramid import fit_size
-from .saturation import clipped
 from .two_step import two_step
 
 
@@ -133,7 +134,7 @@ def deblur(
     began = time.perf_counter()
     with device_errors():
         if final is not None:
-            images.check_choice("final", final, FINALS)
+            checks.check_choice("final", final, FINALS)
         options = with_prior(options, prior)
         gray, lights, planes, size, options, xp = _enter(
             image, kernel_size, channel_axis, device, method, gamma, options
@@ -154,7 +155,7 @@ def deblur(
                 measures = [xp.asarray(_over_channels(values, channel_axis)) for values in measures]
                 share = signals["strength"] = strength(signals["confidence"], unknowns, *measures)
                 sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
-            sharp = images.to_picture(sharp, gamma, image, channel_axis=channel_axis)
+            sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis)
         info = _numbers(signals) | {"kernel_size": sides, "method": method, "final": final}
         info |= {"backend": backend_name(xp), "dtype": options.dtype}
         info["seconds_kernel"] = entered + clock.seconds(estimated)
@@ -193,23 +194,23 @@ def _enter(
     options: TwoStepOptions | None,
 ) -> tuple[Array, Array | None, Array, tuple[int, int] | None, TwoStepOptions, Any]:
     """Checked and moved: (gray, where the planes are clipped or None, planes, kernel size, options, array module)."""
-    images.check_choice("method", method, ("two-step",))
-    images.check_picture(image, channel_axis=channel_axis)
+    checks.check_choice("method", method, ("two-step",))
+    checks.check_picture(image, channel_axis=channel_axis)
     options = TwoStepOptions() if options is None else options
     if not isinstance(options, TwoStepOptions):
         raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
     xp = choose_module(image, device)
-    planes = images.to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
-    lights = clipped(planes)
+    planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
+    lights = find_saturated(planes)
     largest, lit = (float(one) for one in to_host_together(xp, [abs(planes).max(), lights.any().astype(planes.dtype)]))
-    images.check_largest(largest, planes.dtype, stacklevel=4)
+    checks.check_largest(largest, planes.dtype, stacklevel=4)
     size = None
     if kernel_size is None:
-        images.check_room(planes.shape)
+        checks.check_room(planes.shape)
     else:
-        size = images.check_kernel_size(kernel_size, planes.shape[-2:])
-    planes = images.decode(planes, gamma)
-    gray = planes if channel_axis is None else images.luminance(planes)
+        size = checks.check_kernel_size(kernel_size, planes.shape[-2:])
+    planes = decode(planes, gamma)
+    gray = planes if channel_axis is None else luminance(planes)
     return gray, lights if lit else None, planes, size, options, xp
 
 

@@ -110,8 +110,8 @@ def deblur(
     with _user_errors():
         import gpudeblur
 
-        from .images import check_kernel_size
-        from .io import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
+        from .images.checks import check_kernel_size
+        from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
 
         size = _parse_kernel_size(kernel_size)
         check_output(out, bits=bits)
@@ -189,7 +189,7 @@ def batch(
     """Deblur many pictures. One that fails is said so at the end, and the exit code is 1; the others are written."""
     with _user_errors():
         from .folders import REPORT_SUFFIXES, deblur_files, plan, write_report
-        from .io import check_output
+        from .images.files import check_output
 
         if report is not None:
             check_output(report, suffixes=REPORT_SUFFIXES)
@@ -253,8 +253,8 @@ def kernel(
     with _user_errors():
         import gpudeblur
 
-        from .images import check_kernel_size
-        from .io import KERNEL_SUFFIXES, check_output, read_image, write_kernel
+        from .images.checks import check_kernel_size
+        from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_kernel
 
         size = _parse_kernel_size(kernel_size)
         check_output(out, suffixes=KERNEL_SUFFIXES)
@@ -346,7 +346,7 @@ def classifier(
 ) -> None:
     """Train the classifier of `--prior discriminative`: which pictures are blurred. The blur is made while training."""
     with _user_errors():
-        from .io import check_output
+        from .images.files import check_output
         from .priors import DiscriminativePrior
 
         DiscriminativePrior()  # says so where PyTorch is missing

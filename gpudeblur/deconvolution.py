@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from . import images
+from .images import checks
+from .images.kernels import pad_to_odd
+from .images.planes import decode, to_picture, to_planes
+from .images.saturation import find_saturated
 from .nonblind import METHODS
-from .nonblind.grids import with_odd_sides
 from .nonblind.richardson_lucy import BOUNDARIES
 from .nonblind.tiles import TILED, tiled
 from .nonblind.weights import LAWS, weight_of
 from .numerics.arrays import Array, array_module, choose_module, device_errors, move
 from .numerics.boundary import MODES
 from .numerics.progress import Callback, make_progress
-from .saturation import clipped
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def deconvolve(
     saturation : float or "auto", optional
         From this level on, in the unit where the picture's range is 1, the sensor was at its top: the light there,
         x * k, was at least what the picture shows, and may have been more. Lamps and highlights that are compared as
-        they are ring widely. "auto" finds plateaus at the top of the range, `gpudeblur.saturation.clipped`, and leaves
-        a picture without any as with None: nothing was clipped. With boundary "unknown" only; "wiener" has none. Where
+        they are ring widely. "auto" finds plateaus at the top of the range and leaves a picture without any as with
+        None: nothing was clipped. With boundary "unknown" only; "wiener" has none. Where
         something is clipped, it takes up to 2.5 times as long, and what lies under it may come out far above 1.
     tile : int or "auto", optional
         Restore the picture in tiles of so many pixels a side, for pictures that do not fit the device; "auto" is as
@@ -124,30 +125,30 @@ def deconvolve(
     >>> bool(abs(restored - sharp[:, 1:-1]).mean() < abs(blurred - sharp[:, 1:-1]).mean() / 4)
     True
     """
-    images.check_choice("method", method, TAKES)
-    images.check_choice("dtype", dtype, ("float32", "float64"))
-    images.check_choice(f"boundary of method {method!r}", boundary, TAKES[method].boundaries)
+    checks.check_choice("method", method, TAKES)
+    checks.check_choice("dtype", dtype, ("float32", "float64"))
+    checks.check_choice(f"boundary of method {method!r}", boundary, TAKES[method].boundaries)
     if tile is not None:
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
-    images.check_picture(image, channel_axis=channel_axis)
-    images.check_kernel(kernel, odd=False)
+    checks.check_picture(image, channel_axis=channel_axis)
+    checks.check_kernel(kernel, odd=False)
     with device_errors():
         home, xp = array_module(image, kernel), choose_module(image, device)
-        images.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
-        stack = images.without_channels(image, channel_axis)[:-2]
+        checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
+        stack = checks.without_channels(image, channel_axis)[:-2]
         options = _options(method, weight, noise_sigma, iterations, stack)
         report = make_progress(callback, "restoration")
         work = home if tile is not None else xp  # tiles are moved one by one
-        planes = images.to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
+        planes = to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
         lights = None
         if saturation is not None and boundary == "unknown" and TAKES[method].clipped:
-            lights = clipped(planes) if isinstance(saturation, str) else planes >= saturation
+            lights = find_saturated(planes) if isinstance(saturation, str) else planes >= saturation
             if not bool(lights.any()):  # here CuPy must wait
                 lights = None
-        planes = images.decode(planes, gamma)
-        images.check_range(planes, images.NO_FRACTIONS if method in LAWS else None)  # the others know no unit
-        weights = with_odd_sides(move(kernel, work).astype("float64"))
+        planes = decode(planes, gamma)
+        checks.check_range(planes, checks.NO_FRACTIONS if method in LAWS else None)  # the others know no unit
+        weights = pad_to_odd(move(kernel, work).astype("float64"))
         weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
         if channel_axis is not None:
             weights = weights[..., None, :, :]
@@ -161,7 +162,7 @@ def deconvolve(
         else:
             side = None if tile == "auto" else int(tile)
             sharp = tiled(planes, weights, method=method, tile=side, device=device, callback=report, **options)
-        return images.to_picture(sharp, gamma, image, channel_axis=channel_axis)
+        return to_picture(sharp, gamma, image, channel_axis=channel_axis)
 
 
 def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]) -> dict[str, Any]:
@@ -170,9 +171,9 @@ def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack:
     if weight is not None:
         if not takes.weight:
             raise ValueError(f"weight is not known to method {method!r}, got {weight!r}; leave it out")
-        options["weight"] = images.check_positive("weight", weight, stack)
+        options["weight"] = checks.check_positive("weight", weight, stack)
     if noise_sigma is not None:
-        noise_sigma = images.check_positive("noise_sigma", noise_sigma, stack, zero=True)
+        noise_sigma = checks.check_positive("noise_sigma", noise_sigma, stack, zero=True)
         if method not in LAWS:
             options["noise_sigma"] = noise_sigma
         elif weight is None:
@@ -180,16 +181,16 @@ def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack:
     if iterations is not None:
         if not takes.iterations:
             raise ValueError(f"iterations are not known to method {method!r}, got {iterations!r}; leave it out")
-        options[takes.iterations] = images.check_count("iterations", iterations)
+        options[takes.iterations] = checks.check_count("iterations", iterations)
     return options
 
 
 def _check_tile(tile: Any, method: str, boundary: str) -> None:
     if method not in TILED:
-        images.check_choice("method with tile", method, TILED)
+        checks.check_choice("method with tile", method, TILED)
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with tile, got {boundary!r}; leave it out")
-    side = images.as_integer(tile) if np.ndim(tile) == 0 else None
+    side = checks.as_integer(tile) if np.ndim(tile) == 0 else None
     if not (isinstance(tile, str) and tile == "auto") and (side is None or side < 1):
         raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}; 'auto' is as many as fit")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .blind import BlindResult, Callback, deblur
-from .images import luminance
-from .io import write_image
+from .images.files import write_image
+from .images.planes import luminance
 from .metrics import align, psnr, ssim
 from .synthesis import blur, trajectory_kernel
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .batch import deblur_batch
-from .io import PICTURE_SUFFIXES, check_output, read_image, write_image, write_kernel, write_text
+from .images.files import PICTURE_SUFFIXES, check_output, read_image, write_image, write_kernel, write_text
 
 REPORT_SUFFIXES = (".csv", ".json")
 

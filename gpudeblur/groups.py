@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import images
 from .blind import BlindResult
 from .flow import BatchResult, Flow, Job, forget_frames
+from .images import checks
 from .numerics.arrays import Array, device_errors, free_bytes, require_cuda
 from .numerics.progress import Stopped
 
@@ -113,14 +113,14 @@ class Groups:
         """What `deblur` would say to it: one bad picture must not spoil a group."""
         try:
             self._device.prepare(picture)
-            images.check_picture(picture, channel_axis=self._channel_axis)
+            checks.check_picture(picture, channel_axis=self._channel_axis)
             shape = list(picture.shape)
             if self._channel_axis is not None:
                 del shape[self._channel_axis]
             if self._kernel_size is None:
-                images.check_room(tuple(shape))
+                checks.check_room(tuple(shape))
             else:
-                images.check_kernel_size(self._kernel_size, tuple(shape))
+                checks.check_kernel_size(self._kernel_size, tuple(shape))
         except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
             return why
         return None

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from .alternation import schedule
-from .images import check_kernel_size
+from .images.checks import check_kernel_size
 from .kernel_size import windows
 from .nonblind.tiles import PLANES
 from .numerics.fourier import fast_size

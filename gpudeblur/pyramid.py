@@ -51,16 +51,3 @@ def _magnify(source: int, target: int, factor: float) -> np.ndarray:
     centre = (np.arange(target) - target // 2) / factor + source // 2
     t = np.abs(np.arange(source)[None, :] - centre[:, None])
     return np.where(t <= 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0.0))
-
-
-def fit_size(kernel: Array, size: tuple[int, int]) -> Array:
-    """`kernel` (..., kh, kw) cut or zero-padded about its middle to `size`."""
-    xp = array_module(kernel)
-    kh, kw = kernel.shape[-2:]
-    h, w = size
-    out = xp.zeros((*kernel.shape[:-2], h, w), dtype=kernel.dtype)
-    ih, iw = min(h, kh) // 2, min(w, kw) // 2
-    out[..., h // 2 - ih : h // 2 + ih + 1, w // 2 - iw : w // 2 + iw + 1] = kernel[
-        ..., kh // 2 - ih : kh // 2 + ih + 1, kw // 2 - iw : kw // 2 + iw + 1
-    ]
-    return out

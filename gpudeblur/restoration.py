@@ -41,7 +41,7 @@ from typing import Any
 
 import numpy as np
 
-from . import images
+from .images import checks, kernels
 from .nonblind.richardson_lucy import BOUNDARIES as LUCY_BOUNDARIES
 from .nonblind.richardson_lucy import convolutions, iterate
 from .nonblind.wiener import BOUNDARIES as WIENER_BOUNDARIES
@@ -112,11 +112,11 @@ def richardson_lucy(
     _check_boundary(boundary, LUCY_BOUNDARIES)
     planes, weights, ndim = _enter(image, psf, channel_axis, batch)
     _check_lucy(weights, ndim)
-    count = images.check_count("num_iter", num_iter, way_out="30 is usual")
+    count = checks.check_count("num_iter", num_iter, way_out="30 is usual")
     if filter_epsilon is not None:
         filter_epsilon = _not_negative("filter_epsilon", filter_epsilon)
     if clip:
-        images.check_range(planes, CLIPPED)
+        checks.check_range(planes, CLIPPED)
     if boundary is None:
         _warn_of_even(weights.shape[-ndim:])
         sharp = _lucy_in_the_dark(planes, weights, count, filter_epsilon, ndim)
@@ -223,7 +223,7 @@ def wiener(
     planes, weights, ndim = _enter(image, psf, channel_axis, batch)
     balance = _not_negative("balance", balance, "0 is the inverse filter, 0.1 a start")
     if clip:
-        images.check_range(planes, CLIPPED)
+        checks.check_range(planes, CLIPPED)
     data, inside, otf, penalty = _spectral(planes, weights, reg, is_real, boundary, ndim)
     xp, grid = array_module(data), data.shape[-ndim:]
     bottom = otf.real**2 + otf.imag**2 + balance * penalty
@@ -302,7 +302,7 @@ def unsupervised_wiener(
         raise ValueError("image must have at least 2 pixels, got one; nothing is known of the noise then")
     params = _sampler(user_params)
     if clip:
-        images.check_range(planes, CLIPPED)
+        checks.check_range(planes, CLIPPED)
     data, inside, otf, penalty = _spectral(planes, weights, reg, is_real, boundary, ndim)
     xp, grid = array_module(data), data.shape[-2:]
     unit = math.prod(grid) ** -0.5
@@ -344,7 +344,7 @@ def _enter(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tu
     _check_array(image, "image", "mask or inpaint it first", "biuf")
     _check_array(psf, "psf", "set it to zero there", "biufc")
     xp = array_module(image, psf)
-    lead = images.check_count("batch", batch, least=0, way_out="it is the number of leading axes that are a stack")
+    lead = checks.check_count("batch", batch, least=0, way_out="it is the number of leading axes that are a stack")
     axis = None if channel_axis is None else _axis(channel_axis, image.ndim)
     ndim = image.ndim - lead - (axis is not None)
     if ndim < 1:
@@ -430,7 +430,7 @@ def _spectral(
         )
     if boundary == "unknown" and ndim != 2:
         raise ValueError(f"boundary must not be 'unknown' for a picture of {ndim} axes of space; use 'edge'")
-    if boundary == "unknown" and bool((images.kernel_sum(psf, 2) <= 0).any()):
+    if boundary == "unknown" and bool((kernels.kernel_sum(psf, 2) <= 0).any()):
         raise ValueError("boundary must not be 'unknown' for a psf whose sum is not positive; use 'edge'")
     data, inside = on_grid(planes, psf, boundary or "wrap", ndim=ndim)
     grid = data.shape[-ndim:]
@@ -462,7 +462,7 @@ def _sampler(user_params: dict[str, Any] | None) -> dict[str, Any]:
         )
     params = {name: given.get(name, default) for name, default in _SAMPLER.items()}
     for name in ("burnin", "min_num_iter", "max_num_iter"):
-        params[name] = images.check_count(f"user_params[{name!r}]", params[name], least=0)
+        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], least=0)
     _not_negative("user_params['threshold']", params["threshold"])
     if not (params["callback"] is None or callable(params["callback"])):
         raise TypeError(f"user_params['callback'] must be a function, got {params['callback']!r}; leave it out")
@@ -476,25 +476,25 @@ def _sampler(user_params: dict[str, Any] | None) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ checks
 def _check_array(array: Any, name: str, way_out: str, kinds: str) -> None:
-    xp = images.module_of(array, name)
+    xp = checks.module_of(array, name)
     if array.dtype.kind not in kinds:
         allowed = "a real or complex" if "c" in kinds else "an integer or float"
         raise TypeError(f"{name} must have {allowed} dtype, got {array.dtype}; convert it, or pass its real part")
     if array.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {array.shape}; every side must be at least 1")
     for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
-        images.check_finite(part, xp, name, way_out)
+        checks.check_finite(part, xp, name, way_out)
 
 
 def _check_boundary(boundary: str | None, known: tuple[str, ...]) -> None:
     if boundary is not None:
-        images.check_choice("boundary", boundary, known)
+        checks.check_choice("boundary", boundary, known)
 
 
 def _check_lucy(psf: Array, ndim: int) -> None:
     if psf.dtype.kind == "c":
         raise TypeError(f"psf must have an integer or float dtype, got {psf.dtype}; wiener takes transfer functions")
-    total = images.kernel_sum(psf, ndim)
+    total = kernels.kernel_sum(psf, ndim)
     if bool((total <= 0).any()):
         raise ValueError(
             f"psf must have a positive sum, got {float(total.min()):g}; a blur keeps the light, so it sums to 1"
@@ -532,11 +532,11 @@ def _warn_of_even(sides: tuple[int, ...]) -> None:
 
 
 def _not_negative(name: str, value: Any, way_out: str = "leave it out for the default") -> float:
-    return images.check_number(name, value, "at least 0", lambda number: number >= 0, way_out=way_out)
+    return checks.check_number(name, value, "at least 0", lambda number: number >= 0, way_out=way_out)
 
 
 def _axis(channel_axis: Any, ndim: int) -> int:
-    axis = images.as_integer(channel_axis)
+    axis = checks.as_integer(channel_axis)
     if axis is None:
         kind = type(channel_axis).__name__
         raise TypeError(f"channel_axis must be an integer, got {channel_axis!r} ({kind}); use -1 for (M, N, C)")

@@ -10,10 +10,6 @@ from __future__ import annotations
 from .numerics.arrays import Array, array_module
 from .numerics.filters import dilate
 
-# Of full scale: a plateau has three pixels of 3 x 3 at the first, noise lets the others fall to the second.
-TOP, HAIR = 0.99, 0.95
-# Values above full scale by more than rounding: this picture knows no top.
-OVER = 1e-3
 # Pixels about a clipped one that are left out where kernels are judged: its rim.
 RIM = 3
 # A lamp's trail ends at once: two and three pixels from it the picture is darker than this, on the average. On training
@@ -22,20 +18,6 @@ DARK = 0.4
 # Where more than this share of a picture would have to go, white is what it is about (paper), and all of it stays.
 MOST = 0.4
 SWEEPS = 12  # of smoothing, at each scale of `filled`
-
-
-def clipped(picture: Array) -> Array:
-    """Where pictures (..., H, W) in [0, 1] stand at the top of their range, bool.
-
-    There a pixel is at least 0.95, and at least three of the nine about it and itself are at least 0.99: a single hot
-    pixel is no plateau. A picture with values over 1 is not clipped at 1.
-    """
-    xp = array_module(picture)
-    top = xp.pad((picture >= TOP).astype(xp.int8), [(0, 0)] * (picture.ndim - 2) + [(1, 1), (1, 1)])
-    rows = top[..., :-2, :] + top[..., 1:-1, :] + top[..., 2:, :]
-    count = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    bounded = picture.max(axis=(-2, -1), keepdims=True) <= 1 + OVER
-    return (count >= 3) & (picture >= HAIR) & bounded
 
 
 def without_lamps(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:

@@ -18,16 +18,17 @@ import numpy as np
 from .alternation import Iteration, Scale, alternate_on, is_known, start
 from .choice import Judgement, agreement, judge, order, pick, pick_judgement
 from .confidence import border_mass, confidence
+from .images.kernels import fit_size
+from .images.noise import loudness, quieten
 from .kernel_refine import normalise, project, refine_kernel
 from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
-from .noise import loudness, quieten
 from .numerics.arrays import Array, array_module, constant, replayed, side_by_side
 from .numerics.arrays import stack as stacked
 from .numerics.progress import OnProgress, subrange
 from .options import TwoStepOptions
 from .priors.protocol import is_replayable
-from .pyramid import fit_size, support_size
+from .pyramid import support_size
 from .saturation import without_lamps
 
 # Pixels added to the kernel size at the finest scale.

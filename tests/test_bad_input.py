@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gpudeblur.images import check_kernel, check_kernel_size, check_picture
-from gpudeblur.io import check_output, read_image, write_image, write_kernel
+from gpudeblur.images.checks import check_kernel, check_kernel_size, check_picture
+from gpudeblur.images.files import check_output, read_image, write_image, write_kernel
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 

@@ -169,8 +169,8 @@ def test_wrong_number_of_axes(door: str, shape: tuple[int, ...], way_out: str) -
         ("complex64", "complex64", "pass its real part or its magnitude"),
         ("object", "object", "convert it with .astype(float)"),
         ("bool", "bool", "convert it with .astype(float)"),
-        ("U4", "<U4", "read the file first, for instance with gpudeblur.io.read_image"),
-        ("S4", "|S4", "read the file first, for instance with gpudeblur.io.read_image"),
+        ("U4", "<U4", "read the file first, for instance with gpudeblur.read_image"),
+        ("S4", "|S4", "read the file first, for instance with gpudeblur.read_image"),
         ("M8[s]", "datetime64[s]", "convert it to an integer or float dtype"),
     ],
 )
@@ -449,10 +449,10 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 def test_numpy_and_cupy_do_not_mix(fake_cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture here and a kernel there. The message names both; a fake array has no values that could be checked."""
-    from gpudeblur import images
+    from gpudeblur.images import checks
 
-    monkeypatch.setattr(images, "check_kernel", lambda *_, **__: None)
-    monkeypatch.setattr(images, "check_picture", lambda *_, **__: None)
+    monkeypatch.setattr(checks, "check_kernel", lambda *_, **__: None)
+    monkeypatch.setattr(checks, "check_picture", lambda *_, **__: None)
     ways_out = "move them with cupy.asarray or cupy.asnumpy, or pass device= and NumPy arrays"
     for image, kernel, got in (
         (PICTURE, FakeArray(), "numpy.ndarray, cupy.ndarray"),

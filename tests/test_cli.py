@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import gpudeblur
 from gpudeblur.cli import app
-from gpudeblur.io import read_image, write_image
+from gpudeblur.images.files import read_image, write_image
 
 COLOR = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 KERNEL = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
@@ -301,7 +301,7 @@ def test_an_error_without_words_is_named(source, tmp_path, monkeypatch):
 
 def test_nan_in_a_file(source, tmp_path):
     """Read as it is; the library's own check refuses it, and says where."""
-    from gpudeblur.images import check_picture
+    from gpudeblur.images.checks import check_picture
 
     tifffile.imwrite(tmp_path / "nan.tif", np.full((9, 9), np.nan, np.float32))
     with pytest.raises(ValueError, match=r"image must be finite, got nan at index \(0, 0\) \(81 bad pixels\)"):
@@ -359,7 +359,7 @@ def test_the_command_as_a_process(tmp_path):
 def test_import_is_light():
     """Neither the file libraries nor the command line's are loaded by the package itself."""
     heavy = {"torch", "cupy", "PIL", "typer", "tifffile", "skimage", "matplotlib"}
-    code = f"import sys, gpudeblur, gpudeblur.images; print({heavy} & {{*sys.modules}})"
+    code = f"import sys, gpudeblur, gpudeblur.images.checks; print({heavy} & {{*sys.modules}})"
     root = next(iter(gpudeblur.__path__)).removesuffix("gpudeblur")
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, check=True

@@ -22,9 +22,10 @@ PACKAGE = ROOT / "gpudeblur"
 # Lowest first. A module imports its own layer and those below; a new module gets its place here.
 LAYERS = (
     {"numerics"},
+    {"images"},
     {"networks"},  # its __init__, which is empty
     {"networks.classifier", "networks.weights"},  # what a prior takes
-    {"priors", "torch_bridge", "options", "images"},
+    {"priors", "torch_bridge", "options"},
     {
         "pyramid",
         "latent",
@@ -32,7 +33,6 @@ LAYERS = (
         "kernel_step",
         "kernel_refine",
         "confidence",
-        "noise",
         "saturation",
     },
     {"nonblind"},
@@ -40,11 +40,11 @@ LAYERS = (
     {"choice"},
     {"kernel_size"},
     {"two_step"},
-    {"metrics", "synthesis", "estimate"},
+    {"metrics", "synthesis"},
     {"blind", "deconvolution", "nonuniform", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
-    {"io", "folders", "networks.pairs", "networks.judging", "networks.training"},
+    {"folders", "networks.pairs", "networks.judging", "networks.training"},
     {"cli", "demo", "__main__", "_skimage_backend"},
 )
 # The parts of a package have its place, but for those named with a dot.

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .. import images
-from ..io import PICTURE_SUFFIXES, read_image
+from ..images import checks
+from ..images.files import PICTURE_SUFFIXES, read_image
+from ..images.planes import luminance, to_planes
 from ..numerics.resample import resample
 from ..synthesis import blur, gaussian_process_kernel, trajectory_kernel
 
@@ -113,12 +114,12 @@ def load_folder(path: Path, *, smallest: int = 7) -> Folder:
         try:
             pixels = read_image(file).pixels
             axis = -1 if pixels.ndim == 3 else None
-            images.check_picture(pixels, channel_axis=axis)
-            planes = images.to_planes(pixels, channel_axis=axis, dtype="float32")
+            checks.check_picture(pixels, channel_axis=axis)
+            planes = to_planes(pixels, channel_axis=axis, dtype="float32")
         except (OSError, ValueError, TypeError) as why:
             folder.skipped.append((file.name, str(why)))
             continue
-        gray = planes if axis is None else images.luminance(planes)
+        gray = planes if axis is None else luminance(planes)
         least = LEAST_CROP + smallest - 1
         if min(gray.shape) < least:
             folder.skipped.append((file.name, f"{gray.shape[0]} x {gray.shape[1]} pixels, less than {least}"))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..io import write_whole
+from ..images.files import write_whole
 from .classifier import CHANNELS, Classifier, channels_last
 from .pairs import Folder, Recipe, check, make_batches
 from .weights import load_classifier, pack, unpack

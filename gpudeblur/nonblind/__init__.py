@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..noise import noise_sigma_under
+from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from .checked import checked

@@ -9,21 +9,21 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-from .. import images
+from ..images import checks
+from ..images.kernels import pad_to_odd
 from ..numerics.arrays import Array, array_module, move
 from ..numerics.progress import make_progress
-from .grids import with_odd_sides
 
 P = ParamSpec("P")
 Check = Callable[[str, Any, tuple[int, ...]], Any]  # (name, value, the shape of the stack) -> the value as it is passed
 
 
 def _count(least: int) -> Check:
-    return lambda name, value, _: images.check_count(name, value, least=least)
+    return lambda name, value, _: checks.check_count(name, value, least=least)
 
 
 def _number(rule: str, holds: Callable[[float], bool]) -> Check:
-    return lambda name, value, _: images.check_number(name, value, rule, holds)
+    return lambda name, value, _: checks.check_number(name, value, rule, holds)
 
 
 def _name(name: str, value: Any, _: tuple[int, ...]) -> str:
@@ -36,9 +36,9 @@ _POSITIVE = _number("above 0", lambda number: number > 0)
 _AT_LEAST_0 = _number("at least 0", lambda number: number >= 0)
 # By name: an option means the same in every method that has it. Which names there are, the methods know.
 CHECKS: dict[str, Check] = {
-    "weight": images.check_positive,
-    "flat_weight": images.check_positive,
-    "noise_sigma": functools.partial(images.check_positive, zero=True),
+    "weight": checks.check_positive,
+    "flat_weight": checks.check_positive,
+    "noise_sigma": functools.partial(checks.check_positive, zero=True),
     "iterations": _count(1),
     "num_iter": _count(1),
     "reweightings": _count(0),
@@ -81,10 +81,10 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
                 f"{name} is no option of {method.__name__}, which has {', '.join([*known][2:])}; leave it out"
             )
         _check_picture(blurred)
-        images.check_kernel(kernel, odd=False)
+        checks.check_kernel(kernel, odd=False)
         xp = array_module(blurred, kernel)
         boundary = options.get("boundary", known["boundary"].default if "boundary" in known else None)
-        images.check_kernel_fits(kernel, blurred, both=isinstance(boundary, str) and boundary == "wrap")
+        checks.check_kernel_fits(kernel, blurred, both=isinstance(boundary, str) and boundary == "wrap")
         for name, value in options.items():
             if name in CHECKS and not (value is None and known[name].default is None):
                 number = CHECKS[name](name, value, blurred.shape[:-2])
@@ -96,7 +96,7 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
             told = callback if not callable(callback) else lambda _, fraction: callback(fraction)
             options["callback"] = make_progress(told, method.__name__)
         blurred = xp.asarray(blurred, dtype=blurred.dtype.newbyteorder("="), order="C")
-        kernel = with_odd_sides(xp.asarray(kernel, dtype=np.float64))
+        kernel = pad_to_odd(xp.asarray(kernel, dtype=np.float64))
         kernel = (kernel / kernel.sum(axis=(-2, -1), keepdims=True)).astype(blurred.dtype)
         call: Callable[..., Array] = method
         return call(blurred, kernel, **options)
@@ -105,7 +105,7 @@ def checked(method: Callable[P, Array]) -> Callable[P, Array]:
 
 
 def _check_clipped(clipped: Any, blurred: Array) -> None:
-    images.module_of(clipped, "clipped")
+    checks.module_of(clipped, "clipped")
     array_module(blurred, clipped)
     if clipped.shape != blurred.shape or clipped.dtype != bool:
         raise ValueError(
@@ -115,8 +115,8 @@ def _check_clipped(clipped: Any, blurred: Array) -> None:
 
 
 def _check_picture(blurred: Any) -> None:
-    xp = images.module_of(blurred, "blurred")
-    images.check_dtype(blurred.dtype, "blurred")
+    xp = checks.module_of(blurred, "blurred")
+    checks.check_dtype(blurred.dtype, "blurred")
     if blurred.dtype.kind != "f" or blurred.dtype.itemsize not in (4, 8):
         raise TypeError(
             f"blurred must have dtype float32 or float64, got {blurred.dtype}; gpudeblur.deconvolve reads integers "
@@ -129,5 +129,5 @@ def _check_picture(blurred: Any) -> None:
         )
     if blurred.size == 0:
         raise ValueError(f"blurred must not be empty, got shape {blurred.shape}; every side must be at least 1")
-    images.check_finite(blurred, xp, "blurred", "mask or inpaint it first")
-    images.check_range(blurred, None, name="blurred")
+    checks.check_finite(blurred, xp, "blurred", "mask or inpaint it first")
+    checks.check_range(blurred, None, name="blurred")

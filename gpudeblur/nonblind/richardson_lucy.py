@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..noise import noise_sigma_under
+from ..images.kernels import pad_to_odd
+from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.boundary import continued
 from ..numerics.filters import gradient, gradient_adjoint
 from ..numerics.fourier import Shape, fast_shape, irfftn, place, rfftn, sum_last_axes
-from .grids import with_odd_sides
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
 # Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
@@ -122,7 +122,7 @@ def richardson_lucy(
 
     return iterate(
         blurred,
-        with_odd_sides(kernel),
+        pad_to_odd(kernel),
         2,
         num_iter=num_iter,
         boundary=boundary,

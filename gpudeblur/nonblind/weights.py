@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..noise import noise_sigma_under
+from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.filters import per_picture
 

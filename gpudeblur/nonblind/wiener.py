@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..noise import noise_sigma_under
+from ..images.kernels import pad_to_odd
+from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.boundary import continued
 from ..numerics.fourier import Shape, irfftn, place, rfftn, sum_last_axes
 from ..numerics.progress import subrange
-from .grids import with_odd_sides
 from .torus import torus
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
@@ -100,7 +100,7 @@ def on_grid(
     # `torus` is for pictures in [0, 1], and kernels of sum 1.
     level = abs(picture).max(axis=(-2, -1), keepdims=True)
     level = array_module(picture).where(level > 0, level, 1)
-    kernel = with_odd_sides(kernel / kernel.sum(axis=(-2, -1), keepdims=True))
+    kernel = pad_to_odd(kernel / kernel.sum(axis=(-2, -1), keepdims=True))
     return level * torus(picture / level, kernel, boundary, callback=callback), inside
 
 

@@ -165,7 +165,7 @@ def replayed(
     report: Callable[[float], None],
     capturable: bool = True,
 ) -> Any:
-    """`function(*arrays, report=report)`; in float32 on a device, a CUDA graph when it comes again: `cuda_graphs.replay`.
+    """`function(*arrays, report=report)`; in float32 on a device, a CUDA graph on its return (`cuda_graphs.replay`).
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Arrays that depend on sizes alone, kept on each device: sent there once, and complete before anyone reads them.
 
-Imported only from a branch that holds a CuPy array, like `numerics.cuda`. What a CUDA graph reads must live as long as the
+Imported only where there is a CuPy array, like `numerics.cuda`. What a CUDA graph reads must live as long as the
 graph, and a capture can neither send an array nor plan a transform: `capture` is where both are looked after.
 """
 

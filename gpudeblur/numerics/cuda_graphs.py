@@ -1,6 +1,6 @@
 """CUDA graphs: a function of arrays, asked for once with thousands of launches, replayed with one.
 
-Imported only from a branch that holds a CuPy array, like `numerics.cuda`. A function comes here three times: at first it runs
+Imported only where there is a CuPy array, like `numerics.cuda`. A function comes here three times: at first it runs
 as it is, on the streams and in the memory that its graph will have, which compiles its CUDA kernels, sends constants
 and makes FFT plans; then it is captured; from then on the graph is launched. So a capture allots nothing, plans nothing
 and sends nothing.

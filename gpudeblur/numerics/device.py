@@ -1,6 +1,6 @@
 """Real transforms on a CUDA device by FFT plans that are kept, and the state that a thread keeps of a device.
 
-Imported only from a branch that holds a CuPy array, like `numerics.cuda`. A state belongs to the thread that uses it: two
+Imported only where there is a CuPy array, like `numerics.cuda`. A state belongs to the thread that uses it: two
 streams would write into the work area of one plan, or into the memory of one graph, otherwise.
 """
 

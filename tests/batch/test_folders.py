@@ -18,7 +18,7 @@ import pytest
 from test_cli import COLOR, KERNEL, fails, names, run, wide
 
 from gpudeblur import blind
-from gpudeblur.io import read_image, write_image
+from gpudeblur.images.files import read_image, write_image
 
 __all__ = ["wide"]  # the fixture, which every test here uses
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 
 from gpudeblur import demo
-from gpudeblur.io import read_image
+from gpudeblur.images.files import read_image
 
 NAMES = ["astronaut.png", "clock.png", "astronaut_deblurred.png", "clock_deblurred.png"]
 

@@ -12,10 +12,10 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import kernel_size
+from gpudeblur.images.kernels import fit_size
 from gpudeblur.kernel_size import extent, windows
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.pyramid import fit_size
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (data.camera() / 255).astype(np.float32)

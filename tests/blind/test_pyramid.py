@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from laws import assert_close, assert_same
 
 from gpudeblur import pyramid
+from gpudeblur.images import kernels
 from gpudeblur.numerics import resample
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import linear_kernel, trajectory_kernel
@@ -214,13 +215,13 @@ def test_enlarging_a_batch_equals_a_loop(xp: Any) -> None:
 @pytest.mark.parametrize("larger", [(9, 7), (5, 11), (13, 13)])
 def test_fit_size_there_and_back(xp: Any, larger: tuple[int, int]) -> None:
     kernel = xp.asarray(np.random.default_rng(0).random((2, 5, 7)))
-    out = pyramid.fit_size(kernel, larger)
+    out = kernels.fit_size(kernel, larger)
     assert out.shape == (2, *larger)
     rows, columns = (larger[0] - 5) // 2, (larger[1] - 7) // 2
     assert_same(out, np.pad(to_host(kernel), ((0, 0), (rows, rows), (columns, columns))))
-    assert_same(pyramid.fit_size(out, (5, 7)), kernel)
+    assert_same(kernels.fit_size(out, (5, 7)), kernel)
 
 
 def test_fit_size_cuts_one_side_and_pads_the_other(xp: Any) -> None:
     kernel = np.random.default_rng(0).random((7, 3))
-    assert_same(pyramid.fit_size(xp.asarray(kernel), (3, 7)), np.pad(kernel[2:5], ((0, 0), (2, 2))))
+    assert_same(kernels.fit_size(xp.asarray(kernel), (3, 7)), np.pad(kernel[2:5], ((0, 0), (2, 2))))

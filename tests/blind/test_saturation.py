@@ -10,9 +10,10 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import blind, two_step
+from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.saturation import DARK, MOST, RIM, clipped, filled, regions
+from gpudeblur.saturation import DARK, MOST, RIM, filled, regions
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (0.8 * data.camera()[100:260, 140:300] / 255).astype(np.float32)
@@ -33,7 +34,7 @@ def test_a_plateau_is_clipped_and_a_hot_pixel_is_not(xp: Any) -> None:
     picture[0, 2, 4] = 0.96  # noise
     picture[1, 4, 4] = 1
     picture[2, 2:4, 3:6] = 1.5  # no top at 1
-    found = to_host(clipped(xp.asarray(picture)))
+    found = to_host(find_saturated(xp.asarray(picture)))
     expected = np.zeros(picture.shape, dtype=bool)
     expected[0, 2:4, 3:6] = True
     np.testing.assert_array_equal(found, expected)
@@ -111,7 +112,7 @@ def test_a_clipped_neighbour_disturbs_nothing() -> None:
 
 def test_lamps_do_not_decide_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with_lights = [float(kernel_similarity(gd.estimate_kernel(night(seed=seed), 13), KERNEL)) for seed in (0, 1)]
-    monkeypatch.setattr(blind, "clipped", lambda planes: np.zeros(planes.shape, dtype=bool))
+    monkeypatch.setattr(blind, "find_saturated", lambda planes: np.zeros(planes.shape, dtype=bool))
     without = [float(kernel_similarity(gd.estimate_kernel(night(seed=seed), 13), KERNEL)) for seed in (0, 1)]
     assert np.mean(with_lights) > np.mean(without) + 0.1
 

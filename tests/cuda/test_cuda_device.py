@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture, system
 
-from gpudeblur import kernel_refine, kernel_step, noise, pyramid
+from gpudeblur import kernel_refine, kernel_step, pyramid
+from gpudeblur.images import noise
 from gpudeblur.nonblind.hyper_laplacian import shrink_split
 from gpudeblur.numerics import filters, resample, toeplitz
 from gpudeblur.numerics.fourier import rfft2

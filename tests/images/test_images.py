@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gpudeblur.images import check_kernel, check_kernel_size, check_picture, from_planes, luminance, to_planes
+from gpudeblur.images.checks import check_kernel, check_kernel_size, check_picture
+from gpudeblur.images.planes import from_planes, luminance, to_planes
 
 INTEGERS = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32]
 FLOATS = [np.float16, np.float32, np.float64]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
-from gpudeblur.io import check_output, read_image, write_image, write_kernel
+from gpudeblur.images.files import check_output, read_image, write_image, write_kernel
 
 RNG = np.random.default_rng(7)
 

@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.noise import QUIET, loudness, noise_sigma, noise_sigma_under, quieten
+from gpudeblur.images.noise import QUIET, loudness, noise_sigma, noise_sigma_under, quieten
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 

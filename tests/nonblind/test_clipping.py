@@ -12,6 +12,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur import blind
 from gpudeblur.deconvolution import TAKES
+from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS, restore, unexplained
 from gpudeblur.nonblind.clipping import believed, completed, with_lamps
@@ -20,7 +21,6 @@ from gpudeblur.nonblind.tiles import TILED, tiled
 from gpudeblur.nonblind.tv import shrink_isotropic
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.boundary import extend, unwrap
-from gpudeblur.saturation import clipped
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(9, rng=3)
@@ -119,7 +119,7 @@ def test_a_stack_with_one_clipped_picture_is_a_loop(xp: Any, method: str) -> Non
     stack, kernel, options = np.stack([night()[0], DIM]), xp.asarray(KERNEL), {"weight": 1e-3}
     if method == "richardson-lucy":
         options = {"noise_sigma": 5e-3}
-    mask = clipped(xp.asarray(stack))
+    mask = find_saturated(xp.asarray(stack))
     together = to_host(METHODS[method](xp.asarray(stack), kernel, clipped=mask, **options))
     alone = METHODS[method](xp.asarray(stack[0]), kernel, clipped=mask[0], **options)
     assert_close(together[0], alone, atol=1e-6 if xp is np else 2e-2)
@@ -130,7 +130,7 @@ def test_a_stack_with_one_clipped_picture_is_a_loop(xp: Any, method: str) -> Non
 @pytest.mark.parametrize("method", sorted({*TILED} & {*KNOWING}))
 def test_tiles_take_their_part_of_what_is_clipped(xp: Any, method: str) -> None:
     given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
-    mask = clipped(given)
+    mask = find_saturated(given)
     found = [
         quality(tiled(given, kernel, method=method, clipped=m, tile=48, overlap=30, weight=1e-3)) for m in (None, mask)
     ]
@@ -165,7 +165,7 @@ def test_a_level_below_the_top_is_told(xp: Any) -> None:
 @pytest.mark.parametrize("final", ["sparse", "tv"])
 def test_an_estimated_kernel_meets_lamps_too(xp: Any, final: str) -> None:
     given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
-    mask = clipped(given)
+    mask = find_saturated(given)
     without, found = restore(given, kernel, final), restore(given, kernel, final, clipped=mask)
     assert quality(found) > quality(without) + 2
     assert float(unexplained(given, found, kernel, mask)) < float(unexplained(given, without, kernel)) / 4
@@ -183,7 +183,7 @@ def test_deblur_tells_its_restoration_what_is_clipped(xp: Any, monkeypatch: pyte
     picture = np.stack([night()[0], DIM, DIM], axis=-1)
     gd.deblur(xp.asarray(picture), 9, channel_axis=-1, options=options)
     gd.deblur(xp.asarray(DIM), 9, options=options)
-    assert_same(told[0], clipped(np.moveaxis(picture, -1, 0)))
+    assert_same(told[0], find_saturated(np.moveaxis(picture, -1, 0)))
     assert told[1] is None
 
 

@@ -23,8 +23,9 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from .images import check_kernel, check_picture, from_planes, to_planes
-from .numerics.arrays import Array, to_host
+from ..numerics.arrays import Array, to_host
+from .checks import check_kernel, check_picture
+from .planes import from_planes, to_planes
 
 PNG, JPEG, TIFF = (".png",), (".jpg", ".jpeg"), (".tif", ".tiff")
 PICTURE_SUFFIXES = PNG + JPEG + TIFF

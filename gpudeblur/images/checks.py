@@ -1,9 +1,4 @@
-"""Entry and exit of pictures: the one place that judges what a user passes in, and that knows dtypes and channels.
-
-Inside, a picture is "planes": `(..., H, W)` of float32 or float64, colour as `(..., C, H, W)`. Errors name the
-argument, the rule, what came, and the way out; `TypeError` is for types and dtypes, `ValueError` for the rest. They
-make this file long, and are together so that all doors say the same.
-"""
+"""Every check of an input image or kernel, and its error message."""
 
 from __future__ import annotations
 
@@ -15,17 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from .numerics.arrays import Array, array_module, dtype_on, move
-
-# Rec. 709 luma weights of red, green and blue, for linear intensity.
-LUMA = (0.2126, 0.7152, 0.0722)
+from ..numerics.arrays import Array, array_module
+from .kernels import kernel_sum
 
 _WAY_OUT_OF_DTYPE = {
     "b": "convert it with .astype(float)",
     "c": "pass its real part or its magnitude",
     "O": "convert it with .astype(float)",
-    "S": "read the file first, for instance with gpudeblur.io.read_image",
-    "U": "read the file first, for instance with gpudeblur.io.read_image",
+    "S": "read the file first, for instance with gpudeblur.read_image",
+    "U": "read the file first, for instance with gpudeblur.read_image",
 }
 
 
@@ -65,94 +58,6 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
     if image.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {image.shape}; every side must be at least 1")
     check_finite(image, xp, name, "mask or inpaint it first")
-
-
-def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> Array:
-    """The picture as floats with the channels, if there are any, just before the rows.
-
-    Parameters
-    ----------
-    image : (..., H, W) array, or with one more axis for the channels
-        As `check_picture` lets it pass. Integers are read as fractions of their full range (value / largest value of
-        the type); floats of any size and byte order are converted, never scaled or clipped.
-    channel_axis : int, optional
-        Which axis holds the channels.
-    dtype : dtype
-        float32 or float64.
-
-    Returns
-    -------
-    (..., H, W) or (..., C, H, W) array of `dtype`
-        Always a fresh, C-contiguous, native array, so that nobody can write to the user's picture by mistake.
-
-    Raises
-    ------
-    ValueError
-        A float64 value is beyond `dtype`.
-    """
-    xp = array_module(image)
-    limit = float(np.finfo(dtype).max)
-    if image.dtype.kind == "f" and image.dtype.itemsize > np.dtype(dtype).itemsize and bool((abs(image) > limit).any()):
-        raise ValueError(
-            f"image must be within {limit:.1e} for {np.dtype(dtype)}, got {float(abs(image).max()):.1e}; "
-            "scale it to about [0, 1]"
-        )
-    view = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
-    planes = xp.array(view, dtype=np.dtype(dtype).newbyteorder("="), order="C")
-    if image.dtype.kind in "iu":
-        planes /= float(np.iinfo(image.dtype).max)
-    return planes
-
-
-def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) -> Array:
-    """The way back of `to_planes`: the dtype and the axes that the user's picture had.
-
-    Parameters
-    ----------
-    planes : (..., H, W) or (..., C, H, W) float array
-    like : array or dtype
-        The user's picture, or its dtype. For an integer type the values are scaled by the largest value of the type,
-        rounded and clipped to its range; floats are only cast.
-    channel_axis : int, optional
-        Where the channels were.
-
-    Returns
-    -------
-    array of the dtype of `like`, C-contiguous; on a device, of what stands for it there (`arrays.dtype_on`)
-    """
-    xp = array_module(planes)
-    is_array = isinstance(like, np.ndarray) or hasattr(like, "__cuda_array_interface__")
-    dtype = dtype_on(xp, like.dtype if is_array else np.dtype(like))
-    image = xp.ascontiguousarray(planes if channel_axis is None else xp.moveaxis(planes, -3, channel_axis))
-    if dtype.kind not in "iu":
-        return image.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    top = float(limits.max)
-    scaled = image.astype(image.dtype if dtype.itemsize < 4 else np.float64)  # float32 holds no 32-bit integers
-    scaled *= top
-    if top > limits.max:  # a 64-bit maximum rounds up to a float that no longer fits
-        top = float(np.nextafter(top, 0))
-    xp.rint(scaled, out=scaled)
-    return xp.clip(scaled, float(limits.min), top, out=scaled).astype(dtype)
-
-
-def to_picture(planes: Array, gamma: float, image: Array, *, channel_axis: int | None = None) -> Array:
-    """Linear light as a picture like the user's `image`: its gamma, dtype, axes and memory."""
-    picture = from_planes(encode(planes, gamma), image, channel_axis=channel_axis)
-    return move(picture, array_module(image)).astype(image.dtype, copy=False)
-
-
-def luminance(planes: Array) -> Array:
-    """One gray plane from the channels: `(..., C, H, W)` to `(..., H, W)`, same dtype.
-
-    Three channels are weighted as red, green and blue of linear intensity (Rec. 709: 0.2126, 0.7152, 0.0722); any
-    other number of channels is averaged, because nothing says what they are.
-    """
-    xp = array_module(planes)
-    if planes.shape[-3] != 3:
-        return xp.mean(planes, axis=-3)
-    red, green, blue = (planes[..., channel, :, :] for channel in range(3))
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
 def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -276,9 +181,7 @@ def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = Non
     stack = tuple(lead)
     if kernel.ndim > 2 and kernel.shape[:-2] != stack:
         one_each = f"or one a picture, {(*stack, kh, kw)}" if stack else "for one picture"
-        raise ValueError(
-            f"kernel must be one, (kh, kw), {one_each}, got shape {kernel.shape}; channels share a kernel"
-        )
+        raise ValueError(f"kernel must be one, (kh, kw), {one_each}, got shape {kernel.shape}; channels share a kernel")
 
 
 def without_channels(image: Any, channel_axis: int | None) -> tuple[int, ...]:
@@ -325,18 +228,7 @@ def check_largest(
         warnings.warn(f"{name} has values up to {largest:.4g}: {meaning}", UserWarning, stacklevel=stacklevel)
 
 
-def decode(planes: Array, gamma: float) -> Array:
-    """Linear light of a picture whose values are light ** (1 / gamma); signs are kept."""
-    _check_gamma(gamma)
-    return planes if gamma == 1 else array_module(planes).copysign(abs(planes) ** gamma, planes)
-
-
-def encode(planes: Array, gamma: float) -> Array:
-    """The inverse of `decode`."""
-    return planes if gamma == 1 else array_module(planes).copysign(abs(planes) ** (1 / gamma), planes)
-
-
-def _check_gamma(gamma: Any) -> None:
+def check_gamma(gamma: Any) -> None:
     if not isinstance(gamma, (int, float, np.number)) or not 0 < gamma < math.inf:
         raise ValueError(f"gamma must be a positive number, got {gamma!r}; 1 is linear, photos have about 2.2")
 
@@ -391,14 +283,6 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
             UserWarning,
             stacklevel=3,
         )
-
-
-def kernel_sum(kernel: Array, ndim: int) -> Array:
-    """The sum over the last `ndim` axes. 0 where it is so but for rounding: dividing by it would blow the kernel up."""
-    axes = tuple(range(-ndim, 0))
-    total, mass = kernel.sum(axis=axes), abs(kernel).sum(axis=axes)
-    least = math.prod(kernel.shape[-ndim:]) * float(np.finfo(kernel.dtype).eps) * mass
-    return array_module(kernel).where(abs(total) <= least, 0, total)
 
 
 def module_of(array: Any, name: str) -> Any:

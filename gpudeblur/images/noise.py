@@ -1,4 +1,4 @@
-"""How much noise a picture has, and what that means for the weights."""
+"""The noise of an image: its standard deviation, measured, and images divided by it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,53 @@ from typing import Any
 
 import numpy as np
 
-from .numerics.arrays import Array, array_module, constant, goes_to_cuda, sum_pixels
-from .numerics.fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
+from ..numerics.arrays import Array, array_module, choose_module, constant, goes_to_cuda, move, sum_pixels, to_host
+from ..numerics.fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
+from . import checks
+from .kernels import pad_to_odd
+from .planes import to_planes
+
+
+def estimate_noise(
+    image: Array, kernel: Array | None = None, *, channel_axis: int | None = None, device: str | None = None
+) -> Any:
+    """Standard deviation of the white noise in a picture.
+
+    Parameters
+    ----------
+    image : (..., H, W), or (..., H, W, C) with ``channel_axis=-1``; see `deblur`.
+    kernel : (kh, kw), or one a picture, (..., kh, kw), optional
+        The blur kernel, if known: the noise is measured at the frequencies that it takes from the picture
+        (`noise.noise_sigma_under`). Else it is what the finest diagonal differences hold, fine texture included
+        (`noise.noise_sigma`).
+    device : see `deblur`.
+
+    Returns
+    -------
+    float or NumPy array
+        In the unit of a float picture, as a fraction of the full range of an integer one: a number, or one for each
+        picture of a stack, (...), and each channel, (..., C).
+
+    Raises
+    ------
+    TypeError, ValueError
+        The picture or the kernel breaks a rule, which the message names.
+    """
+    checks.check_picture(image, channel_axis=channel_axis)
+    xp = choose_module(image, device)
+    planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype="float64")
+    if kernel is None:
+        sigma = noise_sigma(planes)
+    else:
+        checks.check_kernel(kernel, odd=False)
+        array_module(image, kernel)
+        checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=False)
+        weights = pad_to_odd(move(kernel, xp).astype("float64"))
+        weights = weights / weights.sum(axis=(-2, -1), keepdims=True)
+        sigma = noise_sigma_under(planes, weights if channel_axis is None else weights[..., None, :, :])
+    found = to_host(xp.asarray(sigma))
+    return float(found) if found.ndim == 0 else found
+
 
 # Up to this standard deviation the weights hold as they are.
 QUIET = 0.0063
@@ -96,7 +141,7 @@ def median(values: Array) -> Array:
 
 def _median_of_smallest(values: Array, count: int) -> Array:
     """The median of the `count` smallest of float32 `values` (..., size) on a device, (...); NaN where any is NaN."""
-    from .numerics import cuda
+    from ..numerics import cuda
 
     lower = cuda.select(values, (count - 1) // 2)
     return lower if count % 2 else (lower + cuda.select(values, count // 2)) / 2
@@ -107,7 +152,7 @@ def _median_of_quietest(power: Array, signal: Array) -> Array:
     xp = array_module(power, signal)
     count = max(1, round(QUIETEST * signal.shape[-1]))
     if goes_to_cuda(power, signal):
-        from .numerics import cuda
+        from ..numerics import cuda
 
         # Of equal signals all places count, not some.
         bound = cuda.select(signal, count - 1)[..., None]

@@ -1,0 +1,1 @@
+"""Images as data: checks, files, planes, noise, saturation. Nothing here knows a deblurring method."""

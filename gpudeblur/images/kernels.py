@@ -1,0 +1,36 @@
+"""Blur kernels as users bring them: odd sides, a sum, a size."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..numerics.arrays import Array, array_module
+
+
+def pad_to_odd(kernel: Array) -> Array:
+    """`kernel` (..., kh, kw), even sides one longer by zeros at the end: its pixel (kh // 2, kw // 2) is the middle."""
+    missing = [(0, 1 - side % 2) for side in kernel.shape[-2:]]
+    return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + missing)
+
+
+def kernel_sum(kernel: Array, ndim: int) -> Array:
+    """The sum over the last `ndim` axes. 0 where it is so but for rounding: dividing by it would blow the kernel up."""
+    axes = tuple(range(-ndim, 0))
+    total, mass = kernel.sum(axis=axes), abs(kernel).sum(axis=axes)
+    least = math.prod(kernel.shape[-ndim:]) * float(np.finfo(kernel.dtype).eps) * mass
+    return array_module(kernel).where(abs(total) <= least, 0, total)
+
+
+def fit_size(kernel: Array, size: tuple[int, int]) -> Array:
+    """`kernel` (..., kh, kw) cut or zero-padded about its middle to `size`."""
+    xp = array_module(kernel)
+    kh, kw = kernel.shape[-2:]
+    h, w = size
+    out = xp.zeros((*kernel.shape[:-2], h, w), dtype=kernel.dtype)
+    ih, iw = min(h, kh) // 2, min(w, kw) // 2
+    out[..., h // 2 - ih : h // 2 + ih + 1, w // 2 - iw : w // 2 + iw + 1] = kernel[
+        ..., kh // 2 - ih : kh // 2 + ih + 1, kw // 2 - iw : kw // 2 + iw + 1
+    ]
+    return out
