@@ -89,18 +89,18 @@ SETS = {
 
 # ------------------------------------------------------------------ Fig. 10a
 def accuracy(args: Any) -> None:
-    from gpudeblur.networks import judging, pairs
+    from gpudeblur.networks.classifier.network import data, evaluation
 
     networks = {"multi-scale": gd.priors.DiscriminativePrior(weights=args.weights_file)}
     if args.single is not None:
         networks["one scale"] = gd.priors.DiscriminativePrior(weights=args.single)
     rows: list[Row] = []
     for path in sorted(one for one in args.pictures.iterdir() if one.is_dir()):
-        folder = pairs.load_folder(path)
+        folder = data.load_folder(path)
         least = min(min(one.shape) for one in folder.pictures)
         kept = [scale for scale in SCALES if scale * (least - 51) >= LEAST_SIDE]
         for name, prior in networks.items():
-            for scale, found in judging.judge(prior.probability, folder, scales=kept).items():
+            for scale, found in evaluation.judge(prior.probability, folder, scales=kept).items():
                 rows.append(
                     {
                         "pictures": path.name, "n": 2 * len(folder.pictures), "training": name, "scale": scale,
@@ -280,12 +280,12 @@ def convergence(args: Any) -> None:
 
 # ------------------------------------------------------------------ Table 2
 def runtime(args: Any) -> None:
-    from gpudeblur import torch_bridge
+    from gpudeblur.networks import bridge
 
     rows: list[Row] = []
     sharp = camera() / 255.0
     kernel = trajectory_kernel(25, rng=1)
-    torch_bridge.torch_module().set_num_threads(args.threads)
+    bridge.torch_module().set_num_threads(args.threads)
     prior = _prior(args, args.weight)
     methods = {
         "one start, L0 alone": gd.TwoStepOptions(**ALONE),
@@ -327,9 +327,9 @@ def _prior(args: Any, weight: float) -> gd.priors.DiscriminativePrior:
 
 
 def _one_thread() -> None:
-    from gpudeblur import torch_bridge
+    from gpudeblur.networks import bridge
 
-    torch_bridge.torch_module().set_num_threads(1)
+    bridge.torch_module().set_num_threads(1)
 
 
 def _record(args: Any, kind: str, line: Row, *names: str) -> None:

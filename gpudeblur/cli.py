@@ -350,7 +350,7 @@ def classifier(
         from .priors import DiscriminativePrior
 
         DiscriminativePrior()  # says so where PyTorch is missing
-        from .networks import judging, pairs, training
+        from .networks.classifier import data, evaluation, training
 
         suffixes = (".safetensors",)
         check_output(out, suffixes=suffixes)
@@ -360,12 +360,12 @@ def classifier(
         if log is not None:
             check_output(log, suffixes=(".jsonl",))
         made: dict[str, Any] = {"batch": batch_size, "patch": patch, "seed": seed, "scales": (smallest_scale, 1.0)}
-        recipe = pairs.Recipe(**{name: value for name, value in made.items() if value is not None})
+        recipe = data.Recipe(**{name: value for name, value in made.items() if value is not None})
         chosen: dict[str, Any] = {"steps": steps, "rate": rate, "checkpoint_every": checkpoint_every}
         chosen |= {"precision": precision, "device": device}
         settings = training.Settings(**{name: value for name, value in chosen.items() if value is not None})
-        folders = [pairs.load_folder(folder, smallest=recipe.kernels[0]) for folder in clear]
-        judged_on = [pairs.load_folder(folder, smallest=recipe.kernels[0]) for folder in validate or []]
+        folders = [data.load_folder(folder, smallest=recipe.kernels[0]) for folder in clear]
+        judged_on = [data.load_folder(folder, smallest=recipe.kernels[0]) for folder in validate or []]
         with _progress_bar() as callback:
 
             def report(step: int, loss: float, accuracy: float) -> None:
@@ -382,7 +382,7 @@ def classifier(
             rows["skipped"] = "\n".join(skipped)
         prior = DiscriminativePrior(weights=out)
         for folder in judged_on:
-            for scale, found in judging.judge(prior.probability, folder).items():
+            for scale, found in evaluation.judge(prior.probability, folder).items():
                 rows[f"{folder.path.name}, scale {scale:g}"] = (
                     f"accuracy {found.accuracy:.1%}, f(clear) / f(blurred) {found.ratio:.3f}"
                 )

@@ -660,8 +660,8 @@ def test_the_learned_prior_from_pictures_to_plots(bench: Any, data: Path, tmp_pa
     pytest.importorskip("torch")
     pytest.importorskip("safetensors")
     learned = bench("learned_prior")
-    from gpudeblur.networks.classifier import Classifier
-    from gpudeblur.networks.training import write_classifier
+    from gpudeblur.networks.classifier.network import Classifier
+    from gpudeblur.networks.classifier.training import write_classifier
 
     weights = tmp_path / "w.safetensors"
     write_classifier(weights, Classifier((2, 2, 2, 2, 2)).initialise(0))

@@ -23,9 +23,9 @@ PACKAGE = ROOT / "gpudeblur"
 LAYERS = (
     {"numerics"},
     {"images"},
-    {"networks"},  # its __init__, which is empty
-    {"networks.classifier", "networks.weights"},  # what a prior takes
-    {"priors", "torch_bridge", "options"},
+    {"synthesis"},
+    {"networks"},
+    {"priors"},
     {
         "pyramid",
         "latent",
@@ -36,15 +36,16 @@ LAYERS = (
         "saturation",
     },
     {"nonblind"},
+    {"options"},
     {"alternation"},
     {"choice"},
     {"kernel_size"},
     {"two_step"},
-    {"metrics", "synthesis"},
+    {"metrics"},
     {"blind", "deconvolution", "nonuniform", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
-    {"folders", "networks.pairs", "networks.judging", "networks.training"},
+    {"folders"},
     {"cli", "demo", "__main__", "_skimage_backend"},
 )
 # The parts of a package have its place, but for those named with a dot.

@@ -1,5 +1,1 @@
-"""Networks, and what trains them: the only folder that imports torch; nothing outside loads it before it is used.
-
-`classifier` tells clear pictures from blurred ones (seed 3); `weights` reads and writes safetensors; `pairs` makes
-training pictures of clear ones; `training` trains.
-"""
+"""Networks: the only room that imports torch, and only when one is used. One network, one folder."""

@@ -9,14 +9,6 @@ from typing import Any
 
 import torch
 
-from .classifier import Classifier
-
-FOLDER = Path(__file__).parent
-# SHA-256 of what ships.
-CHECKSUMS: Mapping[str, str] = {
-    "classifier.safetensors": "0e0a9c0c5c3c6266f4173e2a9294fe592a6a5d2977c4e08b93f2567b9c6dfea3",
-}
-
 
 def _safetensors() -> Any:
     try:
@@ -57,31 +49,3 @@ def unpack(path: Path, checksum: str | None = None) -> tuple[dict[str, torch.Ten
     except (library.SafetensorError, ValueError, KeyError) as why:
         raise ValueError(f"weights {path} must be safetensors, got a damaged file ({why}); get a fresh copy") from why
     return tensors, metadata
-
-
-def load_classifier(path: Path | None = None, *, checksum: str | None = None) -> Classifier:
-    """The classifier with the weights that ship with the package, or with those of a file.
-
-    Raises
-    ------
-    ValueError
-        As `unpack`; or the file holds other names or shapes than the network.
-    """
-    if path is None:
-        path, checksum = FOLDER / "classifier.safetensors", CHECKSUMS["classifier.safetensors"]
-    tensors, _ = unpack(path, checksum)
-    tensors = {name: one for name, one in tensors.items() if not name.startswith("momentum.")}
-    weights = [tensors.get(f"layers.{number}.weight") for number in range(6)]
-    if any(one is None or one.ndim != 4 for one in weights):
-        raise ValueError(f"weights {path} must be those of a Classifier, got {sorted(tensors)}; name another file")
-    network = Classifier([len(one) for one in weights[:-1] if one is not None])
-    for name, own in network.state_dict().items():
-        if name not in tensors or tensors[name].shape != own.shape:
-            got = tuple(tensors[name].shape) if name in tensors else "nothing"
-            raise ValueError(
-                f"weights {path} must hold {name} of shape {tuple(own.shape)}, got {got}; they are of another network"
-            )
-    if extra := sorted(set(tensors) - set(network.state_dict())):
-        raise ValueError(f"weights {path} must hold a Classifier alone, got {extra} too; they are of another network")
-    network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False)

@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import torch_bridge
+from ..networks import bridge
 from ..numerics.arrays import Array, array_module
 from .protocol import check, check_eta, check_weight
 
@@ -61,12 +61,12 @@ class ScorePrior:
 
     def step(self, latent: Array, ratio: float) -> Array:
         """`descend`, with the gradient of f by autograd."""
-        slope = functools.partial(torch_bridge.slope, self.module)
+        slope = functools.partial(bridge.slope, self.module)
         return descend(slope, latent, ratio, self.rate, self.steps, self.gradients)
 
     def value(self, pictures: Array) -> Array:
         """f of pictures (..., H, W): (...)."""
-        return torch_bridge.values(self.module, pictures)
+        return bridge.values(self.module, pictures)
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class DiscriminativePrior:
     """p(x) = f(x), with f the probability that a picture is blurred, as a classifier sees it (seed 3).
 
     The classifier ships with the package; what it was trained on and what it reaches is in
-    `gpudeblur/networks/classifier.md`. Its weights are for research use. It is slow, and at no weight tried were the
-    kernels better than those of the same splitting with a prior that knows nothing (`bench/README.md`).
+    `gpudeblur/networks/classifier/classifier.md`. Its weights are for research use. It is slow, and at no weight
+    tried were the kernels better than those of the same splitting with a prior that knows nothing (`bench/README.md`).
 
     Attributes
     ----------
@@ -122,14 +122,14 @@ class DiscriminativePrior:
         fits = self.halve_over is None or (type(self.halve_over) is int and self.halve_over >= LEAST_HALVED)
         rule = f"be an integer of at least {LEAST_HALVED}, or None"
         check("halve_over", fits, rule, self.halve_over, "leave it out for 128")
-        torch_bridge.torch_module()
+        bridge.torch_module()
 
     def step(self, latent: Array, ratio: float) -> Array:
         """`descend`, with the gradient of f by autograd."""
         network: Callable[..., Any] = self._network(latent)
         if self.halve_over is not None and min(latent.shape[-2:]) > self.halve_over:
             network = functools.partial(of_halved, network)
-        slope = functools.partial(torch_bridge.slope, network)
+        slope = functools.partial(bridge.slope, network)
         return descend(slope, latent, ratio, self.rate, self.steps, self.gradients)
 
     def probability(self, pictures: Array) -> Array:
@@ -139,20 +139,20 @@ class DiscriminativePrior:
         got = f"shape {pictures.shape}, {pictures.dtype}"
         check("pictures", fits, "be floats (..., H, W)", got, "divide integers by their maximum")
         wide = pictures if pictures.dtype.itemsize in (4, 8) else pictures.astype(xp.float32)
-        return torch_bridge.values(self._network(wide), wide)
+        return bridge.values(self._network(wide), wide)
 
     def _network(self, like: Array) -> Any:
         # A file that is written again is read again.
         stamp = None if self.weights is None else Path(self.weights).stat().st_mtime_ns
-        return _classifier(self.weights, stamp, str(torch_bridge.device_of(like)), str(like.dtype))
+        return _classifier(self.weights, stamp, str(bridge.device_of(like)), str(like.dtype))
 
 
 @functools.lru_cache(maxsize=8)
 def _classifier(path: Path | str | None, stamp: int | None, device: str, dtype: str) -> Any:
     """The classifier where, and in the precision in which, it is asked for."""
-    from ..networks.weights import load_classifier
+    from ..networks.classifier.network import load_classifier
 
-    torch = torch_bridge.torch_module()
+    torch = bridge.torch_module()
     return load_classifier(None if path is None else Path(path)).to(device=device, dtype=getattr(torch, dtype))
 
 
@@ -183,12 +183,12 @@ class DenoiserPrior:
 
     def step(self, latent: Array, ratio: float) -> Array:
         """module(latent, sigma)."""
-        return torch_bridge.answer(self.module, latent, min(math.sqrt(0.5 * ratio), self.most_sigma))
+        return bridge.answer(self.module, latent, min(math.sqrt(0.5 * ratio), self.most_sigma))
 
 
 def of_halved(module: Callable[..., Any], pictures: Any) -> Any:
     """module of torch pictures (N, 1, H, W) at half size: the mean of 2 x 2 pixels, of fewer at the far border."""
-    pool = torch_bridge.torch_module().nn.functional.avg_pool2d
+    pool = bridge.torch_module().nn.functional.avg_pool2d
     return module(pool(pictures, 2, ceil_mode=True, count_include_pad=False))
 
 

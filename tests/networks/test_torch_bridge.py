@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpudeblur import torch_bridge
+from gpudeblur.networks import bridge
 
 torch = pytest.importorskip("torch")
 
@@ -27,8 +27,8 @@ class Square(torch.nn.Module):
 
 def test_the_memory_is_the_same_both_ways() -> None:
     x = pictures(2)
-    tensor = torch_bridge.to_torch(x)
-    back = torch_bridge.from_torch(tensor, x)
+    tensor = bridge.to_torch(x)
+    back = bridge.from_torch(tensor, x)
     assert tensor.data_ptr() == x.ctypes.data == back.ctypes.data
     assert type(back) is np.ndarray
     back[0, 0, 0] = 5
@@ -37,10 +37,10 @@ def test_the_memory_is_the_same_both_ways() -> None:
 
 def test_a_round_trip_copies_nothing() -> None:
     x = np.zeros((1, 1024, 1024), np.float32)
-    torch_bridge.from_torch(torch_bridge.to_torch(x), x)
+    bridge.from_torch(bridge.to_torch(x), x)
     tracemalloc.start()
     for _ in range(10):
-        torch_bridge.from_torch(torch_bridge.to_torch(x), x)
+        bridge.from_torch(bridge.to_torch(x), x)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 16
@@ -51,7 +51,7 @@ def test_arrays_that_torch_cannot_hold_are_copied() -> None:
     frozen = x.copy()
     frozen.flags.writeable = False
     for array in (x[::-1], x[:, ::-2], frozen):
-        tensor = torch_bridge.to_torch(array)
+        tensor = bridge.to_torch(array)
         np.testing.assert_array_equal(tensor.numpy(), array)
         assert not np.shares_memory(tensor.numpy(), x)
 
@@ -60,49 +60,49 @@ def test_arrays_that_torch_cannot_hold_are_copied() -> None:
 def test_on_a_device_memory_and_stream_are_the_same(cupy: Any) -> None:
     x = cupy.asarray(pictures(2))
     for stream in (cupy.cuda.Stream.null, cupy.cuda.Stream(non_blocking=True)):
-        with stream, torch_bridge.stream_of(x):
-            tensor = torch_bridge.to_torch(x)
+        with stream, bridge.stream_of(x):
+            tensor = bridge.to_torch(x)
             assert torch.cuda.current_stream().cuda_stream == stream.ptr
-            back = torch_bridge.from_torch(tensor, x)
+            back = bridge.from_torch(tensor, x)
         assert tensor.data_ptr() == x.data.ptr == back.data.ptr
         assert type(back) is cupy.ndarray
-    np.testing.assert_allclose(torch_bridge.slope(Square(), x).get(), 2 * x.get(), rtol=1e-6)
+    np.testing.assert_allclose(bridge.slope(Square(), x).get(), 2 * x.get(), rtol=1e-6)
 
 
 @pytest.mark.gpu
 def test_on_a_device_a_module_on_the_cpu_is_refused(cupy: Any) -> None:
     with pytest.raises(ValueError, match="module must be on cuda:0, where the picture is, got weight on cpu"):
-        torch_bridge.answer(torch.nn.Conv2d(1, 1, 3, padding=1), cupy.zeros((8, 8), np.float32))
+        bridge.answer(torch.nn.Conv2d(1, 1, 3, padding=1), cupy.zeros((8, 8), np.float32))
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_slope_is_the_gradient_of_each_picture(lead: tuple[int, ...], dtype: Any) -> None:
     x = pictures(*lead, dtype=dtype)
-    found = torch_bridge.slope(Square(), x)
+    found = bridge.slope(Square(), x)
     assert found.dtype == dtype
     np.testing.assert_allclose(found, 2 * x, rtol=1e-6)
-    np.testing.assert_allclose(torch_bridge.values(Square(), x), (x * x).sum(axis=(-2, -1)), rtol=1e-5)
+    np.testing.assert_allclose(bridge.values(Square(), x), (x * x).sum(axis=(-2, -1)), rtol=1e-5)
 
 
 def test_answers_keep_their_shape_and_know_their_arguments() -> None:
     x = pictures(2, 3)
-    np.testing.assert_array_equal(torch_bridge.answer(lambda p, sigma: p * sigma, x, 2.0), 2 * x)
+    np.testing.assert_array_equal(bridge.answer(lambda p, sigma: p * sigma, x, 2.0), 2 * x)
 
 
 def test_autograd_works_where_it_is_switched_off_and_leaves_no_gradients() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(1))
     with torch.no_grad():
-        torch_bridge.slope(network, pictures(2))
+        bridge.slope(network, pictures(2))
     assert all(one.grad is None for one in network.parameters())
 
 
 def test_a_nan_picture_does_not_disturb_its_neighbours() -> None:
     x = pictures(3)
     x[1, 2, 2] = np.nan
-    found = torch_bridge.slope(Square(), x)
+    found = bridge.slope(Square(), x)
     np.testing.assert_allclose(found[[0, 2]], 2 * x[[0, 2]], rtol=1e-6)
-    assert np.isnan(torch_bridge.values(Square(), x)[1])
+    assert np.isnan(bridge.values(Square(), x)[1])
 
 
 class Training(torch.nn.Module):
@@ -139,7 +139,7 @@ ANSWERS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("module", "message"), ANSWERS, ids=range(len(ANSWERS)))
 def test_what_a_module_does_wrong_is_told(module: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"module {message}"):
-        torch_bridge.answer(module, pictures())
+        bridge.answer(module, pictures())
 
 
 SLOPES: list[tuple[Any, str]] = [
@@ -153,7 +153,7 @@ SLOPES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("module", "message"), SLOPES, ids=range(len(SLOPES)))
 def test_what_a_scalar_module_does_wrong_is_told(module: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"module {message}"):
-        torch_bridge.slope(module, pictures(2))
+        bridge.slope(module, pictures(2))
 
 
 def test_without_torch_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,4 +161,4 @@ def test_without_torch_the_message_says_how_to_get_it(monkeypatch: pytest.Monkey
     with pytest.raises(
         ImportError, match=r"needs PyTorch, which cannot be imported .* pip install 'gpudeblur\[torch\]'"
     ):
-        torch_bridge.to_torch(pictures())
+        bridge.to_torch(pictures())

@@ -20,7 +20,10 @@ from gpudeblur.cli import app
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from gpudeblur.networks import classifier, judging, pairs, training, weights  # noqa: E402
+from gpudeblur.networks import weights  # noqa: E402
+from gpudeblur.networks.classifier import data as pairs  # noqa: E402
+from gpudeblur.networks.classifier import evaluation, training  # noqa: E402
+from gpudeblur.networks.classifier.network import Classifier, load_classifier  # noqa: E402
 
 RECIPE = pairs.Recipe(batch=4, patch=32, kernels=(7, 9))
 SETTINGS = training.Settings(steps=5, channels=(2, 2, 2, 2, 2), checkpoint_every=2, warm_up=2)
@@ -231,7 +234,7 @@ def test_bfloat16_resumes_bit_for_bit_too(folders: list[pairs.Folder], straight:
     assert not same(whole, straight)
     # It learns what float32 does: beside the way that the weights went, what differs is little.
     exact, rounded = weights_of(straight), weights_of(whole)
-    began = classifier.Classifier(SETTINGS.channels).initialise(RECIPE.seed).state_dict()
+    began = Classifier(SETTINGS.channels).initialise(RECIPE.seed).state_dict()
     went = sum(((exact[name] - one.numpy()) ** 2).sum() for name, one in began.items()) ** 0.5
     differs = sum(((exact[name] - rounded[name]) ** 2).sum() for name in began) ** 0.5
     assert 0 < differs < 0.3 * went
@@ -250,7 +253,7 @@ def test_float32_is_not_tf32(folders: list[pairs.Folder], tmp_path: Path) -> Non
 
 
 def test_logits_are_float32_also_where_convolutions_are_not() -> None:
-    network = classifier.Classifier().initialise(0)
+    network = Classifier().initialise(0)
     pictures = torch.rand(4, 1, 40, 40, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
         logits = network.logits(pictures)
@@ -404,10 +407,10 @@ def test_judging_counts_both_classes(folders: list[pairs.Folder]) -> None:
     def sharper_is_clear(pictures: np.ndarray) -> np.ndarray:
         return np.array([1.0 if pairs.roughness(one) < 0.03 else 0.0 for one in pictures])
 
-    always = judging.judge(lambda pictures: np.full(len(pictures), 0.7), folders[0], scales=(1.0, 0.5))
+    always = evaluation.judge(lambda pictures: np.full(len(pictures), 0.7), folders[0], scales=(1.0, 0.5))
     assert {scale: found.accuracy for scale, found in always.items()} == {1.0: 0.5, 0.5: 0.5}
     np.testing.assert_allclose(always[1.0].ratio, 1)
-    found = judging.judge(sharper_is_clear, folders[0], scales=(1.0,))[1.0]
+    found = evaluation.judge(sharper_is_clear, folders[0], scales=(1.0,))[1.0]
     assert found.clear.shape == found.blurred.shape == (3,)
 
 
@@ -426,7 +429,7 @@ def test_the_command_trains_resumes_and_judges(clear: Path, tmp_path: Path) -> N
     assert "3 pictures, 1 skipped" in done.output
     assert "broken.png" in done.output
     assert "scale 0.25" in done.output
-    assert weights.load_classifier(out).channels == training.CHANNELS
+    assert load_classifier(out).channels == training.CHANNELS
     assert len(log.read_text().splitlines()) == 2
 
 

@@ -13,8 +13,8 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import torch_bridge
 from gpudeblur.latent import latent_step
+from gpudeblur.networks import bridge
 from gpudeblur.numerics.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
 from gpudeblur.priors.discriminative import descend, of_halved
@@ -23,8 +23,14 @@ from gpudeblur.synthesis import blur, trajectory_kernel
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from gpudeblur.networks import training, weights  # noqa: E402
-from gpudeblur.networks.classifier import Classifier  # noqa: E402
+from gpudeblur.networks import weights  # noqa: E402
+from gpudeblur.networks.classifier import training  # noqa: E402
+from gpudeblur.networks.classifier.network import (  # noqa: E402
+    CHECKSUMS,
+    FOLDER,
+    Classifier,
+    load_classifier,
+)
 
 QUICK = gd.TwoStepOptions(starts=("wide",), iterations=2, last_iterations=2)
 
@@ -120,7 +126,7 @@ def test_a_block_that_the_border_cuts_is_the_mean_of_what_it_has(shape: tuple[in
             mean = x[block].mean(axis=(1, 2), keepdims=True)
             slope[block] = 3 * mean**2 / x[0][block[1:]].size
     halved = functools.partial(of_halved, cubes)
-    np.testing.assert_allclose(torch_bridge.slope(halved, x), slope, rtol=1e-12)
+    np.testing.assert_allclose(bridge.slope(halved, x), slope, rtol=1e-12)
 
 
 def test_without_coupling_the_pull_is_a_share_of_the_weights() -> None:
@@ -262,18 +268,18 @@ def test_the_weights_of_the_package_load_and_tell_blurred_from_clear() -> None:
 
 
 def test_what_ships_is_small_and_has_its_card() -> None:
-    for name in weights.CHECKSUMS:
-        file = weights.FOLDER / name
+    for name in CHECKSUMS:
+        file = FOLDER / name
         assert file.stat().st_size < 5e6
         card = file.with_suffix(".md").read_text()
-        assert weights.CHECKSUMS[name] in card
+        assert CHECKSUMS[name] in card
         assert "research" in card
 
 
 def test_other_files_are_refused(tmp_path: Path, random_weights: Path) -> None:
     def load(data: bytes, **more: Any) -> None:
         (tmp_path / "w.safetensors").write_bytes(data)
-        weights.load_classifier(tmp_path / "w.safetensors", **more)
+        load_classifier(tmp_path / "w.safetensors", **more)
 
     good = random_weights.read_bytes()
     load(good)
@@ -296,7 +302,7 @@ def test_other_files_are_refused(tmp_path: Path, random_weights: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold a Classifier alone, got \['more'\]"):
         load(weights.pack({**tensors, "more": torch.zeros(2)}))
     with pytest.raises(FileNotFoundError):
-        weights.load_classifier(tmp_path / "none.safetensors")
+        load_classifier(tmp_path / "none.safetensors")
 
 
 # ------------------------------------------------------------------ denoisers

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images import checks
-from ..images.files import PICTURE_SUFFIXES, read_image
-from ..images.planes import luminance, to_planes
-from ..numerics.resample import resample
-from ..synthesis import blur, gaussian_process_kernel, trajectory_kernel
+from ...images import checks
+from ...images.files import PICTURE_SUFFIXES, read_image
+from ...images.planes import luminance, to_planes
+from ...numerics.resample import resample
+from ...synthesis import blur, gaussian_process_kernel, trajectory_kernel
 
 LEAST_CROP = 32  # pixels; no picture is used that has none of these beside the smallest kernel
 STEP = 8  # crops are a multiple of it, so that few shapes occur

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..numerics.resample import resample, scaled_shape
-from .pairs import Folder, draw_kernel, largest_kernel, make_pair
+from ...numerics.resample import resample, scaled_shape
+from .data import Folder, draw_kernel, largest_kernel, make_pair
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25)
 SEED = 1 << 20  # far from the seeds that one trains with: the kernels are unseen

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from ..weights import unpack
 
 # Channels after each of the convolutions but the last, which has one. The paper takes 64 throughout; with these a
 # pixel costs a tenth, most of it saved where the picture is still large.
@@ -68,3 +71,38 @@ class Classifier(nn.Module):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """f of pictures (N, 1, H, W) in [0, 1], (N,)."""
         return torch.sigmoid(self.logits(pictures))
+
+
+FOLDER = Path(__file__).parent
+# SHA-256 of what ships.
+CHECKSUMS: Mapping[str, str] = {
+    "classifier.safetensors": "0e0a9c0c5c3c6266f4173e2a9294fe592a6a5d2977c4e08b93f2567b9c6dfea3",
+}
+
+
+def load_classifier(path: Path | None = None, *, checksum: str | None = None) -> Classifier:
+    """The classifier with the weights that ship with the package, or with those of a file.
+
+    Raises
+    ------
+    ValueError
+        As `unpack`; or the file holds other names or shapes than the network.
+    """
+    if path is None:
+        path, checksum = FOLDER / "classifier.safetensors", CHECKSUMS["classifier.safetensors"]
+    tensors, _ = unpack(path, checksum)
+    tensors = {name: one for name, one in tensors.items() if not name.startswith("momentum.")}
+    weights = [tensors.get(f"layers.{number}.weight") for number in range(6)]
+    if any(one is None or one.ndim != 4 for one in weights):
+        raise ValueError(f"weights {path} must be those of a Classifier, got {sorted(tensors)}; name another file")
+    network = Classifier([len(one) for one in weights[:-1] if one is not None])
+    for name, own in network.state_dict().items():
+        if name not in tensors or tensors[name].shape != own.shape:
+            got = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise ValueError(
+                f"weights {path} must hold {name} of shape {tuple(own.shape)}, got {got}; they are of another network"
+            )
+    if extra := sorted(set(tensors) - set(network.state_dict())):
+        raise ValueError(f"weights {path} must hold a Classifier alone, got {extra} too; they are of another network")
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)

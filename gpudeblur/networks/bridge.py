@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .numerics.arrays import Array, array_module
+from ..numerics.arrays import Array, array_module
 
 WAY_OUT = "pip install 'gpudeblur[torch]'"
 

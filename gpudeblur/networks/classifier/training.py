@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..images.files import write_whole
-from .classifier import CHANNELS, Classifier, channels_last
-from .pairs import Folder, Recipe, check, make_batches
-from .weights import load_classifier, pack, unpack
+from ...images.files import write_whole
+from ..weights import pack, unpack
+from .data import Folder, Recipe, check, make_batches
+from .network import CHANNELS, Classifier, channels_last, load_classifier
 
 # The learning rate falls by 5 (paper) after these shares of the steps.
 DROPS = (0.6, 0.85)
