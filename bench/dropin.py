@@ -24,7 +24,7 @@ from evaluate import arguments, record, settings, table
 from skimage import restoration as theirs
 from throughput import bar
 
-from gpudeblur import restoration as ours
+from gpudeblur.nonblind import scikit_image as ours
 
 COLUMNS = {"call": "", "heap": "", "theirs_ms": ".1f", "ours_ms": ".1f", "times": ".2f", "difference": ".1e"}
 Call = Callable[[Any], Any]

@@ -44,12 +44,12 @@ from cases import (
 from evaluate import Row, arguments, record, settings, table
 
 from gpudeblur import deconvolve
-from gpudeblur.deconvolution import TAKES
 from gpudeblur.images.saturation import PLATEAU
 from gpudeblur.metrics import psnr, scores
 from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind.deconvolve import TAKES
+from gpudeblur.nonblind.regularization import automatic_weight
 from gpudeblur.nonblind.tiles import tiled
-from gpudeblur.nonblind.weights import automatic_weight
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 PARTS = ("levin", "edges", "noise", "clipped", "seams", "speed")

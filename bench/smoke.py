@@ -245,12 +245,12 @@ def odd_input(xp: Any) -> Row:
 @step
 def volume(xp: Any) -> Row:
     """Three axes, with a cuFFT plan of over a GiB where there is memory for twenty such volumes in a third of it."""
-    from gpudeblur import restoration
+    from gpudeblur.nonblind import scikit_image
 
     side = 32 if xp is np else int(min(520, (free_bytes(xp) / 3 / 160) ** (1 / 3)))
     u = xp.zeros((side,) * 3, dtype=xp.uint16)
     u[side // 2, side // 2, side // 2] = 1
-    sharp = restoration.richardson_lucy(u, xp.ones((3, 3, 3)) / 27, 1)
+    sharp = scikit_image.richardson_lucy(u, xp.ones((3, 3, 3)) / 27, 1)
     assert bool(xp.isfinite(sharp).all())
     del u, sharp
     give_back(xp)

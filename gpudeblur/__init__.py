@@ -3,8 +3,8 @@
 from . import priors
 from .batch import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind import BlindResult, deblur, estimate_kernel
-from .deconvolution import deconvolve
 from .images.noise import estimate_noise
+from .nonblind.deconvolve import deconvolve
 from .numerics.progress import Stopped
 from .options import TwoStepOptions
 

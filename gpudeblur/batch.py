@@ -27,7 +27,7 @@ from .groups import Device, Groups, cuda, split_info
 from .images import checks
 from .images.planes import decode
 from .memory import bytes_per_picture
-from .nonblind import FINALS
+from .nonblind.final import FINALS
 from .numerics.arrays import Array, array_module, choose_module, device_errors
 from .numerics.progress import Stopped
 from .options import TwoStepOptions, with_prior

@@ -22,7 +22,7 @@ from .images import checks
 from .images.kernels import fit_size
 from .images.planes import decode, luminance, to_picture, to_planes
 from .images.saturation import find_saturated
-from .nonblind import FINALS, restore, unexplained
+from .nonblind.final import FINALS, residual_mse, restore
 from .numerics.arrays import (
     Array,
     Clock,
@@ -263,7 +263,7 @@ def _restored(
 ) -> tuple[Array, ...]:
     """`_restore_each` of planes whose kernels have one size."""
     sharp = restore(planes, kernel, final, report, lights)
-    return sharp, unexplained(planes, sharp, kernel, lights), *result_signals(sharp, planes, lights)
+    return sharp, residual_mse(planes, sharp, kernel, lights), *result_signals(sharp, planes, lights)
 
 
 def _numbers(signals: dict[str, Array]) -> dict[str, Any]:

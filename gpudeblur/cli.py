@@ -476,9 +476,7 @@ def _channel_axis(pixels: Any) -> int | None:
     return -1 if pixels.ndim == 3 else None
 
 
-def _options(
-    method: Method, gradient_weight: float | None, smooth_weight: float | None, prior: Prior | None
-) -> Any:
+def _options(method: Method, gradient_weight: float | None, smooth_weight: float | None, prior: Prior | None) -> Any:
     """None where nothing was asked for, so that the defaults stand in one place."""
     given: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
     if prior is not None:

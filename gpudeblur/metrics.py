@@ -80,9 +80,7 @@ def ssim(image: Array, reference: Array, *, data_range: float = 1.0, channel_axi
     return float(value)
 
 
-def align(
-    image: Array, reference: Array, max_shift: int = 5, step: float = 0.25, border: int = 15
-) -> Alignment:
+def align(image: Array, reference: Array, max_shift: int = 5, step: float = 0.25, border: int = 15) -> Alignment:
     """The shift of `image` that leaves the least sum of squared differences from `reference`.
 
     Tried are all (dy, dx) in ``{-max_shift, ..., max_shift}`` by `step`, by bilinear interpolation, on the picture

@@ -144,14 +144,12 @@ def gaussian_process_kernel(
     covariance = (1 + s + s * s / 3) * np.exp(-s)
     covariance[np.diag_indices_from(covariance)] += 1e-8  # neighbours correlate to 1 - 1e-3: keeps Cholesky positive
     factor, dwell = np.linalg.cholesky(covariance), np.ones(t.size)
-    return _centred_kernel(
-        lambda: (factor @ rng.standard_normal((t.size, 2)), dwell), size, margin, width
-    ).astype(_float_dtype(dtype), copy=False)
+    return _centred_kernel(lambda: (factor @ rng.standard_normal((t.size, 2)), dwell), size, margin, width).astype(
+        _float_dtype(dtype), copy=False
+    )
 
 
-def linear_kernel(
-    length: float, angle: float, size: int | None = None, *, dtype: DTypeLike = np.float64
-) -> np.ndarray:
+def linear_kernel(length: float, angle: float, size: int | None = None, *, dtype: DTypeLike = np.float64) -> np.ndarray:
     """Straight motion at constant speed, antialiased.
 
     A pixel's weight falls off linearly with its distance from the segment of `length` - 1 pixels through the centre

@@ -209,9 +209,7 @@ def _finest_kernel(
     return kernel, *_signals(kernel, pick_judgement(verdicts, best), list(kernels))
 
 
-def _finish(
-    quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
-) -> Array:
+def _finish(quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
     """Kernels (n, kh, kw) through the finest scale, then the second step and the projection."""
     shape, threshold = quiet.shape[-2:], options.last_threshold
     support = support_size(size, shape, LAST_MARGIN)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpudeblur import kernel_refine, kernel_step, pyramid
-from gpudeblur.nonblind.hyper_laplacian import shrink_split
+from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
 from gpudeblur.numerics import filters, fourier, resample, toeplitz
 from gpudeblur.numerics.arrays import array_module, to_host
 

@@ -35,15 +35,16 @@ def refuses(error: type[Exception], message: str) -> Any:
 @pytest.fixture(autouse=True)
 def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused is refused before any work."""
-    from gpudeblur import blind, deconvolution
+    from gpudeblur import blind
+    from gpudeblur.nonblind import deconvolve
 
     def computed(*_: Any, **__: Any) -> None:
         raise AssertionError("computed with bad input")
 
     monkeypatch.setattr(blind, "two_step", computed)
     monkeypatch.setattr(blind, "restore", computed)
-    monkeypatch.setattr(deconvolution, "METHODS", dict.fromkeys(deconvolution.METHODS, computed))
-    monkeypatch.setattr(deconvolution, "tiled", computed)
+    monkeypatch.setattr(deconvolve, "METHODS", dict.fromkeys(deconvolve.METHODS, computed))
+    monkeypatch.setattr(deconvolve, "tiled", computed)
 
 
 def test_the_trap_of_this_file_works() -> None:

@@ -15,10 +15,10 @@ import pytest
 from laws import assert_close, assert_same
 
 import gpudeblur as gd
-from gpudeblur import nonblind, restoration
-from gpudeblur.deconvolution import TAKES
-from gpudeblur.nonblind import METHODS
+from gpudeblur import nonblind
+from gpudeblur.nonblind import METHODS, scikit_image
 from gpudeblur.nonblind.checked import CHECKS
+from gpudeblur.nonblind.deconvolve import TAKES
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SCENE = np.random.default_rng(0).random((10, 12)).repeat(4, 0).repeat(4, 1)
@@ -30,9 +30,9 @@ DECONVOLVE = {f"deconvolve {name}": functools.partial(gd.deconvolve, method=name
 NONBLIND = {f"nonblind.{name}": getattr(nonblind, name) for name in nonblind.__all__}
 NONBLIND["nonblind.unsupervised_wiener"] = lambda u, k, **o: nonblind.unsupervised_wiener(u, k, **{"rng": 0, **o})
 RESTORATION: dict[str, Callable[..., Any]] = {
-    "restoration.richardson_lucy": lambda u, k, **o: restoration.richardson_lucy(u, k, **{"num_iter": 5, **o}),
-    "restoration.wiener": lambda u, k, **o: restoration.wiener(u, k, **{"balance": 0.1, **o}),
-    "restoration.unsupervised_wiener": lambda u, k, **o: restoration.unsupervised_wiener(u, k, **{"rng": 0, **o})[0],
+    "restoration.richardson_lucy": lambda u, k, **o: scikit_image.richardson_lucy(u, k, **{"num_iter": 5, **o}),
+    "restoration.wiener": lambda u, k, **o: scikit_image.wiener(u, k, **{"balance": 0.1, **o}),
+    "restoration.unsupervised_wiener": lambda u, k, **o: scikit_image.unsupervised_wiener(u, k, **{"rng": 0, **o})[0],
 }
 DOORS: dict[str, Callable[..., Any]] = {
     **DECONVOLVE,
@@ -63,7 +63,7 @@ def test_every_public_function_is_asked() -> None:
         "ringing_suppressed",
         "unsupervised_wiener",
     }
-    assert {name.removeprefix("restoration.") for name in RESTORATION} == {*restoration.__all__}
+    assert {name.removeprefix("restoration.") for name in RESTORATION} == {*scikit_image.__all__}
 
 
 # ---- kernels
@@ -257,7 +257,7 @@ def has(door: str, option: str) -> bool:
         takes = TAKES[door.removeprefix("deconvolve ")]
         return {"weight": takes.weight, "iterations": bool(takes.iterations)}.get(option, option == "noise_sigma")
     name = door.rpartition(".")[2]
-    return option in inspect.signature(getattr(nonblind if door in NONBLIND else restoration, name)).parameters
+    return option in inspect.signature(getattr(nonblind if door in NONBLIND else scikit_image, name)).parameters
 
 
 BAD_NUMBERS = (math.nan, -1, -0.5, math.inf, "1", 1j, None, [[1, 2], [3]], object())
@@ -336,7 +336,7 @@ def test_numbers_one_a_picture(door: str) -> None:
 @pytest.mark.parametrize("params", [3, [("burnin", 3)], "burnin"])
 def test_user_params_that_are_none(params: Any) -> None:
     with refuses(TypeError, "user_params"):
-        restoration.unsupervised_wiener(PICTURE, KERNEL, user_params=params)
+        scikit_image.unsupervised_wiener(PICTURE, KERNEL, user_params=params)
 
 
 @pytest.mark.parametrize(
@@ -346,20 +346,20 @@ def test_user_params_that_are_none(params: Any) -> None:
 )  # fmt: skip
 def test_user_params_that_cannot_be(name: str, value: Any) -> None:
     with refuses((TypeError, ValueError), "user_params"):
-        restoration.unsupervised_wiener(PICTURE, KERNEL, user_params={name: value})
+        scikit_image.unsupervised_wiener(PICTURE, KERNEL, user_params={name: value})
 
 
 @pytest.mark.parametrize("psf", [KERNEL - 1 / KERNEL.size, -KERNEL])
 def test_an_unknown_boundary_asks_for_light(psf: np.ndarray) -> None:
     with warnings.catch_warnings(), refuses(ValueError, "boundary"):
         warnings.simplefilter("ignore", UserWarning)  # of negative values
-        restoration.wiener(PICTURE, psf, 0.1, boundary="unknown")
+        scikit_image.wiener(PICTURE, psf, 0.1, boundary="unknown")
 
 
 @pytest.mark.parametrize("ndim", [1, 3])
 def test_an_unknown_boundary_asks_for_two_axes(ndim: int) -> None:
     with refuses(ValueError, "boundary"):
-        restoration.wiener(np.ones((9,) * ndim), np.ones((3,) * ndim), 0.1, boundary="unknown")
+        scikit_image.wiener(np.ones((9,) * ndim), np.ones((3,) * ndim), 0.1, boundary="unknown")
 
 
 # ---- callbacks: one rule

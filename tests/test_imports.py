@@ -42,11 +42,11 @@ LAYERS = (
     {"kernel_size"},
     {"two_step"},
     {"metrics"},
-    {"blind", "deconvolution", "nonuniform", "restoration"},
+    {"blind", "nonuniform", "restoration"},
     {"batch", "flow", "groups", "memory"},
     {""},  # gpudeblur/__init__.py
     {"folders"},
-    {"cli", "demo", "__main__", "_skimage_backend"},
+    {"cli", "demo", "__main__"},
 )
 # The parts of a package have its place, but for those named with a dot.
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,7 +11,7 @@ from ..numerics.arrays import Array, array_module, goes_to_cuda
 from ..numerics.boundary import extend, unwrap
 from ..numerics.filters import gradient, gradient_adjoint, spectral_solve
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
-from .clipping import believed, with_lamps
+from .saturation import believed, with_lamps
 
 Split = Callable[[Array, Any], Array]  # (x, beta) -> D^T g: what the solution's gradient is drawn to
 Shrink = Callable[[Array, Array, Any], tuple[Array, Array]]  # (d/dx, d/dy, beta) -> argmin_g phi(g) + beta/2 |g - .|^2
@@ -146,3 +146,36 @@ def solve(
         if callback is not None:
             callback(number / len(betas))
     return latent if whole else unwrap(latent, blurred.shape[-2:])
+
+
+# weight beta = 0.7 sqrt(weight) came closest to the solution in 30 passes, from weights of 1e-4 to 1e-2.
+TV_BETA = 0.7
+
+
+def shrink_isotropic(gx: Array, gy: Array, beta: Any) -> tuple[Array, Array]:
+    """argmin_g |g| + beta / 2 |g - v|^2 for vectors v = (gx, gy): shorter by 1 / beta, or 0."""
+    xp = array_module(gx, gy)
+    size = xp.hypot(gx, gy)
+    # The largest of both, so that nothing is divided by 0: it is 0 then.
+    factor = 1 - 1 / xp.maximum(beta * size, 1)
+    return gx * factor, gy * factor
+
+
+def tv_admm(
+    blurred: Array,
+    kernel: Array,
+    weight: Any,
+    shrink: Shrink = shrink_isotropic,
+    *,
+    boundary: str = "unknown",
+    clipped: Array | None = None,
+    iterations: int,
+    whole: bool = False,
+    callback: Callable[[float], None] | None = None,
+) -> Array:
+    """`tv` with a weight as `splitting.solve` takes it, and on the whole grid if asked for."""
+    betas = [TV_BETA * weight**-0.5] * iterations
+    return solve(
+        blurred, kernel, Augmented(shrink), weight=weight, betas=betas, boundary=boundary, clipped=clipped,
+        whole=whole, callback=callback,
+    )  # fmt: skip

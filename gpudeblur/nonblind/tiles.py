@@ -12,7 +12,7 @@ from ..numerics.arrays import Array, array_module, backend_name, choose_module, 
 from ..numerics.fourier import fast_size
 from ..numerics.progress import subrange
 from . import METHODS
-from .weights import automatic_weight
+from .regularization import automatic_weight
 
 # Arrays of the size of a grid that live at once, by method, with unknown boundaries (see `memory`): measured on NumPy
 # (tests/test_tiles.py). On a GPU, but for "sparse", they are estimated, on the safe side.

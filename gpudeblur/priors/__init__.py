@@ -10,8 +10,8 @@ selects g; and both are fused into the launches of `latent_step`, which has a na
 """
 
 from .dark_channel import DarkChannel
-from .discriminative import DenoiserPrior, DiscriminativePrior, ScorePrior
 from .intensity import L0Intensity
+from .learned import DenoiserPrior, DiscriminativePrior, ScorePrior
 from .protocol import Prior
 
 __all__ = ["DarkChannel", "DenoiserPrior", "DiscriminativePrior", "L0Intensity", "Prior", "ScorePrior"]

@@ -22,7 +22,7 @@ from laws import assert_same
 
 import gpudeblur as gd
 from gpudeblur import BatchResult, Progress, TwoStepOptions, batch, blind, two_step
-from gpudeblur.nonblind import FINALS
+from gpudeblur.nonblind.final import FINALS
 
 # Two milliseconds a picture: no test here is about quality.
 QUICK = TwoStepOptions(

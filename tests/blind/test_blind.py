@@ -15,10 +15,11 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import TwoStepOptions, alternation, nonblind, two_step
+from gpudeblur import TwoStepOptions, alternation, two_step
 from gpudeblur.confidence import result_signals, strength
 from gpudeblur.metrics import kernel_similarity, psnr, scores
-from gpudeblur.nonblind import FINALS
+from gpudeblur.nonblind import final as nonblind
+from gpudeblur.nonblind.final import FINALS
 from gpudeblur.numerics import chunks
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.options import STARTS
@@ -118,7 +119,7 @@ def test_the_pieces_make_the_whole(xp: Any, monkeypatch: pytest.MonkeyPatch) -> 
     In double precision: under the small weight of a picture without noise, the kernel's rounding in float32 shows.
     """
     u, options = xp.asarray(photo(colour=True)), dataclasses.replace(QUICK, cautious=False, dtype="float64")
-    monkeypatch.setattr(nonblind, "MISTRUST", 0.0)
+    monkeypatch.setattr(nonblind, "KERNEL_ERROR", 0.0)
     for final, more in FINALS.items():
         result = gd.deblur(u, 11, channel_axis=-1, final=final, options=options)
         assert_same(result.kernel, gd.estimate_kernel(u, 11, channel_axis=-1, options=options))

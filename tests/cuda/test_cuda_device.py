@@ -11,7 +11,7 @@ from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture
 
 from gpudeblur import kernel_refine, kernel_step, pyramid
 from gpudeblur.images import noise
-from gpudeblur.nonblind.hyper_laplacian import shrink_split
+from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
 from gpudeblur.numerics import filters, resample, toeplitz
 from gpudeblur.numerics.fourier import rfft2
 

@@ -29,7 +29,7 @@ from laws import KERNELS, bound, picture, spectra, system
 
 from gpudeblur import kernel_step, pyramid
 from gpudeblur.images import noise
-from gpudeblur.nonblind.hyper_laplacian import shrink_split
+from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
 from gpudeblur.numerics import cuda as _cuda
 from gpudeblur.numerics import filters, resample, toeplitz
 

@@ -21,8 +21,8 @@ from skimage.data import camera
 import gpudeblur as gd
 from gpudeblur.alternation import Iteration, Scale, alternate
 from gpudeblur.kernel_refine import initial_kernel
-from gpudeblur.nonblind import FINALS
-from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian
+from gpudeblur.nonblind.final import FINALS
+from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5, starts=("wide",), last_iterations=2)

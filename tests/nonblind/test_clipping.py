@@ -11,14 +11,14 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import blind
-from gpudeblur.deconvolution import TAKES
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind import METHODS, restore, unexplained
-from gpudeblur.nonblind.clipping import believed, completed, with_lamps
-from gpudeblur.nonblind.splitting import Augmented, solve
+from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind.deconvolve import TAKES
+from gpudeblur.nonblind.final import residual_mse, restore
+from gpudeblur.nonblind.saturation import believed, completed, with_lamps
+from gpudeblur.nonblind.splitting import Augmented, shrink_isotropic, solve
 from gpudeblur.nonblind.tiles import TILED, tiled
-from gpudeblur.nonblind.tv import shrink_isotropic
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.boundary import extend, unwrap
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -168,7 +168,7 @@ def test_an_estimated_kernel_meets_lamps_too(xp: Any, final: str) -> None:
     mask = find_saturated(given)
     without, found = restore(given, kernel, final), restore(given, kernel, final, clipped=mask)
     assert quality(found) > quality(without) + 2
-    assert float(unexplained(given, found, kernel, mask)) < float(unexplained(given, without, kernel)) / 4
+    assert float(residual_mse(given, found, kernel, mask)) < float(residual_mse(given, without, kernel)) / 4
 
 
 def test_deblur_tells_its_restoration_what_is_clipped(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.deconvolution import TAKES
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind.deconvolve import TAKES
 from gpudeblur.nonblind.tiles import TILED
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel

@@ -13,11 +13,11 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind import mixture as mixtures
-from gpudeblur.nonblind.epll import epll, likely
-from gpudeblur.nonblind.mixture import Level, Mixture, level, most_probable, read, shipped, write
-from gpudeblur.nonblind.tv import tv
-from gpudeblur.nonblind.weights import LAWS, same_noise, weight_of
+from gpudeblur.nonblind.methods import mixture as mixtures
+from gpudeblur.nonblind.methods.epll import epll, likely
+from gpudeblur.nonblind.methods.mixture import Level, Mixture, level, most_probable, read, shipped, write
+from gpudeblur.nonblind.methods.tv import tv
+from gpudeblur.nonblind.regularization import LAWS, same_noise, weight_of
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -129,7 +129,7 @@ def test_a_picture_is_the_mean_of_its_patches(xp: Any, shape: tuple[int, int], s
 def test_strips_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     u = xp.asarray(SCENE)
     whole = to_host(likely(u, 1e-3, shipped(), 4, (1, 2)))
-    monkeypatch.setattr(sys.modules["gpudeblur.nonblind.epll"], "STRIP", {"numpy": 1, "cupy": 1})
+    monkeypatch.setattr(sys.modules["gpudeblur.nonblind.methods.epll"], "STRIP", {"numpy": 1, "cupy": 1})
     assert_close(to_host(likely(u, 1e-3, shipped(), 4, (1, 2))), whole, atol=1e-6)
 
 

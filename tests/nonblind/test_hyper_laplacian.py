@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.hyper_laplacian import (
+from gpudeblur.nonblind.methods.hyper_laplacian import (
     hyper_laplacian,
     shrink,
     shrink_half,

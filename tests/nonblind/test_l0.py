@@ -10,9 +10,9 @@ from laws import assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.l0 import l0
-from gpudeblur.nonblind.ringing import bilateral, ringing_suppressed
-from gpudeblur.nonblind.tv import tv
+from gpudeblur.nonblind.methods.l0 import l0
+from gpudeblur.nonblind.methods.ringing import bilateral, ringing_suppressed
+from gpudeblur.nonblind.methods.tv import tv
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient
 from gpudeblur.synthesis import blur, trajectory_kernel

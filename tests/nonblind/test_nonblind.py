@@ -10,12 +10,13 @@ import pytest
 from laws import assert_close, assert_same
 from skimage import data
 
-from gpudeblur import nonblind
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind import FINALS, METHODS, restore, unexplained
-from gpudeblur.nonblind.hyper_laplacian import hyper_laplacian, shrink_split, shrink_two_thirds
-from gpudeblur.nonblind.sparse import derivatives, derivatives_adjoint, sparse
-from gpudeblur.nonblind.weights import LAWS, automatic_weight
+from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind import final as nonblind
+from gpudeblur.nonblind.final import FINALS, residual_mse, restore
+from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian, shrink_split, shrink_two_thirds
+from gpudeblur.nonblind.methods.sparse import derivatives, derivatives_adjoint, sparse
+from gpudeblur.nonblind.regularization import LAWS, automatic_weight
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.conjugate_gradient import conjugate_gradient
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
@@ -221,7 +222,7 @@ def test_what_a_result_leaves_unexplained(xp: Any, size: tuple[int, int]) -> Non
     rows, columns = (slice(side // 2, n - side // 2) for side, n in zip(size, SCENE.shape, strict=True))
     blurred[rows, columns] = blur(SCENE, kernel)
     arrays = (xp.asarray(np.stack([blurred, blurred + 0.1])), xp.asarray(SCENE), xp.asarray(kernel))
-    assert_close(unexplained(*arrays), np.array([0, 0.01]), atol=1e-12)
+    assert_close(residual_mse(*arrays), np.array([0, 0.01]), atol=1e-12)
 
 
 # ---- hyper-Laplacian
@@ -398,7 +399,7 @@ def test_a_kernel_that_fills_its_picture_is_not_trusted(xp: Any, monkeypatch: py
         return float(abs(u[..., 1:] - u[..., :-1]).mean())
 
     wary = [roughness(restore(u, kernel, "tv")) for u in (small, large)]
-    monkeypatch.setattr(nonblind, "MISTRUST", 0.0)
+    monkeypatch.setattr(nonblind, "KERNEL_ERROR", 0.0)
     trusting = [roughness(restore(u, kernel, "tv")) for u in (small, large)]
     assert wary[0] < 0.98 * trusting[0]
     assert wary[1] == pytest.approx(trusting[1], rel=1e-3)

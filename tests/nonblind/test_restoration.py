@@ -21,9 +21,9 @@ from laws import assert_close, assert_same
 from skimage import data
 from skimage import restoration as theirs
 
-from gpudeblur import _skimage_backend
-from gpudeblur import restoration as ours
 from gpudeblur.metrics import psnr
+from gpudeblur.nonblind import scikit_image as ours
+from gpudeblur.nonblind import scikit_image_backend
 from gpudeblur.numerics.arrays import to_host
 
 ROOT = Path(__file__).parents[2]
@@ -490,8 +490,8 @@ def test_the_configuration_names_the_backend() -> None:
     import tomllib
 
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert points["skimage_backends"] == {"gpudeblur": _skimage_backend.__name__}
-    assert points["skimage_backend_infos"] == {"gpudeblur": f"{_skimage_backend.__name__}:information"}
+    assert points["skimage_backends"] == {"gpudeblur": scikit_image_backend.__name__}
+    assert points["skimage_backend_infos"] == {"gpudeblur": f"{scikit_image_backend.__name__}:information"}
 
 
 def test_which_functions_scikit_image_dispatches() -> None:
@@ -553,7 +553,7 @@ def test_scikit_image_hands_cupy_arrays_over_and_keeps_numpys(tmp_path: Path) ->
     info = tmp_path / "gpudeblur_tree-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gpudeblur-tree\nVersion: 0\n")
-    name = _skimage_backend.__name__
+    name = scikit_image_backend.__name__
     (info / "entry_points.txt").write_text(
         f"[skimage_backends]\ngpudeblur = {name}\n[skimage_backend_infos]\ngpudeblur = {name}:information\n"
     )
@@ -568,16 +568,16 @@ def test_scikit_image_hands_cupy_arrays_over_and_keeps_numpys(tmp_path: Path) ->
 
 def test_the_backend_wants_cupy_arrays_only(xp: Any) -> None:
     u = xp.ones((3, 3))
-    assert _skimage_backend.can_has("skimage.restoration:wiener", u, u, balance=1) is (xp is not np)
-    assert _skimage_backend.can_has("skimage.restoration:wiener", image=u, psf=u, balance=1) is (xp is not np)
-    assert _skimage_backend.get_implementation("skimage.restoration:wiener") is ours.wiener
+    assert scikit_image_backend.can_has("skimage.restoration:wiener", u, u, balance=1) is (xp is not np)
+    assert scikit_image_backend.can_has("skimage.restoration:wiener", image=u, psf=u, balance=1) is (xp is not np)
+    assert scikit_image_backend.get_implementation("skimage.restoration:wiener") is ours.wiener
     with pytest.raises(ValueError, match="images must have the same dimensions, got "):
-        _skimage_backend.mean_squared_error(u, u[:2])
+        scikit_image_backend.mean_squared_error(u, u[:2])
     with pytest.raises(ValueError, match="normalization must be 'euclidean', 'min-max' or 'mean', got 'max'"):
-        _skimage_backend.normalized_root_mse(u, u, normalization="max")
+        scikit_image_backend.normalized_root_mse(u, u, normalization="max")
 
 
 def test_the_import_loads_no_heavy_library() -> None:
-    code = "import sys, gpudeblur.restoration; print({'torch', 'cupy', 'cupyx', 'skimage'} & {*sys.modules})"
+    code = "import sys, gpudeblur.nonblind.scikit_image; print({'torch', 'cupy', 'cupyx', 'skimage'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -11,7 +11,8 @@ from laws import assert_adjoint, assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.richardson_lucy import BOUNDARIES, convolutions, iterate, richardson_lucy
+from gpudeblur.nonblind.expectation_maximization import convolutions, em_iterations
+from gpudeblur.nonblind.expectation_maximization import BOUNDARIES
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.fourier import place, rfftn
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -241,7 +242,7 @@ def test_a_placed_kernel_convolves(xp: Any, shape: tuple[int, ...]) -> None:
 def test_the_number_of_axes_does_not_matter(xp: Any) -> None:
     """A 2-D picture as a 3-D one of one plane."""
     u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-    flat = iterate(u, kernel, 2, num_iter=5, boundary="unknown")
-    deep = iterate(u[None], kernel[None], 3, num_iter=5, boundary="unknown")
+    flat = em_iterations(u, kernel, 2, num_iter=5, boundary="unknown")
+    deep = em_iterations(u[None], kernel[None], 3, num_iter=5, boundary="unknown")
     assert_close(deep[0], flat, atol=1e-9)
     assert math.prod(deep.shape) == math.prod(flat.shape)

@@ -10,9 +10,9 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.splitting import Augmented, continuation, solve
-from gpudeblur.nonblind.torus import torus
-from gpudeblur.nonblind.tv import shrink_anisotropic, shrink_isotropic, tv
+from gpudeblur.nonblind.methods.tv import shrink_anisotropic, tv
+from gpudeblur.nonblind.splitting import Augmented, continuation, shrink_isotropic, solve
+from gpudeblur.nonblind.unknown_boundary import torus
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.boundary import MODES, extend, unwrap
 from gpudeblur.numerics.filters import gradient, gradient_adjoint

@@ -11,8 +11,8 @@ from skimage import data
 
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind.regularization import FLOOR, LAWS, automatic_weight
 from gpudeblur.nonblind.tiles import PLANES, TILED, _cuts, _fade, _grown, _reach, tiled
-from gpudeblur.nonblind.weights import FLOOR, LAWS, automatic_weight
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.synthesis import blur, trajectory_kernel

@@ -10,7 +10,8 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.wiener import BOUNDARIES, PRIORS, draws, on_grid, prior_power, unsupervised_wiener, wiener
+from gpudeblur.nonblind.methods.unsupervised_wiener import draws, unsupervised_wiener
+from gpudeblur.nonblind.methods.wiener import BOUNDARIES, PRIORS, on_grid, prior_power, wiener
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
 from gpudeblur.numerics.fourier import place

@@ -17,7 +17,7 @@ from gpudeblur.latent import latent_step
 from gpudeblur.networks import bridge
 from gpudeblur.numerics.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
-from gpudeblur.priors.discriminative import descend, of_halved
+from gpudeblur.priors.learned import descend, of_halved
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 torch = pytest.importorskip("torch")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module
+from ...numerics.arrays import Array, array_module
 
 SIDE = 8
 DIMENSIONS = SIDE * SIDE - 1  # a patch's mean is no matter of the mixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..numerics.arrays import Array
-from ..numerics.boundary import unwrap
-from ..numerics.filters import l0_split
-from ..numerics.progress import subrange
-from .splitting import continuation, solve
-from .torus import torus
-from .weights import weight_for
+from ...numerics.arrays import Array
+from ...numerics.boundary import unwrap
+from ...numerics.filters import l0_split
+from ...numerics.progress import subrange
+from ..regularization import weight_for
+from ..splitting import continuation, solve
+from ..unknown_boundary import torus
 
 
 def l0(

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..numerics.arrays import Array
 from ..numerics.boundary import extend
-from .clipping import completed
-from .tv import passes_of
-from .weights import weight_for
+from .regularization import weight_for
+from .saturation import completed
+from .splitting import tv_admm
 
 ITERATIONS = 20  # with 5 and 10, the outer 15 pixels of a photograph with 1 % noise are 0.5 and 0.2 dB worse
 
@@ -45,7 +45,7 @@ def torus(
     if boundary != "unknown" and clipped is None:
         return extend(blurred, kernel, boundary)
     weight = weight_for(weight, blurred, kernel, "tv")
-    latent = passes_of(
+    latent = tv_admm(
         blurred, kernel, weight, boundary=boundary, clipped=clipped, iterations=iterations, whole=True,
         callback=callback,
     )  # fmt: skip

@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..numerics.arrays import Array, array_module
-from .splitting import Augmented, Shrink, solve
-from .weights import weight_for
+from ...numerics.arrays import Array, array_module
+from ..regularization import weight_for
+from ..splitting import shrink_isotropic, tv_admm
 
-# weight beta = 0.7 sqrt(weight) came closest to the solution in 30 passes, from weights of 1e-4 to 1e-2.
-BETA = 0.7
 ITERATIONS = 30
-
-
-def shrink_isotropic(gx: Array, gy: Array, beta: Any) -> tuple[Array, Array]:
-    """argmin_g |g| + beta / 2 |g - v|^2 for vectors v = (gx, gy): shorter by 1 / beta, or 0."""
-    xp = array_module(gx, gy)
-    size = xp.hypot(gx, gy)
-    # The largest of both, so that nothing is divided by 0: it is 0 then.
-    factor = 1 - 1 / xp.maximum(beta * size, 1)
-    return gx * factor, gy * factor
 
 
 def shrink_anisotropic(gx: Array, gy: Array, beta: Any) -> tuple[Array, Array]:
@@ -76,26 +65,6 @@ def tv(
     """
     weight = weight_for(weight, blurred, kernel, "tv")
     shrink = shrink_isotropic if isotropic else shrink_anisotropic
-    return passes_of(
+    return tv_admm(
         blurred, kernel, weight, shrink, boundary=boundary, clipped=clipped, iterations=iterations, callback=callback
     )
-
-
-def passes_of(
-    blurred: Array,
-    kernel: Array,
-    weight: Any,
-    shrink: Shrink = shrink_isotropic,
-    *,
-    boundary: str = "unknown",
-    clipped: Array | None = None,
-    iterations: int,
-    whole: bool = False,
-    callback: Callable[[float], None] | None = None,
-) -> Array:
-    """`tv` with a weight as `splitting.solve` takes it, and on the whole grid if asked for."""
-    betas = [BETA * weight**-0.5] * iterations
-    return solve(
-        blurred, kernel, Augmented(shrink), weight=weight, betas=betas, boundary=boundary, clipped=clipped,
-        whole=whole, callback=callback,
-    )  # fmt: skip

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module
-from ..numerics.boundary import extend, unwrap
-from ..numerics.progress import subrange
-from .clipping import completed
+from ...numerics.arrays import Array, array_module
+from ...numerics.boundary import extend, unwrap
+from ...numerics.progress import subrange
+from ..regularization import automatic_weight, broadcastable
+from ..saturation import completed
+from ..splitting import tv_admm
 from .l0 import l0
-from .tv import ITERATIONS, passes_of
-from .weights import automatic_weight, broadcastable
+from .tv import ITERATIONS
 
 FLAT = 0.25  # the weight of l0 for a weight of tv: what suits the same noise, by `weights.LAWS`, and more
 
@@ -95,7 +96,7 @@ def ringing_suppressed(
         weight = automatic_weight(blurred, kernel, "ringing-suppressed")
     if flat_weight is None:
         flat_weight = FLAT * array_module(blurred).asarray(weight)
-    latent = passes_of(
+    latent = tv_admm(
         blurred, kernel, broadcastable(weight, blurred), boundary=boundary, clipped=clipped, iterations=ITERATIONS,
         whole=True, callback=subrange(callback, 0, 0.6),
     )  # fmt: skip

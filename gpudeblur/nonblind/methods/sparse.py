@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module, constant
-from ..numerics.conjugate_gradient import conjugate_gradient, dot, total
-from ..numerics.fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
-from .tv import passes_of
-from .weights import weight_for
+from ...numerics.arrays import Array, array_module, constant
+from ...numerics.conjugate_gradient import conjugate_gradient, dot, total
+from ...numerics.fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
+from ..regularization import weight_for
+from ..splitting import tv_admm
 
 # Weights of first and second derivatives once they are reweighted, and where |d|^(exponent - 2) is cut (Levin's code).
 FIRST, SECOND, FLOOR = 0.1, 0.025, 0.01
@@ -142,7 +142,7 @@ def sparse(
     even = xp.ones((1, 1), dtype=real) * (weight / size)
     latent = solve(xp.pad(blurred, margin, mode="edge"), [even] * 5, None)
     if clipped is not None:
-        bright = passes_of(
+        bright = tv_admm(
             blurred, kernel, weight_for(None, blurred, kernel, "tv"), clipped=clipped, iterations=TV_PASSES, whole=True
         )
         lit = clipped.any(axis=(-2, -1), keepdims=True)

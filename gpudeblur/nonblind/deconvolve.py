@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from .images import checks
-from .images.kernels import pad_to_odd
-from .images.planes import decode, to_picture, to_planes
-from .images.saturation import find_saturated
-from .nonblind import METHODS
-from .nonblind.richardson_lucy import BOUNDARIES
-from .nonblind.tiles import TILED, tiled
-from .nonblind.weights import LAWS, weight_of
-from .numerics.arrays import Array, array_module, choose_module, device_errors, move
-from .numerics.boundary import MODES
-from .numerics.progress import Callback, make_progress
+from ..images import checks
+from ..images.kernels import pad_to_odd
+from ..images.planes import decode, to_picture, to_planes
+from ..images.saturation import find_saturated
+from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
+from ..numerics.boundary import MODES
+from ..numerics.progress import Callback, make_progress
+from . import METHODS
+from .expectation_maximization import BOUNDARIES
+from .regularization import LAWS, weight_of
+from .tiles import TILED, tiled
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def deconvolve(
         cost up to some dB along the borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither
         "liu-jia" nor "taper".
     weight : float, or one a picture, optional
-        Of phi. Larger: less noise and ringing, less detail. None: by the noise, `gpudeblur.nonblind.weights`.
+        Of phi. Larger: less noise and ringing, less detail. None: by the noise, `gpudeblur.nonblind.regularization`.
         "richardson-lucy" has none.
     noise_sigma : float, or one a picture, optional
         Standard deviation of the noise, in the unit where the picture's range is 1. None estimates it.

@@ -32,14 +32,14 @@ def can_has(name: str, *args: Any, **kwargs: Any) -> bool:
 def get_implementation(name: str) -> Callable[..., Any]:
     if name in METRICS:
         return METRICS[name]
-    from . import restoration
+    from . import scikit_image
 
-    return getattr(restoration, name.rpartition(":")[2])
+    return getattr(scikit_image, name.rpartition(":")[2])
 
 
 def _floats(*images: Any) -> tuple[Any, ...]:
     """In the precision that scikit-image takes for them: float32 if both are float32 or less."""
-    from .numerics.arrays import array_module
+    from ..numerics.arrays import array_module
 
     array_module(*images)
     if len({image.shape for image in images}) > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..numerics.arrays import Array, array_module
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
-from .richardson_lucy import iterate
+from .expectation_maximization import em_iterations
 
 # Steps of Richardson-Lucy to begin with. A lamp may have a hundred times the light that is seen of it; additive steps
 # grow it slowly, these are factors.
@@ -48,7 +48,7 @@ def with_lamps(blurred: Array, kernel: Array, clipped: Array, latent: Array) -> 
     2014.
     """
     xp = array_module(blurred, kernel, clipped)
-    bright = iterate(
+    bright = em_iterations(
         blurred, kernel, 2, num_iter=FIRST_STEPS, boundary="unknown", accelerated=True, clipped=clipped,
         everywhere=True,
     )  # fmt: skip

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arrays import Array, Workspace, array_module, goes_to_cuda, replayed
-from ..numerics.boundary import unwrap
-from ..numerics.filters import gradient, gradient_adjoint, spectral_solve, transfer
-from ..numerics.fourier import irfft2, psf_to_otf, rfft2
-from ..numerics.progress import subrange
-from .splitting import continuation, solve
-from .torus import torus
-from .weights import weight_for
+from ...numerics.arrays import Array, Workspace, array_module, goes_to_cuda, replayed
+from ...numerics.boundary import unwrap
+from ...numerics.filters import gradient, gradient_adjoint, spectral_solve, transfer
+from ...numerics.fourier import irfft2, psf_to_otf, rfft2
+from ...numerics.progress import subrange
+from ..regularization import weight_for
+from ..splitting import continuation, solve
+from ..unknown_boundary import torus
 
 # The minimum w = r v fulfils r = 1 - q r^(-1/3), q = 2 / (3 beta) |v|^(-4/3), and its larger root is, for q up to
 # 2^(-4/3), r = 1 - sum_i SHARES_i q / (1 - POLES_i q) to a relative 7.4e-9: the best that four terms can do (Remez).
@@ -114,7 +114,7 @@ def shrink(v: Array, beta: float, exponent: float) -> Array:
 def shrink_split(u: Array, beta: float, *, out: Array | None = None) -> Array:
     """D^T s with s = `shrink_two_thirds` of either component of D u (..., H, W); `out` as in `filters`."""
     if goes_to_cuda(u):
-        from ..numerics import cuda
+        from ...numerics import cuda
 
         return cuda.shrink_split(u, beta, out=out)
     return gradient_adjoint(*(shrink_two_thirds(g, beta, overwrite=True) for g in gradient(u)))

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module, backend_name, to_host
-from ..numerics.boundary import extend, unwrap
-from ..numerics.fourier import irfft2, psf_to_otf, rfft2
-from ..numerics.progress import subrange
+from ...numerics.arrays import Array, array_module, backend_name, to_host
+from ...numerics.boundary import extend, unwrap
+from ...numerics.fourier import irfft2, psf_to_otf, rfft2
+from ...numerics.progress import subrange
+from ..regularization import same_noise, weight_for
+from ..splitting import tv_admm
 from .mixture import SIDE, Mixture, level, most_probable, shipped
-from .tv import passes_of
-from .weights import same_noise, weight_for
 
 # Measured on 8 crops of photographs (train) with noise of 0.0025, 0.01 and 0.05, the first coupling 0.01: 4 to 8 passes
 # are within 0.2 dB of each other; strides of 2, 3 and 5 change at most 0.03, 0.04 and 0.08 dB for 3, 1.6 and 0.7 of the
@@ -79,7 +79,7 @@ def epll(
     mixture = shipped() if mixture is None else mixture
     weight = weight_for(weight, blurred, kernel, "epll")
     like = same_noise(weight, "epll", "tv")
-    latent = passes_of(
+    latent = tv_admm(
         blurred, kernel, like, boundary=boundary, iterations=ITERATIONS, whole=True, callback=subrange(callback, 0, 0.2)
     )
     if np.ndim(weight):

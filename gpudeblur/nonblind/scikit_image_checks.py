@@ -1,0 +1,119 @@
+"""Checks and warnings of the functions in `scikit_image`."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ..images import checks, kernels
+from ..numerics.arrays import Array
+
+SAMPLER_DEFAULTS: dict[str, Any] = {
+    "threshold": 1e-4,
+    "max_num_iter": 200,
+    "min_num_iter": 30,
+    "burnin": 15,
+    "callback": None,
+}
+
+
+def sampler_parameters(user_params: dict[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(user_params, Mapping | None):
+        kind = type(user_params).__name__
+        raise TypeError(f"user_params must be a dictionary, got {user_params!r} ({kind}); {{}} has the defaults")
+    given = user_params or {}
+    if unknown := sorted(map(str, set(given) - set(SAMPLER_DEFAULTS))):
+        warnings.warn(
+            f"user_params has no {', '.join(unknown)}: ignored; it has {', '.join(sorted(SAMPLER_DEFAULTS))}",
+            UserWarning,
+            stacklevel=3,
+        )
+    params = {name: given.get(name, default) for name, default in SAMPLER_DEFAULTS.items()}
+    for name in ("burnin", "min_num_iter", "max_num_iter"):
+        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], least=0)
+    check_not_negative("user_params['threshold']", params["threshold"])
+    if not (params["callback"] is None or callable(params["callback"])):
+        raise TypeError(f"user_params['callback'] must be a function, got {params['callback']!r}; leave it out")
+    if params["max_num_iter"] < params["burnin"] + 2:
+        raise ValueError(
+            f"user_params must have a max_num_iter of at least burnin + 2, got {params['max_num_iter']} and a burnin "
+            f"of {params['burnin']}; nothing is left to be averaged"
+        )
+    return params
+
+
+# ------------------------------------------------------------------ checks
+def check_array(array: Any, name: str, way_out: str, kinds: str) -> None:
+    xp = checks.module_of(array, name)
+    if array.dtype.kind not in kinds:
+        allowed = "a real or complex" if "c" in kinds else "an integer or float"
+        raise TypeError(f"{name} must have {allowed} dtype, got {array.dtype}; convert it, or pass its real part")
+    if array.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {array.shape}; every side must be at least 1")
+    for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
+        checks.check_finite(part, xp, name, way_out)
+
+
+def check_boundary(boundary: str | None, known: tuple[str, ...]) -> None:
+    if boundary is not None:
+        checks.check_choice("boundary", boundary, known)
+
+
+def check_lucy(psf: Array, ndim: int) -> None:
+    if psf.dtype.kind == "c":
+        raise TypeError(f"psf must have an integer or float dtype, got {psf.dtype}; wiener takes transfer functions")
+    total = kernels.kernel_sum(psf, ndim)
+    if bool((total <= 0).any()):
+        raise ValueError(
+            f"psf must have a positive sum, got {float(total.min()):g}; a blur keeps the light, so it sums to 1"
+        )
+    warn_of_negative(psf)
+
+
+def check_fits(psf: Array, planes: Array, ndim: int) -> None:
+    sides, shape = psf.shape[-ndim:], planes.shape[-ndim:]
+    if any(map(operator.gt, sides, shape)):
+        raise ValueError(
+            f"psf must not exceed the picture, got {format_shape(sides)} for a picture of {format_shape(shape)}; "
+            "crop its empty border"
+        )
+
+
+def warn_of_negative(psf: Array) -> None:
+    if bool((psf < 0).any()):
+        warnings.warn(
+            f"psf has negative values, down to {float(psf.min()):g}: no blur has; cut them off with "
+            "numpy.maximum(psf, 0) unless they are meant",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_even(sides: tuple[int, ...]) -> None:
+    if any(side % 2 == 0 for side in sides):
+        warnings.warn(
+            f"psf has an even side ({format_shape(sides)}): scikit-image's correction is then a pixel off its blur, and "
+            "many iterations diverge; pad it in front with one zero, or give a boundary=",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def check_not_negative(name: str, value: Any, way_out: str = "leave it out for the default") -> float:
+    return checks.check_number(name, value, "at least 0", lambda number: number >= 0, way_out=way_out)
+
+
+def check_channel_axis(channel_axis: Any, ndim: int) -> int:
+    axis = checks.as_integer(channel_axis)
+    if axis is None:
+        kind = type(channel_axis).__name__
+        raise TypeError(f"channel_axis must be an integer, got {channel_axis!r} ({kind}); use -1 for (M, N, C)")
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"channel_axis must be between {-ndim} and {ndim - 1}, got {axis}; use -1 for (M, N, C)")
+    return axis % ndim
+
+
+def format_shape(sides: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sides))
