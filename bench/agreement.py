@@ -24,7 +24,7 @@ from cases import levin_cases
 from evaluate import Row, arguments, device_name, recorded, show
 
 import gpudeblur
-from gpudeblur.alternation import start
+from gpudeblur.blind.alternation import start
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 FAST = gpudeblur.TwoStepOptions(starts=("wide",))

@@ -25,7 +25,7 @@ from evaluate import Row, arguments, device_name, recorded, show
 from roofline import BYTES, Grid, solver_operations
 from throughput import blurred_picture
 
-from gpudeblur.kernel_step import voting_window, window_pixels
+from gpudeblur.blind.kernel_step import voting_window, window_pixels
 from gpudeblur.numerics import resample
 from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.synthesis import trajectory_kernel

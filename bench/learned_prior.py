@@ -48,10 +48,14 @@ from skimage.data import camera
 from skimage.transform import resize
 
 import gpudeblur as gd
-from gpudeblur.alternation import _solve, is_known, start  # private: one iteration of `alternate`, opened up
-from gpudeblur.kernel_refine import normalise
-from gpudeblur.kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
-from gpudeblur.latent import latent_step, objective
+from gpudeblur.blind.alternation import (
+    _solve,
+    is_known,
+    start,  # private: one iteration of `alternate`, opened up
+)
+from gpudeblur.blind.kernel_projection import normalize
+from gpudeblur.blind.kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
+from gpudeblur.blind.latent import latent_step, objective
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import Workspace
 from gpudeblur.numerics.boundary import wrap
@@ -241,7 +245,7 @@ def track(case: Case, prior: Any, count: int, options: Mapping[str, Any]) -> tup
         )
         votes = voting_gradients(latent, window, chosen.voting_share[1], work=work)
         a, b = normal_equations(votes, latent, hat, size, work=work)
-        kernel = normalise(
+        kernel = normalize(
             _solve(a, b, kernel, window_pixels(window), chosen, work), is_known(a, window_pixels(window))
         )
         value = float(objective(latent, kernel, hat, gradient_weight=gradient_weight, threshold=1e-5)[0])

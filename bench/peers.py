@@ -32,7 +32,7 @@ from evaluate import Row, arguments, recorded, settings, show
 from throughput import BAR_COLUMNS, bar, blurred_picture
 
 import gpudeblur
-from gpudeblur.latent import latent_step
+from gpudeblur.blind.latent import latent_step
 from gpudeblur.metrics import scores
 from gpudeblur.numerics.boundary import unwrap, wrap
 from gpudeblur.synthesis import trajectory_kernel

@@ -21,13 +21,16 @@ from dataclasses import dataclass, replace
 from evaluate import arguments, table
 
 from gpudeblur import TwoStepOptions
-from gpudeblur.alternation import Iteration, Scale, schedule
-from gpudeblur.choice import BETA_MAX, GRADIENT_WEIGHT
-from gpudeblur.kernel_step import voting_window, window_pixels
-from gpudeblur.latent import NEGLIGIBLE
+from gpudeblur.blind.kernel_step import voting_window, window_pixels
+from gpudeblur.blind.latent import NEGLIGIBLE
+from gpudeblur.blind.pyramid import support_size
+from gpudeblur.blind.schedule import Iteration, Scale, schedule
+from gpudeblur.blind.selection import BETA_MAX, GRADIENT_WEIGHT
+from gpudeblur.blind.two_step import (
+    LAST_MARGIN,
+    LAST_WAYS,  # private: the bench must see the very same plan
+)
 from gpudeblur.numerics.fourier import fast_size
-from gpudeblur.pyramid import support_size
-from gpudeblur.two_step import LAST_MARGIN, LAST_WAYS  # private: the bench must see the very same plan
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from confidence import SIZES, one_kernel_each, sharp_cases
 from evaluate import arguments, parallel, record
 from scipy.optimize import minimize
 
-from gpudeblur.confidence import MOST, TINY, log_odds, result_signals, strength, wary
+from gpudeblur.blind.confidence import MOST, TINY, log_odds, result_signals, strength, wary
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import scores
 from gpudeblur.synthesis import trajectory_kernel

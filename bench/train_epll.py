@@ -6,7 +6,7 @@ Patches of 8 x 8 from the 200 photographs of BSDS500 (train), Rec. 709 luma of t
 its mean; half of them turned, mirrored or both. All means are zero, as those of the patches are: no component stands
 for a patch or for its negative, so the mixture is one of covariances. (This is why scikit-learn's is not taken: it has
 no mixture without means.) Prints the mean log-likelihood of a patch after each pass, in nats, and that of patches of
-BSDS500 (val), and writes what `gpudeblur.nonblind.methods.mixture.read` reads. One seed, one thread, one NumPy: one file.
+BSDS500 (val), and writes what `nonblind.methods.mixture.read` reads. One seed, one thread, one NumPy: one file.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 from . import priors
 from .batch import BatchIterator, BatchResult, Progress, deblur_batch
-from .blind import BlindResult, deblur, estimate_kernel
+from .blind.deblur import BlindResult, deblur, estimate_kernel
+from .blind.options import TwoStepOptions
 from .images.noise import estimate_noise
 from .nonblind.deconvolve import deconvolve
 from .numerics.progress import Stopped
-from .options import TwoStepOptions
 
 __all__ = [
     "BatchIterator",

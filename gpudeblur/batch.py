@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from . import blind
+from .blind.deblur import BlindResult, deblur
+from .blind.options import TwoStepOptions, with_prior
 from .flow import BatchResult, Flow, Job, Lane
 from .groups import Device, Groups, cuda, split_info
 from .images import checks
@@ -30,7 +31,6 @@ from .memory import bytes_per_picture
 from .nonblind.final import FINALS
 from .numerics.arrays import Array, array_module, choose_module, device_errors
 from .numerics.progress import Stopped
-from .options import TwoStepOptions, with_prior
 from .priors import Prior
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
@@ -292,7 +292,7 @@ def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device
     return Groups(
         flow,
         device,
-        functools.partial(blind.deblur, **{name: value for name, value in settings.items() if name != "channel_axis"}),
+        functools.partial(deblur, **{name: value for name, value in settings.items() if name != "channel_axis"}),
         functools.lru_cache(maxsize=64)(bytes_of),
         kernel_size=settings["kernel_size"],
         channel_axis=axis,
@@ -383,12 +383,12 @@ class Threads:
             results.append(BatchResult(job.index, image, found.kernel[i].copy(), split_info(found.info, i, count)))
         return results
 
-    def _call(self, picture: Any, rank: int | None = None) -> blind.BlindResult:
+    def _call(self, picture: Any, rank: int | None = None) -> BlindResult:
         """`deblur` of a picture, or of a stack of pictures of that rank."""
         settings, axis = self._settings, self._settings["channel_axis"]
         if rank is not None and axis is not None and axis >= 0:
             settings = settings | {"channel_axis": axis - rank}  # counted from the end, where a stack adds nothing
-        return blind.deblur(picture, device=self._device, callback=lambda *_: self._flow.stopping, **settings)
+        return deblur(picture, device=self._device, callback=lambda *_: self._flow.stopping, **settings)
 
 
 def _stackable(one: Any, other: Any, channel_axis: int | None) -> bool:

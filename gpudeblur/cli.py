@@ -292,7 +292,7 @@ def demo(
 ) -> None:
     """Blur a known picture, deblur it blind, and deblur a really blurred one."""
     with _user_errors():
-        from .demo import run_demo
+        from .blind.demo import run_demo
 
         with _progress_bar() as callback:
             report = run_demo(out, device=device.value, progress=callback)

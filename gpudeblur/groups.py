@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .blind import BlindResult
+from .blind.deblur import BlindResult
 from .flow import BatchResult, Flow, Job, forget_frames
 from .images import checks
 from .numerics.arrays import Array, device_errors, free_bytes, require_cuda

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpudeblur import kernel_refine, kernel_step, pyramid
+from gpudeblur.blind import kernel_projection, kernel_step, pyramid
 from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
 from gpudeblur.numerics import filters, fourier, resample, toeplitz
 from gpudeblur.numerics.arrays import array_module, to_host
@@ -236,14 +236,14 @@ def step_twins() -> Iterator[Twin]:
             yield Twin("kernel_grid", (kernels, grid), lambda a=(kernels, grid): fourier.kernel_grid(*a))
         known = np.arange(6) != 1
         for args in ((kernels,), (kernels, known), (kernels[:0],), (kernels.reshape(2, 3, *size), known.reshape(2, 3))):
-            yield Twin("normalise", args, lambda a=args: kernel_refine.normalise(*a), rtol=2e-6)
+            yield Twin("normalise", args, lambda a=args: kernel_projection.normalize(*a), rtol=2e-6)
         stacks = ((kernels, 0.05, 0.03), (kernels, 0.0, 0.0), (kernels.reshape(2, 3, *size), 0.3, 0.3))
         stacks = (*stacks, (kernels, 1.0, 1.0), (kernels[:0], 0.05, 0.03))
         for k, share, component in stacks if max(size) < 40 else stacks[:1]:
             yield Twin(
                 "project",
                 (k, share, component),
-                lambda k=k, s=share, c=component: kernel_refine.project(k, share=s, component=c),
+                lambda k=k, s=share, c=component: kernel_projection.project(k, share=s, component=c),
                 rtol=2e-6,
             )
 

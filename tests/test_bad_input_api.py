@@ -35,14 +35,14 @@ def refuses(error: type[Exception], message: str) -> Any:
 @pytest.fixture(autouse=True)
 def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused is refused before any work."""
-    from gpudeblur import blind
+    from gpudeblur.blind import deblur
     from gpudeblur.nonblind import deconvolve
 
     def computed(*_: Any, **__: Any) -> None:
         raise AssertionError("computed with bad input")
 
-    monkeypatch.setattr(blind, "two_step", computed)
-    monkeypatch.setattr(blind, "restore", computed)
+    monkeypatch.setattr(deblur, "two_step", computed)
+    monkeypatch.setattr(deblur, "restore", computed)
     monkeypatch.setattr(deconvolve, "METHODS", dict.fromkeys(deconvolve.METHODS, computed))
     monkeypatch.setattr(deconvolve, "tiled", computed)
 

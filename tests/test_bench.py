@@ -28,8 +28,8 @@ if shutil.which("g++") is None:
 from cuda_on_cpu import device
 
 import gpudeblur as gd
+from gpudeblur.blind.options import STARTS
 from gpudeblur.numerics import cuda
-from gpudeblur.options import STARTS
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 BENCH = Path(__file__).parent.parent / "bench"

@@ -94,7 +94,7 @@ def warn_of_negative(psf: Array) -> None:
 def warn_of_even(sides: tuple[int, ...]) -> None:
     if any(side % 2 == 0 for side in sides):
         warnings.warn(
-            f"psf has an even side ({format_shape(sides)}): scikit-image's correction is then a pixel off its blur, and "
+            f"psf has an even side ({format_shape(sides)}): scikit-image's correction is then a pixel off its blur and "
             "many iterations diverge; pad it in front with one zero, or give a boundary=",
             UserWarning,
             stacklevel=3,

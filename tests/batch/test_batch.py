@@ -21,7 +21,9 @@ import pytest
 from laws import assert_same
 
 import gpudeblur as gd
-from gpudeblur import BatchResult, Progress, TwoStepOptions, batch, blind, two_step
+from gpudeblur import BatchResult, Progress, TwoStepOptions, batch
+from gpudeblur.blind import deblur as blind
+from gpudeblur.blind import two_step
 from gpudeblur.nonblind.final import FINALS
 
 # Two milliseconds a picture: no test here is about quality.

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from test_cli import COLOR, KERNEL, fails, names, run, wide
 
-from gpudeblur import blind
 from gpudeblur.images.files import read_image, write_image
 
 __all__ = ["wide"]  # the fixture, which every test here uses
@@ -37,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         info = {"backend": "numpy", "confidence": 0.9 if image[0, 0, 0] else 0.1, "seconds": 1.5}
         return SimpleNamespace(image=np.iinfo(image.dtype).max - image, kernel=KERNEL, info=info)
 
-    monkeypatch.setattr(blind, "deblur", deblur)
+    monkeypatch.setattr(deblur, "deblur", deblur)
     return calls
 
 

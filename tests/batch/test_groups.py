@@ -29,8 +29,9 @@ from test_batch import (
 )
 
 import gpudeblur as gd
-from gpudeblur import batch, blind, groups
-from gpudeblur.blind import BlindResult
+from gpudeblur import batch, groups
+from gpudeblur.blind import deblur as blind
+from gpudeblur.blind.deblur import BlindResult
 from gpudeblur.memory import bytes_per_picture
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host

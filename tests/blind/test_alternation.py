@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from laws import assert_same
 from skimage.data import camera
 
-from gpudeblur import alternation
-from gpudeblur.alternation import is_known, schedule, start
+from gpudeblur.blind import alternation
+from gpudeblur.blind.alternation import is_known, start
+from gpudeblur.blind.options import STARTS, TwoStepOptions
+from gpudeblur.blind.pyramid import support_size
+from gpudeblur.blind.schedule import schedule
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics import chunks
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.chunks import map_in_chunks
 from gpudeblur.numerics.progress import subrange
-from gpudeblur.options import STARTS, TwoStepOptions
-from gpudeblur.pyramid import support_size
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 QUICK = TwoStepOptions(iterations=2, kernel_iterations=10)

@@ -15,14 +15,15 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import TwoStepOptions, alternation, two_step
-from gpudeblur.confidence import result_signals, strength
+from gpudeblur import TwoStepOptions
+from gpudeblur.blind import alternation, schedule, two_step
+from gpudeblur.blind.confidence import result_signals, strength
+from gpudeblur.blind.options import STARTS
 from gpudeblur.metrics import kernel_similarity, psnr, scores
 from gpudeblur.nonblind import final as nonblind
 from gpudeblur.nonblind.final import FINALS
 from gpudeblur.numerics import chunks
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.options import STARTS
 from gpudeblur.priors import L0Intensity
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
@@ -407,7 +408,7 @@ def test_the_schedule_of_the_latent_step(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(alternation, "latent_step", recorded)
     options = dataclasses.replace(BASE, smallest_kernel=3, gradient_weight_min=4e-3)
     gd.deblur(photo(), (11, 7), options=options)
-    scales = alternation.schedule((64, 64), (11, 7), options)
+    scales = schedule.schedule((64, 64), (11, 7), options)
     assert scales[-1].size == (17, 13)  # 11 x 7 with the margin
     assert [scale.size for scale in scales] == sorted(scale.size for scale in scales)
     calls, last = calls[: -options.last_iterations], calls[-options.last_iterations :]

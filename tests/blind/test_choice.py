@@ -9,7 +9,7 @@ import pytest
 from laws import assert_same
 from skimage import data
 
-from gpudeblur.choice import Judgement, agreement, judge, order, pick, pick_judgement
+from gpudeblur.blind.selection import Judgement, agreement, judge, order, pick, pick_judgement
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 

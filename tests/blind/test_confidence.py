@@ -9,7 +9,7 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.confidence import border_mass, confidence, gradient_gain, result_signals, spectral_match, strength
+from gpudeblur.blind.confidence import border_mass, confidence, gradient_gain, result_signals, spectral_match, strength
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 

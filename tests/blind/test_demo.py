@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from gpudeblur import demo
+from gpudeblur.blind import demo
 from gpudeblur.images.files import read_image
 
 NAMES = ["astronaut.png", "clock.png", "astronaut_deblurred.png", "clock_deblurred.png"]

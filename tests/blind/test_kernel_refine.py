@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from laws import assert_close, assert_same
 
-from gpudeblur import kernel_refine
-from gpudeblur.kernel_refine import (
-    centre,
-    drop_components,
-    initial_kernel,
-    normalise,
-    project,
-    refine_kernel,
-    threshold,
-)
+from gpudeblur.blind import kernel_refine
+from gpudeblur.blind.kernel_projection import center, drop_components, initial_kernel, normalize, project, threshold
+from gpudeblur.blind.kernel_refine import refine_kernel
 from gpudeblur.numerics import toeplitz
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import trajectory_kernel
@@ -45,7 +38,7 @@ def strokes(n: int = 4, size: int = 11, dtype: str = "float32") -> np.ndarray:
 
 
 def test_normalise_clips_and_scales(xp: Any) -> None:
-    out = normalise(xp.asarray([[[1.0, -2.0, 3.0], [0.0, 4.0, -1.0]], [[0.0, 0.0, 0.5], [0.0, 0.0, 0.0]]]))
+    out = normalize(xp.asarray([[[1.0, -2.0, 3.0], [0.0, 4.0, -1.0]], [[0.0, 0.0, 0.5], [0.0, 0.0, 0.0]]]))
     expected = np.array([[[1 / 8, 0, 3 / 8], [0, 1 / 2, 0]], [[0, 0, 1], [0, 0, 0]]])
     assert_close(out, expected, rtol=1e-15)
 
@@ -54,7 +47,7 @@ def test_normalise_clips_and_scales(xp: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_kernel_without_mass_becomes_a_delta(xp: Any, value: float, dtype: str) -> None:
     for shape in ((5, 3), (2, 3, 7)):
-        for step in (normalise, lambda k: project(k, share=0.05, component=0.03)):
+        for step in (normalize, lambda k: project(k, share=0.05, component=0.03)):
             out = step(xp.full(shape, value, dtype=dtype))
             assert out.dtype == dtype
             assert_same(out, np.broadcast_to(delta(shape[-2:]), shape))
@@ -125,7 +118,7 @@ def test_dropping_keeps_whole_components_and_is_done_once(kernel: np.ndarray, sh
 def test_centre_undoes_a_shift(xp: Any, shift: tuple[int, int], dtype: str) -> None:
     kernel = np.pad([[1.0, 2, 1], [2, 5, 2], [1, 2, 1]], ((3, 3), (4, 4))).astype(dtype)
     kernels = xp.asarray(np.stack([np.roll(kernel, shift, (0, 1)), kernel]))
-    out = centre(kernels, kernels)
+    out = center(kernels, kernels)
     assert out.dtype == dtype
     assert_same(out, np.stack([kernel, kernel]))
 
@@ -135,7 +128,7 @@ def test_what_leaves_the_support_is_lost(xp: Any) -> None:
     before, after = picture_of("....... 444...1 ......."), picture_of("....... ..444.. .......")
     for turn in (lambda k: k, np.transpose, np.fliplr):
         kernel = xp.asarray(turn(before).copy())
-        assert_same(centre(kernel, kernel), turn(after))
+        assert_same(center(kernel, kernel), turn(after))
 
 
 @settings(deadline=None, max_examples=60)
@@ -199,10 +192,10 @@ def test_a_projection_has_a_pixel_at_least(xp: Any) -> None:
 
 def test_a_kernel_that_is_not_known_is_a_delta(xp: Any) -> None:
     kernels = xp.asarray(strokes(3))
-    out = normalise(kernels, xp.asarray([True, False, True]))
+    out = normalize(kernels, xp.asarray([True, False, True]))
     assert_same(out[1], delta((11, 11)))
-    assert_same(out[::2], normalise(kernels)[::2])
-    assert_same(normalise(kernels[1], xp.asarray(False)), delta((11, 11)))
+    assert_same(out[::2], normalize(kernels)[::2])
+    assert_same(normalize(kernels[1], xp.asarray(False)), delta((11, 11)))
 
 
 def test_the_first_kernel_is_a_small_blur(xp: Any) -> None:
@@ -253,7 +246,7 @@ def test_it_finds_the_solution_from_elsewhere(xp: Any, solver: str) -> None:
 def test_the_kernel_gets_closer_to_the_true_one(xp: Any, solver: str) -> None:
     """What the second step is for: equations with an error, a start that is thick and noisy."""
     a, rhs, kernels = equations(error=0.01)
-    start = normalise(kernels + 0.01 * abs(np.random.default_rng(2).normal(size=kernels.shape)))
+    start = normalize(kernels + 0.01 * abs(np.random.default_rng(2).normal(size=kernels.shape)))
     out = refine_kernel(*(xp.asarray(x) for x in (a, rhs, start)), **DEFAULTS | {"solver": solver, "weight": 5e-3})
     out = to_host(project(out, share=0.05, component=0.03))
     before = project(start, share=0.05, component=0.03)
@@ -273,14 +266,14 @@ def test_a_larger_weight_gives_a_sparser_kernel(xp: Any, solver: str) -> None:
 @pytest.mark.parametrize("change", [{"beta": 0.8}, {"solver": "cg"}, {"iterations": 2}, {"weight": 0.05}])
 def test_every_parameter_matters(xp: Any, change: dict[str, Any]) -> None:
     a, rhs, kernels = (xp.asarray(x) for x in equations(error=0.02))
-    start = normalise(kernels + 0.01)
+    start = normalize(kernels + 0.01)
     first, second = (refine_kernel(a, rhs, start, **options) for options in (DEFAULTS, DEFAULTS | change))
     assert float(abs(first - second).max()) > 1e-3 * float(first.max())
 
 
 def test_a_smaller_beta_goes_further_from_the_start(xp: Any) -> None:
     a, rhs, kernels = (xp.asarray(x) for x in equations(error=0.02))
-    start = normalise(kernels + 0.02)
+    start = normalize(kernels + 0.02)
     moved = [
         float(((refine_kernel(a, rhs, start, **DEFAULTS | {"beta": beta, "weight": 1e-9}) - start) ** 2).sum())
         for beta in (1.0, 0.1, 0.01)

@@ -11,9 +11,9 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import kernel_size
+from gpudeblur.blind import kernel_size
+from gpudeblur.blind.kernel_size import extent, windows
 from gpudeblur.images.kernels import fit_size
-from gpudeblur.kernel_size import extent, windows
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel

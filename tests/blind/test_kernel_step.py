@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import KERNELS, assert_close, assert_same, system
 
-from gpudeblur import kernel_step
+from gpudeblur.blind import kernel_step
 from gpudeblur.numerics import toeplitz
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient, gradient_adjoint

@@ -10,8 +10,8 @@ import pytest
 import scipy.ndimage
 from laws import assert_close, assert_same, picture
 
-from gpudeblur import latent as latent_module
-from gpudeblur.latent import latent_step
+from gpudeblur.blind import latent as latent_module
+from gpudeblur.blind.latent import latent_step
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient
 from gpudeblur.numerics.fourier import rfft2
@@ -115,7 +115,7 @@ def test_a_larger_beta_max_makes_flat_regions_flatter(xp: Any) -> None:
 
 def test_a_smaller_beta_rate_takes_more_passes(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """beta = 2 lambda, 2 lambda rate, ... below beta_max: the passes are counted at the closed form."""
-    from gpudeblur import latent
+    from gpudeblur.blind import latent
 
     weights: list[float] = []
     solve = latent.spectral_solve

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import assert_close, assert_same
 
-from gpudeblur import pyramid
+from gpudeblur.blind import pyramid
 from gpudeblur.images import kernels
 from gpudeblur.numerics import resample
 from gpudeblur.numerics.arrays import to_host

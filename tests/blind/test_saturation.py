@@ -9,11 +9,11 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import blind, two_step
+from gpudeblur.blind import deblur, two_step
+from gpudeblur.blind.saturated_lights import DARK, MOST, RIM, filled, regions
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.saturation import DARK, MOST, RIM, filled, regions
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (0.8 * data.camera()[100:260, 140:300] / 255).astype(np.float32)
@@ -112,7 +112,7 @@ def test_a_clipped_neighbour_disturbs_nothing() -> None:
 
 def test_lamps_do_not_decide_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with_lights = [float(kernel_similarity(gd.estimate_kernel(night(seed=seed), 13), KERNEL)) for seed in (0, 1)]
-    monkeypatch.setattr(blind, "find_saturated", lambda planes: np.zeros(planes.shape, dtype=bool))
+    monkeypatch.setattr(deblur, "find_saturated", lambda planes: np.zeros(planes.shape, dtype=bool))
     without = [float(kernel_similarity(gd.estimate_kernel(night(seed=seed), 13), KERNEL)) for seed in (0, 1)]
     assert np.mean(with_lights) > np.mean(without) + 0.1
 
@@ -121,8 +121,8 @@ def test_one_clipped_channel_is_enough() -> None:
     gray = 0.5 * CAMERA
     colour = np.stack([gray, gray, gray], axis=-1)
     colour[40:44, 40:44, 2] = 1
-    seen = blind._enter(colour, 13, -1, None, "two-step", 1.0, None)[1]
+    seen = deblur._enter(colour, 13, -1, None, "two-step", 1.0, None)[1]
     assert seen is not None
     assert seen.sum() == 16
     assert seen[40:44, 40:44].all()
-    assert blind._enter(gray, 13, None, None, "two-step", 1.0, None)[1] is None
+    assert deblur._enter(gray, 13, None, None, "two-step", 1.0, None)[1] is None

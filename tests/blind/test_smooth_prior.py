@@ -10,9 +10,9 @@ import pytest
 import scipy.ndimage
 from laws import assert_close, assert_same, picture
 
+from gpudeblur.blind.latent import smooth_map_split
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
-from gpudeblur.smooth_prior import smooth_map_split
 
 SHAPES = [(2, 37, 31), (1, 20, 64), (2, 3, 16, 15)]
 in_every_shape = pytest.mark.parametrize("shape", SHAPES)

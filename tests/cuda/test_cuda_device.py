@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture, system
 
-from gpudeblur import kernel_refine, kernel_step, pyramid
+from gpudeblur.blind import kernel_projection, kernel_step, pyramid
 from gpudeblur.images import noise
 from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
 from gpudeblur.numerics import filters, resample, toeplitz
@@ -159,7 +159,7 @@ def test_a_kernel_step_is_launches_and_transforms(cupy: Any, cuda: Any) -> None:
     votes = kernel_step.voting_gradients(latent, window, 0.2)
     a, b = kernel_step.normal_equations(votes, latent, blurred_hat, (9, 7))
     kernel = toeplitz.toeplitz_nnls(a, b, cupy.zeros_like(b), 0.1, 10)
-    kernel_refine.project(kernel_refine.normalise(kernel), share=0.05, component=0.03)
+    kernel_projection.project(kernel_projection.normalize(kernel), share=0.05, component=0.03)
     counted = {"voting_threshold": 1, "voting_split": 1, "normal_spectra": 1, "lags": 2, "kernel_grid": 1}
     counted |= {"spectrum_max": 1, "toeplitz_nnls": 1, "normalise": 1, "project": 1, "cufft_r2c": 3, "cufft_c2r": 2}
     assert cuda.launches - before == counted
@@ -192,7 +192,7 @@ def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:
     # Shared memory by default; 48 KB but for the static part; by asking; global memory.
     for size in ((31, 31), (55, 55), (75, 61), (151, 141)):
         kernels = laws.blobs(size, 6)
-        expected = kernel_refine.project(kernels, share=0.05, component=0.03)
+        expected = kernel_projection.project(kernels, share=0.05, component=0.03)
         out = cuda.project(cupy.asarray(kernels), 0.05, 0.03)
         assert_same(out.get() > 0, expected > 0)  # the same decisions
         assert_close(out, expected, rtol=1e-5)

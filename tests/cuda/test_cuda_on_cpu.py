@@ -27,7 +27,7 @@ import laws
 from cuda_on_cpu.build import SANITIZE, CpuKernel, PoisonedNumpy, build, sanitized_environment
 from laws import KERNELS, bound, picture, spectra, system
 
-from gpudeblur import kernel_step, pyramid
+from gpudeblur.blind import kernel_step, pyramid
 from gpudeblur.images import noise
 from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
 from gpudeblur.numerics import cuda as _cuda

@@ -19,8 +19,9 @@ from cuda_on_cpu import device
 from skimage.data import camera
 
 import gpudeblur as gd
-from gpudeblur.alternation import Iteration, Scale, alternate
-from gpudeblur.kernel_refine import initial_kernel
+from gpudeblur.blind.alternation import alternate
+from gpudeblur.blind.kernel_projection import initial_kernel
+from gpudeblur.blind.schedule import Iteration, Scale
 from gpudeblur.nonblind.final import FINALS
 from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian
 from gpudeblur.synthesis import blur, trajectory_kernel

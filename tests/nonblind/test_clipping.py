@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur import blind
+from gpudeblur.blind import deblur
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
@@ -178,7 +178,7 @@ def test_deblur_tells_its_restoration_what_is_clipped(xp: Any, monkeypatch: pyte
         told.append(lights)
         return restore(planes, kernel, final, report, lights)
 
-    monkeypatch.setattr(blind, "restore", spy)
+    monkeypatch.setattr(deblur, "restore", spy)
     options = gd.TwoStepOptions(starts=("wide",), iterations=1, last_iterations=1)
     picture = np.stack([night()[0], DIM, DIM], axis=-1)
     gd.deblur(xp.asarray(picture), 9, channel_axis=-1, options=options)

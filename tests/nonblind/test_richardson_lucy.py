@@ -11,8 +11,8 @@ from laws import assert_adjoint, assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.expectation_maximization import convolutions, em_iterations
-from gpudeblur.nonblind.expectation_maximization import BOUNDARIES
+from gpudeblur.nonblind.expectation_maximization import BOUNDARIES, convolutions, em_iterations
+from gpudeblur.nonblind.methods.richardson_lucy import richardson_lucy
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.fourier import place, rfftn
 from gpudeblur.synthesis import blur, trajectory_kernel

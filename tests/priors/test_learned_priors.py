@@ -13,7 +13,7 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.latent import latent_step
+from gpudeblur.blind.latent import latent_step
 from gpudeblur.networks import bridge
 from gpudeblur.numerics.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
@@ -360,7 +360,7 @@ def test_what_a_network_does_wrong_comes_through_deblur(blurred: np.ndarray) -> 
 
 def test_a_prior_that_may_not_be_replayed_is_not(blurred: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """All starts are one CUDA graph, the finest scale another; each only where the prior that it uses allows it."""
-    from gpudeblur import two_step
+    from gpudeblur.blind import two_step
 
     asked: list[bool] = []
 

@@ -12,7 +12,7 @@ import pytest
 from laws import assert_batch_is_loop, assert_close, assert_same, assert_shift_covariant, picture
 from PIL import Image, ImageDraw, ImageFont
 
-from gpudeblur.latent import latent_step
+from gpudeblur.blind.latent import latent_step
 from gpudeblur.numerics.arrays import array_module, to_host
 from gpudeblur.priors import DarkChannel, L0Intensity, Prior
 from gpudeblur.priors.dark_channel import opening

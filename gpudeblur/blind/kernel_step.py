@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .numerics.arrays import Array, Workspace, array_module, goes_to_cuda
-from .numerics.filters import gradient, gradient_adjoint, per_picture
-from .numerics.fourier import irfft2, rfft2
+from ..numerics.arrays import Array, Workspace, array_module, goes_to_cuda
+from ..numerics.filters import gradient, gradient_adjoint, per_picture
+from ..numerics.fourier import irfft2, rfft2
 
 Window = tuple[int, int, int, int]  # (top, bottom, left, right): rows top..bottom - 1, columns left..right - 1
 
@@ -47,7 +47,7 @@ def voting_threshold(latent: Array, window: Window, count: int, *, out: Array | 
     (...): one a picture. NaN counts as the largest.
     """
     if goes_to_cuda(latent):
-        from .numerics import cuda
+        from ..numerics import cuda
 
         return cuda.voting_threshold(latent, window, count, out=out)
     xp = array_module(latent)
@@ -77,7 +77,7 @@ def voting_split(latent: Array, threshold: Any, window: Window, *, out: Array | 
     (..., H, W).
     """
     if goes_to_cuda(latent):
-        from .numerics import cuda
+        from ..numerics import cuda
 
         return cuda.voting_split(latent, threshold, window, out=out)
     xp = array_module(latent)
@@ -163,7 +163,7 @@ def normal_spectra(
     shape : (H, W).
     """
     if goes_to_cuda(votes_hat, latent_hat, blurred_hat):
-        from .numerics import cuda
+        from ..numerics import cuda
 
         return cuda.normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
     xp = array_module(votes_hat, latent_hat, blurred_hat)
@@ -179,7 +179,7 @@ def normal_spectra(
 def lags(correlation: Array, rows: int, columns: int, *, out: Array | None = None) -> Array:
     """The lags -rows..rows, -columns..columns of a circular correlation, in rising order."""
     if goes_to_cuda(correlation):
-        from .numerics import cuda
+        from ..numerics import cuda
 
         return cuda.lags(correlation, rows, columns, out=out)
     xp = array_module(correlation)

@@ -6,14 +6,14 @@ import functools
 
 import numpy as np
 
+from ..images.kernels import fit_size
+from ..images.noise import quieten
+from ..numerics.arrays import Array, array_module, replayed, side_by_side, to_host
+from ..numerics.progress import OnProgress, subrange
+from ..priors.protocol import is_replayable
 from .alternation import start
-from .choice import Judgement, judge, order, pick
-from .images.kernels import fit_size
-from .images.noise import quieten
-from .numerics.arrays import Array, array_module, replayed, side_by_side, to_host
-from .numerics.progress import OnProgress, subrange
 from .options import TwoStepOptions
-from .priors.protocol import is_replayable
+from .selection import Judgement, judge, order, pick
 
 # Sides of the windows, pixels; what exceeds half of a picture's shorter side is left out, and half of it taken instead.
 WINDOWS = (17, 35, 71)

@@ -8,70 +8,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from .images.kernels import fit_size
-from .kernel_refine import initial_kernel, normalise, project
+from ..images.kernels import fit_size
+from ..numerics.arrays import Array, Workspace, array_module
+from ..numerics.boundary import wrap
+from ..numerics.chunks import map_in_chunks
+from ..numerics.fourier import rfft2
+from ..numerics.progress import OnProgress, subrange
+from ..numerics.resample import resample
+from ..numerics.toeplitz import solve_kernel, zero_lag
+from .kernel_projection import initial_kernel, normalize, project
 from .kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
 from .latent import latent_step
-from .numerics.arrays import Array, Workspace, array_module
-from .numerics.boundary import wrap
-from .numerics.chunks import map_in_chunks
-from .numerics.fourier import rfft2
-from .numerics.progress import OnProgress, subrange
-from .numerics.resample import resample, scaled_shape
-from .numerics.toeplitz import solve_kernel, zero_lag
 from .options import TwoStepOptions
-from .pyramid import enlarge_kernel, kernel_sizes, support_size
+from .pyramid import enlarge_kernel
+from .schedule import Scale, schedule
 
 # Gradients of this mean size are rounding: an 8-bit picture has steps of 4e-3.
 NO_GRADIENT = 1e-5
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """The weights of one latent and one kernel step."""
-
-    gradient_weight: float  # lambda
-    share: float  # of the gradients, those that vote
-    cut: float = 0.0  # share of the kernel's maximum: what is smaller becomes 0 after the step; 0 cuts nothing
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One scale of the pyramid: all that is known before it begins. Sizes in pixels, (rows, columns)."""
-
-    size: tuple[int, int]  # support of the kernel
-    shape: tuple[int, int]  # of the picture
-    factor: float  # from the scale before to this one
-    iterations: tuple[Iteration, ...]
-    smooth_sigma: float
-    beta_max: float
-
-
-def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> list[Scale]:
-    """All scales for a picture of `shape` and a kernel of `size`, coarsest first."""
-    support = support_size(size, shape, options.support_margin)
-    scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
-    gradient_weight, (first, last) = options.gradient_weight, options.voting_share
-    found = []
-    for level, (scale_size, scale) in enumerate(scales):
-        iterations = []
-        for i in range(options.iterations):
-            done = level * options.iterations + i
-            share = first + (last - first) * done / (len(scales) * options.iterations)
-            cut = _cut(options.iteration_threshold, done / max(1, len(scales) * options.iterations - 1))
-            iterations.append(Iteration(gradient_weight, share, cut))
-            gradient_weight = max(gradient_weight / options.gradient_weight_decay, options.gradient_weight_min)
-        factor = scale / scales[level - 1][1] if level else 1.0
-        sigma = options.smooth_sigma * (level + 1)
-        found.append(Scale(scale_size, scaled_shape(shape, scale), factor, tuple(iterations), sigma, options.beta_max))
-    return found
-
-
-def _cut(ends: tuple[float, float], done: float) -> float:
-    """Between both ends, geometrically."""
-    return ends[0] * (ends[1] / ends[0]) ** done if min(ends) > 0 else 0.0
 
 
 def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
@@ -94,7 +47,7 @@ def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: 
         kernel = enlarge_kernel(kernel, finest.factor, finest.size)
         kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
     known = is_known(a, window_pixels(voting_window(coarse[-1].shape, coarse[-1].size)))
-    return normalise(fit_size(kernel, size), known)
+    return normalize(fit_size(kernel, size), known)
 
 
 def alternate(
@@ -176,7 +129,7 @@ def _solve(
         autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
     )
     known = is_known(autocorrelation, pixels, out=work("known", dtype=bool))
-    return normalise(kernel, known, out=work("kernel", *size))
+    return normalize(kernel, known, out=work("kernel", *size))
 
 
 def is_known(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:

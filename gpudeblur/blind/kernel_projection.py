@@ -1,4 +1,4 @@
-"""What makes a solution of the kernel step a kernel: projection, and the L0 refinement of seed 0, eq. 12-16."""
+"""What makes the solution of a kernel step a blur kernel: non-negative, thresholded, connected, centered, sum 1."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from .numerics.arrays import Array, array_module, goes_to_cuda, ndimage_module
-from .numerics.toeplitz import solve_kernel, zero_lag
+from ..numerics.arrays import Array, array_module, goes_to_cuda, ndimage_module
 
 # `project` decides on the kernel in shares of 2^-30 of its maximum: integers, whose sums are the same in any order.
 UNIT = 1 << 30
 
 
-def normalise(kernel: Array, known: Array | None = None, *, out: Array | None = None) -> Array:
+def normalize(kernel: Array, known: Array | None = None, *, out: Array | None = None) -> Array:
     """Non-negative, sum 1; a delta where there is no mass, or where `known` (...) bool is False."""
     if goes_to_cuda(kernel):
-        from .numerics import cuda
+        from ..numerics import cuda
 
         return cuda.normalise(kernel, known, out=out)
     xp = array_module(kernel)
@@ -56,7 +55,7 @@ def project(
     component : of the mass that is left: 8-connected components with less become 0; the heaviest always stays.
     """
     if goes_to_cuda(kernel):
-        from .numerics import cuda
+        from ..numerics import cuda
 
         return cuda.project(kernel, share, component, out=out, scratch=scratch)
     xp = array_module(kernel)
@@ -65,7 +64,7 @@ def project(
     kernel = xp.where(usable, xp.maximum(kernel, 0), 0)
     units = xp.rint(kernel / xp.where(usable, peak, 1) * UNIT).astype(np.int64)
     units = drop_components(threshold(units, share), component)
-    return normalise(centre(xp.where(units > 0, normalise(kernel), 0), units))
+    return normalize(center(xp.where(units > 0, normalize(kernel), 0), units))
 
 
 def threshold(kernel: Array, share: float) -> Array:
@@ -90,7 +89,7 @@ def drop_components(kernel: Array, share: float) -> Array:
     return xp.where(keep, flat, 0).reshape(kernel.shape).astype(kernel.dtype, copy=False)
 
 
-def centre(kernel: Array, mass: Array) -> Array:
+def center(kernel: Array, mass: Array) -> Array:
     """The kernel moved by whole pixels so that the centre of `mass`, a like array, is in the middle.
 
     What leaves the support is lost. Where there is no mass, the kernel stays where it is.
@@ -108,33 +107,3 @@ def centre(kernel: Array, mass: Array) -> Array:
     moved = xp.take_along_axis(kernel, xp.clip(rows, 0, kh - 1)[..., :, None], axis=-2)
     moved = xp.take_along_axis(moved, xp.clip(columns, 0, kw - 1)[..., None, :], axis=-1)
     return xp.where(inside, moved, 0)
-
-
-def refine_kernel(
-    autocorrelation: Array, rhs: Array, kernel: Array, *, weight: float, beta: float, solver: str, iterations: int
-) -> Array:
-    """argmin_k |grad x * k - grad B|^2 + lambda |k|_0, the second step of seed 0 (eq. 12-16).
-
-    Half-quadratic splitting: r = k where |k|^2 >= lambda / beta, 0 elsewhere (eq. 14), then
-    (A + beta) k = b + beta r (eq. 16), while beta doubles. The problem is scaled first, so that `weight` means the
-    same for every picture: the kernel to maximum 1, the energy of the gradients a(0) to 1. beta ends at 1, where the
-    threshold is sqrt(lambda) of the maximum.
-
-    Parameters
-    ----------
-    autocorrelation, rhs : see `kernel_step.normal_equations`.
-    kernel : (..., kh, kw), where to start.
-    weight : lambda. Larger: sparser kernels; sqrt(lambda) is the share of the maximum that is noise.
-    beta : where the continuation starts. Smaller: further from `kernel`.
-    solver, iterations : of `kernel_step.solve_kernel`, for each beta.
-    """
-    xp = array_module(autocorrelation, rhs, kernel)
-    tiny = float(np.finfo(kernel.dtype).tiny)
-    scale = xp.maximum(zero_lag(autocorrelation), tiny)[..., None, None]
-    peak = xp.maximum(kernel.max(axis=(-2, -1), keepdims=True), tiny)
-    a, b, k = autocorrelation / scale, rhs / scale / peak, kernel / peak
-    while beta <= 1:
-        r = xp.where(k * k >= weight / beta, k, 0)
-        k = solve_kernel(a, b + beta * r, k, beta, solver, iterations)
-        beta *= 2
-    return k * peak

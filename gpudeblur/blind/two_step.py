@@ -15,21 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from .alternation import Iteration, Scale, alternate_on, is_known, start
-from .choice import Judgement, agreement, judge, order, pick, pick_judgement
+from ..images.kernels import fit_size
+from ..images.noise import loudness, quieten
+from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side
+from ..numerics.arrays import stack as stacked
+from ..numerics.progress import OnProgress, subrange
+from ..priors.protocol import is_replayable
+from .alternation import alternate_on, is_known, start
 from .confidence import border_mass, confidence
-from .images.kernels import fit_size
-from .images.noise import loudness, quieten
-from .kernel_refine import normalise, project, refine_kernel
+from .kernel_projection import normalize, project
+from .kernel_refine import refine_kernel
 from .kernel_size import TOUCHES, estimate_sizes
 from .kernel_step import voting_window, window_pixels
-from .numerics.arrays import Array, array_module, constant, replayed, side_by_side
-from .numerics.arrays import stack as stacked
-from .numerics.progress import OnProgress, subrange
 from .options import TwoStepOptions
-from .priors.protocol import is_replayable
 from .pyramid import support_size
-from .saturation import without_lamps
+from .saturated_lights import without_lamps
+from .schedule import Iteration, Scale
+from .selection import Judgement, agreement, judge, order, pick, pick_judgement
 
 # Pixels added to the kernel size at the finest scale.
 LAST_MARGIN = 2
@@ -232,7 +234,7 @@ def _finish(quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStep
         )
         known = is_known(a, window_pixels(voting_window(shape, support)))
         kernel = array_module(kernel).where(known[..., None, None], refined, kernel)
-    return normalise(fit_size(project(kernel, share=threshold, component=options.kernel_component), size))
+    return normalize(fit_size(project(kernel, share=threshold, component=options.kernel_component), size))
 
 
 def _signals(kernel: Array, verdict: Judgement, coarse: list[Array]) -> list[Array]:

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from .numerics.arrays import Array, array_module, goes_to_cuda
-from .numerics.resample import resample_on_device
+from ..numerics.arrays import Array, array_module, goes_to_cuda
+from ..numerics.resample import resample_on_device
 
 
 def kernel_sizes(size: tuple[int, int], *, ratio: float, smallest: int) -> list[tuple[tuple[int, int], float]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .priors import L0Intensity, Prior
+from ..priors import L0Intensity, Prior
 
 # What each start changes of the options. They fail on different pictures: a wide support finds long, faint kernels, but
 # lets a kernel run all over it where a picture has little to say, or much of the same, as text has.

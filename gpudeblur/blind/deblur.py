@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from .confidence import result_signals, strength
-from .images import checks
-from .images.kernels import fit_size
-from .images.planes import decode, luminance, to_picture, to_planes
-from .images.saturation import find_saturated
-from .nonblind.final import FINALS, residual_mse, restore
-from .numerics.arrays import (
+from ..images import checks
+from ..images.kernels import fit_size
+from ..images.planes import decode, luminance, to_picture, to_planes
+from ..images.saturation import find_saturated
+from ..nonblind.final import FINALS, residual_mse, restore
+from ..numerics.arrays import (
     Array,
     Clock,
     array_module,
@@ -34,9 +33,10 @@ from .numerics.arrays import (
     replayed,
     to_host_together,
 )
-from .numerics.progress import Callback, OnProgress, make_progress, subrange
+from ..numerics.progress import Callback, OnProgress, make_progress, subrange
+from ..priors import Prior
+from .confidence import result_signals, strength
 from .options import TwoStepOptions, with_prior
-from .priors import Prior
 from .two_step import two_step
 
 
@@ -49,7 +49,7 @@ class BlindResult:
     image : array like the input: the sharp picture, same shape, dtype and memory; None where none was asked for.
     kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
     info : dict
-        confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `gpudeblur.confidence`:
+        confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `blind.confidence`:
         border_mass, spectral_match, gradient_gain, agreement, and energy. kernel_size: as given, or the side found.
         strength: share of the restoration in the result, 1 where there is confidence and no wild ringing, see
         `TwoStepOptions.cautious`. residual: rms of B - x * k for the restoration x,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..numerics.arrays import Array, array_module, constant, sum_pixels
+from ..numerics.conjugate_gradient import dot
+from ..numerics.filters import gradient
+from ..numerics.fourier import fast_size, psf_to_otf, rfft2
 from .kernel_step import Window
-from .numerics.arrays import Array, array_module, constant, sum_pixels
-from .numerics.conjugate_gradient import dot
-from .numerics.filters import gradient
-from .numerics.fourier import fast_size, psf_to_otf, rfft2
 
 RING = 1
 # Frequencies, in cycles a pixel, at which a blur shows: below, the scene decides; above, the noise.

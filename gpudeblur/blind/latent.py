@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .numerics.arrays import Array, Workspace, array_module, sum_pixels
-from .numerics.filters import edge_mask, l0_split, spectral_solve, transfer
-from .numerics.fourier import irfft2, psf_to_otf, rfft2
-from .priors import Prior
-from .priors.protocol import check_eta
-from .smooth_prior import smooth_map_split
+from typing import Any
+
+from ..numerics.arrays import Array, Workspace, array_module, sum_pixels
+from ..numerics.filters import dilate, edge_mask, gaussian_smooth, l0_split, smooth_split, spectral_solve, transfer
+from ..numerics.fourier import irfft2, psf_to_otf, rfft2
+from ..priors import Prior
+from ..priors.protocol import check_eta
 
 # Below this share of beta the smooth prior moves the solution by less than rounding and thresholds do.
 NEGLIGIBLE = 0.01
@@ -144,3 +145,38 @@ def objective(latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weig
     rest /= shape[0] * shape[1]
     edges = sum_pixels(edge_mask(latent, threshold))
     return sum_pixels(rest * rest) + gradient_weight * edges
+
+
+def smooth_map_split(
+    latent: Array,
+    threshold: Any,
+    *,
+    sigma: float,
+    radius: int,
+    scale: float | None = None,
+    out: Array | None = None,
+    work: Workspace | None = None,
+) -> Array:
+    """D^T grad z, where z is the smooth part of the latent picture (seed 0, eq. 5).
+
+    t marks the gradients with |grad x|^2 >= threshold and is dilated by a square of 2 radius + 1 pixels; z is the
+    picture smoothed by a Gaussian of `sigma` pixels wherever t is not set. Where it is, this function gives 0 and the
+    latent step lets w of eq. 4 stand for grad z: a gradient of 0, the paper's letter, would flatten the very edges that
+    the mask is there to protect (`bench/README.md` has both).
+
+    Parameters
+    ----------
+    latent : (..., H, W) float, periodic.
+    threshold : scalar or (...): lambda / beta of eq. 4, the same that selects w.
+    scale, out : with them, `out` += scale D^T grad z.
+    work : the buffers of a loop around this.
+
+    Returns
+    -------
+    (..., H, W): the adjoint gradient of grad z, ready to be transformed; `out`, where there is a `scale`.
+    """
+    work = Workspace(latent) if work is None else work
+    edges = edge_mask(latent, threshold, out=work.picture("edges", bool))
+    near = dilate(edges, radius, out=work.picture("near edges", bool), scratch=work.picture("edges, rows", bool))
+    smooth = gaussian_smooth(latent, sigma, out=work.picture("smooth"), scratch=work.picture("smooth, rows"))
+    return smooth_split(smooth, near, scale, out)

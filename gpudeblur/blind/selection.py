@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..numerics.arrays import Array, array_module, constant, stack
+from ..numerics.boundary import wrap
+from ..numerics.chunks import map_in_chunks
+from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .confidence import gradient_gain, spectral_match
 from .kernel_step import voting_window
 from .latent import latent_step, objective
-from .numerics.arrays import Array, array_module, constant, stack
-from .numerics.boundary import wrap
-from .numerics.chunks import map_in_chunks
-from .numerics.fourier import irfft2, psf_to_otf, rfft2
 
 # lambda of the energy: small enough to tell fine kernels apart, large enough that a wrong one has to pay for its edges.
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0

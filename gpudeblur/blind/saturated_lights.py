@@ -7,8 +7,8 @@ scene that was blurred by the same kernel. What is clipped by a little tells mor
 
 from __future__ import annotations
 
-from .numerics.arrays import Array, array_module
-from .numerics.filters import dilate
+from ..numerics.arrays import Array, array_module
+from ..numerics.filters import dilate
 
 # Pixels about a clipped one that are left out where kernels are judged: its rim.
 RIM = 3
