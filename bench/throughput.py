@@ -8,7 +8,7 @@ Sizes 96 x 112 to 2048 x 2048, kernels of 15, 25 and 51 px; on a GPU batches of 
 call takes a second. The pictures are scikit-image's camera, resized, under trajectory kernels with fixed seeds. The
 floor is, on the CPU, the CPU time of the same transforms alone on one thread; on a GPU, what `roofline.plan` says
 must be moved, at the bandwidth of a copy measured in the same run. `--memory` runs each row once more and adds the
-peak: over the input's float32 size, and over what `gpudeblur.memory` predicts. Each row and each bar is appended to
+peak: over the input's float32 size, and over what `batch.memory` predicts. Each row and each bar is appended to
 results/throughput.jsonl as soon as it is measured.
 """
 
@@ -183,7 +183,7 @@ class Bench:
 
     def peak(self, load: Load, work: Callable[[], Any] | None = None) -> dict[str, Any]:
         """The peak of one call, over its input's float32 size and over what the model of memory says."""
-        from gpudeblur.memory import bytes_per_picture
+        from gpudeblur.batch.memory import bytes_per_picture
 
         if work is None:
             work = functools.partial(load.run, self.backend.put(load.pictures(self.options.dtype)), self.options)

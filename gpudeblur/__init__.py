@@ -1,7 +1,7 @@
 """Blind image deblurring on NumPy and CuPy arrays: the sharp picture and its blur kernel."""
 
 from . import priors
-from .batch import BatchIterator, BatchResult, Progress, deblur_batch
+from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind.deblur import BlindResult, deblur, estimate_kernel
 from .blind.options import TwoStepOptions
 from .images.noise import estimate_noise

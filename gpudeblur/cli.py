@@ -188,7 +188,8 @@ def batch(
 ) -> None:
     """Deblur many pictures. One that fails is said so at the end, and the exit code is 1; the others are written."""
     with _user_errors():
-        from .folders import REPORT_SUFFIXES, deblur_files, plan, write_report
+        from .batch.folders import deblur_files, plan
+        from .batch.report import REPORT_SUFFIXES, write_report
         from .images.files import check_output
 
         if report is not None:

@@ -12,8 +12,7 @@ from ..images.files import write_image
 from ..images.planes import luminance
 from ..metrics import align, psnr, ssim
 from ..synthesis import blur, trajectory_kernel
-from .deblur import deblur
-from .deblur import BlindResult, Callback
+from .deblur import BlindResult, Callback, deblur
 
 KERNEL_SIZE = 27
 CLOCK_KERNEL_SIZE = (11, 51)  # the camera moved sideways

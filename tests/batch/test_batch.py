@@ -21,7 +21,8 @@ import pytest
 from laws import assert_same
 
 import gpudeblur as gd
-from gpudeblur import BatchResult, Progress, TwoStepOptions, batch
+from gpudeblur import BatchResult, Progress, TwoStepOptions
+from gpudeblur.batch import cpu
 from gpudeblur.blind import deblur as blind
 from gpudeblur.blind import two_step
 from gpudeblur.nonblind.final import FINALS
@@ -464,7 +465,7 @@ def test_a_bug_in_a_thread_of_ours_is_told_and_not_waited_for(monkeypatch: pytes
     def broken(self: Any, job: Any) -> None:
         raise AssertionError("a bug")
 
-    monkeypatch.setattr(batch.Threads, "_deblur", broken)
+    monkeypatch.setattr(cpu.Threads, "_deblur", broken)
     with pytest.raises(AssertionError, match=r"^a bug$"):
         next(quick(endless()))
 
@@ -660,6 +661,6 @@ def test_batch_size_bounds_a_stack(monkeypatch: Any) -> None:
 
 
 def test_a_large_picture_is_a_stack_by_itself(monkeypatch: Any) -> None:
-    monkeypatch.setattr(batch, "STACK_PIXELS", 24 * 32 * 4)
+    monkeypatch.setattr(cpu, "STACK_PIXELS", 24 * 32 * 4)
     _, calls = stacked(monkeypatch, [picture(i) for i in range(5)])
     assert calls == [(4, 24, 32), (24, 32)]

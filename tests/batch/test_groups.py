@@ -29,10 +29,10 @@ from test_batch import (
 )
 
 import gpudeblur as gd
-from gpudeblur import batch, groups
+from gpudeblur.batch import gpu, iterator
+from gpudeblur.batch.memory import bytes_per_picture
 from gpudeblur.blind import deblur as blind
 from gpudeblur.blind.deblur import BlindResult
-from gpudeblur.memory import bytes_per_picture
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
 
@@ -97,10 +97,10 @@ class NumpyDevice:
 def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
     found = NumpyDevice()
-    monkeypatch.setattr(batch, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(batch, "cuda", lambda number, ready: found)
-    monkeypatch.setattr(groups.Groups.__init__, "__kwdefaults__", {
-        **groups.Groups.__init__.__kwdefaults__, "linger": 1e6,
+    monkeypatch.setattr(iterator, "choose_module", lambda image, device: object())
+    monkeypatch.setattr(iterator, "cuda", lambda number, ready: found)
+    monkeypatch.setattr(gpu.Groups.__init__, "__kwdefaults__", {
+        **gpu.Groups.__init__.__kwdefaults__, "linger": 1e6,
     })  # fmt: skip
     return found
 
@@ -176,7 +176,7 @@ def test_a_stack_as_a_picture_stays_by_itself(device: NumpyDevice) -> None:
 
 def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
     need = bytes_per_picture((24, 32), 5, final=None, options=QUICK, backend="cupy") + 3 * 8 * 24 * 32
-    device.free = math.ceil(5.5 * need / groups.SHARE)
+    device.free = math.ceil(5.5 * need / gpu.SHARE)
     assert len(list(on_device(picture(i) for i in range(20)))) == 20
     assert [shape[0] for shape in device.computed] == [5] * 4
     device.free = 1
@@ -188,8 +188,8 @@ def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
 def test_without_a_batch_size_groups_are_bounded_in_pixels(
     device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "GROUP_PIXELS", 10 * 64 * 64)
-    monkeypatch.setattr(groups, "LEAST_COST", 1)
+    monkeypatch.setattr(gpu, "GROUP_PIXELS", 10 * 64 * 64)
+    monkeypatch.setattr(gpu, "LEAST_COST", 1)
     read: list[int] = []
 
     def pictures() -> Iterator[np.ndarray]:
@@ -219,7 +219,7 @@ def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
 
 def test_a_slow_reader_is_not_waited_for(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the second picture once the first is back."""
-    monkeypatch.setitem(groups.Groups.__init__.__kwdefaults__, "linger", 0.01)
+    monkeypatch.setitem(gpu.Groups.__init__.__kwdefaults__, "linger", 0.01)
     back = threading.Event()
 
     def pictures() -> Iterator[np.ndarray]:
@@ -404,10 +404,10 @@ def test_the_reader_may_raise(device: NumpyDevice) -> None:
 def test_the_info_of_a_stack_is_told_apart() -> None:
     info = {"energy": np.array([1.0, 2.0]), "residual": np.array([3.0, 4.0]), "seconds": 6.0, "seconds_kernel": 2.0,
             "backend": "cupy"}  # fmt: skip
-    assert groups.split_info(info, 1, 2) == {
+    assert gpu.split_info(info, 1, 2) == {
         "energy": 2.0, "residual": 4.0, "seconds": 3.0, "seconds_kernel": 1.0, "backend": "cupy",
     }  # fmt: skip
-    assert type(groups.split_info(info, 1, 2)["residual"]) is float
+    assert type(gpu.split_info(info, 1, 2)["residual"]) is float
 
 
 # ---- what is CUDA about it, with a CuPy of NumPy arrays that notes who waits for whom
@@ -428,7 +428,7 @@ def double(stack: Any) -> BlindResult:
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8", ">f4"])
 def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
-    cuda = groups.cuda(None, None)
+    cuda = gpu.cuda(None, None)
     assert all(stream.non_blocking for stream in (cuda._in, cuda._work, cuda._out))
     pictures = [picture(i, dtype="uint8").astype(dtype) for i in range(3)]
     stack = cuda.upload(pictures)
@@ -444,7 +444,7 @@ def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
 
 
 def test_device_pictures_stay_there(fake: Any) -> None:
-    cuda = groups.cuda(None, None)
+    cuda = gpu.cuda(None, None)
     with fake.cuda.Stream(non_blocking=True) as stream:
         pictures = [fake.asarray(picture(i)) for i in range(3)]
         cuda.ready = stream.record()
@@ -458,7 +458,7 @@ def test_device_pictures_stay_there(fake: Any) -> None:
 
 
 def test_kernels_alone_come_back_without_pictures(fake: Any) -> None:
-    cuda = groups.cuda(None, None)
+    cuda = gpu.cuda(None, None)
     pictures = [picture(i) for i in range(2)]
     computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
     found = cuda.download(computed, pictures[0])
@@ -467,7 +467,7 @@ def test_kernels_alone_come_back_without_pictures(fake: Any) -> None:
 
 
 def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
-    cuda = groups.cuda(None, None)
+    cuda = gpu.cuda(None, None)
     kinds = (fake.cuda.cufft.CuFFTError, fake.cuda.runtime.CUDARuntimeError, fake.cuda.driver.CUDADriverError)
     for kind in kinds:
         assert cuda.is_out_of_memory(kind(2))
@@ -481,26 +481,26 @@ def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
 
 def test_a_batch_takes_what_another_has_left(fake: Any) -> None:
     """Its streams, plans and graphs; two at a time have two, and no more than that are kept."""
-    first = groups.cuda(None, None)
+    first = gpu.cuda(None, None)
     first.close()
-    assert groups.cuda(0, None) is first
-    second, third = groups.cuda(0, None), groups.cuda(0, None)
+    assert gpu.cuda(0, None) is first
+    second, third = gpu.cuda(0, None), gpu.cuda(0, None)
     assert len({first, second, third}) == 3
     for device in (first, second, third):
         device.close()
-    assert groups._idle == [first, second]
-    for device in groups._idle:
+    assert gpu._idle == [first, second]
+    for device in gpu._idle:
         device._state.plans["plan"] = None
     third.release()  # where memory is short
-    assert not any(device._state.plans for device in groups._idle)
+    assert not any(device._state.plans for device in gpu._idle)
 
 
 def test_a_device_in_work_is_not_left_to_another_batch(fake: Any) -> None:
     """Its thread has not ended in time."""
-    cuda = groups.cuda(None, None)
+    cuda = gpu.cuda(None, None)
     stack = cuda.upload([picture(0)])
     cuda.compute(stack, lambda array: cuda.close() or double(array))  # type: ignore[func-returns-value]
-    assert not groups._idle
+    assert not gpu._idle
 
 
 # ---- the real thing
@@ -543,7 +543,7 @@ def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any, monkey
         pool.set_limit(size=limit)
     assert [r.error for r in results] == [None] * 80
     del results
-    for device in groups._idle:  # keep what they made for the next batch
+    for device in gpu._idle:  # keep what they made for the next batch
         device.release()
     gc.collect()
     assert pool.used_bytes() == used

@@ -11,7 +11,7 @@ from laws import peak_on_numpy
 
 import gpudeblur as gd
 from gpudeblur import nonblind
-from gpudeblur.memory import bytes_per_picture
+from gpudeblur.batch.memory import bytes_per_picture
 from gpudeblur.nonblind.methods.sparse import sparse
 
 # The peak of one pass through everything is that of many.

@@ -31,7 +31,7 @@ __all__ = ["Device", "DeviceArray", "activity", "counts", "fake_cupy", "installe
 lost: str | None = None
 
 # The modules of gpudeblur that hold CuPy.
-OWN = ("_cuda", "_device", "_constants", "_graphs")
+OWN = ("cuda", "device", "constants", "cuda_graphs")
 
 
 def waits() -> None:
@@ -196,11 +196,11 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
 def installed(cpu_kernel: Callable[[str], Any]) -> Iterator[Any]:
     """CuPy is the fake one on a device that is all free, and `gpudeblur` meets it for the first time."""
     global lost
-    package = importlib.import_module("gpudeblur")
+    package = importlib.import_module("gpudeblur.numerics")
     before = dict(sys.modules)
     attributes = {name: package.__dict__.pop(name, None) for name in OWN}
     for name in OWN:
-        sys.modules.pop(f"gpudeblur.{name}", None)
+        sys.modules.pop(f"gpudeblur.numerics.{name}", None)
     modules = fake_cupy(cpu_kernel)
     sys.modules.update(modules)
     lost = None
@@ -212,8 +212,8 @@ def installed(cpu_kernel: Callable[[str], Any]) -> Iterator[Any]:
         yield modules["cupy"]
     finally:
         lost = None
-        sys.modules["gpudeblur.groups"]._idle.clear()  # type: ignore[attr-defined]
-        for name in [*modules, *(f"gpudeblur.{name}" for name in OWN)]:
+        sys.modules["gpudeblur.batch.gpu"]._idle.clear()  # type: ignore[attr-defined]
+        for name in [*modules, *(f"gpudeblur.numerics.{name}" for name in OWN)]:
             sys.modules.pop(name, None)
             if name in before:
                 sys.modules[name] = before[name]

@@ -33,14 +33,14 @@ from typing import Any
 
 import numpy as np
 
-from .blind.kernel_size import windows
-from .blind.options import TwoStepOptions
-from .blind.pyramid import support_size
-from .blind.schedule import schedule
-from .blind.two_step import LAST_MARGIN, LAST_WAYS
-from .images.checks import check_kernel_size
-from .nonblind.tiles import PLANES
-from .numerics.fourier import fast_size
+from ..blind.kernel_size import windows
+from ..blind.options import TwoStepOptions
+from ..blind.pyramid import support_size
+from ..blind.schedule import schedule
+from ..blind.two_step import LAST_MARGIN, LAST_WAYS
+from ..images.checks import check_kernel_size
+from ..nonblind.tiles import PLANES
+from ..numerics.fourier import fast_size
 
 ALTERNATION = {"numpy": 10.9, "cupy": 30.0}
 SMOOTH = {"numpy": 11.8, "cupy": 30.0}

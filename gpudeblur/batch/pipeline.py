@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from .numerics.arrays import Array
+from ..numerics.arrays import Array
 
 # Seconds that an end waits for its threads: they look at `Flow.stopping` between the steps of a picture. A reader that
 # is stuck in the user's code cannot be told; it is a daemon and ends at its next picture.

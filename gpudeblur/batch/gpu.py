@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .blind.deblur import BlindResult
-from .flow import BatchResult, Flow, Job, forget_frames
-from .images import checks
-from .numerics.arrays import Array, device_errors, free_bytes, require_cuda
-from .numerics.progress import Stopped
+from ..blind.deblur import BlindResult
+from ..images import checks
+from ..numerics.arrays import Array, device_errors, free_bytes, require_cuda
+from ..numerics.progress import Stopped
+from .pipeline import BatchResult, Flow, Job, forget_frames
 
 # Groups in flight: on the way in, in work, on the way out, and one that fills.
 AHEAD = 4
@@ -329,7 +329,7 @@ class Cuda:
     """
 
     def __init__(self, number: int) -> None:
-        from .numerics.device import State
+        from ..numerics.device import State
 
         self._cupy = cupy = require_cuda()
         self._here = cupy.cuda.Device(number)
@@ -368,7 +368,7 @@ class Cuda:
             return _Stack(array, host, stream.record())
 
     def compute(self, stack: _Stack, deblur: Callable[[Any], BlindResult]) -> tuple[BlindResult, Any, _Stack]:
-        from .numerics.device import use
+        from ..numerics.device import use
 
         with self._computing, device_errors(), self._here, self._work as stream:
             use(self._state)
@@ -408,13 +408,13 @@ class Cuda:
         return array.get(stream=stream, out=pinned, blocking=False)
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        from .numerics.device import is_out_of_memory
+        from ..numerics.device import is_out_of_memory
 
         return is_out_of_memory(error)
 
     def release(self) -> None:
         """Also what other batches have left."""
-        from .numerics.device import clear, use
+        from ..numerics.device import clear, use
 
         with suppress(RuntimeError), self._computing, self._here:  # a GPU that is lost has nothing to give
             use(self._state)
@@ -424,7 +424,7 @@ class Cuda:
 
     def close(self) -> None:
         """Left to the next batch, unless a thread that did not end in time still computes."""
-        from .numerics.device import idle, idle_lock
+        from ..numerics.device import idle, idle_lock
 
         if self._computing.acquire(blocking=False):
             self._computing.release()
@@ -443,7 +443,7 @@ def cuda(number: int | None, ready: Any) -> Cuda:
     """The GPU of that number, or the current one; `ready`: an event after all that made the pictures, or None."""
     if number is None:
         number = int(require_cuda().cuda.Device().id)
-    from .numerics.device import idle, idle_lock
+    from ..numerics.device import idle, idle_lock
 
     with idle_lock:
         device = next((device for device in _idle if device.number == number), None)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import os
 import sys
 import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,25 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from .blind.deblur import BlindResult, deblur
-from .blind.options import TwoStepOptions, with_prior
-from .flow import BatchResult, Flow, Job, Lane
-from .groups import Device, Groups, cuda, split_info
-from .images import checks
-from .images.planes import decode
+from ..blind.deblur import deblur
+from ..blind.options import TwoStepOptions, with_prior
+from ..images import checks
+from ..images.planes import decode
+from ..nonblind.final import FINALS
+from ..numerics.arrays import Array, array_module, choose_module, device_errors
+from ..numerics.progress import Stopped
+from ..priors import Prior
+from .cpu import Threads
+from .gpu import Device, Groups, cuda
 from .memory import bytes_per_picture
-from .nonblind.final import FINALS
-from .numerics.arrays import Array, array_module, choose_module, device_errors
-from .numerics.progress import Stopped
-from .priors import Prior
+from .pipeline import BatchResult, Flow, Lane
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
-
-# Pixels that a worker computes together, of equal pictures, and how many pictures at most. They share NumPy's overhead
-# and the turns at the interpreter's lock, for which threads wait; more of them would not fit a core's cache.
-STACK_PIXELS, STACK = 1 << 19, 16
-# Stacks in flight for each worker: one in work, and one read or waiting to be taken.
-AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ def deblur_batch(
         See `deblur`; the same for all pictures. `channel_axis` counts the axes of one picture.
     batch_size : int, optional
         The most pictures of one shape that are computed together. None: on a GPU what fits into its free memory, see
-        `gpudeblur.memory` (what does not fit after all is halved, with a warning); on the CPU a few, up to 2^19 pixels.
+        `batch.memory` (what does not fit after all is halved, with a warning); on the CPU a few, up to 2^19 pixels.
         One by one where kernel_size is None: each then has a kernel of its own size.
     workers : int, optional
         CPU only: threads, each with a stack of its own. None: one for each CPU that this process may use.
@@ -298,111 +291,6 @@ def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device
         channel_axis=axis,
         batch_size=batch_size,
     )
-
-
-class Threads:
-    """The lane on the CPU: `workers` threads, each with a few equal pictures of its own."""
-
-    def __init__(
-        self,
-        flow: Flow,
-        settings: dict[str, Any],
-        device: str | None,
-        workers: int | None,
-        batch_size: int | None,
-    ) -> None:
-        self._flow, self._settings, self._device = flow, settings, device
-        self._workers, self._batch_size = workers or _usable_cpus(), batch_size
-        self.capacity, self.held = AHEAD * (batch_size or STACK) * self._workers, 0
-        self._jobs: deque[Job] = deque()
-        self._idle = self._started = 0
-        flow.at_end.callback(self._jobs.clear)
-
-    def check(self, picture: Any) -> Exception | None:
-        return None  # its own call will say
-
-    def cost(self, picture: Any) -> int:
-        """In shares of a stack: a large picture is one by itself."""
-        return (self._batch_size or STACK) // self._most(picture)
-
-    def add(self, job: Job) -> None:
-        """Queue a picture; another worker starts if all are busy, so that few pictures have few threads."""
-        self._jobs.append(job)
-        if len(self._jobs) > self._idle and self._started < self._workers:
-            self._started += 1
-            self._flow.start(self._work, f"worker-{self._started}")
-
-    def _work(self) -> None:
-        flow = self._flow
-        while True:
-            with flow.changed:
-                self._idle += 1
-            first = flow.get(self._jobs)
-            if first is None:
-                return
-            with flow.changed:
-                self._idle -= 1
-                jobs = [first, *self._companions(first.picture)]
-            results = self._deblur(jobs)
-            for result in results:
-                flow.finish(result)
-            del first, jobs, results  # nothing is kept while waiting for the next
-
-    def _most(self, picture: Any) -> int:
-        """How many pictures like this one a worker computes together: 1 where each finds a kernel size of its own."""
-        if not isinstance(picture, np.ndarray) or self._settings["kernel_size"] is None:
-            return 1
-        return self._batch_size or max(1, min(STACK, STACK_PIXELS // max(1, picture.size)))
-
-    def _companions(self, picture: Any) -> list[Job]:
-        """The next jobs, as far as they are like this one and their fair share for one worker."""
-        jobs = self._jobs
-        most = min(self._most(picture) - 1, (len(jobs) + 1) // self._workers - 1)
-        found: list[Job] = []
-        while len(found) < most and _stackable(jobs[0].picture, picture, self._settings["channel_axis"]):
-            found.append(jobs.popleft())
-        return found
-
-    def _deblur(self, jobs: list[Job]) -> list[BatchResult]:
-        """The results of these pictures; one by one where a stack of them fails, to find whose error it is."""
-        first, count = jobs[0], len(jobs)
-        try:
-            if count == 1:
-                found = self._call(first.picture)
-                return [BatchResult(first.index, found.image, found.kernel, found.info)]
-            found = self._call(np.stack([job.picture for job in jobs]), first.picture.ndim)
-        except Stopped:
-            return []
-        except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
-            if count == 1:
-                return [BatchResult(first.index, None, None, {}, why)]
-            return [result for job in jobs for result in self._deblur([job])]
-        results = []
-        for i, job in enumerate(jobs):  # copies: one result must not keep the others
-            image = None if found.image is None else found.image[i].copy()
-            results.append(BatchResult(job.index, image, found.kernel[i].copy(), split_info(found.info, i, count)))
-        return results
-
-    def _call(self, picture: Any, rank: int | None = None) -> BlindResult:
-        """`deblur` of a picture, or of a stack of pictures of that rank."""
-        settings, axis = self._settings, self._settings["channel_axis"]
-        if rank is not None and axis is not None and axis >= 0:
-            settings = settings | {"channel_axis": axis - rank}  # counted from the end, where a stack adds nothing
-        return deblur(picture, device=self._device, callback=lambda *_: self._flow.stopping, **settings)
-
-
-def _stackable(one: Any, other: Any, channel_axis: int | None) -> bool:
-    rank = 2 if channel_axis is None else 3
-    return (
-        isinstance(one, np.ndarray)
-        and one.ndim == rank
-        and (one.shape, one.dtype.str) == (other.shape, other.dtype.str)
-    )
-
-
-def _usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .batch import deblur_batch
-from .images.files import PICTURE_SUFFIXES, check_output, read_image, write_image, write_kernel, write_text
-
-REPORT_SUFFIXES = (".csv", ".json")
+from ..images.files import PICTURE_SUFFIXES, check_output, read_image, write_image, write_kernel
+from .iterator import deblur_batch
 
 
 @dataclass(frozen=True)
@@ -182,17 +177,3 @@ def deblur_files(
 
 def _failure(task: Task, why: BaseException | None) -> Outcome:
     return replace(task.outcome("failed"), error=(str(why) or type(why).__name__).replace("\n", " "))
-
-
-def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """All outcomes as a table (.csv) or a list of objects (.json)."""
-    rows = [asdict(one) for one in outcomes]
-    if path.suffix.lower() == ".json":
-        text = json.dumps(rows, indent=1) + "\n"
-    else:
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, [*Outcome.__dataclass_fields__], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text = buffer.getvalue()
-    write_text(path, text, suffixes=REPORT_SUFFIXES)
