@@ -24,7 +24,7 @@ from cases import levin_cases
 from evaluate import Row, arguments, device_name, recorded, show
 
 import gpudeblur
-from gpudeblur.blind.alternation import start
+from gpudeblur.blind.alternation import coarse_to_fine
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 FAST = gpudeblur.TwoStepOptions(starts=("wide",))
@@ -47,7 +47,7 @@ def picture(data: Path | None) -> tuple[str, np.ndarray, tuple[int, int]]:
 def iterations(count: int, size: tuple[int, int], options: gpudeblur.TwoStepOptions) -> Callable[[Any], Any]:
     """The kernel of a picture after so many iterations of each scale of a start."""
     options = dataclasses.replace(options, iterations=count)
-    return lambda picture: start(picture[None], size, options, lambda _: None)[0]
+    return lambda picture: coarse_to_fine(picture[None], size, options, lambda _: None)[0]
 
 
 def measured(backend: timing.Cuda, blurred: np.ndarray, size: tuple[int, int]) -> Iterator[Row]:

@@ -134,14 +134,14 @@ def levin_kernels(folder: Path) -> list[np.ndarray]:
 
 
 def face_cases(
-    folder: Path, size: int = 320, per_picture: int = 1, *, noise: float = 0.0, quantise: bool = False
+    folder: Path, size: int = 320, per_image: int = 1, *, noise: float = 0.0, quantise: bool = False
 ) -> Iterator[Case]:
     """The 28 portraits, scaled so that the blurred picture is `size` x `size`.
 
     Kernel sizes cycle over 21, 23, ..., 41; kernels are trajectories and Gaussian processes in turn.
     """
     paths = sorted((Path(folder) / "faces_hq").glob("*.jpg"))
-    for index, (path, copy) in enumerate((path, copy) for path in paths for copy in range(per_picture)):
+    for index, (path, copy) in enumerate((path, copy) for path in paths for copy in range(per_image)):
         kernel_size = FACE_KERNEL_SIZES[index % len(FACE_KERNEL_SIZES)]
         make = trajectory_kernel if index % 2 == 0 else gaussian_process_kernel
         name = f"face_{path.stem}_{copy}_{'trajectory' if index % 2 == 0 else 'gp'}{kernel_size}"

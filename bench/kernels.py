@@ -25,7 +25,7 @@ from evaluate import Row, arguments, device_name, recorded, show
 from roofline import BYTES, Grid, solver_operations
 from throughput import blurred_picture
 
-from gpudeblur.blind.kernel_step import voting_window, window_pixels
+from gpudeblur.blind.kernel_step import selection_window, window_pixels
 from gpudeblur.numerics import resample
 from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.synthesis import trajectory_kernel
@@ -44,7 +44,7 @@ class Arrays:
 
     def __init__(self, xp: Any, shape: tuple[int, int], support: int, batch: int) -> None:
         self.xp, self.shape = xp, shape
-        self.window = voting_window(shape, (support, support))
+        self.window = selection_window(shape, (support, support))
         sides = [fast_size(side + support - 1) for side in shape]
         self.grid = Grid(batch, sides[0], sides[1], support, support, batch * window_pixels(self.window))
         self._made: dict[str, Any] = {}
@@ -132,37 +132,43 @@ def _fft(inverse: bool) -> Callable[[Any, Arrays], Any]:
 
 
 KERNELS = (
-    Kernel("l0_split", lambda c, a: c.l0_split(a("u"), 1e-4, out=a("u2"))),
+    Kernel("dt_l0", lambda c, a: c.dt_l0(a("u"), 1e-4, out=a("u2"))),
     Kernel("cufft_r2c", _fft(False)),
     Kernel("spectral_solve", lambda c, a: c.spectral_solve(a("hat"), a("hat2"), a("power"), 1.0, (a.grid.h, a.grid.w))),
     Kernel("cufft_c2r", _fft(True)),
     Kernel("edge_mask", lambda c, a: c.edge_mask(a("u"), 1e-4, out=a("mask"))),
     Kernel("dilate", lambda c, a: c.dilate(a("mask"), a.grid.kh // 4, out=a("mask2"), scratch=a("mask3"))),
     Kernel("gaussian_smooth", lambda c, a: c.gaussian_smooth(a("u"), 1.5, out=a("u2"), scratch=a("u3"))),
-    Kernel("smooth_split", lambda c, a: c.smooth_split(a("u"), a("mask"), 0.1, a("u2"))),
-    Kernel("kernel_grid", lambda c, a: c.kernel_grid(a("kernel"), (a.grid.h, a.grid.w), out=a("u2"))),
-    Kernel("transfer", lambda c, a: c.transfer(a("hat"), a("hat3"), out=a("power"))),
-    Kernel("shrink_split", lambda c, a: c.shrink_split(a("u"), 64.0, out=a("u2"))),
+    Kernel("dt_smooth", lambda c, a: c.dt_smooth(a("u"), a("mask"), 0.1, a("u2"))),
+    Kernel("kernel_to_grid", lambda c, a: c.kernel_to_grid(a("kernel"), (a.grid.h, a.grid.w), out=a("u2"))),
+    Kernel("data_terms", lambda c, a: c.transfer(a("hat"), a("hat3"), out=a("power"))),
+    Kernel("dt_shrink", lambda c, a: c.dt_shrink(a("u"), 64.0, out=a("u2"))),
     Kernel(
-        "voting_threshold",
-        lambda c, a: c.voting_threshold(a("u"), a.window, int(SHARE * window_pixels(a.window)), out=a("one2")),
+        "selection_threshold",
+        lambda c, a: c.selection_threshold(a("u"), a.window, int(SHARE * window_pixels(a.window)), out=a("one2")),
     ),
-    Kernel("voting_split", lambda c, a: c.voting_split(a("u"), 1e-4, a.window, out=a("u2"))),
+    Kernel("dt_selected", lambda c, a: c.dt_selected(a("u"), 1e-4, a.window, out=a("u2"))),
     # What it writes in place dies away; nothing in it depends on the values.
     Kernel("normal_spectra", lambda c, a: c.normal_spectra(a("hat"), a("hat2"), a("hat3"), (a.grid.h, a.grid.w))),
-    Kernel("lags", lambda c, a: c.lags(a("u"), a.grid.kh - 1, a.grid.kw - 1, out=a("lags2")), grid=lambda a: a.lagged),
+    Kernel(
+        "central_lags",
+        lambda c, a: c.lags(a("u"), a.grid.kh - 1, a.grid.kw - 1, out=a("lags2")),
+        grid=lambda a: a.lagged,
+    ),
     Kernel("spectrum_max", lambda c, a: c.spectrum_max(a("hat"), out=a("one2"))),
     Kernel(
         "toeplitz_nnls",
-        lambda c, a: c.toeplitz_nnls(a("lags"), a("kernel"), a("kernel2"), 0.1, a("one"), STEPS, out=a("kernel3")),
+        lambda c, a: c.toeplitz_nnls(
+            a("central_lags"), a("kernel"), a("kernel2"), 0.1, a("one"), STEPS, out=a("kernel3")
+        ),
         computes=True,
     ),
     Kernel(
         "toeplitz_cg",
-        lambda c, a: c.toeplitz_cg(a("lags"), a("kernel"), a("kernel2"), 0.1, STEPS, out=a("kernel3")),
+        lambda c, a: c.toeplitz_cg(a("central_lags"), a("kernel"), a("kernel2"), 0.1, STEPS, out=a("kernel3")),
         computes=True,
     ),
-    Kernel("normalise", lambda c, a: c.normalise(a("kernel"), out=a("kernel2"))),
+    Kernel("normalize", lambda c, a: c.normalise(a("kernel"), out=a("kernel2"))),
     Kernel("project", lambda c, a: c.project(a("kernel"), 0.05, 0.03, out=a("kernel2"))),
     Kernel(
         "resample",

@@ -11,7 +11,7 @@ accuracy (Fig. 10a): share of clear and blurred pictures told right, over the fa
 `classifier_data.py`'s val. --single: weights trained without rescaling. kernels (Fig. 10b): error ratios with the L0
 prior alone, with the learned one too, and with the coupling eta |x - u|^2 alone, and the mean differences with their
 intervals; one start and objective (4), or with --whole the defaults, five starts and all; the same iterations. The
-learned prior plays a part at the finest scale only with --options '{"last_prior": true}', as it does in the paper.
+learned prior plays a part at the finest scale only with --options '{"finest_prior": true}', as it does in the paper.
 --gradients 0 --halve-over 0 --eta 2 asks the network in each gradient step and at full size, and couples, as the paper
 does.
 convergence (Fig. 13): objective (4) and kernel similarity at the finest scale, iteration by iteration. runtime
@@ -48,23 +48,19 @@ from skimage.data import camera
 from skimage.transform import resize
 
 import gpudeblur as gd
-from gpudeblur.blind.alternation import (
-    _solve,
-    is_known,
-    start,  # private: one iteration of `alternate`, opened up
-)
+from gpudeblur.blind.alternation import _solve, coarse_to_fine, has_gradients
 from gpudeblur.blind.kernel_projection import normalize
-from gpudeblur.blind.kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
+from gpudeblur.blind.kernel_step import normal_equations, select_edges, selection_window, window_pixels
 from gpudeblur.blind.latent import latent_step, objective
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import Workspace
-from gpudeblur.numerics.boundary import wrap
+from gpudeblur.numerics.boundary import pad_liu_jia
 from gpudeblur.numerics.fourier import rfft2
 from gpudeblur.numerics.toeplitz import zero_lag
 from gpudeblur.synthesis import trajectory_kernel
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
-PRIOR = ("steps", "rate", "gradients", "halve_over", "eta")  # arguments that are the prior's options
+PRIOR = ("steps", "rate", "gradients", "downsample_above", "eta")  # arguments that are the prior's options
 LEAST_SIDE = 8  # pixels; smaller pictures are not judged
 # One start, without the smooth prior: what is left is objective (4) and the steps that minimise it.
 ALONE: Mapping[str, Any] = {"starts": ("wide",), "smooth_weight": 0.0}
@@ -228,9 +224,9 @@ def track(case: Case, prior: Any, count: int, options: Mapping[str, Any]) -> tup
     chosen = gd.TwoStepOptions(**{**ALONE, **options}, prior=prior)
     size = case.kernel.shape
     stack = case.blurred[None].astype(np.float32)
-    kernel = start(stack, size, chosen, lambda _: None)
-    picture = wrap(stack, (size[0] - 1, size[1] - 1))
-    hat, window = rfft2(picture), voting_window(stack.shape[-2:], size)
+    kernel = coarse_to_fine(stack, size, chosen, lambda _: None)
+    picture = pad_liu_jia(stack, (size[0] - 1, size[1] - 1))
+    hat, window = rfft2(picture), selection_window(stack.shape[-2:], size)
     energies, similarities = [], []
     gradient_weight = 4e-3
     work = Workspace(picture)
@@ -241,12 +237,12 @@ def track(case: Case, prior: Any, count: int, options: Mapping[str, Any]) -> tup
             blurred_hat=hat,
             gradient_weight=gradient_weight,
             prior=prior,
-            beta_max=chosen.last_beta_max,
+            beta_max=chosen.finest_beta_max,
         )
-        votes = voting_gradients(latent, window, chosen.voting_share[1], work=work)
+        votes = select_edges(latent, window, chosen.edge_fraction[1], work=work)
         a, b = normal_equations(votes, latent, hat, size, work=work)
         kernel = normalize(
-            _solve(a, b, kernel, window_pixels(window), chosen, work), is_known(a, window_pixels(window))
+            _solve(a, b, kernel, window_pixels(window), chosen, work), has_gradients(a, window_pixels(window))
         )
         value = float(objective(latent, kernel, hat, gradient_weight=gradient_weight, threshold=1e-5)[0])
         value += chosen.kernel_weight * float(zero_lag(a)[0]) * float((kernel**2).sum())
@@ -293,7 +289,7 @@ def runtime(args: Any) -> None:
     prior = _prior(args, args.weight)
     methods = {
         "one start, L0 alone": gd.TwoStepOptions(**ALONE),
-        "one start, learned prior at all scales": gd.TwoStepOptions(**ALONE, prior=prior, last_prior=True),
+        "one start, learned prior at all scales": gd.TwoStepOptions(**ALONE, prior=prior, finest_prior=True),
         "defaults": gd.TwoStepOptions(),
         "defaults, learned prior": gd.TwoStepOptions(prior=prior),
     }
@@ -325,7 +321,7 @@ def _prior(args: Any, weight: float) -> gd.priors.DiscriminativePrior:
         steps=args.steps,
         gradients=args.gradients or None,
         eta_max=args.eta,
-        halve_over=args.halve_over or None,
+        downsample_above=args.downsample_above or None,
         weights=args.weights_file,
     )
 

@@ -47,8 +47,8 @@ from gpudeblur import deconvolve
 from gpudeblur.images.saturation import PLATEAU
 from gpudeblur.metrics import psnr, scores
 from gpudeblur.nonblind import METHODS
-from gpudeblur.nonblind.deconvolve import TAKES
-from gpudeblur.nonblind.regularization import automatic_weight
+from gpudeblur.nonblind.deconvolve import METHOD_SPECS
+from gpudeblur.nonblind.regularization import estimate_weight
 from gpudeblur.nonblind.tiles import tiled
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -78,7 +78,7 @@ LEVIN: dict[str, tuple[str, dict[str, Any]]] = {
 }
 DEFAULT = "sparse"
 EDGES = [
-    *((name, {"boundary": mode}) for name in METHODS if name != "sparse" for mode in TAKES[name].boundaries),
+    *((name, {"boundary": mode}) for name in METHODS if name != "sparse" for mode in METHOD_SPECS[name].boundaries),
     ("sparse", {}),
     ("sparse", LEVINS),
 ]
@@ -210,7 +210,7 @@ def seams(only: str) -> list[Row]:
             continue
         kernel = trajectory_kernel(side, rng=seed).astype(np.float32)
         blurred = blur(np.hstack(parts), kernel.astype(float), noise_sigma=0.005, rng=0).astype(np.float32)
-        weight = float(automatic_weight(blurred, kernel, "tv"))
+        weight = float(estimate_weight(blurred, kernel, "tv"))
         error = (tiled(blurred, kernel, weight=weight, tile=256) - METHODS["tv"](blurred, kernel, weight=weight)) ** 2
         near, border = np.zeros(error.shape, bool), np.ones(error.shape, bool)
         for axis, n in enumerate(error.shape):

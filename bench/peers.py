@@ -34,7 +34,7 @@ from throughput import BAR_COLUMNS, bar, blurred_picture
 import gpudeblur
 from gpudeblur.blind.latent import latent_step
 from gpudeblur.metrics import scores
-from gpudeblur.numerics.boundary import unwrap, wrap
+from gpudeblur.numerics.boundary import crop, pad_liu_jia
 from gpudeblur.synthesis import trajectory_kernel
 
 ITERATIONS = (10, 30, 100)  # of Richardson-Lucy
@@ -73,8 +73,8 @@ def methods(module: Any) -> Iterator[tuple[str, str, Callable[[Any, Any], Any]]]
 
 
 def on_wrapped(call: Callable[[Any, Any], Any], blurred: Any, kernel: Any) -> Any:
-    whole = wrap(blurred, (kernel.shape[0] - 1, kernel.shape[1] - 1))
-    return unwrap(call(whole, kernel), blurred.shape)
+    whole = pad_liu_jia(blurred, (kernel.shape[0] - 1, kernel.shape[1] - 1))
+    return crop(call(whole, kernel), blurred.shape)
 
 
 def peer(device: str) -> Any:
@@ -147,7 +147,7 @@ def latent_steps(backend: timing.Host, deadline: timing.Deadline) -> Iterator[Ro
         if (batch > 1 and backend.device == "cpu") or deadline.left <= 0:
             continue
         stack = np.stack([blurred_picture((side, side), size, i % 4) for i in range(batch)])
-        blurred = wrap(backend.put(stack), (size - 1, size - 1))
+        blurred = pad_liu_jia(backend.put(stack), (size - 1, size - 1))
         kernels = backend.xp.broadcast_to(kernel, (batch, size, size))
         runs = {"ours": lambda b=blurred, k=kernels: our_latent_step(b, k)}
         if backend.device == "cuda":

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the kernels; not kept by default")
     args = parser.parse_args()
 
-    made = face_cases(args.data, args.size, args.per_picture, noise=args.noise, quantise=args.quantise)
+    made = face_cases(args.data, args.size, args.per_image, noise=args.noise, quantise=args.quantise)
     cases = [case for case in made if args.only in case.name]
     if not cases:
         parser.error(f"no faces_hq/*.jpg with {args.only!r} in its case name under {args.data}")
@@ -45,7 +45,7 @@ def main() -> None:
     print(table(rows, COLUMNS))
     print("\n" + ", ".join(f"{key} {value:.4g}" for key, value in total.items()))
     if not args.only and not args.no_record:
-        keys = ("options", "device", "dtype", "jobs", "size", "per_picture", "noise", "quantise", "method")
+        keys = ("options", "device", "dtype", "jobs", "size", "per_image", "noise", "quantise", "method")
         er = {row["name"]: round(row["er"], 4) for row in rows}
         record("portraits", {**settings(args, *keys), "totals": total, "er": er})
 

@@ -41,7 +41,7 @@ from gpudeblur.metrics import scores
 
 SETS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "levin": levin_cases,
-    "portraits": partial(face_cases, size=320, per_picture=8, quantise=True),
+    "portraits": partial(face_cases, size=320, per_image=8, quantise=True),
     "small-faces": small_face_cases,
     "natural-0": mixed_cases,
     "natural-1": partial(mixed_cases, noise=0.01),

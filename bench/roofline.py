@@ -21,14 +21,14 @@ from dataclasses import dataclass, replace
 from evaluate import arguments, table
 
 from gpudeblur import TwoStepOptions
-from gpudeblur.blind.kernel_step import voting_window, window_pixels
+from gpudeblur.blind.kernel_step import selection_window, window_pixels
 from gpudeblur.blind.latent import NEGLIGIBLE
 from gpudeblur.blind.pyramid import support_size
 from gpudeblur.blind.schedule import Iteration, Scale, schedule
 from gpudeblur.blind.selection import BETA_MAX, GRADIENT_WEIGHT
 from gpudeblur.blind.two_step import (
-    LAST_MARGIN,
-    LAST_WAYS,  # private: the bench must see the very same plan
+    FINEST_MARGIN,
+    FINEST_VARIANTS,  # private: the bench must see the very same plan
 )
 from gpudeblur.numerics.fourier import fast_size
 
@@ -64,27 +64,27 @@ class Grid:
 
 BYTES: dict[str, Callable[[Grid], int]] = {
     # The latent step.
-    "l0_split": lambda g: 8 * g.pixels,
+    "dt_l0": lambda g: 8 * g.pixels,
     "edge_mask": lambda g: 5 * g.pixels,
     "dilate": lambda g: 2 * g.pixels,  # one axis
     "gaussian_smooth": lambda g: 8 * g.pixels,  # one axis
-    "smooth_split": lambda g: 13 * g.pixels,  # adds to what is there
+    "dt_smooth": lambda g: 13 * g.pixels,  # adds to what is there
     "cufft_r2c": lambda g: _transform_bytes(g),
     "spectral_solve": lambda g: 28 * g.spectrum,
     "cufft_c2r": lambda g: _transform_bytes(g),
-    "kernel_grid": lambda g: 4 * g.kernel + 4 * g.pixels,
-    "transfer": lambda g: 28 * g.spectrum,
+    "kernel_to_grid": lambda g: 4 * g.kernel + 4 * g.pixels,
+    "data_terms": lambda g: 28 * g.spectrum,
     # The restoration "hyper-laplacian", beside these.
-    "shrink_split": lambda g: 8 * g.pixels,
+    "dt_shrink": lambda g: 8 * g.pixels,
     # The kernel step.
-    "voting_threshold": lambda g: 4 * g.window + 4 * g.n,  # of a large picture, three times
-    "voting_split": lambda g: 8 * g.pixels + 4 * g.n,
+    "selection_threshold": lambda g: 4 * g.window + 4 * g.n,  # of a large picture, three times
+    "dt_selected": lambda g: 8 * g.pixels + 4 * g.n,
     "normal_spectra": lambda g: 40 * g.spectrum,
-    "lags": lambda g: 8 * g.kernel,  # as many lags as kernel pixels: the grid is to say kh, kw of these
+    "central_lags": lambda g: 8 * g.kernel,  # as many lags as kernel pixels: the grid is to say kh, kw of these
     "spectrum_max": lambda g: 8 * g.spectrum + 4 * g.n,
     "toeplitz_cg": lambda g: 4 * g.lags + 12 * g.kernel + 4 * g.n,
     "toeplitz_nnls": lambda g: 4 * g.lags + 12 * g.kernel + 8 * g.n,
-    "normalise": lambda g: 8 * g.kernel + g.n,
+    "normalize": lambda g: 8 * g.kernel + g.n,
     "project": lambda g: 8 * g.kernel,
     # A picture's way to a scale, and a kernel's from scale to scale; noise. `window`: the pixels that are read.
     "resample": lambda g: 4 * g.window + 4 * g.pixels,  # one axis
@@ -142,11 +142,14 @@ def plan(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions,
         yield from plan_start(shape, size, options.of_start(name), batch)
         if several:
             yield from plan_judge(shape, size, batch)
-    finalists, ways = min(options.finalists, starts), LAST_WAYS if several else LAST_WAYS[:1]
-    for _ in range(finalists):
+    finest_candidates, ways = (
+        min(options.finest_candidates, starts),
+        FINEST_VARIANTS if several else FINEST_VARIANTS[:1],
+    )
+    for _ in range(finest_candidates):
         for way in ways:
             yield from plan_finish(shape, size, replace(options, **way), batch)
-    for _ in range(finalists * len(ways)):
+    for _ in range(finest_candidates * len(ways)):
         yield from plan_judge(shape, size, batch)
     grid = Grid(batch, 2 * size[0] - 1, 2 * size[1] - 1, *size)  # the agreement of the starts with the result
     for _ in range(1 + starts):
@@ -169,7 +172,7 @@ def plan_start(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOp
     if kernel_size is not None and coarse:
         yield from _resample(kernel_size, finest.size, batch)
         yield Term("project", 1, Grid(batch, 1, 1, *finest.size))
-    yield Term("normalise", 1, Grid(batch, 1, 1, *size))
+    yield Term("normalize", 1, Grid(batch, 1, 1, *size))
 
 
 def plan_judge(shape: tuple[int, int], size: tuple[int, int], batch: int) -> Iterator[Term]:
@@ -199,7 +202,7 @@ def plan_finish(shape: tuple[int, int], size: tuple[int, int], options: TwoStepO
             yield from _solve(grid, options)
             beta *= 2
     yield Term("project", 1, grid)
-    yield Term("normalise", 1, Grid(batch, 1, 1, *size))
+    yield Term("normalize", 1, Grid(batch, 1, 1, *size))
 
 
 def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: int = 1) -> Iterator[Term]:
@@ -208,9 +211,9 @@ def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: i
     yield from _wrap(shape, grid)
     yield from _otf(grid)
     yield Term("cufft_r2c", 1, grid)
-    yield Term("transfer", 1, grid)
+    yield Term("data_terms", 1, grid)
     count = 6  # beta from 1 to 256 by 2 sqrt(2)
-    for name in ("shrink_split", "cufft_r2c", "spectral_solve", "cufft_c2r"):
+    for name in ("dt_shrink", "cufft_r2c", "spectral_solve", "cufft_c2r"):
         yield Term(name, count, grid)
     grid = Grid(batch, fast_size(shape[0]), fast_size(shape[1]), *size)
     yield from _otf(grid)
@@ -220,12 +223,12 @@ def plan_hyper_laplacian(shape: tuple[int, int], size: tuple[int, int], batch: i
 
 def last_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> Scale:
     """The finest scale as `two_step._finish` goes through it."""
-    first, last = options.last_gradient_weight
-    count, share, cut = options.last_iterations, options.voting_share[1], options.iteration_threshold[1]
+    first, last = options.finest_gradient_weight
+    count, share, cut = options.finest_iterations, options.edge_fraction[1], options.iteration_threshold[1]
     weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
     iterations = tuple(Iteration(weight, share, cut) for weight in weights)
     return Scale(
-        support_size(size, shape, LAST_MARGIN), shape, 1.0, iterations, options.smooth_sigma, options.last_beta_max
+        support_size(size, shape, FINEST_MARGIN), shape, 1.0, iterations, options.smooth_sigma, options.finest_beta_max
     )
 
 
@@ -262,8 +265,8 @@ def selection_launches(items: int) -> int:
 
 
 def _alternate(scale: Scale, options: TwoStepOptions, batch: int) -> Iterator[Term]:
-    """`alternation.alternate_on`: latent and kernel steps of one scale."""
-    window = window_pixels(voting_window(scale.shape, scale.size))
+    """`alternation.run_scale`: latent and kernel steps of one scale."""
+    window = window_pixels(selection_window(scale.shape, scale.size))
     grid = replace(_wrapped(scale.shape, scale.size, batch), window=batch * window)
     yield from _wrap(scale.shape, grid)
     yield Term("cufft_r2c", 1, grid)  # of the blurred picture
@@ -272,19 +275,19 @@ def _alternate(scale: Scale, options: TwoStepOptions, batch: int) -> Iterator[Te
         yield from _latent(grid, *counts)
         yield from _equations(grid)
         yield from _solve(grid, options)
-        yield Term("normalise", 1, grid)
+        yield Term("normalize", 1, grid)
         yield Term("project", iteration.cut > 0, grid)
 
 
 def _latent(grid: Grid, count: int, smooth: int) -> Iterator[Term]:
     """The latent step in so many passes, so many of them with the smooth map."""
     yield from _otf(grid)
-    yield Term("transfer", 1, grid)
-    yield Term("l0_split", count, grid)
+    yield Term("data_terms", 1, grid)
+    yield Term("dt_l0", count, grid)
     yield Term("edge_mask", smooth, grid)
     yield Term("dilate", 2 * smooth, grid)
     yield Term("gaussian_smooth", 2 * smooth, grid)
-    yield Term("smooth_split", smooth, grid)
+    yield Term("dt_smooth", smooth, grid)
     yield Term("cufft_r2c", count, grid)
     yield Term("spectral_solve", count, grid)
     yield Term("cufft_c2r", count, grid)
@@ -292,19 +295,19 @@ def _latent(grid: Grid, count: int, smooth: int) -> Iterator[Term]:
 
 def _otf(grid: Grid) -> Iterator[Term]:
     """A kernel as a transfer function."""
-    yield Term("kernel_grid", 1, grid)
+    yield Term("kernel_to_grid", 1, grid)
     yield Term("cufft_r2c", 1, grid)
 
 
 def _equations(grid: Grid) -> Iterator[Term]:
     """The gradients that vote and the normal equations of the kernel step."""
-    yield Term("voting_threshold", selection_launches(grid.window // grid.n), grid)
-    yield Term("voting_split", 1, grid)
+    yield Term("selection_threshold", selection_launches(grid.window // grid.n), grid)
+    yield Term("dt_selected", 1, grid)
     yield Term("cufft_r2c", 2, grid)
     yield Term("normal_spectra", 1, grid)
     yield Term("cufft_c2r", 2, grid)
-    yield Term("lags", 1, grid)
-    yield Term("lags", 1, replace(grid, kh=2 * grid.kh - 1, kw=2 * grid.kw - 1))
+    yield Term("central_lags", 1, grid)
+    yield Term("central_lags", 1, replace(grid, kh=2 * grid.kh - 1, kw=2 * grid.kw - 1))
 
 
 def _solve(grid: Grid, options: TwoStepOptions) -> Iterator[Term]:

@@ -31,7 +31,7 @@ from confidence import SIZES, one_kernel_each, sharp_cases
 from evaluate import arguments, parallel, record
 from scipy.optimize import minimize
 
-from gpudeblur.blind.confidence import MOST, TINY, log_odds, result_signals, strength, wary
+from gpudeblur.blind.confidence import MOST, TINY, blend_weight, log_odds, result_signals, small_image_factor
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import scores
 from gpudeblur.synthesis import trajectory_kernel
@@ -77,8 +77,8 @@ def sample(case: Case) -> Sample:
         gains = np.array([-10 * np.log10(1 + np.mean((mixture - blurred) ** 2) / UNBLURRED) for mixture in mixtures])
         gains = np.maximum(gains, -MOST_LOST)
     signals = [1.0, float(log_odds(trust)), float(np.log(ringing + TINY)), float(np.log(changed + TINY))]
-    now = strength(trust, unknowns, ringing, changed, beyond)
-    return Sample(signals, float(wary(unknowns, beyond)), float(now), list(gains))
+    now = blend_weight(trust, unknowns, ringing, changed, beyond)
+    return Sample(signals, float(small_image_factor(unknowns, beyond)), float(now), list(gains))
 
 
 def pages(kernels: list[np.ndarray]) -> Iterator[Case]:

@@ -183,12 +183,12 @@ class Bench:
 
     def peak(self, load: Load, work: Callable[[], Any] | None = None) -> dict[str, Any]:
         """The peak of one call, over its input's float32 size and over what the model of memory says."""
-        from gpudeblur.batch.memory import bytes_per_picture
+        from gpudeblur.batch.memory import bytes_per_image
 
         if work is None:
             work = functools.partial(load.run, self.backend.put(load.pictures(self.options.dtype)), self.options)
         peak = self.backend.peak_bytes(work)
-        model = load.batch * bytes_per_picture(
+        model = load.batch * bytes_per_image(
             load.shape, load.kernel_size, final=load.final, options=self.options, backend=self.backend.name
         )
         pixels = load.batch * load.shape[0] * load.shape[1]
@@ -390,7 +390,7 @@ def stream(count: int, device: str, every: int = 1000) -> dict[str, Any]:
 
     Quick options: what is kept from one picture to the next does not depend on the number of iterations.
     """
-    options = gpudeblur.TwoStepOptions(iterations=2, kernel_iterations=5, last_iterations=1, **FAST)
+    options = gpudeblur.TwoStepOptions(iterations=2, kernel_iterations=5, finest_iterations=1, **FAST)
     random = np.random.default_rng(SEED)
     base = blurred_picture((32, 32), 7, 0)
     made = (base + random.normal(0, 0.01, base.shape).astype(np.float32) for _ in range(count))

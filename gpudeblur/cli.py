@@ -361,10 +361,10 @@ def classifier(
         if log is not None:
             check_output(log, suffixes=(".jsonl",))
         made: dict[str, Any] = {"batch": batch_size, "patch": patch, "seed": seed, "scales": (smallest_scale, 1.0)}
-        recipe = data.Recipe(**{name: value for name, value in made.items() if value is not None})
+        recipe = data.DataConfig(**{name: value for name, value in made.items() if value is not None})
         chosen: dict[str, Any] = {"steps": steps, "rate": rate, "checkpoint_every": checkpoint_every}
         chosen |= {"precision": precision, "device": device}
-        settings = training.Settings(**{name: value for name, value in chosen.items() if value is not None})
+        settings = training.TrainConfig(**{name: value for name, value in chosen.items() if value is not None})
         folders = [data.load_folder(folder, smallest=recipe.kernels[0]) for folder in clear]
         judged_on = [data.load_folder(folder, smallest=recipe.kernels[0]) for folder in validate or []]
         with _progress_bar() as callback:
@@ -383,7 +383,7 @@ def classifier(
             rows["skipped"] = "\n".join(skipped)
         prior = DiscriminativePrior(weights=out)
         for folder in judged_on:
-            for scale, found in evaluation.judge(prior.probability, folder).items():
+            for scale, found in evaluation.evaluate(prior.probability, folder).items():
                 rows[f"{folder.path.name}, scale {scale:g}"] = (
                     f"accuracy {found.accuracy:.1%}, f(clear) / f(blurred) {found.ratio:.3f}"
                 )

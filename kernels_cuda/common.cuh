@@ -31,7 +31,7 @@ __device__ inline int wrap(int i, int size) {
 }
 
 // One number a picture, or `everywhere` where there is no array of them.
-__device__ inline float per_picture(const float* values, float everywhere, index_t picture) {
+__device__ inline float per_image(const float* values, float everywhere, index_t picture) {
     return values ? values[picture] : everywhere;
 }
 

@@ -10,7 +10,7 @@ edge_mask(const float* __restrict__ u, const float* __restrict__ thresholds, flo
     if (x >= w) return;
     u += at.picture * h * w;
     mask += at.picture * h * w;
-    const float bound = per_picture(thresholds, threshold, at.picture);
+    const float bound = per_image(thresholds, threshold, at.picture);
     for (int y = at.y + threadIdx.y; y < min(at.y + TILE, h); y += TILE_ROWS) {
         const float here = u[index_t(y) * w + x];
         const float gx = u[index_t(y) * w + wrap(x + 1, w)] - here, gy = u[index_t(wrap(y + 1, h)) * w + x] - here;

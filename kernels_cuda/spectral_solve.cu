@@ -12,7 +12,7 @@ spectral_solve(const float2* __restrict__ data, float2* __restrict__ split, cons
     const int x = at.x + threadIdx.x;
     if (x >= columns) return;
     const index_t offset = at.picture * h * columns;
-    weight = per_picture(weights, weight, at.picture);
+    weight = per_image(weights, weight, at.picture);
     const float dx = across[x], size = float(h) * float(w);
     for (int y = at.y + threadIdx.y; y < min(at.y + TILE, h); y += TILE_ROWS) {
         const index_t i = offset + index_t(y) * columns + x;

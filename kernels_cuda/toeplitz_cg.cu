@@ -49,7 +49,7 @@ toeplitz_cg(const float* __restrict__ autocorrelation, const float* __restrict__
     DYNAMIC_SHARED(float, memory);  // x, residual, direction, image, and a
     const int size = kh * kw, lags = (2 * kh - 1) * (2 * kw - 1);
     const index_t picture = blockIdx.x;
-    ridge = per_picture(ridges, ridge, picture);
+    ridge = per_image(ridges, ridge, picture);
     const float* a = autocorrelation + picture * lags;
     float* copy = memory + 4 * size;
     if (a_is_shared)

@@ -33,7 +33,7 @@ toeplitz_nnls(const float* __restrict__ autocorrelation, const float* __restrict
     DYNAMIC_SHARED(float, memory);  // kernel, ahead, image, and a
     const int size = kh * kw, lags = (2 * kh - 1) * (2 * kw - 1);
     const index_t picture = blockIdx.x;
-    ridge = per_picture(ridges, ridge, picture);
+    ridge = per_image(ridges, ridge, picture);
     const float norm = bounds[picture] + ridge, step = 1.f / (norm < SMALLEST_NORMAL ? SMALLEST_NORMAL : norm);
     const float* a = autocorrelation + picture * lags;
     float* copy = memory + 3 * size;

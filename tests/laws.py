@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpudeblur.blind import kernel_projection, kernel_step, pyramid
-from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
+from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
 from gpudeblur.numerics import filters, fourier, resample, toeplitz
 from gpudeblur.numerics.arrays import array_module, to_host
 
@@ -209,7 +209,7 @@ def selection_twins() -> Iterator[Twin]:
             cases = [(steps, count) for count in (0, 1, pixels // 5, pixels, pixels + 3)]
             for v, count in [*cases, (u, pixels // 3), (0 * u, 1)]:
                 args = (v, window, count)
-                yield Twin("voting_threshold", args, lambda a=args: kernel_step.voting_threshold(*a))
+                yield Twin("selection_threshold", args, lambda a=args: kernel_step.selection_threshold(*a))
 
 
 def step_twins() -> Iterator[Twin]:
@@ -220,23 +220,23 @@ def step_twins() -> Iterator[Twin]:
         for window in windows(shape):
             for threshold in (0.0625, one_each(shape)):
                 args = (steps, threshold, window)
-                yield Twin("voting_split", args, lambda a=args: kernel_step.voting_split(*a))
+                yield Twin("dt_selected", args, lambda a=args: kernel_step.dt_selected(*a))
         h, w = shape[-2:]
         for rows, columns in ((0, 0), (h - 1, w - 1), (h // 2, w // 3)):
-            yield Twin("lags", (u, rows, columns), lambda a=(u, rows, columns): kernel_step.lags(*a))
+            yield Twin("central_lags", (u, rows, columns), lambda a=(u, rows, columns): kernel_step.central_lags(*a))
         data, split, _ = spectra(shape)
         yield Twin("spectrum_max", (data,), lambda a=data: toeplitz.spectrum_max(a))
         args = (data, split, data[..., ::-1, :].copy(), shape[-2:])
         yield Twin("normal_spectra", args, lambda a=args: kernel_step.normal_spectra(*copies(a)), rtol=1e-5, scale=1e-6)
         args = (data, split)
-        yield Twin("transfer", args, lambda a=args: filters.transfer(*copies(a)), rtol=1e-5, scale=1e-6)
+        yield Twin("data_terms", args, lambda a=args: filters.data_terms(*copies(a)), rtol=1e-5, scale=1e-6)
     for size in [*KERNELS, (2, 4), (40, 33)]:
         kernels = blobs(size)
         for grid in (size, (size[0] + 5, size[1] + 4), (2 * size[0], 2 * size[1])):
-            yield Twin("kernel_grid", (kernels, grid), lambda a=(kernels, grid): fourier.kernel_grid(*a))
+            yield Twin("kernel_to_grid", (kernels, grid), lambda a=(kernels, grid): fourier.kernel_to_grid(*a))
         known = np.arange(6) != 1
         for args in ((kernels,), (kernels, known), (kernels[:0],), (kernels.reshape(2, 3, *size), known.reshape(2, 3))):
-            yield Twin("normalise", args, lambda a=args: kernel_projection.normalize(*a), rtol=2e-6)
+            yield Twin("normalize", args, lambda a=args: kernel_projection.normalize(*a), rtol=2e-6)
         stacks = ((kernels, 0.05, 0.03), (kernels, 0.0, 0.0), (kernels.reshape(2, 3, *size), 0.3, 0.3))
         stacks = (*stacks, (kernels, 1.0, 1.0), (kernels[:0], 0.05, 0.03))
         for k, share, component in stacks if max(size) < 40 else stacks[:1]:
@@ -264,12 +264,12 @@ def twins() -> Iterator[Twin]:
     for shape in [*SHAPES, (0, 3, 4)]:
         u = picture(shape)
         for threshold in (0.0, 0.1, one_each(shape)):
-            yield Twin("l0_split", (u, threshold), lambda u=u, t=threshold: filters.l0_split(u, t))
+            yield Twin("dt_l0", (u, threshold), lambda u=u, t=threshold: filters.dt_l0(u, t))
             yield Twin("edge_mask", (u, threshold), lambda u=u, t=threshold: filters.edge_mask(u, t))
         for beta in (2.0, 181.0, 1e5):
-            yield Twin("shrink_split", (u, beta), lambda u=u, b=beta: shrink_split(u, b), scale=5e-7)
+            yield Twin("dt_shrink", (u, beta), lambda u=u, b=beta: dt_shrink(u, b), scale=5e-7)
         steps = np.round(4 * u) / 4  # gradients that meet the threshold exactly
-        yield Twin("l0_split", (steps, 0.0625), lambda u=steps: filters.l0_split(u, 0.0625))
+        yield Twin("dt_l0", (steps, 0.0625), lambda u=steps: filters.dt_l0(u, 0.0625))
         yield Twin("edge_mask", (steps, 0.0625), lambda u=steps: filters.edge_mask(u, 0.0625))
         for radius in (0, 1, 4, 40):
             mask = np.random.default_rng(radius).random(shape) < 0.02
@@ -278,9 +278,9 @@ def twins() -> Iterator[Twin]:
             yield Twin("gaussian_smooth", (u, sigma), lambda u=u, s=sigma: filters.gaussian_smooth(u, s), rtol=2e-6)
         for share in (0.0, 0.3, 1.0):
             mask = np.random.default_rng(1).random(shape) < share
-            yield Twin("smooth_split", (u, mask), lambda u=u, m=mask: filters.smooth_split(u, m))
+            yield Twin("dt_smooth", (u, mask), lambda u=u, m=mask: filters.dt_smooth(u, m))
             args = (u, mask, 0.3, u[..., ::-1].copy())
-            yield Twin("smooth_split", args, lambda a=args: filters.smooth_split(*a[:3], out=a[3].copy()))
+            yield Twin("dt_smooth", args, lambda a=args: filters.dt_smooth(*a[:3], out=a[3].copy()))
         for axis, target in itertools.product((0, 1), (1, 5, 40)):
             side = shape[axis - 2]
             for tables in (taps(side, target), taps(side, target, 1.4)):  # some rows of the second are zero
@@ -297,7 +297,7 @@ def twins() -> Iterator[Twin]:
             )
     for beta in (1.0, 7.3, 181.0):
         u = at_the_threshold(beta)
-        yield Twin("shrink_split", (u, beta), lambda u=u, b=beta: shrink_split(u, b), scale=5e-7)
+        yield Twin("dt_shrink", (u, beta), lambda u=u, b=beta: dt_shrink(u, b), scale=5e-7)
     mask = np.random.default_rng(0).random((2, 32, 1024)) < 0.005  # sides that blocks of threads divide
     yield Twin("dilate", (mask, 3), lambda m=mask: filters.dilate(m, 3))
     # Single pixels around the borders of the 32-bit words and of the 1024-pixel segments.

@@ -18,7 +18,7 @@ import gpudeblur as gd
 from gpudeblur import nonblind
 from gpudeblur.nonblind import METHODS, scikit_image
 from gpudeblur.nonblind.checked import CHECKS
-from gpudeblur.nonblind.deconvolve import TAKES
+from gpudeblur.nonblind.deconvolve import METHOD_SPECS
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SCENE = np.random.default_rng(0).random((10, 12)).repeat(4, 0).repeat(4, 1)
@@ -26,7 +26,7 @@ KERNEL = trajectory_kernel(5, rng=3)
 PICTURE = blur(SCENE, KERNEL, noise_sigma=0.01, rng=0)
 BOX = np.full((3, 3), 1 / 9)
 
-DECONVOLVE = {f"deconvolve {name}": functools.partial(gd.deconvolve, method=name) for name in TAKES}
+DECONVOLVE = {f"deconvolve {name}": functools.partial(gd.deconvolve, method=name) for name in METHOD_SPECS}
 NONBLIND = {f"nonblind.{name}": getattr(nonblind, name) for name in nonblind.__all__}
 NONBLIND["nonblind.unsupervised_wiener"] = lambda u, k, **o: nonblind.unsupervised_wiener(u, k, **{"rng": 0, **o})
 RESTORATION: dict[str, Callable[..., Any]] = {
@@ -254,7 +254,7 @@ def test_small_and_constant_pictures(door: str, value: float, shape: tuple[int, 
 
 def has(door: str, option: str) -> bool:
     if door in DECONVOLVE:
-        takes = TAKES[door.removeprefix("deconvolve ")]
+        takes = METHOD_SPECS[door.removeprefix("deconvolve ")]
         return {"weight": takes.weight, "iterations": bool(takes.iterations)}.get(option, option == "noise_sigma")
     name = door.rpartition(".")[2]
     return option in inspect.signature(getattr(nonblind if door in NONBLIND else scikit_image, name)).parameters
@@ -383,12 +383,12 @@ def test_true_stops_every_function_and_nothing_else_does(door: str) -> None:
 # ---- conventions
 
 
-@pytest.mark.parametrize("method", TAKES)
+@pytest.mark.parametrize("method", METHOD_SPECS)
 def test_kernels_off_their_middle_shift_alike_at_every_boundary(method: str) -> None:
     """A delta two rows below the origin of even sides and three columns to its left."""
-    kernel, slight = np.zeros((6, 8)), {"weight": 1e-7} if TAKES[method].weight else {"noise_sigma": 0}
+    kernel, slight = np.zeros((6, 8)), {"weight": 1e-7} if METHOD_SPECS[method].weight else {"noise_sigma": 0}
     kernel[5, 1] = 1
-    for boundary in TAKES[method].boundaries:
+    for boundary in METHOD_SPECS[method].boundaries:
         out = gd.deconvolve(PICTURE, kernel, method=method, boundary=boundary, dtype="float64", **slight)
         expected = np.roll(PICTURE, (-2, 3), (0, 1))
         assert_close(out[8:-8, 8:-8], expected[8:-8, 8:-8], atol=1e-3)

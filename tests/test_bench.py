@@ -35,10 +35,10 @@ from gpudeblur.synthesis import blur, trajectory_kernel
 BENCH = Path(__file__).parent.parent / "bench"
 # Two scales, with and without passes that have the smooth map.
 QUICK = gd.TwoStepOptions(
-    iterations=2, kernel_iterations=3, beta_max=0.2, last_beta_max=0.2, last_iterations=2, starts=("wide",)
+    iterations=2, kernel_iterations=3, beta_max=0.2, finest_beta_max=0.2, finest_iterations=2, starts=("wide",)
 )
 # By the place of an argument: what is read and written, and tables that all pictures share.
-IN_PLACE = {"spectral_solve": (1,), "transfer": (0,), "normal_spectra": (0, 1), "smooth_split": (4,)}
+IN_PLACE = {"spectral_solve": (1,), "data_terms": (0,), "normal_spectra": (0, 1), "dt_smooth": (4,)}
 TABLES = {"spectral_solve": (5, 6), "resample": (1, 2)}
 
 
@@ -68,8 +68,12 @@ def cupy(cpu_kernel: Any) -> Iterator[Any]:
         (None, (9, 9), {}),
         ("hyper-laplacian", (9, 9), {}),
         (None, (13, 9), {"starts": tuple(STARTS)}),
-        (None, (3, 3), {"starts": ("sparse", "wide"), "finalists": 3, "refine": False}),  # one scale
-        (None, (9, 9), {"iteration_threshold": (0.1, 0.1), "finalists": 1, "starts": ("text", "compact", "relaxed")}),
+        (None, (3, 3), {"starts": ("sparse", "wide"), "finest_candidates": 3, "refine": False}),  # one scale
+        (
+            None,
+            (9, 9),
+            {"iteration_threshold": (0.1, 0.1), "finest_candidates": 1, "starts": ("text", "compact", "relaxed")},
+        ),
     ],
 )
 def test_the_plan_is_what_runs(
@@ -110,7 +114,7 @@ def test_the_plan_is_what_runs(
         planned_bytes[term.name] += term.bytes
     assert dict(cuda.launches) == {name: n for name, n in planned.items() if n and name not in roofline.ARRAYS}
     # These move less than they are passed: a rectangle, some lags, a few weights.
-    for name in ("voting_threshold", "lags", "gaussian_smooth"):
+    for name in ("selection_threshold", "central_lags", "gaussian_smooth"):
         assert planned_bytes[name] <= passed.pop(name)
     for name, count in passed.items():
         assert count == pytest.approx(planned_bytes[name], abs=64 * planned[name]), name
@@ -119,7 +123,7 @@ def test_the_plan_is_what_runs(
 def test_a_latent_pass_moves_54_bytes_a_pixel(bench: Any) -> None:
     roofline = bench("roofline")
     grid = roofline.Grid(3, 1024, 4096)
-    terms = ("l0_split", "cufft_r2c", "spectral_solve", "cufft_c2r")
+    terms = ("dt_l0", "cufft_r2c", "spectral_solve", "cufft_c2r")
     assert sum(roofline.BYTES[name](grid) for name in terms) / grid.pixels == pytest.approx(54, rel=1e-3)
 
 
@@ -164,7 +168,7 @@ def quick(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OPTIONS = json.dumps({
-    "iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "last_beta_max": 0.1, "last_iterations": 1,
+    "iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "finest_beta_max": 0.1, "finest_iterations": 1,
     "starts": ["wide"],
 })  # fmt: skip
 

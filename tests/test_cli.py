@@ -81,7 +81,7 @@ def names(folder):
 def test_deblur_with_the_defaults(library, source, tmp_path):
     result = run("deblur", source, "-o", tmp_path / "out.png", "--kernel-size", "5")
     assert result.exit_code == 0, result.output
-    (image, size, options), = library.calls
+    ((image, size, options),) = library.calls
     np.testing.assert_array_equal(image, COLOR)
     assert size == 5
     assert options.pop("callback")
@@ -107,7 +107,7 @@ def test_every_option_arrives(library, source, tmp_path):
         *("--gradient-weight", "0.01", "--smooth-weight", "0"),
     )
     assert result.exit_code == 0, result.output
-    (_, size, options), = library.calls
+    ((_, size, options),) = library.calls
     assert size == (5, 7)
     assert options["device"] == "cpu"
     assert options["final"] == "hyper-laplacian"
@@ -124,7 +124,7 @@ def test_every_option_arrives(library, source, tmp_path):
 def test_a_prior_arrives(library, source, tmp_path, name, expected):
     result = run("kernel", source, "-o", tmp_path / "k.npy", "--prior", name)
     assert result.exit_code == 0, result.output
-    (_, _, options), = library.calls
+    ((_, _, options),) = library.calls
     assert options["options"] == {"prior": expected}
 
 
@@ -195,7 +195,7 @@ def test_alpha_and_jpeg_is_refused_before_the_work(library, tmp_path):
 def test_kernel_command(library, source, tmp_path, name):
     result = run("kernel", source, "-o", tmp_path / name, "--kernel-size", "5", "--smooth-weight", "0.001")
     assert result.exit_code == 0, result.output
-    (_, size, options), = library.calls
+    ((_, size, options),) = library.calls
     assert size == 5
     assert options["channel_axis"] == -1
     assert options["options"] == {"smooth_weight": 0.001}

@@ -118,9 +118,7 @@ def test_import_gpudeblur_loads_neither_torch_nor_cupy() -> None:
 def test_every_numpy_module_works_without_cupy() -> None:
     """Every module but the CUDA launches (and the networks) imports where CuPy and torch do not exist."""
     modules = [
-        f"gpudeblur.{m}".rstrip(".")
-        for m in sorted(names())
-        if m not in ON_CUPY and not m.startswith("networks")
+        f"gpudeblur.{m}".rstrip(".") for m in sorted(names()) if m not in ON_CUPY and not m.startswith("networks")
     ]
     code = f"""
 import importlib, sys
@@ -129,7 +127,7 @@ for name in {modules}:
     if not name.endswith("__main__"): importlib.import_module(name)
 import numpy as np
 from gpudeblur.numerics import filters
-assert not filters.l0_split(np.ones((3, 4)), 0.1).any()
+assert not filters.dt_l0(np.ones((3, 4)), 0.1).any()
 """
     run(code, ROOT)
 
@@ -154,7 +152,7 @@ def test_the_configuration_ships_every_package_and_every_source() -> None:
 
 PRINT_SOURCES = """
 import pathlib, gpudeblur.numerics.cuda as c
-assert c.source("l0_split").count("#line 1") == 2
+assert c.source("dt_l0").count("#line 1") == 2
 print(pathlib.Path(c.__file__).resolve().parents[1], c.SOURCES.resolve(), len([*c.SOURCES.glob("*.cu")]))
 """
 

@@ -109,6 +109,7 @@ def test_trajectory_without_forces_is_straight_and_even():
 
 def test_gaussian_process_scale_makes_it_smooth():
     """A long length scale leaves an almost straight path: a smaller share of the pixels."""
+
     def used(length_scale):
         return np.mean([(gaussian_process_kernel(41, rng=s, length_scale=length_scale) > 0).mean() for s in range(10)])
 
@@ -173,7 +174,7 @@ def test_blur_is_a_convolution(picture):
     for y in range(19):
         for x in range(28):
             expected[y, x] = sum(
-                kernel[i, j] * picture[y + 2 - (i - 2) , x + 1 - (j - 1)] for i in range(5) for j in range(3)
+                kernel[i, j] * picture[y + 2 - (i - 2), x + 1 - (j - 1)] for i in range(5) for j in range(3)
             )
     np.testing.assert_allclose(blur(picture, kernel), expected, atol=1e-13)
 

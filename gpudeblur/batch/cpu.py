@@ -11,7 +11,7 @@ import numpy as np
 from ..blind.deblur import BlindResult, deblur
 from ..numerics.progress import Stopped
 from .gpu import split_info
-from .pipeline import BatchResult, Flow, Job
+from .pipeline import BatchResult, Pipeline, Task
 
 # Pixels that a worker computes together, of equal pictures, and how many pictures at most. They share NumPy's overhead
 # and the turns at the interpreter's lock, for which threads wait; more of them would not fit a core's cache.
@@ -20,12 +20,12 @@ STACK_PIXELS, STACK = 1 << 19, 16
 AHEAD = 2
 
 
-class Threads:
+class CpuExecutor:
     """The lane on the CPU: `workers` threads, each with a few equal pictures of its own."""
 
     def __init__(
         self,
-        flow: Flow,
+        flow: Pipeline,
         settings: dict[str, Any],
         device: str | None,
         workers: int | None,
@@ -34,7 +34,7 @@ class Threads:
         self._flow, self._settings, self._device = flow, settings, device
         self._workers, self._batch_size = workers or usable_cpus(), batch_size
         self.capacity, self.held = AHEAD * (batch_size or STACK) * self._workers, 0
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Task] = deque()
         self._idle = self._started = 0
         flow.at_end.callback(self._jobs.clear)
 
@@ -45,7 +45,7 @@ class Threads:
         """In shares of a stack: a large picture is one by itself."""
         return (self._batch_size or STACK) // self._most(picture)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Task) -> None:
         """Queue a picture; another worker starts if all are busy, so that few pictures have few threads."""
         self._jobs.append(job)
         if len(self._jobs) > self._idle and self._started < self._workers:
@@ -74,16 +74,16 @@ class Threads:
             return 1
         return self._batch_size or max(1, min(STACK, STACK_PIXELS // max(1, picture.size)))
 
-    def _companions(self, picture: Any) -> list[Job]:
+    def _companions(self, picture: Any) -> list[Task]:
         """The next jobs, as far as they are like this one and their fair share for one worker."""
         jobs = self._jobs
         most = min(self._most(picture) - 1, (len(jobs) + 1) // self._workers - 1)
-        found: list[Job] = []
+        found: list[Task] = []
         while len(found) < most and stackable(jobs[0].picture, picture, self._settings["channel_axis"]):
             found.append(jobs.popleft())
         return found
 
-    def _deblur(self, jobs: list[Job]) -> list[BatchResult]:
+    def _deblur(self, jobs: list[Task]) -> list[BatchResult]:
         """The results of these pictures; one by one where a stack of them fails, to find whose error it is."""
         first, count = jobs[0], len(jobs)
         try:

@@ -29,7 +29,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Task:
+class FileTask:
     """One file to read, and those to write."""
 
     source: Path
@@ -51,7 +51,7 @@ def plan(
     kernels: Path | None = None,
     recursive: bool = False,
     suffix: str | None = None,
-) -> list[Task]:
+) -> list[FileTask]:
     """The tasks for files and folders: each picture keeps its name, and its place below the folder it was found in.
 
     Parameters
@@ -85,7 +85,7 @@ def plan(
     tasks = []
     for source, below in found:
         output = out / (below if suffix is None else below.with_suffix(suffix))
-        tasks.append(Task(source, output, None if kernels is None else kernels / below.with_suffix(".npy")))
+        tasks.append(FileTask(source, output, None if kernels is None else kernels / below.with_suffix(".npy")))
     _check_names(tasks)
     return tasks
 
@@ -100,7 +100,7 @@ def _pictures(folder: Path, recursive: bool, ours: set[Path]) -> Iterator[Path]:
                 yield Path(here) / name
 
 
-def _check_names(tasks: list[Task]) -> None:
+def _check_names(tasks: list[FileTask]) -> None:
     sources = {task.source.resolve() for task in tasks}
     taken: dict[Path, Path] = {}
     for task in tasks:
@@ -119,7 +119,7 @@ def _check_names(tasks: list[Task]) -> None:
 
 
 def deblur_files(
-    tasks: list[Task],
+    tasks: list[FileTask],
     kernel_size: Any,
     *,
     overwrite: bool = False,
@@ -131,7 +131,7 @@ def deblur_files(
     What is wrong with one file is its outcome. Outputs that are there already are left alone unless `overwrite`.
     `more` goes to `deblur_batch`.
     """
-    waiting: deque[tuple[Task, Any]] = deque()
+    waiting: deque[tuple[FileTask, Any]] = deque()
     failed: deque[Outcome] = deque()
 
     def pictures() -> Iterator[np.ndarray]:
@@ -175,5 +175,5 @@ def deblur_files(
     yield from failed
 
 
-def _failure(task: Task, why: BaseException | None) -> Outcome:
+def _failure(task: FileTask, why: BaseException | None) -> Outcome:
     return replace(task.outcome("failed"), error=(str(why) or type(why).__name__).replace("\n", " "))

@@ -23,18 +23,18 @@ from ..blind.deblur import BlindResult
 from ..images import checks
 from ..numerics.arrays import Array, device_errors, free_bytes, require_cuda
 from ..numerics.progress import Stopped
-from .pipeline import BatchResult, Flow, Job, forget_frames
+from .pipeline import BatchResult, Pipeline, Task, clear_tracebacks
 
 # Groups in flight: on the way in, in work, on the way out, and one that fills.
 AHEAD = 4
 # Pixels in a group, at most, where nobody says how many: far more than a GPU computes at a time.
 GROUP_PIXELS = 1 << 25
-LEAST_COST = 1 << 12  # however small a picture is
-NO_PICTURE = GROUP_PIXELS >> 8  # what else may come
+MIN_SIZE = 1 << 12  # however small a picture is
+UNKNOWN_SIZE = GROUP_PIXELS >> 8  # what else may come
 # Of the free memory; the rest is for what the allocator cannot use of its blocks.
-SHARE = 0.8
+MEMORY_FRACTION = 0.8
 # Seconds for which an idle device waits for more pictures of a slow reader before it takes those that are there.
-LINGER = 0.02
+BATCH_TIMEOUT = 0.02
 
 
 class Device(Protocol):
@@ -65,11 +65,11 @@ class Device(Protocol):
 
 @dataclass(eq=False)
 class _Group:
-    jobs: list[Job]
+    jobs: list[Task]
     stack: Any = None  # on the device, or None where it did not fit yet
 
 
-class Groups:
+class GpuExecutor:
     """The lane: equal pictures together, as many as `batch_size` says or memory and `GROUP_PIXELS` allow.
 
     Without a kernel size, one by one: a stack's kernels would all be padded to the largest of them.
@@ -77,7 +77,7 @@ class Groups:
 
     def __init__(
         self,
-        flow: Flow,
+        flow: Pipeline,
         device: Device,
         deblur: Callable[..., BlindResult],
         bytes_of: Callable[[tuple[int, ...]], int],
@@ -85,7 +85,7 @@ class Groups:
         kernel_size: Any,
         channel_axis: int | None = None,
         batch_size: int | None = None,
-        linger: float = LINGER,
+        linger: float = BATCH_TIMEOUT,
     ) -> None:
         self._flow, self._device, self._deblur_stack, self._bytes_of = flow, device, deblur, bytes_of
         self._kernel_size, self._channel_axis = kernel_size, channel_axis
@@ -93,11 +93,11 @@ class Groups:
         self.held = 0
         self.capacity = AHEAD * (batch_size or GROUP_PIXELS)
         # From a given size memory is not the matter, until it runs out.
-        self._budget: float = math.inf if batch_size else SHARE * device.free_bytes()
+        self._budget: float = math.inf if batch_size else MEMORY_FRACTION * device.free_bytes()
         self._warned = False
-        self._queues: dict[Any, deque[Job]] = {}
+        self._queues: dict[Any, deque[Task]] = {}
         self._loaded: deque[_Group | None] = deque()
-        self._computed: deque[tuple[list[Job], Any] | None] = deque()
+        self._computed: deque[tuple[list[Task], Any] | None] = deque()
         self._busy = 0  # groups between the first thread and the last
         self._started = False
         flow.at_end.callback(self._clear)
@@ -107,7 +107,7 @@ class Groups:
     def cost(self, picture: Any) -> int:
         """Of a bound in pictures where there is a batch size, else of one in pixels."""
         size = getattr(picture, "size", None)
-        return 1 if self._batch_size else max(LEAST_COST, size) if isinstance(size, int) else NO_PICTURE
+        return 1 if self._batch_size else max(MIN_SIZE, size) if isinstance(size, int) else UNKNOWN_SIZE
 
     def check(self, picture: Any) -> Exception | None:
         """What `deblur` would say to it: one bad picture must not spoil a group."""
@@ -125,14 +125,14 @@ class Groups:
             return why
         return None
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Task) -> None:
         self._queues.setdefault(self._key(job), deque()).append(job)
         if not self._started:
             self._started = True
             for work, name in ((self._load, "upload"), (self._compute_all, "compute"), (self._unload, "download")):
                 self._flow.start(work, name)
 
-    def _key(self, job: Job) -> Any:
+    def _key(self, job: Task) -> Any:
         """Jobs with one key are one stack; stacks that came as pictures stay by themselves."""
         picture, rank = job.picture, 2 if self._channel_axis is None else 3
         return (_on_host(picture), picture.shape, picture.dtype.str) if picture.ndim == rank else job.index
@@ -146,7 +146,7 @@ class Groups:
         most = self._batch_size or GROUP_PIXELS // math.prod(shape)
         return max(1, int(min(most, self._budget // self._bytes_of(shape))))
 
-    def _next_group(self) -> list[Job] | None:
+    def _next_group(self) -> list[Task] | None:
         """A full group, or what there is where waiting brings no more; None at the end."""
         flow = self._flow
         with flow.changed:
@@ -187,7 +187,7 @@ class Groups:
             try:
                 group.stack = self._device.upload([job.picture for job in jobs])
             except Exception as why:  # noqa: BLE001 - the next thread tries once more, with the device to itself
-                forget_frames(why)
+                clear_tracebacks(why)
             self._flow.put(self._loaded, group)
             del group, jobs  # nothing is kept while waiting for the next
         self._flow.put(self._loaded, None)
@@ -222,7 +222,7 @@ class Groups:
             flow.put(self._computed, (jobs, computed))
             return
         del stack
-        forget_frames(error)  # the arrays of the run are still in them
+        clear_tracebacks(error)  # the arrays of the run are still in them
         if full:
             device.release()
         if len(jobs) == 1 and full and not again:
@@ -244,7 +244,7 @@ class Groups:
         else:
             self._split(jobs, 1)
 
-    def _split(self, jobs: list[Job], size: int) -> None:
+    def _split(self, jobs: list[Task], size: int) -> None:
         parts = [jobs[i : i + size] for i in range(0, len(jobs), size)]
         with self._flow.changed:
             self._busy += len(parts) - 1
@@ -266,7 +266,7 @@ class Groups:
             self._deliver(jobs, computed)
             del jobs, computed
 
-    def _deliver(self, jobs: list[Job], computed: Any) -> None:
+    def _deliver(self, jobs: list[Task], computed: Any) -> None:
         flow, device = self._flow, self._device
         try:
             found = device.download(computed, jobs[0].picture)

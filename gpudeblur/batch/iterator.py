@@ -27,10 +27,10 @@ from ..nonblind.final import FINALS
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
 from ..priors import Prior
-from .cpu import Threads
-from .gpu import Device, Groups, cuda
-from .memory import bytes_per_picture
-from .pipeline import BatchResult, Flow, Lane
+from .cpu import CpuExecutor
+from .gpu import Device, GpuExecutor, cuda
+from .memory import bytes_per_image
+from .pipeline import BatchResult, Executor, Pipeline
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
 
@@ -169,7 +169,7 @@ class BatchIterator(Iterator[BatchResult]):
         self._total, self._callback = total, callback
         self._done = self._failed = 0
         self._start = 0.0
-        self._flow = flow = Flow(_lanes(settings, device, workers, batch_size))
+        self._flow = flow = Pipeline(_lanes(settings, device, workers, batch_size))
         # Holds for the garbage collector and for the end of the interpreter too.
         self._end = weakref.finalize(self, flow.stop)
 
@@ -222,21 +222,21 @@ class BatchIterator(Iterator[BatchResult]):
 
 def _lanes(
     settings: dict[str, Any], device: str | None, workers: int | None, batch_size: int | None
-) -> Callable[[Flow, Any], Lane]:
+) -> Callable[[Pipeline, Any], Executor]:
     """What chooses a picture's lane: the device's for CuPy pictures or if so asked for, else that of the CPU."""
-    lanes: dict[str, Lane] = {}
+    lanes: dict[str, Executor] = {}
     number, ready = _current_device()
 
-    def choose(flow: Flow, picture: Any) -> Lane:
+    def choose(flow: Pipeline, picture: Any) -> Executor:
         on_device = device == "cuda" or (device is None and _is_on_device(picture))
         name = "cuda" if on_device else "cpu"
         if name not in lanes:
-            lane: Lane
+            lane: Executor
             if on_device:
                 with device_errors():
                     lane = _groups(flow, settings, batch_size, cuda(number, ready))
             else:
-                lane = Threads(flow, settings, device, workers, batch_size)
+                lane = CpuExecutor(flow, settings, device, workers, batch_size)
             lanes[name] = lane
             flow.lanes.append(lane)
         return lanes[name]
@@ -263,7 +263,7 @@ def _is_on_device(picture: Any) -> bool:
         return False
 
 
-def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device: Device) -> Groups:
+def _groups(flow: Pipeline, settings: dict[str, Any], batch_size: int | None, device: Device) -> GpuExecutor:
     """The lane of a device."""
     axis = settings["channel_axis"]
 
@@ -271,7 +271,7 @@ def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device
         sides, channels = list(shape), 1
         if axis is not None:
             channels = sides.pop(axis)
-        need = bytes_per_picture(
+        need = bytes_per_image(
             (sides[-2], sides[-1]),
             settings["kernel_size"],
             channels=channels,
@@ -282,7 +282,7 @@ def _groups(flow: Flow, settings: dict[str, Any], batch_size: int | None, device
         # Stacks on the way in and out are at most of doubles, and as many as there are threads.
         return need * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
 
-    return Groups(
+    return GpuExecutor(
         flow,
         device,
         functools.partial(deblur, **{name: value for name, value in settings.items() if name != "channel_axis"}),

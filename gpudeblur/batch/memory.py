@@ -37,23 +37,23 @@ from ..blind.kernel_size import windows
 from ..blind.options import TwoStepOptions
 from ..blind.pyramid import support_size
 from ..blind.schedule import schedule
-from ..blind.two_step import LAST_MARGIN, LAST_WAYS
+from ..blind.two_step import FINEST_MARGIN, FINEST_VARIANTS
 from ..images.checks import check_kernel_size
-from ..nonblind.tiles import PLANES
+from ..nonblind.tiles import LIVE_ARRAYS
 from ..numerics.fourier import fast_size
 
 ALTERNATION = {"numpy": 10.9, "cupy": 30.0}
 SMOOTH = {"numpy": 11.8, "cupy": 30.0}
 # "hyper-laplacian" as `deblur` calls it knows its boundary.
 RESTORATION = {
-    "numpy": {**PLANES["numpy"], "hyper-laplacian": 7.4},
-    "cupy": {**PLANES["cupy"], "hyper-laplacian": 14.0},
+    "numpy": {**LIVE_ARRAYS["numpy"], "hyper-laplacian": 7.4},
+    "cupy": {**LIVE_ARRAYS["cupy"], "hyper-laplacian": 14.0},
 }
 # Arrays of the size of the autocorrelation on its grid, in the solvers; they count where the picture is small.
 SOLVER = 2.7
 
 
-def bytes_per_picture(
+def bytes_per_image(
     shape: tuple[int, int],
     kernel_size: int | tuple[int, int] | None,
     *,
@@ -79,13 +79,13 @@ def bytes_per_picture(
     size = (max(windows(shape)),) * 2 if kernel_size is None else check_kernel_size(kernel_size, shape)
     pixels = _pixels(shape)
     planes = pixels * (channels if channels == 1 else channels + 1)
-    support = support_size(size, shape, LAST_MARGIN)
+    support = support_size(size, shape, FINEST_MARGIN)
     lags = _pixels(tuple(fast_size(2 * side - 1) for side in support))
     peak = max(
         ALTERNATION[backend] * _grid(shape, support) + SOLVER * lags,
         SMOOTH[backend] * max(_start_grid(shape, size, options.of_start(name)) for name in options.starts),
     )
-    kernels = len(options.starts) + min(options.finalists, len(options.starts)) * len(LAST_WAYS) + 1
+    kernels = len(options.starts) + min(options.finest_candidates, len(options.starts)) * len(FINEST_VARIANTS) + 1
     peak += pixels + _pixels(size) * kernels * (len(options.starts) > 1)
     if kernel_size is None:
         peak += 2 * pixels

@@ -25,7 +25,7 @@ from ..numerics.arrays import Array
 
 # Seconds that an end waits for its threads: they look at `Flow.stopping` between the steps of a picture. A reader that
 # is stuck in the user's code cannot be told; it is a daemon and ends at its next picture.
-PATIENCE = 5.0
+JOIN_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +50,14 @@ class BatchResult:
 
 
 @dataclass(eq=False)
-class Job:
+class Task:
     """A picture on its way."""
 
     index: int
     picture: Any
 
 
-class Lane(Protocol):
+class Executor(Protocol):
     """A way for pictures. All of it runs in the reader's thread; `held` of `capacity` is in flight."""
 
     capacity: int
@@ -67,19 +67,19 @@ class Lane(Protocol):
         """What is known to be wrong with the picture before it goes on its way."""
 
     def cost(self, picture: Any) -> int: ...
-    def add(self, job: Job) -> None:
+    def add(self, job: Task) -> None:
         """Under the lock."""
 
 
 @dataclass(eq=False)
-class Flow:
+class Pipeline:
     """The state that all threads of one call share. `changed` guards it and tells of every change.
 
     `lock` is that of `changed`, for the user's thread; `news` tells that one of what it may wait for.
     """
 
-    choose: Callable[[Flow, Any], Lane]
-    lanes: list[Lane] = field(default_factory=list)
+    choose: Callable[[Pipeline, Any], Executor]
+    lanes: list[Executor] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
     changed: threading.Condition = field(init=False)
     news: SimpleQueue[None] = field(default_factory=SimpleQueue)
@@ -93,7 +93,7 @@ class Flow:
     warnings: deque[str] = field(default_factory=deque)
     threads: list[threading.Thread] = field(default_factory=list)
     at_end: ExitStack = field(default_factory=ExitStack)
-    _held: dict[int, tuple[Lane, int]] = field(default_factory=dict)
+    _held: dict[int, tuple[Executor, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition(self.lock)
@@ -128,7 +128,7 @@ class Flow:
             threads = list(self.threads)
         try:
             if threading.current_thread() not in threads:  # the garbage collector may call from one of them
-                deadline = time.monotonic() + PATIENCE
+                deadline = time.monotonic() + JOIN_TIMEOUT
                 for thread in threads:
                     thread.join(max(0.0, deadline - time.monotonic()))
         finally:
@@ -178,7 +178,7 @@ class Flow:
         lane = self.choose(self, picture)
         error, cost = lane.check(picture), lane.cost(picture)
         with self.changed:
-            job = Job(self.read, picture)
+            job = Task(self.read, picture)
             self._held[job.index] = lane, cost
             lane.held += cost
             self.read += 1
@@ -212,7 +212,7 @@ class Flow:
 
     def finish(self, result: BatchResult) -> None:
         if result.error is not None:
-            forget_frames(result.error)
+            clear_tracebacks(result.error)
         with self.changed:
             self.results[result.index] = result
             self.changed.notify_all()
@@ -236,7 +236,7 @@ class Flow:
             self.news.get()
 
 
-def forget_frames(error: BaseException) -> None:
+def clear_tracebacks(error: BaseException) -> None:
     """Empty the frames behind an error: they hold all arrays of the run, for as long as the user keeps the error."""
     seen: BaseException | None = error
     while seen is not None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from ..images.kernels import fit_size
 from ..numerics.arrays import Array, Workspace, array_module
-from ..numerics.boundary import wrap
+from ..numerics.boundary import pad_liu_jia
 from ..numerics.chunks import map_in_chunks
 from ..numerics.fourier import rfft2
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.resample import resample
 from ..numerics.toeplitz import solve_kernel, zero_lag
 from .kernel_projection import initial_kernel, normalize, project
-from .kernel_step import normal_equations, voting_gradients, voting_window, window_pixels
+from .kernel_step import normal_equations, select_edges, selection_window, window_pixels
 from .latent import latent_step
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel
@@ -27,7 +27,7 @@ from .schedule import Scale, schedule
 NO_GRADIENT = 1e-5
 
 
-def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
+def coarse_to_fine(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
     """Kernels (n, kh, kw) of `stack` (n, H, W) for its full size, found at all scales but the finest.
 
     They are the coarser scale's, enlarged: half of the work, and enough to tell a good start from a bad one.
@@ -40,13 +40,13 @@ def start(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: 
         if level:
             kernel = enlarge_kernel(kernel, scale.factor, scale.size)
         share = scale.shape[0] * scale.shape[1] / work
-        kernel, a, _ = alternate_on(resample(stack, scale.shape), kernel, scale, options, subrange(report, done, share))
+        kernel, a, _ = run_scale(resample(stack, scale.shape), kernel, scale, options, subrange(report, done, share))
         kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
         done += share
     if finest is not coarse[-1]:
         kernel = enlarge_kernel(kernel, finest.factor, finest.size)
         kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-    known = is_known(a, window_pixels(voting_window(coarse[-1].shape, coarse[-1].size)))
+    known = has_gradients(a, window_pixels(selection_window(coarse[-1].shape, coarse[-1].size)))
     return normalize(fit_size(kernel, size), known)
 
 
@@ -64,7 +64,7 @@ def alternate(
     """
     work = Workspace(picture)
     blurred_hat = rfft2(picture)
-    window = voting_window(scale.shape, scale.size)
+    window = selection_window(scale.shape, scale.size)
     pixels = window_pixels(window)
     for i, iteration in enumerate(scale.iterations, start=1):
         latent = latent_step(
@@ -81,7 +81,7 @@ def alternate(
             prior_weight=_prior_weight(iteration.gradient_weight, options),
             work=work,
         )
-        votes = voting_gradients(latent, window, iteration.share, work=work)
+        votes = select_edges(latent, window, iteration.share, work=work)
         a, b = normal_equations(votes, latent, blurred_hat, scale.size, work=work)
         kernel = _solve(a, b, kernel, pixels, options, work)
         if iteration.cut:
@@ -100,7 +100,7 @@ def _prior_weight(gradient_weight: float, options: TwoStepOptions) -> float | No
     return None if options.prior is None else options.prior.weight * gradient_weight / options.gradient_weight
 
 
-def alternate_on(
+def run_scale(
     stack: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: OnProgress
 ) -> tuple[Array, Array, Array]:
     """`alternate` of pictures (n, h, w) that are not wrapped yet; on NumPy, as many at a time as `in_cache` says."""
@@ -109,7 +109,7 @@ def alternate_on(
 
     def some(picture: Array, kernel: Array) -> tuple[Array, Array, Array]:
         share = len(picture) / len(stack)
-        found = alternate(wrap(picture, margin), kernel, scale, options, subrange(report, sum(parts), share))
+        found = alternate(pad_liu_jia(picture, margin), kernel, scale, options, subrange(report, sum(parts), share))
         parts.append(share)
         return found
 
@@ -128,10 +128,10 @@ def _solve(
     kernel = solve_kernel(
         autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
     )
-    known = is_known(autocorrelation, pixels, out=work("known", dtype=bool))
+    known = has_gradients(autocorrelation, pixels, out=work("known", dtype=bool))
     return normalize(kernel, known, out=work("kernel", *size))
 
 
-def is_known(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
+def has_gradients(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
     """(...) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
     return array_module(autocorrelation).greater(zero_lag(autocorrelation), NO_GRADIENT**2 * pixels, out=out)

@@ -94,7 +94,7 @@ def _band(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gradient_gain(latent: Array, blurred: Array, window: Window) -> Array:
-    """Mean |grad x| of the latent picture over mean |grad B| inside the window (`voting_window`), (...).
+    """Mean |grad x| of the latent picture over mean |grad B| inside the window (`selection_window`), (...).
 
     About 1 to 2 for a true kernel: flat regions lose their texture, edges gain. Far more where a wrong kernel or noise
     is turned into edges.
@@ -157,7 +157,7 @@ def log_odds(confidence: Array) -> Array:
     return xp.log(probability / (1 - probability))
 
 
-def strength(confidence: Array, unknowns: Array, ringing: Array, change: Array, overshoot: Array) -> Array:
+def blend_weight(confidence: Array, unknowns: Array, ringing: Array, change: Array, overshoot: Array) -> Array:
     """Share, (...), of the restoration in a cautious result: what gained most on training pictures, losses put first.
 
     Some wrong kernels are taken for right ones; what they make of the picture shows them. On 240 small training faces,
@@ -173,10 +173,10 @@ def strength(confidence: Array, unknowns: Array, ringing: Array, change: Array, 
     score = CONSTANT + OF_ODDS * log_odds(confidence)
     score = score + OF_RINGING * xp.log(ringing + TINY) + OF_CHANGE * xp.log(change + TINY)
     share = xp.minimum(MOST / (1 + xp.exp(-xp.clip(score, -30, 30))), 1)
-    return xp.asarray(share * wary(unknowns, overshoot))
+    return xp.asarray(share * small_image_factor(unknowns, overshoot))
 
 
-def wary(unknowns: Array, overshoot: Array) -> Array:
+def small_image_factor(unknowns: Array, overshoot: Array) -> Array:
     """What `strength` leaves of a small picture that overshoots, (...)."""
     xp = array_module(unknowns, overshoot)
     small = xp.clip((unknowns - SMALL[0]) / (SMALL[1] - SMALL[0]), 0, 1)

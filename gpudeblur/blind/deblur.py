@@ -35,7 +35,7 @@ from ..numerics.arrays import (
 )
 from ..numerics.progress import Callback, OnProgress, make_progress, subrange
 from ..priors import Prior
-from .confidence import result_signals, strength
+from .confidence import blend_weight, result_signals
 from .options import TwoStepOptions, with_prior
 from .two_step import two_step
 
@@ -153,7 +153,7 @@ def deblur(
                 unknowns = (np.prod(sides) if size is not None else np.square(sides)) / math.prod(gray.shape[-2:])
                 unknowns = _one_a_picture(unknowns, signals["confidence"])
                 measures = [xp.asarray(_over_channels(values, channel_axis)) for values in measures]
-                share = signals["strength"] = strength(signals["confidence"], unknowns, *measures)
+                share = signals["strength"] = blend_weight(signals["confidence"], unknowns, *measures)
                 sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
             sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis)
         info = _numbers(signals) | {"kernel_size": sides, "method": method, "final": final}

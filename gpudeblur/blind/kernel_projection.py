@@ -17,7 +17,7 @@ def normalize(kernel: Array, known: Array | None = None, *, out: Array | None = 
     if goes_to_cuda(kernel):
         from ..numerics import cuda
 
-        return cuda.normalise(kernel, known, out=out)
+        return cuda.normalize(kernel, known, out=out)
     xp = array_module(kernel)
     kernel = xp.maximum(kernel, 0)
     if known is not None:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arrays import Array, Workspace, array_module, goes_to_cuda
-from ..numerics.filters import gradient, gradient_adjoint, per_picture
+from ..numerics.filters import gradient, gradient_adjoint, per_image
 from ..numerics.fourier import irfft2, rfft2
 
 Window = tuple[int, int, int, int]  # (top, bottom, left, right): rows top..bottom - 1, columns left..right - 1
 
 
-def voting_window(picture: tuple[int, int], size: tuple[int, int]) -> Window:
+def selection_window(picture: tuple[int, int], size: tuple[int, int]) -> Window:
     """Where a gradient of the latent picture may vote in the kernel step: a rectangle (top, bottom, left, right).
 
     A gradient votes if its whole blurred trace lies inside the real picture: half a kernel (and the forward
@@ -33,13 +33,13 @@ def window_pixels(window: Window) -> int:
     return max(0, bottom - top) * max(0, right - left)
 
 
-def voting_threshold(latent: Array, window: Window, count: int, *, out: Array | None = None) -> Array:
+def selection_threshold(latent: Array, window: Window, count: int, *, out: Array | None = None) -> Array:
     """The `count`-th largest |D x|^2 inside the window, at least the smallest normal float: no gradient of 0 votes.
 
     Parameters
     ----------
     latent : (..., H, W), the picture x, periodic.
-    window : `voting_window`, inside the picture.
+    window : `selection_window`, inside the picture.
     count : from 1 to the pixels of the window; what is beyond either end is taken for that end.
 
     Returns
@@ -49,7 +49,7 @@ def voting_threshold(latent: Array, window: Window, count: int, *, out: Array | 
     if goes_to_cuda(latent):
         from ..numerics import cuda
 
-        return cuda.voting_threshold(latent, window, count, out=out)
+        return cuda.selection_threshold(latent, window, count, out=out)
     xp = array_module(latent)
     top, bottom, left, right = window
     tiny = float(np.finfo(latent.dtype).tiny)
@@ -63,14 +63,14 @@ def voting_threshold(latent: Array, window: Window, count: int, *, out: Array | 
     return xp.maximum(xp.partition(energy, rank, axis=-1)[..., rank], tiny)
 
 
-def voting_split(latent: Array, threshold: Any, window: Window, *, out: Array | None = None) -> Array:
+def dt_selected(latent: Array, threshold: Any, window: Window, *, out: Array | None = None) -> Array:
     """D^T W D x: W is 1 where |D x|^2 >= threshold inside the window, else 0.
 
     Parameters
     ----------
     latent : (..., H, W), the picture x, periodic.
     threshold : scalar or (...).
-    window : `voting_window`, inside the picture.
+    window : `selection_window`, inside the picture.
 
     Returns
     -------
@@ -79,20 +79,20 @@ def voting_split(latent: Array, threshold: Any, window: Window, *, out: Array | 
     if goes_to_cuda(latent):
         from ..numerics import cuda
 
-        return cuda.voting_split(latent, threshold, window, out=out)
+        return cuda.dt_selected(latent, threshold, window, out=out)
     xp = array_module(latent)
     top, bottom, left, right = window
     gx, gy = gradient(latent)
     inner_x, inner_y = gx[..., top:bottom, left:right], gy[..., top:bottom, left:right]
     voting = xp.zeros(latent.shape, dtype=bool)
     energy = inner_x * inner_x + inner_y * inner_y
-    voting[..., top:bottom, left:right] = energy >= per_picture(threshold, latent)
+    voting[..., top:bottom, left:right] = energy >= per_image(threshold, latent)
     gx *= voting
     gy *= voting
     return gradient_adjoint(gx, gy)
 
 
-def voting_gradients(latent: Array, window: Window, share: float, *, work: Workspace | None = None) -> Array:
+def select_edges(latent: Array, window: Window, share: float, *, work: Workspace | None = None) -> Array:
     """D^T W D x: W keeps the strongest `share` of the gradients inside the window.
 
     Weak gradients of a latent picture are what its prior could not tell from noise; strong ones know the kernel.
@@ -100,7 +100,7 @@ def voting_gradients(latent: Array, window: Window, share: float, *, work: Works
     Parameters
     ----------
     latent : (..., H, W), the picture x.
-    window : `voting_window`.
+    window : `selection_window`.
     share : in (0, 1], of the pixels in the window. A flat picture has fewer: gradients of 0 never vote.
     work : the buffers of a loop around this step.
 
@@ -110,8 +110,8 @@ def voting_gradients(latent: Array, window: Window, share: float, *, work: Works
     """
     work = Workspace(latent) if work is None else work
     count = int(share * window_pixels(window))
-    threshold = voting_threshold(latent, window, count, out=work("voting threshold"))
-    return voting_split(latent, threshold, window, out=work.picture("split"))
+    threshold = selection_threshold(latent, window, count, out=work("voting threshold"))
+    return dt_selected(latent, threshold, window, out=work.picture("split"))
 
 
 def normal_equations(
@@ -127,7 +127,7 @@ def normal_equations(
 
     Parameters
     ----------
-    votes : (..., H, W), D^T W D x, `voting_gradients`.
+    votes : (..., H, W), D^T W D x, `select_edges`.
     latent : (..., H, W), x.
     blurred_hat : (..., H, W // 2 + 1), `rfft2` of B.
     size : (kh, kw).
@@ -145,9 +145,9 @@ def normal_equations(
     votes_hat, power = normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
     room = work.picture("split")  # of the votes, which are not needed any more
     matrix = irfft2(power, shape, overwrite=True, out=room)
-    matrix = lags(matrix, kh - 1, kw - 1, out=work("autocorrelation", 2 * kh - 1, 2 * kw - 1))
+    matrix = central_lags(matrix, kh - 1, kw - 1, out=work("autocorrelation", 2 * kh - 1, 2 * kw - 1))
     rhs = irfft2(votes_hat, shape, overwrite=True, out=room)
-    return matrix, lags(rhs, kh // 2, kw // 2, out=work("correlation", kh, kw))
+    return matrix, central_lags(rhs, kh // 2, kw // 2, out=work("correlation", kh, kw))
 
 
 def normal_spectra(
@@ -176,12 +176,12 @@ def normal_spectra(
     return votes_hat, latent_hat
 
 
-def lags(correlation: Array, rows: int, columns: int, *, out: Array | None = None) -> Array:
+def central_lags(correlation: Array, rows: int, columns: int, *, out: Array | None = None) -> Array:
     """The lags -rows..rows, -columns..columns of a circular correlation, in rising order."""
     if goes_to_cuda(correlation):
         from ..numerics import cuda
 
-        return cuda.lags(correlation, rows, columns, out=out)
+        return cuda.central_lags(correlation, rows, columns, out=out)
     xp = array_module(correlation)
     y, x = xp.arange(-rows, rows + 1), xp.arange(-columns, columns + 1)
     return xp.ascontiguousarray(correlation[..., y[:, None], x])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..numerics.arrays import Array, Workspace, array_module, sum_pixels
-from ..numerics.filters import dilate, edge_mask, gaussian_smooth, l0_split, smooth_split, spectral_solve, transfer
+from ..numerics.filters import data_terms, dilate, dt_l0, dt_smooth, edge_mask, gaussian_smooth, spectral_solve
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from ..priors import Prior
 from ..priors.protocol import check_eta
@@ -47,7 +47,7 @@ def latent_step(
     blurred_hat : its `rfft2`, if the caller has it.
     gradient_weight : lambda > 0. Larger: flatter pictures with fewer, stronger edges.
     smooth_weight : alpha >= 0. Larger: smooth regions are held closer to their smoothed selves.
-    smooth_sigma, smooth_radius : pixels, see `smooth_map_split`.
+    smooth_sigma, smooth_radius : pixels, see `dt_smooth_map`.
     beta_rate, beta_max : the continuation. A smaller rate or a larger end costs transforms.
     prior : p, see `priors`.
     prior_weight : mu, where it is not `prior.weight`: a caller lets it decay with lambda. 0 is no prior.
@@ -72,16 +72,16 @@ def latent_step(
     work = Workspace(blurred) if work is None else work
     kernel = xp.broadcast_to(kernel, (*blurred.shape[:-2], *kernel.shape[-2:]))
     otf = psf_to_otf(kernel, shape, out=work.spectrum("otf"), scratch=work.picture("split"))
-    data, power = transfer(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=work.power("power"))
+    data, power = data_terms(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=work.power("power"))
     mu = _weight_of(prior, prior_weight)
     most_eta = _end_of_eta(prior, eta_max)
     latent, beta = blurred, 2 * gradient_weight
     while beta < beta_max:
         threshold = gradient_weight / beta
-        split, weight = l0_split(latent, threshold, out=work.picture("split")), beta
+        split, weight = dt_l0(latent, threshold, out=work.picture("split")), beta
         if smooth_weight > NEGLIGIBLE * beta:  # (beta w + alpha grad z) / (beta + alpha), as grad z is w where t is set
             weight = beta + smooth_weight
-            smooth_map_split(
+            dt_smooth_map(
                 latent,
                 threshold,
                 sigma=smooth_sigma,
@@ -147,7 +147,7 @@ def objective(latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weig
     return sum_pixels(rest * rest) + gradient_weight * edges
 
 
-def smooth_map_split(
+def dt_smooth_map(
     latent: Array,
     threshold: Any,
     *,
@@ -179,4 +179,4 @@ def smooth_map_split(
     edges = edge_mask(latent, threshold, out=work.picture("edges", bool))
     near = dilate(edges, radius, out=work.picture("near edges", bool), scratch=work.picture("edges, rows", bool))
     smooth = gaussian_smooth(latent, sigma, out=work.picture("smooth"), scratch=work.picture("smooth, rows"))
-    return smooth_split(smooth, near, scale, out)
+    return dt_smooth(smooth, near, scale, out)

@@ -26,7 +26,7 @@ STARTS: Mapping[str, Mapping[str, Any]] = {
         "support_margin": 0,
         "iteration_threshold": (0.1, 0.1),
         "kernel_solver": "cg",
-        "voting_share": (0.3, 0.6),
+        "edge_fraction": (0.3, 0.6),
         "prior": L0Intensity(of="both"),
     },
 }
@@ -57,27 +57,27 @@ class TwoStepOptions:
     #: weight decays as lambda does. Where kernels are judged it plays no part ...
     prior: Prior | None = None
     #: ... and at the finest scale only if this is set, as in seed 3. It costs more there than at all other scales.
-    last_prior: bool = False
+    finest_prior: bool = False
     #: beta of eq. 3 grows by this factor from 2 lambda (paper: 2) ...
     beta_rate: float = 2.0
     #: ... while below this. Past 60 a pass hardly changes the latent picture (Pan et al.: 1e5, 11 more passes).
     beta_max: float = 60.0
     #: ... and at the finest scale, under this: there it still helps a little, most where there is noise.
-    last_beta_max: float = 1e3
+    finest_beta_max: float = 1e3
     #: latent and kernel steps at each scale but the finest.
     iterations: int = 8
     #: ... and at the finest, for the best of the starts.
-    last_iterations: int = 6
+    finest_iterations: int = 6
     #: lambda at the finest scale, at its first and at its last iteration, for a picture without noise: the kernel grows
     #: crisp. With noise of sigma > 0.0063 it is (sigma / 0.0063)^2 times as large.
-    last_gradient_weight: tuple[float, float] = (1e-3, 1e-4)
+    finest_gradient_weight: tuple[float, float] = (1e-3, 1e-4)
     #: where the estimation starts from; see `STARTS`. What a start names there is its own; what is set here holds for
     #: the others, and for the finest scale. The best is kept, by `choice.judge`, for each picture by itself.
     #: Each costs about as much as the iterations at the finest scale. One alone is not judged, and ("wide",) the fast
     #: setting.
     starts: tuple[str, ...] = ("wide", "relaxed", "sparse", "compact", "text")
     #: how many starts are taken through the finest scale, the best of them.
-    finalists: int = 2
+    finest_candidates: int = 2
     #: side ratio from one scale to the next (paper: 1 / sqrt(2)).
     scale_ratio: float = math.sqrt(0.5)
     #: pixels: longer side of the coarsest kernel (paper: 3; Pan et al.: 7).
@@ -86,7 +86,7 @@ class TwoStepOptions:
     support_margin: int = 6
     #: share of the latent gradients that vote in the kernel step, the strongest ones: at the coarsest scale and at the
     #: end. Fewer: safer on pictures with little texture, less precise.
-    voting_share: tuple[float, float] = (0.05, 0.2)
+    edge_fraction: tuple[float, float] = (0.05, 0.2)
     #: "nnls": least squares under k >= 0 (accelerated projected gradients); "cg": conjugate gradients, then clipped,
     #: the paper's solver.
     kernel_solver: Literal["nnls", "cg"] = "nnls"
@@ -100,7 +100,7 @@ class TwoStepOptions:
     #: ... are cut between scales (Pan et al.: 0.05) ...
     kernel_threshold: float = 0.05
     #: ... and at the end.
-    last_threshold: float = 0.03
+    finest_threshold: float = 0.03
     #: connected components with less than this share of the kernel's mass are dropped at the end. Pan et al. take 0.1,
     #: which deletes thin tails.
     kernel_component: float = 0.03
@@ -118,9 +118,9 @@ class TwoStepOptions:
     dtype: Literal["float32", "float64"] = "float32"
 
     def __post_init__(self) -> None:
-        self._check_pair("voting_share", lambda share: 0 < share <= 1, "be two numbers in (0, 1]")
+        self._check_pair("edge_fraction", lambda share: 0 < share <= 1, "be two numbers in (0, 1]")
         self._check_pair("iteration_threshold", lambda share: 0 <= share < 1, "be two numbers in [0, 1)")
-        self._check_pair("last_gradient_weight", lambda weight: 0 < weight < math.inf, "be two positive numbers")
+        self._check_pair("finest_gradient_weight", lambda weight: 0 < weight < math.inf, "be two positive numbers")
         names = isinstance(self.starts, (tuple, list)) and len(self.starts) > 0
         ends = [end > 0 for end in self.iteration_threshold]
         self._check("iteration_threshold", all(ends) or not any(ends), "be both 0 or both above 0")
@@ -131,21 +131,27 @@ class TwoStepOptions:
             self._check(name, getattr(self, name) > 0, "be positive")
         for name in ("smooth_weight", "kernel_weight", "support_margin"):
             self._check(name, getattr(self, name) >= 0, "not be negative")
-        for name in ("gradient_weight_decay", "iterations", "last_iterations", "kernel_iterations", "finalists"):
+        for name in (
+            "gradient_weight_decay",
+            "iterations",
+            "finest_iterations",
+            "kernel_iterations",
+            "finest_candidates",
+        ):
             self._check(name, getattr(self, name) >= 1, "be at least 1")
-        for name in ("kernel_threshold", "kernel_component", "last_threshold"):
+        for name in ("kernel_threshold", "kernel_component", "finest_threshold"):
             self._check(name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
         self._check("beta_rate", self.beta_rate > 1, "be above 1")
         self._check("beta_max", self.beta_max > 2 * self.gradient_weight, "exceed 2 gradient_weight")
-        last = 2 * max(self.last_gradient_weight)
-        self._check("last_beta_max", self.last_beta_max > last, "exceed 2 last_gradient_weight")
+        last = 2 * max(self.finest_gradient_weight)
+        self._check("finest_beta_max", self.finest_beta_max > last, "exceed 2 finest_gradient_weight")
         self._check("scale_ratio", 0 < self.scale_ratio < 1, "be in (0, 1)")
         self._check("scale_ratio", self.scale_ratio <= 0.95, "be at most 0.95")
         self._check("smallest_kernel", self.smallest_kernel >= 3, "be at least 3")
         self._check("smallest_kernel", self.smallest_kernel % 2 == 1, "be odd")
         self._check("support_margin", self.support_margin % 2 == 0, "be even")
         self._check("kernel_solver", self.kernel_solver in ("nnls", "cg"), "be 'nnls' or 'cg'")
-        integers = ("iterations", "kernel_iterations", "last_iterations", "finalists")
+        integers = ("iterations", "kernel_iterations", "finest_iterations", "finest_candidates")
         for name in (*integers, "smallest_kernel", "support_margin"):
             self._check(name, isinstance(getattr(self, name), int), "be an integer")
         least = self.gradient_weight_min
@@ -157,7 +163,7 @@ class TwoStepOptions:
         self._check("prior", self.prior is None or parts, "have a weight and a step (gpudeblur.priors.Prior)")
         hashable = getattr(type(self.prior), "__hash__", None) is not None
         self._check("prior", hashable, "be hashable, as a frozen dataclass is")
-        self._check("last_prior", isinstance(self.last_prior, bool), "be True or False")
+        self._check("finest_prior", isinstance(self.finest_prior, bool), "be True or False")
         self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")
 
     def _check_pair(self, name: str, holds: Callable[[float], bool], rule: str) -> None:

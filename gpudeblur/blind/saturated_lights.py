@@ -20,18 +20,18 @@ MOST = 0.4
 SWEEPS = 12  # of smoothing, at each scale of `filled`
 
 
-def without_lamps(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+def remove_lights(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:
     """Pictures (n, H, W) without the traces of their lamps, and without the lamps alone; without any, as they are.
 
     Waits for the device once.
     """
-    traces, rims = regions(picture, lights, size)
+    traces, rims = light_masks(picture, lights, size)
     if not bool(traces.any()):
         return picture, picture
-    return filled(picture, traces), filled(picture, rims)
+    return inpaint(picture, traces), inpaint(picture, rims)
 
 
-def regions(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+def light_masks(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:
     """(traces, rims) of the clipped `lights` (n, H, W): what lies within half a kernel of `size` of one, within RIM.
 
     Both are empty in a picture (n, H, W) that is not DARK beside its lights, or where the traces are over MOST of it.
@@ -50,7 +50,7 @@ def _grown(mask: Array, reach: int) -> Array:
     return dilate(wide, reach)[..., reach:-reach, reach:-reach]
 
 
-def filled(picture: Array, mask: Array) -> Array:
+def inpaint(picture: Array, mask: Array) -> Array:
     """`picture` (..., H, W) with what is under `mask` as smooth as can be: nearly harmonic, from what is around it.
 
     Coarse to fine: each scale begins with the one below it, and is smoothed. A picture without a mask stays as it is.

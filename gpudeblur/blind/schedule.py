@@ -34,7 +34,7 @@ def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOpti
     """All scales for a picture of `shape` and a kernel of `size`, coarsest first."""
     support = support_size(size, shape, options.support_margin)
     scales = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
-    gradient_weight, (first, last) = options.gradient_weight, options.voting_share
+    gradient_weight, (first, last) = options.gradient_weight, options.edge_fraction
     found = []
     for level, (scale_size, scale) in enumerate(scales):
         iterations = []

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arrays import Array, array_module, constant, stack
-from ..numerics.boundary import wrap
+from ..numerics.boundary import pad_liu_jia
 from ..numerics.chunks import map_in_chunks
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .confidence import gradient_gain, spectral_match
-from .kernel_step import voting_window
+from .kernel_step import selection_window
 from .latent import latent_step, objective
 
 # lambda of the energy: small enough to tell fine kernels apart, large enough that a wrong one has to pay for its edges.
@@ -23,7 +23,7 @@ ENERGY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class Judgement:
+class KernelScores:
     """What is known of kernels (n, kh, kw) without a sharp picture; (n,) each.
 
     Attributes
@@ -32,13 +32,13 @@ class Judgement:
         kernel needs more edges, or leaves more of the picture unexplained.
     match : `confidence.spectral_match`. A kernel that is wrong in shape misses the dips of the picture's spectrum.
     gain : `confidence.gradient_gain` of that x.
-    loudness : `noise.loudness` of the picture.
+    noise_scale : `noise.noise_scale` of the picture.
     """
 
     energy: Array
     match: Array
     gain: Array
-    loudness: Array
+    noise_scale: Array
 
     @property
     def parts(self) -> tuple[Array, Array, Array]:
@@ -52,19 +52,19 @@ class Judgement:
         The louder the noise, the less the energy says of the kernel: a cut one that leaves more unexplained has less.
         """
         xp = array_module(self.energy)
-        score = self.match - ENERGY_SHARE * self.energy / self.loudness
+        score = self.match - ENERGY_SHARE * self.energy / self.noise_scale
         return xp.where(xp.isnan(score), -np.inf, score)
 
 
-def judge(quiet: Array, kernel: Array, loudness: Array) -> Judgement:
-    """Each kernel (n, kh, kw) held against its picture (n, H, W), divided by its `noise.loudness` (n,).
+def score_kernels(quiet: Array, kernel: Array, noise_scale: Array) -> KernelScores:
+    """Each kernel (n, kh, kw) held against its picture (n, H, W), divided by its `noise.noise_scale` (n,).
 
     About a dozen passes of the latent step, at full size.
     """
 
     def some(blurred: Array, kernel: Array) -> tuple[Array, ...]:
         shape, size = blurred.shape[-2:], kernel.shape[-2:]
-        wrapped = wrap(blurred, (size[0] - 1, size[1] - 1))
+        wrapped = pad_liu_jia(blurred, (size[0] - 1, size[1] - 1))
         blurred_hat = rfft2(wrapped)
         latent = latent_step(
             wrapped, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX
@@ -74,14 +74,14 @@ def judge(quiet: Array, kernel: Array, loudness: Array) -> Judgement:
         )
         xp = array_module(energy)
         energy = xp.log(xp.maximum(energy / (shape[0] * shape[1]), float(np.finfo(blurred.dtype).tiny)))
-        gain = gradient_gain(latent, wrapped, voting_window((shape[0], shape[1]), (size[0], size[1])))
+        gain = gradient_gain(latent, wrapped, selection_window((shape[0], shape[1]), (size[0], size[1])))
         return energy, spectral_match(blurred, kernel), gain
 
     energy, match, gain = map_in_chunks(some, quiet, kernel)
-    return Judgement(energy, match, gain, loudness)
+    return KernelScores(energy, match, gain, noise_scale)
 
 
-def order(judgements: Sequence[Judgement], count: int | None = None) -> Array:
+def rank(judgements: Sequence[KernelScores], count: int | None = None) -> Array:
     """(count, n): the numbers of the candidates, each picture's best first; of equals the first. None: of all.
 
     By comparing each with each, since a sort would wait for the device.
@@ -98,16 +98,16 @@ def _earlier(count: int) -> np.ndarray:
     return np.tri(count, k=-1, dtype=bool)[..., None]
 
 
-def pick(arrays: Any, which: Array) -> Array:
+def take(arrays: Any, which: Array) -> Array:
     """(n, ...): of each picture, what the array with its number in `which` (n,) holds; `arrays` a list, or stacked."""
     stacked = stack(arrays) if isinstance(arrays, list | tuple) else arrays
     return stacked[which, array_module(which).arange(len(which))]
 
 
-def pick_judgement(judgements: Sequence[Judgement], which: Array) -> Judgement:
+def take_scores(judgements: Sequence[KernelScores], which: Array) -> KernelScores:
     """The judgements with each picture's number."""
-    fields = ("energy", "match", "gain", "loudness")
-    return Judgement(*(pick([getattr(one, field) for one in judgements], which) for field in fields))
+    fields = ("energy", "match", "gain", "noise_scale")
+    return KernelScores(*(take([getattr(one, field) for one in judgements], which) for field in fields))
 
 
 def agreement(kernel: Array, others: Sequence[Array]) -> Array:

@@ -16,31 +16,31 @@ from typing import Any
 import numpy as np
 
 from ..images.kernels import fit_size
-from ..images.noise import loudness, quieten
+from ..images.noise import divide_by_noise, noise_scale
 from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side
 from ..numerics.arrays import stack as stacked
 from ..numerics.progress import OnProgress, subrange
 from ..priors.protocol import is_replayable
-from .alternation import alternate_on, is_known, start
+from .alternation import coarse_to_fine, has_gradients, run_scale
 from .confidence import border_mass, confidence
 from .kernel_projection import normalize, project
 from .kernel_refine import refine_kernel
-from .kernel_size import TOUCHES, estimate_sizes
-from .kernel_step import voting_window, window_pixels
+from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
+from .kernel_step import selection_window, window_pixels
 from .options import TwoStepOptions
 from .pyramid import support_size
-from .saturated_lights import without_lamps
+from .saturated_lights import remove_lights
 from .schedule import Iteration, Scale
-from .selection import Judgement, agreement, judge, order, pick, pick_judgement
+from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
 
 # Pixels added to the kernel size at the finest scale.
-LAST_MARGIN = 2
+FINEST_MARGIN = 2
 # Starts that see a picture without its lamps; the others see it as it is: not all that looks like a lamp is one.
-WITHOUT_LAMPS = ("wide", "sparse", "compact")
+WITHOUT_LIGHTS = ("wide", "sparse", "compact")
 SIGNALS = ("confidence", "border_mass", "spectral_match", "gradient_gain", "agreement", "energy")
 # The finest scale is gone through in both of these ways: as precise as can be, and with a firm hand, for a kernel that
-# would run all over its support. The prior is left to the coarser scales, unless `last_prior` says otherwise.
-LAST_WAYS: tuple[dict[str, Any], ...] = (
+# would run all over its support. The prior is left to the coarser scales, unless `finest_prior` says otherwise.
+FINEST_VARIANTS: tuple[dict[str, Any], ...] = (
     {"smooth_weight": 0.0, "prior": None},
     {"smooth_weight": 0.0, "prior": None, "kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)},
 )
@@ -55,7 +55,7 @@ def two_step(
     """
     lead, stack = gray.shape[:-2], gray.reshape(-1, *gray.shape[-2:])
     lights = None if lights is None else lights.reshape(stack.shape)
-    loud = loudness(stack)
+    loud = noise_scale(stack)
     sides: Any = size
     if size is not None:
         kernel, signals = _best_kernel(stack, lights, loud, size, options, report)
@@ -87,7 +87,7 @@ def _kernel_of_sides(
         for name, values in more.items():
             signals.setdefault(name, xp.zeros(len(stack), dtype=values.dtype))[these] = values
         done += share
-    touching = int((signals["border_mass"] > TOUCHES).sum())
+    touching = int((signals["border_mass"] > BORDER_MASS_LIMIT).sum())
     if touching:
         warnings.warn(
             f"kernel_size=None found kernels that touch the border of their window in {touching} of {len(stack)} "
@@ -108,13 +108,13 @@ def _best_kernel(
 ) -> tuple[Array, dict[str, Array]]:
     """Several starts, the best of them through the finest scale, the best of these; with what tells of its worth.
 
-    `stack` (n, H, W), `lights` (n, H, W) where it is clipped, `loud` (n,) what `noise.loudness` says of it. Where the
+    `stack` (n, H, W), `lights` (n, H, W) where it is clipped, `loud` (n,) its `noise_scale`. Where the
     lights are lamps, some of the starts see the picture without the lamps' whole traces, and what these found is
     finished there; all are judged on the picture without the lamps alone. A single start sees it as it is.
     """
     pictures: tuple[Array, ...] = (stack, loud)
     if lights is not None and len(options.starts) > 1:
-        dark, bare = without_lamps(stack, lights, size)  # without the lamps' traces, without the lamps
+        dark, bare = remove_lights(stack, lights, size)  # without the lamps' traces, without the lamps
         if dark is not stack:
             pictures = (stack, loud, dark, bare)
     coarse_share = len(options.starts) / (len(options.starts) + _finals(options))
@@ -122,7 +122,7 @@ def _best_kernel(
     coarse = functools.partial(_coarse_kernels, size=size, options=options)
     finest = functools.partial(_finest_kernel, size=size, options=options)
     coarse_priors = [options.of_start(name).prior for name in options.starts]
-    finest_prior = options.prior if options.last_prior else None
+    finest_prior = options.prior if options.finest_prior else None
     candidates = replayed(
         ("coarse", *key), coarse, *pictures,
         report=subrange(report, 0, coarse_share), capturable=all(map(is_replayable, coarse_priors)),
@@ -137,7 +137,9 @@ def _best_kernel(
 def _finals(options: TwoStepOptions) -> int:
     """How often the finest scale is gone through."""
     several = len(options.starts) > 1
-    return min(options.finalists, len(options.starts)) * len(LAST_WAYS if several else LAST_WAYS[:1])
+    return min(options.finest_candidates, len(options.starts)) * len(
+        FINEST_VARIANTS if several else FINEST_VARIANTS[:1]
+    )
 
 
 def _coarse_kernels(
@@ -152,13 +154,13 @@ def _coarse_kernels(
 ) -> tuple[Array, Array, Array, Array]:
     """Kernels of all starts for `_best_kernel`, (starts, n, kh, kw), and energy, match and gain of each (starts, n)."""
     several = len(options.starts) > 1
-    judged_on = quieten(stack if bare is None else bare, loud) if several else stack
+    judged_on = divide_by_noise(stack if bare is None else bare, loud) if several else stack
 
     def begin(i: int, name: str) -> tuple[Array, Array, Array, Array]:
-        picture = stack if dark is None or name not in WITHOUT_LAMPS else dark
+        picture = stack if dark is None or name not in WITHOUT_LIGHTS else dark
         progress = subrange(report, i / len(options.starts), 1 / len(options.starts))
-        kernel = start(picture, size, options.of_start(name), progress)
-        return kernel, *(judge(judged_on, kernel, loud).parts if several else (loud,) * 3)
+        kernel = coarse_to_fine(picture, size, options.of_start(name), progress)
+        return kernel, *(score_kernels(judged_on, kernel, loud).parts if several else (loud,) * 3)
 
     xp = array_module(stack)
     results = side_by_side(xp, [functools.partial(begin, *item) for item in enumerate(options.starts)])
@@ -180,48 +182,48 @@ def _finest_kernel(
     """
     xp, several = array_module(stack), len(options.starts) > 1
     *lampless, kernels, energy, match, gain = arrays
-    quiet, quiet_dark = quieten(stack, loud), None
+    quiet, quiet_dark = divide_by_noise(stack, loud), None
     judged_on = quiet
     if lampless:
-        quiet_dark, judged_on = (quieten(picture, loud) for picture in lampless)
-    judgements = [Judgement(*each, loud) for each in zip(energy, match, gain, strict=True)]
-    finalists = min(options.finalists, len(kernels))
-    places = order(judgements, finalists) if several else xp.zeros((1, len(stack)), dtype=int)
-    ways = LAST_WAYS if several else LAST_WAYS[:1]
+        quiet_dark, judged_on = (divide_by_noise(picture, loud) for picture in lampless)
+    judgements = [KernelScores(*each, loud) for each in zip(energy, match, gain, strict=True)]
+    finest_candidates = min(options.finest_candidates, len(kernels))
+    places = rank(judgements, finest_candidates) if several else xp.zeros((1, len(stack)), dtype=int)
+    ways = FINEST_VARIANTS if several else FINEST_VARIANTS[:1]
 
-    def end(number: int) -> tuple[Array, Judgement]:
+    def end(number: int) -> tuple[Array, KernelScores]:
         place, way = places[number // len(ways)], ways[number % len(ways)]
         picture = quiet
         if quiet_dark is not None:
-            in_the_dark = constant(xp, np.array, tuple(name in WITHOUT_LAMPS for name in options.starts))
+            in_the_dark = constant(xp, np.array, tuple(name in WITHOUT_LIGHTS for name in options.starts))
             picture = xp.where(in_the_dark[place][:, None, None], quiet_dark, quiet)
-        prior = {"prior": options.prior} if options.last_prior else {}
+        prior = {"prior": options.prior} if options.finest_prior else {}
         progress = subrange(report, number / _finals(options), 1 / _finals(options))
-        kernel = _finish(picture, pick(kernels, place), size, replace(options, **{**way, **prior}), progress)
-        return kernel, judge(judged_on, kernel, loud)
+        kernel = _finish(picture, take(kernels, place), size, replace(options, **{**way, **prior}), progress)
+        return kernel, score_kernels(judged_on, kernel, loud)
 
     results = side_by_side(xp, [functools.partial(end, number) for number in range(_finals(options))])
     candidates, verdicts = (list(each) for each in zip(*results, strict=True))
     if several:  # what was begun may be better than how it ended, in a picture without noise
-        candidates.append(pick(kernels, places[0]))
-        verdict = pick_judgement(judgements, places[0])
+        candidates.append(take(kernels, places[0]))
+        verdict = take_scores(judgements, places[0])
         verdicts.append(replace(verdict, energy=xp.where(loud > 1, np.inf, verdict.energy)))
-    best = order(verdicts, 1)[0]
-    kernel = pick(candidates, best)
-    return kernel, *_signals(kernel, pick_judgement(verdicts, best), list(kernels))
+    best = rank(verdicts, 1)[0]
+    kernel = take(candidates, best)
+    return kernel, *_signals(kernel, take_scores(verdicts, best), list(kernels))
 
 
 def _finish(quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
     """Kernels (n, kh, kw) through the finest scale, then the second step and the projection."""
-    shape, threshold = quiet.shape[-2:], options.last_threshold
-    support = support_size(size, shape, LAST_MARGIN)
-    first, last = options.last_gradient_weight
-    count = options.last_iterations
+    shape, threshold = quiet.shape[-2:], options.finest_threshold
+    support = support_size(size, shape, FINEST_MARGIN)
+    first, last = options.finest_gradient_weight
+    count = options.finest_iterations
     weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
-    share, cut = options.voting_share[1], options.iteration_threshold[1]
+    share, cut = options.edge_fraction[1], options.iteration_threshold[1]
     iterations = tuple(Iteration(weight, share, cut) for weight in weights)
-    scale = Scale(support, shape, 1.0, iterations, options.smooth_sigma, options.last_beta_max)
-    kernel, a, b = alternate_on(quiet, fit_size(kernel, support), scale, options, report)
+    scale = Scale(support, shape, 1.0, iterations, options.smooth_sigma, options.finest_beta_max)
+    kernel, a, b = run_scale(quiet, fit_size(kernel, support), scale, options, report)
     if options.refine:
         refined = refine_kernel(
             a,
@@ -232,12 +234,12 @@ def _finish(quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStep
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
-        known = is_known(a, window_pixels(voting_window(shape, support)))
+        known = has_gradients(a, window_pixels(selection_window(shape, support)))
         kernel = array_module(kernel).where(known[..., None, None], refined, kernel)
     return normalize(fit_size(project(kernel, share=threshold, component=options.kernel_component), size))
 
 
-def _signals(kernel: Array, verdict: Judgement, coarse: list[Array]) -> list[Array]:
+def _signals(kernel: Array, verdict: KernelScores, coarse: list[Array]) -> list[Array]:
     """`SIGNALS`, what tells whether the kernels (n, kh, kw) are right, (n,) each: see `confidence`."""
     signals = {
         "border_mass": border_mass(kernel),

@@ -114,14 +114,14 @@ def _photograph(grid: tuple[int, int], dtype: Any) -> np.ndarray:
     return np.maximum(gradient_spectrum(grid, np.dtype("float64")), 1e-9).astype(dtype)
 
 
-def loudness(picture: Array) -> Array:
+def noise_scale(picture: Array) -> Array:
     """The noise of pictures (..., H, W) in units of 0.0063, at least 1, (...)."""
     xp = array_module(picture)
     return xp.maximum(noise_sigma(picture) / QUIET, 1).astype(picture.dtype)
 
 
-def quieten(picture: Array, loud: Array) -> Array:
-    """Pictures (..., H, W) divided by their `loudness` (...): every lambda counts as times its square then.
+def divide_by_noise(picture: Array, loud: Array) -> Array:
+    """Pictures (..., H, W) divided by their `noise_scale` (...): every lambda counts as times its square then.
 
     Noise of sigma needs a weight that grows with sigma^2. As |x * k - B|^2 + lambda |grad x|_0 knows no unit, dividing
     the picture by s is the same as a lambda s^2 times as large, and lets a stack of pictures share one continuation.

@@ -108,7 +108,7 @@ def check_module(module: Any, array: Array) -> None:
             )
 
 
-def answer(module: Callable[..., Any], pictures: Array, *arguments: Any) -> Array:
+def apply_network(module: Callable[..., Any], pictures: Array, *arguments: Any) -> Array:
     """module(pictures, *arguments) for a network from pictures to pictures, all of a stack at once.
 
     Parameters
@@ -129,7 +129,7 @@ def answer(module: Callable[..., Any], pictures: Array, *arguments: Any) -> Arra
     check_module(module, pictures)
     with stream_of(pictures), torch_module().no_grad():
         given = to_torch(pictures.reshape(-1, 1, *pictures.shape[-2:]))
-        found = _asked(module, given, *arguments)
+        found = _call(module, given, *arguments)
         if found.shape != given.shape:
             shapes = f"{tuple(given.shape)}, got {tuple(found.shape)}"
             raise ValueError(f"module must return the shape that it gets, {shapes}; it must be a network for pictures")
@@ -137,15 +137,15 @@ def answer(module: Callable[..., Any], pictures: Array, *arguments: Any) -> Arra
         return from_torch(found, pictures).reshape(pictures.shape)
 
 
-def values(module: Callable[..., Any], pictures: Array) -> Array:
+def evaluate(module: Callable[..., Any], pictures: Array) -> Array:
     """module(pictures) for a network that gives one number a picture: (...). Parameters and errors as `slope`."""
     check_module(module, pictures)
     with stream_of(pictures), torch_module().no_grad():
         given = to_torch(pictures.reshape(-1, 1, *pictures.shape[-2:]))
-        return from_torch(_numbers(module, given), pictures).reshape(pictures.shape[:-2])
+        return from_torch(_call_scalar(module, given), pictures).reshape(pictures.shape[:-2])
 
 
-def slope(module: Callable[..., Any], pictures: Array) -> Array:
+def gradient(module: Callable[..., Any], pictures: Array) -> Array:
     """d module(picture) / d picture of each picture of a stack, by autograd, all at once.
 
     Parameters
@@ -166,7 +166,7 @@ def slope(module: Callable[..., Any], pictures: Array) -> Array:
     check_module(module, pictures)
     with stream_of(pictures), torch.enable_grad():
         given = to_torch(pictures.reshape(-1, 1, *pictures.shape[-2:])).detach().requires_grad_()
-        numbers = _numbers(module, given)
+        numbers = _call_scalar(module, given)
         if not numbers.requires_grad:
             name = type(module).__name__
             raise ValueError(f"module must be differentiable, {name}'s result has no gradient; leave out no_grad")
@@ -176,15 +176,15 @@ def slope(module: Callable[..., Any], pictures: Array) -> Array:
         return from_torch(found, pictures).reshape(pictures.shape)
 
 
-def _numbers(module: Callable[..., Any], given: Any) -> Any:
-    found = _asked(module, given)
+def _call_scalar(module: Callable[..., Any], given: Any) -> Any:
+    found = _call(module, given)
     if found.numel() != len(given) or (found.ndim and len(found) != len(given)):
         raise ValueError(f"module must return one number a picture, ({len(given)},), got shape {tuple(found.shape)}")
     _check_numbers(found, given)
     return found.reshape(-1)
 
 
-def _asked(module: Callable[..., Any], given: Any, *arguments: Any) -> Any:
+def _call(module: Callable[..., Any], given: Any, *arguments: Any) -> Any:
     torch = torch_module()
     try:
         found = module(given, *arguments)

@@ -16,12 +16,12 @@ from ..numerics.boundary import MODES
 from ..numerics.progress import Callback, make_progress
 from . import METHODS
 from .expectation_maximization import BOUNDARIES
-from .regularization import LAWS, weight_of
+from .regularization import WEIGHT_RULES, weight_from_sigma
 from .tiles import TILED, tiled
 
 
 @dataclass(frozen=True)
-class Takes:
+class MethodSpec:
     """What a method can be told."""
 
     boundaries: tuple[str, ...] = MODES
@@ -30,15 +30,15 @@ class Takes:
     iterations: str = ""  # the name that the method has for it
 
 
-TAKES = {
-    "tv": Takes(iterations="iterations"),
-    "hyper-laplacian": Takes(),
-    "sparse": Takes(boundaries=("unknown",), iterations="iterations"),
-    "epll": Takes(clipped=False),
-    "l0": Takes(),
-    "ringing-suppressed": Takes(),
-    "wiener": Takes(boundaries=BOUNDARIES, clipped=False),
-    "richardson-lucy": Takes(boundaries=BOUNDARIES, weight=False, iterations="num_iter"),
+METHOD_SPECS = {
+    "tv": MethodSpec(iterations="iterations"),
+    "hyper-laplacian": MethodSpec(),
+    "sparse": MethodSpec(boundaries=("unknown",), iterations="iterations"),
+    "epll": MethodSpec(clipped=False),
+    "l0": MethodSpec(),
+    "ringing-suppressed": MethodSpec(),
+    "wiener": MethodSpec(boundaries=BOUNDARIES, clipped=False),
+    "richardson-lucy": MethodSpec(boundaries=BOUNDARIES, weight=False, iterations="num_iter"),
 }
 
 
@@ -125,9 +125,9 @@ def deconvolve(
     >>> bool(abs(restored - sharp[:, 1:-1]).mean() < abs(blurred - sharp[:, 1:-1]).mean() / 4)
     True
     """
-    checks.check_choice("method", method, TAKES)
+    checks.check_choice("method", method, METHOD_SPECS)
     checks.check_choice("dtype", dtype, ("float32", "float64"))
-    checks.check_choice(f"boundary of method {method!r}", boundary, TAKES[method].boundaries)
+    checks.check_choice(f"boundary of method {method!r}", boundary, METHOD_SPECS[method].boundaries)
     if tile is not None:
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
@@ -142,12 +142,12 @@ def deconvolve(
         work = home if tile is not None else xp  # tiles are moved one by one
         planes = to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
         lights = None
-        if saturation is not None and boundary == "unknown" and TAKES[method].clipped:
+        if saturation is not None and boundary == "unknown" and METHOD_SPECS[method].clipped:
             lights = find_saturated(planes) if isinstance(saturation, str) else planes >= saturation
             if not bool(lights.any()):  # here CuPy must wait
                 lights = None
         planes = decode(planes, gamma)
-        checks.check_range(planes, checks.NO_FRACTIONS if method in LAWS else None)  # the others know no unit
+        checks.check_range(planes, checks.NO_FRACTIONS if method in WEIGHT_RULES else None)  # the others know no unit
         weights = pad_to_odd(move(kernel, work).astype("float64"))
         weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
         if channel_axis is not None:
@@ -167,17 +167,17 @@ def deconvolve(
 
 def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]) -> dict[str, Any]:
     """What the method is called with, but for the boundary; refuses what it does not know."""
-    takes, options = TAKES[method], dict[str, Any]()
+    takes, options = METHOD_SPECS[method], dict[str, Any]()
     if weight is not None:
         if not takes.weight:
             raise ValueError(f"weight is not known to method {method!r}, got {weight!r}; leave it out")
         options["weight"] = checks.check_positive("weight", weight, stack)
     if noise_sigma is not None:
         noise_sigma = checks.check_positive("noise_sigma", noise_sigma, stack, zero=True)
-        if method not in LAWS:
+        if method not in WEIGHT_RULES:
             options["noise_sigma"] = noise_sigma
         elif weight is None:
-            options["weight"] = weight_of(noise_sigma, method)
+            options["weight"] = weight_from_sigma(noise_sigma, method)
     if iterations is not None:
         if not takes.iterations:
             raise ValueError(f"iterations are not known to method {method!r}, got {iterations!r}; leave it out")
@@ -200,7 +200,7 @@ def _check_saturation(saturation: Any, method: str, boundary: str) -> None:
         return
     if isinstance(saturation, bool) or not isinstance(saturation, int | float | np.number) or not saturation > 0:
         raise ValueError(f"saturation must be a positive level, 'auto' or None, got {saturation!r}; full scale is 1")
-    if not TAKES[method].clipped:
+    if not METHOD_SPECS[method].clipped:
         raise ValueError(f"saturation is not known to method {method!r}, got {saturation!r}; leave it out")
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with saturation, got {boundary!r}; leave it out")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arrays import Array, array_module
-from ..numerics.boundary import continued
+from ..numerics.boundary import pad_crossfade
 from ..numerics.fourier import Shape, fast_shape, irfftn, place, rfftn, sum_last_axes
 from ..numerics.progress import OnProgress
 
@@ -42,7 +42,7 @@ def em_iterations(
     Parameters
     ----------
     kernel : its origin is its pixel (side - 1) // 2, for even sides that of scikit-image.
-    filter_epsilon : where x * k is below it, x is not believed (the ratio counts as 0); None: it is everywhere.
+    filter_epsilon : where x * k is below it, x is not project_on_data (the ratio counts as 0); None: it is everywhere.
     damped : B / (x * k), B - x * k -> what takes the place of the ratio.
     regular : x -> what each step is divided by, about 1.
     clipped : where B - x * k counts as 0 if it is less, and the ratio as 1; `boundary` "unknown" or "wrap".
@@ -62,7 +62,7 @@ def em_iterations(
         grid = fast_shape(tuple(a + b - 1 for a, b in zip(shape, sides, strict=True)))
         seen = home = (..., *(slice(b - 1 - o, b - 1 - o + a) for a, b, o in zip(shape, sides, origin, strict=True)))
     elif boundary != "wrap":
-        data, home = continued(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
+        data, home = pad_crossfade(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
         grid = data.shape[-ndim:]
     blur, back = convolutions(kernel, grid, origin)
     ratio = xp.zeros((*data.shape[:-ndim], *grid), dtype=data.dtype)

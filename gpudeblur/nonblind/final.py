@@ -9,8 +9,8 @@ from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from .methods import METHODS
-from .regularization import weight_of
-from .saturation import believed
+from .regularization import weight_from_sigma
+from .saturation import project_on_data
 
 # With which of them `deblur` ends, and how; the fast one in one CUDA graph, for which its weight must be fixed.
 FINALS: dict[str, Mapping[str, Any]] = {
@@ -36,7 +36,7 @@ def residual_mse(blurred: Array, sharp: Array, kernel: Array, clipped: Array | N
     padded[..., :h, :w] = sharp
     reblurred = irfft2(psf_to_otf(kernel, grid) * rfft2(padded), grid) / (grid[0] * grid[1])
     inside = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
-    seen = believed(blurred[inside], reblurred[inside], None if clipped is None else clipped[inside])
+    seen = project_on_data(blurred[inside], reblurred[inside], None if clipped is None else clipped[inside])
     error = (reblurred[inside] - seen) ** 2
     return error.reshape(*error.shape[:-2], -1).mean(axis=-1)  # one axis: on NumPy, a batch rounds as a loop then
 
@@ -65,4 +65,4 @@ def _weight_with_kernel_error(blurred: Array, kernel: Array, method: str) -> Arr
     xp, pixels = array_module(blurred, kernel), blurred.shape[-2] * blurred.shape[-1]
     error = min(KERNEL_ERROR * (kernel.shape[-2] * kernel.shape[-1] / pixels) ** 2, KERNEL_ERROR_MAX)
     sigma = xp.maximum(noise_sigma_under(blurred, kernel), error)
-    return xp.asarray(weight_of(sigma, method), dtype=blurred.dtype)
+    return xp.asarray(weight_from_sigma(sigma, method), dtype=blurred.dtype)

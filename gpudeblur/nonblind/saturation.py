@@ -15,7 +15,7 @@ from .expectation_maximization import em_iterations
 FIRST_STEPS = 30
 
 
-def believed(blurred: Array, light: Array, clipped: Array | None) -> Array:
+def project_on_data(blurred: Array, light: Array, clipped: Array | None) -> Array:
     """The point nearest to `light` of all that `blurred` may stand for: B, but what is more where B is `clipped`."""
     if clipped is None:
         return blurred
@@ -23,19 +23,19 @@ def believed(blurred: Array, light: Array, clipped: Array | None) -> Array:
     return xp.where(clipped, xp.maximum(blurred, light), blurred)
 
 
-def completed(blurred: Array, kernel: Array, latent: Array, clipped: Array | None = None) -> Array:
-    """`latent` * `kernel` (..., H', W'), periodic, with `blurred` as `believed` in its first H rows and W columns."""
+def fill_unobserved(blurred: Array, kernel: Array, latent: Array, clipped: Array | None = None) -> Array:
+    """`latent` * `kernel` (..., H', W'), periodic, with `project_on_data` of `blurred` in its first H rows, W columns."""
     shape = latent.shape[-2:]
     spectrum = rfft2(latent)
     spectrum *= psf_to_otf(kernel, shape)
     spectrum *= 1 / (shape[0] * shape[1])
     wide = irfft2(spectrum, shape, overwrite=True)
     inside = (..., slice(blurred.shape[-2]), slice(blurred.shape[-1]))
-    wide[inside] = believed(blurred, wide[inside], clipped)
+    wide[inside] = project_on_data(blurred, wide[inside], clipped)
     return wide
 
 
-def with_lamps(blurred: Array, kernel: Array, clipped: Array, latent: Array) -> tuple[Array, Array]:
+def saturated_start(blurred: Array, kernel: Array, clipped: Array, latent: Array) -> tuple[Array, Array]:
     """What to begin with on the grid of an unknown boundary: (x, B continued as x * k).
 
     A picture where nothing is `clipped` keeps `latent`, B continued to that grid, for both. For the others, x is made
@@ -53,4 +53,4 @@ def with_lamps(blurred: Array, kernel: Array, clipped: Array, latent: Array) -> 
         everywhere=True,
     )  # fmt: skip
     lit = clipped.any(axis=(-2, -1), keepdims=True)
-    return xp.where(lit, bright, latent), xp.where(lit, completed(blurred, kernel, bright, clipped), latent)
+    return xp.where(lit, bright, latent), xp.where(lit, fill_unobserved(blurred, kernel, bright, clipped), latent)

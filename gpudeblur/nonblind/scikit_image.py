@@ -43,9 +43,9 @@ from ..numerics.arrays import Array, array_module, fft_module
 from ..numerics.fourier import fast_shape, irfftn, place, rfftn
 from .expectation_maximization import BOUNDARIES as LUCY_BOUNDARIES
 from .expectation_maximization import convolutions, em_iterations
-from .methods.unsupervised_wiener import draws, gibbs
+from .methods.unsupervised_wiener import gibbs, random_streams
 from .methods.wiener import BOUNDARIES as WIENER_BOUNDARIES
-from .methods.wiener import on_grid, prior_power, transfer_function
+from .methods.wiener import kernel_otf, on_grid, prior_power
 from .scikit_image_checks import (
     check_array,
     check_boundary,
@@ -117,7 +117,7 @@ def richardson_lucy(
     (32, 32)
     """
     check_boundary(boundary, LUCY_BOUNDARIES)
-    planes, weights, ndim = _enter(image, psf, channel_axis, batch)
+    planes, weights, ndim = _prepare(image, psf, channel_axis, batch)
     check_lucy(weights, ndim)
     count = checks.check_count("num_iter", num_iter, way_out="30 is usual")
     if filter_epsilon is not None:
@@ -126,15 +126,17 @@ def richardson_lucy(
         checks.check_range(planes, CLIPPED)
     if boundary is None:
         warn_of_even(weights.shape[-ndim:])
-        sharp = _lucy_in_the_dark(planes, weights, count, filter_epsilon, ndim)
+        sharp = _richardson_lucy_zero_boundary(planes, weights, count, filter_epsilon, ndim)
     else:
         if boundary == "wrap":
             check_fits(weights, planes, ndim)
         sharp = em_iterations(planes, weights, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon)
-    return _leave(sharp, channel_axis, batch, clip)
+    return _finalize(sharp, channel_axis, batch, clip)
 
 
-def _lucy_in_the_dark(image: Array, psf: Array, num_iter: int, filter_epsilon: float | None, ndim: int) -> Array:
+def _richardson_lucy_zero_boundary(
+    image: Array, psf: Array, num_iter: int, filter_epsilon: float | None, ndim: int
+) -> Array:
     """scikit-image's own: zeros outside, as `scipy.signal.convolve(mode="same")` has them, from 0.5 on."""
     xp, shape = array_module(image), image.shape[-ndim:]
     # No pixel is further from another than the picture is long; what is cut off of a longer psf meets nothing.
@@ -227,7 +229,7 @@ def wiener(
     (32, 32)
     """
     check_boundary(boundary, WIENER_BOUNDARIES)
-    planes, weights, ndim = _enter(image, psf, channel_axis, batch)
+    planes, weights, ndim = _prepare(image, psf, channel_axis, batch)
     balance = check_not_negative("balance", balance, "0 is the inverse filter, 0.1 a start")
     if clip:
         checks.check_range(planes, CLIPPED)
@@ -241,7 +243,7 @@ def wiener(
     else:
         inverse /= math.prod(grid)
         sharp = irfftn(inverse * rfftn(data, ndim), grid)[inside]
-    return _leave(sharp, channel_axis, batch, clip)
+    return _finalize(sharp, channel_axis, batch, clip)
 
 
 def unsupervised_wiener(
@@ -299,7 +301,7 @@ def unsupervised_wiener(
     ((32, 32), ['noise', 'prior'])
     """
     check_boundary(boundary, ("wrap", "reflect", "edge"))
-    planes, weights, ndim = _enter(image, psf, channel_axis, batch)
+    planes, weights, ndim = _prepare(image, psf, channel_axis, batch)
     if ndim != 2:
         raise ValueError(
             f"image must have 2 axes of space, (M, N), got {ndim} (shape {image.shape}); "
@@ -314,9 +316,9 @@ def unsupervised_wiener(
     xp, grid = array_module(data), data.shape[-2:]
     unit = math.prod(grid) ** -0.5
     if rng is None or (xp is not np and isinstance(rng, xp.random.Generator)):
-        normal, gamma = draws(rng, xp, data.dtype)
+        normal, gamma = random_streams(rng, xp, data.dtype)
     else:
-        normal, gamma = _their_draws(np.random.default_rng(rng), xp, data.dtype)
+        normal, gamma = _skimage_stream(np.random.default_rng(rng), xp, data.dtype)
     found = gibbs(
         unit * (rfftn(data, 2) if is_real else fft_module(xp).fft2(data, axes=(-2, -1))),
         otf,
@@ -330,10 +332,10 @@ def unsupervised_wiener(
     )
     mean = found.mean * unit
     sharp = irfftn(mean, grid)[inside] if is_real else fft_module(xp).ifft2(mean, axes=(-2, -1), norm="forward")
-    return _leave(sharp, channel_axis, batch, clip), {"noise": found.noise, "prior": found.prior}
+    return _finalize(sharp, channel_axis, batch, clip), {"noise": found.noise, "prior": found.prior}
 
 
-def _their_draws(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any, Any]:
+def _skimage_stream(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any, Any]:
     """`unsupervised_wiener.draws` by scikit-image's stream: float64, whatever the dtype of the picture."""
 
     def normal(shape: tuple[int, ...]) -> Array:
@@ -346,7 +348,7 @@ def _their_draws(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any, A
 
 
 # ------------------------------------------------------------------ entry and exit
-def _enter(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tuple[Array, Array, int]:
+def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tuple[Array, Array, int]:
     """Checked: (planes (*batch, [C], *space), psf that broadcasts with them, number of axes of space)."""
     check_array(image, "image", "mask or inpaint it first", "biuf")
     check_array(psf, "psf", "set it to zero there", "biufc")
@@ -381,7 +383,7 @@ def _enter(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tu
     return xp.ascontiguousarray(planes), psf, ndim
 
 
-def _leave(planes: Array, channel_axis: int | None, batch: int, clip: bool) -> Array:
+def _finalize(planes: Array, channel_axis: int | None, batch: int, clip: bool) -> Array:
     xp = array_module(planes)
     if channel_axis is not None:
         planes = xp.moveaxis(planes, batch, channel_axis)
@@ -444,7 +446,7 @@ def _spectral(
 
     def transfer(kernel: Array) -> Array:
         if is_real:
-            return transfer_function(kernel, grid)
+            return kernel_otf(kernel, grid)
         spread = place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:]))
         return fft_module(xp).fftn(spread, axes=tuple(range(-ndim, 0)))
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arrays import Array, array_module, goes_to_cuda
-from ..numerics.boundary import extend, unwrap
+from ..numerics.boundary import crop, pad
 from ..numerics.filters import gradient, gradient_adjoint, spectral_solve
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
-from .saturation import believed, with_lamps
+from .saturation import project_on_data, saturated_start
 
 Split = Callable[[Array, Any], Array]  # (x, beta) -> D^T g: what the solution's gradient is drawn to
 Shrink = Callable[[Array, Array, Any], tuple[Array, Array]]  # (d/dx, d/dy, beta) -> argmin_g phi(g) + beta/2 |g - .|^2
@@ -25,7 +25,7 @@ RELAXED = 1.8
 class Augmented:
     """D^T (g - e) with g = shrink(D x + e) and the multipliers e += D x - g, kept from call to call: ADMM.
 
-    Without them (`filters.l0_split`, `hyper_laplacian.shrink_split`), beta must grow for g and D x to meet.
+    Without them (`filters.dt_l0`, `hyper_laplacian.dt_shrink`), beta must grow for g and D x to meet.
     """
 
     def __init__(self, shrink: Shrink) -> None:
@@ -114,7 +114,7 @@ def solve(
     xp, unknown = array_module(blurred, kernel), boundary == "unknown"
     if clipped is not None and not unknown:
         raise ValueError(f"boundary must be 'unknown' with clipped, got {boundary!r}; leave out one of them")
-    latent = extend(blurred, kernel, boundary)
+    latent = pad(blurred, kernel, boundary)
     shape, seen = latent.shape[-2:], (..., slice(blurred.shape[-2]), slice(blurred.shape[-1]))
     if goes_to_cuda(latent, kernel):  # the launch functions take spectra of one shape
         kernel = xp.broadcast_to(kernel, (*latent.shape[:-2], *kernel.shape[-2:]))
@@ -123,7 +123,7 @@ def solve(
     adjoint = otf.conj()
     again = latent
     if clipped is not None:
-        latent, again = with_lamps(blurred, kernel, clipped, latent)
+        latent, again = saturated_start(blurred, kernel, clipped, latent)
     data = adjoint * rfft2(again)
     fidelity = coupling if unknown else 1.0
     multiplier: Any = 0.0
@@ -138,14 +138,14 @@ def solve(
             again *= 1 - RELAXED  # v - d of the last pass
             again += fresh
             target = again[seen] + (2 - RELAXED) * multiplier
-            value = (believed(blurred, target, clipped) + coupling * target) / (1 + coupling)
+            value = (project_on_data(blurred, target, clipped) + coupling * target) / (1 + coupling)
             multiplier = target - value
             again[seen] = value - multiplier
             data = adjoint * rfft2(again)
         latent = irfft2(solution, shape, overwrite=True)
         if callback is not None:
             callback(number / len(betas))
-    return latent if whole else unwrap(latent, blurred.shape[-2:])
+    return latent if whole else crop(latent, blurred.shape[-2:])
 
 
 # weight beta = 0.7 sqrt(weight) came closest to the solution in 30 passes, from weights of 1e-4 to 1e-2.

@@ -12,17 +12,17 @@ from ..numerics.arrays import Array, array_module, backend_name, choose_module, 
 from ..numerics.fourier import fast_size
 from ..numerics.progress import subrange
 from . import METHODS
-from .regularization import automatic_weight
+from .regularization import estimate_weight
 
 # Arrays of the size of a grid that live at once, by method, with unknown boundaries (see `memory`): measured on NumPy
 # (tests/test_tiles.py). On a GPU, but for "sparse", they are estimated, on the safe side.
 _UNKNOWN = ("hyper-laplacian", "tv", "l0", "ringing-suppressed", "epll")  # the passes of `tv` take most
-PLANES = {
+LIVE_ARRAYS = {
     "numpy": {"sparse": 22.0, **dict.fromkeys(_UNKNOWN, 19.4)},
     "cupy": {"sparse": 26.0, **dict.fromkeys(_UNKNOWN, 29.0)},
 }
 OVERLAP = 5  # kernel sides; with three, the cuts differ by three times as much
-TILED = tuple(PLANES["numpy"])
+TILED = tuple(LIVE_ARRAYS["numpy"])
 MEMORY = 1 << 30  # bytes on the host, where nothing is said; on a GPU half of what is free
 SAMPLES = 9  # tiles by which the noise of a picture is judged
 
@@ -105,7 +105,7 @@ def tiled(
 
     if weight is None:
         some = boxes[:: -(-len(boxes) // SAMPLES)]
-        each = [automatic_weight(piece(blurred, place_of(box)), kernel, method) for box in some]
+        each = [estimate_weight(piece(blurred, place_of(box)), kernel, method) for box in some]
         weight = xp.median(xp.stack(each), axis=0)
     elif np.ndim(weight):
         weight = move(weight, xp)
@@ -157,7 +157,7 @@ def _tile_that_fits(
     """The largest side of a tile, without its overlap, whose restoration takes no more than `memory` bytes."""
     if memory is None:
         memory = MEMORY if xp is np else free_bytes(xp) // 2
-    each = PLANES[backend_name(xp)][method] * blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
+    each = LIVE_ARRAYS[backend_name(xp)][method] * blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
 
     def needed(tile: int) -> float:
         grid = [fast_size(min(n, tile + 2 * overlap) + k - 1) for n, k in zip(blurred.shape[-2:], sides, strict=True)]

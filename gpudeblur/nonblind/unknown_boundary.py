@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..numerics.arrays import Array
-from ..numerics.boundary import extend
-from .regularization import weight_for
-from .saturation import completed
+from ..numerics.boundary import pad
+from .regularization import resolve_weight
+from .saturation import fill_unobserved
 from .splitting import tv_admm
 
 ITERATIONS = 20  # with 5 and 10, the outer 15 pixels of a photograph with 1 % noise are 0.5 and 0.2 dB worse
@@ -43,10 +43,10 @@ def torus(
     (..., H', W'), the picture in its first H rows and W columns; `boundary.unwrap` cuts it back.
     """
     if boundary != "unknown" and clipped is None:
-        return extend(blurred, kernel, boundary)
-    weight = weight_for(weight, blurred, kernel, "tv")
+        return pad(blurred, kernel, boundary)
+    weight = resolve_weight(weight, blurred, kernel, "tv")
     latent = tv_admm(
         blurred, kernel, weight, boundary=boundary, clipped=clipped, iterations=iterations, whole=True,
         callback=callback,
     )  # fmt: skip
-    return completed(blurred, kernel, latent, clipped)
+    return fill_unobserved(blurred, kernel, latent, clipped)

@@ -13,7 +13,7 @@ from .fourier import fast_size, irfft, irfft2, psf_to_otf, rfft, rfft2
 MODES = ("unknown", "liu-jia", "reflect", "edge", "taper", "wrap")
 
 
-def extend(picture: Array, kernel: Array, mode: str = "liu-jia") -> Array:
+def pad(picture: Array, kernel: Array, mode: str = "liu-jia") -> Array:
     """`picture` (..., H, W) on a periodic grid for the blur `kernel`, the picture in its first H rows and W columns.
 
     Parameters
@@ -47,13 +47,13 @@ def extend(picture: Array, kernel: Array, mode: str = "liu-jia") -> Array:
     if mode == "wrap":
         return picture
     if mode in ("liu-jia", "unknown"):
-        return wrap(picture, (kh - 1, kw - 1))
+        return pad_liu_jia(picture, (kh - 1, kw - 1))
     if mode == "taper":
-        return _tapered(continued(picture, (max(0, kh - h), max(0, kw - w)), "reflect"), kernel, (h, w))
-    return continued(picture, (2 * (kh - 1), 2 * (kw - 1)), mode)
+        return _tapered(pad_crossfade(picture, (max(0, kh - h), max(0, kw - w)), "reflect"), kernel, (h, w))
+    return pad_crossfade(picture, (2 * (kh - 1), 2 * (kw - 1)), mode)
 
 
-def continued(picture: Array, margin: tuple[int, ...], mode: str) -> Array:
+def pad_crossfade(picture: Array, margin: tuple[int, ...], mode: str) -> Array:
     """A picture (..., *space) of any number of axes, made periodic by new lines behind it, `margin` an axis at least.
 
     They carry on from the last line and fade over to what leads to the first, so that nothing jumps where the grid
@@ -96,7 +96,7 @@ def _fade(count: int, dtype: Any) -> np.ndarray:
     return (0.5 - 0.5 * np.cos(np.pi * share)).astype(dtype)
 
 
-def _seam(n: int, size: int) -> int:
+def _midpoint(n: int, size: int) -> int:
     """The middle of the new lines."""
     return n + (size - n + 1) // 2
 
@@ -112,7 +112,7 @@ def _tapered(picture: Array, kernel: Array, shape: tuple[int, int]) -> Array:
         correlation = xp.stack([(projection[..., lag:] * projection[..., : k - lag]).sum(axis=-1) for lag in range(k)])
         correlation = xp.moveaxis(correlation, 0, -1) / (projection**2).sum(axis=-1)[..., None]
         size = grid[axis]
-        beyond = (np.arange(size) - _seam(shape[axis], size)) % size
+        beyond = (np.arange(size) - _midpoint(shape[axis], size)) % size
         distance = np.minimum(beyond, size - 1 - beyond)
         fade = xp.where(xp.asarray(distance < k), 1 - correlation[..., xp.asarray(np.minimum(distance, k - 1))], 1)
         fade = fade[..., :, None] if axis == 0 else fade[..., None, :]
@@ -122,7 +122,7 @@ def _tapered(picture: Array, kernel: Array, shape: tuple[int, int]) -> Array:
     return (blurred + keep * (picture - blurred)).astype(picture.dtype, copy=False)
 
 
-def wrap(picture: Array, margin: tuple[int, int]) -> Array:
+def pad_liu_jia(picture: Array, margin: tuple[int, int]) -> Array:
     """`picture` (..., H, W) enlarged below and on the right to a periodic picture of fast size.
 
     The new pixels solve Laplace's equation between the opposite borders (the idea of Liu & Jia, ICIP 2008), so that
@@ -144,7 +144,7 @@ def wrap(picture: Array, margin: tuple[int, int]) -> Array:
     return _concatenate(wide, below, -2)
 
 
-def unwrap(picture: Array, shape: tuple[int, int]) -> Array:
+def crop(picture: Array, shape: tuple[int, int]) -> Array:
     """The part of a wrapped picture that was there before: its first H rows and W columns."""
     return picture[..., : shape[0], : shape[1]]
 

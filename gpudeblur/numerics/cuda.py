@@ -136,21 +136,21 @@ def _one_a_picture(value: Any, u: Any) -> tuple[Any, np.float32]:
     return cupy.ascontiguousarray(cupy.broadcast_to(cupy.asarray(value, dtype=np.float32), u.shape[:-2])), np.float32(0)
 
 
-def l0_split(u: Any, threshold: Any, *, out: Any = None) -> Any:
-    """`filters.l0_split` of float32 pictures."""
+def dt_l0(u: Any, threshold: Any, *, out: Any = None) -> Any:
+    """`filters.dt_l0` of float32 pictures."""
     u = _checked("u", u, np.float32)
     out = _target("out", out, u.shape, np.float32, u)
-    _launch("l0_split", _tiles(u), _TILE_BLOCK, u, *_one_a_picture(threshold, u), out, *_sides(u))
+    _launch("dt_l0", _tiles(u), _TILE_BLOCK, u, *_one_a_picture(threshold, u), out, *_sides(u))
     return out
 
 
-def shrink_split(u: Any, beta: float, *, out: Any = None) -> Any:
-    """`hyper_laplacian.shrink_split` of float32 pictures."""
+def dt_shrink(u: Any, beta: float, *, out: Any = None) -> Any:
+    """`hyper_laplacian.dt_shrink` of float32 pictures."""
     u = _checked("u", u, np.float32)
     out = _target("out", out, u.shape, np.float32, u)
     unit = 2 / (3 * beta)  # rounded to float32 as late as in the twin: the same decisions
     bounds = np.float32(2 * unit**0.75), np.float32(unit)
-    _launch("shrink_split", _tiles(u), _TILE_BLOCK, u, *bounds, out, *_sides(u))
+    _launch("dt_shrink", _tiles(u), _TILE_BLOCK, u, *bounds, out, *_sides(u))
     return out
 
 
@@ -197,34 +197,34 @@ def gaussian_smooth(u: Any, sigma: float, *, out: Any = None, scratch: Any = Non
     return out
 
 
-def smooth_split(smooth: Any, mask: Any, scale: float | None = None, out: Any = None) -> Any:
-    """`filters.smooth_split` of float32 pictures; with a `scale`, `out` is added to."""
+def dt_smooth(smooth: Any, mask: Any, scale: float | None = None, out: Any = None) -> Any:
+    """`filters.dt_smooth` of float32 pictures; with a `scale`, `out` is added to."""
     smooth = _checked("smooth", smooth, np.float32)
     mask = _checked("mask", mask, np.bool_, smooth.shape)
     if scale is not None and out is None:
         raise ValueError("out must be given with a scale: it is added to; leave the scale out for the split alone")
     out = _target("out", out, smooth.shape, np.float32, smooth)
     adds = np.float32(scale or 0), np.int32(scale is not None)
-    _launch("smooth_split", _tiles(smooth), _TILE_BLOCK, smooth, mask, *adds, out, *_sides(smooth))
+    _launch("dt_smooth", _tiles(smooth), _TILE_BLOCK, smooth, mask, *adds, out, *_sides(smooth))
     return out
 
 
-def kernel_grid(kernel: Any, shape: tuple[int, int], *, out: Any = None) -> Any:
-    """`fourier.kernel_grid` of float32 kernels."""
+def kernel_to_grid(kernel: Any, shape: tuple[int, int], *, out: Any = None) -> Any:
+    """`fourier.kernel_to_grid` of float32 kernels."""
     kernel = _checked("kernel", kernel, np.float32)
     if kernel.shape[-2] > shape[0] or kernel.shape[-1] > shape[1]:
         raise ValueError(f"kernel must fit the grid {tuple(shape)}, got {kernel.shape[-2:]}; use a larger grid")
     out = _target("out", out, (*kernel.shape[:-2], *shape), np.float32)
-    _launch("kernel_grid", _tiles(out), _TILE_BLOCK, kernel, out, *_sides(kernel), *_sides(out))
+    _launch("kernel_to_grid", _tiles(out), _TILE_BLOCK, kernel, out, *_sides(kernel), *_sides(out))
     return out
 
 
-def transfer(otf: Any, blurred_hat: Any, *, out: Any = None) -> tuple[Any, Any]:
+def data_terms(otf: Any, blurred_hat: Any, *, out: Any = None) -> tuple[Any, Any]:
     """`filters.transfer` of complex64 spectra of one shape; `out` is for the power."""
     otf = _in_place("otf", otf, np.complex64)
     blurred_hat = _checked("blurred_hat", blurred_hat, np.complex64, otf.shape)
     power = _target("out", out, otf.shape, np.float32)
-    _launch("transfer", _tiles(otf), _TILE_BLOCK, otf, blurred_hat, power, *_sides(otf))
+    _launch("data_terms", _tiles(otf), _TILE_BLOCK, otf, blurred_hat, power, *_sides(otf))
     return otf, power
 
 
@@ -264,14 +264,14 @@ def _launch_selection(name: str, count: int, items: int, *args: Any) -> None:
         _launch(name, count * parts, block, *args, scratch, np.int32(parts), np.int32(digit))
 
 
-def voting_threshold(latent: Any, window: tuple[int, int, int, int], count: int, *, out: Any = None) -> Any:
-    """`kernel_step.voting_threshold` of float32 pictures."""
+def selection_threshold(latent: Any, window: tuple[int, int, int, int], count: int, *, out: Any = None) -> Any:
+    """`kernel_step.selection_threshold` of float32 pictures."""
     latent = _checked("latent", latent, np.float32)
     edges = _window(window, latent)
     pixels = max(window[1] - window[0], 0) * max(window[3] - window[2], 0)
     rank = np.int32(max(1, min(count, pixels)))
     out = _target("out", out, latent.shape[:-2], np.float32)
-    _launch_selection("voting_threshold", _batch(latent), pixels, latent, out, *_sides(latent), *edges, rank)
+    _launch_selection("selection_threshold", _batch(latent), pixels, latent, out, *_sides(latent), *edges, rank)
     return out
 
 
@@ -309,13 +309,13 @@ def resample(u: Any, first: Any, weights: Any, axis: int, *, out: Any = None) ->
     return out
 
 
-def voting_split(latent: Any, threshold: Any, window: tuple[int, int, int, int], *, out: Any = None) -> Any:
-    """`kernel_step.voting_split` of float32 pictures."""
+def dt_selected(latent: Any, threshold: Any, window: tuple[int, int, int, int], *, out: Any = None) -> Any:
+    """`kernel_step.dt_selected` of float32 pictures."""
     latent = _checked("latent", latent, np.float32)
     out = _target("out", out, latent.shape, np.float32, latent)
     bounds = _one_a_picture(threshold, latent)
     args = (latent, *bounds, out, *_sides(latent), *_window(window, latent))
-    _launch("voting_split", _tiles(latent), _TILE_BLOCK, *args)
+    _launch("dt_selected", _tiles(latent), _TILE_BLOCK, *args)
     return out
 
 
@@ -339,7 +339,7 @@ def normal_spectra(votes_hat: Any, latent_hat: Any, blurred_hat: Any, shape: tup
     return votes_hat, latent_hat
 
 
-def lags(correlation: Any, rows: int, columns: int, *, out: Any = None) -> Any:
+def central_lags(correlation: Any, rows: int, columns: int, *, out: Any = None) -> Any:
     """`kernel_step.lags` of float32 correlations."""
     correlation = _checked("correlation", correlation, np.float32)
     h, w = correlation.shape[-2:]
@@ -347,7 +347,7 @@ def lags(correlation: Any, rows: int, columns: int, *, out: Any = None) -> Any:
         raise ValueError(f"rows and columns must be under the sides {(h, w)}, got {(rows, columns)}; ask for less")
     out = _target("out", out, (*correlation.shape[:-2], 2 * rows + 1, 2 * columns + 1), np.float32)
     args = (correlation, out, *_sides(correlation), np.int32(rows), np.int32(columns))
-    _launch("lags", _tiles(out), _TILE_BLOCK, *args)
+    _launch("central_lags", _tiles(out), _TILE_BLOCK, *args)
     return out
 
 
@@ -360,13 +360,13 @@ def spectrum_max(spectrum: Any, *, out: Any = None) -> Any:
     return out
 
 
-def normalise(kernel: Any, known: Any = None, *, out: Any = None) -> Any:
+def normalize(kernel: Any, known: Any = None, *, out: Any = None) -> Any:
     """`kernel_refine.normalise` of float32 kernels. `out` may be `kernel`."""
     kernel = _checked("kernel", kernel, np.float32)
     known = _NULL if known is None else _checked("known", known, np.bool_, kernel.shape[:-2])
     out = _target("out", out, kernel.shape, np.float32)
     threads = _threads(math.prod(kernel.shape[-2:]))
-    _launch("normalise", _batch(kernel), (threads,), kernel, known, out, *_sides(kernel))
+    _launch("normalize", _batch(kernel), (threads,), kernel, known, out, *_sides(kernel))
     return out
 
 

@@ -41,7 +41,7 @@ def gradient_adjoint(gx: Array, gy: Array) -> Array:
     return xp.asarray(out)
 
 
-def per_picture(value: Any, u: Array) -> Any:
+def per_image(value: Any, u: Array) -> Any:
     """A number for all pictures, or one a picture, shaped to broadcast over `u` (..., H, W); waits for no device."""
     xp = array_module(u)
     if np.ndim(value) == 0 and (xp is np or not isinstance(value, xp.ndarray)):
@@ -49,7 +49,7 @@ def per_picture(value: Any, u: Array) -> Any:
     return xp.asarray(value, dtype=u.dtype)[..., None, None]
 
 
-def l0_split(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
+def dt_l0(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     """D^T g with g = D u where |D u|^2 >= threshold, 0 elsewhere (seed 0, eq. 4).
 
     Parameters
@@ -60,11 +60,11 @@ def l0_split(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     if goes_to_cuda(u):
         from . import cuda
 
-        return cuda.l0_split(u, threshold, out=out)
+        return cuda.dt_l0(u, threshold, out=out)
     gx, gy = gradient(u)
     energy = gx * gx
     energy += gy * gy
-    keep = energy >= per_picture(threshold, u)
+    keep = energy >= per_image(threshold, u)
     gx *= keep
     gy *= keep
     return gradient_adjoint(gx, gy)
@@ -110,7 +110,7 @@ def edge_mask(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
     gx *= gx
     gy *= gy
     gx += gy
-    return gx >= per_picture(threshold, u)
+    return gx >= per_image(threshold, u)
 
 
 def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array | None = None) -> Array:
@@ -143,7 +143,7 @@ def gaussian_smooth(u: Array, sigma: float, *, out: Array | None = None, scratch
     return u
 
 
-def smooth_split(smooth: Array, mask: Array, scale: float | None = None, out: Array | None = None) -> Array:
+def dt_smooth(smooth: Array, mask: Array, scale: float | None = None, out: Array | None = None) -> Array:
     """D^T of the gradient of `smooth` outside `mask` and 0 inside: D^T grad z of seed 0, eq. 5-7.
 
     The paper's z = (not t) x has a jump of its own along the border of t; a difference that crosses the border
@@ -152,7 +152,7 @@ def smooth_split(smooth: Array, mask: Array, scale: float | None = None, out: Ar
     if goes_to_cuda(smooth, mask):
         from . import cuda
 
-        return cuda.smooth_split(smooth, mask, scale, out=out)
+        return cuda.dt_smooth(smooth, mask, scale, out=out)
     xp = array_module(smooth, mask)
     gx, gy = gradient(smooth)
     flat = ~mask
@@ -168,7 +168,7 @@ def smooth_split(smooth: Array, mask: Array, scale: float | None = None, out: Ar
     return out
 
 
-def transfer(otf: Array, blurred_hat: Array, *, out: Array | None = None) -> tuple[Array, Array]:
+def data_terms(otf: Array, blurred_hat: Array, *, out: Array | None = None) -> tuple[Array, Array]:
     """(conj(F k) F B, |F k|^2): what `spectral_solve` needs of a kernel and a blurred picture.
 
     Parameters
@@ -182,7 +182,7 @@ def transfer(otf: Array, blurred_hat: Array, *, out: Array | None = None) -> tup
 
         if otf.shape != blurred_hat.shape:
             otf = array_module(otf).broadcast_to(otf, blurred_hat.shape).copy()
-        return cuda.transfer(otf, blurred_hat, out=out)
+        return cuda.data_terms(otf, blurred_hat, out=out)
     power = otf.real**2 + otf.imag**2
     if otf.shape != blurred_hat.shape:
         return otf.conj() * blurred_hat, power

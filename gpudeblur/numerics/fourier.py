@@ -85,15 +85,15 @@ def psf_to_otf(
     -------
     (..., H, W // 2 + 1) complex.
     """
-    return rfft2(kernel_grid(kernel, shape, out=scratch), overwrite=True, out=out)
+    return rfft2(kernel_to_grid(kernel, shape, out=scratch), overwrite=True, out=out)
 
 
-def kernel_grid(kernel: Array, shape: tuple[int, int], *, out: Array | None = None) -> Array:
+def kernel_to_grid(kernel: Array, shape: tuple[int, int], *, out: Array | None = None) -> Array:
     """`kernel` (..., kh, kw) among zeros on a periodic grid (..., H, W), its middle pixel at (0, 0)."""
     if goes_to_cuda(kernel):
         from . import cuda
 
-        return cuda.kernel_grid(kernel, shape, out=out)
+        return cuda.kernel_to_grid(kernel, shape, out=out)
     kh, kw = kernel.shape[-2:]
     y, x = kh // 2, kw // 2
     grid = array_module(kernel).zeros((*kernel.shape[:-2], *shape), dtype=kernel.dtype)

@@ -8,8 +8,8 @@ import numpy as np
 
 from .arrays import Array, Workspace, array_module, goes_to_cuda
 from .conjugate_gradient import conjugate_gradient
-from .filters import per_picture
-from .fourier import AXES, fast_size, irfft2, kernel_grid, rfft2
+from .filters import per_image
+from .fourier import AXES, fast_size, irfft2, kernel_to_grid, rfft2
 
 
 def zero_lag(autocorrelation: Array) -> Array:
@@ -25,7 +25,7 @@ def toeplitz_spectrum(autocorrelation: Array) -> tuple[Array, tuple[int, int]]:
 
 def _toeplitz_hat(autocorrelation: Array, work: Workspace) -> tuple[Array, tuple[int, int]]:
     grid = (fast_size(autocorrelation.shape[-2]), fast_size(autocorrelation.shape[-1]))
-    lags_on_grid = kernel_grid(autocorrelation, grid, out=work("lags", *grid))
+    lags_on_grid = kernel_to_grid(autocorrelation, grid, out=work("central_lags", *grid))
     return rfft2(lags_on_grid, overwrite=True, out=work.spectrum("lags hat", grid)), grid
 
 
@@ -70,7 +70,7 @@ def toeplitz_cg(
         out = (work or Workspace(rhs))("solution", *rhs.shape[-2:])
         return cuda.toeplitz_cg(autocorrelation, rhs, start, ridge, iterations, out=out)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
-    spectrum += per_picture(ridge, rhs) / (grid[0] * grid[1])
+    spectrum += per_image(ridge, rhs) / (grid[0] * grid[1])
     return conjugate_gradient(lambda k: toeplitz_apply(spectrum, grid, k), rhs, start, iterations)
 
 
@@ -87,7 +87,7 @@ def toeplitz_nnls(
         out = work("solution", *rhs.shape[-2:])
         return cuda.toeplitz_nnls(autocorrelation, rhs, start, ridge, bound, iterations, out=out)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
-    ridge = per_picture(ridge, rhs)
+    ridge = per_image(ridge, rhs)
     cells = grid[0] * grid[1]
     bound = spectrum.max(axis=AXES, keepdims=True) * cells + ridge
     step = 1 / xp.maximum(bound, float(np.finfo(rhs.dtype).tiny))

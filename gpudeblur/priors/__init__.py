@@ -11,7 +11,7 @@ selects g; and both are fused into the launches of `latent_step`, which has a na
 
 from .dark_channel import DarkChannel
 from .intensity import L0Intensity
-from .learned import DenoiserPrior, DiscriminativePrior, ScorePrior
+from .learned import DenoiserPrior, DiscriminativePrior, EnergyPrior
 from .protocol import Prior
 
-__all__ = ["DarkChannel", "DenoiserPrior", "DiscriminativePrior", "L0Intensity", "Prior", "ScorePrior"]
+__all__ = ["DarkChannel", "DenoiserPrior", "DiscriminativePrior", "EnergyPrior", "L0Intensity", "Prior"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..numerics.arrays import Array, array_module, ndimage_module
-from .intensity import Ends, snap
+from .intensity import Ends, threshold_to_ends
 from .protocol import check, check_ends, check_weight
 
 
@@ -44,7 +44,7 @@ class DarkChannel:
         """
         dark = self.of == "bright" or latent == opening(latent, self.radius)
         bright = self.of == "dark" or latent == opening(latent, self.radius, bright=True)
-        return snap(latent, ratio, self.of, dark, bright)
+        return threshold_to_ends(latent, ratio, self.of, dark, bright)
 
 
 def opening(u: Array, radius: int, *, bright: bool = False) -> Array:

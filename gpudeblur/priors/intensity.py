@@ -37,10 +37,12 @@ class L0Intensity:
 
     def step(self, latent: Array, ratio: float) -> Array:
         """argmin_u |u - x|^2 + ratio p(u), exactly: `snap`."""
-        return snap(latent, ratio, self.of)
+        return threshold_to_ends(latent, ratio, self.of)
 
 
-def snap(latent: Array, ratio: float, of: Ends, dark: Array | bool = True, bright: Array | bool = True) -> Array:
+def threshold_to_ends(
+    latent: Array, ratio: float, of: Ends, dark: Array | bool = True, bright: Array | bool = True
+) -> Array:
     """0 where x^2 < ratio and 1 where (1 - x)^2 < ratio, x elsewhere: a hard threshold at either end.
 
     Parameters

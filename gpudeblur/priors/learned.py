@@ -17,14 +17,14 @@ from ..networks import bridge
 from ..numerics.arrays import Array, array_module
 from .protocol import check, check_eta, check_weight
 
-# The least `halve_over`, pixels: a picture that is a pixel larger is shown at half, 17; it was trained on 16 and more.
+# The least `downsample_above`, pixels: half of an image that is one pixel larger has 17, and it was trained on 16 up.
 LEAST_HALVED = 32
 # An eta beside which |x * k - B|^2, of weight |F k|^2 <= 1 a frequency, counts for all.
 LINEAR = 1e-3
 
 
 @dataclass(frozen=True)
-class ScorePrior:
+class EnergyPrior:
     """p(x) = f(x), for a network f that is low on good pictures: gradient steps (seed 3, eq. 11-12).
 
     The other terms of the objective are sums over pixels, and f is one number a picture: what weight makes a
@@ -61,12 +61,12 @@ class ScorePrior:
 
     def step(self, latent: Array, ratio: float) -> Array:
         """`descend`, with the gradient of f by autograd."""
-        slope = functools.partial(bridge.slope, self.module)
-        return descend(slope, latent, ratio, self.rate, self.steps, self.gradients)
+        slope = functools.partial(bridge.gradient, self.module)
+        return gradient_steps(slope, latent, ratio, self.rate, self.steps, self.gradients)
 
     def value(self, pictures: Array) -> Array:
         """f of pictures (..., H, W): (...)."""
-        return bridge.values(self.module, pictures)
+        return bridge.evaluate(self.module, pictures)
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class DiscriminativePrior:
 
     Attributes
     ----------
-    weight, rate, steps, gradients, eta_max : see `ScorePrior`. The coupling by a large eta, as the paper has it, makes
+    weight, rate, steps, gradients, eta_max : see `EnergyPrior`. The coupling by a large eta, as the paper has it, makes
         kernels worse by itself (`bench/README.md`).
-    halve_over : pixels. A picture whose shorter side is longer than this is shown to the classifier at half size, by
+    downsample_above : pixels. Images whose shorter side is longer are shown to the classifier at half size, by
         the mean of 2 x 2 pixels, which costs a quarter; in `step` alone, `probability` judges it as it is. None shows
         it whole, as the paper does.
     weights : a file of other weights (`gpudeblur train classifier` writes them); None takes those of the package.
@@ -112,25 +112,27 @@ class DiscriminativePrior:
     steps: int = 10
     gradients: int | None = 1
     eta_max: float = LINEAR
-    halve_over: int | None = 128
+    downsample_above: int | None = 128
     weights: Path | str | None = None
 
     replayable = False
 
     def __post_init__(self) -> None:
         check_steps(self)
-        fits = self.halve_over is None or (type(self.halve_over) is int and self.halve_over >= LEAST_HALVED)
+        fits = self.downsample_above is None or (
+            type(self.downsample_above) is int and self.downsample_above >= LEAST_HALVED
+        )
         rule = f"be an integer of at least {LEAST_HALVED}, or None"
-        check("halve_over", fits, rule, self.halve_over, "leave it out for 128")
+        check("downsample_above", fits, rule, self.downsample_above, "leave it out for 128")
         bridge.torch_module()
 
     def step(self, latent: Array, ratio: float) -> Array:
         """`descend`, with the gradient of f by autograd."""
         network: Callable[..., Any] = self._network(latent)
-        if self.halve_over is not None and min(latent.shape[-2:]) > self.halve_over:
-            network = functools.partial(of_halved, network)
-        slope = functools.partial(bridge.slope, network)
-        return descend(slope, latent, ratio, self.rate, self.steps, self.gradients)
+        if self.downsample_above is not None and min(latent.shape[-2:]) > self.downsample_above:
+            network = functools.partial(on_half_size, network)
+        slope = functools.partial(bridge.gradient, network)
+        return gradient_steps(slope, latent, ratio, self.rate, self.steps, self.gradients)
 
     def probability(self, pictures: Array) -> Array:
         """P(blurred) of gray pictures (..., H, W) in [0, 1], floats of NumPy or CuPy: (...), where they are."""
@@ -139,7 +141,7 @@ class DiscriminativePrior:
         got = f"shape {pictures.shape}, {pictures.dtype}"
         check("pictures", fits, "be floats (..., H, W)", got, "divide integers by their maximum")
         wide = pictures if pictures.dtype.itemsize in (4, 8) else pictures.astype(xp.float32)
-        return bridge.values(self._network(wide), wide)
+        return bridge.evaluate(self._network(wide), wide)
 
     def _network(self, like: Array) -> Any:
         # A file that is written again is read again.
@@ -165,34 +167,34 @@ class DenoiserPrior:
     ----------
     module : module(pictures (N, 1, H, W), sigma) to the same shape, sigma a float for pictures in [0, 1].
     weight : mu, see `Prior`; with eta at its end, 2, 4e-3 is a sigma of 0.03.
-    most_sigma : sigma is no larger than this, where eta is still small.
+    max_sigma : sigma is no larger than this, where eta is still small.
     """
 
     module: Callable[..., Any]
     weight: float = 4e-3
     _: KW_ONLY
-    most_sigma: float = 0.2
+    max_sigma: float = 0.2
 
     replayable = False
 
     def __post_init__(self) -> None:
         check("module", callable(self.module), "be callable", self.module, "pass a torch.nn.Module")
         check_weight(self.weight)
-        fits = isinstance(self.most_sigma, (int, float)) and 0 < self.most_sigma < math.inf
-        check("most_sigma", fits, "be a positive number", self.most_sigma, "leave it out for 0.2")
+        fits = isinstance(self.max_sigma, (int, float)) and 0 < self.max_sigma < math.inf
+        check("max_sigma", fits, "be a positive number", self.max_sigma, "leave it out for 0.2")
 
     def step(self, latent: Array, ratio: float) -> Array:
         """module(latent, sigma)."""
-        return bridge.answer(self.module, latent, min(math.sqrt(0.5 * ratio), self.most_sigma))
+        return bridge.apply_network(self.module, latent, min(math.sqrt(0.5 * ratio), self.max_sigma))
 
 
-def of_halved(module: Callable[..., Any], pictures: Any) -> Any:
+def on_half_size(module: Callable[..., Any], pictures: Any) -> Any:
     """module of torch pictures (N, 1, H, W) at half size: the mean of 2 x 2 pixels, of fewer at the far border."""
     pool = bridge.torch_module().nn.functional.avg_pool2d
     return module(pool(pictures, 2, ceil_mode=True, count_include_pad=False))
 
 
-def descend(
+def gradient_steps(
     slope: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int, gradients: int | None = None
 ) -> Array:
     """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio f(u), see `Prior.step` (seed 3, eq. 12).
@@ -203,7 +205,7 @@ def descend(
     Parameters
     ----------
     slope : df / du of pictures (..., H, W).
-    gradients : how many times it is asked for, see `ScorePrior`.
+    gradients : how many times it is asked for, see `EnergyPrior`.
     """
     times = steps if gradients is None else min(gradients, steps)
     u = latent

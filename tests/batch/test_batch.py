@@ -36,10 +36,10 @@ QUICK = TwoStepOptions(
     smooth_weight=0,
     scale_ratio=0.5,
     starts=("wide",),
-    last_iterations=1,
+    finest_iterations=1,
 )
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds, until a hang is a failure
+JOIN_TIMEOUT = 60  # seconds, until a hang is a failure
 
 
 @pytest.fixture(autouse=True)
@@ -301,7 +301,7 @@ def test_the_reader_is_never_far_ahead(workers: int) -> None:
             assert r.index == taken
             if taken == 20:
                 with (flow := results._flow).changed:
-                    assert flow.changed.wait_for(lambda f=flow: f.full, PATIENCE)
+                    assert flow.changed.wait_for(lambda f=flow: f.full, JOIN_TIMEOUT)
                 assert ahead[-1] == 2 * workers + 1  # the 21st is out of the iterator, but not counted yet
             taken += 1
     # `taken` lags behind by the result that the loop's body holds.
@@ -438,7 +438,7 @@ def test_the_consumer_may_leave(end: str) -> None:
     source.pictures = itertools.chain([None, first], source.pictures)
     assert next(results).error is not None
     with (flow := results._flow).changed:
-        assert flow.changed.wait_for(lambda: len(flow.threads) == 4, PATIENCE)  # the reader and three in work
+        assert flow.changed.wait_for(lambda: len(flow.threads) == 4, JOIN_TIMEOUT)  # the reader and three in work
     start = time.monotonic()
     if end == "close":
         results.close()
@@ -455,7 +455,7 @@ def test_the_consumer_may_leave(end: str) -> None:
     # "break" and "garbage" are one: the last reference goes
     del results
     gc.collect()
-    assert time.monotonic() - start < PATIENCE
+    assert time.monotonic() - start < JOIN_TIMEOUT
     assert source.closed_by is not None
     assert source.closed_by.name == "gpudeblur-reader"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
@@ -465,7 +465,7 @@ def test_a_bug_in_a_thread_of_ours_is_told_and_not_waited_for(monkeypatch: pytes
     def broken(self: Any, job: Any) -> None:
         raise AssertionError("a bug")
 
-    monkeypatch.setattr(cpu.Threads, "_deblur", broken)
+    monkeypatch.setattr(cpu.CpuExecutor, "_deblur", broken)
     with pytest.raises(AssertionError, match=r"^a bug$"):
         next(quick(endless()))
 
@@ -516,22 +516,22 @@ except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "interrupted []\n"
         seconds = time.monotonic() - start
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=JOIN_TIMEOUT)
     assert process.returncode == 0, errors
     assert errors == ""
-    assert seconds < PATIENCE
+    assert seconds < JOIN_TIMEOUT
 
 
 @pytest.mark.parametrize("code", ["", "sys.exit(0)", "results.__iter__()"])
 def test_a_batch_that_is_left_alone_does_not_hold_the_interpreter(code: str) -> None:
     with python(SCRIPT + code) as process:
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=JOIN_TIMEOUT)
     assert (process.returncode, errors) == (0, "")
 
 
 def test_an_error_in_the_users_loop_ends_the_interpreter_as_ever() -> None:
     with python(SCRIPT + "for r in results: raise LookupError('mine')") as process:
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=JOIN_TIMEOUT)
     assert process.returncode == 1
     assert errors.endswith("LookupError: mine\n")
 
@@ -547,7 +547,7 @@ def stacked(monkeypatch: pytest.MonkeyPatch, pictures: list[Any], fail: Any = No
     calls, all_there, deblur = [], threading.Event(), blind.deblur
 
     def spy(picture: Any, *args: Any, **kwargs: Any) -> gd.BlindResult:
-        assert all_there.wait(PATIENCE)
+        assert all_there.wait(JOIN_TIMEOUT)
         calls.append(getattr(picture, "shape", None))
         if fail is not None:
             fail(picture)

@@ -21,7 +21,7 @@ from gpudeblur.images.files import read_image, write_image
 
 __all__ = ["wide"]  # the fixture, which every test here uses
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60
+JOIN_TIMEOUT = 60
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_a_killed_run_leaves_whole_files_and_can_go_on(many: Path) -> None:
         assert process.stdout is not None
         first = [process.stdout.readline().strip() for _ in range(3)]
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(JOIN_TIMEOUT)
     assert first == ["00.png", "01.png", "02.png"]
     there = [name for name in names(many / "out") if not name.startswith(".")]
     assert set(first) <= set(there)
@@ -273,7 +273,7 @@ def test_a_killed_run_leaves_whole_files_and_can_go_on(many: Path) -> None:
         if not name.startswith("."):
             assert np.load(many / "k" / name).shape == (5, 5)
     with command(many, *arguments) as process:
-        said, errors = process.communicate(timeout=PATIENCE)
+        said, errors = process.communicate(timeout=JOIN_TIMEOUT)
     assert process.returncode == 0, errors
     assert sum(line.endswith(".png") for line in said.splitlines()) <= 16 - len(first) + 1
     assert [name for name in names(many / "out") if not name.startswith(".")] == [f"{i:02}.png" for i in range(16)]
@@ -285,7 +285,7 @@ def test_control_c_ends_a_run_with_its_report(many: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "00.png\n"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=JOIN_TIMEOUT)
     assert process.returncode not in (0, 2)
     assert "Traceback" not in errors
     assert not [name for name in names(many / "out") if name.startswith(".")]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from laws import assert_same
 from test_batch import (
-    PATIENCE,
+    JOIN_TIMEOUT,
     QUICK,
     Source,
     any_size,
@@ -30,7 +30,7 @@ from test_batch import (
 
 import gpudeblur as gd
 from gpudeblur.batch import gpu, iterator
-from gpudeblur.batch.memory import bytes_per_picture
+from gpudeblur.batch.memory import bytes_per_image
 from gpudeblur.blind import deblur as blind
 from gpudeblur.blind.deblur import BlindResult
 from gpudeblur.metrics import kernel_similarity
@@ -56,7 +56,7 @@ class NumpyDevice:
 
     def wait_for(self, what: Callable[[], bool]) -> None:
         with self.changed:
-            assert self.changed.wait_for(what, PATIENCE)
+            assert self.changed.wait_for(what, JOIN_TIMEOUT)
 
     def prepare(self, picture: Any) -> None:
         pass
@@ -99,8 +99,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     found = NumpyDevice()
     monkeypatch.setattr(iterator, "choose_module", lambda image, device: object())
     monkeypatch.setattr(iterator, "cuda", lambda number, ready: found)
-    monkeypatch.setattr(gpu.Groups.__init__, "__kwdefaults__", {
-        **gpu.Groups.__init__.__kwdefaults__, "linger": 1e6,
+    monkeypatch.setattr(gpu.GpuExecutor.__init__, "__kwdefaults__", {
+        **gpu.GpuExecutor.__init__.__kwdefaults__, "linger": 1e6,
     })  # fmt: skip
     return found
 
@@ -175,8 +175,8 @@ def test_a_stack_as_a_picture_stays_by_itself(device: NumpyDevice) -> None:
 
 
 def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
-    need = bytes_per_picture((24, 32), 5, final=None, options=QUICK, backend="cupy") + 3 * 8 * 24 * 32
-    device.free = math.ceil(5.5 * need / gpu.SHARE)
+    need = bytes_per_image((24, 32), 5, final=None, options=QUICK, backend="cupy") + 3 * 8 * 24 * 32
+    device.free = math.ceil(5.5 * need / gpu.MEMORY_FRACTION)
     assert len(list(on_device(picture(i) for i in range(20)))) == 20
     assert [shape[0] for shape in device.computed] == [5] * 4
     device.free = 1
@@ -189,7 +189,7 @@ def test_without_a_batch_size_groups_are_bounded_in_pixels(
     device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "GROUP_PIXELS", 10 * 64 * 64)
-    monkeypatch.setattr(gpu, "LEAST_COST", 1)
+    monkeypatch.setattr(gpu, "MIN_SIZE", 1)
     read: list[int] = []
 
     def pictures() -> Iterator[np.ndarray]:
@@ -202,7 +202,7 @@ def test_without_a_batch_size_groups_are_bounded_in_pixels(
             assert len(read) - r.index <= 4 * 10 + 1
             if r.index == 30:
                 with (flow := results._flow).changed:
-                    assert flow.changed.wait_for(lambda f=flow: f.full, PATIENCE)
+                    assert flow.changed.wait_for(lambda f=flow: f.full, JOIN_TIMEOUT)
                 assert len(read) == 31 + 40
     assert [shape[0] for shape in device.computed] == [10] * 10
 
@@ -213,18 +213,18 @@ def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
     with on_device(source) as results:
         next(results)
         with (flow := results._flow).changed:
-            assert flow.changed.wait_for(lambda: flow.full, PATIENCE)
+            assert flow.changed.wait_for(lambda: flow.full, JOIN_TIMEOUT)
         assert source.read == 4 * 256 + 1
 
 
 def test_a_slow_reader_is_not_waited_for(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the second picture once the first is back."""
-    monkeypatch.setitem(gpu.Groups.__init__.__kwdefaults__, "linger", 0.01)
+    monkeypatch.setitem(gpu.GpuExecutor.__init__.__kwdefaults__, "linger", 0.01)
     back = threading.Event()
 
     def pictures() -> Iterator[np.ndarray]:
         yield picture(0)
-        assert back.wait(PATIENCE)
+        assert back.wait(JOIN_TIMEOUT)
         yield picture(1)
 
     for r in on_device(pictures(), batch_size=8):
@@ -533,7 +533,7 @@ def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any, monkey
     pool = cupy.get_default_memory_pool()
     clear()
     pool.free_all_blocks()
-    size = bytes_per_picture((256, 256), 25, final=None, backend="cupy")
+    size = bytes_per_image((256, 256), 25, final=None, backend="cupy")
     used, limit = pool.used_bytes(), pool.get_limit()
     pool.set_limit(size=used + 12 * size)
     try:

@@ -11,16 +11,16 @@ from laws import peak_on_numpy
 
 import gpudeblur as gd
 from gpudeblur import nonblind
-from gpudeblur.batch.memory import bytes_per_picture
+from gpudeblur.batch.memory import bytes_per_image
 from gpudeblur.nonblind.methods.sparse import sparse
 
 # The peak of one pass through everything is that of many.
 SHORT: dict[str, Any] = {
     "iterations": 1,
-    "last_iterations": 1,
+    "finest_iterations": 1,
     "kernel_iterations": 2,
     "beta_max": 0.1,
-    "last_beta_max": 0.1,
+    "finest_beta_max": 0.1,
 }
 FINALS = [None, "hyper-laplacian", "sparse", "tv"]
 SIZES = [((96, 112), 15), ((96, 112), 51), ((255, 255), 15), ((255, 255), 51), ((512, 400), 31), ((1024, 1024), 51)]
@@ -53,7 +53,7 @@ def picture(shape: tuple[int, int], channels: int) -> np.ndarray:
 def test_the_peak_on_numpy(shape: tuple[int, int], kernel_size: int, final: str | None) -> None:
     options, u = gd.TwoStepOptions(**SHORT), picture(shape, 1)
     measured = peak_on_numpy(lambda: gd.deblur(u, kernel_size, final=final, options=options))
-    assert bytes_per_picture(shape, kernel_size, final=final) == pytest.approx(measured, rel=0.2)
+    assert bytes_per_image(shape, kernel_size, final=final) == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize(("shape", "kernel_size"), [SIZES[0], SIZES[2], ((255, 255), 3)])
@@ -61,7 +61,7 @@ def test_one_start_and_one_scale(shape: tuple[int, int], kernel_size: int) -> No
     """The kernels of several starts are not held; a start of one scale is at the finest."""
     options, u = gd.TwoStepOptions(**SHORT, starts=("wide",)), picture(shape, 1)
     measured = peak_on_numpy(lambda: gd.deblur(u, kernel_size, final=None, options=options))
-    assert bytes_per_picture(shape, kernel_size, final=None, options=options) == pytest.approx(measured, rel=0.2)
+    assert bytes_per_image(shape, kernel_size, final=None, options=options) == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
@@ -69,7 +69,7 @@ def test_one_start_and_one_scale(shape: tuple[int, int], kernel_size: int) -> No
 def test_without_a_kernel_size(shape: tuple[int, int]) -> None:
     options, u = gd.TwoStepOptions(**SHORT), picture(shape, 1)
     measured = peak_on_numpy(lambda: gd.deblur(u, None, final=None, options=options))
-    assert bytes_per_picture(shape, None, final=None) == pytest.approx(measured, rel=0.2)
+    assert bytes_per_image(shape, None, final=None) == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize("final", FINALS)
@@ -78,7 +78,7 @@ def test_channels_and_precision(channels: int, dtype: str, final: str | None) ->
     shape, options = (200, 230), gd.TwoStepOptions(**SHORT, dtype=dtype)
     u, axis = picture(shape, channels), None if channels == 1 else -1
     measured = peak_on_numpy(lambda: gd.deblur(u, (21, 31), final=final, options=options, channel_axis=axis))
-    model = bytes_per_picture(shape, (21, 31), channels=channels, final=final, options=options)
+    model = bytes_per_image(shape, (21, 31), channels=channels, final=final, options=options)
     assert model == pytest.approx(measured, rel=0.2)
 
 
@@ -91,15 +91,15 @@ def test_the_peak_on_a_gpu(cupy: Any, shape: tuple[int, int], kernel_size: int, 
     options = gd.TwoStepOptions(**SHORT)
     stack = cupy.random.default_rng(0).random((count, *shape), dtype=cupy.float32)
     measured = peak_on_cupy(cupy, lambda: gd.deblur(stack, kernel_size, final=final, options=options)) / count
-    model = bytes_per_picture(shape, kernel_size, final=final, backend="cupy")
+    model = bytes_per_image(shape, kernel_size, final=final, backend="cupy")
     assert model == pytest.approx(measured, rel=0.2)
 
 
 def test_what_takes_more() -> None:
     base: dict[str, Any] = {"shape": (255, 255), "kernel_size": 25}
-    least = bytes_per_picture(**base)
+    least = bytes_per_image(**base)
     for more in ({"shape": (255, 300)}, {"kernel_size": 51}, {"channels": 3}, {"backend": "cupy"},
                  {"options": gd.TwoStepOptions(dtype="float64")}):  # fmt: skip
-        assert bytes_per_picture(**base | more) > least
-    assert bytes_per_picture(**base, final=None) < least
-    assert bytes_per_picture(**base, final=None) < bytes_per_picture(**base, final=None, channels=3)
+        assert bytes_per_image(**base | more) > least
+    assert bytes_per_image(**base, final=None) < least
+    assert bytes_per_image(**base, final=None) < bytes_per_image(**base, final=None, channels=3)

@@ -14,7 +14,7 @@ from laws import assert_same
 from skimage.data import camera
 
 from gpudeblur.blind import alternation
-from gpudeblur.blind.alternation import is_known, start
+from gpudeblur.blind.alternation import coarse_to_fine, has_gradients
 from gpudeblur.blind.options import STARTS, TwoStepOptions
 from gpudeblur.blind.pyramid import support_size
 from gpudeblur.blind.schedule import schedule
@@ -31,7 +31,7 @@ OPTIONS = st.builds(
     iterations=st.integers(1, 9),
     gradient_weight_decay=st.floats(1, 2),
     scale_ratio=st.floats(0.4, 0.9),
-    voting_share=st.sampled_from([(0.05, 0.2), (0.2, 0.2), (0.6, 0.3)]),
+    edge_fraction=st.sampled_from([(0.05, 0.2), (0.2, 0.2), (0.6, 0.3)]),
     iteration_threshold=st.sampled_from([(0.0, 0.0), (0.2, 0.02), (0.1, 0.1), (0.02, 0.2)]),
     support_margin=st.sampled_from([0, 2, 6]),
 )
@@ -76,7 +76,7 @@ def test_weights_run_between_their_ends(options: TwoStepOptions, side: int) -> N
     assert weights[0] == options.gradient_weight
     for before, after in itertools.pairwise(weights):
         assert after == max(before / options.gradient_weight_decay, options.gradient_weight_min)
-    check_way([one.share for one in iterations], options.voting_share, closed=False)
+    check_way([one.share for one in iterations], options.edge_fraction, closed=False)
     if options.iteration_threshold == (0, 0):
         assert {one.cut for one in iterations} == {0}
     else:
@@ -138,7 +138,7 @@ def test_a_picture_larger_than_the_cache_is_taken_whole() -> None:
 @pytest.mark.parametrize("name", STARTS)
 def test_a_start_gives_kernels(xp: Any, name: str, size: tuple[int, int], dtype: str) -> None:
     stack = xp.asarray(np.stack([photo(48, seed=1), photo(48, seed=2)]).astype(dtype))
-    kernel = start(stack, size, QUICK.of_start(name), nothing)
+    kernel = coarse_to_fine(stack, size, QUICK.of_start(name), nothing)
     assert kernel.shape == (2, *size)
     assert kernel.dtype == dtype
     host = to_host(kernel)
@@ -151,7 +151,7 @@ def test_a_start_gives_kernels(xp: Any, name: str, size: tuple[int, int], dtype:
 def test_a_picture_that_says_nothing_gives_a_delta(xp: Any, name: str, size: tuple[int, int]) -> None:
     """Beside one that does."""
     stack = xp.asarray(np.stack([photo(48), np.full((48, 48), 0.3, np.float32), np.zeros((48, 48), np.float32)]))
-    kernel = to_host(start(stack, size, QUICK.of_start(name), nothing))
+    kernel = to_host(coarse_to_fine(stack, size, QUICK.of_start(name), nothing))
     delta = np.zeros(size)
     delta[size[0] // 2, size[1] // 2] = 1
     for constant in kernel[1:]:
@@ -164,31 +164,31 @@ def test_a_start_on_a_batch_is_a_loop(monkeypatch: pytest.MonkeyPatch, name: str
     """Bit for bit, however many are taken together."""
     stack = np.stack([photo(40, seed=seed) for seed in range(4)] + [np.full((40, 40), 0.5, np.float32)])
     options = QUICK.of_start(name)
-    alone = np.stack([start(picture[None], (9, 9), options, nothing)[0] for picture in stack])
+    alone = np.stack([coarse_to_fine(picture[None], (9, 9), options, nothing)[0] for picture in stack])
     for together in (1, 2, 100):
         monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 40 * 40)
-        assert_same(start(stack, (9, 9), options, nothing), alone)
+        assert_same(coarse_to_fine(stack, (9, 9), options, nothing), alone)
 
 
 def test_a_start_is_near_the_kernel(xp: Any) -> None:
     true = trajectory_kernel(13, rng=1)
     picture = xp.asarray(photo(200, 13))[None]
-    found = to_host(start(picture, (13, 13), TwoStepOptions(), nothing))[0]
+    found = to_host(coarse_to_fine(picture, (13, 13), TwoStepOptions(), nothing))[0]
     assert kernel_similarity(found, true) > 0.75
 
 
 def test_what_a_start_does_not_depend_on(xp: Any) -> None:
     """The finest scale and what comes after it."""
     stack = xp.asarray(photo(48)[None])
-    others = {"last_iterations": 9, "last_gradient_weight": (1.0, 1.0), "refine": False, "finalists": 1}
+    others = {"finest_iterations": 9, "finest_gradient_weight": (1.0, 1.0), "refine": False, "finest_candidates": 1}
     changed = dataclasses.replace(QUICK, **others, starts=("text",))
-    assert_same(start(stack, (9, 9), changed, nothing), start(stack, (9, 9), QUICK, nothing))
+    assert_same(coarse_to_fine(stack, (9, 9), changed, nothing), coarse_to_fine(stack, (9, 9), QUICK, nothing))
 
 
 def test_a_start_tells_of_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 48 * 48)
     told: list[float] = []
-    start(np.stack([photo(48)] * 5), (31, 31), QUICK, told.append)
+    coarse_to_fine(np.stack([photo(48)] * 5), (31, 31), QUICK, told.append)
     assert told == sorted(told)
     assert told[0] > 0
     assert told[-1] == pytest.approx(1)
@@ -203,7 +203,7 @@ def test_a_start_may_be_stopped() -> None:
         raise Stop
 
     with pytest.raises(Stop):
-        start(photo(48)[None], (9, 9), QUICK, report)
+        coarse_to_fine(photo(48)[None], (9, 9), QUICK, report)
 
 
 # ---- what is known
@@ -212,4 +212,4 @@ def test_a_start_may_be_stopped() -> None:
 def test_rounding_is_no_gradient(xp: Any) -> None:
     a = xp.zeros((3, 5, 7))
     a[:, 2, 3] = xp.asarray([0.0, 100 * alternation.NO_GRADIENT**2 * 0.9, 100 * alternation.NO_GRADIENT**2 * 1.1])
-    assert to_host(is_known(a, 100)).tolist() == [False, False, True]
+    assert to_host(has_gradients(a, 100)).tolist() == [False, False, True]

@@ -17,7 +17,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur import TwoStepOptions
 from gpudeblur.blind import alternation, schedule, two_step
-from gpudeblur.blind.confidence import result_signals, strength
+from gpudeblur.blind.confidence import blend_weight, result_signals
 from gpudeblur.blind.options import STARTS
 from gpudeblur.metrics import kernel_similarity, psnr, scores
 from gpudeblur.nonblind import final as nonblind
@@ -31,7 +31,7 @@ KERNEL = trajectory_kernel(11, rng=3)
 CAMERA = data.camera() / 255
 ASTRONAUT = data.astronaut() / 255
 # Fast where a test is not about quality.
-QUICK = TwoStepOptions(iterations=2, last_iterations=2, kernel_iterations=10, starts=("wide",))
+QUICK = TwoStepOptions(iterations=2, finest_iterations=2, kernel_iterations=10, starts=("wide",))
 
 
 @functools.cache
@@ -311,10 +311,10 @@ def test_the_report(xp: Any) -> None:
 BASE = TwoStepOptions(
     gradient_weight=8e-3,
     gradient_weight_decay=1.1,
-    last_iterations=2,
-    last_gradient_weight=(1e-3, 1e-4),
+    finest_iterations=2,
+    finest_gradient_weight=(1e-3, 1e-4),
     starts=("wide",),
-    finalists=2,
+    finest_candidates=2,
     gradient_weight_min=1e-4,
     smooth_weight=4e-3,
     smooth_sigma=0.3,
@@ -325,13 +325,13 @@ BASE = TwoStepOptions(
     scale_ratio=0.7,
     smallest_kernel=7,
     support_margin=6,
-    voting_share=(0.1, 0.2),
+    edge_fraction=(0.1, 0.2),
     kernel_solver="nnls",
     kernel_iterations=20,
     kernel_weight=3e-3,
     iteration_threshold=(0.0, 0.0),
     kernel_threshold=0.05,
-    last_threshold=0.03,
+    finest_threshold=0.03,
     kernel_component=0.03,
     refine=True,
     refine_weight=1e-3,
@@ -342,27 +342,27 @@ BASE = TwoStepOptions(
 CHANGES: list[tuple[str, Any]] = [
     ("gradient_weight", 3e-2),
     ("gradient_weight_decay", 1.0),
-    ("last_iterations", 5),
-    ("last_gradient_weight", (1e-2, 1e-4)),
-    ("last_gradient_weight", (1e-3, 1e-3)),
+    ("finest_iterations", 5),
+    ("finest_gradient_weight", (1e-2, 1e-4)),
+    ("finest_gradient_weight", (1e-3, 1e-3)),
     ("starts", ("compact",)),
     ("starts", ("wide", "relaxed", "sparse")),
     ("iteration_threshold", (0.3, 0.01)),
     ("iteration_threshold", (0.01, 0.3)),
-    ("last_threshold", 0.2),
+    ("finest_threshold", 0.2),
     ("gradient_weight_min", 5e-3),
     ("smooth_weight", 0.0),
     ("smooth_sigma", 3.0),
     ("prior", L0Intensity(of="both")),
     ("beta_rate", 4.0),
     ("beta_max", 5.0),
-    ("last_beta_max", 5.0),
+    ("finest_beta_max", 5.0),
     ("iterations", 8),
     ("scale_ratio", 0.5),
     ("smallest_kernel", 3),
     ("support_margin", 0),
-    ("voting_share", (0.4, 0.2)),
-    ("voting_share", (0.1, 0.5)),
+    ("edge_fraction", (0.4, 0.2)),
+    ("edge_fraction", (0.1, 0.5)),
     ("kernel_solver", "cg"),
     ("kernel_iterations", 5),
     ("kernel_weight", 0.1),
@@ -392,7 +392,7 @@ def test_every_option_matters(name: str, value: Any) -> None:
 
 def test_no_option_is_left_out() -> None:
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == {name for name, _ in CHANGES} | {
-        "finalists", "cautious", "last_prior",  # have tests of their own
+        "finest_candidates", "cautious", "finest_prior",  # have tests of their own
     }  # fmt: skip
 
 
@@ -411,7 +411,7 @@ def test_the_schedule_of_the_latent_step(monkeypatch: pytest.MonkeyPatch) -> Non
     scales = schedule.schedule((64, 64), (11, 7), options)
     assert scales[-1].size == (17, 13)  # 11 x 7 with the margin
     assert [scale.size for scale in scales] == sorted(scale.size for scale in scales)
-    calls, last = calls[: -options.last_iterations], calls[-options.last_iterations :]
+    calls, last = calls[: -options.finest_iterations], calls[-options.finest_iterations :]
     sizes = [scale.size for scale in scales[:-1] for _ in range(options.iterations)]
     assert [call["size"] for call in calls] == sizes
     assert [call["smooth_radius"] for call in calls] == [max(1, max(size) // 4) for size in sizes]
@@ -422,12 +422,12 @@ def test_the_schedule_of_the_latent_step(monkeypatch: pytest.MonkeyPatch) -> Non
     assert 1 < (expected == options.gradient_weight_min).sum() < len(calls) * 3 / 4
     np.testing.assert_allclose([call["gradient_weight"] for call in calls], expected)
     assert {call["size"] for call in last} == {(13, 9)}
-    assert (last[0]["gradient_weight"], last[-1]["gradient_weight"]) == pytest.approx(options.last_gradient_weight)
+    assert (last[0]["gradient_weight"], last[-1]["gradient_weight"]) == pytest.approx(options.finest_gradient_weight)
     assert {call["smooth_weight"] for call in last} == {0.0}
     assert {call["smooth_weight"] for call in calls} == {options.smooth_weight}
     assert {call["beta_rate"] for call in calls + last} == {options.beta_rate}
     assert {call["beta_max"] for call in calls} == {options.beta_max}
-    assert {call["beta_max"] for call in last} == {options.last_beta_max}
+    assert {call["beta_max"] for call in last} == {options.finest_beta_max}
 
 
 def test_a_start_stands_for_its_changes_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,11 +442,11 @@ def test_finalists_are_finished_in_both_ways(monkeypatch: pytest.MonkeyPatch) ->
     ends: list[Any] = []
     finish = two_step._finish
     monkeypatch.setattr(two_step, "_finish", lambda *a: ends.append(a[3].iteration_threshold[1]) or finish(*a))
-    for finalists in (1, 2, 5):
+    for finest_candidates in (1, 2, 5):
         ends.clear()
-        options = dataclasses.replace(QUICK, starts=("wide", "text"), finalists=finalists)
+        options = dataclasses.replace(QUICK, starts=("wide", "text"), finest_candidates=finest_candidates)
         gd.estimate_kernel(photo(48), 9, options=options)
-        assert ends == [0.0, 0.1] * min(2, finalists)
+        assert ends == [0.0, 0.1] * min(2, finest_candidates)
 
 
 @pytest.mark.parametrize("channel_axis", [None, -1])
@@ -461,7 +461,7 @@ def test_a_cautious_result_is_mixed_with_the_blurred_picture(channel_axis: int |
     share = gentle.info["strength"]
     assert 0 < share < 1
     known = np.asarray(bold.info["confidence"]), np.asarray(11**2 / (u.shape[0] * u.shape[1]))
-    assert share == pytest.approx(float(strength(*known, *seen)), rel=1e-3)
+    assert share == pytest.approx(float(blend_weight(*known, *seen)), rel=1e-3)
     assert_close(gentle.image, u + share * (bold.image - u), atol=1e-6)
 
 
@@ -710,7 +710,7 @@ def test_there_are_no_other_arguments() -> None:
 
 
 def test_there_is_an_energy_for_each_picture() -> None:
-    """Its logarithm a pixel (`choice.Judgement`)."""
+    """Its logarithm a pixel (`choice.KernelScores`)."""
     pictures = np.stack([photo(96), np.full((96, 96), 0.5, dtype=np.float32)])
     textured, constant = gd.deblur(pictures, 13, options=QUICK).info["energy"]
     assert -12 < textured < 0

@@ -9,7 +9,14 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind.confidence import border_mass, confidence, gradient_gain, result_signals, spectral_match, strength
+from gpudeblur.blind.confidence import (
+    blend_weight,
+    border_mass,
+    confidence,
+    gradient_gain,
+    result_signals,
+    spectral_match,
+)
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -73,7 +80,7 @@ def test_strength_is_what_confidence_and_the_result_deserve(xp: Any) -> None:
     usual = {"confidence": 0.7, "unknowns": 0.005, "ringing": 1e-3, "change": 0.3, "overshoot": 0.01}
 
     def value(**changes: float) -> float:
-        return float(strength(**{name: xp.asarray(number) for name, number in (usual | changes).items()}))
+        return float(blend_weight(**{name: xp.asarray(number) for name, number in (usual | changes).items()}))
 
     assert value() == value(confidence=1) == 1  # what is sure is handed out whole
     shares = [value(confidence=trust) for trust in (0.2, 0.35, 0.5, 0.65)]
@@ -90,7 +97,7 @@ def test_strength_is_what_confidence_and_the_result_deserve(xp: Any) -> None:
 def test_strength_is_wary_of_what_overshoots_in_small_pictures(xp: Any) -> None:
     def value(unknowns: float, overshoot: float) -> float:
         given = (0.9, unknowns, 1e-4, 1.0, overshoot)
-        return float(strength(*(xp.asarray(number) for number in given)))
+        return float(blend_weight(*(xp.asarray(number) for number in given)))
 
     assert value(0.01, 10) == value(0.06, 4e-3) == 1
     np.testing.assert_allclose([value(0.03, 0.016), value(0.06, 0.4)], [0.5, 0.1], rtol=1e-6)

@@ -12,7 +12,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur.blind import kernel_size
-from gpudeblur.blind.kernel_size import extent, windows
+from gpudeblur.blind.kernel_size import half_width, windows
 from gpudeblur.images.kernels import fit_size
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
@@ -42,7 +42,7 @@ def test_extent_is_the_farthest_from_the_middle(xp: Any) -> None:
     kernel[0, 4, 5] = 1
     kernel[1, 4, 5], kernel[1, 1, 6] = 1, 0.1
     kernel[2, 5, 10] = 1
-    assert extent(xp.asarray(kernel)).tolist() == [0, 3, 5]
+    assert half_width(xp.asarray(kernel)).tolist() == [0, 3, 5]
 
 
 @pytest.mark.parametrize("size", [9, 21])

@@ -101,7 +101,7 @@ def test_the_named_solver_runs(xp: Any) -> None:
 def test_the_strongest_gradients_in_the_window_vote(xp: Any, share: float) -> None:
     latent, window = np.random.default_rng(0).normal(size=(2, 20, 30)), np.zeros((20, 30), dtype=bool)
     window[4:16, 5:22] = True
-    out = to_host(kernel_step.voting_gradients(xp.asarray(latent), (4, 16, 5, 22), share))
+    out = to_host(kernel_step.select_edges(xp.asarray(latent), (4, 16, 5, 22), share))
     for i in range(2):
         gx, gy = gradient(latent[i])
         strength = np.where(window, gx**2 + gy**2, 0)
@@ -111,7 +111,7 @@ def test_the_strongest_gradients_in_the_window_vote(xp: Any, share: float) -> No
 
 
 def test_a_flat_picture_has_no_votes(xp: Any) -> None:
-    out = kernel_step.voting_gradients(xp.full((2, 9, 9), 0.5), (0, 9, 0, 9), 0.2)
+    out = kernel_step.select_edges(xp.full((2, 9, 9), 0.5), (0, 9, 0, 9), 0.2)
     assert not out.any()
 
 
@@ -239,14 +239,14 @@ def test_the_inputs_are_left_alone(xp: Any) -> None:
 
 
 def test_the_voting_window_keeps_half_a_kernel_from_the_borders() -> None:
-    window = kernel_step.voting_window((30, 36), (7, 9))
+    window = kernel_step.selection_window((30, 36), (7, 9))
     # Half of 7 is 3: the trace of gradient i is i - 3 .. i + 3 and, by the forward difference, i + 4 <= 29.
     assert window == (4, 25, 5, 30)
     assert kernel_step.window_pixels(window) == 21 * 25
 
 
 def test_a_picture_too_small_for_the_window_lets_its_middle_vote() -> None:
-    assert kernel_step.voting_window((8, 36), (9, 9)) == (2, 6, 5, 30)
+    assert kernel_step.selection_window((8, 36), (9, 9)) == (2, 6, 5, 30)
 
 
 def test_laws_projected_gradients_is_the_twin() -> None:

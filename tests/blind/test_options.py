@@ -14,8 +14,9 @@ from gpudeblur.priors import L0Intensity
 
 POSITIVE = ["gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"]
 NOT_NEGATIVE = ["smooth_weight", "kernel_weight", "support_margin"]
-AT_LEAST_ONE = ["gradient_weight_decay", "iterations", "last_iterations", "kernel_iterations", "finalists"]
-SHARES = ["kernel_threshold", "kernel_component", "last_threshold"]
+AT_LEAST_ONE = ["gradient_weight_decay", "iterations", "finest_iterations", "kernel_iterations", "finest_candidates"]
+SHARES = ["kernel_threshold", "kernel_component", "finest_threshold"]
+
 
 @dataclasses.dataclass
 class Unhashable:
@@ -34,7 +35,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     *((name, value, "be at least 1") for name in AT_LEAST_ONE for value in (0, 0.5, -3, NAN)),
     *((name, value, "be in [0, 1)") for name in SHARES for value in (-0.1, 1, 2.0, NAN)),
     *(
-        ("voting_share", value, "be two numbers in (0, 1]")
+        ("edge_fraction", value, "be two numbers in (0, 1]")
         for value in ((0.0, 0.2), (0.1, 1.1), (-1, 1), (0.1,), (0.1, 0.2, 0.3), (), (NAN, 0.1))
     ),
     *(
@@ -42,11 +43,11 @@ REFUSED: list[tuple[str, Any, str]] = [
         for value in ((-0.1, 0.2), (0.1, 1.0), (0.1,), 0.1, (NAN, 0.1))
     ),
     *(("iteration_threshold", value, "be both 0 or both above 0") for value in ((0.0, 0.1), (0.1, 0))),
-    ("last_beta_max", 0.0019, "exceed 2 last_gradient_weight"),
+    ("finest_beta_max", 0.0019, "exceed 2 finest_gradient_weight"),
     ("beta_max", 0.0019, "exceed 2 gradient_weight"),
     ("prior", Unhashable(), "be hashable, as a frozen dataclass is"),
     *(
-        ("last_gradient_weight", value, "be two positive numbers")
+        ("finest_gradient_weight", value, "be two positive numbers")
         for value in ((0, 1e-3), (1e-3, -1), (1e-3,), 1e-3, (NAN, 1), (float("inf"), 1))
     ),
     *(("starts", value, f"be names out of {NAMES}") for value in ((), ("narrow",), "wide", (1,), None)),
@@ -80,18 +81,18 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("support_margin", 0),
     ("gradient_weight_decay", 1),
     ("iteration_threshold", (0.99, 0.01)),
-    ("last_gradient_weight", (1e-9, 1.0)),
+    ("finest_gradient_weight", (1e-9, 1.0)),
     ("starts", ("text", "wide")),
-    ("finalists", 1),
+    ("finest_candidates", 1),
     ("prior", L0Intensity()),
-    ("last_threshold", 0),
-    ("last_iterations", 1),
+    ("finest_threshold", 0),
+    ("finest_iterations", 1),
     ("cautious", False),
     ("iterations", 1),
     ("kernel_iterations", 1),
     ("kernel_threshold", 0),
     ("kernel_component", 0.99),
-    ("voting_share", (1, 1)),
+    ("edge_fraction", (1, 1)),
     ("smallest_kernel", 3),
     ("kernel_solver", "cg"),
     ("dtype", "float64"),
@@ -106,7 +107,7 @@ def test_the_edges_of_the_rules(name: str, value: Any) -> None:
 
 def test_every_option_that_is_a_number_has_a_rule() -> None:
     """A new one needs its entry above, and its test in test_blind.py that it matters."""
-    ruled = {name for name, _, _ in REFUSED} | {"refine", "cautious", "last_prior"}
+    ruled = {name for name, _, _ in REFUSED} | {"refine", "cautious", "finest_prior"}
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == ruled
 
 
@@ -126,8 +127,8 @@ def test_options_are_frozen_comparable_and_keyword_only() -> None:
 
 
 def test_beta_max_is_held_against_the_last_gradient_weight_too() -> None:
-    with pytest.raises(ValueError, match=r"^last_beta_max must exceed 2 last_gradient_weight, got 0\.1; "):
-        TwoStepOptions(last_beta_max=0.1, last_gradient_weight=(0.06, 0.05))
+    with pytest.raises(ValueError, match=r"^finest_beta_max must exceed 2 finest_gradient_weight, got 0\.1; "):
+        TwoStepOptions(finest_beta_max=0.1, finest_gradient_weight=(0.06, 0.05))
 
 
 def test_they_are_public() -> None:

@@ -10,7 +10,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur.blind import deblur, two_step
-from gpudeblur.blind.saturated_lights import DARK, MOST, RIM, filled, regions
+from gpudeblur.blind.saturated_lights import DARK, MOST, RIM, inpaint, light_masks
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
@@ -43,7 +43,7 @@ def test_a_plateau_is_clipped_and_a_hot_pixel_is_not(xp: Any) -> None:
 def test_regions_reach_half_a_kernel_and_the_rim_but_not_across_the_border(xp: Any) -> None:
     lights = np.zeros((2, 61, 71), dtype=bool)
     lights[0, 20, 0] = True
-    traces, rims = (to_host(found) for found in regions(xp.zeros(lights.shape), xp.asarray(lights), (9, 13)))
+    traces, rims = (to_host(found) for found in light_masks(xp.zeros(lights.shape), xp.asarray(lights), (9, 13)))
     for found, reach in ((traces, 7), (rims, RIM)):
         expected = np.zeros(lights.shape, dtype=bool)
         expected[0, 20 - reach : 21 + reach, : reach + 1] = True
@@ -54,7 +54,7 @@ def test_white_paper_stays(xp: Any) -> None:
     lights = np.zeros((2, 60, 60), dtype=bool)
     lights[0, : int(60 * MOST)] = True
     lights[1, :5] = True
-    traces, rims = regions(xp.zeros(lights.shape), xp.asarray(lights), (9, 9))
+    traces, rims = light_masks(xp.zeros(lights.shape), xp.asarray(lights), (9, 9))
     assert not to_host(traces)[0].any()
     assert not to_host(rims)[0].any()
     assert to_host(traces)[1].any()
@@ -64,7 +64,7 @@ def test_what_is_bright_beside_its_clipped_part_stays(xp: Any) -> None:
     pictures, lights = np.full((2, 60, 60), 0.1), np.zeros((2, 60, 60), dtype=bool)
     pictures[1, 20:40, 20:40] = DARK + 0.1
     lights[:, 28:32, 28:32] = True
-    traces, rims = (to_host(found) for found in regions(xp.asarray(pictures), xp.asarray(lights), (9, 9)))
+    traces, rims = (to_host(found) for found in light_masks(xp.asarray(pictures), xp.asarray(lights), (9, 9)))
     assert traces[0].any()
     assert not traces[1].any()
     assert not rims[1].any()
@@ -76,7 +76,7 @@ def test_filling_keeps_the_rest_and_stays_between_its_ends(xp: Any, shape: tuple
     picture = rng.random((2, *shape), dtype=np.float32)
     mask = rng.random((2, *shape)) < 0.5
     mask[1] = False
-    found = to_host(filled(xp.asarray(picture), xp.asarray(mask)))
+    found = to_host(inpaint(xp.asarray(picture), xp.asarray(mask)))
     np.testing.assert_array_equal(found[~mask], picture[~mask])
     rest = picture[0][~mask[0]]
     assert found.dtype == np.float32
@@ -89,7 +89,7 @@ def test_a_lamp_in_a_flat_scene_leaves_nothing(xp: Any) -> None:
     mask = np.zeros(picture.shape, dtype=bool)
     mask[10:30, 0:35] = True
     picture[mask] = 1
-    np.testing.assert_allclose(to_host(filled(xp.asarray(picture), xp.asarray(mask))), 0.25, atol=1e-6)
+    np.testing.assert_allclose(to_host(inpaint(xp.asarray(picture), xp.asarray(mask))), 0.25, atol=1e-6)
 
 
 def test_a_picture_without_clipping_is_none_of_its_business(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_picture_without_clipping_is_none_of_its_business(monkeypatch: pytest.
 
     picture = blur(CAMERA, KERNEL)
     expected = gd.estimate_kernel(picture, 13)
-    monkeypatch.setattr(two_step, "without_lamps", refuse)
+    monkeypatch.setattr(two_step, "remove_lights", refuse)
     np.testing.assert_array_equal(gd.estimate_kernel(picture, 13), expected)
 
 

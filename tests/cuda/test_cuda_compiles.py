@@ -115,8 +115,8 @@ def test_constants_of_the_selection_match_the_launch_functions() -> None:
 
 
 def test_an_error_names_the_file_and_line() -> None:
-    header, line, body = cuda.source("l0_split").partition('#line 1 "l0_split.cu"')
-    with pytest.raises(ValueError, match=r'l0_split\.cu\(\d+\): error: identifier "no_such_thing" is undefined'):
+    header, line, body = cuda.source("dt_l0").partition('#line 1 "dt_l0.cu"')
+    with pytest.raises(ValueError, match=r'dt_l0\.cu\(\d+\): error: identifier "no_such_thing" is undefined'):
         compile_source(header + line + body.replace("__syncthreads()", "no_such_thing()"), "90")
 
 

@@ -11,7 +11,7 @@ from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture
 
 from gpudeblur.blind import kernel_projection, kernel_step, pyramid
 from gpudeblur.images import noise
-from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
+from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
 from gpudeblur.numerics import filters, resample, toeplitz
 from gpudeblur.numerics.fourier import rfft2
 
@@ -42,13 +42,13 @@ def test_pictures_of_many_blocks(cupy: Any, cuda: Any) -> None:
     u, m = on_device(cupy, host, mask)
     strided = cupy.asarray(picture((3, 1021, 1534)))[..., ::2]
     assert not strided.flags.c_contiguous
-    assert_same(cuda.l0_split(strided, 0.1), filters.l0_split(host, 0.1))
-    assert_same(cuda.l0_split(u, 0.1), filters.l0_split(host, 0.1))
-    assert_close(cuda.shrink_split(u, 30.0), shrink_split(host, 30.0), atol=1e-6)
-    assert_same(cuda.shrink_split(strided, 30.0), cuda.shrink_split(u, 30.0))
+    assert_same(cuda.dt_l0(strided, 0.1), filters.dt_l0(host, 0.1))
+    assert_same(cuda.dt_l0(u, 0.1), filters.dt_l0(host, 0.1))
+    assert_close(cuda.dt_shrink(u, 30.0), dt_shrink(host, 30.0), atol=1e-6)
+    assert_same(cuda.dt_shrink(strided, 30.0), cuda.dt_shrink(u, 30.0))
     assert_same(cuda.edge_mask(u, 0.1), filters.edge_mask(host, 0.1))
     assert_same(cuda.dilate(m, 13), filters.dilate(mask, 13))
-    assert_same(cuda.smooth_split(u, m), filters.smooth_split(host, mask))
+    assert_same(cuda.dt_smooth(u, m), filters.dt_smooth(host, mask))
     assert_close(cuda.gaussian_smooth(u, 1.3), filters.gaussian_smooth(host, 1.3), rtol=2e-6)
     data, split, power = laws.spectra((2, 1021, 766))
     out = cuda.spectral_solve(*on_device(cupy, data, split, power), 3.0, (1021, 766))
@@ -92,7 +92,7 @@ def test_more_pictures_than_a_grid_has_layers(cupy: Any, cuda: Any) -> None:
     """65535 is the limit of every grid axis but the first."""
     host = picture((70001, 3, 2))
     u = cupy.asarray(host)
-    assert_same(cuda.l0_split(u, 0.1), filters.l0_split(host, 0.1))
+    assert_same(cuda.dt_l0(u, 0.1), filters.dt_l0(host, 0.1))
     assert_same(cuda.dilate(u > 0.9, 1), filters.dilate(host > 0.9, 1))
     assert_close(cuda.gaussian_smooth(u, 0.6), filters.gaussian_smooth(host, 0.6), rtol=2e-6)
     a, rhs, start, ridge = (np.repeat(x, 35001, axis=0) for x in system((3, 3)))
@@ -108,13 +108,13 @@ def test_more_pixels_than_32_bits_count(cupy: Any, cuda: Any) -> None:
     one = cupy.asarray(picture((side, side)))
     u = cupy.zeros((n, side, side), dtype=cupy.float32)
     u[-1] = one
-    assert_same(cuda.l0_split(u, 0.1)[-1], cuda.l0_split(one, 0.1))
+    assert_same(cuda.dt_l0(u, 0.1)[-1], cuda.dt_l0(one, 0.1))
     cupy.get_default_memory_pool().free_all_blocks()
     mask = cuda.edge_mask(u, 0.1)
     assert_same(mask[-1], cuda.edge_mask(one, 0.1))
     assert_same(cuda.dilate(mask, 3)[-1], cuda.dilate(mask[-1], 3))
     del mask
-    assert_same(cuda.smooth_split(u, u > 0.9)[-1], cuda.smooth_split(one, one > 0.9))
+    assert_same(cuda.dt_smooth(u, u > 0.9)[-1], cuda.dt_smooth(one, one > 0.9))
     cupy.get_default_memory_pool().free_all_blocks()
 
 
@@ -124,13 +124,13 @@ def test_launches_follow_the_current_stream(cupy: Any, cuda: Any) -> None:
     with stream:
         u = cupy.asarray(host)
         for _ in range(50):
-            u = cuda.l0_split(u, 0.0)
+            u = cuda.dt_l0(u, 0.0)
             u *= 0.1
         out = u
     stream.synchronize()
     expected = host
     for _ in range(50):
-        expected = filters.l0_split(expected, 0.0) * np.float32(0.1)
+        expected = filters.dt_l0(expected, 0.0) * np.float32(0.1)
     assert_close(out, expected, rtol=1e-5, atol=1e-30)
 
 
@@ -138,37 +138,37 @@ def test_filters_dispatch_to_the_launches(cupy: Any, cuda: Any) -> None:
     u = cupy.asarray(picture((2, 9, 11)))
     before = cuda.launches.copy()
     mask = filters.dilate(filters.edge_mask(u, 0.1), 2)
-    filters.smooth_split(filters.gaussian_smooth(u, 0.5), mask)
-    filters.l0_split(u, cupy.asarray([0.1, 0.2]))
-    filters.l0_split(u, cupy.asarray(0.1))
+    filters.dt_smooth(filters.gaussian_smooth(u, 0.5), mask)
+    filters.dt_l0(u, cupy.asarray([0.1, 0.2]))
+    filters.dt_l0(u, cupy.asarray(0.1))
     spectra = on_device(cupy, *laws.spectra((2, 9, 11)))
     filters.spectral_solve(*spectra, 1.0, (9, 11))
-    filters.transfer(*spectra[:2])
-    counted = {"edge_mask": 1, "dilate": 2, "gaussian_smooth": 2, "smooth_split": 1, "l0_split": 2, "spectral_solve": 1}
-    counted["transfer"] = 1
+    filters.data_terms(*spectra[:2])
+    counted = {"edge_mask": 1, "dilate": 2, "gaussian_smooth": 2, "dt_smooth": 1, "dt_l0": 2, "spectral_solve": 1}
+    counted["data_terms"] = 1
     assert cuda.launches - before == counted
-    filters.l0_split(u.astype(cupy.float64), 0.1)  # takes the NumPy form
+    filters.dt_l0(u.astype(cupy.float64), 0.1)  # takes the NumPy form
     assert cuda.launches - before == counted
 
 
 def test_a_kernel_step_is_launches_and_transforms(cupy: Any, cuda: Any) -> None:
     """What of the kernel step is not a launch of ours is a transform, or a number a picture."""
     latent = cupy.asarray(picture((2, 60, 70)))
-    window, blurred_hat = kernel_step.voting_window((50, 60), (9, 7)), rfft2(latent)
+    window, blurred_hat = kernel_step.selection_window((50, 60), (9, 7)), rfft2(latent)
     before = cuda.launches.copy()
-    votes = kernel_step.voting_gradients(latent, window, 0.2)
+    votes = kernel_step.select_edges(latent, window, 0.2)
     a, b = kernel_step.normal_equations(votes, latent, blurred_hat, (9, 7))
     kernel = toeplitz.toeplitz_nnls(a, b, cupy.zeros_like(b), 0.1, 10)
     kernel_projection.project(kernel_projection.normalize(kernel), share=0.05, component=0.03)
-    counted = {"voting_threshold": 1, "voting_split": 1, "normal_spectra": 1, "lags": 2, "kernel_grid": 1}
-    counted |= {"spectrum_max": 1, "toeplitz_nnls": 1, "normalise": 1, "project": 1, "cufft_r2c": 3, "cufft_c2r": 2}
+    counted = {"selection_threshold": 1, "dt_selected": 1, "normal_spectra": 1, "central_lags": 2, "kernel_to_grid": 1}
+    counted |= {"spectrum_max": 1, "toeplitz_nnls": 1, "normalize": 1, "project": 1, "cufft_r2c": 3, "cufft_c2r": 2}
     assert cuda.launches - before == counted
 
 
 def test_shrink_split_keeps_what_its_twin_keeps(cupy: Any, cuda: Any) -> None:
     for beta in np.geomspace(0.5, 1e5, 50).tolist():
         u = laws.at_the_threshold(beta)
-        out = cuda.shrink_split(cupy.asarray(u), beta).get()
+        out = cuda.dt_shrink(cupy.asarray(u), beta).get()
         assert not out[0, :5].any()
         assert (abs(out[0, 6, 3::4]) > 1.9 * abs(u[0, 6, 3::4])).all()
 
@@ -178,10 +178,10 @@ def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:
     u, window = cupy.asarray(host), (20, 1001, 19, 740)
     pixels = kernel_step.window_pixels(window)
     for count in (1, pixels // 50, pixels):
-        threshold = kernel_step.voting_threshold(host, window, count)
-        assert_same(cuda.voting_threshold(u, window, count), threshold)
+        threshold = kernel_step.selection_threshold(host, window, count)
+        assert_same(cuda.selection_threshold(u, window, count), threshold)
         assert_same(
-            cuda.voting_split(u, cupy.asarray(threshold), window), kernel_step.voting_split(host, threshold, window)
+            cuda.dt_selected(u, cupy.asarray(threshold), window), kernel_step.dt_selected(host, threshold, window)
         )
     for size in (1000, 1 << 17, 1_000_003):  # one block, and many
         values = laws.signed_values((3, size))
@@ -204,9 +204,9 @@ def test_selections_of_large_pictures_equal_a_loop(cupy: Any, cuda: Any) -> None
     u[1, 5, 5] = np.nan
     before = cuda.launches.copy()
     for _ in range(3):
-        assert_batch_is_loop(lambda x: kernel_step.voting_threshold(x, (9, 590, 9, 790), 5000), u)
+        assert_batch_is_loop(lambda x: kernel_step.selection_threshold(x, (9, 590, 9, 790), 5000), u)
         assert_batch_is_loop(lambda x: cuda.select(x.reshape(*x.shape[:-2], -1), 1000), u)
-    assert cuda.launches - before == {"voting_threshold": 36, "select": 36}
+    assert cuda.launches - before == {"selection_threshold": 36, "select": 36}
 
 
 def test_the_median_is_numpys(cupy: Any) -> None:

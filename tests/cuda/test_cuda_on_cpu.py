@@ -29,7 +29,7 @@ from laws import KERNELS, bound, picture, spectra, system
 
 from gpudeblur.blind import kernel_step, pyramid
 from gpudeblur.images import noise
-from gpudeblur.nonblind.methods.hyper_laplacian import shrink_split
+from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
 from gpudeblur.numerics import cuda as _cuda
 from gpudeblur.numerics import filters, resample, toeplitz
 
@@ -95,33 +95,33 @@ def test_twins_of_many_parts(cuda: Any, twin: laws.Twin) -> None:
 
 
 def test_l0_split_of_nan(cuda: Any) -> None:
-    check_neighbours(cuda.l0_split, picture((3, 9, 11)), 0.1)
+    check_neighbours(cuda.dt_l0, picture((3, 9, 11)), 0.1)
     u = picture((2, 35, 33))
     u[0, 3, 4], u[1, 0, 0] = np.nan, np.inf
     with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(run(cuda.l0_split, u, 0.1), filters.l0_split(u, 0.1))
+        np.testing.assert_array_equal(run(cuda.dt_l0, u, 0.1), filters.dt_l0(u, 0.1))
 
 
 def test_shrink_split_of_nan(cuda: Any) -> None:
     """A difference that is NaN is shrunk to 0, as in the twin, and disturbs no other; an infinite one stays."""
     u = picture((3, 35, 33))
     u[1, 3, 4], u[1, 0, 0], u[1, 20, 20], u[1, 30, 30] = np.nan, np.inf, 3e30, -3e-40
-    out = run(cuda.shrink_split, u, 8.0)
+    out = run(cuda.dt_shrink, u, 8.0)
     with np.errstate(invalid="ignore", over="ignore"):
-        laws.assert_close(out[1], shrink_split(u[1], 8.0), rtol=5e-7, atol=1e-6)
+        laws.assert_close(out[1], dt_shrink(u[1], 8.0), rtol=5e-7, atol=1e-6)
     for i in range(3):
-        np.testing.assert_array_equal(out[i], run(cuda.shrink_split, u[i], 8.0))
+        np.testing.assert_array_equal(out[i], run(cuda.dt_shrink, u[i], 8.0))
 
 
 def test_shrink_split_keeps_what_its_twin_keeps(cuda: Any) -> None:
     """Bit for bit up to the threshold; one float above it a gradient stays, nearly halved."""
     for beta in (1.0, 7.3, 181.0, 1e4):
         u = laws.at_the_threshold(beta)
-        out = run(cuda.shrink_split, u, beta)
+        out = run(cuda.dt_shrink, u, beta)
         assert not out[0, :5].any()
         assert (abs(out[0, 6, 3::4]) > 1.9 * abs(u[0, 6, 3::4])).all()  # four halves
     steps = np.round(64 * picture((2, 70, 33))) / 64
-    np.testing.assert_array_equal(run(cuda.shrink_split, steps, 30.0) == 0, shrink_split(steps, 30.0) == 0)
+    np.testing.assert_array_equal(run(cuda.dt_shrink, steps, 30.0) == 0, dt_shrink(steps, 30.0) == 0)
 
 
 def test_edge_mask_of_nan(cuda: Any) -> None:
@@ -134,14 +134,14 @@ def test_gaussian_smooth_of_nan(cuda: Any) -> None:
 
 def test_smooth_split_of_nan(cuda: Any) -> None:
     mask = np.random.default_rng(1).random((9, 11)) < 0.3
-    check_neighbours(lambda u: cuda.smooth_split(u, np.broadcast_to(mask, u.shape)), picture((3, 9, 11)))
+    check_neighbours(lambda u: cuda.dt_smooth(u, np.broadcast_to(mask, u.shape)), picture((3, 9, 11)))
 
 
 def test_the_steps_of_the_kernel_of_nan(cuda: Any) -> None:
     """Alone or between neighbours, bit for bit; a NaN kernel ends in a delta, and the search for its parts ends."""
-    check_neighbours(lambda u: cuda.voting_split(u, 0.1, (1, 8, 2, 9)), picture((3, 9, 11)))
+    check_neighbours(lambda u: cuda.dt_selected(u, 0.1, (1, 8, 2, 9)), picture((3, 9, 11)))
     check_neighbours(lambda u: cuda.lags(u, 5, 6), picture((3, 9, 11)))
-    check_neighbours(lambda k: cuda.kernel_grid(k, (12, 13)), picture((3, 9, 11)))
+    check_neighbours(lambda k: cuda.kernel_to_grid(k, (12, 13)), picture((3, 9, 11)))
     delta = np.zeros((9, 7), np.float32)
     delta[4, 3] = 1
     kernels = laws.blobs((9, 7), 3)
@@ -161,12 +161,12 @@ def test_voting_threshold_of_nan_and_of_little(cuda: Any) -> None:
     u, window = picture((3, 9, 11)), (1, 8, 2, 9)
     u[1, 4, 4], u[2] = np.nan, u[2] * 1e-20
     for count in (1, 3, 4, 20):
-        out = run(cuda.voting_threshold, u, window, count)
-        np.testing.assert_array_equal(out, kernel_step.voting_threshold(u, window, count))
+        out = run(cuda.selection_threshold, u, window, count)
+        np.testing.assert_array_equal(out, kernel_step.selection_threshold(u, window, count))
         assert np.isnan(out[1]) == (count <= 3)  # the pixel's own gradient, and those of its left and upper neighbours
         assert out[2] == np.finfo(np.float32).tiny
         for i in range(3):
-            np.testing.assert_array_equal(out[i], run(cuda.voting_threshold, u[i], window, count))
+            np.testing.assert_array_equal(out[i], run(cuda.selection_threshold, u[i], window, count))
 
 
 @pytest.mark.usefixtures("many_parts")
@@ -267,18 +267,18 @@ def test_results_go_where_they_shall(cuda: Any) -> None:
     a, rhs, start, ridge = system((5, 7))
     window = (1, 8, 2, 9)
     calls = [
-        (cuda.l0_split, u, 0.1),
-        (cuda.shrink_split, u, 30.0),
+        (cuda.dt_l0, u, 0.1),
+        (cuda.dt_shrink, u, 30.0),
         (cuda.edge_mask, u, 0.1),
         (cuda.dilate, mask, 2),
         (cuda.gaussian_smooth, u, 0.8),
-        (cuda.smooth_split, u, mask),
-        (cuda.voting_threshold, u, window, 5),
-        (cuda.voting_split, u, 0.1, window),
+        (cuda.dt_smooth, u, mask),
+        (cuda.selection_threshold, u, window, 5),
+        (cuda.dt_selected, u, 0.1, window),
         (cuda.select, u, 4),
         (cuda.resample, u, *laws.taps(9, 5), 0),
         (cuda.lags, u, 3, 4),
-        (cuda.kernel_grid, kernels, (8, 9)),
+        (cuda.kernel_to_grid, kernels, (8, 9)),
         (cuda.spectrum_max, data),
         (cuda.normalise, kernels),
         (cuda.project, kernels, 0.05, 0.03),
@@ -300,7 +300,7 @@ def test_results_go_where_they_shall(cuda: Any) -> None:
         with pytest.raises(ValueError, match="scratch must not be an input"):
             launch(source, 2, scratch=source)
         np.testing.assert_array_equal(launch(source.copy(), 2, out=source, scratch=scratch), fresh)
-    for launch in (cuda.l0_split, cuda.shrink_split, lambda u, t, out: cuda.voting_split(u, t, window, out=out)):
+    for launch in (cuda.dt_l0, cuda.dt_shrink, lambda u, t, out: cuda.dt_selected(u, t, window, out=out)):
         with pytest.raises(ValueError, match="out must not be an input"):
             launch(u, 0.1, out=u)
     with pytest.raises(ValueError, match="out must not be an input"):
@@ -441,24 +441,24 @@ def test_what_fits(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_inputs_that_are_not_contiguous(cuda: Any) -> None:
     u = picture((2, 12, 20))[:, ::2, ::-1]
     contiguous = u.copy()
-    np.testing.assert_array_equal(cuda.l0_split(u, 0.1), filters.l0_split(contiguous, 0.1))
-    np.testing.assert_array_equal(cuda.shrink_split(u, 30.0), cuda.shrink_split(contiguous, 30.0))
+    np.testing.assert_array_equal(cuda.dt_l0(u, 0.1), filters.dt_l0(contiguous, 0.1))
+    np.testing.assert_array_equal(cuda.dt_shrink(u, 30.0), cuda.dt_shrink(contiguous, 30.0))
     np.testing.assert_array_equal(cuda.edge_mask(u, 0.1), filters.edge_mask(contiguous, 0.1))
     np.testing.assert_array_equal(cuda.dilate(u > 0.8, 1), filters.dilate(contiguous > 0.8, 1))
-    np.testing.assert_array_equal(cuda.smooth_split(u, u > 0.8), filters.smooth_split(contiguous, contiguous > 0.8))
+    np.testing.assert_array_equal(cuda.dt_smooth(u, u > 0.8), filters.dt_smooth(contiguous, contiguous > 0.8))
     np.testing.assert_array_equal(cuda.gaussian_smooth(u, 0.5), cuda.gaussian_smooth(contiguous, 0.5))
 
 
 def test_launch_functions_refuse_what_their_kernels_would_misread(cuda: Any) -> None:
     u = picture((2, 4, 6))
     with pytest.raises(TypeError, match=r"u must be float32 for its CUDA kernel, got float64; convert it"):
-        cuda.l0_split(u.astype(np.float64), 0.1)
+        cuda.dt_l0(u.astype(np.float64), 0.1)
     with pytest.raises(TypeError, match=r"mask must be bool for its CUDA kernel, got float32"):
         cuda.dilate(u, 1)
     with pytest.raises(ValueError, match=r"u must have at least two axes \(\.\.\., H, W\), got shape \(6,\)"):
         cuda.edge_mask(u[0, 0], 0.1)
     with pytest.raises(ValueError, match=r"mask must have shape \(2, 4, 6\), got \(4, 6\); broadcast it first"):
-        cuda.smooth_split(u, u[0] > 0)
+        cuda.dt_smooth(u, u[0] > 0)
     data, split, power = spectra((2, 4, 6))
     with pytest.raises(ValueError, match=r"split must have shape \(2, 4, 4\), got \(2, 4, 5\)"):
         cuda.spectral_solve(data, np.zeros((2, 4, 5), np.complex64), power, 1.0, (4, 6))
@@ -482,25 +482,25 @@ def test_launch_functions_refuse_what_lies_outside(cuda: Any) -> None:
     u = picture((2, 4, 6))
     for window in ((-1, 4, 0, 6), (0, 5, 0, 6), (0, 4, 0, 7)):
         with pytest.raises(ValueError, match=r"window must lie in the picture \(4, 6\), got \(top, bottom, left"):
-            cuda.voting_threshold(u, window, 1)
+            cuda.selection_threshold(u, window, 1)
         with pytest.raises(ValueError, match="window must lie in"):
-            cuda.voting_split(u, 0.1, window)
+            cuda.dt_selected(u, 0.1, window)
     for rank in (-1, 6):
         with pytest.raises(ValueError, match=rf"rank must be from 0 to under the number of values, 6, got {rank}"):
             cuda.select(u, rank)
     with pytest.raises(ValueError, match=r"rows and columns must be under the sides \(4, 6\), got \(4, 2\)"):
         cuda.lags(u, 4, 2)
     with pytest.raises(ValueError, match=r"kernel must fit the grid \(3, 6\), got \(4, 6\); use a larger grid"):
-        cuda.kernel_grid(u, (3, 6))
+        cuda.kernel_to_grid(u, (3, 6))
     with pytest.raises(ValueError, match="out must be given with a scale"):
-        cuda.smooth_split(u, u > 0.5, 0.3)
+        cuda.dt_smooth(u, u > 0.5, 0.3)
 
 
 def test_launches_are_counted(cuda: Any) -> None:
     before = cuda.launches.copy()
     cuda.dilate(np.zeros((2, 3, 4), bool), 1)
-    cuda.l0_split(picture((2, 3, 4)), 0.1)
-    assert cuda.launches - before == {"dilate": 2, "l0_split": 1}
+    cuda.dt_l0(picture((2, 3, 4)), 0.1)
+    assert cuda.launches - before == {"dilate": 2, "dt_l0": 1}
     before = cuda.launches.copy()
     for ones in (_cuda._ONE_BLOCK_ITEMS, _cuda._ONE_BLOCK_ITEMS + 1):  # one block up to here, then a launch a digit
         assert cuda.select(np.ones((1, ones), np.float32), 5) == 1
@@ -516,12 +516,12 @@ def broken(name: str, old: str, new: str, folder: Path) -> CpuKernel:
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("l0_split", "__syncthreads();", ""),
-        ("shrink_split", "__syncthreads();  // both are complete", ""),
+        ("dt_l0", "__syncthreads();", ""),
+        ("dt_shrink", "__syncthreads();  // both are complete", ""),
         ("dilate", "__syncthreads();", ""),
         ("toeplitz_nnls", "momentum = following;\n        __syncthreads();", "momentum = following;"),
         ("toeplitz_cg", "__syncthreads();  // the last call's partial results have been read", ""),
-        ("voting_threshold", "bins[i] = 0;\n        __syncthreads();", "bins[i] = 0;"),
+        ("selection_threshold", "bins[i] = 0;\n        __syncthreads();", "bins[i] = 0;"),
         ("select", "atomicExch(ticket, 0u);\n    __syncthreads();", "atomicExch(ticket, 0u);"),
         ("project", "if (!__syncthreads_or(changed)) break;", "if (!changed) break;"),
     ],
@@ -534,10 +534,10 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, tmp_path: Path, na
     monkeypatch.setattr(_cuda, "_kernel", lambda _: kernel)
     a, rhs, start, ridge = system((13, 9))
     calls = {
-        "l0_split": (cuda.l0_split, picture((1, 37, 31)), 0.1),
-        "shrink_split": (cuda.shrink_split, picture((1, 37, 31)), 30.0),
+        "dt_l0": (cuda.dt_l0, picture((1, 37, 31)), 0.1),
+        "dt_shrink": (cuda.dt_shrink, picture((1, 37, 31)), 30.0),
         "dilate": (cuda.dilate, picture((1, 37, 31)) > 0.8, 2),
-        "voting_threshold": (cuda.voting_threshold, picture((1, 37, 31)), (0, 37, 0, 31), 100),
+        "selection_threshold": (cuda.selection_threshold, picture((1, 37, 31)), (0, 37, 0, 31), 100),
         "select": (cuda.select, laws.signed_values((1, 500)), 100),
         "project": (cuda.project, laws.blobs((13, 9)), 0.05, 0.03),
         "toeplitz_nnls": (cuda.toeplitz_nnls, a, rhs, start, ridge, bound(a), 3),
@@ -548,19 +548,19 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, tmp_path: Path, na
 
 
 def test_a_barrier_that_some_threads_miss_is_an_error(cuda: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    kernel = broken("l0_split", "__syncthreads();", "if (threadIdx.x != 3) __syncthreads();", tmp_path)
+    kernel = broken("dt_l0", "__syncthreads();", "if (threadIdx.x != 3) __syncthreads();", tmp_path)
     monkeypatch.setattr(_cuda, "_kernel", lambda _: kernel)
-    with pytest.raises(AssertionError, match="l0_split: a barrier is not reached by every thread"):
-        cuda.l0_split(picture((1, 37, 31)), 0.1)
+    with pytest.raises(AssertionError, match="dt_l0: a barrier is not reached by every thread"):
+        cuda.dt_l0(picture((1, 37, 31)), 0.1)
 
 
 def test_the_shim_refuses_a_wrong_argument(cpu_kernel: Any) -> None:
     u = picture((1, 4, 4))
     good = (u, np.uintp(0), np.float32(0.1), np.empty_like(u), np.int32(4), np.int32(4))
-    cpu_kernel("l0_split")((1,), (32, 8), good)
+    cpu_kernel("dt_l0")((1,), (32, 8), good)
     for i, wrong in ((0, u.astype(np.float64)), (2, 0.1), (2, np.float64(0.1)), (4, 4), (4, np.int64(4))):
         with pytest.raises((AssertionError, KeyError)):
-            cpu_kernel("l0_split")((1,), (32, 8), (*good[:i], wrong, *good[i + 1 :]))
+            cpu_kernel("dt_l0")((1,), (32, 8), (*good[:i], wrong, *good[i + 1 :]))
 
 
 @pytest.mark.skipif(SANITIZE, reason="this is the run that the test starts")

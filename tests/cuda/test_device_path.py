@@ -26,7 +26,7 @@ from gpudeblur.nonblind.final import FINALS
 from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian
 from gpudeblur.synthesis import blur, trajectory_kernel
 
-QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5, starts=("wide",), last_iterations=2)
+QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5, starts=("wide",), finest_iterations=2)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
         pixels, bins = np.prod(lead) * 50 * 50, np.prod(lead) * 50 * 26
         tables = 4 * (50 + 50)  # of |F D|^2
         in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + tables + (8 * bins + 4 * pixels)
-        assert +five == {"shrink_split": 2, "spectral_solve": 2, "transforms": 4, "bytes": 2 * in_memory}
+        assert +five == {"dt_shrink": 2, "spectral_solve": 2, "transforms": 4, "bytes": 2 * in_memory}
 
 
 def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any) -> None:
@@ -160,16 +160,16 @@ def test_a_pass_of_the_latent_step_is_two_launches_and_two_transforms(cupy: Any)
     pixels, bins = 2 * 50 * 50, 2 * 50 * 26
     tables = 4 * (50 + 50)  # of |F D|^2
     in_memory = 8 * pixels + (4 * pixels + 8 * bins) + (8 + 8 + 4) * bins + tables + (8 * bins + 4 * pixels)
-    assert +one_more == {"l0_split": 1, "spectral_solve": 1, "transforms": 2, "bytes": in_memory}
+    assert +one_more == {"dt_l0": 1, "spectral_solve": 1, "transforms": 2, "bytes": in_memory}
 
 
 def test_a_kernel_step_asks_for_no_memory_and_waits_for_nothing(cupy: Any) -> None:
     cost = per_iteration(cupy, beta_max=0.021)  # one pass
-    launches = {"l0_split", "spectral_solve", "transfer", "voting_threshold", "voting_split", "normal_spectra"}
-    launches |= {"spectrum_max", "toeplitz_nnls", "normalise"}
+    launches = {"dt_l0", "spectral_solve", "data_terms", "selection_threshold", "dt_selected", "normal_spectra"}
+    launches |= {"spectrum_max", "toeplitz_nnls", "normalize"}
     assert {name: cost.pop(name) for name in launches} == dict.fromkeys(launches, 1)
-    assert cost.pop("kernel_grid") == 2  # of the kernel, of the lags
-    assert cost.pop("lags") == 2
+    assert cost.pop("kernel_to_grid") == 2  # of the kernel, of the lags
+    assert cost.pop("central_lags") == 2
     assert cost.pop("transforms") == 2 + 1 + 4 + 1  # a pass; the kernel; x, votes and back twice; the lags
     assert cost.pop("bytes")
     assert not cost
@@ -184,15 +184,15 @@ def test_a_cut_after_the_kernel_step_is_one_launch(cupy: Any) -> None:
 
 def test_the_smooth_prior_is_launches_too(cupy: Any) -> None:
     cost = per_iteration(cupy, beta_max=0.021, smooth_weight=1.0)
-    assert (cost["edge_mask"], cost["dilate"], cost["gaussian_smooth"], cost["smooth_split"]) == (1, 2, 2, 1)
+    assert (cost["edge_mask"], cost["dilate"], cost["gaussian_smooth"], cost["dt_smooth"]) == (1, 2, 2, 1)
     assert not cost["allocations"]
     assert not cost["waits"]
     assert not cost["uploads"]
 
 
 # ---- what the host has to do
-# All starts and finalists, as by default; the counts do not depend on how often they go round, nor on the sizes.
-ALL_STARTS = gd.TwoStepOptions(iterations=1, kernel_iterations=2, last_iterations=1)
+# All initializations and candidates, as by default; the counts do not depend on how often they go round, nor on the sizes.
+ALL_STARTS = gd.TwoStepOptions(iterations=1, kernel_iterations=2, finest_iterations=1)
 
 
 def counted(work: Any) -> Counter[str]:
@@ -216,7 +216,7 @@ def test_a_third_call_is_three_graphs_and_next_to_nothing_else(cupy: Any) -> Non
 
 def test_more_candidates_than_cupy_joins_without_the_host(cupy: Any) -> None:
     """All five starts taken through the finest scale in both ways are eleven candidates."""
-    image, options = photos(1)[0], dataclasses.replace(ALL_STARTS, finalists=5)
+    image, options = photos(1)[0], dataclasses.replace(ALL_STARTS, finest_candidates=5)
     expected = gd.estimate_kernel(image, 7, options=options)
     for _ in range(3):
         device.counts.clear()
@@ -252,7 +252,7 @@ def test_two_hundred_batches_keep_memory_flat() -> None:
     """What one leaves, plans and graphs among it, the next one uses. The CUDA kernels do nothing, to be quick."""
     from gpudeblur.batch import gpu
 
-    options = gd.TwoStepOptions(iterations=1, kernel_iterations=1, last_iterations=1, starts=("wide",), refine=False)
+    options = gd.TwoStepOptions(iterations=1, kernel_iterations=1, finest_iterations=1, starts=("wide",), refine=False)
     how = {"final": "hyper-laplacian", "options": options, "device": "cuda", "batch_size": 2}
     pictures = list(photos(2, 16))
     sizes = []
@@ -283,9 +283,7 @@ def test_dtypes_that_no_device_has_come_back_as_they_were(cupy: Any, dtype: str)
     for function in (
         lambda **how: gd.deblur(image, 7, options=QUICK, **how).image,
         lambda **how: gd.deconvolve(image, trajectory_kernel(7, rng=0).astype(">f8"), **how),
-        lambda **how: gd.deconvolve(image, trajectory_kernel(7, rng=0), tile=64, **how)
-        if dtype == ">f4"
-        else image,
+        lambda **how: gd.deconvolve(image, trajectory_kernel(7, rng=0), tile=64, **how) if dtype == ">f4" else image,
     ):
         on_device, on_host = function(device="cuda"), function()
         assert type(on_device) is np.ndarray
@@ -402,7 +400,7 @@ def test_a_device_that_is_lost_is_named(cupy: Any) -> None:
     device.lost = "unspecified launch failure"
     with pytest.raises(RuntimeError, match=r"does not answer as it should, CUDA says: .*unspecified launch failure"):
         gd.deblur(image, 7, options=QUICK)
-    with pytest.raises(RuntimeError, match="refuses all further work of a process, or use device=\"cpu\" there"):
+    with pytest.raises(RuntimeError, match='refuses all further work of a process, or use device="cpu" there'):
         gd.deconvolve(photos(1)[0], trajectory_kernel(7, rng=0), device="cuda")
 
 

@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.images.noise import QUIET, loudness, noise_sigma, noise_sigma_under, quieten
+from gpudeblur.images.noise import QUIET, divide_by_noise, noise_scale, noise_sigma, noise_sigma_under
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
@@ -61,14 +61,14 @@ def test_the_unit_is_the_pictures(xp: Any) -> None:
 def test_pictures_of_a_few_pixels(xp: Any, shape: tuple[int, int]) -> None:
     picture = xp.asarray(noisy(np.zeros(shape), 1.0))
     assert (float(noise_sigma(picture)) > 0) == (min(shape) > 1)
-    assert xp.isfinite(quieten(picture, loudness(picture))).all()
+    assert xp.isfinite(divide_by_noise(picture, noise_scale(picture))).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_quiet_picture_is_left_as_it_is(xp: Any, dtype: str) -> None:
     for picture in (constant(), blurred("camera"), noisy(blurred("camera"), 0.9 * QUIET)):
         given = xp.asarray(picture.astype(dtype))
-        found = quieten(given, loudness(given))
+        found = divide_by_noise(given, noise_scale(given))
         assert found.dtype == dtype
         assert to_host(found).tobytes() == to_host(given).tobytes()
 
@@ -77,7 +77,7 @@ def test_a_quiet_picture_is_left_as_it_is(xp: Any, dtype: str) -> None:
 def test_a_noisy_picture_is_divided(xp: Any, dtype: str) -> None:
     """By so much that its noise is at the bound."""
     given = xp.asarray(noisy(blurred("camera"), 0.05).astype(dtype))
-    found = quieten(given, loudness(given))
+    found = divide_by_noise(given, noise_scale(given))
     assert found.dtype == dtype
     ratio = to_host(given) / to_host(found)
     assert ratio.mean() == pytest.approx(0.05 / QUIET, rel=0.05)
@@ -90,7 +90,7 @@ def test_a_batch_is_a_loop(xp: Any) -> None:
     pictures = [noisy(blurred("camera"), sigma, seed) for seed, sigma in enumerate((0.0, 0.01, 0.05))]
     pictures += [constant(), np.full((256, 256), np.nan)]
     stack = xp.asarray(np.stack(pictures).astype(np.float32)).reshape(5, 1, 256, 256)
-    for law in (noise_sigma, lambda picture: quieten(picture, loudness(picture))):
+    for law in (noise_sigma, lambda picture: divide_by_noise(picture, noise_scale(picture))):
         together = law(stack)
         assert together.shape[:2] == (5, 1)
         for i in range(5):

@@ -66,43 +66,43 @@ def test_on_a_device_memory_and_stream_are_the_same(cupy: Any) -> None:
             back = bridge.from_torch(tensor, x)
         assert tensor.data_ptr() == x.data.ptr == back.data.ptr
         assert type(back) is cupy.ndarray
-    np.testing.assert_allclose(bridge.slope(Square(), x).get(), 2 * x.get(), rtol=1e-6)
+    np.testing.assert_allclose(bridge.gradient(Square(), x).get(), 2 * x.get(), rtol=1e-6)
 
 
 @pytest.mark.gpu
 def test_on_a_device_a_module_on_the_cpu_is_refused(cupy: Any) -> None:
     with pytest.raises(ValueError, match="module must be on cuda:0, where the picture is, got weight on cpu"):
-        bridge.answer(torch.nn.Conv2d(1, 1, 3, padding=1), cupy.zeros((8, 8), np.float32))
+        bridge.apply_network(torch.nn.Conv2d(1, 1, 3, padding=1), cupy.zeros((8, 8), np.float32))
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_slope_is_the_gradient_of_each_picture(lead: tuple[int, ...], dtype: Any) -> None:
     x = pictures(*lead, dtype=dtype)
-    found = bridge.slope(Square(), x)
+    found = bridge.gradient(Square(), x)
     assert found.dtype == dtype
     np.testing.assert_allclose(found, 2 * x, rtol=1e-6)
-    np.testing.assert_allclose(bridge.values(Square(), x), (x * x).sum(axis=(-2, -1)), rtol=1e-5)
+    np.testing.assert_allclose(bridge.evaluate(Square(), x), (x * x).sum(axis=(-2, -1)), rtol=1e-5)
 
 
 def test_answers_keep_their_shape_and_know_their_arguments() -> None:
     x = pictures(2, 3)
-    np.testing.assert_array_equal(bridge.answer(lambda p, sigma: p * sigma, x, 2.0), 2 * x)
+    np.testing.assert_array_equal(bridge.apply_network(lambda p, sigma: p * sigma, x, 2.0), 2 * x)
 
 
 def test_autograd_works_where_it_is_switched_off_and_leaves_no_gradients() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(1))
     with torch.no_grad():
-        bridge.slope(network, pictures(2))
+        bridge.gradient(network, pictures(2))
     assert all(one.grad is None for one in network.parameters())
 
 
 def test_a_nan_picture_does_not_disturb_its_neighbours() -> None:
     x = pictures(3)
     x[1, 2, 2] = np.nan
-    found = bridge.slope(Square(), x)
+    found = bridge.gradient(Square(), x)
     np.testing.assert_allclose(found[[0, 2]], 2 * x[[0, 2]], rtol=1e-6)
-    assert np.isnan(bridge.values(Square(), x)[1])
+    assert np.isnan(bridge.evaluate(Square(), x)[1])
 
 
 class Training(torch.nn.Module):
@@ -139,7 +139,7 @@ ANSWERS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("module", "message"), ANSWERS, ids=range(len(ANSWERS)))
 def test_what_a_module_does_wrong_is_told(module: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"module {message}"):
-        bridge.answer(module, pictures())
+        bridge.apply_network(module, pictures())
 
 
 SLOPES: list[tuple[Any, str]] = [
@@ -153,7 +153,7 @@ SLOPES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("module", "message"), SLOPES, ids=range(len(SLOPES)))
 def test_what_a_scalar_module_does_wrong_is_told(module: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"module {message}"):
-        bridge.slope(module, pictures(2))
+        bridge.gradient(module, pictures(2))
 
 
 def test_without_torch_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

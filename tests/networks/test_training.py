@@ -25,8 +25,8 @@ from gpudeblur.networks.classifier import data as pairs  # noqa: E402
 from gpudeblur.networks.classifier import evaluation, training  # noqa: E402
 from gpudeblur.networks.classifier.network import Classifier, load_classifier  # noqa: E402
 
-RECIPE = pairs.Recipe(batch=4, patch=32, kernels=(7, 9))
-SETTINGS = training.Settings(steps=5, channels=(2, 2, 2, 2, 2), checkpoint_every=2, warm_up=2)
+RECIPE = pairs.DataConfig(batch=4, patch=32, kernels=(7, 9))
+SETTINGS = training.TrainConfig(steps=5, channels=(2, 2, 2, 2, 2), checkpoint_every=2, warm_up=2)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def clear(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(clear: Path) -> list[pairs.Folder]:
+def folders(clear: Path) -> list[pairs.ImageFolder]:
     return [pairs.load_folder(clear)]
 
 
@@ -54,7 +54,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 # ------------------------------------------------------------------ pictures
-def test_a_batch_depends_on_its_number_alone(folders: list[pairs.Folder]) -> None:
+def test_a_batch_depends_on_its_number_alone(folders: list[pairs.ImageFolder]) -> None:
     first, again, other = (pairs.make_batch(folders, RECIPE, number) for number in (7, 7, 8))
     for (pictures, labels), (same_pictures, _) in zip(first, again, strict=True):
         np.testing.assert_array_equal(pictures, same_pictures)
@@ -66,9 +66,9 @@ def test_a_batch_depends_on_its_number_alone(folders: list[pairs.Folder]) -> Non
 
 def test_the_smallest_pictures_that_are_taken_make_pairs() -> None:
     picture = data.camera()[130:168, 150:190].astype(np.float16) / 255
-    folder = pairs.Folder(Path("tiny"), ["a"], [picture], [])
+    folder = pairs.ImageFolder(Path("tiny"), ["a"], [picture], [])
     for number in range(6):
-        ((pictures, _),) = pairs.make_batch([folder], pairs.Recipe(batch=2, scales=(1.0, 1.0)), number)
+        ((pictures, _),) = pairs.make_batch([folder], pairs.DataConfig(batch=2, scales=(1.0, 1.0)), number)
         assert pictures.shape == (2, 32, 32)
 
 
@@ -141,17 +141,17 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
 )
 def test_bad_recipes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pairs.Recipe(**change)
+        pairs.DataConfig(**change)
 
 
 def test_sides_are_log_uniform() -> None:
     rng = np.random.default_rng(0)
-    sides = np.array([pairs.draw_side(rng, 7, 51) for _ in range(4000)])
+    sides = np.array([pairs.random_side(rng, 7, 51) for _ in range(4000)])
     assert set(sides) == set(range(7, 53, 2))
     assert abs((sides < 17).mean() - np.log(16 / 6) / np.log(52 / 6)) < 0.03
 
 
-def test_batches_ahead_are_those_of_their_numbers(folders: list[pairs.Folder]) -> None:
+def test_batches_ahead_are_those_of_their_numbers(folders: list[pairs.ImageFolder]) -> None:
     found = list(pairs.make_batches(folders, RECIPE, 3, 6))
     assert len(found) == 3
     for number, batch in enumerate(found, start=3):
@@ -159,7 +159,7 @@ def test_batches_ahead_are_those_of_their_numbers(folders: list[pairs.Folder]) -
             np.testing.assert_array_equal(one[0], other[0])
 
 
-def test_no_batch_is_made_for_nothing(folders: list[pairs.Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_batch_is_made_for_nothing(folders: list[pairs.ImageFolder], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     monkeypatch.setattr(pairs, "make_batch", lambda folders, recipe, number: made.append(number) or [])
     assert list(pairs.make_batches(folders, RECIPE, 3, 3)) == []
@@ -167,7 +167,9 @@ def test_no_batch_is_made_for_nothing(folders: list[pairs.Folder], monkeypatch: 
     assert made == [3, 4]
 
 
-def test_a_batch_that_fails_fails_in_its_turn(folders: list[pairs.Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_fails_fails_in_its_turn(
+    folders: list[pairs.ImageFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def make(folders: Any, recipe: Any, number: int) -> Any:
         if number == 2:
             raise MemoryError("batch 2")
@@ -181,7 +183,7 @@ def test_a_batch_that_fails_fails_in_its_turn(folders: list[pairs.Folder], monke
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_run_that_ends_early_leaves_no_thread(error: Any, folders: list[pairs.Folder], tmp_path: Path) -> None:
+def test_a_run_that_ends_early_leaves_no_thread(error: Any, folders: list[pairs.ImageFolder], tmp_path: Path) -> None:
     """Also while the error, and with it the frames that it went through, is still held."""
 
     def fail(step: int, *_: float) -> None:
@@ -195,7 +197,7 @@ def test_a_run_that_ends_early_leaves_no_thread(error: Any, folders: list[pairs.
 
 # ------------------------------------------------------------------ runs
 @pytest.fixture(scope="module")
-def straight(folders: list[pairs.Folder], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(folders: list[pairs.ImageFolder], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a run that nothing disturbed."""
     path = tmp_path_factory.mktemp("straight") / "c.safetensors"
     training.train(folders, RECIPE, SETTINGS, path, log=path.with_suffix(".jsonl"))
@@ -204,7 +206,7 @@ def straight(folders: list[pairs.Folder], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
 def test_a_killed_run_resumes_bit_for_bit(
-    folders: list[pairs.Folder], straight: Path, tmp_path: Path, killed_at: int
+    folders: list[pairs.ImageFolder], straight: Path, tmp_path: Path, killed_at: int
 ) -> None:
     path, log = tmp_path / "c.safetensors", tmp_path / "c.jsonl"
 
@@ -224,7 +226,7 @@ def test_a_killed_run_resumes_bit_for_bit(
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
 
 
-def test_bfloat16_resumes_bit_for_bit_too(folders: list[pairs.Folder], straight: Path, tmp_path: Path) -> None:
+def test_bfloat16_resumes_bit_for_bit_too(folders: list[pairs.ImageFolder], straight: Path, tmp_path: Path) -> None:
     whole, resumed = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     settings = replace(SETTINGS, precision="bfloat16")
     training.train(folders, RECIPE, settings, whole)
@@ -240,7 +242,7 @@ def test_bfloat16_resumes_bit_for_bit_too(folders: list[pairs.Folder], straight:
     assert 0 < differs < 0.3 * went
 
 
-def test_float32_is_not_tf32(folders: list[pairs.Folder], tmp_path: Path) -> None:
+def test_float32_is_not_tf32(folders: list[pairs.ImageFolder], tmp_path: Path) -> None:
     """Its 10 bits move the momenta of five steps by 0.008; outside of the training it is the caller's choice."""
     before, within = torch.backends.cudnn.allow_tf32, []
 
@@ -263,7 +265,7 @@ def test_logits_are_float32_also_where_convolutions_are_not() -> None:
 
 
 def test_a_report_that_says_so_stops_with_a_checkpoint(
-    folders: list[pairs.Folder], straight: Path, tmp_path: Path
+    folders: list[pairs.ImageFolder], straight: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.safetensors"
     assert training.train(folders, RECIPE, SETTINGS, path, report=lambda step, *_: step == 3).step == 3
@@ -272,7 +274,7 @@ def test_a_report_that_says_so_stops_with_a_checkpoint(
 
 
 def test_on_a_full_disk_the_old_checkpoint_stays(
-    folders: list[pairs.Folder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: list[pairs.ImageFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c.safetensors"
     training.train(folders, RECIPE, SETTINGS, path, report=lambda step, *_: step == 2)
@@ -291,7 +293,7 @@ def test_on_a_full_disk_the_old_checkpoint_stays(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(
-    folders: list[pairs.Folder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: list[pairs.ImageFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, make = tmp_path / "c.safetensors", pairs.make_batch
 
@@ -304,24 +306,24 @@ def test_a_loss_that_is_no_number_stops_the_run(
         training.train(folders, RECIPE, SETTINGS, path)
     fresh = tmp_path / "fresh.safetensors"
     monkeypatch.setattr(pairs, "make_batch", make)
-    training.train(folders, RECIPE, training.Settings(**{**vars(SETTINGS), "rate": 1e-3}), fresh, initial=path)
+    training.train(folders, RECIPE, training.TrainConfig(**{**vars(SETTINGS), "rate": 1e-3}), fresh, initial=path)
     assert all(np.isfinite(one).all() for one in weights_of(path).values())
 
 
 def test_checkpoints_of_other_runs_are_refused(
-    folders: list[pairs.Folder], straight: Path, clear: Path, random_weights: Path
+    folders: list[pairs.ImageFolder], straight: Path, clear: Path, random_weights: Path
 ) -> None:
     def go_on(recipe: Any = RECIPE, settings: Any = SETTINGS, path: Path = straight, some: Any = folders) -> None:
         training.train(some, recipe, settings, path, resume=True)
 
-    wide = training.Settings(**{**vars(SETTINGS), "channels": (3, 3, 3, 3, 3)})
+    wide = training.TrainConfig(**{**vars(SETTINGS), "channels": (3, 3, 3, 3, 3)})
     with pytest.raises(ValueError, match=r"is of another network, channels \[2, 2, 2, 2, 2\], not \[3, 3, 3, 3, 3\]"):
         go_on(settings=wide)
-    fast = training.Settings(**{**vars(SETTINGS), "rate": 0.5})
+    fast = training.TrainConfig(**{**vars(SETTINGS), "rate": 0.5})
     with pytest.raises(ValueError, match=r"is of another run: rate 0.02 there, 0.5 here"):
         go_on(settings=fast)
     with pytest.raises(ValueError, match=r"is of another run: seed 0 there, 1 here"):
-        go_on(recipe=pairs.Recipe(**{**vars(RECIPE), "seed": 1}))
+        go_on(recipe=pairs.DataConfig(**{**vars(RECIPE), "seed": 1}))
     with pytest.raises(ValueError, match=r"is of another run: folders"):
         go_on(some=folders * 2)
     with pytest.raises(ValueError, match="must be a checkpoint of gpudeblur train, got other weights"):
@@ -329,7 +331,7 @@ def test_checkpoints_of_other_runs_are_refused(
 
 
 def test_a_run_begins_with_the_weights_given(
-    folders: list[pairs.Folder], straight: Path, random_weights: Path, tmp_path: Path
+    folders: list[pairs.ImageFolder], straight: Path, random_weights: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.safetensors"
     training.train(folders, RECIPE, SETTINGS, path, initial=random_weights)  # those that seed 0 draws
@@ -352,31 +354,31 @@ def random_weights(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["steps", "rate", "momentum", "weight_decay", "clip", "warm_up"])
-def test_every_setting_matters_or_is_checked(folders: list[pairs.Folder], tmp_path: Path, name: str) -> None:
+def test_every_setting_matters_or_is_checked(folders: list[pairs.ImageFolder], tmp_path: Path, name: str) -> None:
     changed = {"steps": 3, "rate": 0.04, "momentum": 0.5, "weight_decay": 0.1, "clip": 1e-3, "warm_up": 50}[name]
     found = []
-    for number, settings in enumerate((SETTINGS, training.Settings(**{**vars(SETTINGS), name: changed}))):
+    for number, settings in enumerate((SETTINGS, training.TrainConfig(**{**vars(SETTINGS), name: changed}))):
         path = tmp_path / f"{number}.safetensors"
         training.train(folders, RECIPE, settings, path)
         found.append(path)
     assert not same(*found)
     with pytest.raises(ValueError, match=f"{name} must"):
-        training.Settings(**{name: -1})
+        training.TrainConfig(**{name: -1})
 
 
 def test_settings_of_words_are_checked() -> None:
     with pytest.raises(ValueError, match="precision must be float32 or bfloat16, got 'half'"):
-        training.Settings(precision="half")
+        training.TrainConfig(precision="half")
     for device in ("tpu", "cpu:x", "cpu:", torch.device("cpu")):  # the last could not be written into a checkpoint
         with pytest.raises(ValueError, match=re.escape(f"device must be cpu, cuda or cuda:N, got {device!r}")):
-            training.Settings(device=device)  # type: ignore[arg-type]
+            training.TrainConfig(device=device)  # type: ignore[arg-type]
     gpus = torch.cuda.device_count()
     with pytest.raises(ValueError, match=rf"device must be one of the {gpus} GPUs that torch .* sees, or cpu, got"):
-        training.Settings(device=f"cuda:{gpus}")
+        training.TrainConfig(device=f"cuda:{gpus}")
 
 
 @pytest.mark.gpu
-def test_training_on_a_device(cupy: Any, folders: list[pairs.Folder], tmp_path: Path) -> None:
+def test_training_on_a_device(cupy: Any, folders: list[pairs.ImageFolder], tmp_path: Path) -> None:
     """The same first steps as on the CPU, and a checkpoint that goes on."""
     on_cpu, on_gpu = tmp_path / "cpu.safetensors", tmp_path / "gpu.safetensors"
     training.train(folders, RECIPE, SETTINGS, on_cpu)
@@ -388,29 +390,29 @@ def test_training_on_a_device(cupy: Any, folders: list[pairs.Folder], tmp_path: 
 
 
 def test_the_rate_rises_and_falls() -> None:
-    settings = training.Settings(steps=100, rate=1.0, warm_up=10)
+    settings = training.TrainConfig(steps=100, rate=1.0, warm_up=10)
     rates = [training.rate_at(step, settings) for step in (0, 9, 59, 60, 85)]
     np.testing.assert_allclose(rates, [0.1, 1, 1, 0.2, 0.04])
 
 
-def test_training_tells_the_classes_apart(folders: list[pairs.Folder], tmp_path: Path) -> None:
+def test_training_tells_the_classes_apart(folders: list[pairs.ImageFolder], tmp_path: Path) -> None:
     """A few steps on one easy kind of pictures: long blur, no noise, no reduction."""
-    recipe = pairs.Recipe(batch=8, patch=40, kernels=(9, 9), scales=(1.0, 1.0), noise=0.0, jpeg=0.0)
-    settings = training.Settings(steps=150, rate=0.04, channels=(16, 16, 16, 16, 16), warm_up=30)
+    recipe = pairs.DataConfig(batch=8, patch=40, kernels=(9, 9), scales=(1.0, 1.0), noise=0.0, jpeg=0.0)
+    settings = training.TrainConfig(steps=150, rate=0.04, channels=(16, 16, 16, 16, 16), warm_up=30)
     log = tmp_path / "c.jsonl"
     training.train(folders, recipe, settings, tmp_path / "c.safetensors", log=log)
     losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
     assert np.mean(losses[-10:]) < 0.4 < np.mean(losses[:10])
 
 
-def test_judging_counts_both_classes(folders: list[pairs.Folder]) -> None:
+def test_judging_counts_both_classes(folders: list[pairs.ImageFolder]) -> None:
     def sharper_is_clear(pictures: np.ndarray) -> np.ndarray:
-        return np.array([1.0 if pairs.roughness(one) < 0.03 else 0.0 for one in pictures])
+        return np.array([1.0 if pairs.mean_gradient(one) < 0.03 else 0.0 for one in pictures])
 
-    always = evaluation.judge(lambda pictures: np.full(len(pictures), 0.7), folders[0], scales=(1.0, 0.5))
+    always = evaluation.evaluate(lambda pictures: np.full(len(pictures), 0.7), folders[0], scales=(1.0, 0.5))
     assert {scale: found.accuracy for scale, found in always.items()} == {1.0: 0.5, 0.5: 0.5}
     np.testing.assert_allclose(always[1.0].ratio, 1)
-    found = evaluation.judge(sharper_is_clear, folders[0], scales=(1.0,))[1.0]
+    found = evaluation.evaluate(sharper_is_clear, folders[0], scales=(1.0,))[1.0]
     assert found.clear.shape == found.blurred.shape == (3,)
 
 

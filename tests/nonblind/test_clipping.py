@@ -14,19 +14,19 @@ from gpudeblur.blind import deblur
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
-from gpudeblur.nonblind.deconvolve import TAKES
+from gpudeblur.nonblind.deconvolve import METHOD_SPECS
 from gpudeblur.nonblind.final import residual_mse, restore
-from gpudeblur.nonblind.saturation import believed, completed, with_lamps
+from gpudeblur.nonblind.saturation import fill_unobserved, project_on_data, saturated_start
 from gpudeblur.nonblind.splitting import Augmented, shrink_isotropic, solve
 from gpudeblur.nonblind.tiles import TILED, tiled
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.boundary import extend, unwrap
+from gpudeblur.numerics.boundary import crop, pad
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(9, rng=3)
 SCENE = 0.5 * data.camera()[100:180, 190:286] / 255
 DIM = blur(SCENE, KERNEL, noise_sigma=5e-3, rng=0)
-KNOWING = sorted(name for name, takes in TAKES.items() if takes.clipped)
+KNOWING = sorted(name for name, takes in METHOD_SPECS.items() if takes.clipped)
 in_every_method = pytest.mark.parametrize("method", KNOWING)
 
 
@@ -47,8 +47,8 @@ def quality(found: Any) -> float:
 
 def test_a_clipped_pixel_is_believed_to_be_at_least_what_it_shows(xp: Any) -> None:
     blurred, light, mask = np.array([1.0, 1.0, 0.4]), np.array([0.7, 3.0, 3.0]), np.array([True, True, False])
-    assert_same(believed(xp.asarray(blurred), xp.asarray(light), xp.asarray(mask)), np.array([1.0, 3.0, 0.4]))
-    assert_same(believed(xp.asarray(blurred), xp.asarray(light), None), blurred)
+    assert_same(project_on_data(xp.asarray(blurred), xp.asarray(light), xp.asarray(mask)), np.array([1.0, 3.0, 0.4]))
+    assert_same(project_on_data(xp.asarray(blurred), xp.asarray(light), None), blurred)
 
 
 def test_the_solution_is_a_minimum_of_the_one_sided_misfit(xp: Any) -> None:
@@ -65,14 +65,14 @@ def test_the_solution_is_a_minimum_of_the_one_sided_misfit(xp: Any) -> None:
     )  # fmt: skip
 
     def objective(u: np.ndarray) -> float:
-        again = to_host(completed(xp.asarray(np.zeros((0, 0))), xp.asarray(KERNEL), xp.asarray(u)))
-        misfit = unwrap(again, blurred.shape) - blurred
+        again = to_host(fill_unobserved(xp.asarray(np.zeros((0, 0))), xp.asarray(KERNEL), xp.asarray(u)))
+        misfit = crop(again, blurred.shape) - blurred
         misfit[mask] = np.minimum(misfit[mask], 0)
         gradient = np.hypot(np.roll(u, -1, 1) - u, np.roll(u, -1, 0) - u)
         return float((misfit**2).sum() / 2 + weight * gradient.sum())
 
     least, random = objective(x), np.random.default_rng(0)
-    steps = [random.normal(size=x.shape), np.ones(x.shape), -x, np.maximum(x - 1, 0), to_host(extend(*arrays)) - x]
+    steps = [random.normal(size=x.shape), np.ones(x.shape), -x, np.maximum(x - 1, 0), to_host(pad(*arrays)) - x]
     for step in steps:
         for size in (1e-2, -1e-2):
             assert objective(x + size * step) > least - 1e-4
@@ -82,8 +82,8 @@ def test_what_to_begin_with_explains_what_was_seen(xp: Any) -> None:
     blurred, _ = night()
     mask = xp.asarray(blurred >= 0.99)
     arrays = xp.asarray(blurred), xp.asarray(KERNEL)
-    latent, again = (to_host(a) for a in with_lamps(*arrays, mask, extend(*arrays, "unknown")))
-    seen = unwrap(again, blurred.shape)
+    latent, again = (to_host(a) for a in saturated_start(*arrays, mask, pad(*arrays, "unknown")))
+    seen = crop(again, blurred.shape)
     assert latent.max() > 5
     assert seen.max() > 1.5
     assert_same(seen[~to_host(mask)], blurred[~to_host(mask)])
@@ -107,7 +107,7 @@ def test_lamps_ring_less(xp: Any, method: str) -> None:
 @in_every_method
 @pytest.mark.parametrize("boundary", ["unknown", "edge"])
 def test_a_picture_without_clipping_is_as_before(xp: Any, method: str, boundary: str) -> None:
-    if boundary not in TAKES[method].boundaries:
+    if boundary not in METHOD_SPECS[method].boundaries:
         pytest.skip("it does not know this boundary")
     given, kernel = xp.asarray(DIM), xp.asarray(KERNEL)
     options: dict[str, Any] = {"method": method, "boundary": boundary}
@@ -179,7 +179,7 @@ def test_deblur_tells_its_restoration_what_is_clipped(xp: Any, monkeypatch: pyte
         return restore(planes, kernel, final, report, lights)
 
     monkeypatch.setattr(deblur, "restore", spy)
-    options = gd.TwoStepOptions(starts=("wide",), iterations=1, last_iterations=1)
+    options = gd.TwoStepOptions(starts=("wide",), iterations=1, finest_iterations=1)
     picture = np.stack([night()[0], DIM, DIM], axis=-1)
     gd.deblur(xp.asarray(picture), 9, channel_axis=-1, options=options)
     gd.deblur(xp.asarray(DIM), 9, options=options)

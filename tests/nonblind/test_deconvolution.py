@@ -12,7 +12,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
-from gpudeblur.nonblind.deconvolve import TAKES
+from gpudeblur.nonblind.deconvolve import METHOD_SPECS
 from gpudeblur.nonblind.tiles import TILED
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -22,7 +22,7 @@ SCENE = data.camera()[100:180, 190:286] / 255
 TRUE = SCENE[4:-4, 4:-4]
 DTYPES = ["uint8", "uint16", "int16", "float16", "float32", "float64", ">f4", ">u2"]
 in_every_method = pytest.mark.parametrize("method", sorted(METHODS))
-with_a_weight = pytest.mark.parametrize("method", sorted(name for name, takes in TAKES.items() if takes.weight))
+with_a_weight = pytest.mark.parametrize("method", sorted(name for name, takes in METHOD_SPECS.items() if takes.weight))
 
 
 def photo(noise: float = 0.01, seed: int = 0) -> np.ndarray:
@@ -38,12 +38,12 @@ def delta(size: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
 
 def slight(method: str) -> dict[str, Any]:
     """As little of the prior as can be; in double precision, or a long inverse would be rounding."""
-    more = {"weight": 1e-7} if TAKES[method].weight else {"noise_sigma": 0}
+    more = {"weight": 1e-7} if METHOD_SPECS[method].weight else {"noise_sigma": 0}
     return {"method": method, "dtype": "float64", **more}
 
 
 def test_every_method_is_there() -> None:
-    assert TAKES.keys() == METHODS.keys()
+    assert METHOD_SPECS.keys() == METHODS.keys()
 
 
 # ---- kernels
@@ -92,7 +92,7 @@ def test_a_kernel_may_exceed_the_picture_along_one_axis(xp: Any, method: str) ->
     kernel /= kernel.sum()
     strip = blur(SCENE[20:39], kernel, noise_sigma=0.01, rng=0)
     assert strip.shape[0] == 9 < kernel.shape[0]
-    for boundary in set(TAKES[method].boundaries) - {"wrap"}:
+    for boundary in set(METHOD_SPECS[method].boundaries) - {"wrap"}:
         options: dict[str, Any] = {"method": method, "boundary": boundary}
         out = to_host(gd.deconvolve(xp.asarray(strip), xp.asarray(kernel), **options))
         turned = gd.deconvolve(xp.asarray(strip.T.copy()), xp.asarray(kernel.T.copy()), **options)
@@ -156,7 +156,7 @@ def test_colours_are_their_channels_wherever_the_axis_is(xp: Any, method: str) -
 @pytest.mark.parametrize("coloured", [False, True])
 def test_a_stack_is_a_loop_of_kernels_and_numbers_too(xp: Any, method: str, name: str, coloured: bool) -> None:
     """One a picture of each, of pictures whose noise is not the same. Numbers in an array are rounded to float32."""
-    if name == "weight" and not TAKES[method].weight:
+    if name == "weight" and not METHOD_SPECS[method].weight:
         pytest.skip("it has no weight")
     stack = np.stack([photo(0.01, 1), photo(0.04, 2)])[:, :40, :44].astype("float32")
     if coloured:
@@ -209,7 +209,7 @@ def test_the_noise_is_estimated(xp: Any, method: str) -> None:
     assert psnr(found, TRUE) == pytest.approx(psnr(told, TRUE), abs=0.5)
 
 
-@pytest.mark.parametrize("method", sorted(name for name, takes in TAKES.items() if takes.iterations))
+@pytest.mark.parametrize("method", sorted(name for name, takes in METHOD_SPECS.items() if takes.iterations))
 @pytest.mark.parametrize("tile", [None, 100])
 def test_iterations_are_counted(xp: Any, method: str, tile: int | None) -> None:
     if tile is not None and method not in TILED:
@@ -228,7 +228,7 @@ def test_every_boundary_restores(xp: Any, method: str) -> None:
     kernel, middle = xp.asarray(KERNEL), (slice(16, -16), slice(16, -16))
     out = {
         b: to_host(gd.deconvolve(xp.asarray(photo()), kernel, method=method, boundary=b))
-        for b in TAKES[method].boundaries
+        for b in METHOD_SPECS[method].boundaries
     }
     assert len({sharp.tobytes() for sharp in out.values()}) == len(out)
     for boundary in {*out} - {"wrap"}:
@@ -243,7 +243,9 @@ def test_the_default_is_better_along_the_borders(xp: Any) -> None:
     """Than any boundary that is made up, on a picture cut out of a scene."""
     args, border = (xp.asarray(photo()), xp.asarray(KERNEL)), np.ones(TRUE.shape, bool)
     border[8:-8, 8:-8] = False
-    found = {b: psnr(to_host(gd.deconvolve(*args, boundary=b))[border], TRUE[border]) for b in TAKES["tv"].boundaries}
+    found = {
+        b: psnr(to_host(gd.deconvolve(*args, boundary=b))[border], TRUE[border]) for b in METHOD_SPECS["tv"].boundaries
+    }
     best = found.pop("unknown")
     assert_same(gd.deconvolve(*args), gd.deconvolve(*args, method="tv", boundary="unknown"))
     assert best > max(found.values()) + 0.3

@@ -14,10 +14,18 @@ from skimage import data
 
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.methods import mixture as mixtures
-from gpudeblur.nonblind.methods.epll import epll, likely
-from gpudeblur.nonblind.methods.mixture import Level, Mixture, level, most_probable, read, shipped, write
+from gpudeblur.nonblind.methods.epll import epll, expected_patches
+from gpudeblur.nonblind.methods.mixture import (
+    Mixture,
+    NoisyMixture,
+    load_default,
+    map_estimate,
+    read,
+    with_noise,
+    write,
+)
 from gpudeblur.nonblind.methods.tv import tv
-from gpudeblur.nonblind.regularization import LAWS, same_noise, weight_of
+from gpudeblur.nonblind.regularization import WEIGHT_RULES, equivalent_weight, weight_from_sigma
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -67,17 +75,17 @@ def naive(y: np.ndarray, mixture: Mixture, noise: float) -> np.ndarray:
 def test_the_most_probable_patch_is_that_of_the_definition(xp: Any, noise: float) -> None:
     """On NumPy sorted by component, on CuPy all at once; either form is right on either kind of array."""
     mixture, y = some_mixture(), patches(40)
-    at = level(mixture, noise, y.dtype, EXACT)
+    at = with_noise(mixture, noise, y.dtype, EXACT)
     expected = np.stack([naive(patch, mixture, noise) for patch in y.T], axis=1)
-    assert_close(to_host(most_probable(xp.asarray(y.copy()), at)), expected, atol=1e-9)
+    assert_close(to_host(map_estimate(xp.asarray(y.copy()), at)), expected, atol=1e-9)
     assert_close(mixtures._dense(y.copy(), at), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_both_forms_agree_on_the_mixture_of_the_package(dtype: str) -> None:
     for noise in (1e-5, 1e-3, 0.1):
-        y, at = patches(3000).astype(dtype), level(shipped(), noise, np.dtype(dtype))
-        host, dense = most_probable(y.copy(), at), mixtures._dense(y.copy(), at)
+        y, at = patches(3000).astype(dtype), with_noise(load_default(), noise, np.dtype(dtype))
+        host, dense = map_estimate(y.copy(), at), mixtures._dense(y.copy(), at)
         assert host.dtype == dense.dtype == dtype
         same = np.abs(host - dense).max(axis=0) < 1e-4
         assert same.mean() > 0.998  # of two components that are as probable, rounding may choose
@@ -88,20 +96,20 @@ def test_of_one_component_it_is_the_wiener_filter(xp: Any) -> None:
     mixture, y, noise = some_mixture(1), patches(200), 3e-3
     covariance = covariances(mixture)[0]
     wiener = covariance @ np.linalg.inv(covariance + noise * np.eye(64))
-    out = most_probable(xp.asarray(y.copy()), level(mixture, noise, y.dtype, EXACT))
+    out = map_estimate(xp.asarray(y.copy()), with_noise(mixture, noise, y.dtype, EXACT))
     assert_close(to_host(out), wiener @ y, atol=1e-10)
 
 
 def test_a_component_keeps_what_tells_it_from_noise() -> None:
     """Fewer directions under more noise and with more tolerance; the patch is nearly that of all directions."""
-    mixture, y = shipped(), patches(2000)
-    counts = {(s, t): len(level(mixture, s, y.dtype, t).directions) for s in (1e-4, 1e-2) for t in (0.0, 0.1, 1.0)}
+    mixture, y = load_default(), patches(2000)
+    counts = {(s, t): len(with_noise(mixture, s, y.dtype, t).directions) for s in (1e-4, 1e-2) for t in (0.0, 0.1, 1.0)}
     assert counts[1e-4, 0.0] > 60 * len(mixture.shares)
     for tolerance in (0.1, 1.0):
         assert counts[1e-2, tolerance] < counts[1e-4, tolerance] < counts[1e-4, 0.0]
     for s in (1e-4, 1e-2):
         assert counts[s, 1.0] < counts[s, 0.1]
-        exact, near = (most_probable(y.copy(), level(mixture, s, y.dtype, *t)) for t in ((EXACT,), ()))
+        exact, near = (map_estimate(y.copy(), with_noise(mixture, s, y.dtype, *t)) for t in ((EXACT,), ()))
         assert ((near - exact) ** 2).mean() < 0.1 * ((exact - y) ** 2).mean()
 
 
@@ -115,37 +123,39 @@ def test_a_picture_is_the_mean_of_its_patches(xp: Any, shape: tuple[int, int], s
     """Against a loop over patches, on tori whose sides the stride does not divide, and smaller than a patch."""
     mixture, noise, u = some_mixture(), 2e-3, SCENE[: shape[0], : shape[1]].copy()
     total, count = np.zeros(shape), np.zeros(shape)
-    at = level(mixture, noise, u.dtype)
+    at = with_noise(mixture, noise, u.dtype)
     for top in range(corner[0], corner[0] + shape[0], stride):
         for left in range(corner[1], corner[1] + shape[1], stride):
             place = np.ix_((top + np.arange(8)) % shape[0], (left + np.arange(8)) % shape[1])
             y = u[place].reshape(64, 1)
-            z = most_probable(y - y.mean(), at) + y.mean()
+            z = map_estimate(y - y.mean(), at) + y.mean()
             np.add.at(total, place, z.reshape(8, 8))
             np.add.at(count, place, 1)
-    assert_close(to_host(likely(xp.asarray(u), noise, mixture, stride, corner)), total / count, atol=1e-12)
+    assert_close(to_host(expected_patches(xp.asarray(u), noise, mixture, stride, corner)), total / count, atol=1e-12)
 
 
 def test_strips_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     u = xp.asarray(SCENE)
-    whole = to_host(likely(u, 1e-3, shipped(), 4, (1, 2)))
+    whole = to_host(expected_patches(u, 1e-3, load_default(), 4, (1, 2)))
     monkeypatch.setattr(sys.modules["gpudeblur.nonblind.methods.epll"], "STRIP", {"numpy": 1, "cupy": 1})
-    assert_close(to_host(likely(u, 1e-3, shipped(), 4, (1, 2))), whole, atol=1e-6)
+    assert_close(to_host(expected_patches(u, 1e-3, load_default(), 4, (1, 2))), whole, atol=1e-6)
 
 
 def test_noise_is_taken_off(xp: Any) -> None:
     """White noise alone, of the variance that is told: far better than the picture was."""
     noisy = SCENE + 0.05 * np.random.default_rng(0).standard_normal(SCENE.shape)
-    out = to_host(likely(xp.asarray(noisy), 0.05**2, shipped(), 2, (0, 0)))
+    out = to_host(expected_patches(xp.asarray(noisy), 0.05**2, load_default(), 2, (0, 0)))
     assert psnr(out, SCENE) > psnr(noisy, SCENE) + 4
 
 
 def test_each_picture_has_its_noise(xp: Any) -> None:
     stack = np.stack([SCENE, SCENE])
     noise = np.array([1e-4, 1e-2])[:, None, None]
-    out = to_host(likely(xp.asarray(stack), noise, shipped(), 4, (0, 0)))
+    out = to_host(expected_patches(xp.asarray(stack), noise, load_default(), 4, (0, 0)))
     for i in range(2):
-        assert_same(out[i], to_host(likely(xp.asarray(SCENE), float(noise[i, 0, 0]), shipped(), 4, (0, 0))))
+        assert_same(
+            out[i], to_host(expected_patches(xp.asarray(SCENE), float(noise[i, 0, 0]), load_default(), 4, (0, 0)))
+        )
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.05])
@@ -162,24 +172,24 @@ def test_stride_is_checked() -> None:
 
 def test_a_weight_of_another_method_for_the_same_noise() -> None:
     for sigma in (0.01, np.array([0.01, 0.05])):
-        found = same_noise(weight_of(sigma, "epll"), "epll", "tv")
-        assert_close(np.asarray(found), np.asarray(weight_of(sigma, "tv")), rtol=1e-12)
-    assert same_noise(1e-9, "epll", "epll") == pytest.approx(1e-9)
-    assert {"epll", "tv"} <= LAWS.keys()
+        found = equivalent_weight(weight_from_sigma(sigma, "epll"), "epll", "tv")
+        assert_close(np.asarray(found), np.asarray(weight_from_sigma(sigma, "tv")), rtol=1e-12)
+    assert equivalent_weight(1e-9, "epll", "epll") == pytest.approx(1e-9)
+    assert {"epll", "tv"} <= WEIGHT_RULES.keys()
 
 
 # ---- the file
 
 
 def test_the_mixture_of_the_package() -> None:
-    mixture = shipped()
+    mixture = load_default()
     count = len(mixture.shares)
     assert mixture.shares.sum() == pytest.approx(1)
     assert (np.diff(mixture.values) <= 0).all()
     assert_close(mixture.vectors @ mixture.vectors.swapaxes(1, 2), np.tile(np.eye(63), (count, 1, 1)), atol=1e-12)
     assert_close(mixture.vectors.sum(axis=-1), np.zeros((count, 63)), atol=1e-10)
     assert mixtures.FILE.stat().st_size < 1 << 20
-    assert isinstance(level(mixture, 1e-3, np.dtype("float32")), Level)
+    assert isinstance(with_noise(mixture, 1e-3, np.dtype("float32")), NoisyMixture)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

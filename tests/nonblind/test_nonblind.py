@@ -14,9 +14,9 @@ from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
 from gpudeblur.nonblind import final as nonblind
 from gpudeblur.nonblind.final import FINALS, residual_mse, restore
-from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian, shrink_split, shrink_two_thirds
+from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink, hyper_laplacian, shrink_two_thirds
 from gpudeblur.nonblind.methods.sparse import derivatives, derivatives_adjoint, sparse
-from gpudeblur.nonblind.regularization import LAWS, automatic_weight
+from gpudeblur.nonblind.regularization import WEIGHT_RULES, estimate_weight
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.conjugate_gradient import conjugate_gradient
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
@@ -120,14 +120,14 @@ def test_line_blurs_too(xp: Any, kernel: np.ndarray) -> None:
 def test_the_weight_trades_noise_for_detail(xp: Any, method: str) -> None:
     """A larger weight leaves less gradient; on a noisy picture a middle one is the best."""
     noisy = blurred_picture(noise=0.02)
-    roughness, quality = [], []
-    law = method in LAWS  # "wiener" looks for the most probable weight; about this one it is
-    default = float(automatic_weight(xp.asarray(noisy), xp.asarray(KERNEL), method)) if law else 0.03
+    mean_gradient, quality = [], []
+    law = method in WEIGHT_RULES  # "wiener" looks for the most probable weight; about this one it is
+    default = float(estimate_weight(xp.asarray(noisy), xp.asarray(KERNEL), method)) if law else 0.03
     for factor in (1e-3, 1, 1e3):
         out = to_host(METHODS[method](xp.asarray(noisy), xp.asarray(KERNEL), weight=default * factor))
-        roughness.append(np.abs(np.diff(out)).mean())
+        mean_gradient.append(np.abs(np.diff(out)).mean())
         quality.append(psnr(out, TRUE))
-    assert roughness[0] > 1.5 * roughness[1] > 1.5 * 1.5 * roughness[2]
+    assert mean_gradient[0] > 1.5 * mean_gradient[1] > 1.5 * 1.5 * mean_gradient[2]
     assert quality[1] > max(quality[0], quality[2]) + 1
 
 
@@ -286,9 +286,9 @@ def test_shrinking_may_overwrite_what_it_is_given(xp: Any, shape: tuple[int, ...
 def test_the_split_is_the_adjoint_of_shrunk_differences(xp: Any, shape: tuple[int, ...]) -> None:
     u = xp.asarray(np.random.default_rng(0).random(shape))
     parts = (shrink_two_thirds(g, 30.0) for g in gradient(u))
-    assert_same(shrink_split(u, 30.0), gradient_adjoint(*parts))
-    assert_same(shrink_split(u.swapaxes(-1, -2), 30.0), shrink_split(u.swapaxes(-1, -2).copy(), 30.0))
-    laws.assert_shift_covariant(lambda x: shrink_split(x, 30.0), u, (3, 2))
+    assert_same(dt_shrink(u, 30.0), gradient_adjoint(*parts))
+    assert_same(dt_shrink(u.swapaxes(-1, -2), 30.0), dt_shrink(u.swapaxes(-1, -2).copy(), 30.0))
+    laws.assert_shift_covariant(lambda x: dt_shrink(x, 30.0), u, (3, 2))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -395,11 +395,11 @@ def test_a_kernel_that_fills_its_picture_is_not_trusted(xp: Any, monkeypatch: py
     blurred = blur(data.camera()[:256, :256] / 255, linear_kernel(5, 0, 15)).astype(np.float32)
     small, large = (xp.asarray(blurred[:n, :n]) for n in (30, 200))
 
-    def roughness(u: Any) -> float:
+    def mean_gradient(u: Any) -> float:
         return float(abs(u[..., 1:] - u[..., :-1]).mean())
 
-    wary = [roughness(restore(u, kernel, "tv")) for u in (small, large)]
+    wary = [mean_gradient(restore(u, kernel, "tv")) for u in (small, large)]
     monkeypatch.setattr(nonblind, "KERNEL_ERROR", 0.0)
-    trusting = [roughness(restore(u, kernel, "tv")) for u in (small, large)]
+    trusting = [mean_gradient(restore(u, kernel, "tv")) for u in (small, large)]
     assert wary[0] < 0.98 * trusting[0]
     assert wary[1] == pytest.approx(trusting[1], rel=1e-3)

@@ -14,7 +14,7 @@ from gpudeblur.nonblind.methods.tv import shrink_anisotropic, tv
 from gpudeblur.nonblind.splitting import Augmented, continuation, shrink_isotropic, solve
 from gpudeblur.nonblind.unknown_boundary import torus
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.boundary import MODES, extend, unwrap
+from gpudeblur.numerics.boundary import MODES, crop, pad
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
 from gpudeblur.numerics.fourier import irfft2, psf_to_otf, rfft2
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -40,7 +40,7 @@ def length(gx: np.ndarray, gy: np.ndarray, isotropic: bool) -> np.ndarray:
 
 def objective(x: np.ndarray, blurred: np.ndarray, weight: float, isotropic: bool) -> float:
     """Of `tv`, x on the whole grid; only the picture's pixels count in the data term."""
-    misfit = unwrap(convolved(x, KERNEL), blurred.shape) - blurred
+    misfit = crop(convolved(x, KERNEL), blurred.shape) - blurred
     return float((misfit**2).sum() / 2 + weight * length(*gradient(x), isotropic).sum())
 
 
@@ -101,10 +101,10 @@ def test_the_solution_is_a_minimum(xp: Any, boundary: str, isotropic: bool) -> N
         given, kernel, Augmented(SHRINKS[isotropic]), weight=weight, betas=[20.0] * 1500, boundary=boundary, whole=True,
     )  # fmt: skip
     x = to_host(full)
-    seen = blurred if boundary == "unknown" else to_host(extend(given, kernel, boundary))
+    seen = blurred if boundary == "unknown" else to_host(pad(given, kernel, boundary))
     least, random = objective(x, seen, weight, isotropic), np.random.default_rng(0)
     steps = [random.normal(size=x.shape) for _ in range(3)]
-    steps += [to_host(extend(given, kernel, boundary)) - x, -x, np.ones(x.shape)]
+    steps += [to_host(pad(given, kernel, boundary)) - x, -x, np.ones(x.shape)]
     for step in steps:
         for size in (1e-2, -1e-2):
             assert objective(x + size * step, seen, weight, isotropic) > least - 1e-7
@@ -130,7 +130,7 @@ def test_what_is_outside_the_mask_does_not_matter(xp: Any, monkeypatch: pytest.M
         return to_host(tv(given, kernel, weight=5e-3, iterations=1500))
 
     usual = converged()
-    shape = extend(given, kernel, "unknown").shape
+    shape = pad(given, kernel, "unknown").shape
 
     def noisy(picture: Any, *_: Any) -> Any:
         wide = xp.asarray(np.random.default_rng(0).random(shape))
@@ -236,12 +236,12 @@ def test_the_torus_keeps_the_picture_and_is_what_the_blur_shows(xp: Any) -> None
     """Around it is x * k: a deconvolution of the torus finds little to object to."""
     given, kernel = xp.asarray(blurred_picture(1e-3)), xp.asarray(KERNEL)
     wide = torus(given, kernel, "unknown")
-    assert wide.shape == extend(given, kernel, "unknown").shape
-    assert_same(unwrap(wide, given.shape), given)
+    assert wide.shape == pad(given, kernel, "unknown").shape
+    assert_same(crop(wide, given.shape), given)
     rest = {}
-    for name, periodic in (("unknown", wide), ("liu-jia", extend(given, kernel, "liu-jia"))):
+    for name, periodic in (("unknown", wide), ("liu-jia", pad(given, kernel, "liu-jia"))):
         x = tv(periodic, kernel, weight=1e-4, boundary="wrap")
-        inside = unwrap(x, given.shape)
+        inside = crop(x, given.shape)
         rest[name] = psnr(to_host(inside), TRUE)
     assert rest["unknown"] > rest["liu-jia"] + 1
 
@@ -249,7 +249,7 @@ def test_the_torus_keeps_the_picture_and_is_what_the_blur_shows(xp: Any) -> None
 def test_the_torus_of_a_known_boundary_is_its_extension(xp: Any) -> None:
     given, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
     for mode in ("liu-jia", "reflect", "edge", "taper", "wrap"):
-        assert_same(torus(given, kernel, mode), extend(given, kernel, mode))
+        assert_same(torus(given, kernel, mode), pad(given, kernel, mode))
 
 
 def test_the_continuation_grows_by_its_rate() -> None:

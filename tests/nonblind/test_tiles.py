@@ -11,8 +11,8 @@ from skimage import data
 
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
-from gpudeblur.nonblind.regularization import FLOOR, LAWS, automatic_weight
-from gpudeblur.nonblind.tiles import PLANES, TILED, _cuts, _fade, _grown, _reach, tiled
+from gpudeblur.nonblind.regularization import FLOOR, WEIGHT_RULES, estimate_weight
+from gpudeblur.nonblind.tiles import LIVE_ARRAYS, TILED, _cuts, _fade, _grown, _reach, tiled
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -34,7 +34,7 @@ def untiled(blurred: Any, kernel: Any, method: str, weight: Any) -> Any:
 def test_no_seams(xp: Any, method: str) -> None:
     """As near to the untiled result at the cuts as elsewhere."""
     given, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-    weight = float(automatic_weight(given, kernel, method))
+    weight = float(estimate_weight(given, kernel, method))
     whole = to_host(untiled(given, kernel, method, weight))
     out = to_host(tiled(given, kernel, method=method, weight=weight, tile=100, overlap=64))
     assert out.shape == whole.shape
@@ -86,7 +86,7 @@ def test_the_planes_are_what_a_method_takes(method: str) -> None:
     u, kernel = np.random.default_rng(0).random((300, 320), dtype=np.float32), np.full((15, 15), 1 / 225, np.float32)
     grid = fast_size(314) * fast_size(334)
     peak = peak_on_numpy(lambda: untiled(u, kernel, method, 1e-3)) / u.itemsize / grid
-    assert PLANES["numpy"][method] == pytest.approx(peak, rel=0.15)
+    assert LIVE_ARRAYS["numpy"][method] == pytest.approx(peak, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,12 @@ def test_bad_options_are_refused(xp: Any, options: dict[str, Any], message: str)
 # ---- automatic weights
 
 
-@pytest.mark.parametrize("method", sorted(LAWS))
+@pytest.mark.parametrize("method", sorted(WEIGHT_RULES))
 def test_the_weight_follows_the_noise(xp: Any, method: str) -> None:
     """By its law above the floor, and no further down."""
-    factor, power = LAWS[method]
+    factor, power = WEIGHT_RULES[method]
     kernel = xp.asarray(KERNEL)
-    found = {
-        s: float(automatic_weight(xp.asarray(blurred_picture(s)), kernel, method)) for s in (0.0, 1e-3, 0.02, 0.05)
-    }
+    found = {s: float(estimate_weight(xp.asarray(blurred_picture(s)), kernel, method)) for s in (0.0, 1e-3, 0.02, 0.05)}
     assert found[0.0] == found[1e-3] == pytest.approx(factor * FLOOR**power)
     for sigma in (0.02, 0.05):
         assert found[sigma] == pytest.approx(factor * sigma**power, rel=0.2)
@@ -123,7 +121,7 @@ def test_the_weight_follows_the_noise(xp: Any, method: str) -> None:
 @pytest.mark.parametrize("noise", [0.01, 0.05])
 def test_the_automatic_weight_is_near_the_best(xp: Any, method: str, noise: float) -> None:
     given, kernel = xp.asarray(blurred_picture(noise)), xp.asarray(KERNEL)
-    weight, true = float(automatic_weight(given, kernel, method)), SCENE[4:-4, 4:-4]
+    weight, true = float(estimate_weight(given, kernel, method)), SCENE[4:-4, 4:-4]
     quality = [psnr(to_host(untiled(given, kernel, method, weight * f)), true) for f in (1, 0.25, 0.5, 2, 4)]
     assert quality[0] > max(quality) - 0.4
     assert quality[0] > psnr(to_host(given), true) + 1.5

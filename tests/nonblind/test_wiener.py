@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.methods.unsupervised_wiener import draws, unsupervised_wiener
+from gpudeblur.nonblind.methods.unsupervised_wiener import random_streams, unsupervised_wiener
 from gpudeblur.nonblind.methods.wiener import BOUNDARIES, PRIORS, on_grid, prior_power, wiener
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
@@ -234,7 +234,7 @@ def test_the_sampler_restores_and_a_seed_repeats_it(xp: Any, dtype: str) -> None
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_random_numbers_are_normal_and_independent(xp: Any, dtype: str) -> None:
-    normal, gamma = draws(0, xp, np.dtype(dtype))
+    normal, gamma = random_streams(0, xp, np.dtype(dtype))
     one, other = (to_host(normal((300, 400))).astype("float64") for _ in range(2))
     assert one.shape == (2, 300, 400)
     every = np.concatenate([one.ravel(), other.ravel()])
@@ -248,5 +248,5 @@ def test_the_random_numbers_are_normal_and_independent(xp: Any, dtype: str) -> N
 
 def test_any_bit_generator_will_do() -> None:
     for kind in (np.random.MT19937, np.random.SFC64, np.random.Philox):
-        normal, _ = draws(np.random.Generator(kind(0)), np, np.dtype("float32"))
+        normal, _ = random_streams(np.random.Generator(kind(0)), np, np.dtype("float32"))
         np.testing.assert_allclose(normal((200, 200)).std(axis=(1, 2)), 1, atol=0.02)

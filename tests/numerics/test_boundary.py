@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.boundary import MODES, continued, extend, unwrap, wrap
+from gpudeblur.numerics.boundary import MODES, crop, pad, pad_crossfade, pad_liu_jia
 from gpudeblur.numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from gpudeblur.synthesis import blur, linear_kernel
 
@@ -35,22 +35,22 @@ def laplacian(u: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_picture_is_kept(xp: Any, shape: tuple[int, int], margin: tuple[int, int], dtype: str) -> None:
     u = xp.asarray(scene((2, *shape), dtype))
-    wide = wrap(u, margin)
+    wide = pad_liu_jia(u, margin)
     assert wide.dtype == dtype
     assert wide.shape == (2, *(fast_size(side + more) for side, more in zip(shape, margin, strict=True)))
-    assert_same(unwrap(wide, shape), u)
+    assert_same(crop(wide, shape), u)
 
 
 @in_every_case
 def test_a_constant_picture_stays_constant(xp: Any, shape: tuple[int, int], margin: tuple[int, int]) -> None:
-    assert_close(wrap(xp.full(shape, 0.3), margin), np.full((), 0.3), rtol=1e-13)
+    assert_close(pad_liu_jia(xp.full(shape, 0.3), margin), np.full((), 0.3), rtol=1e-13)
 
 
 @in_every_case
 def test_no_value_leaves_the_range_of_the_borders(xp: Any, shape: tuple[int, int], margin: tuple[int, int]) -> None:
     """The maximum principle."""
     u = scene(shape)
-    wide = to_host(wrap(xp.asarray(u), margin))
+    wide = to_host(pad_liu_jia(xp.asarray(u), margin))
     assert u.min() - 1e-12 <= wide.min()
     assert wide.max() <= u.max() + 1e-12
 
@@ -59,7 +59,7 @@ def test_no_value_leaves_the_range_of_the_borders(xp: Any, shape: tuple[int, int
 def test_a_ramp_comes_back_in_equal_steps(xp: Any, axis: int) -> None:
     """A margin on one side only: the other side, 24, is fast as it is."""
     u = np.moveaxis(np.broadcast_to(np.linspace(0.2, 0.8, 37), (24, 37)), 1, axis)
-    wide = np.moveaxis(to_host(wrap(xp.asarray(u), (0, 10) if axis else (10, 0))), axis, 0)
+    wide = np.moveaxis(to_host(pad_liu_jia(xp.asarray(u), (0, 10) if axis else (10, 0))), axis, 0)
     steps = np.diff(np.concatenate([wide[36:], wide[:1]]), axis=0)
     assert steps.shape == (12, 24)
     assert_close(steps, np.full(steps.shape, -0.05), rtol=1e-9)
@@ -69,7 +69,7 @@ def test_a_ramp_comes_back_in_equal_steps(xp: Any, axis: int) -> None:
 def test_nothing_jumps_where_the_torus_closes(xp: Any, shape: tuple[int, int]) -> None:
     """Borders that differ by 0.6 and 0.3: no difference in the margin or at any of its seams comes near that."""
     y, x = np.indices(shape)
-    wide = to_host(wrap(xp.asarray(0.6 * y / (shape[0] - 1) + 0.3 * x / (shape[1] - 1)), (10, 10)))
+    wide = to_host(pad_liu_jia(xp.asarray(0.6 * y / (shape[0] - 1) + 0.3 * x / (shape[1] - 1)), (10, 10)))
     down, right = (np.abs(np.roll(wide, -1, axis) - wide) for axis in (0, 1))
     assert down.max() < 0.6 / 6
     assert right.max() < 0.3 / 4
@@ -77,7 +77,7 @@ def test_nothing_jumps_where_the_torus_closes(xp: Any, shape: tuple[int, int]) -
 
 @pytest.mark.parametrize("shape", [(37, 31), (40, 32)])
 def test_the_margin_below_is_harmonic(xp: Any, shape: tuple[int, int]) -> None:
-    wide = to_host(wrap(xp.asarray(scene(shape)), (9, 13)))
+    wide = to_host(pad_liu_jia(xp.asarray(scene(shape)), (9, 13)))
     assert np.abs(laplacian(wide)[shape[0] :]).max() < 1e-12
     assert np.abs(laplacian(wide)[: shape[0], : shape[1]]).max() > 1e-2
 
@@ -85,7 +85,7 @@ def test_the_margin_below_is_harmonic(xp: Any, shape: tuple[int, int]) -> None:
 def test_the_margin_on_the_right_is_harmonic_where_both_neighbours_are_in_it(xp: Any) -> None:
     """It is made first, beside the picture alone, even about the picture's first and last row."""
     shape = (37, 31)
-    wide = to_host(wrap(xp.asarray(scene(shape)), (9, 13)))[: shape[0]]
+    wide = to_host(pad_liu_jia(xp.asarray(scene(shape)), (9, 13)))[: shape[0]]
     mirrored = np.pad(wide, ((1, 1), (0, 0)), mode="symmetric")
     assert np.abs(laplacian(mirrored)[1:-1, shape[1] :]).max() < 1e-12
 
@@ -94,7 +94,7 @@ def test_the_margin_on_the_right_is_harmonic_where_both_neighbours_are_in_it(xp:
 def test_mirroring_the_picture_mirrors_the_margin(xp: Any, axis: int) -> None:
     """No direction is favoured: the torus of the mirrored picture is the mirrored torus."""
     shape, u = (36, 30), scene((36, 30))
-    wide, mirrored = (to_host(wrap(xp.asarray(np.ascontiguousarray(a)), (8, 8))) for a in (u, np.flip(u, axis)))
+    wide, mirrored = (to_host(pad_liu_jia(xp.asarray(np.ascontiguousarray(a)), (8, 8))) for a in (u, np.flip(u, axis)))
     expected = np.roll(np.flip(wide, axis), shape[axis], axis)
     np.testing.assert_allclose(mirrored, expected, atol=1e-13)
 
@@ -103,9 +103,9 @@ def test_mirroring_the_picture_mirrors_the_margin(xp: Any, axis: int) -> None:
 def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, dtype: str) -> None:
     stack = scene((2, 2, 17, 22), dtype)
     stack[0, 1], stack[1, 0] = np.nan, 0
-    out = to_host(wrap(xp.asarray(stack), (6, 4)))
+    out = to_host(pad_liu_jia(xp.asarray(stack), (6, 4)))
     for i in np.ndindex(2, 2):
-        alone = wrap(xp.asarray(stack[i]), (6, 4))
+        alone = pad_liu_jia(xp.asarray(stack[i]), (6, 4))
         (assert_same if xp is np else lambda a, b: assert_close(a, b, rtol=1e-5))(out[i], alone)
     assert np.isnan(out[0, 1]).all()
     assert not out[1, 0].any()
@@ -114,7 +114,7 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, dtype: str)
 def test_the_input_is_left_alone(xp: Any) -> None:
     u = xp.asarray(scene((12, 14)))
     before = u.copy()
-    wide = wrap(u, (4, 4))
+    wide = pad_liu_jia(u, (4, 4))
     wide[...] = 7
     assert_same(u, before)
 
@@ -129,9 +129,9 @@ def test_deconvolution_rings_less_than_with_zeros(xp: Any) -> None:
     def restored(wide: Any) -> np.ndarray:
         otf = psf_to_otf(xp.asarray(kernel), wide.shape)
         spectrum = otf.conj() * rfft2(wide) / (abs(otf) ** 2 + 1e-3)
-        return to_host(unwrap(irfft2(spectrum, wide.shape) / wide.size, blurred.shape))
+        return to_host(crop(irfft2(spectrum, wide.shape) / wide.size, blurred.shape))
 
-    smooth = wrap(xp.asarray(blurred), (10, 10))
+    smooth = pad_liu_jia(xp.asarray(blurred), (10, 10))
     zeros = xp.zeros_like(smooth)
     zeros[: blurred.shape[0], : blurred.shape[1]] = xp.asarray(blurred)
     border = np.ones(true.shape, dtype=bool)
@@ -154,19 +154,19 @@ in_every_mode = pytest.mark.parametrize("mode", MODES)
 def test_the_grid_holds_the_picture_and_is_fast(xp: Any, mode: str, shape: tuple[int, int], dtype: str) -> None:
     kernel = KERNEL[3:8, 4:7] if min(shape) < 11 else KERNEL
     u = xp.asarray(scene((2, *shape), dtype))
-    wide = extend(u, xp.asarray((kernel / kernel.sum()).astype(dtype)), mode)
+    wide = pad(u, xp.asarray((kernel / kernel.sum()).astype(dtype)), mode)
     assert wide.dtype == dtype
     if mode == "wrap":
         assert_same(wide, u)
     else:
         assert wide.shape[-2:] == tuple(map(fast_size, wide.shape[-2:]))
     if mode != "taper":
-        assert_same(unwrap(wide, shape), u)
+        assert_same(crop(wide, shape), u)
 
 
 @in_every_mode
 def test_a_constant_picture_is_a_constant_torus(xp: Any, mode: str) -> None:
-    assert_close(extend(xp.full((20, 26), 0.3), xp.asarray(KERNEL), mode), np.full((), 0.3), rtol=1e-12)
+    assert_close(pad(xp.full((20, 26), 0.3), xp.asarray(KERNEL), mode), np.full((), 0.3), rtol=1e-12)
 
 
 @in_every_mode
@@ -174,9 +174,9 @@ def test_an_extended_batch_equals_a_loop(xp: Any, mode: str) -> None:
     stack = scene((2, 2, 21, 24))
     stack[0, 1], stack[1, 0] = np.nan, 0
     kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 11, 11)
-    out = to_host(extend(xp.asarray(stack), xp.asarray(kernels), mode))
+    out = to_host(pad(xp.asarray(stack), xp.asarray(kernels), mode))
     for i in np.ndindex(2, 2):
-        assert_close(out[i], extend(xp.asarray(stack[i]), xp.asarray(kernels[i]), mode), rtol=1e-10, atol=1e-14)
+        assert_close(out[i], pad(xp.asarray(stack[i]), xp.asarray(kernels[i]), mode), rtol=1e-10, atol=1e-14)
     assert np.isnan(out[0, 1]).all()
     assert not out[1, 0].any()
 
@@ -186,7 +186,7 @@ def test_an_extended_batch_equals_a_loop(xp: Any, mode: str) -> None:
 def test_beside_the_picture_is_what_numpy_pads(xp: Any, mode: str, numpy_name: str, shape: tuple[int, int]) -> None:
     """Fading over to what leads to the other side: the margin is between the two, and next to the picture it is one."""
     u = scene(shape)[:, :1] * np.linspace(0.2, 1, 40)
-    wide = to_host(extend(xp.asarray(u), xp.asarray(KERNEL), mode))[: shape[0]]
+    wide = to_host(pad(xp.asarray(u), xp.asarray(KERNEL), mode))[: shape[0]]
     count = wide.shape[1] - 40
     padded = np.pad(u, ((0, 0), (count, count)), mode=numpy_name)
     after, before, margin = padded[:, -count:], padded[:, :count], wide[:, 40:]
@@ -204,7 +204,7 @@ def test_what_is_put_around_a_picture_is_periodic_and_no_larger_than_it(
     xp: Any, mode: str, shape: tuple[int, ...]
 ) -> None:
     u = np.random.default_rng(0).random((2, *shape))
-    out = continued(xp.asarray(u), (4,) * len(shape), mode)
+    out = pad_crossfade(xp.asarray(u), (4,) * len(shape), mode)
     assert_same(out[(..., *map(slice, shape))], u)
     assert all(a >= b + 4 for a, b in zip(out.shape[1:], shape, strict=True))
     assert float(out.max()) <= u.max() + 1e-12
@@ -212,18 +212,18 @@ def test_what_is_put_around_a_picture_is_periodic_and_no_larger_than_it(
 
 
 def test_an_extended_constant_is_constant_and_a_ramp_does_not_jump(xp: Any) -> None:
-    out = continued(xp.full((3, 6, 7), 2.5), (5, 5), "reflect")
+    out = pad_crossfade(xp.full((3, 6, 7), 2.5), (5, 5), "reflect")
     assert_close(out, np.full((), 2.5))
     ramp = np.linspace(0, 1, 50)
     for mode in ("reflect", "edge"):
-        out = to_host(continued(xp.asarray(ramp), (30,), mode))
+        out = to_host(pad_crossfade(xp.asarray(ramp), (30,), mode))
         assert np.abs(np.diff(np.append(out, out[0]))).max() < 0.12
 
 
 def test_tapering_fades_into_the_blur_at_the_seam_only(xp: Any) -> None:
     """The middle of the picture is left alone; where the grid closes nothing jumps."""
     u = scene((50, 60))
-    wide = to_host(extend(xp.asarray(u), xp.asarray(KERNEL), "taper"))
+    wide = to_host(pad(xp.asarray(u), xp.asarray(KERNEL), "taper"))
     assert wide.shape == (50, 60)
     assert_close(wide[11:-11, 11:-11], u[11:-11, 11:-11], rtol=1e-12)
     plain = np.abs(u[0] - u[-1]).mean()
@@ -232,10 +232,10 @@ def test_tapering_fades_into_the_blur_at_the_seam_only(xp: Any) -> None:
 
 def test_the_unknown_starts_from_the_smooth_margin(xp: Any) -> None:
     u, kernel = xp.asarray(scene((20, 26))), xp.asarray(KERNEL)
-    assert_same(extend(u, kernel, "unknown"), wrap(u, (10, 10)))
-    assert_same(extend(u, kernel), wrap(u, (10, 10)))
+    assert_same(pad(u, kernel, "unknown"), pad_liu_jia(u, (10, 10)))
+    assert_same(pad(u, kernel), pad_liu_jia(u, (10, 10)))
 
 
 def test_a_mode_that_does_not_exist(xp: Any) -> None:
     with pytest.raises(ValueError, match=r"boundary must be one of 'unknown', 'liu-jia', .*, got 'zero'"):
-        extend(xp.ones((9, 9)), xp.ones((3, 3)), "zero")
+        pad(xp.ones((9, 9)), xp.ones((3, 3)), "zero")

@@ -53,7 +53,7 @@ def test_gradient_and_adjoint_are_a_pair_on_any_grid(h: int, w: int, seed: int) 
 @in_every_shape
 def test_l0_split_without_a_threshold_is_the_laplacian(xp: Any, shape: tuple[int, ...], dtype: str) -> None:
     u = xp.asarray(picture(shape, dtype=dtype))
-    out = filters.l0_split(u, 0.0)
+    out = filters.dt_l0(u, 0.0)
     assert out.dtype == dtype
     assert_same(out, filters.gradient_adjoint(*filters.gradient(u)))
 
@@ -63,23 +63,23 @@ def test_l0_split_keeps_what_reaches_the_threshold(xp: Any) -> None:
     u = xp.zeros((1, 8), dtype=xp.float32)
     u[:, 4:] = 0.5
     expected = [[-0.5, 0, 0, -0.5, 0.5, 0, 0, 0.5]]  # D^T g: a step up between 3 and 4, one down over the wrap
-    assert_same(filters.l0_split(u, 0.25), np.float32(expected))
-    assert not filters.l0_split(u, np.nextafter(np.float32(0.25), np.float32(1))).any()
+    assert_same(filters.dt_l0(u, 0.25), np.float32(expected))
+    assert not filters.dt_l0(u, np.nextafter(np.float32(0.25), np.float32(1))).any()
 
 
 @in_both_precisions
 def test_l0_split_of_a_constant_is_zero(xp: Any, dtype: str) -> None:
-    assert not filters.l0_split(xp.full((2, 5, 7), 0.7, dtype=dtype), 0.0).any()
+    assert not filters.dt_l0(xp.full((2, 5, 7), 0.7, dtype=dtype), 0.0).any()
 
 
 @in_both_precisions
 def test_shifting_the_picture_shifts_the_result(xp: Any, dtype: str) -> None:
     u = xp.asarray(picture((2, 37, 35), dtype=dtype))
     for shift in ((1, 0), (0, -1), (17, 33)):
-        assert_shift_covariant(lambda v: filters.l0_split(v, 0.1), u, shift)
+        assert_shift_covariant(lambda v: filters.dt_l0(v, 0.1), u, shift)
         assert_shift_covariant(lambda v: filters.edge_mask(v, 0.1), u, shift)
         assert_shift_covariant(lambda v: filters.dilate(v > 0.9, 3), u, shift)
-        assert_shift_covariant(lambda v: filters.smooth_split(v, v > 0.9), u, shift)
+        assert_shift_covariant(lambda v: filters.dt_smooth(v, v > 0.9), u, shift)
         assert_shift_covariant(lambda v: filters.gaussian_smooth(v, 0.8), u, shift)
 
 
@@ -89,10 +89,10 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, dtype: str)
     u[1, 4, 4], u[2] = np.nan, 0
     u, threshold = xp.asarray(u), xp.asarray([0.05, 0.1, 0.2, 0.3], dtype=dtype)
     mask = xp.asarray(np.random.default_rng(0).random(u.shape) < 0.3)
-    assert_batch_is_loop(filters.l0_split, u, threshold)
+    assert_batch_is_loop(filters.dt_l0, u, threshold)
     assert_batch_is_loop(filters.edge_mask, u, threshold)
     assert_batch_is_loop(lambda m: filters.dilate(m, 1), mask)
-    assert_batch_is_loop(filters.smooth_split, u, mask)
+    assert_batch_is_loop(filters.dt_smooth, u, mask)
     assert_batch_is_loop(lambda v: filters.gaussian_smooth(v, 0.8), u)
     data, split, power = (xp.asarray(a) for a in laws.spectra((4, 9, 11)))
     assert_batch_is_loop(lambda d, s, p: filters.spectral_solve(d, s.copy(), p, 2.0, (9, 11)), data, split, power)
@@ -104,7 +104,7 @@ def test_edge_mask_marks_the_gradients_that_l0_split_keeps(xp: Any, shape: tuple
     mask = filters.edge_mask(u, 0.1)
     assert mask.dtype == np.bool_
     gx, gy = filters.gradient(u)
-    assert_same(filters.l0_split(u, 0.1), filters.gradient_adjoint(gx * mask, gy * mask))
+    assert_same(filters.dt_l0(u, 0.1), filters.gradient_adjoint(gx * mask, gy * mask))
 
 
 @in_every_shape
@@ -147,12 +147,12 @@ def test_gaussian_smooth_keeps_the_mean_and_lowers_the_contrast(xp: Any) -> None
 def test_smooth_split_counts_differences_between_two_unmasked_pixels(xp: Any, shape: tuple[int, ...]) -> None:
     u = xp.asarray(picture(shape))
     nothing, everything = xp.zeros(shape, dtype=bool), xp.ones(shape, dtype=bool)
-    assert_same(filters.smooth_split(u, nothing), filters.l0_split(u, 0.0))
-    assert not filters.smooth_split(u, everything).any()
+    assert_same(filters.dt_smooth(u, nothing), filters.dt_l0(u, 0.0))
+    assert not filters.dt_smooth(u, everything).any()
     mask = np.random.default_rng(1).random(shape) < 0.3
     gx, gy = filters.gradient(u)
     across, down = (xp.asarray(~mask & ~np.roll(mask, -1, axis)) for axis in (-1, -2))
-    assert_same(filters.smooth_split(u, xp.asarray(mask)), filters.gradient_adjoint(gx * across, gy * down))
+    assert_same(filters.dt_smooth(u, xp.asarray(mask)), filters.gradient_adjoint(gx * across, gy * down))
 
 
 def convolve(kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -197,4 +197,4 @@ def test_spectral_solve_weighs(xp: Any) -> None:
 def test_mixed_arrays_are_refused(xp: Any) -> None:
     u = xp.zeros((2, 3))
     with pytest.raises(TypeError, match=r"arrays must be all NumPy or all CuPy, got .*ndarray, builtins\.list"):
-        filters.smooth_split(u, [[0]])
+        filters.dt_smooth(u, [[0]])

@@ -16,8 +16,8 @@ import gpudeblur as gd
 from gpudeblur.blind.latent import latent_step
 from gpudeblur.networks import bridge
 from gpudeblur.numerics.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
-from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, ScorePrior
-from gpudeblur.priors.learned import descend, of_halved
+from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, EnergyPrior
+from gpudeblur.priors.learned import gradient_steps, on_half_size
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 torch = pytest.importorskip("torch")
@@ -32,7 +32,7 @@ from gpudeblur.networks.classifier.network import (  # noqa: E402
     load_classifier,
 )
 
-QUICK = gd.TwoStepOptions(starts=("wide",), iterations=2, last_iterations=2)
+QUICK = gd.TwoStepOptions(starts=("wide",), iterations=2, finest_iterations=2)
 
 
 class Far(torch.nn.Module):
@@ -64,9 +64,9 @@ def pictures(*lead: int) -> np.ndarray:
 def test_descend_reaches_the_minimum_in_closed_form() -> None:
     """argmin |u - x|^2 + (ratio / 2) |u - 1|^2 is (x + ratio / 2) / (1 + ratio / 2)."""
     x, ratio = pictures(2), 0.4
-    u = descend(lambda u: u - 1, x, ratio, 0.5, 60)
+    u = gradient_steps(lambda u: u - 1, x, ratio, 0.5, 60)
     np.testing.assert_allclose(u, (x + 0.5 * ratio) / (1 + 0.5 * ratio), rtol=1e-5)
-    np.testing.assert_allclose(ScorePrior(Far(), rate=0.5, steps=60).step(x, ratio), u, rtol=1e-5)
+    np.testing.assert_allclose(EnergyPrior(Far(), rate=0.5, steps=60).step(x, ratio), u, rtol=1e-5)
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 7])
@@ -78,7 +78,7 @@ def test_a_gradient_that_is_held_is_steps_with_the_same_gradient(times: int) -> 
         asked.append(u)
         return u**3
 
-    found = descend(slope, x, ratio, rate, 7, times)
+    found = gradient_steps(slope, x, ratio, rate, 7, times)
     assert len(asked) == times
     u, held, new = x, None, [7 * number // times for number in range(times)]
     for step in range(7):
@@ -86,16 +86,16 @@ def test_a_gradient_that_is_held_is_steps_with_the_same_gradient(times: int) -> 
         u = u - rate * ((u - x) + 0.5 * ratio * held)
     np.testing.assert_allclose(found, u, atol=1e-6)
     np.testing.assert_array_equal(
-        ScorePrior(Far(), steps=7, gradients=9).step(x, ratio), ScorePrior(Far(), steps=7).step(x, ratio)
+        EnergyPrior(Far(), steps=7, gradients=9).step(x, ratio), EnergyPrior(Far(), steps=7).step(x, ratio)
     )
 
 
 def test_large_pictures_are_shown_halved(random_weights: Path) -> None:
     """The gradient is that of f of the means of blocks: equal within a block, also of one that the border cuts."""
     x = np.random.default_rng(0).random((2, 71, 83)).astype(np.float32)
-    whole = DiscriminativePrior(weights=random_weights, halve_over=None, rate=1.0, steps=1)
-    assert DiscriminativePrior(weights=random_weights).halve_over == 128
-    halved = replace(whole, halve_over=36)
+    whole = DiscriminativePrior(weights=random_weights, downsample_above=None, rate=1.0, steps=1)
+    assert DiscriminativePrior(weights=random_weights).downsample_above == 128
+    halved = replace(whole, downsample_above=36)
     moved = (halved.step(x, 1e3) - x)[:, ::2, ::2]
     for dy, dx in ((0, 1), (1, 0), (1, 1)):
         other = (halved.step(x, 1e3) - x)[:, dy::2, dx::2]
@@ -107,7 +107,7 @@ def test_large_pictures_are_shown_halved(random_weights: Path) -> None:
         (whole.step(small, 1e3) - small) / 4,
         atol=1e-6,
     )
-    np.testing.assert_array_equal(replace(whole, halve_over=71).step(x, 0.3), whole.step(x, 0.3))
+    np.testing.assert_array_equal(replace(whole, downsample_above=71).step(x, 0.3), whole.step(x, 0.3))
 
 
 @pytest.mark.parametrize("shape", [(7, 9), (10, 7), (5, 12)])
@@ -125,8 +125,8 @@ def test_a_block_that_the_border_cuts_is_the_mean_of_what_it_has(shape: tuple[in
             block = (slice(None), slice(top, top + 2), slice(left, left + 2))
             mean = x[block].mean(axis=(1, 2), keepdims=True)
             slope[block] = 3 * mean**2 / x[0][block[1:]].size
-    halved = functools.partial(of_halved, cubes)
-    np.testing.assert_allclose(bridge.slope(halved, x), slope, rtol=1e-12)
+    halved = functools.partial(on_half_size, cubes)
+    np.testing.assert_allclose(bridge.gradient(halved, x), slope, rtol=1e-12)
 
 
 def test_without_coupling_the_pull_is_a_share_of_the_weights() -> None:
@@ -137,7 +137,7 @@ def test_without_coupling_the_pull_is_a_share_of_the_weights() -> None:
     passes: dict[str, Any] = {"gradient_weight": 0.01, "beta_max": 0.03}
 
     def moved(**options: Any) -> np.ndarray:
-        prior = ScorePrior(lambda u: (fixed * u).sum(dim=(1, 2, 3)), 0.03, eta_max=1e-6, **options)
+        prior = EnergyPrior(lambda u: (fixed * u).sum(dim=(1, 2, 3)), 0.03, eta_max=1e-6, **options)
         return latent_step(x, kernel, **passes, prior=prior) - latent_step(x, kernel, **passes)
 
     whole = moved(rate=1.0, steps=1)
@@ -149,7 +149,7 @@ def test_without_coupling_the_pull_is_a_share_of_the_weights() -> None:
 
 
 def test_every_option_of_the_steps_matters() -> None:
-    x, prior = pictures(), ScorePrior(Far())
+    x, prior = pictures(), EnergyPrior(Far())
     usual = prior.step(x, 0.3)
     for change in ({"rate": 0.2}, {"steps": 4}):
         assert abs(replace(prior, **change).step(x, 0.3) - usual).max() > 1e-3
@@ -159,7 +159,7 @@ def test_every_option_of_the_steps_matters() -> None:
 def test_the_step_does_not_write_to_its_picture(random_weights: Path) -> None:
     x = pictures(2)
     before = x.copy()
-    for prior in (ScorePrior(Far()), DiscriminativePrior(weights=random_weights), DenoiserPrior(lambda p, s: p)):
+    for prior in (EnergyPrior(Far()), DiscriminativePrior(weights=random_weights), DenoiserPrior(lambda p, s: p)):
         prior.step(x, 0.3)
         np.testing.assert_array_equal(x, before)
 
@@ -180,23 +180,25 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=range(len(REFUSED)))
 def test_bad_options_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ScorePrior(Far(), **change)
+        EnergyPrior(Far(), **change)
     with pytest.raises(ValueError, match=message):
         DiscriminativePrior(**change)
 
 
-@pytest.mark.parametrize("halve_over", [31, 64.0, True])
-def test_a_bad_limit_is_refused(halve_over: Any) -> None:
-    with pytest.raises(ValueError, match=f"halve_over must be an integer of at least 32, or None, got {halve_over}"):
-        DiscriminativePrior(halve_over=halve_over)
+@pytest.mark.parametrize("downsample_above", [31, 64.0, True])
+def test_a_bad_limit_is_refused(downsample_above: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"downsample_above must be an integer of at least 32, or None, got {downsample_above}"
+    ):
+        DiscriminativePrior(downsample_above=downsample_above)
 
 
 def test_bad_networks_are_refused() -> None:
-    for kind in (ScorePrior, DenoiserPrior):
+    for kind in (EnergyPrior, DenoiserPrior):
         with pytest.raises(ValueError, match=r"module must be callable, got 3; pass a torch.nn.Module"):
             kind(3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="most_sigma must be a positive number, got 0"):
-        DenoiserPrior(Far(), most_sigma=0)
+    with pytest.raises(ValueError, match="max_sigma must be a positive number, got 0"):
+        DenoiserPrior(Far(), max_sigma=0)
 
 
 # ------------------------------------------------------------------ the classifier
@@ -315,7 +317,7 @@ def test_a_denoiser_is_asked_with_the_sigma_of_the_split() -> None:
 
     for ratio in (0.5, 0.02):
         DenoiserPrior(denoiser).step(pictures(), ratio)
-    DenoiserPrior(denoiser, most_sigma=0.05).step(pictures(), 0.02)
+    DenoiserPrior(denoiser, max_sigma=0.05).step(pictures(), 0.02)
     np.testing.assert_allclose(asked, [0.2, 0.1, 0.05])
 
 
@@ -327,8 +329,8 @@ def test_the_latent_step_follows_the_prior(blurred: np.ndarray) -> None:
         return latent_step(blurred, trajectory_kernel(9, rng=2, dtype=np.float32), gradient_weight=4e-3, prior=prior)
 
     plain = latent(None)
-    assert latent(ScorePrior(Far(), weight=0.05)).mean() > plain.mean() + 0.01
-    np.testing.assert_array_equal(latent(ScorePrior(Far(), weight=0.0)), plain)
+    assert latent(EnergyPrior(Far(), weight=0.05)).mean() > plain.mean() + 0.01
+    np.testing.assert_array_equal(latent(EnergyPrior(Far(), weight=0.0)), plain)
 
 
 def test_deblur_takes_a_prior(blurred: np.ndarray, random_weights: Path) -> None:
@@ -337,7 +339,7 @@ def test_deblur_takes_a_prior(blurred: np.ndarray, random_weights: Path) -> None
     found = gd.estimate_kernel(blurred, 9, options=QUICK, prior=prior)
     np.testing.assert_array_equal(found, gd.estimate_kernel(blurred, 9, options=replace(QUICK, prior=prior)))
     assert abs(found - plain).max() > 1e-4
-    last = gd.estimate_kernel(blurred, 9, options=replace(QUICK, last_prior=True), prior=prior)
+    last = gd.estimate_kernel(blurred, 9, options=replace(QUICK, finest_prior=True), prior=prior)
     assert abs(last - found).max() > 1e-5
     result = gd.deblur(blurred, 9, final=None, options=QUICK, prior=prior)
     np.testing.assert_array_equal(result.kernel, found)
@@ -346,7 +348,7 @@ def test_deblur_takes_a_prior(blurred: np.ndarray, random_weights: Path) -> None
 
 
 def test_a_prior_is_given_once(blurred: np.ndarray) -> None:
-    one, two = ScorePrior(Far()), ScorePrior(Far(), weight=1.0)
+    one, two = EnergyPrior(Far()), EnergyPrior(Far(), weight=1.0)
     with pytest.raises(ValueError, match="prior must be given once"):
         gd.deblur(blurred, 9, prior=one, options=replace(QUICK, prior=two))
     with pytest.raises(ValueError, match="prior must have a weight and a step"):
@@ -370,12 +372,12 @@ def test_a_prior_that_may_not_be_replayed_is_not(blurred: np.ndarray, monkeypatc
 
     monkeypatch.setattr(two_step, "replayed", spy)
     denoiser = DenoiserPrior(lambda picture, sigma: picture)
-    for prior, last_prior, expected in (
+    for prior, finest_prior, expected in (
         (None, False, [True, True]),
         (gd.priors.DarkChannel(), True, [True, True]),
         (denoiser, False, [False, True]),
         (denoiser, True, [False, False]),
     ):
         asked.clear()
-        gd.estimate_kernel(blurred, 9, options=replace(QUICK, prior=prior, last_prior=last_prior))
+        gd.estimate_kernel(blurred, 9, options=replace(QUICK, prior=prior, finest_prior=finest_prior))
         assert asked == expected

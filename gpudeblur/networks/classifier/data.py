@@ -30,7 +30,7 @@ TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class DataConfig:
     """What is done to the clear pictures.
 
     Attributes
@@ -73,7 +73,7 @@ def check(name: str, holds: bool, rule: str, value: object) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Folder:
+class ImageFolder:
     """The usable pictures of a folder, in the order of their names.
 
     Attributes
@@ -89,7 +89,7 @@ class Folder:
     skipped: list[tuple[str, str]]
 
 
-def load_folder(path: Path, *, smallest: int = 7) -> Folder:
+def load_folder(path: Path, *, smallest: int = 7) -> ImageFolder:
     """All pictures of a folder, luminance only; what cannot be used is listed with the reason.
 
     Parameters
@@ -108,7 +108,7 @@ def load_folder(path: Path, *, smallest: int = 7) -> Folder:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
     if not files:
         raise ValueError(f"folder {path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), got none")
-    folder = Folder(path, [], [], [])
+    folder = ImageFolder(path, [], [], [])
     flat = 0
     for file in files:
         try:
@@ -123,7 +123,7 @@ def load_folder(path: Path, *, smallest: int = 7) -> Folder:
         least = LEAST_CROP + smallest - 1
         if min(gray.shape) < least:
             folder.skipped.append((file.name, f"{gray.shape[0]} x {gray.shape[1]} pixels, less than {least}"))
-        elif roughness(np.minimum(gray, 1)) < FLAT:
+        elif mean_gradient(np.minimum(gray, 1)) < FLAT:
             flat += 1
             folder.skipped.append((file.name, "flat: it looks the same when it is blurred"))
         else:
@@ -140,13 +140,13 @@ def load_folder(path: Path, *, smallest: int = 7) -> Folder:
     return folder
 
 
-def roughness(picture: np.ndarray) -> float:
+def mean_gradient(picture: np.ndarray) -> float:
     """Mean absolute difference of neighbours."""
     picture = picture.astype(np.float32)
     return float(0.5 * (np.abs(np.diff(picture, axis=0)).mean() + np.abs(np.diff(picture, axis=1)).mean()))
 
 
-def draw_side(rng: np.random.Generator, low: int, high: int) -> int:
+def random_side(rng: np.random.Generator, low: int, high: int) -> int:
     """An odd side between both, log-uniform."""
     ends = np.log([low - 1, high + 1])
     return min(2 * int(np.exp(rng.uniform(*ends)) / 2) + 1, high)
@@ -191,13 +191,13 @@ def _crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarra
     for _ in range(TRIES):
         top, left = (int(rng.integers(0, length - side + 1)) for length in picture.shape)
         region = np.minimum(picture[top : top + side, left : left + side].astype(np.float32), 64)
-        if roughness(np.minimum(region, 1)) >= FLAT:
+        if mean_gradient(np.minimum(region, 1)) >= FLAT:
             break
     region = np.rot90(region, int(rng.integers(4)))
     return np.ascontiguousarray(region[::-1] if rng.random() < 0.5 else region)
 
 
-def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def make_batch(folders: Sequence[ImageFolder], recipe: DataConfig, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Batch `number` as stacks of equal shape: [(pictures (n, h, w) float32, labels (n,), 1 for blurred), ...].
 
     Every folder has the same share of the batch on average, however many pictures it has.
@@ -211,7 +211,7 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
         longest, shorter = largest_kernel(picture.shape, recipe.kernels), min(picture.shape)
         side = max(int(min(recipe.patch / scale, shorter - longest + 1)) // STEP * STEP, LEAST_CROP)
         longest = min(longest, (shorter - side) // 2 * 2 + 1)  # the smallest pictures have room for the smallest kernel
-        kernel = draw_kernel(rng, draw_side(rng, recipe.kernels[0], longest))
+        kernel = draw_kernel(rng, random_side(rng, recipe.kernels[0], longest))
         region = _crop(picture, side + kernel.shape[0] - 1, rng)
         quality = int(rng.integers(70, 96)) if rng.random() < recipe.jpeg else None
         pair = make_pair(region, kernel, float(rng.uniform(0, 2 * recipe.noise)), quality, rng)
@@ -225,7 +225,7 @@ def make_batch(folders: Sequence[Folder], recipe: Recipe, number: int) -> list[t
 
 
 def make_batches(
-    folders: Sequence[Folder], recipe: Recipe, first: int, stop: int
+    folders: Sequence[ImageFolder], recipe: DataConfig, first: int, stop: int
 ) -> Generator[list[tuple[np.ndarray, np.ndarray]], None, None]:
     """`make_batch` for the numbers from `first` to `stop`, each made while the one before it is in use.
 

@@ -23,7 +23,7 @@ import torch
 
 from ...images.files import write_whole
 from ..weights import pack, unpack
-from .data import Folder, Recipe, check, make_batches
+from .data import DataConfig, ImageFolder, check, make_batches
 from .network import CHANNELS, Classifier, channels_last, load_classifier
 
 # The learning rate falls by 5 (paper) after these shares of the steps.
@@ -32,8 +32,8 @@ RATE_DROP = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How the network is trained; `Recipe` says on what.
+class TrainConfig:
+    """How the network is trained; `DataConfig` says on what.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """A network, and the mean loss and accuracy over the last steps on fresh training pictures."""
 
     network: Classifier
@@ -89,23 +89,23 @@ class Trained:
     accuracy: float
 
 
-def rate_at(step: int, settings: Settings) -> float:
+def rate_at(step: int, settings: TrainConfig) -> float:
     """The learning rate of a step, counted from 0."""
     drops = sum(step >= share * settings.steps for share in DROPS)
     return settings.rate * min(1.0, (step + 1) / max(1, settings.warm_up)) / RATE_DROP**drops
 
 
 def train(
-    folders: Sequence[Folder],
-    recipe: Recipe,
-    settings: Settings,
+    folders: Sequence[ImageFolder],
+    recipe: DataConfig,
+    settings: TrainConfig,
     checkpoint: Path,
     *,
     initial: Path | None = None,
     resume: bool = False,
     log: Path | None = None,
     report: Callable[[int, float, float], bool | None] = lambda *_: None,
-) -> Trained:
+) -> TrainResult:
     """Train a classifier from the beginning, or go on from a checkpoint.
 
     Parameters
@@ -128,7 +128,7 @@ def train(
     """
     torch.set_num_threads(settings.threads)
     checkpoint = Path(checkpoint)
-    about = describe(folders, recipe, settings, initial)
+    about = run_config(folders, recipe, settings, initial)
     network = Classifier(settings.channels)
     first = 0
     if resume and checkpoint.exists():
@@ -167,7 +167,7 @@ def train(
             if stop:
                 break
     last = [float(np.mean(some)) if some else math.nan for some in (losses, hits)]
-    return Trained(network, step, *last)
+    return TrainResult(network, step, *last)
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def _begin(network: Classifier, seed: int, initial: Path | None) -> None:
     network.load_state_dict(given.state_dict())
 
 
-def _sgd(network: Classifier, momenta: Sequence[torch.Tensor], settings: Settings) -> torch.optim.SGD:
+def _sgd(network: Classifier, momenta: Sequence[torch.Tensor], settings: TrainConfig) -> torch.optim.SGD:
     """The optimiser, with the momenta of the steps before."""
     weights = list(network.parameters())
     decay = settings.weight_decay
@@ -207,7 +207,7 @@ def _step(
     optimiser: torch.optim.SGD,
     batch: list[tuple[np.ndarray, np.ndarray]],
     rate: float,
-    settings: Settings,
+    settings: TrainConfig,
 ) -> tuple[float, float]:
     """One step of SGD, in place: (loss of eq. 3, share told right). A loss that is not finite moves nothing."""
     count = sum(len(labels) for _, labels in batch)
@@ -239,8 +239,8 @@ def write_classifier(path: Path, network: Classifier) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def describe(
-    folders: Sequence[Folder], recipe: Recipe, settings: Settings, initial: Path | None = None
+def run_config(
+    folders: Sequence[ImageFolder], recipe: DataConfig, settings: TrainConfig, initial: Path | None = None
 ) -> dict[str, Any]:
     """All that a run's result depends on, but the pixels: what a checkpoint must agree with to go on from."""
     pictures = [[one.path.name, len(one.pictures), sum(int(p.size) for p in one.pictures)] for one in folders]

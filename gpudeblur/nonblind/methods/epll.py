@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from ...numerics.arrays import Array, array_module, backend_name, to_host
-from ...numerics.boundary import extend, unwrap
+from ...numerics.boundary import crop, pad
 from ...numerics.fourier import irfft2, psf_to_otf, rfft2
 from ...numerics.progress import subrange
-from ..regularization import same_noise, weight_for
+from ..regularization import equivalent_weight, resolve_weight
 from ..splitting import tv_admm
-from .mixture import SIDE, Mixture, level, most_probable, shipped
+from .mixture import SIDE, Mixture, load_default, map_estimate, with_noise
 
 # Measured on 8 crops of photographs (train) with noise of 0.0025, 0.01 and 0.05, the first coupling 0.01: 4 to 8 passes
 # are within 0.2 dB of each other; strides of 2, 3 and 5 change at most 0.03, 0.04 and 0.08 dB for 3, 1.6 and 0.7 of the
@@ -21,7 +21,7 @@ from .mixture import SIDE, Mixture, level, most_probable, shipped
 COUPLINGS = tuple(float(c) for c in np.geomspace(0.03, 1, 5))
 STRIDE = 4
 ITERATIONS = 40  # of `tv`; with 20 and 5 photographs with noise of 0.0025 are 0.2 and 0.9 dB worse
-FILLS = 2  # times that what was not seen is predicted, in each pass; 6 change less than 0.01 dB
+PREDICTIONS = 2  # times that what was not seen is predicted, in each pass; 6 change less than 0.01 dB
 # Patches at a time: on NumPy 1 MB of them, on a GPU up to 0.2 GB with their projections (beside what `tiles` counts).
 STRIP = {"numpy": 1 << 11, "cupy": 1 << 13}
 
@@ -53,7 +53,7 @@ def epll(
     kernel : (..., kh, kw), odd sides, sum 1.
     weight : of the prior, a number or one a picture (...), about the variance of the noise. Larger: less noise and
         ringing, less detail; but the prior knows nothing of the means of patches. A weight far too small does harm
-        (half: 1 to 2 dB). None takes it from the picture's noise: `weights.automatic_weight`.
+        (half: 1 to 2 dB). None takes it from the picture's noise: `weights.estimate_weight`.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         See `boundary.extend`.
     stride : pixels from a patch to the next, 1 to 8, from another corner each pass. Time falls with its square.
@@ -76,9 +76,9 @@ def epll(
     if not 1 <= stride <= SIDE:
         raise ValueError(f"stride must be from 1 to {SIDE}, or pixels are in no patch, got {stride!r}")
     report = (lambda _: None) if callback is None else callback
-    mixture = shipped() if mixture is None else mixture
-    weight = weight_for(weight, blurred, kernel, "epll")
-    like = same_noise(weight, "epll", "tv")
+    mixture = load_default() if mixture is None else mixture
+    weight = resolve_weight(weight, blurred, kernel, "epll")
+    like = equivalent_weight(weight, "epll", "tv")
     latent = tv_admm(
         blurred, kernel, like, boundary=boundary, iterations=ITERATIONS, whole=True, callback=subrange(callback, 0, 0.2)
     )
@@ -90,13 +90,13 @@ def epll(
     adjoint, power = otf.conj(), otf.real**2 + otf.imag**2
     unknown = boundary == "unknown"
     solution = rfft2(latent) * scale
-    data: Any = None if unknown else adjoint * rfft2(extend(blurred, kernel, boundary))
+    data: Any = None if unknown else adjoint * rfft2(pad(blurred, kernel, boundary))
     for number, coupling in enumerate(COUPLINGS):
         corner = (number * 3 % stride, number * 5 % stride)
-        drawn = rfft2(likely(latent, weight / coupling, mixture, stride, corner), overwrite=True)
+        drawn = rfft2(expected_patches(latent, weight / coupling, mixture, stride, corner), overwrite=True)
         drawn *= coupling
         inverse = scale / (power + coupling)
-        for _ in range(FILLS if unknown else 1):
+        for _ in range(PREDICTIONS if unknown else 1):
             if unknown:
                 again = irfft2(otf * solution, grid, overwrite=True)  # x * k
                 again[inside] = blurred
@@ -104,10 +104,10 @@ def epll(
             solution = (data + drawn) * inverse
         latent = irfft2(solution, grid)
         report(0.2 + 0.8 * (number + 1) / len(COUPLINGS))
-    return unwrap(latent, blurred.shape[-2:])
+    return crop(latent, blurred.shape[-2:])
 
 
-def likely(u: Array, noise: Any, mixture: Mixture, stride: int, corner: tuple[int, int]) -> Array:
+def expected_patches(u: Array, noise: Any, mixture: Mixture, stride: int, corner: tuple[int, int]) -> Array:
     """The mean of the most probable patches under noise of variance `noise` in pictures (..., H, W), periodic.
 
     Parameters
@@ -119,12 +119,14 @@ def likely(u: Array, noise: Any, mixture: Mixture, stride: int, corner: tuple[in
     shape, out = u.shape[-2:], xp.empty_like(u)
     counts = [-(-n // stride) for n in shape]
     # Of the patches, how many hold each row, and each column.
-    held = [_held(n, stride * np.arange(count) + begin) for n, count, begin in zip(shape, counts, corner, strict=True)]
+    held = [
+        _coverage(n, stride * np.arange(count) + begin) for n, count, begin in zip(shape, counts, corner, strict=True)
+    ]
     share = xp.asarray((1 / np.multiply.outer(*held)).astype(u.dtype))
     noises = np.broadcast_to(noise, (*u.shape[:-2], 1, 1))[..., 0, 0]
     margin = SIDE + stride - 2 + stride
     for index in np.ndindex(u.shape[:-2]):
-        at = level(mixture, float(noises[index]), u.dtype)
+        at = with_noise(mixture, float(noises[index]), u.dtype)
         wide = xp.pad(u[index], [(0, margin)] * 2, mode="wrap")
         total = xp.zeros_like(wide)
         strip = max(1, STRIP[backend_name(xp)] // counts[1])
@@ -141,20 +143,20 @@ def likely(u: Array, noise: Any, mixture: Mixture, stride: int, corner: tuple[in
             y = xp.stack([wide[place] for place in places]).reshape(SIDE * SIDE, -1)
             mean = y.mean(axis=0)
             y -= mean
-            y = most_probable(y, at)
+            y = map_estimate(y, at)
             y += mean
             for place, pixels in zip(places, y.reshape(SIDE * SIDE, rows, -1), strict=True):
                 total[place] += pixels
-        out[index] = _folded(total, shape) * share
+        out[index] = _fold_periodic(total, shape) * share
     return out
 
 
-def _held(n: int, begins: np.ndarray) -> np.ndarray:
+def _coverage(n: int, begins: np.ndarray) -> np.ndarray:
     """How many of the segments of 8 pixels that begin there hold each of the n pixels of a circle."""
     return np.bincount((begins[:, None] + np.arange(SIDE)).ravel() % n, minlength=n)
 
 
-def _folded(total: Array, shape: tuple[int, int]) -> Array:
+def _fold_periodic(total: Array, shape: tuple[int, int]) -> Array:
     """The sum over all periods of what lies on a larger grid than a torus of `shape`."""
     for n in shape:
         whole = total[:n].copy()

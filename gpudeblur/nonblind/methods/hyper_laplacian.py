@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...numerics.arrays import Array, Workspace, array_module, goes_to_cuda, replayed
-from ...numerics.boundary import unwrap
-from ...numerics.filters import gradient, gradient_adjoint, spectral_solve, transfer
+from ...numerics.boundary import crop
+from ...numerics.filters import data_terms, gradient, gradient_adjoint, spectral_solve
 from ...numerics.fourier import irfft2, psf_to_otf, rfft2
 from ...numerics.progress import subrange
-from ..regularization import weight_for
+from ..regularization import resolve_weight
 from ..splitting import continuation, solve
 from ..unknown_boundary import torus
 
@@ -111,12 +111,12 @@ def shrink(v: Array, beta: float, exponent: float) -> Array:
     return shrink_power(v, beta, exponent)
 
 
-def shrink_split(u: Array, beta: float, *, out: Array | None = None) -> Array:
+def dt_shrink(u: Array, beta: float, *, out: Array | None = None) -> Array:
     """D^T s with s = `shrink_two_thirds` of either component of D u (..., H, W); `out` as in `filters`."""
     if goes_to_cuda(u):
         from ...numerics import cuda
 
-        return cuda.shrink_split(u, beta, out=out)
+        return cuda.dt_shrink(u, beta, out=out)
     return gradient_adjoint(*(shrink_two_thirds(g, beta, overwrite=True) for g in gradient(u)))
 
 
@@ -142,7 +142,7 @@ def hyper_laplacian(
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
     weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
-        from the picture's noise: `weights.automatic_weight`.
+        from the picture's noise: `weights.estimate_weight`.
     exponent : in (0, 1). Smaller: sharper edges, flatter regions.
     boundary : {"liu-jia", "unknown", "reflect", "edge", "taper", "wrap"}
         See `torus`: 20 passes of `tv` before these, of four transforms each, for "unknown". With the exponent 2/3 and
@@ -163,7 +163,7 @@ def hyper_laplacian(
     """
     if not 0 < exponent < 1:
         raise ValueError(f"exponent must be between 0 and 1, got {exponent!r}; tv is 1, l0 is 0")
-    weight = weight_for(weight, blurred, kernel, "hyper-laplacian")
+    weight = resolve_weight(weight, blurred, kernel, "hyper-laplacian")
     first, share = callback, 0.7 if boundary == "unknown" else 0.0
     callback = subrange(callback, share, 1 - share)
     latent = torus(blurred, kernel, boundary, clipped=clipped, callback=subrange(first, 0, share))
@@ -172,18 +172,18 @@ def hyper_laplacian(
         split = functools.partial(_split, exponent=exponent)
         betas = continuation(1.0, beta_rate, beta_max)
         latent = solve(latent, kernel, split, weight=weight, betas=betas, boundary="wrap", callback=callback)
-        return unwrap(latent, blurred.shape[-2:])
+        return crop(latent, blurred.shape[-2:])
     report = (lambda _: None) if callback is None else callback
     number, arrays = (None, (latent, kernel, weight)) if np.ndim(weight) else (weight, (latent, kernel))
     passes = functools.partial(_passes, number=number, beta_rate=beta_rate, beta_max=beta_max)
     (latent,) = replayed(("hyper-laplacian", number, beta_rate, beta_max), passes, *arrays, report=report)
-    return unwrap(latent, blurred.shape[-2:])
+    return crop(latent, blurred.shape[-2:])
 
 
 def _split(u: Array, beta: float, *, exponent: float) -> Array:
-    """`shrink_split` for any exponent."""
+    """`dt_shrink` for any exponent."""
     if exponent == TWO_THIRDS:
-        return shrink_split(u, beta)
+        return dt_shrink(u, beta)
     return gradient_adjoint(*(shrink(g, beta, exponent) for g in gradient(u)))
 
 
@@ -203,10 +203,10 @@ def _passes(
     """
     factor: Any = number if weight is None else weight
     work, shape = Workspace(latent), latent.shape[-2:]
-    data, power = transfer(psf_to_otf(kernel, shape), rfft2(latent))
+    data, power = data_terms(psf_to_otf(kernel, shape), rfft2(latent))
     beta = 1.0
     while beta <= beta_max * 1.001:
-        split = rfft2(shrink_split(latent, beta, out=work.picture("split")), overwrite=True, out=work.spectrum("hat"))
+        split = rfft2(dt_shrink(latent, beta, out=work.picture("split")), overwrite=True, out=work.spectrum("hat"))
         solution = spectral_solve(data, split, power, factor * beta, shape)
         latent = irfft2(solution, shape, overwrite=True, out=work.picture("latent"))
         beta *= beta_rate

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ...numerics.arrays import Array
-from ...numerics.boundary import unwrap
-from ...numerics.filters import l0_split
+from ...numerics.boundary import crop
+from ...numerics.filters import dt_l0
 from ...numerics.progress import subrange
-from ..regularization import weight_for
+from ..regularization import resolve_weight
 from ..splitting import continuation, solve
 from ..unknown_boundary import torus
 
@@ -35,7 +35,7 @@ def l0(
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
     weight : of the prior, a number or one a picture (...); half of lambda where the data term has no 1/2. None takes
-        what suits a photograph with this noise (`weights.automatic_weight`); text and drawings bear more.
+        what suits a photograph with this noise (`weights.estimate_weight`); text and drawings bear more.
     boundary : see `torus`: 20 passes of `tv` for "unknown".
     clipped : (..., H, W) bool, of `torus`; for the boundary "unknown" only.
     beta_rate, beta_max : continuation from 4, where only steps above 0.7 are edges, to 2 / beta_max, the square of the
@@ -51,11 +51,11 @@ def l0(
     L. Xu, C. Lu, Y. Xu, J. Jia: Image smoothing via L0 gradient minimization, SIGGRAPH Asia 2011.
     J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
     """
-    weight = weight_for(weight, blurred, kernel, "l0")
+    weight = resolve_weight(weight, blurred, kernel, "l0")
     periodic = torus(blurred, kernel, boundary, clipped=clipped, callback=subrange(callback, 0, 0.6))
     betas = continuation(4.0, beta_rate, beta_max)
     latent = solve(
-        periodic, kernel, lambda u, beta: l0_split(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",
+        periodic, kernel, lambda u, beta: dt_l0(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",
         callback=subrange(callback, 0.6, 0.4),
     )  # fmt: skip
-    return unwrap(latent, blurred.shape[-2:])
+    return crop(latent, blurred.shape[-2:])

@@ -40,7 +40,7 @@ class Mixture:
     vectors: np.ndarray
 
 
-class Level(NamedTuple):
+class NoisyMixture(NamedTuple):
     """The mixture plus white noise of variance s, each component with its leading directions only.
 
     log(shares_k N(y; 0, C_k + s)) = constant_k - tail_k |y|^2 / 2 + sum_{j of k} (w_j y)^2 / 2, up to one number.
@@ -97,13 +97,13 @@ def read(path: Path, checksum: str) -> Mixture:
 
 
 @functools.cache
-def shipped() -> Mixture:
+def load_default() -> Mixture:
     """The one that comes with the package."""
     return read(FILE, CHECKSUM)
 
 
 @functools.lru_cache(maxsize=16)
-def level(mixture: Mixture, noise: float, dtype: np.dtype, tolerance: float = TOLERANCE) -> Level:
+def with_noise(mixture: Mixture, noise: float, dtype: np.dtype, tolerance: float = TOLERANCE) -> NoisyMixture:
     """The mixture under noise of variance `noise`, on the host.
 
     A component keeps its r leading directions; over the others its variance becomes their mean (plus noise) t. Of all
@@ -123,7 +123,7 @@ def level(mixture: Mixture, noise: float, dtype: np.dtype, tolerance: float = TO
     tail = mean[np.arange(len(rank)), rank]
     volume = np.where(keep, logs, 0).sum(axis=1) + (DIMENSIONS - rank) * np.log(tail)
     length = np.sqrt(np.maximum(1 / tail[:, None] - 1 / variance, 0))
-    return Level(
+    return NoisyMixture(
         noise,
         (np.log(mixture.shares) - volume / 2)[:, None].astype(dtype),
         (1 / tail)[:, None].astype(dtype),
@@ -132,7 +132,7 @@ def level(mixture: Mixture, noise: float, dtype: np.dtype, tolerance: float = TO
     )
 
 
-def most_probable(y: Array, at: Level) -> Array:
+def map_estimate(y: Array, at: NoisyMixture) -> Array:
     """argmin_z |z - y|^2 / (2 s) - log N(z; 0, C_k), k the component that is most probable for y: its Wiener filter.
 
     z = C_k (C_k + s)^-1 y (Zoran & Weiss 2011, section 4.2), by the projections w y alone:
@@ -145,7 +145,7 @@ def most_probable(y: Array, at: Level) -> Array:
     return _on_host(y, at) if array_module(y) is np else _dense(y, at)
 
 
-def _on_host(y: np.ndarray, at: Level) -> np.ndarray:
+def _on_host(y: np.ndarray, at: NoisyMixture) -> np.ndarray:
     """The patches sorted by component, and a small product for each: the filter costs little beside the choice."""
     choice = np.empty(y.shape[1], np.intp)
     for begin in range(0, y.shape[1], COLUMNS):
@@ -169,7 +169,7 @@ def _on_host(y: np.ndarray, at: Level) -> np.ndarray:
     return y
 
 
-def _dense(y: Array, at: Level) -> Array:
+def _dense(y: Array, at: NoisyMixture) -> Array:
     """All products for all patches, and those of other components times 0: twice the work, nothing to wait for."""
     xp: Any = array_module(y)
     owner = np.repeat(np.arange(len(at.tail)), np.diff(at.starts))

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from ...numerics.arrays import Array, array_module
-from ...numerics.boundary import extend, unwrap
+from ...numerics.boundary import crop, pad
 from ...numerics.progress import subrange
-from ..regularization import automatic_weight, broadcastable
-from ..saturation import completed
+from ..regularization import as_column, estimate_weight
+from ..saturation import fill_unobserved
 from ..splitting import tv_admm
 from .l0 import l0
 from .tv import ITERATIONS
 
-FLAT = 0.25  # the weight of l0 for a weight of tv: what suits the same noise, by `weights.LAWS`, and more
+FLAT = 0.25  # the weight of l0 for a weight of tv: what suits the same noise, by `weights.WEIGHT_RULES`, and more
 
 
 def bilateral(u: Array, *, sigma: float, range_sigma: float) -> Array:
@@ -93,18 +93,18 @@ def ringing_suppressed(
     """
 
     if weight is None:
-        weight = automatic_weight(blurred, kernel, "ringing-suppressed")
+        weight = estimate_weight(blurred, kernel, "ringing-suppressed")
     if flat_weight is None:
         flat_weight = FLAT * array_module(blurred).asarray(weight)
     latent = tv_admm(
-        blurred, kernel, broadcastable(weight, blurred), boundary=boundary, clipped=clipped, iterations=ITERATIONS,
+        blurred, kernel, as_column(weight, blurred), boundary=boundary, clipped=clipped, iterations=ITERATIONS,
         whole=True, callback=subrange(callback, 0, 0.6),
     )  # fmt: skip
-    sharp = unwrap(latent, blurred.shape[-2:])
+    sharp = crop(latent, blurred.shape[-2:])
     unknown = boundary == "unknown"
-    periodic = completed(blurred, kernel, latent, clipped) if unknown else extend(blurred, kernel, boundary)
+    periodic = fill_unobserved(blurred, kernel, latent, clipped) if unknown else pad(blurred, kernel, boundary)
     flat = l0(periodic, kernel, weight=flat_weight, boundary="wrap", callback=subrange(callback, 0.6, 0.3))
-    flat = unwrap(flat, blurred.shape[-2:])
+    flat = crop(flat, blurred.shape[-2:])
     result = sharp - suppression * bilateral(sharp - flat, sigma=sigma, range_sigma=range_sigma)
     if callback is not None:
         callback(1.0)

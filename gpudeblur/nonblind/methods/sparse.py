@@ -10,7 +10,7 @@ import numpy as np
 from ...numerics.arrays import Array, array_module, constant
 from ...numerics.conjugate_gradient import conjugate_gradient, dot, total
 from ...numerics.fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
-from ..regularization import weight_for
+from ..regularization import resolve_weight
 from ..splitting import tv_admm
 
 # Weights of first and second derivatives once they are reweighted, and where |d|^(exponent - 2) is cut (Levin's code).
@@ -65,7 +65,7 @@ def sparse(
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
     weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
-        from the picture's noise: `weights.automatic_weight`. Levin's code has 0.0068.
+        from the picture's noise: `weights.estimate_weight`. Levin's code has 0.0068.
     exponent : in (0, 2]. Smaller: sharper edges, flatter regions.
     clipped : (..., H, W) bool, where the sensor was at its top and x * k may be more than B, see `clipping`. The
         reweighting begins with the result of 20 passes of `tv` then, and compares what is clipped where x * k is less.
@@ -81,7 +81,7 @@ def sparse(
     A. Levin, R. Fergus, F. Durand, W. T. Freeman: Image and depth from a conventional camera with a coded aperture,
     SIGGRAPH 2007, appendix.
     """
-    xp, weight = array_module(blurred, kernel), weight_for(weight, blurred, kernel, "sparse")
+    xp, weight = array_module(blurred, kernel), resolve_weight(weight, blurred, kernel, "sparse")
     (h, w), (kh, kw), real = blurred.shape[-2:], kernel.shape[-2:], blurred.dtype
     # x, and what is beyond it up to a fast size. A circular convolution is exact where something was seen.
     grid = (fast_size(h + kh - 1), fast_size(w + kw - 1))
@@ -143,7 +143,12 @@ def sparse(
     latent = solve(xp.pad(blurred, margin, mode="edge"), [even] * 5, None)
     if clipped is not None:
         bright = tv_admm(
-            blurred, kernel, weight_for(None, blurred, kernel, "tv"), clipped=clipped, iterations=TV_PASSES, whole=True
+            blurred,
+            kernel,
+            resolve_weight(None, blurred, kernel, "tv"),
+            clipped=clipped,
+            iterations=TV_PASSES,
+            whole=True,
         )
         lit = clipped.any(axis=(-2, -1), keepdims=True)
         latent = xp.where(lit, xp.roll(bright, (top, left), (-2, -1)), latent)

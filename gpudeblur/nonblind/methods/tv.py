@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...numerics.arrays import Array, array_module
-from ..regularization import weight_for
+from ..regularization import resolve_weight
 from ..splitting import shrink_isotropic, tv_admm
 
 ITERATIONS = 30
@@ -44,7 +44,7 @@ def tv(
     blurred : (..., H, W) float in [0, 1].
     kernel : (..., kh, kw), odd sides, sum 1.
     weight : of the prior, a number or one a picture (...). Larger: less noise and ringing, less detail. None takes it
-        from the picture's noise: `weights.automatic_weight`.
+        from the picture's noise: `weights.estimate_weight`.
     isotropic : |grad x| is sqrt(x_x^2 + x_y^2); else |x_x| + |x_y|, which favours rows and columns.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         See `boundary.extend`. "unknown" takes four transforms a pass, the others two.
@@ -63,7 +63,7 @@ def tv(
     reconstruction, SIAM J. Imaging Sciences 1(3), 2008.
     T. Goldstein, S. Osher: The split Bregman method for L1-regularized problems, SIAM J. Imaging Sciences 2(2), 2009.
     """
-    weight = weight_for(weight, blurred, kernel, "tv")
+    weight = resolve_weight(weight, blurred, kernel, "tv")
     shrink = shrink_isotropic if isotropic else shrink_anisotropic
     return tv_admm(
         blurred, kernel, weight, shrink, boundary=boundary, clipped=clipped, iterations=iterations, callback=callback

@@ -11,11 +11,11 @@ import numpy as np
 from ...numerics.arrays import Array, array_module
 from ...numerics.fourier import Shape, irfftn, rfftn, sum_last_axes
 from ...numerics.progress import OnProgress
-from .wiener import BOUNDARIES, _squared, on_grid, prior_power, transfer_function
+from .wiener import BOUNDARIES, _squared, kernel_otf, on_grid, prior_power
 
 
 # ------------------------------------------------------------------ unsupervised
-class Chains(NamedTuple):
+class PosteriorChains(NamedTuple):
     """What the sampler found: the mean of x (..., bins) complex; the precisions of noise and prior, a list of (...)."""
 
     mean: Array
@@ -71,13 +71,13 @@ def unsupervised_wiener(
     data, inside = on_grid(blurred, kernel, boundary)
     grid = data.shape[-2:]
     unit = math.prod(grid) ** -0.5
-    normal, gamma = draws(rng, xp, blurred.dtype)
+    normal, gamma = random_streams(rng, xp, blurred.dtype)
     # Both precisions begin at 1: the unit of the picture must not matter.
     scale = blurred.std(axis=(-2, -1), keepdims=True)
     scale = xp.where(scale > 0, scale, 1)
     found = gibbs(
         rfftn(data / scale, 2) * unit,
-        transfer_function(kernel, grid),
+        kernel_otf(kernel, grid),
         xp.asarray(prior_power(grid, prior, blurred.dtype)),
         math.prod(grid),
         normal=normal,
@@ -91,7 +91,7 @@ def unsupervised_wiener(
     return scale * irfftn(found.mean * unit, grid)[inside]
 
 
-def draws(rng: Any, xp: Any, dtype: Any) -> tuple[Callable[[Shape], Array], Callable[[float], Any]]:
+def random_streams(rng: Any, xp: Any, dtype: Any) -> tuple[Callable[[Shape], Array], Callable[[float], Any]]:
     """(shape -> standard normal numbers (2, *shape), a -> one number of the standard gamma distribution).
 
     The first in the memory of `xp`; for a `rng`, see `unsupervised_wiener`.
@@ -139,7 +139,7 @@ def gibbs(
     halved: bool = True,
     sample: Callable[[Array], Any] | None = None,
     report: OnProgress | None = None,
-) -> Chains:
+) -> PosteriorChains:
     """The sampler of `unsupervised_wiener` on unitary spectra (..., H, bins).
 
     The real and the imaginary part are two arrays of real numbers, and the data are turned by the phase of the kernel's
@@ -200,7 +200,7 @@ def gibbs(
             total += x
             counts = xp.full(noise.shape, count) if done is None else xp.where(done, counts, count)
         if iteration > min_num_iter and count > 1:
-            close = ~(_change(total, x, count) >= threshold)  # NaN is not going to be closer
+            close = ~(_relative_change(total, x, count) >= threshold)  # NaN is not going to be closer
             done = close if done is None else done | close
             if bool(done.all()):  # here CuPy must wait
                 break
@@ -211,10 +211,10 @@ def gibbs(
     total /= (xp.ones(1) if counts is None else counts).astype(real)
     if not lead:
         chains = ([1, *map(float, chains[0][1:])], [1, *map(float, chains[1][1:])])
-    return Chains(total[0] + 1j * total[1], *chains)
+    return PosteriorChains(total[0] + 1j * total[1], *chains)
 
 
-def _change(total: Array, x: Array, count: int) -> Array:
+def _relative_change(total: Array, x: Array, count: int) -> Array:
     """sum |mean_n - mean_(n - 1)| / sum |n mean_n| / n, of the sum of n samples and the last of them; (..., 1, 1)."""
     xp = array_module(total)
     # mean_n - mean_(n - 1) = (x - mean_n) / (n - 1)

@@ -11,7 +11,7 @@ import numpy as np
 from ...images.kernels import pad_to_odd
 from ...images.noise import noise_sigma_under
 from ...numerics.arrays import Array, array_module
-from ...numerics.boundary import continued
+from ...numerics.boundary import pad_crossfade
 from ...numerics.fourier import Shape, irfftn, place, rfftn
 from ...numerics.progress import OnProgress, subrange
 from ..unknown_boundary import torus
@@ -65,7 +65,7 @@ def wiener(
     xp, kernel = array_module(blurred, kernel), kernel.astype(blurred.dtype, copy=False)
     data, inside = on_grid(blurred, kernel, boundary, callback=subrange(callback, 0, 0.9))
     grid = data.shape[-2:]
-    otf = transfer_function(kernel, grid)
+    otf = kernel_otf(kernel, grid)
     penalty = xp.asarray(prior_power(grid, prior, blurred.dtype))
     power, spectrum = _squared(otf), rfftn(data, 2)
     if weight is None:
@@ -91,7 +91,7 @@ def on_grid(
         return picture, (...,)
     inside = (..., *map(slice, picture.shape[-ndim:]))
     if boundary != "unknown":
-        return continued(picture, tuple(2 * (side - 1) for side in kernel.shape[-ndim:]), boundary), inside
+        return pad_crossfade(picture, tuple(2 * (side - 1) for side in kernel.shape[-ndim:]), boundary), inside
     if ndim != 2:
         raise ValueError(f"boundary 'unknown' is for pictures of 2 axes, got {ndim}; use 'edge'")
     # `torus` is for pictures in [0, 1], and kernels of sum 1.
@@ -101,7 +101,7 @@ def on_grid(
     return level * torus(picture / level, kernel, boundary, callback=callback), inside
 
 
-def transfer_function(kernel: Array, grid: Shape) -> Array:
+def kernel_otf(kernel: Array, grid: Shape) -> Array:
     """The transform of `kernel` (..., *sides), its pixel `side // 2` the origin."""
     ndim = len(grid)
     return rfftn(place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:])), ndim)

@@ -1,11 +1,11 @@
-// smooth_split: out = D^T g, or out += scale D^T g where `adds` is set; g = D smooth between two pixels outside the
+// dt_smooth: out = D^T g, or out += scale D^T g where `adds` is set; g = D smooth between two pixels outside the
 // mask, else 0.  C order, periodic.
 // smooth, out: (n, h, w) float32, out is not smooth; mask: (n, h, w) uint8, 0 or 1.
-// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.smooth_split, equal bit for bit.
+// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.dt_smooth, equal bit for bit.
 
 // 4 blocks an SM leave a thread 64 registers; by itself, ptxas of CUDA 13.0 takes 40 for sm_120 and spills.
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS, 4)
-smooth_split(const float* __restrict__ smooth, const unsigned char* __restrict__ mask, float scale, int adds,
+dt_smooth(const float* __restrict__ smooth, const unsigned char* __restrict__ mask, float scale, int adds,
              float* __restrict__ out, int h, int w) {
     const Tile at = this_tile(h, w);
     const int x = at.x + threadIdx.x;

@@ -1,9 +1,9 @@
-// transfer: power = |otf|^2, then otf = conj(otf) blurred, in place: what the latent step's closed form is made of.
+// data_terms: power = |otf|^2, then otf = conj(otf) blurred, in place: what the latent step's closed form is made of.
 // otf, blurred: (n, h, w) complex64; power: (n, h, w) float32; C order; h, w: the sides of the spectra.
-// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.transfer.
+// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.data_terms.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
-transfer(float2* __restrict__ otf, const float2* __restrict__ blurred, float* __restrict__ power, int h, int w) {
+data_terms(float2* __restrict__ otf, const float2* __restrict__ blurred, float* __restrict__ power, int h, int w) {
     const Tile at = this_tile(h, w);
     const int x = at.x + threadIdx.x;
     if (x >= w) return;

@@ -1,7 +1,7 @@
-// voting_threshold: out = the count-th largest |D u|^2 of the rectangle rows top..bottom - 1, columns left..right - 1,
+// selection_threshold: out = the count-th largest |D u|^2 of the rectangle rows top..bottom - 1, columns left..right - 1,
 // at least the smallest normal float.  u: (n, h, w) float32; out: n float32; C order, periodic; NaN counts as largest.
 // grid (n), block (32 m), scratch null, parts 1, digit 0; or grid (parts n), scratch n SELECTION_WORDS zeros, launched
-// for digit = 0, 1, 2.  NumPy twin: kernel_step.voting_threshold, equal bit for bit.
+// for digit = 0, 1, 2.  NumPy twin: kernel_step.selection_threshold, equal bit for bit.
 
 constexpr int STRIP_ROWS = 16;  // rows of a column that a thread walks down: what was below is then here
 constexpr int AHEAD = 4;        // rows that it reads at once, to keep the memory busy
@@ -40,7 +40,7 @@ struct Energies {
 };
 
 extern "C" __global__ void __launch_bounds__(1024)
-voting_threshold(const float* __restrict__ u, float* __restrict__ out, int h, int w, int top, int bottom, int left,
+selection_threshold(const float* __restrict__ u, float* __restrict__ out, int h, int w, int top, int bottom, int left,
                  int right, int count, unsigned* scratch, int parts, int digit) {
     const index_t picture = blockIdx.x / parts;
     const Energies energies = {u + picture * h * w, h, w, top, bottom, left, right};

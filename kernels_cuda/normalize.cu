@@ -1,9 +1,9 @@
-// normalise: out = kernel clipped at 0 and scaled to sum 1; a delta where nothing is left, or where `known` is 0.
+// normalize: out = kernel clipped at 0 and scaled to sum 1; a delta where nothing is left, or where `known` is 0.
 // kernel, out: (n, kh, kw) float32; known: n uint8, 0 or 1, or null where all are; C order; out may be kernel.
-// grid (n), block (32 m).  NumPy twin: kernel_refine.normalise.
+// grid (n), block (32 m).  NumPy twin: kernel_refine.normalize.
 
 extern "C" __global__ void __launch_bounds__(1024)
-normalise(const float* kernel, const unsigned char* __restrict__ known, float* out, int kh, int kw) {
+normalize(const float* kernel, const unsigned char* __restrict__ known, float* out, int kh, int kw) {
     const int size = kh * kw, middle = kh / 2 * kw + kw / 2;
     kernel += index_t(blockIdx.x) * size;
     out += index_t(blockIdx.x) * size;

@@ -1,9 +1,9 @@
-// kernel_grid: out = kernel among zeros on a periodic grid, its middle pixel at (0, 0).
+// kernel_to_grid: out = kernel among zeros on a periodic grid, its middle pixel at (0, 0).
 // kernel: (n, kh, kw) float32; out: (n, h, w) float32; C order; kh <= h, kw <= w.
-// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: fourier.kernel_grid, equal bit for bit.
+// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: fourier.kernel_to_grid, equal bit for bit.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
-kernel_grid(const float* __restrict__ kernel, float* __restrict__ out, int kh, int kw, int h, int w) {
+kernel_to_grid(const float* __restrict__ kernel, float* __restrict__ out, int kh, int kw, int h, int w) {
     const Tile at = this_tile(h, w);
     const int x = at.x + threadIdx.x;
     if (x >= w) return;

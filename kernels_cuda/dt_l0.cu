@@ -1,9 +1,9 @@
-// l0_split: out = D^T g, g = D u where |D u|^2 >= threshold, else 0.  u, out: (n, h, w) float32, C order, periodic.
+// dt_l0: out = D^T g, g = D u where |D u|^2 >= threshold, else 0.  u, out: (n, h, w) float32, C order, periodic.
 // thresholds: n floats, or null and `threshold` for all.  out is not u.
-// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.l0_split, equal bit for bit.
+// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: filters.dt_l0, equal bit for bit.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
-l0_split(const float* __restrict__ u, const float* __restrict__ thresholds, float threshold, float* __restrict__ out,
+dt_l0(const float* __restrict__ u, const float* __restrict__ thresholds, float threshold, float* __restrict__ out,
          int h, int w) {
     __shared__ float tile[TILE + 2][TILE + 2];  // the picture with one pixel around
     const Tile at = this_tile(h, w);
@@ -14,7 +14,7 @@ l0_split(const float* __restrict__ u, const float* __restrict__ thresholds, floa
         for (int x = threadIdx.x; x < columns + 2; x += TILE)
             tile[y][x] = u[index_t(wrap(at.y + y - 1, h)) * w + wrap(at.x + x - 1, w)];
     __syncthreads();
-    const float bound = per_picture(thresholds, threshold, at.picture);
+    const float bound = per_image(thresholds, threshold, at.picture);
     for (int y = threadIdx.y; y < rows; y += TILE_ROWS) {
         const int x = threadIdx.x;
         if (x >= columns) continue;

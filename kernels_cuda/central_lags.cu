@@ -1,9 +1,9 @@
-// lags: out(y, x) = correlation((y - rows) mod h, (x - columns) mod w): the lags around 0 of a circular correlation.
+// central_lags: out(y, x) = correlation((y - rows) mod h, (x - columns) mod w): the lags around 0 of a circular correlation.
 // correlation: (n, h, w) float32; out: (n, 2 rows + 1, 2 columns + 1) float32; C order; rows < h, columns < w.
-// grid (ceil((2 columns + 1) / 32) ceil((2 rows + 1) / 32) n), block (32, 8).  NumPy twin: kernel_step.lags.
+// grid (ceil((2 columns + 1) / 32) ceil((2 rows + 1) / 32) n), block (32, 8).  NumPy twin: kernel_step.central_lags.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
-lags(const float* __restrict__ correlation, float* __restrict__ out, int h, int w, int rows, int columns) {
+central_lags(const float* __restrict__ correlation, float* __restrict__ out, int h, int w, int rows, int columns) {
     const int height = 2 * rows + 1, width = 2 * columns + 1;
     const Tile at = this_tile(height, width);
     const int x = at.x + threadIdx.x;

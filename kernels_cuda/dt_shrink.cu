@@ -1,6 +1,6 @@
-// shrink_split: out = D^T s, s = each component v of D u shrunk to argmin_w |w|^(2/3) + beta / 2 (w - v)^2.
+// dt_shrink: out = D^T s, s = each component v of D u shrunk to argmin_w |w|^(2/3) + beta / 2 (w - v)^2.
 // u, out: (n, h, w) float32, C order, periodic; unit = 2 / (3 beta), threshold = 2 unit^(3/4).  out is not u.
-// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: hyper_laplacian.shrink_split, s to 8 ulp.
+// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: hyper_laplacian.dt_shrink, s to 8 ulp.
 
 // 0 where |v| <= threshold, else v (1 - sum_i SHARES_i q / (1 - POLES_i q)) with q = unit |v|^(-4/3), at most 0.397.
 // The sum is put over one denominator: its terms are all positive, so no digits are lost, and there is one division.
@@ -17,7 +17,7 @@ __device__ inline float shrunk(float v, float threshold, float unit) {
 }
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
-shrink_split(const float* __restrict__ u, float threshold, float unit, float* __restrict__ out, int h, int w) {
+dt_shrink(const float* __restrict__ u, float threshold, float unit, float* __restrict__ out, int h, int w) {
     __shared__ float tile[TILE + 2][TILE + 2];  // the picture with one pixel around
     __shared__ float across[TILE][TILE + 1];    // s_x of the tile and of the column to its left
     __shared__ float down[TILE + 1][TILE];      // s_y of the tile and of the row above

@@ -1,9 +1,9 @@
-// voting_split: out = D^T g, g = D u where |D u|^2 >= threshold in rows top..bottom - 1 and columns left..right - 1.
+// dt_selected: out = D^T g, g = D u where |D u|^2 >= threshold in rows top..bottom - 1 and columns left..right - 1.
 // u, out: (n, h, w) float32, C order, periodic; thresholds: n floats, or null and `threshold` for all.  out is not u.
-// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: kernel_step.voting_split, equal bit for bit.
+// grid (ceil(w / 32) ceil(h / 32) n), block (32, 8).  NumPy twin: kernel_step.dt_selected, equal bit for bit.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
-voting_split(const float* __restrict__ u, const float* __restrict__ thresholds, float threshold,
+dt_selected(const float* __restrict__ u, const float* __restrict__ thresholds, float threshold,
              float* __restrict__ out, int h, int w, int top, int bottom, int left, int right) {
     __shared__ float tile[TILE + 2][TILE + 2];  // the picture with one pixel around
     const Tile at = this_tile(h, w);
@@ -14,7 +14,7 @@ voting_split(const float* __restrict__ u, const float* __restrict__ thresholds, 
         for (int x = threadIdx.x; x < columns + 2; x += TILE)
             tile[y][x] = u[index_t(wrap(at.y + y - 1, h)) * w + wrap(at.x + x - 1, w)];
     __syncthreads();
-    const float bound = per_picture(thresholds, threshold, at.picture);
+    const float bound = per_image(thresholds, threshold, at.picture);
     const int x = threadIdx.x, column = at.x + x, before = wrap(column - 1, w);
     if (x >= columns) return;
     const bool in_column = column >= left && column < right, in_before = before >= left && before < right;
