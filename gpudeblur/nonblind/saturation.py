@@ -24,7 +24,7 @@ def project_on_data(blurred: Array, light: Array, clipped: Array | None) -> Arra
 
 
 def fill_unobserved(blurred: Array, kernel: Array, latent: Array, clipped: Array | None = None) -> Array:
-    """`latent` * `kernel` (..., H', W'), periodic, with `project_on_data` of `blurred` in its first H rows, W columns."""
+    """`latent` * `kernel` (..., H', W'), periodic, `project_on_data` of `blurred` in its first H rows, W columns."""
     shape = latent.shape[-2:]
     spectrum = rfft2(latent)
     spectrum *= psf_to_otf(kernel, shape)

@@ -191,7 +191,7 @@ def test_the_smooth_prior_is_launches_too(cupy: Any) -> None:
 
 
 # ---- what the host has to do
-# All initializations and candidates, as by default; the counts do not depend on how often they go round, nor on the sizes.
+# All initializations and candidates, as by default; the counts depend neither on iterations nor on sizes.
 ALL_STARTS = gd.TwoStepOptions(iterations=1, kernel_iterations=2, finest_iterations=1)
 
 
