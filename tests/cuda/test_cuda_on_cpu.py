@@ -24,7 +24,7 @@ if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
 import laws
-from cuda_on_cpu.build import SANITIZE, CpuKernel, PoisonedNumpy, build, sanitized_environment
+from cuda_on_cpu.build import SANITIZE, CpuKernel, PoisonedNumpy, build_all, sanitized_environment
 from laws import KERNELS, bound, picture, spectra, system
 
 from gpudeblur import _cuda, filters, kernel_step, noise, pyramid
@@ -507,7 +507,7 @@ def test_launches_are_counted(cuda: Any) -> None:
 def broken(name: str, old: str, new: str, folder: Path) -> CpuKernel:
     source = _cuda.source(name)
     assert source.count(old), old
-    return build(name, source.replace(old, new), folder, sanitize=SANITIZE)
+    return build_all({name: source.replace(old, new)}, folder, sanitize=SANITIZE)[name]
 
 
 @pytest.mark.parametrize(

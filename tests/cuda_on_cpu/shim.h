@@ -6,7 +6,9 @@
 // when a block starts. A barrier that some threads never reach ends in an error, not in a hang.
 #pragma once
 
+#undef _FORTIFY_SOURCE  // its longjmp does not know that there are fibers
 #include <math.h>
+#include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,13 +56,13 @@ constexpr size_t STACK = 256 << 10;
 constexpr unsigned LANES = 32;
 
 struct Fiber {
-    ucontext_t context;
+    jmp_buf state;
     std::unique_ptr<char[]> stack{new char[STACK]};
     dim3 index;
-    bool done;
+    bool done = true, begun = false;
     const unsigned* waits_on;  // the generation counter of its barrier, while it waits
     unsigned generation;
-    void* fake_stack;
+    void* fake_stack = nullptr;
 };
 
 struct Barrier {
@@ -78,18 +80,34 @@ inline std::vector<Fiber> fibers;
 inline std::vector<Warp> warps;
 inline Barrier block_barrier;
 inline bool block_any[2];  // __syncthreads_or of the last two generations of the barrier
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline void* scheduler_fake_stack;
 inline const void* scheduler_stack;
 inline size_t scheduler_stack_size;
 inline unsigned current, threads;
 inline void (*body)();
 
+inline void fiber_main();
+
+// To where the fiber left, or to its begin. `_setjmp` and `_longjmp` ask nothing of the kernel, unlike `swapcontext`.
+[[gnu::noinline, noreturn]] inline void resume(Fiber& fiber) {
+    if (fiber.begun) _longjmp(fiber.state, 1);
+    fiber.begun = true;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fiber.stack.get();
+    context.uc_stack.ss_size = STACK;
+    context.uc_link = nullptr;
+    makecontext(&context, fiber_main, 0);
+    setcontext(&context);
+    abort();
+}
+
 inline void enter_fiber(Fiber& fiber) {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_start_switch_fiber(&scheduler_fake_stack, fiber.stack.get(), STACK);
 #endif
-    swapcontext(&scheduler, &fiber.context);
+    if (!_setjmp(scheduler)) resume(fiber);
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
 #endif
@@ -97,9 +115,9 @@ inline void enter_fiber(Fiber& fiber) {
 
 inline void leave_fiber(Fiber& fiber) {
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(fiber.done ? nullptr : &fiber.fake_stack, scheduler_stack, scheduler_stack_size);
+    __sanitizer_start_switch_fiber(&fiber.fake_stack, scheduler_stack, scheduler_stack_size);
 #endif
-    swapcontext(&fiber.context, &scheduler);
+    if (!_setjmp(fiber.state)) _longjmp(scheduler, 1);
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(fiber.fake_stack, &scheduler_stack, &scheduler_stack_size);
 #endif
@@ -109,17 +127,11 @@ inline void fiber_main() {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
 #endif
-    body();
-    fibers[current].done = true;
-    leave_fiber(fibers[current]);
-}
-
-[[gnu::noinline]] inline void prepare(Fiber& fiber) {  // apart, since getcontext counts as returning twice
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = STACK;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
+    for (;;) {  // a block's thread after another's
+        body();
+        fibers[current].done = true;
+        leave_fiber(fibers[current]);
+    }
 }
 
 inline void arrive_and_wait(Barrier& barrier, unsigned expected) {
@@ -175,11 +187,10 @@ inline bool advance(unsigned thread) {
 inline int run_block(unsigned order, std::mt19937& random) {
     for (unsigned t = 0; t < threads; ++t) {
         Fiber& fiber = fibers[t];
+        if (!fiber.done) fiber.begun = false;  // it waits at a barrier that the others did not reach
         fiber.done = false;
         fiber.waits_on = nullptr;
-        fiber.fake_stack = nullptr;
         fiber.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
-        prepare(fiber);
     }
     block_barrier = {};
     std::vector<unsigned> visits(warps.size()), lanes(LANES);
