@@ -530,6 +530,7 @@ def unsynchronized(build_folder: Path) -> dict[str, CpuKernel]:
     return build_broken(UNSYNCHRONIZED, build_folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SANITIZE, reason="about the order of threads, not about memory")
 @pytest.mark.parametrize("name", list(UNSYNCHRONIZED)[:-1])
 @pytest.mark.usefixtures("many_parts")
@@ -551,6 +552,7 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, unsynchronized: An
         run(*calls[name])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SANITIZE, reason="about the order of threads, not about memory")
 def test_a_barrier_that_some_threads_miss_is_an_error(cuda: Any, monkeypatch: Any, unsynchronized: Any) -> None:
     monkeypatch.setattr(_cuda, "_kernel", lambda _: unsynchronized["l0_split__divergent"])

@@ -58,7 +58,7 @@ def test_the_defaults_on_a_device(cupy: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
 def test_the_size_of_the_kernel_is_found_on_a_device(cupy: Any) -> None:
-    stack = photos(2)
+    stack = photos(2, 40)
     options = dataclasses.replace(QUICK, starts=("text", "sparse"))
     on_device, on_host = (gd.deblur(u, options=options) for u in (cupy.asarray(stack), stack))
     assert on_device.kernel.shape == on_host.kernel.shape
@@ -112,6 +112,7 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
         assert +five == {"shrink_split": 2, "spectral_solve": 2, "transforms": 4, "bytes": 2 * in_memory}
 
 
+@pytest.mark.slow
 def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any) -> None:
     """The third run of a shape is graphs alone, on pictures that the captured ones have never seen."""
     from gpudeblur import _cuda
