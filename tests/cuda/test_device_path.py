@@ -30,7 +30,11 @@ QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5, starts=("wide",), l
 
 @pytest.fixture
 def cupy(cpu_kernel: Any) -> Iterator[Any]:
+    """The stand-in; the modules that hold CuPy are imported anew for each test."""
+    global _cuda, _device
     with device.installed(cpu_kernel) as cupy:
+        from gpudeblur import _cuda, _device
+
         yield cupy
 
 
@@ -76,8 +80,6 @@ def test_colours_that_share_a_kernel_are_restored_on_a_device(cupy: Any) -> None
 
 def test_the_restoration_is_replayed_as_a_graph(cupy: Any) -> None:
     """From the second time on that a shape comes, other weights apart; pictures are all new."""
-    from gpudeblur import _cuda, _device
-
     _device.clear()
     for number in range(4):
         stack, kernel = photos(2 + number)[number:], trajectory_kernel(7, rng=number).astype(np.float32)
@@ -89,7 +91,6 @@ def test_the_restoration_is_replayed_as_a_graph(cupy: Any) -> None:
 
 def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any) -> None:
     """Nothing else touches memory: no allocation, no copy, no waiting. So, too, where colours share a kernel."""
-    from gpudeblur import _cuda, _device
 
     def costs(passes: int, picture: Any, kernel: Any) -> Counter[str]:
         _device.state().clear()
@@ -115,8 +116,6 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
 @pytest.mark.slow
 def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any) -> None:
     """The third run of a shape is graphs alone, on pictures that the captured ones have never seen."""
-    from gpudeblur import _cuda
-
     for number in range(3):
         stack = photos(2 + number)[number:]
         found = gd.estimate_kernel(cupy.asarray(stack), 7, options=QUICK)
@@ -126,8 +125,6 @@ def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any) -> None:
 
 def costs(cupy: Any, iterations: int, options: gd.TwoStepOptions, cut: float) -> Counter[str]:
     """What the loop of one scale does: launches by name, transforms, bytes, allocations, waits, uploads."""
-    from gpudeblur import _cuda, _device
-
     picture = cupy.asarray(photos(2, 50))
     scale = Scale((7, 7), (50, 50), 1.0, (Iteration(0.01, 0.1, cut),) * iterations, 0.3, options.beta_max)
     kernel = initial_kernel((7, 7), 2, cupy, np.float32)
@@ -295,8 +292,6 @@ def test_dtypes_that_no_device_has_come_back_as_they_were(cupy: Any, dtype: str)
 
 @pytest.mark.slow
 def test_a_kernel_too_large_for_one_block_is_solved_by_transforms_in_a_graph(cupy: Any, monkeypatch: Any) -> None:
-    from gpudeblur import _cuda
-
     stack = photos(2)
     for solver in ("cg", "nnls"):
         options = dataclasses.replace(QUICK, kernel_solver=solver)

@@ -184,11 +184,10 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
     )  # fmt: skip
     ndimage, fft = Module("cupyx.scipy.ndimage", scipy.ndimage), Module("cupyx.scipy.fft", scipy.fft)
     ndimage.__dict__["label"] = label
-    fftpack = Module("cupyx.scipy.fftpack", None, get_fft_plan=transforms.get_fft_plan)
-    cupyx_scipy = Module("cupyx.scipy", None, ndimage=ndimage, fft=fft, fftpack=fftpack)
+    cupyx_scipy = Module("cupyx.scipy", None, ndimage=ndimage, fft=fft)
     cupyx = Module("cupyx", None, scipy=cupyx_scipy, empty_pinned=memory.empty_pinned)
     modules = (cupy, cuda, runtime, driver, cufft, memory_module, cupy_fft, config, random)
-    modules += (cupyx, cupyx_scipy, ndimage, fft, fftpack)
+    modules += (cupyx, cupyx_scipy, ndimage, fft)
     return {module.__name__: module for module in modules}
 
 
