@@ -87,10 +87,11 @@ def test_twins(cuda: Any, launch: str) -> None:
         twin.check(functools.partial(run, getattr(cuda, launch)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["select", "voting_threshold"])
 @pytest.mark.usefixtures("many_parts")
 def test_twins_of_many_parts(cuda: Any, launch: str) -> None:
-    for twin in TWINS[launch][:: 1 if SANITIZE else 5]:
+    for twin in TWINS[launch][::5]:
         twin.check(functools.partial(run, getattr(cuda, launch)))
 
 
