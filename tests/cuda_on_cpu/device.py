@@ -170,7 +170,6 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
         "cupy.cuda", None, Device=Device, Stream=streams.Stream, Event=streams.Event, Graph=streams.Graph,
         get_current_stream=current_stream, get_elapsed_time=streams.get_elapsed_time, MemoryPool=memory.MemoryPool,
         Memory=memory.Memory, MemoryPointer=memory.MemoryPointer, using_allocator=memory.using_allocator,
-        set_allocator=memory.set_allocator, alloc=memory.allocate,
         get_allocator=memory.get_allocator, runtime=runtime, driver=driver, cufft=cufft, memory=memory_module,
     )  # fmt: skip
     config = Module("cupy.fft.config", None, get_plan_cache=transforms.get_plan_cache)
