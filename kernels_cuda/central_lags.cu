@@ -1,4 +1,4 @@
-// central_lags: out(y, x) = correlation((y - rows) mod h, (x - columns) mod w): the lags around 0 of a circular correlation.
+// central_lags: out(y, x) = correlation((y - rows) mod h, (x - columns) mod w), the lags around 0 of a correlation.
 // correlation: (n, h, w) float32; out: (n, 2 rows + 1, 2 columns + 1) float32; C order; rows < h, columns < w.
 // grid (ceil((2 columns + 1) / 32) ceil((2 rows + 1) / 32) n), block (32, 8).  NumPy twin: kernel_step.central_lags.
 

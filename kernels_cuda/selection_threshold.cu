@@ -1,4 +1,4 @@
-// selection_threshold: out = the count-th largest |D u|^2 of the rectangle rows top..bottom - 1, columns left..right - 1,
+// selection_threshold: out = count-th largest |D u|^2 of the rectangle rows top..bottom - 1, columns left..right - 1,
 // at least the smallest normal float.  u: (n, h, w) float32; out: n float32; C order, periodic; NaN counts as largest.
 // grid (n), block (32 m), scratch null, parts 1, digit 0; or grid (parts n), scratch n SELECTION_WORDS zeros, launched
 // for digit = 0, 1, 2.  NumPy twin: kernel_step.selection_threshold, equal bit for bit.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,16 +35,21 @@ def cupy(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="session")
-def cpu_kernel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """The CPU build of a CUDA kernel by its name; each is built once, whichever process asks for it."""
-    from cuda_on_cpu.build import SANITIZE, build
+def build_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where CPU builds of CUDA kernels stay from run to run."""
+    cache = getattr(request.config, "cache", None)  # not there under `-p no:cacheprovider`
+    return cache.mkdir("cuda_on_cpu") if cache else tmp_path_factory.mktemp("cuda_on_cpu")
+
+
+@pytest.fixture(scope="session")
+def cpu_kernel(build_folder: Path) -> Callable[[str], Any]:
+    """The CPU build of a CUDA kernel by its name."""
+    from cuda_on_cpu.build import SANITIZE, build_all
 
     from gpudeblur.numerics import cuda
 
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cuda_on_cpu"
-    folder.mkdir(exist_ok=True)
-    return functools.cache(lambda name: build(name, cuda.source(name), folder, sanitize=SANITIZE))
+    sources = {path.stem: cuda.source(path.stem) for path in sorted(cuda.SOURCES.glob("*.cu"))}
+    return build_all(sources, build_folder, sanitize=SANITIZE).__getitem__
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from gpudeblur.numerics.arrays import array_module, to_host
 # Odd and even, rectangular, over one tile and under it, one-pixel edges, one pixel, several leading axes.
 SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 32, 5), (2, 3, 4, 5)]
 KERNELS = [(3, 3), (1, 1), (1, 5), (7, 3), (13, 9), (5, 19)]
+BORDERS = [(2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1)]  # of these, what ends where tiles, strips or warps do not
+KERNEL_BORDERS = [(1, 1), (7, 3), (13, 9)]
 
 
 def assert_close(a: Any, b: Any, *, rtol: float = 1e-7, atol: float = 0.0) -> None:
@@ -115,11 +118,16 @@ class Twin:
     rtol: float = 0.0  # 0, with scale 0: equal bit for bit
     scale: float = 0.0  # error allowed as a share of the largest value
 
-    def check(self, out: Any) -> None:
-        expected = self.expected()
-        one = isinstance(expected, np.ndarray)
-        for a, b in zip((out,) if one else out, (expected,) if one else expected, strict=True):
-            self._check(to_host(a), b)
+    def check(self, launch: Callable[..., Any], *args: Any) -> None:
+        """That the launch function gives the twin's result, for `args` or these arguments."""
+        try:
+            out, expected = launch(*(args or self.args)), self.expected()
+            single = isinstance(expected, np.ndarray)
+            for a, b in zip((out,) if single else out, (expected,) if single else expected, strict=True):
+                self._check(to_host(a), b)
+        except Exception as error:
+            error.add_note(twin_name(self))
+            raise
 
     def _check(self, out: np.ndarray, expected: np.ndarray) -> None:
         assert out.shape == expected.shape
@@ -194,14 +202,14 @@ def weighted_sums(u: np.ndarray, first: np.ndarray, weights: np.ndarray, axis: i
     return out if axis == 0 else np.ascontiguousarray(out.swapaxes(-2, -1))
 
 
-def selection_twins() -> Iterator[Twin]:
+def selection_twins(shapes: list[tuple[int, ...]]) -> Iterator[Twin]:
     """The launch functions that select by rank."""
     for shape in [(3, 37), (2, 64), (2, 1), (2, 3, 5), (2, 2), (70,), (1, 1100), (0, 9), (2, 0, 9)]:
         values = signed_values(shape)
         for rank in sorted({0, shape[-1] // 3, shape[-1] - 1}):
             args = (values, rank)
             yield Twin("select", args, lambda a=args: np.partition(*a, axis=-1)[..., a[1]])
-    for shape in [*SHAPES, (0, 3, 4)]:
+    for shape in [*shapes, (0, 3, 4)]:
         u = picture(shape)
         steps = np.round(4 * u) / 4  # energies that are equal, and many that are zero
         for window in windows(shape):
@@ -212,9 +220,9 @@ def selection_twins() -> Iterator[Twin]:
                 yield Twin("selection_threshold", args, lambda a=args: kernel_step.selection_threshold(*a))
 
 
-def step_twins() -> Iterator[Twin]:
+def step_twins(shapes: list[tuple[int, ...]], sizes: list[tuple[int, int]]) -> Iterator[Twin]:
     """The launch functions of the kernel step and of its projection."""
-    for shape in [*SHAPES, (0, 3, 4)]:
+    for shape in [*shapes, (0, 3, 4)]:
         u = picture(shape)
         steps = np.round(4 * u) / 4  # energies that are equal, and many that are zero
         for window in windows(shape):
@@ -230,7 +238,7 @@ def step_twins() -> Iterator[Twin]:
         yield Twin("normal_spectra", args, lambda a=args: kernel_step.normal_spectra(*copies(a)), rtol=1e-5, scale=1e-6)
         args = (data, split)
         yield Twin("data_terms", args, lambda a=args: filters.data_terms(*copies(a)), rtol=1e-5, scale=1e-6)
-    for size in [*KERNELS, (2, 4), (40, 33)]:
+    for size in [*sizes, (2, 4), (40, 33)]:
         kernels = blobs(size)
         for grid in (size, (size[0] + 5, size[1] + 4), (2 * size[0], 2 * size[1])):
             yield Twin("kernel_to_grid", (kernels, grid), lambda a=(kernels, grid): fourier.kernel_to_grid(*a))
@@ -248,20 +256,24 @@ def step_twins() -> Iterator[Twin]:
             )
 
 
-def of_each_shape() -> list[Twin]:
-    """Of the `twins` that differ by values alone, the first."""
-    first: dict[Any, Twin] = {}
-    for twin in twins():
-        sizes = [a if isinstance(a, int | tuple) else getattr(a, "shape", None) for a in twin.args]
-        first.setdefault((twin.launch, *sizes), twin)
-    return list(first.values())
+@functools.cache
+def twins(*, borders: bool = False) -> dict[str, list[Twin]]:
+    """The twins of each launch function, on every shape and kind of argument.
+
+    With `borders`, what reads and writes other places: few shapes, and one of the twins that differ by values alone.
+    """
+    shapes, sizes = (BORDERS, KERNEL_BORDERS) if borders else (SHAPES, KERNELS)
+    groups: dict[str, dict[Any, Twin]] = {}
+    for twin in (*selection_twins(shapes), *step_twins(shapes, sizes), *filter_twins(shapes), *solver_twins(sizes)):
+        group = groups.setdefault(twin.launch, {})
+        places = tuple(a if isinstance(a, int | tuple) else getattr(a, "shape", None) for a in twin.args)
+        group.setdefault(places if borders else len(group), twin)
+    return {launch: list(group.values()) for launch, group in groups.items()}
 
 
-def twins() -> Iterator[Twin]:
-    """Every launch function, on every shape and kind of argument."""
-    yield from selection_twins()
-    yield from step_twins()
-    for shape in [*SHAPES, (0, 3, 4)]:
+def filter_twins(shapes: list[tuple[int, ...]]) -> Iterator[Twin]:
+    """The launch functions of the latent step and of the pyramid."""
+    for shape in [*shapes, (0, 3, 4)]:
         u = picture(shape)
         for threshold in (0.0, 0.1, one_each(shape)):
             yield Twin("dt_l0", (u, threshold), lambda u=u, t=threshold: filters.dt_l0(u, t))
@@ -305,7 +317,11 @@ def twins() -> Iterator[Twin]:
         mask = np.zeros((7, 1, 2080), dtype=bool)
         mask[np.arange(7), 0, [0, 31, 32, 1023, 1024, 1055, 2079]] = True
         yield Twin("dilate", (mask, radius), lambda m=mask, r=radius: filters.dilate(m, r))
-    for size in KERNELS:
+
+
+def solver_twins(sizes: list[tuple[int, int]]) -> Iterator[Twin]:
+    """The launch functions that solve for the kernel."""
+    for size in sizes:
         a, rhs, start, ridge = system(size)
         for number, iterations in ((ridge, 0), (ridge, 1), (ridge, 6), (float(ridge[0]), 3)):
             args = (a, rhs, start, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from cuda_on_cpu import device
 from cuda_on_cpu.device import activity, counts
+from cuda_on_cpu.transforms import RealPlan
 
 UNORDERED = "on a stream that no event orders after"
 CAPTURING = "capturing"
@@ -63,6 +65,10 @@ class Captured:
 def ones(cupy: Any, *shape: int) -> Any:
     """Complete: any stream may read them."""
     return cupy.asarray(np.ones(shape, np.float32), blocking=True)
+
+
+def double_of_next(x: Any) -> Any:
+    return (x + 1) * 2
 
 
 # ------------------------------------------------------------------ order
@@ -214,13 +220,10 @@ def test_a_pool_that_is_dropped_leaks_its_free_blocks(cupy: Any) -> None:
 
 
 def test_two_hundred_captures_keep_memory_flat(cupy: Any) -> None:
-    def step(x: Any) -> Any:
-        return (x + 1) * 2
-
     def growth(gives_back: bool) -> int:
         before = allocated()
         for _ in range(200):
-            captured = Captured(cupy, step, ones(cupy, 1000))
+            captured = Captured(cupy, double_of_next, ones(cupy, 1000))
             if gives_back:
                 captured.pool.free_all_blocks()
             del captured
@@ -334,7 +337,7 @@ def refused_in_a_capture(cupy: Any) -> dict[str, Callable[[Any], Any]]:
         "matmul": lambda x: x @ x,
         "einsum": lambda x: cupy.einsum("ij,jk->ik", x, x),
         "fft": lambda x: cupy.fft.rfft2(x),
-        "plan": lambda x: cupyx.scipy.fftpack.get_fft_plan(x[None], axes=(1, 2), value_type="R2C"),
+        "plan": lambda x: RealPlan(1, x.shape, "R2C", x.dtype),
     }
 
 
@@ -356,18 +359,15 @@ def test_memory_of_a_capture_comes_from_the_pool_it_began_with(cupy: Any) -> Non
 
 
 def test_allocations_of_a_capture_that_the_pool_cannot_serve_are_counted(cupy: Any) -> None:
-    def step(x: Any) -> Any:
-        return (x + 1) * 2
-
     pool = cupy.cuda.MemoryPool()
     x = ones(cupy, 3)
-    captured = Captured(cupy, step, x, pool=pool)
+    captured = Captured(cupy, double_of_next, x, pool=pool)
     assert activity["capture allocations"] == 2
     stream = captured.stream
     with stream, cupy.cuda.using_allocator(pool.malloc):
-        step(x)  # the second time finds what the first has left
+        double_of_next(x)  # the second time finds what the first has left
         stream.begin_capture()
-        step(captured.inputs[0])
+        double_of_next(captured.inputs[0])
         stream.end_capture()
     assert activity["capture allocations"] == 2
 
@@ -390,7 +390,7 @@ def test_other_threads_go_on_during_a_capture(cupy: Any) -> None:
 
 
 def test_a_graph_must_not_use_memory_that_was_given_back(cupy: Any) -> None:
-    captured = Captured(cupy, lambda x: (x + 1) * 2, ones(cupy, 3))
+    captured = Captured(cupy, double_of_next, ones(cupy, 3))
     captured(ones(cupy, 3))
     captured.pool.free_all_blocks()
     with pytest.raises(RuntimeError, match=FREED):
@@ -407,10 +407,8 @@ def test_a_graph_must_not_use_an_array_that_is_gone(cupy: Any) -> None:
 
 
 def test_a_graph_must_not_use_a_plan_that_is_gone(cupy: Any) -> None:
-    from cupyx.scipy.fftpack import get_fft_plan
-
     x = ones(cupy, 1, 4, 6)
-    plans, spectrum = [get_fft_plan(x, axes=(1, 2), value_type="R2C")], cupy.empty((1, 4, 4), np.complex64)
+    plans, spectrum = [RealPlan(1, (4, 6), "R2C", x.dtype)], cupy.empty((1, 4, 4), np.complex64)
     captured = Captured(cupy, lambda y: plans[0].fft(y, spectrum, -1), x)
     captured.graph.launch()
     plans.clear()
@@ -557,24 +555,23 @@ def test_what_is_counted(cupy: Any) -> None:
     cupy.asarray(np.ones(3))
     cupy.RawModule(code=SOURCE).get_function("double_it")((1,), (32,), (x, y))
     assert (counts["uploads"], counts["bytes"], counts["waits"]) == (1, 64, 0)
-    captured = Captured(cupy, lambda x: (x + 1) * 2, x)
+    captured = Captured(cupy, double_of_next, x)
     captured.graph.launch()
     assert (activity["launches"], activity["graph launches"]) == (4, 1)
 
 
-@pytest.mark.parametrize("name", ["median", "sort", "argsort", "flatnonzero", "argwhere", "unique"])
-def test_what_sorts_or_counts_waits(cupy: Any, name: str) -> None:
+def test_what_sorts_or_counts_waits(cupy: Any) -> None:
     x = ones(cupy, 8)
-    counts.clear()
-    getattr(cupy, name)(x)
-    assert counts["waits"] == 1
-
-
-def test_percentiles_masks_and_partitions_wait(cupy: Any) -> None:
-    x = ones(cupy, 8)
-    for wait in (lambda: cupy.percentile(x, 50), lambda: x[x > 0], lambda: cupy.argpartition(x, 3), lambda: x.sort()):
+    sorting = [getattr(cupy, name) for name in ("median", "sort", "argsort", "flatnonzero", "argwhere", "unique")]
+    others = (
+        lambda x: cupy.percentile(x, 50),
+        lambda x: x[x > 0],
+        lambda x: cupy.argpartition(x, 3),
+        lambda x: x.sort(),
+    )
+    for function in (*sorting, *others):
         counts.clear()
-        wait()
+        function(x)
         assert counts["waits"] == 1
 
 
@@ -592,14 +589,11 @@ def test_a_lost_device_answers_everything_with_its_error(cupy: Any) -> None:
 @pytest.mark.parametrize("real", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(2, 5, 6), (3, 7), (3, 8)])
 def test_plans_there_and_back(cupy: Any, shape: tuple[int, ...], real: type) -> None:
-    from cupyx.scipy.fftpack import get_fft_plan
-
     values = np.random.default_rng(0).random(shape).astype(real)
     axes = tuple(range(1, len(shape)))
     x = cupy.asarray(values)
     spectrum = cupy.empty((*shape[:-1], shape[-1] // 2 + 1), np.result_type(real, np.complex64))
-    forward = get_fft_plan(x, shape=shape[1:], axes=axes, value_type="R2C")
-    back = get_fft_plan(spectrum, shape=shape[1:], axes=axes, value_type="C2R")
+    forward, back = (RealPlan(shape[0], shape[1:], kind, x.dtype) for kind in ("R2C", "C2R"))
     assert forward.work_area.mem.size == back.work_area.mem.size == values.nbytes
     forward.fft(x, spectrum, -1)
     np.testing.assert_allclose(spectrum.get(), np.fft.rfftn(values, axes=axes), rtol=1e-5, atol=1e-5)
@@ -608,12 +602,8 @@ def test_plans_there_and_back(cupy: Any, shape: tuple[int, ...], real: type) -> 
     assert np.isnan(spectrum.get()).all()
 
 
-def test_plans_that_cupy_refuses(cupy: Any) -> None:
-    from cupyx.scipy.fftpack import get_fft_plan
-
-    with pytest.raises(ValueError, match="F-order"):
-        get_fft_plan(ones(cupy, 1, 1, 8), axes=(1, 2), value_type="R2C")
-    plan = get_fft_plan(ones(cupy, 2, 4, 4), axes=(1, 2), value_type="R2C")
+def test_a_transform_of_misaligned_numbers_is_refused(cupy: Any) -> None:
+    plan = RealPlan(2, (4, 4), "R2C", np.dtype("f4"))
     spectrum = cupy.empty((2, 4, 3), np.complex64)
     aligned, misaligned = (ones(cupy, 40)[i : i + 32].reshape(2, 4, 4) for i in (2, 1))
     plan.fft(aligned, spectrum, -1)
@@ -622,18 +612,11 @@ def test_plans_that_cupy_refuses(cupy: Any) -> None:
 
 
 def test_a_plan_is_for_one_stream_at_a_time(cupy: Any, streams: Any) -> None:
-    from cupyx.scipy.fftpack import get_fft_plan
-
     x = ones(cupy, 1, 4, 4)
-    plan = get_fft_plan(x, axes=(1, 2), value_type="R2C")
+    plan = RealPlan(1, (4, 4), "R2C", x.dtype)
     for stream in streams:
-        with stream:
-            spectrum = cupy.empty((1, 4, 3), np.complex64)
-            if stream is streams[0]:
-                plan.fft(x, spectrum, -1)
-            else:
-                with pytest.raises(RuntimeError, match=UNORDERED):
-                    plan.fft(x, spectrum, -1)
+        with stream, contextlib.nullcontext() if stream is streams[0] else pytest.raises(RuntimeError, match=UNORDERED):
+            plan.fft(x, cupy.empty((1, 4, 3), np.complex64), -1)
 
 
 def test_cupys_cache_of_plans(cupy: Any) -> None:

@@ -273,32 +273,14 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
             counts["uploads"] += 1
             self.array[...] = arr
 
-    def item(self, *index: int) -> Any:
-        return self.get().item(*index)
 
-    def tolist(self) -> Any:
-        return self.get().tolist()
+def _converted(name: str) -> Callable[..., Any]:
+    return lambda self, *args: getattr(self.get(), name)(*args)
 
-    def __float__(self) -> float:
-        return float(self.get())
 
-    def __int__(self) -> int:
-        return int(self.get())
-
-    def __index__(self) -> int:
-        return self.get().__index__()
-
-    def __complex__(self) -> complex:
-        return complex(self.get())
-
-    def __bool__(self) -> bool:
-        return bool(self.get())
-
-    def __repr__(self) -> str:
-        return repr(self.get())
-
-    def __format__(self, spec: str) -> str:
-        return format(self.get(), spec)
+CONVERSIONS = ("__bool__", "__complex__", "__float__", "__format__", "__index__", "__int__", "__repr__")
+for _name in ("item", "tolist", *CONVERSIONS):
+    setattr(DeviceArray, _name, _converted(_name))
 
 
 def array(value: Any, dtype: Any = None, copy: bool = True, order: str = "K", *, blocking: bool = False) -> DeviceArray:

@@ -1,11 +1,13 @@
-"""Builds a CUDA kernel of kernels_cuda/ for the CPU and launches it the way a CuPy `RawKernel` is launched."""
+"""Builds the CUDA kernels of kernels_cuda/ for the CPU and launches them the way a CuPy `RawKernel` is launched."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,17 @@ SHIM = Path(__file__).with_name("shim.h")
 FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
-ENTRY = """
-extern "C" const char* signature() {{ return shim::signature({name}); }}
-extern "C" int launch(const unsigned* grid, const unsigned* block, size_t shared, unsigned order, void** arguments) {{
+# A namespace a CUDA kernel, for constants of the same name; and another name, since POSIX has a `select`, too.
+ENTRY = """#define {name} entry_{key}
+namespace code_{key} {{ namespace {{
+{source}
+}} }}
+#undef {name}
+#line 1 "entry"
+extern "C" const char* signature_{key}() {{ return shim::signature(code_{key}::entry_{key}); }}
+extern "C" int launch_{key}(const unsigned* grid, const unsigned* block, size_t shared, unsigned order, void** args) {{
     const dim3 blocks{{grid[0], grid[1], grid[2]}}, threads{{block[0], block[1], block[2]}};
-    return shim::launch({name}, blocks, threads, shared, order, arguments);
+    return shim::launch(code_{key}::entry_{key}, blocks, threads, shared, order, args);
 }}
 """
 
@@ -35,11 +43,11 @@ class CpuKernel:
     order = 0
     max_dynamic_shared_size_bytes = 48 << 10
 
-    def __init__(self, name: str, library: Path) -> None:
-        self.name = name
-        self._library = ctypes.CDLL(str(library))
-        self._library.signature.restype = ctypes.c_char_p
-        self.signature = self._library.signature().decode()
+    def __init__(self, key: str, library: ctypes.CDLL) -> None:
+        self.name, self._launch = key, library[f"launch_{key}"]
+        signature = library[f"signature_{key}"]
+        signature.restype = ctypes.c_char_p
+        self.signature = signature().decode()
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
@@ -55,7 +63,7 @@ class CpuKernel:
             for value in args
         ]
         pointers = (ctypes.c_void_p * len(cells))(*(ctypes.addressof(cell) for cell in cells))
-        failed = self._library.launch(_dim3(grid), _dim3(block), ctypes.c_size_t(shared_mem), self.order, pointers)
+        failed = self._launch(_dim3(grid), _dim3(block), ctypes.c_size_t(shared_mem), self.order, pointers)
         assert not failed, f"{self.name}: a barrier is not reached by every thread of its block"
 
 
@@ -101,23 +109,31 @@ def _without_null_sizes(signature: str, args: tuple[Any, ...]) -> str:
     return out + "".join(letters)
 
 
-def build(name: str, source: str, folder: Path, *, sanitize: bool = False) -> CpuKernel:
-    """The kernel `name` of `source` (common.cuh and the .cu, as `_cuda.source` gives it), built in `folder`.
+def build_all(sources: Mapping[str, str], folder: Path, *, sanitize: bool = False) -> dict[str, CpuKernel]:
+    """The CUDA kernels of `sources` (common.cuh and the .cu, as `_cuda.source` gives it) in one library in `folder`.
 
-    Where another process has built the very same there, that is it.
+    The keys are names of entry points; what follows two underscores tells variants of one apart. A library of the very
+    same text is built once, whichever process asks for it.
     """
-    renamed = f"#define {name} cuda_{name}"  # POSIX has a select, too
-    text = f'#include "{SHIM.name}"\n{renamed}\n{source}\n#line 1 "entry"\n{ENTRY.format(name=name)}'
+    entries = [ENTRY.format(key=key, name=key.partition("__")[0], source=source) for key, source in sources.items()]
+    text = "\n".join([f'#include "{SHIM.name}"', *entries])
     flags = [*FLAGS, *(SANITIZERS if sanitize else ()), f"-I{SHIM.parent}"]
     digest = hashlib.sha256("\n".join([*flags, SHIM.read_text(), text]).encode()).hexdigest()[:16]
-    library = folder / f"{name}-{digest}.so"
-    if not library.exists():
-        unfinished = folder / f"{name}-{digest}-{os.getpid()}.so"
-        command = ["g++", *flags, "-x", "c++", "-", "-o", str(unfinished)]
-        done = subprocess.run(command, input=text, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        unfinished.replace(library)
-    return CpuKernel(name, library)
+    library = folder / f"{digest}.so"
+    with open(folder / f"{digest}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not library.exists():
+            unfinished = library.with_suffix(".unfinished")
+            command = ["g++", *flags, "-x", "c++", "-", "-o", str(unfinished)]
+            done = subprocess.run(command, input=text, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            unfinished.replace(library)
+    loaded = ctypes.CDLL(str(library))
+    return {key: CpuKernel(key, loaded) for key in sources}
+
+
+def build(name: str, source: str, folder: Path) -> CpuKernel:
+    return build_all({name: source}, folder)[name]
 
 
 def sanitized_environment() -> dict[str, str]:

@@ -170,7 +170,6 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
         "cupy.cuda", None, Device=Device, Stream=streams.Stream, Event=streams.Event, Graph=streams.Graph,
         get_current_stream=current_stream, get_elapsed_time=streams.get_elapsed_time, MemoryPool=memory.MemoryPool,
         Memory=memory.Memory, MemoryPointer=memory.MemoryPointer, using_allocator=memory.using_allocator,
-        set_allocator=memory.set_allocator, alloc=memory.allocate,
         get_allocator=memory.get_allocator, runtime=runtime, driver=driver, cufft=cufft, memory=memory_module,
     )  # fmt: skip
     config = Module("cupy.fft.config", None, get_plan_cache=transforms.get_plan_cache)
@@ -184,11 +183,10 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
     )  # fmt: skip
     ndimage, fft = Module("cupyx.scipy.ndimage", scipy.ndimage), Module("cupyx.scipy.fft", scipy.fft)
     ndimage.__dict__["label"] = label
-    fftpack = Module("cupyx.scipy.fftpack", None, get_fft_plan=transforms.get_fft_plan)
-    cupyx_scipy = Module("cupyx.scipy", None, ndimage=ndimage, fft=fft, fftpack=fftpack)
+    cupyx_scipy = Module("cupyx.scipy", None, ndimage=ndimage, fft=fft)
     cupyx = Module("cupyx", None, scipy=cupyx_scipy, empty_pinned=memory.empty_pinned)
     modules = (cupy, cuda, runtime, driver, cufft, memory_module, cupy_fft, config, random)
-    modules += (cupyx, cupyx_scipy, ndimage, fft, fftpack)
+    modules += (cupyx, cupyx_scipy, ndimage, fft)
     return {module.__name__: module for module in modules}
 
 

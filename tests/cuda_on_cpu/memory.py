@@ -210,7 +210,6 @@ def malloc_without_pool(size: int) -> MemoryPointer:
 
 # ------------------------------------------------------------------ allocators
 _default_pool = MemoryPool()
-_allocator: Callable[[int], MemoryPointer] = _default_pool.malloc
 
 
 def default_pool() -> MemoryPool:
@@ -218,14 +217,7 @@ def default_pool() -> MemoryPool:
 
 
 def get_allocator() -> Callable[[int], MemoryPointer]:
-    return local.allocator or _allocator
-
-
-def set_allocator(allocator: Callable[[int], MemoryPointer] | None = None) -> None:
-    global _allocator
-    if local.allocator is not None:
-        raise ValueError("Can't change the global allocator inside `using_allocator` context manager")
-    _allocator = allocator or malloc_without_pool
+    return local.allocator or _default_pool.malloc
 
 
 @contextmanager
@@ -270,11 +262,10 @@ def memory_info() -> tuple[int, int]:
 
 def reset() -> None:
     """Another device, all of whose memory is free."""
-    global card, _default_pool, _allocator
+    global card, _default_pool
     card = Card()
     _leaks.clear()
     _default_pool = MemoryPool()
-    _allocator = _default_pool.malloc
 
 
 # ------------------------------------------------------------------ pinned memory

@@ -59,10 +59,6 @@ class Plan:
         return [self.handle.block]
 
 
-CODES = {"CUFFT_R2C": 0x2A, "CUFFT_C2R": 0x2C, "CUFFT_D2Z": 0x6A, "CUFFT_Z2D": 0x6C}
-REAL = {"f": np.dtype("f4"), "F": np.dtype("f4"), "d": np.dtype("f8"), "D": np.dtype("f8")}
-
-
 class RealPlan(Plan):
     """A plan for real transforms of C-contiguous arrays over all axes but the first; `real` is the real dtype."""
 
@@ -94,6 +90,7 @@ class RealPlan(Plan):
             launched(stream, transform)
 
 
+CODES = {"CUFFT_R2C": 0x2A, "CUFFT_C2R": 0x2C, "CUFFT_D2Z": 0x6A, "CUFFT_Z2D": 0x6C}
 KINDS = {0x2A: ("R2C", "f4"), 0x2C: ("C2R", "f4"), 0x6A: ("R2C", "f8"), 0x6C: ("C2R", "f8")}
 
 
@@ -127,32 +124,6 @@ def _transform(source: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -
     else:
         target[...] = scipy.fft.irfftn(source, shape, axes=axes, norm="forward")
         source[...] = np.nan
-
-
-def get_fft_plan(a: DeviceArray, shape: Any = None, axes: Any = None, value_type: str = "C2C") -> RealPlan:
-    """R2C and C2R of C-contiguous arrays, over all axes but the first."""
-    with lock:
-        activity["calls"] += 1
-        if not (a.flags.c_contiguous or a.flags.f_contiguous):
-            raise ValueError("Input array a must be contiguous")
-        if value_type not in ("R2C", "C2R") or not a.flags.c_contiguous or a.ndim not in (2, 3):
-            raise NotImplementedError("the fake plans R2C and C2R of C-contiguous 2-D and 3-D arrays")
-        axes = (axes,) if isinstance(axes, int) else tuple(axes)
-        if axes != tuple(range(1, a.ndim)):
-            raise NotImplementedError("the fake plans for all axes but the first")
-        if len(axes) > 1 and a.flags.f_contiguous:
-            raise ValueError("C2R/R2C PlanNd for F-order arrays is not supported")
-        if (value_type == "R2C") != (a.dtype.kind == "f"):
-            raise ValueError(f"{value_type} of {a.dtype}")
-        if shape is None:
-            shape = a.shape[1:] if value_type == "R2C" else (*a.shape[1:-1], 2 * (a.shape[-1] - 1))
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        if len(shape) != len(axes):
-            raise ValueError("Shape and axes have different lengths.")
-        if len(shape) == 1:
-            codes = ("CUFFT_R2C", "CUFFT_D2Z") if value_type == "R2C" else ("CUFFT_C2R", "CUFFT_Z2D")
-            return Plan1d(shape[0], CODES[codes[REAL[a.dtype.char].itemsize == 8]], a.shape[0])
-        return RealPlan(a.shape[0], shape, value_type, REAL[a.dtype.char])
 
 
 class PlanCache:
