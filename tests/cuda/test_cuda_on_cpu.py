@@ -210,7 +210,8 @@ def test_the_pyramid_on_a_device_is_launches(cuda: Any, monkeypatch: pytest.Monk
     sizes = [((3, 5, 5), (7, 7), 1.4), ((2, 2, 9, 33), (5, 47), 1.4), ((1, 5), (9, 3), 2.0), ((3, 3), (51, 3), 1.4)]
     shrunk = [resample.resample(picture(shape), target) for shape, target in shapes]
     enlarged = [pyramid.enlarge_kernel(picture(shape), factor, size) for shape, size, factor in sizes]
-    monkeypatch.setattr(pyramid, "goes_to_cuda", lambda u: True)
+    for module in (pyramid, resample):
+        monkeypatch.setattr(module, "goes_to_cuda", lambda u: True)
     before = cuda.launches.copy()
     for (shape, target), expected in zip(shapes, shrunk, strict=True):
         laws.assert_same(run(resample.resample, picture(shape), target), expected)
