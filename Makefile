@@ -63,6 +63,6 @@ NOT_AT_FLOORS = \
 
 test-floors:
 	$(PYTHON_LOWEST) -m venv $(VENV_LOWEST)
-	$(VENV_LOWEST)/bin/pip install --quiet --constraint tests/lowest-versions.txt . pytest pytest-xdist hypothesis
+	$(VENV_LOWEST)/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable . pytest pytest-xdist hypothesis
 	$(VENV_LOWEST)/bin/python -m pytest -n auto -m "not slow" $(NOT_AT_FLOORS) tests/blind tests/images \
 		tests/nonblind tests/numerics tests/test_cli.py tests/test_metrics.py tests/test_packaging.py
