@@ -1,0 +1,68 @@
+# What a developer types; README, CONTRIBUTING and .ci/run use the same targets.
+#
+#   make demo         install the package and run its demo
+#   make test         quick tests
+#   make test-all     ruff, mypy and every test, the examples in the docstrings included
+#   make test-gpu     what needs an NVIDIA GPU; no skip passes
+#   make test-floors  the lowest versions that pyproject.toml allows, on the lowest Python
+#   make lint, make docs (the examples), make bench (the speed benchmarks)
+#
+# VENV=folder and PYTHON=python3.12 choose another environment and interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTHON_LOWEST ?= python3.11
+VENV_LOWEST ?= .venv-lowest
+
+RUN = $(VENV)/bin/python -m
+PIP_INSTALL = $(RUN) pip install --quiet
+READY = $(VENV)/ready
+
+.PHONY: demo lint test test-all test-gpu test-floors bench docs
+
+demo: $(VENV)/bin/gpudeblur
+	$(VENV)/bin/gpudeblur demo
+
+$(VENV)/bin/gpudeblur:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) .
+
+# The development environment: made once, and brought up to date when pyproject.toml changes. PyTorch comes first, so
+# that no other package chooses its version.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) --editable ".[test]"
+	touch $@
+
+lint: $(READY)
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+test: $(READY)
+	$(RUN) pytest -n auto -m "not slow"
+
+test-all: lint
+	$(RUN) pytest -n auto
+
+test-gpu: $(READY)
+	$(PIP_INSTALL) --editable ".[cuda13]"
+	$(RUN) pytest -m gpu --require-gpu
+
+docs: $(READY)
+	$(RUN) pytest tests/test_doctests.py
+
+bench: $(READY)
+	$(RUN) pytest bench/speed --benchmark-only
+
+# The part of the suite that reaches every dependency. Two tests need newer versions for what only they use: to write
+# packed 12-bit TIFF, and to have scikit-image dispatch (from 0.26).
+NOT_AT_FLOORS = \
+	--deselect tests/images/test_io.py::test_tiff_of_12_bits_fills_16 \
+	--deselect tests/nonblind/test_restoration.py::test_scikit_image_hands_cupy_arrays_over_and_keeps_numpys
+
+test-floors:
+	$(PYTHON_LOWEST) -m venv $(VENV_LOWEST)
+	$(VENV_LOWEST)/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable . pytest pytest-xdist hypothesis
+	$(VENV_LOWEST)/bin/python -m pytest -n auto -m "not slow" $(NOT_AT_FLOORS) tests/blind tests/images \
+		tests/nonblind tests/numerics tests/test_cli.py tests/test_metrics.py tests/test_packaging.py

@@ -1,0 +1,82 @@
+"""What the documents name is there: files, functions, links, public names, options of the command."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import gpudeblur
+from gpudeblur import cli
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "gpudeblur"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+METHOD = (ROOT / "docs" / "method.md").read_text()
+
+
+def text_id(value: object) -> str:
+    return value.name if isinstance(value, Path) else str(value)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=text_id)
+def test_links(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=text_id)
+def test_paths(path: Path) -> None:
+    """Paths in backticks from the root; in capitals are placeholders."""
+    for name in re.findall(r"`((?:gpudeblur|kernels_cuda|tests|bench|docs)/[a-z0-9_/.]*)`", path.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([a-z0-9_/]+\.py: \w+)`", METHOD))))
+def test_equations_have_their_function(name: str) -> None:
+    path, function = name.split(": ")
+    tree = ast.parse((PACKAGE / path).read_text())
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_papers_are_listed() -> None:
+    """In docs/method.md, whoever cites them."""
+    listed = set(re.findall(r"^\d+\. \[(\w+)\]", METHOD, re.M))
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "kernels_cuda").glob("*.cu"), *DOCUMENTS]
+    cited = {key for path in files for key in re.findall(r"\[([A-Z][A-Za-z]*\d{4})\]", path.read_text())}
+    assert cited <= listed
+    assert listed <= cited
+
+
+def test_every_module_is_on_the_map() -> None:
+    listed = set(re.findall(r"\w+", ARCHITECTURE.split("```")[1]))
+    modules = {path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__"}
+    assert modules <= listed
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENTS[0].read_text(), re.S)
+
+
+def test_readme_uses_public_names() -> None:
+    for block in blocks("python"):
+        for node in ast.walk(ast.parse(block)):
+            dotted = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if dotted.startswith("gd."):
+                value = gpudeblur
+                for name in dotted.split(".")[1:]:
+                    value = getattr(value, name)
+
+
+def test_readme_uses_options_of_the_command() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("gpudeblur ")]
+    assert lines
+    for line in lines:
+        command = commands[line.split()[1]]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in line.split()[2:] if word.startswith("-")} <= options, line
