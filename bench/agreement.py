@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import levin_cases
-from evaluate import Row, arguments, device_name, recorded, show
+from .cases import levin_cases
+from .evaluate import Row, arguments, device_name, recorded, show
 
 import gpudeblur
 from gpudeblur.alternation import start

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from evaluate import arguments, record, settings, table
+from .evaluate import arguments, record, settings, table
 from skimage import restoration as theirs
 from throughput import bar
 

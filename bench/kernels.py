@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from evaluate import Row, arguments, device_name, recorded, show
+from .evaluate import Row, arguments, device_name, recorded, show
 from roofline import BYTES, Grid, solver_operations
 from throughput import blurred_picture
 

@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from cases import Case, make_case
-from evaluate import Row, arguments, recorded, settings, show
+from .cases import Case, make_case
+from .evaluate import Row, arguments, recorded, settings, show
 from throughput import BAR_COLUMNS, bar, blurred_picture
 
 import gpudeblur

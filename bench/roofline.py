@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from evaluate import arguments, table
+from .evaluate import arguments, table
 
 from gpudeblur import TwoStepOptions
 from gpudeblur.alternation import Iteration, Scale, schedule

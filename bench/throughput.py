@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluate import Row, arguments, device_name, recorded, settings, show
+from .evaluate import Row, arguments, device_name, recorded, settings, show
 from roofline import plan, plan_hyper_laplacian, roofline
 
 import gpudeblur
