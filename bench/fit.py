@@ -105,9 +105,9 @@ def features(rows: np.ndarray) -> np.ndarray:
     return np.stack([np.ones(len(rows)), np.log(border + 0.01), match, np.log(gain + 0.01), agreement], axis=1)
 
 
-def fit_confidence(data: Path, jobs: int, cache: Path | None) -> dict[str, Any]:
+def confidence_sets(data: Path) -> dict[str, list[Case]]:
     shaken = [trajectory_kernel(size, rng=1000 + size) for size in SIZES]
-    sets = {
+    return {
         "portraits": list(face_cases(data)),
         "portraits, 1 %": list(face_cases(data, noise=0.01)),
         "photographs": one_kernel_each(natural_cases(data, levin_kernels(data), 0.0, 32, "train")),
@@ -117,6 +117,10 @@ def fit_confidence(data: Path, jobs: int, cache: Path | None) -> dict[str, Any]:
         "sharp": list(sharp_cases(data)),
         NOT_FITTED: list(levin_cases(data)),
     }
+
+
+def fit_confidence(data: Path, jobs: int, cache: Path | None) -> dict[str, Any]:
+    sets = confidence_sets(data)
     rows: dict[str, np.ndarray] = {}
     success: dict[str, np.ndarray] = {}
     for name, cases in sets.items():
