@@ -61,7 +61,7 @@ def restore(blurred: np.ndarray, kernel: np.ndarray, method: str = "sparse") -> 
 
     One weight for all kernels: an automatic one would be larger for a wrong kernel, and hide its errors.
     """
-    weight = {"weight": 0.0068} if method == "sparse" else {}
+    weight: dict[str, Any] = {"weight": 0.0068} if method == "sparse" else {}
     return gpudeblur.deconvolve(blurred, kernel, method=method, **weight)
 
 

@@ -39,21 +39,27 @@ seconds_left() { # for a part that may need 10 s more to be killed, and the summ
 }
 
 run_part() { # name, limit in seconds, command...
-    local name=$1 limit=$2 start=$EPOCHREALTIME left seconds pid rc
+    local name=$1 limit=$2 start=$EPOCHREALTIME left seconds pid rc log logger
     left=$(seconds_left)
     limit=$(calculate "$limit * $scale < $left ? $limit * $scale : ($left > 0.01 ? $left : 0.01)")
     shift 2
+    exec {log}> >(exec sed -u -e '20000,$d' -e "s/^/$name: /" >>"$OUT/gpu_check.log") # outside the group that is killed
+    logger=$!
     set -m # a process group of its own, which does not ignore SIGINT
     # In the foreground: SIGINT goes to the command alone, and once. A second one would cut off pytest's report.
     timeout --foreground -s INT -k "$(calculate "10 * $scale")" "$limit" "$@" \
-        > >(sed -u -e '20000,$d' -e "s/^/$name: /" >>"$OUT/gpu_check.log") 2>&1 &
+        >&"$log" 2>&1 {log}>&- &
     pid=$!
+    exec {log}>&-
     wait $pid
     rc=$?
     kill -KILL -- -$pid 2>/dev/null # what a part that was stopped has left running
     seconds=$(calculate "$EPOCHREALTIME - $start")
     echo "{\"part\": \"$name\", \"exit\": $rc, \"seconds\": $seconds, \"limit\": $limit}" >>"$OUT/gpu_check.jsonl"
-    sleep 0.1 # for sed
+    for _ in {1..20}; do # until all is written
+        kill -0 "$logger" 2>/dev/null || break
+        sleep 0.05
+    done
     echo "== $name: exit $rc after $seconds of $limit s"
     grep "^$name: " "$OUT/gpu_check.log" | tail -n 12 | cut -c 1-200
 }

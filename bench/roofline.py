@@ -74,7 +74,8 @@ def moved(name: str, args: Sequence[Any]) -> int:
     if name == "lags":  # as many numbers of the correlation as there are lags
         return 2 * args[1].nbytes
     if name == "voting_threshold":  # of the picture the window
-        latent, out, top, bottom, left, right = *args[:2], *map(int, args[4:8])
+        latent, out = args[:2]
+        top, bottom, left, right = map(int, args[4:8])
         return 4 * math.prod(latent.shape[:-2]) * (bottom - top) * (right - left) + out.nbytes
     arrays = [a for i, a in enumerate(args) if isinstance(a, cupy.ndarray) and i not in TABLES.get(name, ())]
     arrays += [args[i] for i in IN_PLACE.get(name, ())]

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import types
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -398,7 +399,12 @@ def test_networks(data: Path, results: Path, tmp_path: Path) -> None:
 def test_speed(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The figures of a row, and what a run that is over its time leaves out."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under which pytest-benchmark measures nothing
-    some = ["--smallest", "-k", "(latent_step and 255) or (wiener and drop) or (two and 64)", f"--benchmark-json={tmp_path / 'speed.json'}"]
+    some = [
+        "--smallest",
+        "-k",
+        "(latent_step and 255) or (wiener and drop) or (two and 64)",
+        f"--benchmark-json={tmp_path / 'speed.json'}",
+    ]
     with pytest.raises(SystemExit) as end:
         __main__.main(["speed", *some])
     assert end.value.code == 0
@@ -426,24 +432,34 @@ def test_speed_on_a_device(request: Any, results: Path, monkeypatch: pytest.Monk
     from cuda_on_cpu import device
 
     from bench import roofline
+    from bench.cases import blurred_cameras
+    from bench.speed.test_cuda_kernels import KERNELS
+    from gpudeblur.latent import latent_step
 
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    rows = "(latent_step and 255-1) or (test_cuda_kernel and 255) or (batches and start-4 and 255) or 2048x2048"
+    kernels = "(test_cuda_kernel and 255 and (l0_split or transfer))"
+    rows = f"(latent_step and 255-1) or {kernels} or (full_batches and 255 and start-1)"
     with device.installed(request.getfixturevalue("cpu_kernel")) as cupy:
         with pytest.raises(SystemExit) as end:
             __main__.main(["speed", "--device", "cuda", "--smallest", "-k", rows])
         assert end.value.code == 0
-        u = cupy.zeros((3, 40, 36), np.float32)
-        with roofline.recorded() as launches:
-            gd.estimate_kernel(u, 9, options=gd.TwoStepOptions(**{**QUICK, "smallest_kernel": 9}))
         from gpudeblur import _cuda
 
-        counted = {name: sum(launch.name == name for launch in launches) for name in {row.name for row in launches}}
-        assert all(_cuda.launches[name] >= count for name, count in counted.items())
-    lines = records(results, "speed")
-    kernels = {line["case"].split("-")[-2] for line in lines if "test_cuda_kernel" in line["case"]}
-    assert kernels == {path.stem for path in _cuda.SOURCES.glob("*.cu")}
-    pixels = max(launch.bytes for launch in launches if launch.name == "l0_split") // 8
-    of_a_pass = {launch.name: launch.bytes for launch in launches if launch.name in ("l0_split", "spectral_solve")}
-    of_a_pass |= {n: max(row.bytes for row in launches if row.name == n) for n in ("cufft_r2c", "cufft_c2r")}
-    assert sum(of_a_pass.values()) / pixels == pytest.approx(54, rel=0.1)  # half a spectrum has a column more
+        assert set(KERNELS) == {path.stem for path in _cuda.SOURCES.glob("*.cu")}
+        u, k = cupy.asarray(blurred_cameras(2, (48, 200), 9)), cupy.full((2, 9, 9), 1 / 81, cupy.float32)
+        before = _cuda.launches.copy()
+        with roofline.recorded() as launches:
+            latent_step(u, k, gradient_weight=0.1, beta_max=0.3)
+        counted = Counter(launch.name for launch in launches)
+        assert counted == _cuda.launches - before
+        assert counted["cufft_c2r"] == counted["spectral_solve"] == 1  # one pass
+    lines = {line["case"]: line for line in records(results, "speed")}
+    assert sum("test_cuda_kernel" in case for case in lines) == 4
+    batch = next(line for case, line in lines.items() if "full_batches" in case)
+    assert batch["launches"] > batch["transforms"] > 0
+    assert batch["floor_ms"] > 0
+    moved = {launch.name: launch.bytes for launch in launches}
+    of_a_pass = sum(moved[name] for name in ("l0_split", "cufft_r2c", "spectral_solve", "cufft_c2r"))
+    assert of_a_pass / (2 * 48 * 200) == pytest.approx(54, rel=0.01)  # half a spectrum has a column more
+    assert roofline.floor_seconds(launches, 1e9, math.inf) == pytest.approx(sum(row.bytes for row in launches) / 1e9)
+    assert roofline.floor_seconds(launches, math.inf, 1e9) == 0  # no arithmetic but the solvers'

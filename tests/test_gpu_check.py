@@ -31,7 +31,7 @@ echo "$*" >>"$STUB/arguments"
 case "$*" in
     *"bench.gpu_report summary"*) exec {python} "$@" ;;
     *test_batch.py*) for rate in 300 500 450; do
-        echo "{{\\"bar\\": \\"speed: pictures/s\\", \\"limit\\": \\">= 400\\", \\"measured\\": $rate, \\"holds\\": true}}" \\
+        printf '{{"bar": "speed: pictures/s", "limit": ">= 400", "measured": %d, "holds": true}}\\n' $rate \\
             >>"$GPUDEBLUR_RESULTS/speed.jsonl"; done ;;
     *"restore_after_clear"*) echo "a traceback"; exit 1 ;;
     *"bench.smoke"*"default"*) echo '{{"step": "default", "error": "it is late"}}' >>"$GPUDEBLUR_RESULTS/smoke.jsonl" ;;
@@ -153,9 +153,7 @@ def test_the_command_lines_of_the_readme() -> None:
 
 
 # ------------------------------------------------------------------ the steps themselves
-def test_smoke_on_numpy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_smoke_on_numpy(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a step, on the screen and in the file; a failure has its line, and what follows runs."""
     file = tmp_path / "smoke.jsonl"
 

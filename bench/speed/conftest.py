@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import scipy
 import skimage
+from pytest_benchmark.logger import PytestBenchmarkWarning
 
 import gpudeblur as gd
 from bench.evaluate import Row, device_name, processor_name, record
@@ -33,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning")
+    warnings.filterwarnings("default", category=PytestBenchmarkWarning)  # an error by the tests' configuration
     config.bars, config.begin = [], time.monotonic()  # type: ignore[attr-defined]
     try:
         config.device = {"cpu": Cpu, "cuda": Cuda}[config.getoption("--device")]()  # type: ignore[attr-defined]
@@ -52,12 +54,13 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Ro
     """What a figure needs to be repeated, and not the machine's name."""
     machine_info.pop("node", None)
     versions = {module.__name__: module.__version__ for module in (np, scipy, skimage, gd)}
-    machine_info |= {"versions": versions, "processor": processor_name(), "load_average": os.getloadavg()[0]}
+    machine_info |= {"versions": versions, "processor": processor_name()}
     if config.device.name == "cuda":  # type: ignore[attr-defined]
         machine_info |= {"gpu": device_name(), "cupy": config.device.xp.__version__}  # type: ignore[attr-defined]
 
 
 def pytest_benchmark_update_json(output_json: Row) -> None:
+    output_json["load_average"] = os.getloadavg()[0]
     for bench in output_json["benchmarks"]:
         bench["stats"].pop("data", None)  # each round; the statistics are enough
 
