@@ -7,6 +7,7 @@ pictures nor how many of them are taken changes a case.
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import imageio.v3 as iio
-import matplotlib
 import numpy as np
 import scipy.io
 import skimage.data
@@ -75,6 +75,18 @@ def gray_picture(path: Path) -> np.ndarray:
     picture = iio.imread(path)
     picture = picture.astype(np.float64) / np.iinfo(picture.dtype).max
     return picture if picture.ndim == 2 else picture[..., :3] @ np.array([0.2126, 0.7152, 0.0722])
+
+
+@functools.cache
+def blurred_camera(shape: tuple[int, int], kernel_size: int, seed: int = 0) -> np.ndarray:
+    """scikit-image's camera resized to `shape`, float32, under a trajectory kernel; what the benches of speed take."""
+    sharp = resize(skimage.data.camera().astype(np.float64) / 255, shape, anti_aliasing=True)
+    return blur(sharp, trajectory_kernel(kernel_size, rng=20 + seed), mode="same").astype(np.float32)
+
+
+def blurred_cameras(count: int, shape: tuple[int, int], kernel_size: int) -> np.ndarray:
+    """A stack of differently blurred ones; from the 17th on they come again."""
+    return np.stack([blurred_camera(shape, kernel_size, i % 16) for i in range(count)])
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -208,6 +220,8 @@ def mixed_cases(folder: Path, noise: float = 0.0, count: int = 50) -> Iterator[C
 
 def drawn_page(font: str, size: int, dark: bool) -> np.ndarray:
     """A page of words in one of the fonts that come with matplotlib, (400, 480)."""
+    import matplotlib
+
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     # "basic" layout: the other one depends on a library that Pillow may lack.
     face = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

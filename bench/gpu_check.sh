@@ -39,21 +39,27 @@ seconds_left() { # for a part that may need 10 s more to be killed, and the summ
 }
 
 run_part() { # name, limit in seconds, command...
-    local name=$1 limit=$2 start=$EPOCHREALTIME left seconds pid rc
+    local name=$1 limit=$2 start=$EPOCHREALTIME left seconds pid rc log logger
     left=$(seconds_left)
     limit=$(calculate "$limit * $scale < $left ? $limit * $scale : ($left > 0.01 ? $left : 0.01)")
     shift 2
+    exec {log}> >(exec sed -u -e '20000,$d' -e "s/^/$name: /" >>"$OUT/gpu_check.log") # outside the group that is killed
+    logger=$!
     set -m # a process group of its own, which does not ignore SIGINT
     # In the foreground: SIGINT goes to the command alone, and once. A second one would cut off pytest's report.
     timeout --foreground -s INT -k "$(calculate "10 * $scale")" "$limit" "$@" \
-        > >(sed -u -e '20000,$d' -e "s/^/$name: /" >>"$OUT/gpu_check.log") 2>&1 &
+        >&"$log" 2>&1 {log}>&- &
     pid=$!
+    exec {log}>&-
     wait $pid
     rc=$?
     kill -KILL -- -$pid 2>/dev/null # what a part that was stopped has left running
     seconds=$(calculate "$EPOCHREALTIME - $start")
     echo "{\"part\": \"$name\", \"exit\": $rc, \"seconds\": $seconds, \"limit\": $limit}" >>"$OUT/gpu_check.jsonl"
-    sleep 0.1 # for sed
+    for _ in {1..20}; do # until all is written
+        kill -0 "$logger" 2>/dev/null || break
+        sleep 0.05
+    done
     echo "== $name: exit $rc after $seconds of $limit s"
     grep "^$name: " "$OUT/gpu_check.log" | tail -n 12 | cut -c 1-200
 }
@@ -91,14 +97,16 @@ if [ ! "$plan" ]; then
     fi
 fi
 
-smoke=("$PYTHON" bench/smoke.py --device cuda --out "${OUT:-}/smoke.jsonl")
+smoke=("$PYTHON" -m bench.smoke --device cuda --out "${OUT:-}/smoke.jsonl")
+speed=("$PYTHON" -m pytest -q -p no:cacheprovider --benchmark-only --device cuda)
 pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu)
+bars="255x255-25 or 2048x2048 or host or full_batches"
 memory="peak_on_a_gpu or full_gpu or more_pixels_than_32_bits"
 device=tests/cuda/test_cuda_device.py
 # Files and the command line have nothing to do with a GPU, and need packages that a GPU machine may lack.
 ignored=(--ignore tests/images/test_io.py --ignore tests/test_cli.py --ignore tests/test_bad_input.py --ignore tests/blind/test_demo.py)
 
-part versions 5 "$PYTHON" bench/gpu_report.py versions "${OUT:-}"
+part versions 5 "$PYTHON" -m bench.gpu_report versions "${OUT:-}"
 if [ "$call" = A ]; then
     beside smoke_1 100 "${smoke[@]}" transforms graph start streams
     beside smoke_2 100 "${smoke[@]}" default
@@ -109,24 +117,24 @@ if [ "$call" = A ]; then
     join
     part smoke_memory 25 "${smoke[@]}" restore_after_clear
     part device_tests 60 "${pytest[@]}" -n 4 --maxfail 40 -k "not ($memory)" $device
-    part bars 95 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 75
+    part bars 95 "${speed[@]}" --seconds 75 -k "$bars" bench/speed/test_estimation.py bench/speed/test_batch.py
     part cache 8 tar czf "${OUT:-}/cupy_cache.tgz" -C "${CUPY_CACHE_DIR:-.}" .
 else
     part smoke 35 "${smoke[@]}" --failed carry/smoke.jsonl
-    part bars 80 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 65
+    part bars 80 "${speed[@]}" --seconds 65 -k "$bars" bench/speed/test_estimation.py bench/speed/test_batch.py
     part tests 100 "${pytest[@]}" -n 10 --maxfail 40 "${ignored[@]}" --ignore $device -k "not ($memory)" tests
     part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/batch/test_groups.py tests/batch/test_memory.py
-    part kernels 40 "$PYTHON" bench/kernels.py --seconds 30
-    part agreement 30 "$PYTHON" bench/agreement.py --data "$data"
-    part peers 25 "$PYTHON" bench/peers.py --device cuda --seconds 15
+    part kernels 50 "${speed[@]}" --seconds 40 bench/speed/test_cuda_kernels.py
+    part peers 45 "${speed[@]}" --seconds 35 bench/speed/test_latent_step.py bench/speed/test_deconvolution.py \
+        bench/speed/test_restoration.py
     # None of these is timed.
     beside memcheck 50 "$SANITIZER" --tool memcheck --error-exitcode 9 "${pytest[@]}" -p bench.no_pool -k test_twins $device
     beside racecheck 50 "$SANITIZER" --tool racecheck --error-exitcode 9 "${pytest[@]}" -k test_twins $device
     if [ "$plan" ] || [ -d "$data/levin" ]; then
-        beside levin 50 "$PYTHON" bench/levin.py --data "$data" --yardstick "$(dirname "$data")/eval_levin.py" \
-            --device cuda --jobs 12
+        beside levin 50 "$PYTHON" -m bench quality --sets levin --data "$data" --device cuda --jobs 12 \
+            --yardstick "$(dirname "$data")/eval_levin.py"
     fi
     join
-    in_spare_time learned 40 "$PYTHON" bench/learned_prior.py runtime --device cuda --repeats 1 --sizes 1 --no-record
+    in_spare_time learned 40 "$PYTHON" -m bench networks runtime --device cuda --repeats 1 --sizes 1
 fi
-[ "$plan" ] || "$PYTHON" bench/gpu_report.py summary "$OUT"
+[ "$plan" ] || "$PYTHON" -m bench.gpu_report summary "$OUT"

@@ -1,6 +1,6 @@
 """What the host has to do for one picture on a GPU, counted without one: CuPy calls, launches, uploads and waits.
 
-    python bench/host_share.py [--side 255] [--kernel 25] [--calls 3]
+    python -m bench.host_share [--side 255] [--kernel 25] [--calls 3]
 
 Calls `deblur` with the defaults on the strict stand-in for CuPy that the tests use (`tests/cuda_on_cpu`: NumPy arrays,
 CUDA kernels through a C++ shim), and prints what each call asked for. The first call compiles and plans, the second
@@ -10,7 +10,6 @@ default size; the counts hardly depend on it. Needs g++ and the package CuPy, no
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 import tempfile
@@ -19,7 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import gpudeblur
+
+from .cases import blurred_camera
+from .evaluate import arguments
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 COLUMNS = ("calls", "launches", "graph launches", "uploads", "waits", "plans", "capture allocations", "capture plans")
@@ -51,26 +53,15 @@ def counts_of(device: Any, work: Callable[[], Any]) -> dict[str, int]:
     return {name: device.counts[name] for name in COLUMNS}
 
 
-def picture(side: int, size: int) -> np.ndarray:
-    from skimage.data import camera
-
-    from gpudeblur.synthesis import blur, trajectory_kernel
-
-    sharp = camera()[: side + size - 1, : side + size - 1] / 255
-    return blur(sharp, trajectory_kernel(size, rng=20)).astype(np.float32)
-
-
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--side", type=int, default=255, help="pixels of the picture's side")
     parser.add_argument("--kernel", type=int, default=25, help="pixels of the kernel's side")
     parser.add_argument("--calls", type=int, default=3)
     args = parser.parse_args(argv)
-    import gpudeblur
-
     print("call", *COLUMNS, sep=" | ")
     with stand_in() as (cupy, device):
-        image = cupy.asarray(picture(args.side, args.kernel))
+        image = cupy.asarray(blurred_camera((args.side, args.side), args.kernel))
         for number in range(1, args.calls + 1):
             counts = counts_of(device, lambda: gpudeblur.deblur(image, args.kernel))
             print(number, *(counts[name] for name in COLUMNS), sep=" | ", flush=True)

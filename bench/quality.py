@@ -1,10 +1,11 @@
-"""A bench of kernels that cannot be fooled: many pictures of many kinds, one set of options for all of them.
+"""Kernels and pictures of blind deblurring: many pictures of many kinds, one set of options for all of them.
 
-    python bench/quality.py --data DATA [--sets natural,text] [--every 8] [--variants JSON] [--cache DIR] [--jobs 2]
+    python -m bench quality --data DATA [--sets natural,text] [--every 8] [--variants JSON] [--cache DIR] [--jobs 2]
+    python -m bench quality --data DATA --sets levin --yardstick eval_levin.py
 
 | set | cases | pictures, kernels |
 |---|---|---|
-| levin | 32 | Levin et al. 2009, photographed; judged here by the common restoration, by the yardstick in levin.py |
+| levin | 32 | Levin et al. 2009, photographed; with --yardstick, its script judges the kernels too |
 | portraits | 224 | 28 faces of 320 px x 8 shakes of 21 to 41 px, no noise |
 | small-faces | 800 | 100 faces of 109 x 89 px x Levin's 8 kernels, no noise |
 | natural-0, -1, -2 | 400 each | 50 photographs x 8 kernels of 15 to 51 px, trajectories never shared; 0, 1, 2 % noise |
@@ -12,12 +13,19 @@
 | low-light | 60 | 15 photographs made night, with clipped lamps, x 4 kernels of 19 to 31 px, 1 % noise |
 
 All but Levin's are cropped as a camera crops and rounded to 8 bits; recipes and seeds are in cases.py. A case is
-`deblur`red with final="sparse", told the true kernel's size unless --kernel-size says otherwise. Its kernel is judged
+`deblur`red with final="sparse" at the true kernel's size unless --kernel-size says otherwise. Its kernel is judged
 by the error ratio (ER): squared error over that with the true kernel, both restored by the same method. `result_gain`
 is of the picture that `deblur` itself returned: what a user gets, be the kernel right or not. Intervals are 95 %, by
 bootstrap over whole pictures; an ER counts as at most 10 in `er_mean_capped`, since a few failures decide a plain mean.
 "blurred <= 2" is the share that the blurred picture would have at that bar: what success is worth there. In low-light
-the restoration knows nothing of clipping, so that a wrong kernel can be the better one: look at the similarity too.
+the common restoration takes clipped pixels as they are, so that a wrong kernel can be the better one: look at the
+similarity too.
+
+--variants names options over --options, each run on every set and compared with the first in pairs. An ablation is
+
+    --variants '[{"name": "all"}, {"name": "no smooth prior", "options": {"smooth_weight": 0}},
+                 {"name": "no refinement", "options": {"refine": false}},
+                 {"name": "learned prior", "prior": {"weight": 0.004}}]'
 
 Appends a line for each variant and set to results/quality.jsonl.
 """
@@ -27,17 +35,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import Case, face_cases, levin_cases, low_light_cases, mixed_cases, small_face_cases, text_cases, thinned
-from evaluate import BARS, Row, arguments, evaluate, mean_interval, parallel, record, roc_area, settings, table
 
+import gpudeblur
 from gpudeblur.metrics import scores
+
+from .cases import Case, face_cases, levin_cases, low_light_cases, mixed_cases, small_face_cases, text_cases, thinned
+from .evaluate import Evaluation, Row, arguments, mean_interval, parallel, record, roc_area, settings, table
 
 SETS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "levin": levin_cases,
@@ -49,6 +63,7 @@ SETS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "text": text_cases,
     "low-light": low_light_cases,
 }
+BARS = (1.5, 2, 3)  # of the error ratio
 ER_CAP = 10.0
 SUCCESS = 2.0  # what the confidence is about
 COLUMNS = {
@@ -66,35 +81,42 @@ CASE_COLUMNS = {
 # ------------------------------------------------------------------ one case
 @dataclass(frozen=True)
 class Trial:
-    """`gpudeblur.deblur` and its judgement, as a value that travels to a worker process."""
+    """`gpudeblur.deblur` and the evaluation of its kernel, as a value that travels to a worker process."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     kernel_size: int | str | None = "true"
-    method: str = "sparse"
-    cache: Path | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    device: str = "cpu"
+    prior: Mapping[str, Any] | None = None  # arguments of DiscriminativePrior
 
-    def __call__(self, case: Case) -> tuple[Row, np.ndarray]:
-        """All figures of a case, those of `info` among them, and the kernel."""
-        import gpudeblur
-
+    def deblur(self, case: Case) -> tuple[Case, np.ndarray, Row]:
+        """Case, kernel, and the figures of what `deblur` returned."""
         size: Any = case.kernel.shape if self.kernel_size == "true" else self.kernel_size
-        options = gpudeblur.TwoStepOptions(**self.options)
-        result = gpudeblur.deblur(case.blurred, size, final="sparse", options=options)
+        prior = None if self.prior is None else gpudeblur.priors.DiscriminativePrior(**self.prior)
+        options = gpudeblur.TwoStepOptions(**self.options, prior=prior)
+        picture = case.blurred.astype(options.dtype) if "dtype" in self.options else case.blurred
+        result = gpudeblur.deblur(picture, size, final="sparse", device=self.device, options=options)
         kernel = np.asarray(result.kernel, np.float64)
-        (row,) = evaluate([(case, kernel)], settings={"method": self.method}, cache=self.cache)
-        own = scores(result.image, case.sharp)
-        row |= {
+        psnr, blurred = (scores(image, case.sharp).psnr for image in (result.image, case.blurred))
+        return case, kernel, {
             "picture": case.picture,
             "noise_sigma": case.noise_sigma,
             "true_size": case.kernel.shape,
             "size": kernel.shape,
-            "result_psnr": own.psnr,
-            "result_gain": own.psnr - row["psnr_blurred"],
+            "result_psnr": psnr,
+            "result_gain": psnr - blurred,
             "confidence": float(result.info["confidence"]),
             "seconds": result.info["seconds_kernel"],
             "info": {key: value for key, value in result.info.items() if isinstance(value, float)},
-        }
-        return row, kernel
+        }  # fmt: skip
+
+    def evaluate(self, outcome: tuple[Case, np.ndarray, Row]) -> tuple[Row, np.ndarray]:
+        case, kernel, figures = outcome
+        return {**self.evaluation((case, kernel)), **figures}, kernel
+
+    def __call__(self, case: Case) -> tuple[Row, np.ndarray]:
+        """All figures of a case, those of `info` among them, and the kernel."""
+        return self.evaluate(self.deblur(case))
 
 
 # ------------------------------------------------------------------ totals
@@ -109,7 +131,7 @@ def totals(rows: Sequence[Row]) -> Row:
         mean, *ends = mean_interval(values.tolist(), [row["picture"] for row in rows])
         total |= {name: mean, f"{name}_95": ends}
     total |= {"er_median": float(np.median(er)), "er_max": float(er.max())}
-    for key in ("psnr", "ssim", "similarity", "gain", "result_gain", "psnr_blurred", "psnr_true"):
+    for key in ("psnr", "ssim", "similarity", "kernel_error", "gain", "result_gain", "psnr_blurred", "psnr_true"):
         total[f"{key}_mean"] = float(np.mean([row[key] for row in rows]))
     # The blurred picture's own error ratio: what it costs to do nothing.
     nothing = np.array([10 ** ((row["psnr_true"] - row["psnr_blurred"]) / 10) for row in rows])
@@ -124,11 +146,11 @@ def over_first(rows: Sequence[Row], first: Sequence[Row]) -> Row:
     """Paired differences, `rows` minus `first`: [mean, low, high]."""
     pictures = [row["picture"] for row in rows]
     pairs = list(zip(rows, first, strict=True))
-    return {
-        "psnr": mean_interval([a["psnr"] - b["psnr"] for a, b in pairs], pictures),
-        "result_gain": mean_interval([a["result_gain"] - b["result_gain"] for a, b in pairs], pictures),
-        "er_capped": mean_interval([min(a["er"], ER_CAP) - min(b["er"], ER_CAP) for a, b in pairs], pictures),
+    differences = {
+        key: [a[key] - b[key] for a, b in pairs] for key in ("psnr", "result_gain", "similarity", "kernel_error")
     }
+    differences["er_capped"] = [min(a["er"], ER_CAP) - min(b["er"], ER_CAP) for a, b in pairs]
+    return {key: mean_interval(values, pictures) for key, values in differences.items()}
 
 
 def table_row(variant: str, total: Row) -> Row:
@@ -161,28 +183,55 @@ def table_row(variant: str, total: Row) -> Row:
 def strict(value: Any) -> Any:
     """Without NaN and infinity, which JSON lacks: None."""
     if isinstance(value, Mapping):
-        return {key: strict(one) for key, one in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [strict(one) for one in value]
+        return [strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ------------------------------------------------------------------ a set
-def run(cases: Iterable[Case], trial: Trial, jobs: int, out: Path | None = None) -> list[Row]:
-    """Rows of all cases; with `out`, the kernels go there as <case>.npy, and the rows to <out>.json."""
+def run(cases: Iterable[Case], trial: Trial, jobs: int, out: Path) -> list[Row]:
+    """Rows of all cases; the kernels go to <out>/<case>.npy and the rows to <out>.json."""
     rows = []
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    for row, kernel in parallel(trial, cases, jobs):
+    out.mkdir(parents=True, exist_ok=True)
+    if trial.device == "cuda":  # a device is used from this process alone
+        outcomes = parallel(trial.evaluate, map(trial.deblur, cases), jobs)
+    else:
+        outcomes = parallel(trial, cases, jobs)
+    for row, kernel in outcomes:
         rows.append(row)
-        if out is not None:
-            np.save(out / f"{row['name']}.npy", kernel)
-    if out is not None:
-        about = {"options": dict(trial.options), "kernel_size": trial.kernel_size, "method": trial.method}
-        out.with_name(f"{out.name}.json").write_text(json.dumps(strict({**about, "rows": rows})))
+        np.save(out / f"{row['name']}.npy", kernel)
+    about = {"options": dict(trial.options), "kernel_size": trial.kernel_size, "method": trial.evaluation.method}
+    out.with_name(f"{out.name}.json").write_text(json.dumps(strict({**about, "rows": rows})))
     return rows
 
 
+def yardstick_totals(script: Path, data: Path, kernels: Path, cache: Path, names: Sequence[str], jobs: int) -> Row:
+    """What the yardstick's own script says of the kernels, run as it is, a process for each picture of the set."""
+    cache.mkdir(parents=True, exist_ok=True)
+
+    def rows_of(picture: str) -> dict[str, Row]:
+        # A cache each: the script rewrites the whole file at its end.
+        result = cache / f"yardstick_{picture}.json"
+        command = [
+            sys.executable, str(script), "--data", str(data / "levin"), "--kernels", str(kernels),
+            "--cache", str(cache / f"levin_{picture}.json"), "--only", picture, "--json", str(result),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(result.read_text())["rows"]
+
+    # As many shards as processes: pictures, or cases where there are only a few of them.
+    pictures = sorted({name[:4] for name in names}) if len(names) == 32 else list(names)
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        rows = {name: row for shard in pool.map(rows_of, pictures) for name, row in shard.items()}
+    er = np.array([rows[name]["er"] for name in names])
+    total: Row = {"n": len(names), "er_median": float(np.median(er)), "er_mean": er.mean(), "er_max": er.max()}
+    total |= {f"within_{bar:g}": int((er <= bar).sum()) for bar in BARS}
+    total |= {f"{key}_mean": float(np.mean([rows[name][key] for name in names])) for key in ("psnr", "ssim", "ks")}
+    return {**total, "er": dict(zip(names, er.round(4).tolist(), strict=True))}
+
+
+# ------------------------------------------------------------------ the command
 def kernel_size(text: str) -> int | str | None:
     """The argument of --kernel-size."""
     return {"true": "true", "none": None}[text] if text in ("true", "none") else int(text)
@@ -190,22 +239,23 @@ def kernel_size(text: str) -> int | str | None:
 
 def chosen_sets(text: str) -> list[str]:
     """Names of SETS from a list with commas; "natural" is all of its noises."""
-    wanted = text.split(",")
-    for name in wanted:
-        if not any(one == name or one.startswith(f"{name}-") for one in SETS):
+    chosen = []
+    for name in text.split(","):
+        chosen += (names := [key for key in SETS if key == name or key.startswith(f"{name}-")])
+        if not names:
             raise argparse.ArgumentTypeError(f"no set {name!r}; there are {', '.join(SETS)}")
-    return [one for one in SETS if any(one == name or one.startswith(f"{name}-") for name in wanted)]
+    return [name for name in SETS if name in chosen]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "data", "method", "cache", "jobs", "options", "only", "no-record")
+    parser = arguments(__doc__, "data", "method", "cache", "jobs", "options", "device", "only", "every", "no-record")
     parser.add_argument("--sets", type=chosen_sets, default=list(SETS), help="names with commas; all by default")
     parser.add_argument("--kernel-size", type=kernel_size, default="true", help="true, none (estimated), or odd pixels")
     parser.add_argument(
-        "--variants", type=json.loads, default=[{"name": "default", "options": {}}],
-        help='JSON, [{"name": ..., "options": {...}}, ...]: options over --options, each on every set',
+        "--variants", type=json.loads, default=[{"name": "default"}],
+        help='JSON, [{"name": ..., "options": {...}, "prior": {...}}, ...]',
     )  # fmt: skip
-    parser.add_argument("--every", type=int, default=1, help="take one case of so many, evenly")
+    parser.add_argument("--yardstick", type=Path, help="eval_levin.py, which judges the set levin too")
     parser.add_argument("--out", type=Path, help="folder for kernels and rows, VARIANT/SET/; not kept by default")
     parser.add_argument("--verbose", action="store_true", help="print every case")
     args = parser.parse_args(argv)
@@ -216,26 +266,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.sets:  # before hours of work: what is missing
         if next(cases(name), None) is None:
             parser.error(f"no cases of {name!r} with {args.only!r} in their names under {args.data}")
-    for name in args.sets:
-        print(f"\n{name}\n\n{table([], COLUMNS)}", flush=True)
-        found: list[list[Row]] = []
-        for variant in args.variants:
-            trial = Trial({**args.options, **variant["options"]}, args.kernel_size, args.method, args.cache)
-            out = args.out and args.out / variant["name"] / name
-            rows = run(cases(name), trial, args.jobs, out)
-            total = totals(rows)
-            if found:
-                total["over_first"] = over_first(rows, found[0])
-            found.append(rows)
-            print(table([table_row(variant["name"], total)], COLUMNS).splitlines()[-1], flush=True)
-            if not args.only and not args.no_record:
-                about = settings(args, "kernel_size", "method", "every", "jobs")
-                line = {"set": name, "variant": variant["name"], "options": dict(trial.options), **about}
-                each = {row["name"]: [round(row["er"], 4), round(row["confidence"], 3)] for row in rows}
-                record("quality", {**line, "totals": strict(total), "er_and_confidence": each})
-        if args.verbose:
-            for variant, rows in zip(args.variants, found, strict=True):
-                print(f"\n{name}, {variant['name']}\n\n{table(rows, CASE_COLUMNS)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        out = args.out or Path(temporary)
+        for name in args.sets:
+            print(f"\n{name}\n\n{table([], COLUMNS)}", flush=True)
+            first: list[Row] | None = None
+            for variant in args.variants:
+                options = {**args.options, **variant.get("options", {})}
+                evaluation = Evaluation(args.method, args.cache)
+                trial = Trial(options, args.kernel_size, evaluation, args.device, variant.get("prior"))
+                folder = out / variant["name"] / name
+                rows = run(cases(name), trial, args.jobs, folder)
+                total = totals(rows)
+                if first is not None:
+                    total["over_first"] = over_first(rows, first)
+                first = first or rows
+                print(table([table_row(variant["name"], total)], COLUMNS).splitlines()[-1], flush=True)
+                if args.verbose:
+                    print(f"\n{table(rows, CASE_COLUMNS)}\n")
+                if args.yardstick and name == "levin":
+                    names = [row["name"] for row in rows]
+                    cache = args.cache or Path(temporary)
+                    judged = yardstick_totals(args.yardstick, args.data, folder, cache, names, args.jobs)
+                    print({key: value for key, value in judged.items() if key != "er"})
+                    total["yardstick"] = judged
+                if not args.only and not args.no_record:
+                    about = settings(args, "kernel_size", "method", "every", "jobs", "device")
+                    line = {"set": name, "variant": variant["name"], "options": options, "prior": trial.prior, **about}
+                    each = {row["name"]: [round(row["er"], 4), round(row["confidence"], 3)] for row in rows}
+                    record("quality", {**line, "totals": strict(total), "er_and_confidence": each})
 
 
 if __name__ == "__main__":

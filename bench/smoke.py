@@ -1,6 +1,6 @@
 """The first minutes on a GPU: step by step what the library does there, a line of JSON as soon as each is done.
 
-    python bench/smoke.py [STEP...] [--device cpu] [--out FILE] [--failed FILE] [--list]
+    python -m bench.smoke [STEP...] [--device cpu] [--out FILE] [--failed FILE] [--list]
 
 A step that fails prints its traceback, and the next one begins. Several processes with different steps compile side by
 side into one cache ($CUPY_CACHE_DIR). Where seconds are given as first, second and third, the first call compiles, the
@@ -10,6 +10,7 @@ second captures CUDA graphs, and the third replays them. Exits with 1 if a step 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import sys
@@ -26,10 +27,13 @@ import numpy as np
 import gpudeblur as gd
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import require_cuda, to_host
-from gpudeblur.synthesis import blur, trajectory_kernel
+from gpudeblur.synthesis import trajectory_kernel
+
+from .cases import blurred_camera, blurred_cameras
 
 FAST = gd.TwoStepOptions(starts=("wide",))
 METHODS = ("tv", "sparse", "hyper-laplacian", "l0", "wiener", "richardson-lucy", "ringing-suppressed", "epll")
+DEFAULT = (255, 255), 25  # shape, kernel size
 LEAK = 64 << 20  # bytes: what the driver keeps may differ by less
 Row = dict[str, Any]
 Step = Callable[[Any], Row]
@@ -43,20 +47,6 @@ def step(function: Step) -> Step:
 
 
 # ------------------------------------------------------------------ what the steps share
-@functools.cache
-def picture(shape: tuple[int, int] = (255, 255), size: int = 25, seed: int = 0) -> np.ndarray:
-    """A blurred float32 photograph."""
-    from skimage.data import camera
-
-    h, w = (side + size - 1 for side in shape)
-    sharp = np.resize(camera(), (max(h, 512), max(w, 512)))[:h, :w] / 255
-    return blur(sharp, trajectory_kernel(size, rng=20 + seed)).astype(np.float32)
-
-
-def stack(count: int, shape: tuple[int, int], size: int) -> np.ndarray:
-    return np.stack([picture(shape, size, i) for i in range(count)])
-
-
 def difference(a: Any, b: Any) -> float:
     """The largest one, over the largest value."""
     a, b = to_host(a), to_host(b)
@@ -131,7 +121,7 @@ def transforms(xp: Any) -> Row:
 @step
 def graph(xp: Any) -> Row:
     """One start as it is, captured and replayed: the same bits."""
-    u, before = xp.asarray(stack(3, (128, 120), 15)), launched_graphs(xp)
+    u, before = xp.asarray(blurred_cameras(3, (128, 120), 15)), launched_graphs(xp)
     kernels, seconds = three_calls(xp, lambda: gd.estimate_kernel(u, 15, options=FAST))
     launches = launched_graphs(xp) - before
     assert xp is np or launches, "no graph was launched"
@@ -142,17 +132,24 @@ def graph(xp: Any) -> Row:
 
 @step
 def start(xp: Any) -> Row:
-    """One start, against NumPy: hard thresholds let them differ."""
-    kernel = to_host(gd.estimate_kernel(xp.asarray(picture()), 25, options=FAST))
-    similarity = kernel_similarity(kernel, gd.estimate_kernel(picture(), 25, options=FAST))
+    """One start, against NumPy: hard thresholds let them differ, but hardly after one iteration of a single scale."""
+    u = blurred_camera(*DEFAULT)
+    single = dataclasses.replace(FAST, iterations=1, finest_iterations=1, smallest_kernel=25)
+    differences = {}
+    for name, options in (("one iteration", single), ("all", FAST)):
+        kernel = to_host(gd.estimate_kernel(xp.asarray(u), 25, options=options))
+        expected = gd.estimate_kernel(u, 25, options=options)
+        differences[name] = difference(kernel, expected)
+    assert differences["one iteration"] < 1e-3, differences
+    similarity = kernel_similarity(kernel, expected)
     assert similarity > 0.9, similarity
-    return {"similarity": similarity}
+    return {"differences": differences, "similarity": similarity}
 
 
 @step
 def default(xp: Any) -> Row:
     """`deblur` of one picture, nothing said."""
-    u = xp.asarray(picture())
+    u = xp.asarray(blurred_camera(*DEFAULT))
     results, seconds = three_calls(xp, lambda: gd.deblur(u, 25))
     info = results[-1].info
     return {"seconds": seconds, "confidence": info["confidence"], "residual": info["residual"]}
@@ -161,7 +158,7 @@ def default(xp: Any) -> Row:
 @step
 def finals(xp: Any) -> Row:
     """Each final restoration of a stack."""
-    u, residuals = xp.asarray(stack(4, (96, 112), 21)), {}
+    u, residuals = xp.asarray(blurred_cameras(4, (96, 112), 21)), {}
     for final in ("tv", "hyper-laplacian", "sparse"):
         result = gd.deblur(u, 21, final=final, options=FAST)
         assert bool(xp.isfinite(result.image).all()), final
@@ -173,7 +170,7 @@ def finals(xp: Any) -> Row:
 @step
 def batch(xp: Any) -> Row:
     """Pictures of two sizes on the host through `deblur_batch`, three times."""
-    pictures = [picture((96, 112 + 4 * (i % 2)), 21, i % 3) for i in range(8 if xp is np else 128)]
+    pictures = [blurred_camera((96, 112 + 4 * (i % 2)), 21, i % 3) for i in range(8 if xp is np else 128)]
     rates = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -189,7 +186,7 @@ def batch(xp: Any) -> Row:
 @step
 def deconvolve(xp: Any) -> Row:
     """Each method against NumPy; all are tried, whichever fails."""
-    u, kernel = stack(2, (120, 131), 15), trajectory_kernel(15, rng=20).astype(np.float32)
+    u, kernel = blurred_cameras(2, (120, 131), 15), trajectory_kernel(15, rng=20).astype(np.float32)
     on_device = xp.asarray(u), xp.asarray(kernel)
     differences: Row = {}
     failures = []
@@ -212,21 +209,21 @@ def deconvolve(xp: Any) -> Row:
 @step
 def double(xp: Any) -> Row:
     """float64, which has no CUDA kernels of ours."""
-    u, options = picture((64, 72), 9), gd.TwoStepOptions(starts=("wide", "text"), dtype="float64")
+    u, options = blurred_camera((64, 72), 9), gd.TwoStepOptions(starts=("wide", "text"), dtype="float64")
     result, expected = gd.deblur(xp.asarray(u), 9, options=options), gd.deblur(u, 9, options=options)
     return {"kernel": difference(result.kernel, expected.kernel), "image": difference(result.image, expected.image)}
 
 
 @step
 def unknown_size(xp: Any) -> Row:
-    result = gd.deblur(xp.asarray(picture((128, 128), 15)), final=None)
+    result = gd.deblur(xp.asarray(blurred_camera((128, 128), 15)), final=None)
     return {"size": [int(side) for side in np.atleast_1d(result.info["kernel_size"])]}
 
 
 @step
 def odd_input(xp: Any) -> Row:
     """NumPy pictures as files give them come back as they came: big-endian, integers, long double; colors."""
-    u, dtypes = picture((96, 100), 9), []
+    u, dtypes = blurred_camera((96, 100), 9), []
     integers = u.clip(0, 1)
     for image in (
         u.astype(">f4"), u.astype(">f8"), (255 * integers).astype(np.uint8), (65535 * integers).astype(">u2"),
@@ -236,7 +233,7 @@ def odd_input(xp: Any) -> Row:
         assert type(result) is np.ndarray
         assert result.dtype == image.dtype, (result.dtype, image.dtype)
         dtypes.append(image.dtype.str)
-    colors = xp.asarray(np.stack([u, u**2, u], axis=-1))
+    colors = xp.asarray(np.blurred_cameras([u, u**2, u], axis=-1))
     sharp = gd.deblur(colors, 9, channel_axis=-1, options=FAST).image
     assert sharp.shape == colors.shape
     return {"dtypes": dtypes}
@@ -245,12 +242,12 @@ def odd_input(xp: Any) -> Row:
 @step
 def volume(xp: Any) -> Row:
     """Three axes, with a cuFFT plan of over a GiB where there is memory for twenty such volumes in a third of it."""
-    from gpudeblur.nonblind import scikit_image
+    from gpudeblur import restoration
 
     side = 32 if xp is np else int(min(520, (free_bytes(xp) / 3 / 160) ** (1 / 3)))
     u = xp.zeros((side,) * 3, dtype=xp.uint16)
     u[side // 2, side // 2, side // 2] = 1
-    sharp = scikit_image.richardson_lucy(u, xp.ones((3, 3, 3)) / 27, 1)
+    sharp = restoration.richardson_lucy(u, xp.ones((3, 3, 3)) / 27, 1)
     assert bool(xp.isfinite(sharp).all())
     del u, sharp
     give_back(xp)
@@ -261,7 +258,7 @@ def volume(xp: Any) -> Row:
 def network(xp: Any) -> Row:
     """The learned prior: CuPy's arrays through PyTorch and back."""
     prior = gd.priors.DiscriminativePrior()
-    u = xp.asarray(picture((96, 112), 15))
+    u = xp.asarray(blurred_camera((96, 112), 15))
     probability = float(prior.probability(u))
     kernels, seconds = three_calls(xp, lambda: gd.estimate_kernel(u, 15, prior=prior, options=FAST))
     return {"seconds": seconds, "probability": probability, "sum": float(kernels[-1].sum())}
@@ -270,7 +267,7 @@ def network(xp: Any) -> Row:
 @step
 def large(xp: Any) -> Row:
     """A stack too large for graphs."""
-    u = xp.asarray(picture((256, 256) if xp is np else (2048, 2048), 51))
+    u = xp.asarray(blurred_camera((256, 256) if xp is np else (2048, 2048), 51))
     _, seconds = three_calls(xp, lambda: gd.estimate_kernel(u, 51, options=FAST))
     return {"seconds": seconds}
 
@@ -278,7 +275,7 @@ def large(xp: Any) -> Row:
 @step
 def streams(xp: Any) -> Row:
     """Two threads on two non-blocking streams, both from the very first constant on: the bits of a call alone."""
-    u = xp.asarray(picture((100, 120), 15))
+    u = xp.asarray(blurred_camera((100, 120), 15))
     expected = to_host(gd.estimate_kernel(u, 15, options=FAST))
     give_back(xp)
     together = threading.Barrier(2)
@@ -320,9 +317,9 @@ def restore_after_clear(xp: Any) -> Row:
     free: Row = {"held": [], "cleared": []}
     for _ in range(3):
         for shape in shapes:
-            u = xp.asarray(stack(4, shape, 15))
+            u = xp.asarray(blurred_cameras(4, shape, 15))
             three_calls(xp, functools.partial(gd.estimate_kernel, u, 15, options=FAST))
-        pictures = [picture((96, 112), 21, i % 3) for i in range(2 if xp is np else 16)]
+        pictures = [blurred_camera((96, 112), 21, i % 3) for i in range(2 if xp is np else 16)]
         for result in gd.deblur_batch(pictures, 21, options=FAST, device=device(xp), batch_size=8):
             assert result.error is None, result.error
         wait(xp)

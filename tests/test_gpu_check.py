@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from bench import smoke
+
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = REPOSITORY / "bench" / "gpu_check.sh"
 SCALE = 0.1  # of all limits
@@ -28,16 +29,17 @@ if shutil.which("bash") is None or shutil.which("timeout") is None:
 STUB = """#!/usr/bin/env bash
 echo "$*" >>"$STUB/arguments"
 case "$*" in
-    *"gpu_report.py summary"*) exec {python} "$@" ;;
-    *throughput.py*) echo '{{"bar": "speed: pictures/s", "limit": ">= 400", "measured": 500.0, "holds": true}}' \\
-        >>"$GPUDEBLUR_RESULTS/throughput.jsonl" ;;
+    *"bench.gpu_report summary"*) exec {python} "$@" ;;
+    *test_batch.py*) for rate in 300 500 450; do
+        printf '{{"bar": "speed: pictures/s", "limit": ">= 400", "measured": %d, "holds": true}}\\n' $rate \\
+            >>"$GPUDEBLUR_RESULTS/speed.jsonl"; done ;;
     *"restore_after_clear"*) echo "a traceback"; exit 1 ;;
-    *"smoke.py"*"default"*) echo '{{"step": "default", "error": "it is late"}}' >>"$GPUDEBLUR_RESULTS/smoke.jsonl" ;;
+    *"bench.smoke"*"default"*) echo '{{"step": "default", "error": "it is late"}}' >>"$GPUDEBLUR_RESULTS/smoke.jsonl" ;;
 esac
 case "$STUB_MODE $*" in
-    "late "*"gpu_report.py versions"*) echo begun; exec sleep 100 ;;
-    "deaf "*"gpu_report.py versions"*) trap '' INT; sleep 100 & echo $! >"$STUB/pid"; wait ;;
-    "long "*kernels.py*) echo '{{"case": "one"}}' >>"$GPUDEBLUR_RESULTS/kernels.jsonl"; exec sleep 100 ;;
+    "late "*"bench.gpu_report versions"*) echo begun; exec sleep 100 ;;
+    "deaf "*"bench.gpu_report versions"*) trap '' INT; sleep 100 & echo $! >"$STUB/pid"; wait ;;
+    "long "*test_cuda_kernels.py*) echo '{{"case": "one"}}' >>"$GPUDEBLUR_RESULTS/kernels.jsonl"; exec sleep 100 ;;
 esac
 """
 
@@ -132,7 +134,7 @@ def test_killed_in_the_middle(stub: Path) -> None:
     names = [name for _, name, _ in planned("B")]
     assert [row["part"] for row in rows(out / "gpu_check.jsonl")] == names[: names.index("kernels")]
     assert rows(out / "kernels.jsonl") == [{"case": "one"}]
-    assert rows(out / "throughput.jsonl")[0]["measured"] == 500
+    assert rows(out / "speed.jsonl")[1]["measured"] == 500
 
 
 def test_each_step_is_asked_for(stub: Path) -> None:
@@ -140,7 +142,7 @@ def test_each_step_is_asked_for(stub: Path) -> None:
     process.communicate(timeout=60)
     arguments = (stub.parent / "arguments").read_text()
     steps = re.findall(r"smoke\.jsonl (.*)", arguments)
-    assert sorted(" ".join(steps).split()) == sorted(smoke().STEPS)
+    assert sorted(" ".join(steps).split()) == sorted(smoke.STEPS)
 
 
 def test_the_command_lines_of_the_readme() -> None:
@@ -151,25 +153,16 @@ def test_the_command_lines_of_the_readme() -> None:
 
 
 # ------------------------------------------------------------------ the steps themselves
-def smoke() -> Any:
-    spec = importlib.util.spec_from_file_location("smoke", REPOSITORY / "bench" / "smoke.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_smoke_on_numpy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line a step, on the screen and in the file; a failure is told, and what follows runs."""
-    module, file = smoke(), tmp_path / "smoke.jsonl"
+def test_smoke_on_numpy(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a step, on the screen and in the file; a failure has its line, and what follows runs."""
+    file = tmp_path / "smoke.jsonl"
 
     def broken(_: Any) -> None:
         raise ValueError("no such luck")
 
-    module.STEPS["broken"] = broken
+    monkeypatch.setitem(smoke.STEPS, "broken", broken)
     with pytest.raises(SystemExit) as end:
-        module.main(["broken", "transforms", "volume", "--device", "cpu", "--out", str(file)])
+        smoke.main(["broken", "transforms", "volume", "--device", "cpu", "--out", str(file)])
     assert end.value.code == 1
     captured = capsys.readouterr()
     lines = rows(file)
@@ -177,14 +170,13 @@ def test_smoke_on_numpy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [row["step"] for row in lines] == ["broken", "transforms", "volume"]
     assert lines[0]["error"] == "ValueError: no such luck"
     assert 'raise ValueError("no such luck")' in captured.err
-    assert not set(module.without_success(file)) & {"transforms", "volume"}
-    assert "broken" in module.without_success(file)
+    assert not set(smoke.without_success(file)) & {"transforms", "volume"}
+    assert "broken" in smoke.without_success(file)
 
 
 def test_smoke_names_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    module = smoke()
-    module.main(["--list"])
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == list(module.STEPS)
+    smoke.main(["--list"])
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == list(smoke.STEPS)
     with pytest.raises(SystemExit):
-        module.main(["nothing", "--device", "cpu"])
+        smoke.main(["nothing", "--device", "cpu"])
     assert "no step nothing" in capsys.readouterr().err

@@ -1,26 +1,30 @@
-"""Contact sheets of real photographs, which have no true picture: to be looked at.
+"""Contact sheets of real photographs, which have no true picture: to be looked at. And plots of what is recorded.
 
-    python bench/sheets.py --data DATA [--folders real,text] [--kernel-size N] [--limit N] [--out FOLDER]
+    python -m bench figures sheets --data DATA [--folders real,text] [--kernel-size N] [--limit N]
+    python -m bench figures plots
 
-For each picture of DATA/real and DATA/text a row: what was given, what came out (both around the place with most
-texture, pixel for pixel), and the kernel, enlarged; above it the file, the kernel's size and the confidence. Pictures
-over 800 px are cropped to their middle first. The library finds the kernel's size unless it is told one. Writes
-results/sheet_real.jpg, sheet_text.jpg, sheet_text_2.jpg ..., and removes older ones of the folders that it draws.
+sheets: for each picture of DATA/real and DATA/text a row: the blurred picture and the result (both around the place
+with most texture, pixel for pixel), and the kernel, enlarged; above it the file, the kernel's size and the confidence.
+Pictures over 800 px are cropped to their middle first. Writes results/sheet_real.jpg, sheet_text.jpg, sheet_text_2.jpg
+..., and removes older ones of the folders that it draws.
+plots: the classifier's accuracy over the reduction of its pictures, of the last run in results/networks.jsonl.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import matplotlib
 import numpy as np
-from evaluate import REPOSITORY, arguments
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
 import gpudeblur
+
+from .evaluate import arguments, results_folder
 
 LARGEST = 800  # px a side of what is deblurred, to bound the time
 CROP = 200  # px a side of what is shown
@@ -66,8 +70,7 @@ def read_colour(path: Path) -> np.ndarray:
 def show(path: Path, kernel_size: int | None) -> Shown:
     """Deblur one file."""
     picture = middle(read_colour(path))
-    size: Any = kernel_size  # None is for versions that estimate it
-    result = gpudeblur.deblur(picture, size, channel_axis=-1)
+    result = gpudeblur.deblur(picture, kernel_size, channel_axis=-1)
     place = busiest(picture)
     h, w = result.kernel.shape
     title = f"{path.name}, kernel {h} x {w}, confidence {result.info['confidence']:.2f}"
@@ -106,26 +109,50 @@ def sheets(folder: Path, kernel_size: int | None, limit: int | None) -> Iterator
         yield sheet(rows)
 
 
+def draw_sheets(data: Path, folders: Sequence[str], kernel_size: int | None, limit: int | None) -> None:
+    out = results_folder()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in folders:
+        pages = list(sheets(data / name, kernel_size, limit))
+        for old in out.glob(f"sheet_{name}*.jpg"):
+            old.unlink()
+        for number, page in enumerate(pages, start=1):
+            path = out / f"sheet_{name}{'' if number == 1 else f'_{number}'}.jpg"
+            page.save(path, quality=QUALITY)
+            print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def draw_plots() -> None:
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "gpudeblur"  # the same figures give the same file
+    import matplotlib.pyplot as plt
+
+    lines = map(json.loads, (results_folder() / "networks.jsonl").read_text().splitlines())
+    rows = [line for line in lines if line["kind"] == "accuracy"][-1]["rows"]
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for pictures in sorted({row["pictures"] for row in rows}):
+        points = [(1 / row["scale"], row["accuracy"]) for row in rows if row["pictures"] == pictures]
+        axis.semilogx(*zip(*points, strict=True), "o-", base=2, label=pictures)
+    axis.set(xlabel="reduced by", ylabel="accuracy", ylim=(0.35, 1.02))
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(results_folder() / "classifier_accuracy.svg", metadata={"Date": None})
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "data", data={"help": "folder that holds real/ and text/"})
+    parser = arguments(__doc__, "data", data={"required": False, "help": "folder that holds real/ and text/"})
+    parser.add_argument("kind", choices=["sheets", "plots"])
     parser.add_argument("--folders", default="real,text", help="of the data folder, names with commas")
     parser.add_argument("--kernel-size", type=int, help="odd; default: what the library finds")
     parser.add_argument("--limit", type=int, help="pictures of each folder, for a quick look")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "bench" / "results", help="folder for the sheets")
     args = parser.parse_args(argv)
+    if args.kind == "plots":
+        return draw_plots()
     names = args.folders.split(",")
     for name in names:
-        if not (args.data / name).is_dir():
+        if args.data is None or not (args.data / name).is_dir():
             parser.error(f"no folder {name!r} under {args.data}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        pages = list(sheets(args.data / name, args.kernel_size, args.limit))
-        for old in args.out.glob(f"sheet_{name}*.jpg"):
-            old.unlink()
-        for number, page in enumerate(pages, start=1):
-            path = args.out / f"sheet_{name}{'' if number == 1 else f'_{number}'}.jpg"
-            page.save(path, quality=QUALITY)
-            print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+    draw_sheets(args.data, names, args.kernel_size, args.limit)
 
 
 if __name__ == "__main__":

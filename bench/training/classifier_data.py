@@ -1,6 +1,6 @@
 """Makes the folders of clear pictures that the classifier is trained and judged on.
 
-    python bench/classifier_data.py --data DATA --out DIR
+    python -m bench.training.classifier_data --data DATA --out DIR
 
 DIR/train and DIR/val get natural, faces (links to DATA's pictures: BSDS500; faces 000001 to 007500 to train, 007501 and
 later to judge), text (drawn in every font that comes with matplotlib, no font in both) and night (darkened photographs
@@ -16,9 +16,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import tifffile
-from cases import PAGES, WORDS, gray_picture, name_seed
-from evaluate import arguments
 from PIL import Image, ImageDraw, ImageFont
+
+from bench.cases import PAGES, WORDS, gray_picture, name_seed
+from bench.evaluate import arguments
 
 PAGES_OF_A_FONT = 8
 SHAPE = (360, 440)

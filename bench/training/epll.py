@@ -1,6 +1,6 @@
 """Trains the prior of method "epll": a Gaussian mixture of photographs' patches, by expectation maximisation.
 
-    python bench/train_epll.py --data DATA [--components 64 --patches 400000 --passes 40 --seed 0 --out PATH]
+    python -m bench.training.epll --data DATA [--components 64 --patches 400000 --passes 40 --seed 0 --out PATH]
 
 Patches of 8 x 8 from the 200 photographs of BSDS500 (train), Rec. 709 luma of the values as stored in [0, 1], each less
 its mean; half of them turned, mirrored or both. All means are zero, as those of the patches are: no component stands
@@ -11,13 +11,13 @@ BSDS500 (val), and writes what `nonblind.methods.mixture.read` reads. One seed, 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
-from cases import gray_picture
 from scipy.linalg import eigh
 
+from bench.cases import gray_picture
+from bench.evaluate import arguments
 from gpudeblur.nonblind.methods.mixture import SIDE, Mixture, write
 
 RIDGE = 1e-6  # added to the covariances, the square of 0.001: an 8-bit step is noise of 0.0011
@@ -103,8 +103,7 @@ def improved(y: np.ndarray, shares: np.ndarray, covariances: np.ndarray) -> tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of natural/train and natural/val")
+    parser = arguments(__doc__, "data")
     parser.add_argument("--components", type=int, default=64)
     parser.add_argument("--patches", type=int, default=400000)
     parser.add_argument("--passes", type=int, default=40)

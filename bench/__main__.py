@@ -1,0 +1,31 @@
+"""Benches of gpudeblur: python -m bench COMMAND [options]; COMMAND --help says more.
+
+quality         kernels and pictures of blind deblurring, on eight sets
+deconvolution   every method with a known kernel, every boundary, three noises
+speed           pytest-benchmark's benchmarks, bench/speed
+networks        the classifier behind the learned prior: accuracy, run time
+fit             the constants of gpudeblur's confidence and strength
+figures         contact sheets of real photographs, and plots of recorded results
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("quality", "deconvolution", "speed", "networks", "fit", "figures")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command, *options = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in COMMANDS:
+        importlib.import_module(f"bench.{command}").main(options)
+    elif command in ("-h", "--help"):
+        print(__doc__)
+    else:
+        sys.exit(f"no bench {command!r}; there are {', '.join(COMMANDS)}")
+
+
+if __name__ == "__main__":
+    main()
