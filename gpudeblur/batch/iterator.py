@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 import sys
 import time
 import warnings
@@ -20,10 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..blind.deblur import deblur
-from ..blind.options import TwoStepOptions, with_prior
+from ..blind.options import Settings, TwoStepOptions
 from ..images import checks
-from ..images.planes import decode
-from ..nonblind.final import FINALS
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
 from ..priors import Prior
@@ -125,31 +122,23 @@ def deblur_batch(
     ...         print(r.index, r.error or r.info["confidence"])
     """
     total = _check_pictures(pictures, channel_axis)
-    checks.check_choice("method", method, ("two-step",))
-    if final is not None:
-        checks.check_choice("final", final, FINALS)
-    if options is not None and not isinstance(options, TwoStepOptions):
-        raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
-    options = with_prior(options, prior)
-    if kernel_size is not None:
-        checks.check_kernel_size(kernel_size, (1 << 62, 1 << 62))
-    decode(np.ones((1, 1)), gamma)
+    with device_errors():
+        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options)
     _check_count("batch_size", batch_size, "the free memory decides")
     _check_count("workers", workers, "one for each CPU")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}; it is called with a Progress")
-    with device_errors():
-        module = choose_module(np.empty(0), device)
-    settings = {
-        "kernel_size": kernel_size,
+    arguments = {
+        "kernel_size": settings.kernel_size,
         "channel_axis": channel_axis,
         "method": method,
         "final": final,
         "gamma": gamma,
-        "options": options,
+        "options": settings.options,
     }
-    on_cpu = None if device is None else "cpu" if module is np else "cuda"
-    return BatchIterator(pictures, total, on_cpu, settings, workers, batch_size, callback)
+    if device == "auto":
+        device = "cpu" if choose_module(np.empty(0), device) is np else "cuda"
+    return BatchIterator(pictures, total, device, arguments, workers, batch_size, callback)
 
 
 class BatchIterator(Iterator[BatchResult]):
@@ -301,10 +290,7 @@ def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
             "put a single picture into a list"
         )
     if channel_axis is not None:
-        try:
-            operator.index(channel_axis)
-        except TypeError:
-            checks.check_picture(np.ones((1, 1, 1)), channel_axis=channel_axis)  # has the words for it
+        checks.check_axis(channel_axis)
     least = 3 if channel_axis is None else 4
     if hasattr(pictures, "ndim") and pictures.ndim < least:
         axes = "(n, H, W)" if channel_axis is None else "(n, H, W, C)"

@@ -35,9 +35,7 @@ import numpy as np
 
 from ..blind.kernel_size import windows
 from ..blind.options import TwoStepOptions
-from ..blind.pyramid import support_size
-from ..blind.schedule import schedule
-from ..blind.two_step import FINEST_MARGIN, FINEST_VARIANTS
+from ..blind.schedule import finest_runs, finest_scale, schedule
 from ..images.checks import check_kernel_size
 from ..nonblind.tiles import LIVE_ARRAYS
 from ..numerics.fourier import fast_size
@@ -79,13 +77,13 @@ def bytes_per_image(
     size = (max(windows(shape)),) * 2 if kernel_size is None else check_kernel_size(kernel_size, shape)
     pixels = _pixels(shape)
     planes = pixels * (channels if channels == 1 else channels + 1)
-    support = support_size(size, shape, FINEST_MARGIN)
+    support = finest_scale(shape, size, options).size
     lags = _pixels(tuple(fast_size(2 * side - 1) for side in support))
     peak = max(
         ALTERNATION[backend] * _grid(shape, support) + SOLVER * lags,
         SMOOTH[backend] * max(_start_grid(shape, size, options.of_start(name)) for name in options.starts),
     )
-    kernels = len(options.starts) + min(options.finest_candidates, len(options.starts)) * len(FINEST_VARIANTS) + 1
+    kernels = len(options.starts) + finest_runs(options) + 1
     peak += pixels + _pixels(size) * kernels * (len(options.starts) > 1)
     if kernel_size is None:
         peak += 2 * pixels

@@ -1,9 +1,9 @@
-"""The first step of seed 0: latent and kernel steps in turn, one scale after the other (eq. 2-11).
+"""The first step of [Chen2017]: latent and kernel steps in turn, one scale after the other (eq. 2-11).
 
-    for each scale: resample (pyramid), make periodic (boundary), then repeat
-    { latent step (latent, smooth_prior) <-> kernel step (kernel_step), small values cut (kernel_refine) }
+    for each scale: resample, make periodic (boundary), then repeat
+    { latent step (latent) <-> kernel step (kernel_step, toeplitz), small values of the kernel set to 0 }
 
-`blind` takes several starts through all scales but the finest, and the best of them through that one.
+`two_step` takes every initialization through all scales but the finest, and the best of them through that one.
 """
 
 from __future__ import annotations
@@ -23,52 +23,69 @@ from .options import TwoStepOptions
 from .pyramid import enlarge_kernel
 from .schedule import Scale, schedule
 
-# Gradients of this mean size are rounding: an 8-bit picture has steps of 4e-3.
-NO_GRADIENT = 1e-5
+# A mean gradient that is rounding: an 8-bit image has steps of 4e-3.
+ROUNDING_GRADIENT = 1e-5
 
 
-def coarse_to_fine(stack: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
-    """Kernels (n, kh, kw) of `stack` (n, H, W) for its full size, found at all scales but the finest.
+def coarse_to_fine(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
+    """Kernels (n, *size) of `images` (n, H, W), estimated at all scales but the finest and enlarged to full size.
 
-    They are the coarser scale's, enlarged: half of the work, and enough to tell a good start from a bad one.
+    This is half of the work, and enough to tell a good initialization from a bad one.
     """
-    scales = schedule(stack.shape[-2:], size, options)
+    scales = schedule(images.shape[-2:], size, options)
     *coarse, finest = scales if len(scales) > 1 else scales * 2
-    kernel = initial_kernel(coarse[0].size, len(stack), array_module(stack), stack.dtype)
-    done, work = 0.0, sum(scale.shape[0] * scale.shape[1] for scale in coarse)
+    limits = {"share": options.kernel_threshold, "component": options.kernel_component}
+    kernel = initial_kernel(coarse[0].size, len(images), array_module(images), images.dtype)
+    done, pixels = 0.0, sum(scale.shape[0] * scale.shape[1] for scale in coarse)
     for level, scale in enumerate(coarse):
         if level:
             kernel = enlarge_kernel(kernel, scale.factor, scale.size)
-        share = scale.shape[0] * scale.shape[1] / work
-        kernel, a, _ = run_scale(resample(stack, scale.shape), kernel, scale, options, subrange(report, done, share))
-        kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-        done += share
+        fraction = scale.shape[0] * scale.shape[1] / pixels
+        scaled = resample(images, scale.shape)
+        kernel, autocorrelation, _ = run_scale(scaled, kernel, scale, options, subrange(progress, done, fraction))
+        kernel = project(kernel, **limits)
+        done += fraction
     if finest is not coarse[-1]:
-        kernel = enlarge_kernel(kernel, finest.factor, finest.size)
-        kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
-    known = has_gradients(a, window_pixels(selection_window(coarse[-1].shape, coarse[-1].size)))
-    return normalize(fit_size(kernel, size), known)
+        kernel = project(enlarge_kernel(kernel, finest.factor, finest.size), **limits)
+    window = selection_window(coarse[-1].shape, coarse[-1].size)
+    return normalize(fit_size(kernel, size), has_gradients(autocorrelation, window_pixels(window)))
+
+
+def run_scale(
+    images: Array, kernel: Array, scale: Scale, options: TwoStepOptions, progress: OnProgress
+) -> tuple[Array, Array, Array]:
+    """Pad `images` (n, h, w) and `alternate`: in cache-sized chunks on NumPy, all at once on CuPy."""
+    margin = (scale.size[0] - 1, scale.size[1] - 1)
+    fractions: list[float] = []
+
+    def run(images_chunk: Array, kernel_chunk: Array) -> tuple[Array, Array, Array]:
+        fraction = len(images_chunk) / len(images)
+        chunk_progress = subrange(progress, sum(fractions), fraction)
+        result = alternate(pad_liu_jia(images_chunk, margin), kernel_chunk, scale, options, chunk_progress)
+        fractions.append(fraction)
+        return result
+
+    return map_in_chunks(run, images, kernel)
 
 
 def alternate(
-    picture: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: OnProgress
+    blurred: Array, kernel: Array, scale: Scale, options: TwoStepOptions, progress: OnProgress
 ) -> tuple[Array, Array, Array]:
-    """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation), the last equations (11) with it.
+    """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation), with the last equations (11).
 
     Nothing here may wait for a device: on one, it becomes part of a CUDA graph.
 
     Parameters
     ----------
-    picture : (..., h, w), the blurred picture at this scale, wrapped: `boundary.wrap`.
+    blurred : (..., h, w), the blurred images at this scale, padded by `boundary.pad_liu_jia`.
     kernel : (..., kh, kw), where to begin.
     """
-    work = Workspace(picture)
-    blurred_hat = rfft2(picture)
+    work = Workspace(blurred)
+    blurred_hat = rfft2(blurred)
     window = selection_window(scale.shape, scale.size)
-    pixels = window_pixels(window)
     for i, iteration in enumerate(scale.iterations, start=1):
         latent = latent_step(
-            picture,
+            blurred,
             kernel,
             blurred_hat=blurred_hat,
             gradient_weight=iteration.gradient_weight,
@@ -81,57 +98,41 @@ def alternate(
             prior_weight=_prior_weight(iteration.gradient_weight, options),
             work=work,
         )
-        votes = select_edges(latent, window, iteration.share, work=work)
-        a, b = normal_equations(votes, latent, blurred_hat, scale.size, work=work)
-        kernel = _solve(a, b, kernel, pixels, options, work)
-        if iteration.cut:
+        selected = select_edges(latent, window, iteration.edge_fraction, work=work)
+        a, b = normal_equations(selected, latent, blurred_hat, scale.size, work=work)
+        kernel = kernel_step(a, b, kernel, window_pixels(window), options, work)
+        if iteration.threshold:
             kernel = project(
                 kernel,
-                share=iteration.cut,
+                share=iteration.threshold,
                 component=options.kernel_component,
-                out=work("cut kernel", *scale.size),
+                out=work("projected kernel", *scale.size),
             )
-        report(i / len(scale.iterations))
+        progress(i / len(scale.iterations))
     return kernel, a, b
 
 
 def _prior_weight(gradient_weight: float, options: TwoStepOptions) -> float | None:
-    """mu of the prior: it decays with lambda."""
+    """mu of the prior, which decays as lambda does."""
     return None if options.prior is None else options.prior.weight * gradient_weight / options.gradient_weight
 
 
-def run_scale(
-    stack: Array, kernel: Array, scale: Scale, options: TwoStepOptions, report: OnProgress
-) -> tuple[Array, Array, Array]:
-    """`alternate` of pictures (n, h, w) that are not wrapped yet; on NumPy, as many at a time as `in_cache` says."""
-    margin = (scale.size[0] - 1, scale.size[1] - 1)
-    parts: list[float] = []
-
-    def some(picture: Array, kernel: Array) -> tuple[Array, Array, Array]:
-        share = len(picture) / len(stack)
-        found = alternate(pad_liu_jia(picture, margin), kernel, scale, options, subrange(report, sum(parts), share))
-        parts.append(share)
-        return found
-
-    return map_in_chunks(some, stack, kernel)
-
-
-def _solve(
+def kernel_step(
     autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, work: Workspace
 ) -> Array:
-    """The kernel step: eq. 11 solved from the kernel so far, gamma as a share of the gradients' energy; normalised.
+    """Eq. 11 solved from the kernel of the iteration before, with gamma a fraction of the gradients' energy; sum 1.
 
-    A picture that knows no kernel gets a delta.
+    An image without gradients gets a delta.
     """
     xp, size = array_module(correlation), correlation.shape[-2:]
     ridge = xp.multiply(zero_lag(autocorrelation), options.kernel_weight, out=work("ridge"))
     kernel = solve_kernel(
         autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
     )
-    known = has_gradients(autocorrelation, pixels, out=work("known", dtype=bool))
-    return normalize(kernel, known, out=work("kernel", *size))
+    determined = has_gradients(autocorrelation, pixels, out=work("determined", dtype=bool))
+    return normalize(kernel, determined, out=work("kernel", *size))
 
 
 def has_gradients(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
-    """(...) bool: whether the gradients that vote are more than rounding, so that there is a kernel to know."""
-    return array_module(autocorrelation).greater(zero_lag(autocorrelation), NO_GRADIENT**2 * pixels, out=out)
+    """(...) bool: whether the selected gradients are more than rounding, so that they determine a kernel."""
+    return array_module(autocorrelation).greater(zero_lag(autocorrelation), ROUNDING_GRADIENT**2 * pixels, out=out)

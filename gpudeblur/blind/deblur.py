@@ -1,10 +1,9 @@
-"""Blind deblurring, coarse to fine. Read this file first.
+"""Blind deblurring. Start here: `deblur` prepares the images, `two_step.two_step` is the method.
 
-    picture -> planes (images) -> gray -> kernel (two_step) -> restoration with the kernel found (nonblind)
-    -> as much of it as the kernel deserves (confidence) -> picture (images)
+    image -> Settings (every argument) -> Observation (n, C, H, W) -> for each kernel size: kernel (two_step)
+    -> restoration with the kernel (nonblind.final) -> blended with the observed image by its confidence -> image
 
-The method is Chen & Chang 2017 ("seed 0"), "Two-step facial images deblurring with kernel refinement via smooth
-priors"; equation numbers in this package are that paper's.
+The inner loop of the method is `alternation.alternate`. Equation numbers in this room are those of [Chen2017].
 """
 
 from __future__ import annotations
@@ -12,32 +11,36 @@ from __future__ import annotations
 import functools
 import math
 import time
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..images import checks
+from ..images.checks import without_channels
 from ..images.kernels import fit_size
-from ..images.planes import decode, luminance, to_picture, to_planes
-from ..images.saturation import find_saturated
-from ..nonblind.final import FINALS, residual_mse, restore
+from ..images.planes import to_picture
+from ..nonblind.final import residual_mse, restore
 from ..numerics.arrays import (
     Array,
     Clock,
     array_module,
     backend_name,
-    choose_module,
     device_errors,
     move,
     replayed,
     to_host_together,
 )
-from ..numerics.progress import Callback, OnProgress, make_progress, subrange
+from ..numerics.progress import Callback, OnProgress
 from ..priors import Prior
 from .confidence import blend_weight, result_signals
-from .options import TwoStepOptions, with_prior
+from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
+from .observation import Observation
+from .options import Settings, TwoStepOptions
 from .two_step import two_step
+
+Group = slice | np.ndarray  # of the images of a stack: all, or their indices
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,22 @@ class BlindResult:
 
     Attributes
     ----------
-    image : array like the input: the sharp picture, same shape, dtype and memory; None where none was asked for.
-    kernel : (..., kh, kw) float, non-negative, sum 1: `blurred = conv(image, kernel)`.
+    image : array like the input, or None
+        The sharp image, with the shape, dtype and memory of the input; None where ``final=None``.
+    kernel : (..., kh, kw) float array
+        Non-negative, sum 1: ``blurred = conv(image, kernel)``.
     info : dict
-        confidence: in [0, 1], one a picture; under 0.5 the kernel is a guess. Behind it, see `blind.confidence`:
-        border_mass, spectral_match, gradient_gain, agreement, and energy. kernel_size: as given, or the side found.
-        strength: share of the restoration in the result, 1 where there is confidence and no wild ringing, see
-        `TwoStepOptions.cautious`. residual: rms of B - x * k for the restoration x,
-        away from the borders. backend ("numpy" or "cupy"), dtype, method, final, seconds and seconds_kernel.
+        One value an image, a float for a single image, else an array:
+
+        - ``confidence``: in [0, 1]; below 0.5 the kernel is a guess. It is made of ``border_mass``,
+          ``spectral_match``, ``gradient_gain`` and ``agreement``, see `blind.confidence`.
+        - ``energy``: the logarithm of the objective by which the kernel was selected.
+        - ``strength``: the restoration's share in the result, see `TwoStepOptions.cautious`.
+        - ``residual``: rms of B - x * k for the restoration x, away from the borders.
+        - ``kernel_size``: as given, or the side found.
+
+        And for the run: ``backend`` ("numpy" or "cupy"), ``dtype``, ``method``, ``final``, ``seconds`` and
+        ``seconds_kernel``.
     """
 
     image: Array
@@ -74,37 +85,39 @@ def deblur(
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
 ) -> BlindResult:
-    """Sharp picture and blur kernel of a blurred picture, or of each picture of a stack.
+    """Sharp image and blur kernel of a blurred image, or of each image of a stack.
 
     Solves argmin_{x, k} |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 + kernel_weight |k|^2 for the
     kernel (eq. 2 and 9), refines it by argmin_k |grad x * k - grad B|^2 + lambda |k|_0 (eq. 12), and restores the
-    picture with it by a natural-picture prior (`deconvolve`).
+    image with it under a prior for natural images (`deconvolve`).
 
     Parameters
     ----------
     image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
         Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes
-        are a stack: every picture is deblurred by itself.
+        are a stack: every image is deblurred by itself.
     kernel_size : odd int or pair of odd ints (height, width), pixels; or None
-        At least as large as the blur; a little larger is better than smaller. None finds it, a square up to 71 pixels
-        and to half of the picture, at two to three times the cost; the kernels of a stack are padded to one size.
+        At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 71
+        pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
+        size.
     channel_axis : int, optional
-        Axis of the colours; the kernel is found on their luminance, all are restored with it.
+        Axis of the colors; the kernel is estimated on their luminance, and all are restored with it.
     device : {None, "cpu", "cuda", "auto"}
-        Where to compute; None: where the image lives. The result comes back in the type that came.
+        Where to compute; None: where the image lives. The result has the type of the input.
     method : {"two-step"}
     final : {"sparse", "tv", "hyper-laplacian", None}
-        The restoration: the best, one that is nearly as good, the fast one, or none (the kernel and what is known about
-        it are the result). Where the sensor was at its top, the first two take the light for at least what is seen:
-        lamps may come out far brighter than 1 in a float picture.
+        The restoration: the best, one nearly as good, the fast one, or none (kernel and `info` are the result). Where
+        the sensor was saturated, the first two take the light to be at least what the image shows: lights may come out
+        far brighter than 1 in a float image.
     gamma : float
-        The picture's values are light ** (1 / gamma); 1: linear intensity.
+        The image's values are light ** (1 / gamma); 1: linear intensity.
     prior : Prior, optional
-        A prior on the latent picture beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
-        `DiscriminativePrior()`, or your own. The start "text" keeps its own.
+        A prior on the latent image beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
+        `DiscriminativePrior()`, or your own. The initialization "text" keeps its own.
     options : TwoStepOptions, optional
     callback : callable(stage, fraction), optional
-        Told of the progress of the whole run; stages "kernel", "restoration". Returning True ends it by `Stopped`.
+        Called with the progress of the whole run; the stages are "kernel" and "restoration". Returning True ends the
+        run by `Stopped`.
 
     Returns
     -------
@@ -113,15 +126,17 @@ def deblur(
     Raises
     ------
     TypeError, ValueError
-        The image, the kernel size or another argument is not as said above; the message says which rule it breaks.
+        An argument is not as described above; the message names the rule. All arguments are checked before the image
+        is read.
     RuntimeError
         ``device="cuda"`` where there is none.
     Stopped
-        The callback said so.
+        The callback returned True.
 
     References
     ----------
-    J.-H. Chen, L.-W. Chang: Two-step facial images deblurring with kernel refinement via smooth priors, EMERGING 2017.
+    [Chen2017] J.-H. Chen, L.-W. Chang: Two-step facial images deblurring with kernel refinement via smooth priors,
+    EMERGING 2017.
 
     Examples
     --------
@@ -131,36 +146,30 @@ def deblur(
     >>> result.image.shape, result.kernel.shape             # doctest: +SKIP
     ((300, 400), (31, 31))
     """
-    began = time.perf_counter()
+    begin = time.perf_counter()
     with device_errors():
-        if final is not None:
-            checks.check_choice("final", final, FINALS)
-        options = with_prior(options, prior)
-        gray, lights, planes, size, options, xp = _enter(
-            image, kernel_size, channel_axis, device, method, gamma, options
-        )
-        entered, clock = time.perf_counter() - began, Clock(xp)
-        told = make_progress(callback, "kernel", end=1.0 if final is None else 0.7)
-        kernel, sides, signals = two_step(gray, _of_luminance(lights, channel_axis), size, options, told)
-        estimated = clock.now()
-        sharp: Any = None
-        if final is not None:
-            told = make_progress(callback, "restoration", begin=0.7)
-            sharp, error, *measures = _restore_each(planes, lights, kernel, sides, channel_axis, final, told)
-            error = xp.sqrt(_over_channels(error, channel_axis))  # ** 0.5 rounds one number otherwise
-            signals["residual"] = xp.asarray(error)
-            if options.cautious:
-                unknowns = (np.prod(sides) if size is not None else np.square(sides)) / math.prod(gray.shape[-2:])
-                unknowns = _one_a_picture(unknowns, signals["confidence"])
-                measures = [xp.asarray(_over_channels(values, channel_axis)) for values in measures]
-                share = signals["strength"] = blend_weight(signals["confidence"], unknowns, *measures)
-                sharp = planes + _per_plane(share[..., None, None], channel_axis) * (sharp - planes)
-            sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis)
-        info = _numbers(signals) | {"kernel_size": sides, "method": method, "final": final}
-        info |= {"backend": backend_name(xp), "dtype": options.dtype}
-        info["seconds_kernel"] = entered + clock.seconds(estimated)
-        info["seconds"] = time.perf_counter() - began
-        return BlindResult(sharp, move(kernel, array_module(image)), info)
+        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options, callback)
+        observed = Observation.of(image, settings)
+        checked, clock = time.perf_counter(), Clock(observed.xp)
+        parts, moments = [], [clock.now()]
+        for part in estimate(observed, settings):
+            moments.append(clock.now())
+            parts.append(part if final is None else restored(part, settings))
+            moments.append(clock.now())
+        kernel, sharp, signals = joined(parts, len(observed))
+        stack = without_channels(image, channel_axis)[:-2]
+        info = as_info(signals, stack) | {"method": method, "final": final, "dtype": settings.options.dtype}
+        info["backend"] = backend_name(observed.xp)
+        info["kernel_size"] = settings.kernel_size or sides_of(parts, len(observed), stack)
+        if sharp is not None:
+            planes = sharp if channel_axis is not None else sharp[:, 0]
+            sharp = to_picture(planes.reshape(*stack, *planes.shape[1:]), gamma, image, channel_axis=channel_axis)
+        kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
+        kernel_moments = zip(moments[::2], moments[1::2], strict=False)
+        seconds = sum(clock.seconds(end) - clock.seconds(start) for start, end in kernel_moments)
+        info["seconds_kernel"] = checked - begin + seconds
+        info["seconds"] = time.perf_counter() - begin
+        return BlindResult(sharp, kernel, info)
 
 
 def estimate_kernel(
@@ -177,112 +186,116 @@ def estimate_kernel(
 ) -> Array:
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
     with device_errors():
-        options = with_prior(options, prior)
-        gray, lights, _, size, options, _ = _enter(image, kernel_size, channel_axis, device, method, gamma, options)
-        lights = _of_luminance(lights, channel_axis)
-        kernel, _, _ = two_step(gray, lights, size, options, make_progress(callback, "kernel"))
-        return move(kernel, array_module(image))
+        settings = Settings.of(kernel_size, channel_axis, device, method, None, gamma, prior, options, callback)
+        observed = Observation.of(image, settings)
+        kernel, _, _ = joined(list(estimate(observed, settings)), len(observed))
+        stack = without_channels(image, channel_axis)[:-2]
+        return move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
 
 
-def _enter(
-    image: Array,
-    kernel_size: Any,
-    channel_axis: int | None,
-    device: str | None,
-    method: str,
-    gamma: float,
-    options: TwoStepOptions | None,
-) -> tuple[Array, Array | None, Array, tuple[int, int] | None, TwoStepOptions, Any]:
-    """Checked and moved: (gray, where the planes are clipped or None, planes, kernel size, options, array module)."""
-    checks.check_choice("method", method, ("two-step",))
-    checks.check_picture(image, channel_axis=channel_axis)
-    options = TwoStepOptions() if options is None else options
-    if not isinstance(options, TwoStepOptions):
-        raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
-    xp = choose_module(image, device)
-    planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
-    lights = find_saturated(planes)
-    largest, lit = (float(one) for one in to_host_together(xp, [abs(planes).max(), lights.any().astype(planes.dtype)]))
-    checks.check_largest(largest, planes.dtype, stacklevel=4)
-    size = None
-    if kernel_size is None:
-        checks.check_room(planes.shape)
-    else:
-        size = checks.check_kernel_size(kernel_size, planes.shape[-2:])
-    planes = decode(planes, gamma)
-    gray = planes if channel_axis is None else luminance(planes)
-    return gray, lights if lit else None, planes, size, options, xp
+@dataclass(frozen=True)
+class Part:
+    """The images of one kernel size, and what is known of them so far."""
+
+    group: Group
+    observed: Observation
+    kernel: Array  # (n, kh, kw)
+    signals: dict[str, Array]  # (n,) each
+    progress: OnProgress  # of the restoration
+    sharp: Array | None = None  # (n, C, H, W)
 
 
-def _of_luminance(lights: Array | None, channel_axis: int | None) -> Array | None:
-    """The luminance is wrong where any of its channels is clipped."""
-    return lights if lights is None or channel_axis is None else lights.any(axis=-3)
+def estimate(observed: Observation, settings: Settings) -> Iterator[Part]:
+    """The kernels of `observed`, one kernel size after the other."""
+    parts = []
+    for group, size, begin, fraction in by_size(observed, settings):
+        kernel_progress, final_progress = settings.progress(begin, fraction)
+        images = observed[group]
+        kernel, signals = two_step(images, size, settings.options, kernel_progress)
+        parts.append(Part(group, images, kernel, signals, final_progress))
+        yield parts[-1]
+    if settings.kernel_size is not None:
+        return
+    truncated = sum(int((part.signals["border_mass"] > BORDER_MASS_LIMIT).sum()) for part in parts)
+    if truncated:
+        warnings.warn(
+            f"kernel_size=None found kernels that touch the border of their window in {truncated} of {len(observed)} "
+            "pictures; give a larger kernel_size if the blur is longer",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
-def _restore_each(
-    planes: Array,
-    lights: Array | None,
-    kernel: Array,
-    sides: Any,
-    channel_axis: int | None,
-    final: str,
-    report: OnProgress,
-) -> tuple[Array, ...]:
-    """(restoration, mean square of what it leaves unexplained, ...) and its `result_signals`, (..., C) each.
-
-    Each picture with its kernel of its own size; `lights`: where the planes are clipped. `sides` as in `info`; where
-    the pictures of a stack have sizes of their own, their kernels have been padded, and a wider kernel would mean a
-    wider border.
-    """
-    if not isinstance(sides, np.ndarray) or len(np.unique(sides)) == 1:
-        arrays = (planes, _per_plane(kernel, channel_axis)) + (() if lights is None else (lights,))
-        function = functools.partial(_restored, final=final)
-        restored: tuple[Array, ...] = replayed(("restore", final), function, *arrays, report=report)
-        return restored
-    xp, sides, lead = array_module(planes), sides.reshape(-1), sides.ndim
-    flat = planes.reshape(-1, *planes.shape[lead:])
-    masks = None if lights is None else lights.reshape(flat.shape)
-    kernels = kernel.reshape(-1, *kernel.shape[-2:])
-    results, done = [xp.empty_like(flat), *(xp.empty(flat.shape[:-2], dtype=flat.dtype) for _ in range(4))], 0.0
+def by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
+    """(group, its kernel size, where it begins as a fraction of all images, what fraction it is)."""
+    if settings.kernel_size is not None:
+        yield slice(None), settings.kernel_size, 0.0, 1.0
+        return
+    sides = estimate_sizes(observed.luminance, observed.noise_scale, settings.options, settings.size_progress())
+    begin = 0.0
     for side in np.unique(sides):
-        these = xp.asarray(np.flatnonzero(sides == side))
-        share = len(these) / len(sides)
-        own = fit_size(kernels[these], (int(side), int(side)))
-        parts = _restore_each(
-            flat[these], None if masks is None else masks[these], own, int(side), channel_axis, final,
-            subrange(report, done, share),
-        )  # fmt: skip
-        for result, one in zip(results, parts, strict=True):
-            result[these] = one
-        done += share
-    return tuple(result.reshape(*planes.shape[:lead], *result.shape[1:]) for result in results)
+        group = np.flatnonzero(sides == side)
+        fraction = len(group) / len(sides)
+        yield group if fraction < 1 else slice(None), (int(side), int(side)), begin, fraction
+        begin += fraction
 
 
-def _restored(
-    planes: Array, kernel: Array, lights: Array | None = None, *, final: str, report: OnProgress
+def restored(part: Part, settings: Settings) -> Part:
+    """`part` with its restoration, blended with the observed image by its confidence if the options are cautious."""
+    images, signals, final = part.observed, part.signals, str(settings.final)
+    arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
+    function = functools.partial(_restore, final=final)
+    sharp, *measures = replayed(("restore", final), function, *arrays, report=part.progress)
+    xp = images.xp
+    error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
+    signals = signals | {"residual": xp.sqrt(error)}
+    if settings.options.cautious:
+        unknowns = math.prod(part.kernel.shape[-2:]) / math.prod(images.shape)
+        confidence = signals["confidence"]
+        strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
+        signals["strength"] = strength
+        sharp = images.image + strength[:, None, None, None] * (sharp - images.image)
+    return replace(part, signals=signals, sharp=sharp)
+
+
+def _restore(
+    image: Array, kernel: Array, saturated: Array | None = None, *, final: str, report: OnProgress
 ) -> tuple[Array, ...]:
-    """`_restore_each` of planes whose kernels have one size."""
-    sharp = restore(planes, kernel, final, report, lights)
-    return sharp, residual_mse(planes, sharp, kernel, lights), *result_signals(sharp, planes, lights)
+    """(restoration (n, C, H, W), its mean squared residual, its `result_signals`), (n, C) each."""
+    sharp = restore(image, kernel, final, report, saturated)
+    return sharp, residual_mse(image, sharp, kernel, saturated), *result_signals(sharp, image, saturated)
 
 
-def _numbers(signals: dict[str, Array]) -> dict[str, Any]:
-    """One number a picture for `info`: floats for a single picture, else NumPy arrays. Waits for a device, once."""
-    host = to_host_together(array_module(signals["confidence"]), list(signals.values()))
-    return {name: values if values.ndim else float(values) for name, values in zip(signals, host, strict=True)}
+def joined(parts: Sequence[Part], n: int) -> tuple[Array, Array | None, dict[str, Array]]:
+    """(kernels, restorations or None, signals) of all `n` images in their order; smaller kernels are padded."""
+    side = max(part.kernel.shape[-2:] for part in parts)
+
+    def join(arrays: Sequence[Array]) -> Array:
+        if len(parts) == 1:
+            return arrays[0]
+        xp = array_module(arrays[0])
+        result = xp.empty((n, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+        for part, array in zip(parts, arrays, strict=True):
+            result[xp.asarray(part.group)] = array
+        return result
+
+    kernel = join([part.kernel if len(parts) == 1 else fit_size(part.kernel, side) for part in parts])
+    images = [part.sharp for part in parts if part.sharp is not None]
+    signals = {name: join([part.signals[name] for part in parts]) for name in parts[0].signals}
+    return kernel, join(images) if images else None, signals
 
 
-def _one_a_picture(values: np.ndarray, like: Array) -> Array:
-    """A number for all pictures, or one a picture on the host, as an array like `like` (...)."""
-    xp = array_module(like)
-    return xp.full_like(like, float(values)) if values.ndim == 0 else xp.asarray(values, dtype=like.dtype)
+def as_info(signals: dict[str, Array], stack: tuple[int, ...]) -> dict[str, Any]:
+    """One number an image for `info`: floats for a single image, else NumPy arrays. Waits for a device, once."""
+    arrays = to_host_together(array_module(signals["confidence"]), list(signals.values()))
+    return {
+        name: values.reshape(stack) if stack else float(values[0]) for name, values in zip(signals, arrays, strict=True)
+    }
 
 
-def _over_channels(values: Array, channel_axis: int | None) -> Array:
-    """The mean of (..., C) values over the channels, where there are any."""
-    return values if channel_axis is None else values.mean(axis=-1)
-
-
-def _per_plane(kernel: Array, channel_axis: int | None) -> Array:
-    """The kernel beside (..., C, H, W) planes, where there are channels."""
-    return kernel if channel_axis is None else kernel[..., None, :, :]
+def sides_of(parts: Sequence[Part], n: int, stack: tuple[int, ...]) -> Any:
+    """The side of each image's kernel: an int for a single image, else an array."""
+    sides = np.empty(n, dtype=int)
+    for part in parts:
+        sides[part.group] = part.kernel.shape[-1]
+    return sides.reshape(stack) if stack else int(sides[0])

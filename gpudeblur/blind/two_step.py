@@ -1,250 +1,206 @@
-"""The two-step method of Chen & Chang 2017: kernels of pictures. The whole of it is `two_step`.
+"""The two-step method of [Chen2017]: blur kernels of images. `two_step` is all of it.
 
-    several starts, some without the picture's lamps (saturation), each coarse to fine: { latent step <-> kernel step }
-    (alternation) -> the best (choice) through the finest scale and the second step (kernel_refine) -> the best of these
+    initializations -> coarse to fine { latent step <-> kernel step } -> ranking -> the best candidates:
+    finest scale { latent step <-> kernel step } -> refinement of the kernel -> selection
 
-On a GPU all starts are one CUDA graph, each a branch of it, and so is the finest scale.
+On a GPU all initializations are one CUDA graph, each of them a branch, and so is the finest scale.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from ..images.kernels import fit_size
-from ..images.noise import divide_by_noise, noise_scale
-from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side
-from ..numerics.arrays import stack as stacked
+from ..images.noise import divide_by_noise
+from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side, stack
 from ..numerics.progress import OnProgress, subrange
 from ..priors.protocol import is_replayable
 from .alternation import coarse_to_fine, has_gradients, run_scale
 from .confidence import border_mass, confidence
 from .kernel_projection import normalize, project
 from .kernel_refine import refine_kernel
-from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
 from .kernel_step import selection_window, window_pixels
+from .observation import Observation
 from .options import TwoStepOptions
-from .pyramid import support_size
 from .saturated_lights import remove_lights
-from .schedule import Iteration, Scale
+from .schedule import finest_options, finest_runs, finest_scale
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
 
-# Pixels added to the kernel size at the finest scale.
-FINEST_MARGIN = 2
-# Starts that see a picture without its lamps; the others see it as it is: not all that looks like a lamp is one.
+# Initializations that use the image with saturated lights removed. The others use the original, because a bright region
+# may be mistaken for a light.
 WITHOUT_LIGHTS = ("wide", "sparse", "compact")
 SIGNALS = ("confidence", "border_mass", "spectral_match", "gradient_gain", "agreement", "energy")
-# The finest scale is gone through in both of these ways: as precise as can be, and with a firm hand, for a kernel that
-# would run all over its support. The prior is left to the coarser scales, unless `finest_prior` says otherwise.
-FINEST_VARIANTS: tuple[dict[str, Any], ...] = (
-    {"smooth_weight": 0.0, "prior": None},
-    {"smooth_weight": 0.0, "prior": None, "kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)},
-)
+
+
+class Views(NamedTuple):
+    """One stack of images (n, H, W) as the parts of the method see it.
+
+    Attributes
+    ----------
+    full : the images.
+    noise_scale : (n,), see `images.noise.noise_scale`.
+    unlit : the images with everything within half a kernel of a saturated light inpainted.
+    scoring : the images with the lights alone inpainted: what kernels are scored on.
+    """
+
+    full: Array
+    noise_scale: Array
+    unlit: Array | None = None
+    scoring: Array | None = None
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """The views that there are: two, or all four."""
+        return tuple(view for view in self if view is not None)
 
 
 def two_step(
-    gray: Array, lights: Array | None, size: tuple[int, int] | None, options: TwoStepOptions, report: OnProgress
-) -> tuple[Array, Any, dict[str, Array]]:
-    """Kernels of `gray` (..., H, W), their sizes, and what is known about them, (...) each.
-
-    `lights`: where it is clipped. The sizes are `size` where it is given, else a side, or an array (...) of them.
-    """
-    lead, stack = gray.shape[:-2], gray.reshape(-1, *gray.shape[-2:])
-    lights = None if lights is None else lights.reshape(stack.shape)
-    loud = noise_scale(stack)
-    sides: Any = size
-    if size is not None:
-        kernel, signals = _best_kernel(stack, lights, loud, size, options, report)
-    else:
-        each = estimate_sizes(stack, loud, options, subrange(report, 0, 0.4))
-        kernel, signals = _kernel_of_sides(stack, lights, loud, each, options, subrange(report, 0.4, 0.6))
-        sides = each.reshape(lead) if lead else int(each[0])
-    report(1.0)
-    signals = {name: values.reshape(lead) for name, values in signals.items()}
-    return kernel.reshape(*lead, *kernel.shape[-2:]), sides, signals
-
-
-def _kernel_of_sides(
-    stack: Array, lights: Array | None, loud: Array, sides: np.ndarray, options: TwoStepOptions, report: OnProgress
+    observed: Observation, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress
 ) -> tuple[Array, dict[str, Array]]:
-    """`_best_kernel` at each picture's own side; the smaller kernels of a stack are padded."""
-    xp = array_module(stack)
-    most = int(sides.max())
-    kernel = xp.zeros((len(stack), most, most), dtype=stack.dtype)
-    signals: dict[str, Array] = {}
-    done = 0.0
-    for side in np.unique(sides):
-        these = xp.asarray(np.flatnonzero(sides == side))
-        share = len(these) / len(stack)
-        size = (int(side), int(side))
-        own = None if lights is None else lights[these]
-        found, more = _best_kernel(stack[these], own, loud[these], size, options, subrange(report, done, share))
-        kernel[these] = fit_size(found, (most, most))
-        for name, values in more.items():
-            signals.setdefault(name, xp.zeros(len(stack), dtype=values.dtype))[these] = values
-        done += share
-    touching = int((signals["border_mass"] > BORDER_MASS_LIMIT).sum())
-    if touching:
-        warnings.warn(
-            f"kernel_size=None found kernels that touch the border of their window in {touching} of {len(stack)} "
-            "pictures; give a larger kernel_size if the blur is longer",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    return kernel, signals
+    """Kernels (n, *size) of `observed`, and the `SIGNALS` that tell their worth, (n,) each.
 
-
-def _best_kernel(
-    stack: Array,
-    lights: Array | None,
-    loud: Array,
-    size: tuple[int, int],
-    options: TwoStepOptions,
-    report: OnProgress,
-) -> tuple[Array, dict[str, Array]]:
-    """Several starts, the best of them through the finest scale, the best of these; with what tells of its worth.
-
-    `stack` (n, H, W), `lights` (n, H, W) where it is clipped, `loud` (n,) its `noise_scale`. Where the
-    lights are lamps, some of the starts see the picture without the lamps' whole traces, and what these found is
-    finished there; all are judged on the picture without the lamps alone. A single start sees it as it is.
+    If saturated lights are found, the initializations in `WITHOUT_LIGHTS` use an image without them, at the finest
+    scale too, and all candidates are scored on an image without them. With one initialization neither happens.
     """
-    pictures: tuple[Array, ...] = (stack, loud)
-    if lights is not None and len(options.starts) > 1:
-        dark, bare = remove_lights(stack, lights, size)  # without the lamps' traces, without the lamps
-        if dark is not stack:
-            pictures = (stack, loud, dark, bare)
-    coarse_share = len(options.starts) / (len(options.starts) + _finals(options))
-    key = size, options
-    coarse = functools.partial(_coarse_kernels, size=size, options=options)
-    finest = functools.partial(_finest_kernel, size=size, options=options)
-    coarse_priors = [options.of_start(name).prior for name in options.starts]
-    finest_prior = options.prior if options.finest_prior else None
-    candidates = replayed(
-        ("coarse", *key), coarse, *pictures,
-        report=subrange(report, 0, coarse_share), capturable=all(map(is_replayable, coarse_priors)),
-    )  # fmt: skip
+    runs = len(options.starts), finest_runs(options)
+    begin = runs[0] / sum(runs)
+    views = views_of(observed, size, options)
+    coarse = replayed(
+        ("coarse", size, options),
+        functools.partial(coarse_kernels, size=size, options=options),
+        *views.arrays,
+        report=subrange(progress, 0, begin),
+        capturable=all(is_replayable(options.of_start(name).prior) for name in options.starts),
+    )
     kernel, *signals = replayed(
-        ("finest", *key), finest, *pictures, *candidates,
-        report=subrange(report, coarse_share, 1 - coarse_share), capturable=is_replayable(finest_prior),
-    )  # fmt: skip
+        ("finest", size, options),
+        functools.partial(finest_kernel, size=size, options=options),
+        *views.arrays,
+        *coarse,
+        report=subrange(progress, begin, 1 - begin),
+        capturable=is_replayable(finest_options(options)[0].prior),
+    )
+    progress(1.0)
     return kernel, dict(zip(SIGNALS, signals, strict=True))
 
 
-def _finals(options: TwoStepOptions) -> int:
-    """How often the finest scale is gone through."""
-    several = len(options.starts) > 1
-    return min(options.finest_candidates, len(options.starts)) * len(
-        FINEST_VARIANTS if several else FINEST_VARIANTS[:1]
-    )
+def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptions) -> Views:
+    """The views of `observed` for kernels of `size`; where lights are saturated, this waits for a device once."""
+    views = Views(observed.luminance, observed.noise_scale)
+    if observed.saturated is None or len(options.starts) == 1:
+        return views
+    # The luminance is wrong where any of its channels is saturated.
+    unlit, scoring = remove_lights(views.full, observed.saturated.any(axis=1), size)
+    return views if unlit is views.full else views._replace(unlit=unlit, scoring=scoring)
 
 
-def _coarse_kernels(
-    stack: Array,
-    loud: Array,
-    dark: Array | None = None,
-    bare: Array | None = None,
-    *,
-    size: tuple[int, int],
-    options: TwoStepOptions,
-    report: OnProgress,
+def coarse_kernels(
+    *arrays: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
 ) -> tuple[Array, Array, Array, Array]:
-    """Kernels of all starts for `_best_kernel`, (starts, n, kh, kw), and energy, match and gain of each (starts, n)."""
-    several = len(options.starts) > 1
-    judged_on = divide_by_noise(stack if bare is None else bare, loud) if several else stack
+    """The first step (eq. 2-11) from every initialization, at all scales but the finest.
 
-    def begin(i: int, name: str) -> tuple[Array, Array, Array, Array]:
-        picture = stack if dark is None or name not in WITHOUT_LIGHTS else dark
+    Parameters
+    ----------
+    arrays : `Views.arrays`.
+
+    Returns
+    -------
+    Kernels (starts, n, *size), and their `KernelScores` energy, match and gain, (starts, n) each.
+    """
+    views, several = Views(*arrays), len(options.starts) > 1
+    scoring = views.full
+    if several:
+        scoring = divide_by_noise(scoring if views.scoring is None else views.scoring, views.noise_scale)
+
+    def run(i: int, name: str) -> tuple[Array, Array, Array, Array]:
+        image = views.full if views.unlit is None or name not in WITHOUT_LIGHTS else views.unlit
         progress = subrange(report, i / len(options.starts), 1 / len(options.starts))
-        kernel = coarse_to_fine(picture, size, options.of_start(name), progress)
-        return kernel, *(score_kernels(judged_on, kernel, loud).parts if several else (loud,) * 3)
+        kernel = coarse_to_fine(image, size, options.of_start(name), progress)
+        if not several:
+            return kernel, *(views.noise_scale,) * 3  # nothing to choose from
+        return kernel, *score_kernels(scoring, kernel, views.noise_scale).parts
 
-    xp = array_module(stack)
-    results = side_by_side(xp, [functools.partial(begin, *item) for item in enumerate(options.starts)])
-    kernels, energy, match, gain = (stacked(each) for each in zip(*results, strict=True))
+    results = side_by_side(
+        array_module(views.full), [functools.partial(run, *start) for start in enumerate(options.starts)]
+    )
+    kernels, energy, match, gain = (stack(column) for column in zip(*results, strict=True))
     return kernels, energy, match, gain
 
 
-def _finest_kernel(
-    stack: Array,
-    loud: Array,
-    *arrays: Array,
-    size: tuple[int, int],
-    options: TwoStepOptions,
-    report: OnProgress,
+def finest_kernel(
+    *arrays: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
 ) -> tuple[Array, ...]:
-    """The best kernel (n, kh, kw) that comes of those of `_coarse_kernels`, and its `SIGNALS`, (n,) each.
+    """The best candidates through the finest scale and the second step, and of these the best.
 
-    `arrays`: the pictures without lamps, where there are any, and what `_coarse_kernels` has returned.
+    Parameters
+    ----------
+    arrays : `Views.arrays`, and what `coarse_kernels` returned.
+
+    Returns
+    -------
+    Kernels (n, *size), and the `SIGNALS`, (n,) each.
     """
-    xp, several = array_module(stack), len(options.starts) > 1
-    *lampless, kernels, energy, match, gain = arrays
-    quiet, quiet_dark = divide_by_noise(stack, loud), None
-    judged_on = quiet
-    if lampless:
-        quiet_dark, judged_on = (divide_by_noise(picture, loud) for picture in lampless)
-    judgements = [KernelScores(*each, loud) for each in zip(energy, match, gain, strict=True)]
-    finest_candidates = min(options.finest_candidates, len(kernels))
-    places = rank(judgements, finest_candidates) if several else xp.zeros((1, len(stack)), dtype=int)
-    ways = FINEST_VARIANTS if several else FINEST_VARIANTS[:1]
+    views, (kernels, energy, match, gain) = Views(*arrays[:-4]), arrays[-4:]
+    xp, several = array_module(views.full), len(options.starts) > 1
+    scaled = divide_by_noise(views.full, views.noise_scale)
+    unlit, scoring = None, scaled
+    if views.unlit is not None and views.scoring is not None:
+        unlit, scoring = (divide_by_noise(image, views.noise_scale) for image in (views.unlit, views.scoring))
+    coarse_scores = [KernelScores(*numbers, views.noise_scale) for numbers in zip(energy, match, gain, strict=True)]
+    candidates = min(options.finest_candidates, len(kernels))
+    ranks = rank(coarse_scores, candidates) if several else xp.zeros((1, len(scaled)), dtype=int)
+    variants = finest_options(options)
 
-    def end(number: int) -> tuple[Array, KernelScores]:
-        place, way = places[number // len(ways)], ways[number % len(ways)]
-        picture = quiet
-        if quiet_dark is not None:
-            in_the_dark = constant(xp, np.array, tuple(name in WITHOUT_LIGHTS for name in options.starts))
-            picture = xp.where(in_the_dark[place][:, None, None], quiet_dark, quiet)
-        prior = {"prior": options.prior} if options.finest_prior else {}
-        progress = subrange(report, number / _finals(options), 1 / _finals(options))
-        kernel = _finish(picture, take(kernels, place), size, replace(options, **{**way, **prior}), progress)
-        return kernel, score_kernels(judged_on, kernel, loud)
+    def run(number: int) -> tuple[Array, KernelScores]:
+        candidate, image = ranks[number // len(variants)], scaled
+        if unlit is not None:
+            is_unlit = constant(xp, np.array, tuple(name in WITHOUT_LIGHTS for name in options.starts))
+            image = xp.where(is_unlit[candidate][:, None, None], unlit, scaled)
+        progress = subrange(report, number / finest_runs(options), 1 / finest_runs(options))
+        kernel = finish(image, take(kernels, candidate), size, variants[number % len(variants)], progress)
+        return kernel, score_kernels(scoring, kernel, views.noise_scale)
 
-    results = side_by_side(xp, [functools.partial(end, number) for number in range(_finals(options))])
-    candidates, verdicts = (list(each) for each in zip(*results, strict=True))
-    if several:  # what was begun may be better than how it ended, in a picture without noise
-        candidates.append(take(kernels, places[0]))
-        verdict = take_scores(judgements, places[0])
-        verdicts.append(replace(verdict, energy=xp.where(loud > 1, np.inf, verdict.energy)))
-    best = rank(verdicts, 1)[0]
-    kernel = take(candidates, best)
-    return kernel, *_signals(kernel, take_scores(verdicts, best), list(kernels))
+    results = side_by_side(xp, [functools.partial(run, number) for number in range(finest_runs(options))])
+    finished, scores = (list(column) for column in zip(*results, strict=True))
+    if several:  # in an image without noise, a candidate may be better than what the finest scale makes of it
+        finished.append(take(kernels, ranks[0]))
+        first = take_scores(coarse_scores, ranks[0])
+        scores.append(replace(first, energy=xp.where(views.noise_scale > 1, np.inf, first.energy)))
+    best = rank(scores, 1)[0]
+    kernel = take(finished, best)
+    return kernel, *signals_of(kernel, take_scores(scores, best), list(kernels))
 
 
-def _finish(quiet: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress) -> Array:
-    """Kernels (n, kh, kw) through the finest scale, then the second step and the projection."""
-    shape, threshold = quiet.shape[-2:], options.finest_threshold
-    support = support_size(size, shape, FINEST_MARGIN)
-    first, last = options.finest_gradient_weight
-    count = options.finest_iterations
-    weights = [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
-    share, cut = options.edge_fraction[1], options.iteration_threshold[1]
-    iterations = tuple(Iteration(weight, share, cut) for weight in weights)
-    scale = Scale(support, shape, 1.0, iterations, options.smooth_sigma, options.finest_beta_max)
-    kernel, a, b = run_scale(quiet, fit_size(kernel, support), scale, options, report)
+def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
+    """Kernels (n, kh, kw) through the finest scale (eq. 2-11), the second step (eq. 12-16) and the projection."""
+    scale = finest_scale(image.shape[-2:], size, options)
+    limits = {"share": options.finest_threshold, "component": options.kernel_component}
+    kernel, a, b = run_scale(image, fit_size(kernel, scale.size), scale, options, progress)
     if options.refine:
         refined = refine_kernel(
             a,
             b,
-            project(kernel, share=threshold, component=options.kernel_component),
+            project(kernel, **limits),
             weight=options.refine_weight,
             beta=options.refine_beta,
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
-        known = has_gradients(a, window_pixels(selection_window(shape, support)))
-        kernel = array_module(kernel).where(known[..., None, None], refined, kernel)
-    return normalize(fit_size(project(kernel, share=threshold, component=options.kernel_component), size))
+        determined = has_gradients(a, window_pixels(selection_window(scale.shape, scale.size)))
+        kernel = array_module(kernel).where(determined[..., None, None], refined, kernel)
+    return normalize(fit_size(project(kernel, **limits), size))
 
 
-def _signals(kernel: Array, verdict: KernelScores, coarse: list[Array]) -> list[Array]:
-    """`SIGNALS`, what tells whether the kernels (n, kh, kw) are right, (n,) each: see `confidence`."""
+def signals_of(kernel: Array, scores: KernelScores, coarse: list[Array]) -> list[Array]:
+    """`SIGNALS` of kernels (n, kh, kw), (n,) each: see `confidence`."""
     signals = {
         "border_mass": border_mass(kernel),
-        "spectral_match": verdict.match,
-        "gradient_gain": verdict.gain,
+        "spectral_match": scores.match,
+        "gradient_gain": scores.gain,
         "agreement": agreement(kernel, coarse),
     }
-    return [confidence(kernel, **signals), *signals.values(), verdict.energy]
+    return [confidence(kernel, **signals), *signals.values(), scores.energy]

@@ -60,14 +60,14 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
     check_finite(image, xp, name, "mask or inpaint it first")
 
 
-def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) -> tuple[int, int]:
     """The kernel's (height, width), from one odd integer or a pair of them.
 
     Parameters
     ----------
     kernel_size : int or pair of int
         Odd, at least 3, in pixels; a pair is (height, width).
-    shape : (H, W)
+    shape : (H, W), optional
         Of the picture; the kernel may not exceed it.
 
     Raises
@@ -101,6 +101,8 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...]) -> tuple[int, in
         # 2 is refused above, so `below` is never under 3.
         raise ValueError(f"kernel_size must be odd, got {shown}; use {below} or {above}")
     height, width = numbers[0], numbers[-1]
+    if shape is None:
+        return height, width
     rows, columns = shape[-2:]
     if height > rows or width > columns:
         largest = tuple(side - (side % 2 == 0) for side in (rows, columns))
@@ -302,13 +304,19 @@ def check_dtype(dtype: np.dtype, name: str) -> None:
         raise TypeError(f"{name} must have an integer or float dtype, got {dtype}; {way_out}")
 
 
-def _check_channel_axis(channel_axis: Any, shape: tuple[int, ...], name: str) -> None:
+def check_axis(channel_axis: Any) -> int:
+    """`channel_axis` as an int."""
     axis = as_integer(channel_axis)
     if axis is None:
         raise TypeError(
             f"channel_axis must be an integer or None, got {channel_axis!r} ({type(channel_axis).__name__}); "
             "use -1 for (H, W, C)"
         )
+    return axis
+
+
+def _check_channel_axis(channel_axis: Any, shape: tuple[int, ...], name: str) -> None:
+    axis = check_axis(channel_axis)
     if not 3 <= len(shape) <= 4:
         way_out = "leave channel_axis out for a gray picture" if len(shape) < 3 else "pass fewer pictures at a time"
         raise ValueError(

@@ -1,0 +1,81 @@
+"""The observed images in the one form that the method works on: linear light, stack and channels in fixed places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..images import checks
+from ..images.noise import noise_scale
+from ..images.planes import decode, luminance, to_planes
+from ..images.saturation import find_saturated
+from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
+from .options import Settings
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Blurred images on the device that computes.
+
+    Attributes
+    ----------
+    image : (n, C, H, W) float, linear light; C is 1 for gray images.
+    luminance : (n, H, W), what the kernel is estimated from.
+    saturated : (n, C, H, W) bool, where the sensor was at its top; None where no image is saturated anywhere.
+    noise_scale : (n,), see `images.noise.noise_scale`.
+    """
+
+    image: Array
+    luminance: Array
+    saturated: Array | None
+    noise_scale: Array
+
+    @classmethod
+    def of(cls, image: Array, settings: Settings) -> Observation:
+        """Check `image` (..., H, W), or with channels, and bring it into this form. Waits for a device once.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `images.checks.check_picture`; or the kernel size does not fit the image.
+        """
+        checks.check_picture(image, channel_axis=settings.channel_axis)
+        xp = choose_module(image, settings.device)
+        planes = to_planes(move(image, xp), channel_axis=settings.channel_axis, dtype=settings.options.dtype)
+        height, width = planes.shape[-2:]
+        channels = 1 if settings.channel_axis is None else planes.shape[-3]
+        planes = planes.reshape(-1, channels, height, width)
+        saturated = find_saturated(planes)
+        extremes = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
+        checks.check_largest(float(extremes[0]), planes.dtype, stacklevel=5)
+        if settings.kernel_size is None:
+            checks.check_room((height, width))
+        else:
+            checks.check_kernel_size(settings.kernel_size, (height, width))
+        planes = decode(planes, settings.gamma)
+        gray = planes[:, 0] if settings.channel_axis is None else luminance(planes)
+        return cls(planes, gray, saturated if extremes[1] else None, noise_scale(gray))
+
+    def __getitem__(self, group: slice | np.ndarray) -> Observation:
+        """Some of the images, in a stack of their own."""
+        if isinstance(group, slice):
+            return self
+        indices = array_module(self.image).asarray(group)
+        saturated = None if self.saturated is None else self.saturated[indices]
+        return Observation(self.image[indices], self.luminance[indices], saturated, self.noise_scale[indices])
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.image.shape[-2:]
+        return height, width
+
+    @property
+    def xp(self) -> Any:
+        """NumPy or CuPy."""
+        return array_module(self.image)
