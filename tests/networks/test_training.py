@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -26,28 +27,30 @@ from gpudeblur.networks.classifier.network import CHANNELS, Classifier, load_cla
 
 DATA = data.DataConfig(batch=4, patch=32, kernels=(7, 9))
 CONFIG = training.TrainConfig(steps=5, channels=(2, 2, 2, 2, 2), checkpoint_every=2, warm_up=2)
+Folders = list[data.ImageFolder]
 DELTA = np.pad(np.ones((1, 1), np.float32), 3)
 
 
 @pytest.fixture(scope="module")
-def clear(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """A folder of three clear images."""
-    folder = tmp_path_factory.mktemp("clear")
+    path = tmp_path_factory.mktemp("clear")
     for index in range(3):
-        Image.fromarray(camera()[60 * index + 120 : 60 * index + 184, 150:230]).save(folder / f"{index}.png")
-    return folder
+        Image.fromarray(camera()[60 * index + 120 : 60 * index + 184, 150:230]).save(path / f"{index}.png")
+    return [data.load_folder(path)]
+
+
+def train(folders: Folders, path: Path, *, log: Any = None, progress: Any = lambda *_: None, **options: Any) -> Any:
+    """`training.train`, where `options` change `CONFIG`."""
+    arguments = {name: options.pop(name) for name in ("initial", "resume") if name in options}
+    return training.train(folders, DATA, replace(CONFIG, **options), path, log=log, progress=progress, **arguments)
 
 
 @pytest.fixture(scope="module")
-def folders(clear: Path) -> list[data.ImageFolder]:
-    return [data.load_folder(clear)]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(folders: list[data.ImageFolder], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of an uninterrupted run."""
     path = tmp_path_factory.mktemp("uninterrupted") / "c.safetensors"
-    training.train(folders, DATA, CONFIG, path, log=path.with_suffix(".jsonl"))
+    train(folders, path, log=path.with_suffix(".jsonl"))
     return path
 
 
@@ -71,7 +74,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 # ------------------------------------------------------------------ data
-def test_batch_depends_on_its_index_alone(folders: list[data.ImageFolder]) -> None:
+def test_batch_depends_on_its_index_alone(folders: Folders) -> None:
     batch, repeated, different = (data.make_batch(folders, DATA, index) for index in (7, 7, 8))
     for (images, labels), (repeated_images, _) in zip(batch, repeated, strict=True):
         np.testing.assert_array_equal(images, repeated_images)
@@ -109,15 +112,14 @@ def test_lights_above_full_scale_leave_streaks() -> None:
     assert ((clear == 1).sum(), (blurred == 1).sum()) == (1, 9)
 
 
-def test_folder_lists_skipped_images(tmp_path: Path, clear: Path) -> None:
-    for file in clear.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+def test_folder_lists_skipped_images(tmp_path: Path, folders: Folders) -> None:
+    shutil.copy(folders[0].path / "0.png", tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no")
     Image.new("L", (64, 64), 90).save(tmp_path / "flat.png")
     Image.new("L", (20, 64)).save(tmp_path / "small.png")
     (tmp_path / "notes.txt").write_text("no picture")
     folder = data.load_folder(tmp_path)
-    assert len(folder.images) == 3
+    assert len(folder.images) == 1
     reasons = dict(folder.skipped)
     assert "damaged or truncated" in reasons.pop("broken.jpg")
     assert reasons == {
@@ -145,9 +147,7 @@ def test_kernel_sides_are_log_uniform() -> None:
     assert abs((sides < 17).mean() - np.log(16 / 6) / np.log(52 / 6)) < 0.03
 
 
-def test_batches_made_ahead_are_those_of_their_indices(
-    folders: list[data.ImageFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_made_ahead_are_those_of_their_indices(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is made once, none past the end; an error is raised in its turn."""
 
     def make(folders: Any, config: Any, index: int) -> Any:
@@ -168,79 +168,59 @@ def test_batches_made_ahead_are_those_of_their_indices(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_failed_run_leaves_no_thread(error: Any, folders: list[data.ImageFolder], tmp_path: Path) -> None:
+def test_failed_run_leaves_no_thread(error: Any, folders: Folders, tmp_path: Path) -> None:
     """Not even while a caller holds the error, and with it the frames it passed through."""
 
     def fail(*_: float) -> None:
         raise error
 
     with pytest.raises(error) as info:
-        training.train(folders, DATA, CONFIG, tmp_path / "c.safetensors", progress=fail)
+        train(folders, tmp_path / "c.safetensors", progress=fail)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
     assert info.traceback
 
 
 # ------------------------------------------------------------------ runs
 @pytest.mark.parametrize("killed_at", [1, 2, 3])
-def test_killed_run_resumes_bit_for_bit(
-    folders: list[data.ImageFolder], uninterrupted: Path, tmp_path: Path, killed_at: int
-) -> None:
-    """Killed before, at and after a checkpoint."""
-    path, log = tmp_path / "c.safetensors", tmp_path / "c.jsonl"
+def test_killed_run_resumes_bit_for_bit(folders: Folders, uninterrupted: Path, tmp_path: Path, killed_at: int) -> None:
+    """Killed before, at and after a checkpoint. Float32 is not TF32, which would move the momenta by 0.008."""
+    path, log, tf32 = tmp_path / "c.safetensors", tmp_path / "c.jsonl", torch.backends.cudnn.allow_tf32
 
     def kill(step: int, loss: float, accuracy: float) -> None:
+        assert not torch.backends.cudnn.allow_tf32
         if step == killed_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.train(folders, DATA, CONFIG, path, log=log, progress=kill)
-    result = training.train(folders, DATA, CONFIG, path, resume=True, log=log)
-    assert result.step == CONFIG.steps
+        train(folders, path, log=log, progress=kill)
+    assert torch.backends.cudnn.allow_tf32 == tf32
+    assert train(folders, path, log=log, resume=True).step == CONFIG.steps
     assert same(path, uninterrupted)
-    lines, expected = (
-        [json.loads(line) for line in file.read_text().splitlines()]
-        for file in (log, uninterrupted.with_suffix(".jsonl"))
-    )
+    logs = (log, uninterrupted.with_suffix(".jsonl"))
+    lines, expected = ([json.loads(line) for line in file.read_text().splitlines()] for file in logs)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert [line["loss"] for line in lines] == [line["loss"] for line in expected]
 
 
-def test_run_stopped_by_its_progress_resumes_bit_for_bit(
-    folders: list[data.ImageFolder], uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_stopped_run_resumes_bit_for_bit(folders: Folders, uninterrupted: Path, tmp_path: Path) -> None:
     """In both precisions, which differ by little beside the distance that the weights travel."""
-    float32, bfloat16, resumed = (tmp_path / f"{name}.safetensors" for name in "abc")
-    rounding = replace(CONFIG, precision="bfloat16")
-    for config, path in ((CONFIG, float32), (rounding, resumed)):
-        assert training.train(folders, DATA, config, path, progress=lambda step, *_: step == 3).step == 3
-        training.train(folders, DATA, config, path, resume=True)
-    training.train(folders, DATA, rounding, bfloat16)
-    assert same(float32, uninterrupted)
-    assert same(bfloat16, resumed)
+    paths = {"float32": tmp_path / "a.safetensors", "bfloat16": tmp_path / "b.safetensors"}
+    for precision, path in paths.items():
+        assert train(folders, path, precision=precision, progress=lambda step, *_: step == 3).step == 3
+        train(folders, path, precision=precision, resume=True)
+    rounded = tmp_path / "c.safetensors"
+    train(folders, rounded, precision="bfloat16")
+    assert same(paths["float32"], uninterrupted)
+    assert same(paths["bfloat16"], rounded)
     start = Classifier(CONFIG.channels).initialize(DATA.seed).state_dict()
-    exact, rounded = arrays_of(float32), arrays_of(bfloat16)
-    travel = sum(((exact[name] - tensor.numpy()) ** 2).sum() for name, tensor in start.items()) ** 0.5
-    difference = sum(((exact[name] - rounded[name]) ** 2).sum() for name in start) ** 0.5
-    assert 0 < difference < 0.3 * travel
+    a, b = arrays_of(uninterrupted), arrays_of(rounded)
+    travel = sum(((a[name] - tensor.numpy()) ** 2).sum() for name, tensor in start.items()) ** 0.5
+    assert 0 < sum(((a[name] - b[name]) ** 2).sum() for name in start) ** 0.5 < 0.3 * travel
 
 
-def test_float32_is_not_tf32(folders: list[data.ImageFolder], tmp_path: Path) -> None:
-    """TF32 would move the momenta of five steps by 0.008. Outside of training it is the caller's choice."""
-    before, during = torch.backends.cudnn.allow_tf32, []
-
-    def progress(*_: float) -> None:
-        during.append(torch.backends.cudnn.allow_tf32)
-
-    training.train(folders, DATA, CONFIG, tmp_path / "c.safetensors", progress=progress)
-    assert during == [False] * CONFIG.steps
-    assert torch.backends.cudnn.allow_tf32 == before
-
-
-def test_full_disk_keeps_the_old_checkpoint(
-    folders: list[data.ImageFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_old_checkpoint(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.safetensors"
-    training.train(folders, DATA, CONFIG, path, progress=lambda step, *_: step == 2)
+    train(folders, path, progress=lambda step, *_: step == 2)
     before = path.read_bytes()
 
     def full(self: Path, content: bytes) -> int:
@@ -250,13 +230,13 @@ def test_full_disk_keeps_the_old_checkpoint(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        training.train(folders, DATA, CONFIG, path, resume=True)
+        train(folders, path, resume=True)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
 
 
 def test_nan_loss_stops_the_run_and_keeps_the_checkpoint(
-    folders: list[data.ImageFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, make = tmp_path / "c.safetensors", data.make_batch
 
@@ -265,57 +245,48 @@ def test_nan_loss_stops_the_run_and_keeps_the_checkpoint(
 
     monkeypatch.setattr(data, "make_batch", nan_from_step_4_on)
     with pytest.raises(FloatingPointError, match=r"step 4 is nan; the last good checkpoint is .*, of step 2; begin"):
-        training.train(folders, DATA, CONFIG, path)
+        train(folders, path)
     assert all(np.isfinite(array).all() for array in arrays_of(path).values())
     monkeypatch.undo()
-    training.train(folders, DATA, replace(CONFIG, rate=1e-3), tmp_path / "new.safetensors", initial=path)
+    train(folders, tmp_path / "new.safetensors", rate=1e-3, initial=path)
 
 
-def test_checkpoints_of_other_runs_are_refused(
-    folders: list[data.ImageFolder], uninterrupted: Path, random_weights: Path
-) -> None:
-    def resume(data_config: Any = DATA, config: Any = CONFIG, path: Path = uninterrupted, n: int = 1) -> None:
-        training.train(folders * n, data_config, config, path, resume=True)
-
-    with pytest.raises(ValueError, match=r"is of another network, channels \[2, 2, 2, 2, 2\], not \[3, 3, 3, 3, 3\]"):
-        resume(config=replace(CONFIG, channels=(3,) * 5))
-    with pytest.raises(ValueError, match=r"is of another run: rate 0.02 there, 0.5 here"):
-        resume(config=replace(CONFIG, rate=0.5))
-    with pytest.raises(ValueError, match=r"is of another run: seed 0 there, 1 here"):
-        resume(replace(DATA, seed=1))
-    with pytest.raises(ValueError, match=r"is of another run: folders"):
-        resume(n=2)
-    with pytest.raises(ValueError, match="must be a checkpoint of gpudeblur train, got other weights"):
-        resume(path=random_weights)
+def test_checkpoints_of_other_runs_are_refused(folders: Folders, uninterrupted: Path, random_weights: Path) -> None:
+    other: list[tuple[dict[str, Any], str]] = [
+        ({"channels": (3,) * 5}, "is of another network, channels [2, 2, 2, 2, 2], not [3, 3, 3, 3, 3]"),
+        ({"rate": 0.5}, "is of another run: rate 0.02 there, 0.5 here"),
+        ({"initial": random_weights}, "is of another run: initial None there, "),
+        ({"folders": folders * 2}, "is of another run: folders"),
+        ({"path": random_weights}, "must be a checkpoint of gpudeblur train, got other weights"),
+    ]
+    for change, message in other:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            train(**{"folders": folders, "path": uninterrupted, "resume": True, **change})
+    with pytest.raises(ValueError, match="is of another run: seed 0 there, 1 here"):
+        training.train(folders, replace(DATA, seed=1), CONFIG, uninterrupted, resume=True)
 
 
 def test_run_starts_with_the_initial_weights(
-    folders: list[data.ImageFolder], uninterrupted: Path, random_weights: Path, tmp_path: Path
+    folders: Folders, uninterrupted: Path, random_weights: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.safetensors"
-    training.train(folders, DATA, CONFIG, path, initial=random_weights)
+    train(folders, path, initial=random_weights)
     assert same(path, uninterrupted)
     training.write_classifier(random_weights, Classifier(CONFIG.channels).initialize(1))
-    with pytest.raises(ValueError, match=r"is of another run: initial [0-9a-f]+ there, [0-9a-f]+ here"):
-        training.train(folders, DATA, CONFIG, path, initial=random_weights, resume=True)
-    training.train(folders, DATA, CONFIG, path, initial=random_weights)
+    train(folders, path, initial=random_weights)
     assert not same(path, uninterrupted)
-    training.write_classifier(random_weights, Classifier((2, 2, 2, 2, 3)).initialize(1))
-    with pytest.raises(ValueError, match=r"must have channels \(2, 2, 2, 2, 2\), got \(2, 2, 2, 2, 3\)"):
-        training.train(folders, DATA, CONFIG, path, initial=random_weights)
+    with pytest.raises(ValueError, match=r"must have channels \(2, 2, 2, 2, 3\), got \(2, 2, 2, 2, 2\)"):
+        train(folders, path, initial=random_weights, channels=(2, 2, 2, 2, 3))
 
 
-@pytest.mark.parametrize(
-    "change", [{"steps": 3}, {"rate": 0.04}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"clip": 1e-3}, {"warm_up": 50}]
-)
-def test_every_setting_matters(
-    folders: list[data.ImageFolder], uninterrupted: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    path = tmp_path / "c.safetensors"
-    training.train(folders, DATA, replace(CONFIG, **change), path)
-    assert not same(path, uninterrupted)
+def test_every_setting_matters(folders: Folders, uninterrupted: Path, tmp_path: Path) -> None:
+    changes = {"steps": 3, "rate": 0.04, "momentum": 0.5, "weight_decay": 0.1, "clip": 1e-3, "warm_up": 50}
+    for name, value in changes.items():
+        train(folders, tmp_path / "c.safetensors", **{name: value})
+        assert not same(tmp_path / "c.safetensors", uninterrupted), name
 
 
+COUNTS_AND_NUMBERS = ("steps", "rate", "momentum", "weight_decay", "clip", "warm_up", "threads", "checkpoint_every")
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (data.DataConfig, {"batch": 3}, "batch must be even, got 3"),
     (data.DataConfig, {"batch": 0}, "batch must be at least 2, got 0"),
@@ -324,8 +295,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (data.DataConfig, {"scales": (0, 1)}, "scales must be two numbers in (0, 1]"),
     (data.DataConfig, {"noise": -1}, "noise must be in [0, 0.5)"),
     (data.DataConfig, {"jpeg": 2}, "jpeg must be in [0, 1]"),
-    *((training.TrainConfig, {name: -1}, f"{name} must be ") for name in ("steps", "rate", "momentum", "weight_decay")),
-    *((training.TrainConfig, {name: -1}, f"{name} must be ") for name in ("clip", "warm_up", "threads")),
+    *((training.TrainConfig, {name: -1}, f"{name} must be ") for name in COUNTS_AND_NUMBERS),
     (training.TrainConfig, {"precision": "half"}, "precision must be one of 'float32', 'bfloat16', got 'half'"),
     *(
         (training.TrainConfig, {"device": device}, f"device must be cpu, cuda or cuda:N, got {device!r}")
@@ -342,11 +312,11 @@ def test_invalid_settings_are_refused(config: Any, change: dict[str, Any], messa
 
 
 @pytest.mark.gpu
-def test_training_on_a_device(cupy: Any, folders: list[data.ImageFolder], uninterrupted: Path, tmp_path: Path) -> None:
+def test_training_on_a_device(cupy: Any, folders: Folders, uninterrupted: Path, tmp_path: Path) -> None:
     """The same first steps as on the CPU, and a checkpoint that resumes."""
-    path, config = tmp_path / "c.safetensors", replace(CONFIG, device="cuda")
-    training.train(folders, DATA, config, path, progress=lambda step, *_: step == 3)
-    training.train(folders, DATA, config, path, resume=True)
+    path = tmp_path / "c.safetensors"
+    train(folders, path, device="cuda", progress=lambda step, *_: step == 3)
+    train(folders, path, device="cuda", resume=True)
     arrays = arrays_of(path)
     for name, expected in arrays_of(uninterrupted).items():
         np.testing.assert_allclose(arrays[name], expected, atol=1e-4)
@@ -359,7 +329,7 @@ def test_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.slow
-def test_training_separates_the_classes(folders: list[data.ImageFolder], tmp_path: Path) -> None:
+def test_training_separates_the_classes(folders: Folders, tmp_path: Path) -> None:
     """A few steps on easy data: long blur, no noise, no reduction."""
     data_config = data.DataConfig(batch=8, patch=40, kernels=(9, 9), scales=(1.0, 1.0), noise=0.0, jpeg=0.0)
     config = training.TrainConfig(steps=150, rate=0.04, channels=(16, 16, 16, 16, 16), warm_up=30)
@@ -369,7 +339,7 @@ def test_training_separates_the_classes(folders: list[data.ImageFolder], tmp_pat
     assert np.mean(losses[-10:]) < 0.4 < np.mean(losses[:10])
 
 
-def test_evaluation_counts_both_classes(folders: list[data.ImageFolder]) -> None:
+def test_evaluation_counts_both_classes(folders: Folders) -> None:
     results = evaluation.evaluate(lambda images: np.full(len(images), 0.7), folders[0], scales=(1.0, 0.5))
     assert {scale: result.accuracy for scale, result in results.items()} == {1.0: 0.5, 0.5: 0.5}
     np.testing.assert_allclose(results[1.0].ratio, 1)
@@ -379,10 +349,10 @@ def test_evaluation_counts_both_classes(folders: list[data.ImageFolder]) -> None
 
 
 # ------------------------------------------------------------------ the command
-def test_command_trains_resumes_and_evaluates(clear: Path, tmp_path: Path) -> None:
+def test_command_trains_resumes_and_evaluates(folders: Folders, tmp_path: Path) -> None:
     folder, out, log = tmp_path / "clear", tmp_path / "w.safetensors", tmp_path / "w.jsonl"
     folder.mkdir()
-    (folder / "0.png").write_bytes((clear / "0.png").read_bytes())
+    shutil.copy(folders[0].path / "0.png", folder)
     (folder / "broken.png").write_bytes(b"no")
     command = ["train", "classifier", "--clear", str(folder), "-o", str(out), "--log", str(log), "--steps", "2"]
     command += ["--batch-size", "2", "--patch", "32", "--validate", str(folder), "--resume"]
@@ -396,14 +366,14 @@ def test_command_trains_resumes_and_evaluates(clear: Path, tmp_path: Path) -> No
     assert len(log.read_text().splitlines()) == 2
 
 
-def test_command_says_what_is_wrong(clear: Path, tmp_path: Path) -> None:
-    out = str(tmp_path / "w.safetensors")
+def test_command_says_what_is_wrong(folders: Folders, tmp_path: Path) -> None:
+    clear, out = f"--clear={folders[0].path}", f"--out={tmp_path / 'w.safetensors'}"
     for arguments, message in (
-        (["--clear", str(tmp_path / "none"), "-o", out], "is not a folder"),
-        (["--clear", str(clear), "-o", str(tmp_path / "w.pt")], "must end in .safetensors"),
-        (["--clear", str(clear), "-o", out, "--checkpoint", out], "--checkpoint must be another file"),
-        (["--clear", str(clear), "-o", out, "--batch-size", "3"], "batch must be even"),
-        (["--clear", str(clear), "-o", out, "--precision", "half"], "precision must be one of"),
+        ([f"--clear={tmp_path / 'none'}", out], "is not a folder"),
+        ([clear, f"--out={tmp_path / 'w.pt'}"], "must end in .safetensors"),
+        ([clear, out, out.replace("--out", "--checkpoint")], "--checkpoint must be another file"),
+        ([clear, out, "--batch-size", "3"], "batch must be even"),
+        ([clear, out, "--precision", "half"], "precision must be one of"),
     ):
         result = CliRunner().invoke(app, ["train", "classifier", *arguments])
         assert result.exit_code == 2
