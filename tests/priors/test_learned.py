@@ -58,7 +58,7 @@ def images(*lead: int) -> np.ndarray:
 def test_gradient_steps_reach_the_minimum_in_closed_form() -> None:
     """argmin |u - x|^2 + (ratio / 2) |u - 1|^2 is (x + ratio / 2) / (1 + ratio / 2)."""
     x, ratio = images(2), 0.4
-    u = gradient_steps(lambda u: u - 1, x, ratio, 0.5, 60)
+    u = gradient_steps(lambda u: u - 1, x, ratio, 0.5, 60, 60)
     np.testing.assert_allclose(u, (x + 0.5 * ratio) / (1 + 0.5 * ratio), rtol=1e-5)
     np.testing.assert_allclose(EnergyPrior(White(), rate=0.5, steps=60).step(x, ratio), u, rtol=1e-5)
     np.testing.assert_allclose(EnergyPrior(White()).value(x), 0.5 * ((x - 1) ** 2).sum(axis=(-2, -1)), rtol=1e-5)
