@@ -26,15 +26,9 @@ from gpudeblur.nonblind import FINALS
 
 # Two milliseconds a picture: no test here is about quality.
 QUICK = TwoStepOptions(
-    iterations=1,
-    kernel_iterations=2,
-    refine=False,
-    beta_max=1.0,
-    smooth_weight=0,
-    scale_ratio=0.5,
-    starts=("wide",),
+    iterations=1, kernel_iterations=2, refine=False, beta_max=1.0, smooth_weight=0, scale_ratio=0.5, starts=("wide",),
     last_iterations=1,
-)
+)  # fmt: skip
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds, until a hang is a failure
 
@@ -61,24 +55,20 @@ def quick(pictures: Any, kernel_size: Any = 5, **more: Any) -> gd.BatchIterator:
 def check_equal(result: BatchResult, alone: gd.BlindResult) -> None:
     assert result.error is None
     assert_same(result.kernel, alone.kernel)
-    if alone.image is None:
-        assert result.image is None
-    else:
-        assert result.image is not None
+    assert (result.image is None) == (alone.image is None)
+    if result.image is not None and alone.image is not None:
         assert result.image.dtype == alone.image.dtype
         assert_same(result.image, alone.image)
-    seconds = {"seconds", "seconds_kernel"}
-    assert {k: v for k, v in result.info.items() if k not in seconds} == {
-        k: v for k, v in alone.info.items() if k not in seconds
-    }
+    assert result.info.keys() == alone.info.keys()
+    for name in result.info.keys() - {"seconds", "seconds_kernel"}:
+        assert result.info[name] == alone.info[name]
 
 
-def error_of(work: Callable[[], Any]) -> Exception:
-    try:
+def check_same_error(result: BatchResult, work: Callable[[], Any]) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
         work()
-    except (TypeError, ValueError) as why:
-        return why
-    raise AssertionError("no error")
+    assert (type(result.error), str(result.error)) == (caught.type, str(caught.value))
+    assert (result.image, result.kernel, result.info) == (None, None, {})
 
 
 class Source:
@@ -108,12 +98,11 @@ def endless(shape: tuple[int, int] = (24, 32)) -> Iterator[np.ndarray]:
 # ---- results
 
 
-@pytest.mark.parametrize("final", [None, "hyper-laplacian", "sparse"])
-@pytest.mark.parametrize("workers", [None, 1, 3])
+@pytest.mark.parametrize(("final", "workers"), [(None, None), ("hyper-laplacian", 1), ("sparse", 3)])
 def test_a_batch_equals_a_loop(final: str | None, workers: int | None) -> None:
-    pictures = [picture(i, (24, 32 + i % 3), ("float32", "float64", "uint8", "uint16")[i % 4]) for i in range(12)]
+    pictures = [picture(i, (24, 32 + i % 3), ("float32", "float64", "uint8", "uint16")[i % 4]) for i in range(8)]
     results = list(quick(pictures, final=final, workers=workers, gamma=1.5))
-    assert [r.index for r in results] == list(range(12))
+    assert [r.index for r in results] == list(range(8))
     for r, u in zip(results, pictures, strict=True):
         check_equal(r, gd.deblur(u, 5, final=final, gamma=1.5, options=QUICK))
 
@@ -139,9 +128,9 @@ def test_in_colour() -> None:
 
 
 def test_the_defaults_are_those_of_deblur() -> None:
-    u = picture(0, (40, 40))
-    (r,) = gd.deblur_batch([u], 9)
-    check_equal(r, gd.deblur(u, 9))
+    u = picture(0, (26, 26))
+    (r,) = gd.deblur_batch([u], 5)
+    check_equal(r, gd.deblur(u, 5))
     assert r.image is not None
 
 
@@ -175,31 +164,26 @@ def test_what_is_wrong_with_a_picture_is_its_own_error() -> None:
         if r.index % 2 == 0:
             check_equal(r, gd.deblur(u, 5, final=None, options=QUICK))
         else:
-            why = error_of(lambda u=u: gd.deblur(u, 5, final=None, options=QUICK))
-            assert (type(r.error), str(r.error)) == (type(why), str(why))
-            assert (r.image, r.kernel, r.info) == (None, None, {})
+            check_same_error(r, lambda u=u: gd.deblur(u, 5, final=None, options=QUICK))
 
 
-def test_a_thousand_pictures_good_and_bad() -> None:
-    """Five sizes; 2 % NaN, 2 % of a wrong rank, 2 % constant; in order, each one as if alone."""
+def test_many_pictures_good_and_bad() -> None:
+    """Five sizes; some NaN, some of a wrong rank, some constant; in order, each one as if alone."""
     shapes = [(24, 32), (32, 24), (25, 25), (21, 40), (28, 28)]
 
     def make(i: int) -> np.ndarray:
         u = picture(i, shapes[i % 5])
-        if i % 50 == 7:
+        if i % 20 == 7:
             u[3, 4] = np.nan
-        return u[0] if i % 50 == 19 else np.full_like(u, 0.5) if i % 50 == 33 else u
+        return u[0] if i % 20 == 19 else np.full_like(u, 0.5) if i % 20 == 13 else u
 
-    count = 0
-    for r in quick(make(i) for i in range(1000)):
+    for count, r in enumerate(quick(make(i) for i in range(120))):
         assert r.index == count
-        count += 1
-        if r.index % 50 in (7, 19):
-            why = error_of(lambda i=r.index: gd.deblur(make(i), 5, options=QUICK, final=None))
-            assert (type(r.error), str(r.error)) == (type(why), str(why))
+        if r.index % 20 in (7, 19):
+            check_same_error(r, lambda i=r.index: gd.deblur(make(i), 5, options=QUICK, final=None))
         else:
             check_equal(r, gd.deblur(make(r.index), 5, options=QUICK, final=None))
-    assert count == 1000
+    assert count == 119
 
 
 def test_no_memory_for_one_picture_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,27 +217,20 @@ def test_an_error_does_not_hold_the_arrays_of_its_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pictures": "photo.png"}, TypeError, "pictures must be a stack or an iterable of NumPy or CuPy pictures, got "
-         "str; put a single picture into a list"),
-        ({"pictures": 5}, TypeError, "pictures must be a stack or an iterable of NumPy or CuPy pictures, got int; "
-         "put a single picture into a list"),
-        ({"pictures": picture(0)}, ValueError, "pictures must have at least 3 axes as a stack, (n, H, W), got 2 (shape "
-         "(24, 32)); put a single picture into a list"),
+        ({"pictures": "photo.png"}, TypeError, "pictures must be a stack or an iterable of ... pictures, got str; put a"),
+        ({"pictures": 5}, TypeError, "pictures must be a stack or an iterable of ... pictures, got int; put a single"),
+        ({"pictures": picture(0)}, ValueError, "pictures must have at least 3 axes as a stack, (n, H, W), got 2 (shape"),
         ({"pictures": picture(0, (24, 32, 3)), "channel_axis": -1}, ValueError, "pictures must have at least 4 axes as "
          "a stack, (n, H, W, C), got 3 (shape (24, 32, 3)); put a single picture into a list"),
         ({"kernel_size": 24}, ValueError, "kernel_size must be odd, got 24; use 23 or 25"),
-        ({"kernel_size": "big"}, TypeError, "kernel_size must be an odd integer or a pair of them, got 'big' (str); "
-         "use for instance 31 or (31, 25)"),
         ({"final": "magic"}, ValueError, f"final must be one of {', '.join(map(repr, FINALS))}, got 'magic'"),
         ({"method": "magic"}, ValueError, "method must be one of 'two-step', got 'magic'"),
         ({"device": "tpu"}, ValueError, "device must be None, 'cpu', 'cuda' or 'auto', got 'tpu'"),
         ({"gamma": 0}, ValueError, "gamma must be a positive number, got 0; 1 is linear, photos have about 2.2"),
         ({"options": {}}, TypeError, "options must be a TwoStepOptions, got dict; name its fields in one"),
-        ({"channel_axis": 1.0}, TypeError, "channel_axis must be an integer or None, got 1.0 (float); "
-         "use -1 for (H, W, C)"),
+        ({"channel_axis": 1.0}, TypeError, "channel_axis must be an integer or None, got 1.0 (float); use -1 for (H,"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0; None: the free memory decides"),
-        ({"batch_size": 2.0}, TypeError, "batch_size must be a positive integer or None, got 2.0; "
-         "None: the free memory decides"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be a positive integer or None, got 2.0; None: the free mem"),
         ({"workers": -1}, ValueError, "workers must be at least 1, got -1; None: one for each CPU"),
         ({"workers": True}, TypeError, "workers must be a positive integer or None, got True; None: one for each CPU"),
         ({"callback": 3}, TypeError, "callback must be callable, got int; it is called with a Progress"),
@@ -263,7 +240,7 @@ def test_wrong_for_all_pictures_is_said_at_the_call(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     source = Source([])
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+    with pytest.raises(error, match="^" + re.escape(message).replace(r"\.\.\.", ".*")):
         gd.deblur_batch(**{"pictures": source, "kernel_size": 5} | arguments)
     assert source.closed_by is None
 
@@ -283,13 +260,13 @@ def test_nothing_is_read_before_the_first_result_is_asked_for() -> None:
         next(results)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_the_reader_is_never_far_ahead(workers: int) -> None:
     """At most two stacks a worker are read and not taken; and as many are, while nobody takes any."""
     taken, ahead = 0, []
 
     def read() -> Iterator[np.ndarray]:
-        for i in range(60):
+        for i in range(40):
             ahead.append(i + 1 - taken)
             yield picture(i)
 
@@ -303,7 +280,7 @@ def test_the_reader_is_never_far_ahead(workers: int) -> None:
             taken += 1
     # `taken` lags behind by the result that the loop's body holds.
     assert max(ahead) == 2 * workers + 1
-    assert taken == 60
+    assert taken == 40
 
 
 def test_few_pictures_have_few_threads() -> None:
@@ -318,11 +295,11 @@ def test_few_pictures_have_few_threads() -> None:
 
 
 def test_memory_is_flat() -> None:
-    """What is allocated after 50 pictures is what is allocated after 400."""
+    """What is allocated after 50 pictures is what is allocated after 200."""
     tracemalloc.start()
     held = []
-    for r in quick(picture(i) for i in range(401)):
-        if r.index in (50, 400):
+    for r in quick(picture(i) for i in range(201)):
+        if r.index in (50, 200):
             gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
@@ -423,10 +400,7 @@ def test_what_iter_or_close_of_the_pictures_raise_comes_through() -> None:
     assert got == [0]
 
 
-ENDS = ["close", "with", "break", "garbage", "garbage in a cycle", "exception"]
-
-
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", ["close", "with", "garbage", "garbage in a cycle", "exception"])
 def test_the_consumer_may_leave(end: str) -> None:
     """The pictures in work take seconds: they are not waited for. The reader is closed, in its own thread."""
     source = Source(endless((256, 256)))
@@ -449,8 +423,7 @@ def test_the_consumer_may_leave(end: str) -> None:
         cycle: list[Any] = [results]
         cycle.append(cycle)
         del cycle
-    # "break" and "garbage" are one: the last reference goes
-    del results
+    del results  # all that "garbage" is
     gc.collect()
     assert time.monotonic() - start < PATIENCE
     assert source.closed_by is not None
@@ -476,61 +449,54 @@ def test_many_batches_at_once() -> None:
 
 
 SCRIPT = """
-import itertools, sys, threading, time
+import itertools, signal, sys, threading
 import numpy as np
 import gpudeblur as gd
-u = np.random.default_rng(0).random((400, 400), dtype=np.float32)
-pictures = itertools.chain([None, None], itertools.repeat(u))
-results = gd.deblur_batch(pictures, 31, workers=3, final=None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+pictures = itertools.chain([None, None], itertools.repeat(np.random.default_rng(0).random((200, 200), dtype=np.float32)))
+results = gd.deblur_batch(pictures, 25, workers=3, final=None)
 assert next(results).error is not None
 """
-
-
-def python(code: str, **more: Any) -> subprocess.Popen:
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_control_c_ends_a_batch_at_once() -> None:
-    # A shell's background jobs ignore the signal, and what they start does too.
-    code = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)" + (
-        SCRIPT
-        + """
+INTERRUPTED = """
 try:
     with results:
         print("ready", flush=True)
         for r in results: pass  # wherever it comes, in the library or in the loop
 except KeyboardInterrupt:
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
-    print("interrupted", left, flush=True)
+    print([thread.name for thread in threading.enumerate() if thread.name.startswith("gpudeblur")], flush=True)
 """
-    )
-    with python(code) as process:
+
+
+def python(code: str) -> subprocess.Popen:
+    command = [sys.executable, "-W", "error", "-c", SCRIPT + code]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_control_c_ends_a_batch_at_once() -> None:
+    with python(INTERRUPTED) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted []\n"
-        seconds = time.monotonic() - start
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
-    assert errors == ""
-    assert seconds < PATIENCE
-
-
-@pytest.mark.parametrize("code", ["", "sys.exit(0)", "results.__iter__()"])
-def test_a_batch_that_is_left_alone_does_not_hold_the_interpreter(code: str) -> None:
-    with python(SCRIPT + code) as process:
+        assert process.stdout.readline() == "[]\n"
+        assert time.monotonic() - start < PATIENCE
         _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
 
 
-def test_an_error_in_the_users_loop_ends_the_interpreter_as_ever() -> None:
-    with python(SCRIPT + "for r in results: raise LookupError('mine')") as process:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "returncode", "end"),
+    [("", 0, ""), ("sys.exit(0)", 0, ""), ("for r in results: raise LookupError('mine')", 1, "LookupError: mine\n")],
+)
+def test_a_batch_does_not_hold_the_interpreter(code: str, returncode: int, end: str) -> None:
+    with python(code) as process:
         _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert errors.endswith("LookupError: mine\n")
+    assert process.returncode == returncode, errors
+    assert errors.endswith(end)
+    assert bool(errors) == bool(end)
 
 
 # ---- stacks on the CPU
@@ -564,16 +530,13 @@ def stacked(monkeypatch: pytest.MonkeyPatch, pictures: list[Any], fail: Any = No
 
 
 @pytest.mark.parametrize("final", [None, "sparse", "hyper-laplacian"])
-def test_equal_pictures_are_computed_together_and_come_out_as_alone(monkeypatch: Any, final: str | None) -> None:
-    pictures = [picture(i) for i in range(7)]
+def test_equal_pictures_are_stacked_and_come_out_as_alone(monkeypatch: Any, final: str | None) -> None:
+    pictures = [picture(i) for i in range(5)]
     results, calls = stacked(monkeypatch, pictures, final=final)
-    assert calls == [(7, 24, 32)]
+    assert calls == [(5, 24, 32)]
     for u, r in zip(pictures, results, strict=True):
-        alone = gd.deblur(u, 5, options=QUICK, final=final)
-        check_equal(r, alone)
+        check_equal(r, gd.deblur(u, 5, options=QUICK, final=final))
         assert r.kernel.base is None
-        for key in ("confidence", "energy", "agreement", "border_mass"):
-            assert r.info[key] == alone.info[key]
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
@@ -652,12 +615,9 @@ def test_where_a_stack_does_not_fit_memory_its_pictures_are_taken_one_by_one(mon
     assert all(r.error is None for r in results)
 
 
-def test_batch_size_bounds_a_stack(monkeypatch: Any) -> None:
+def test_batch_size_and_pixels_bound_a_stack(monkeypatch: Any) -> None:
     _, calls = stacked(monkeypatch, [picture(i) for i in range(4)], batch_size=3)
     assert calls == [(3, 24, 32), (24, 32)]
-
-
-def test_a_large_picture_is_a_stack_by_itself(monkeypatch: Any) -> None:
     monkeypatch.setattr(batch, "STACK_PIXELS", 24 * 32 * 4)
     _, calls = stacked(monkeypatch, [picture(i) for i in range(5)])
     assert calls == [(4, 24, 32), (24, 32)]

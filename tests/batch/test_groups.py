@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import math
@@ -14,19 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_same
-from test_batch import (
-    PATIENCE,
-    QUICK,
-    Source,
-    any_size,
-    check_equal,
-    endless,
-    error_of,
-    no_thread_is_left,
-    picture,
-    quick,
-    sizes_by_brightness,
-)
+from test_batch import PATIENCE, QUICK, Source, any_size, check_equal, check_same_error, endless, picture, quick
+from test_batch import no_thread_is_left as no_thread_is_left
+from test_batch import sizes_by_brightness as sizes_by_brightness
 
 import gpudeblur as gd
 from gpudeblur import batch, blind, groups
@@ -34,8 +25,6 @@ from gpudeblur._arrays import to_host
 from gpudeblur.blind import BlindResult
 from gpudeblur.memory import bytes_per_picture
 from gpudeblur.metrics import kernel_similarity
-
-__all__ = ["no_thread_is_left"]  # the fixture, which every test here uses
 
 
 class NumpyDevice:
@@ -98,9 +87,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     found = NumpyDevice()
     monkeypatch.setattr(batch, "choose_module", lambda image, device: object())
     monkeypatch.setattr(batch, "cuda", lambda number, ready: found)
-    monkeypatch.setattr(groups.Groups.__init__, "__kwdefaults__", {
-        **groups.Groups.__init__.__kwdefaults__, "linger": 1e6,
-    })  # fmt: skip
+    monkeypatch.setattr(batch, "Groups", functools.partial(groups.Groups, linger=1e6))
     return found
 
 
@@ -118,12 +105,12 @@ def alone(u: Any, **more: Any) -> BlindResult:
 @pytest.mark.parametrize("final", [None, "hyper-laplacian", "sparse"])
 def test_groups_equal_a_loop(device: NumpyDevice, final: str | None) -> None:
     """Of five sizes and two dtypes in turn, in order."""
-    pictures = [picture(i, (24, 30 + 2 * (i % 5)), ("float32", "uint8")[i % 2]) for i in range(40)]
+    pictures = [picture(i, (24, 30 + 2 * (i % 5)), ("float32", "uint8")[i % 2]) for i in range(20)]
     for count, r in enumerate(on_device(pictures, batch_size=3, final=final)):
         assert r.index == count
         check_equal(r, alone(pictures[r.index], final=final))
-    assert count == 39
-    assert sum(shape[0] for shape in device.computed) == 40
+    assert count == 19
+    assert sum(shape[0] for shape in device.computed) == 20
     assert max(shape[0] for shape in device.computed) <= 3
 
 
@@ -187,23 +174,23 @@ def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
 def test_without_a_batch_size_groups_are_bounded_in_pixels(
     device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "GROUP_PIXELS", 10 * 64 * 64)
+    monkeypatch.setattr(groups, "GROUP_PIXELS", 5 * 24 * 32)
     monkeypatch.setattr(groups, "LEAST_COST", 1)
     read: list[int] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for i in range(100):
+        for i in range(50):
             read.append(i)
-            yield picture(i, (64, 64))
+            yield picture(i)
 
     with on_device(pictures()) as results:
         for r in results:
-            assert len(read) - r.index <= 4 * 10 + 1
-            if r.index == 30:
+            assert len(read) - r.index <= 4 * 5 + 1
+            if r.index == 15:
                 with (flow := results._flow).changed:
                     assert flow.changed.wait_for(lambda f=flow: f.full, PATIENCE)
-                assert len(read) == 31 + 40
-    assert [shape[0] for shape in device.computed] == [10] * 10
+                assert len(read) == 16 + 20
+    assert [shape[0] for shape in device.computed] == [5] * 10
 
 
 def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
@@ -218,7 +205,7 @@ def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
 
 def test_a_slow_reader_is_not_waited_for(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the second picture once the first is back."""
-    monkeypatch.setitem(groups.Groups.__init__.__kwdefaults__, "linger", 0.01)
+    monkeypatch.setattr(batch, "Groups", functools.partial(groups.Groups, linger=0.01))
     back = threading.Event()
 
     def pictures() -> Iterator[np.ndarray]:
@@ -265,7 +252,7 @@ def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
     there: list[weakref.ref] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for i in range(60):
+        for i in range(30):
             u = picture(i)
             there.append(weakref.ref(u))
             yield u
@@ -289,8 +276,7 @@ def test_a_bad_picture_does_not_spoil_its_group(device: NumpyDevice) -> None:
     pictures[7] = picture(7, (4, 40))
     for r in on_device(pictures, batch_size=4):
         if r.index in (2, 3, 5, 7):
-            why = error_of(lambda i=r.index: alone(pictures[i]))
-            assert (type(r.error), str(r.error)) == (type(why), str(why))
+            check_same_error(r, lambda i=r.index: alone(pictures[i]))
         else:
             check_equal(r, alone(pictures[r.index]))
     assert [shape[0] for shape in device.computed] == [4, 4]
@@ -317,7 +303,7 @@ def test_an_error_that_shows_only_in_the_group_is_the_one_pictures(
 
 def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) -> None:
     device.fits = 3
-    pictures = [picture(i) for i in range(32)]
+    pictures = [picture(i) for i in range(16)]
     message = r"^out of memory with 8 pictures of 24 x 32 at a time, going on with 4; batch_size=4 begins with that$"
     with pytest.warns(RuntimeWarning, match=message) as caught:
         results = list(on_device(pictures, batch_size=8))
@@ -325,8 +311,8 @@ def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) ->
     assert caught[0].filename == __file__
     for r in results:
         check_equal(r, alone(pictures[r.index]))
-    assert [r.index for r in results] == list(range(32))
-    assert [shape[0] for shape in device.computed] == [2] * 16
+    assert [r.index for r in results] == list(range(16))
+    assert [shape[0] for shape in device.computed] == [2] * 8
     assert device.released >= 2
     assert device.uploads[-1] == 2  # what comes later is not even sent in larger groups
 
