@@ -22,27 +22,23 @@ def pictures(draw, dtypes):
     return draw(hnp.arrays(dtype, shape, elements=elements)), channel_axis
 
 
-@settings(max_examples=60, deadline=None)
-@given(pictures(INTEGERS))
-def test_integers_come_back_exactly(case):
+@settings(max_examples=80)
+@given(pictures(INTEGERS + FLOATS))
+def test_pictures_come_back_exactly_from_fresh_planes(case):
+    """Which are contiguous and native."""
     image, channel_axis = case
+    before, image.flags.writeable = image.copy(), False
     check_picture(image, channel_axis=channel_axis)
-    planes = to_planes(image, channel_axis=channel_axis, dtype=np.float64)
-    back = from_planes(planes, image, channel_axis=channel_axis)
-    assert planes.max(initial=-2) <= 1
-    assert back.dtype == image.dtype
-    np.testing.assert_array_equal(back, image)
-
-
-@settings(max_examples=60, deadline=None)
-@given(pictures(FLOATS))
-def test_floats_come_back_exactly(case):
-    image, channel_axis = case
-    check_picture(image, channel_axis=channel_axis)
-    planes = to_planes(image, channel_axis=channel_axis, dtype=np.float64)
+    planes = to_planes(image[::-1], channel_axis=channel_axis, dtype=np.float64)
+    assert planes.flags.c_contiguous
+    assert planes.dtype == np.float64
+    assert planes.dtype.isnative
+    assert image.dtype.kind == "f" or planes.max(initial=-2) <= 1
     back = from_planes(planes, image, channel_axis=channel_axis)
     assert back.dtype == image.dtype
-    np.testing.assert_array_equal(back, image)
+    np.testing.assert_array_equal(back, image[::-1])
+    planes[...] = 7
+    np.testing.assert_array_equal(image, before)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -58,20 +54,6 @@ def test_white_of_64_bits_does_not_overflow(dtype):
     assert back[0, 0] > white - 2048
     assert back[0, 1] > white - 2048
     assert back[0, 2] == 0
-
-
-@settings(max_examples=30, deadline=None)
-@given(pictures(INTEGERS + FLOATS))
-def test_planes_are_fresh_contiguous_and_native(case):
-    image, channel_axis = case
-    before = image.copy()
-    image.flags.writeable = False
-    planes = to_planes(image[::-1], channel_axis=channel_axis, dtype=np.float64)
-    assert planes.flags.c_contiguous
-    assert planes.dtype == np.float64
-    assert planes.dtype.isnative
-    planes[...] = 7
-    np.testing.assert_array_equal(image, before)
 
 
 def test_integers_are_fractions_of_their_full_range():
@@ -117,11 +99,8 @@ def test_luminance_of_rgb_is_rec_709():
     gray = luminance(np.stack([red, green, blue]))
     np.testing.assert_allclose(gray, 0.2126 * red + 0.7152 * green + 0.0722 * blue, rtol=1e-6)
     assert gray.dtype == np.float32
-
-
-def test_luminance_keeps_gray_as_it_is():
-    gray = np.random.default_rng(0).random((2, 1, 4, 5))
-    np.testing.assert_allclose(luminance(np.repeat(gray, 3, axis=1)), gray[:, 0], rtol=1e-12)
+    stack = np.random.default_rng(0).random((2, 1, 4, 5))
+    np.testing.assert_allclose(luminance(np.repeat(stack, 3, axis=1)), stack[:, 0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
@@ -164,12 +143,6 @@ def test_every_integer_is_a_size_or_a_clear_error(size, rows, columns):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
 def test_kernels_that_are_fine(shape, dtype):
     check_kernel(np.ones(shape, dtype))
-
-
-def test_negative_values_in_a_kernel_are_warned_of():
-    with pytest.warns(UserWarning, match=r"kernel has negative values, down to -0\.1"):
-        check_kernel(np.array([[-0.1, 1.2, -0.1]]))
-    check_kernel(np.array([[-1e-6, 1.2, 0]]))  # rounding
 
 
 def test_pictures_of_other_libraries_subclasses_become_plain():
