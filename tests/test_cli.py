@@ -306,3 +306,13 @@ def test_the_command_as_a_process(tmp_path):
     assert done.stderr == "error: empty.png is empty (0 bytes); get a fresh copy\n"
     assert done.stdout == ""
     assert names(tmp_path) == ["empty.png"]
+
+
+def test_import_is_light():
+    """Neither the file libraries nor the command line's are loaded by the package itself."""
+    heavy = {"torch", "cupy", "PIL", "typer", "tifffile", "skimage", "matplotlib"}
+    code = f"import sys, gpudeblur, gpudeblur.images; print({heavy} & {{*sys.modules}})"
+    root = next(iter(gpudeblur.__path__)).removesuffix("gpudeblur")
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={"PYTHONPATH": root}, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -118,15 +118,15 @@ def test_stacks_lists_and_generators_are_the_same() -> None:
     assert list(quick([])) == []
 
 
-def test_in_colour() -> None:
-    """The axis of the colours is counted in one picture, also where the pictures are a stack."""
-    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (2, (20, 24, 3))):
-        stack = np.stack([picture(i, shape) for i in range(3)])
-        for r in quick(stack, channel_axis=axis, final="hyper-laplacian"):
-            alone = gd.deblur(stack[r.index], 5, channel_axis=axis, final="hyper-laplacian", options=QUICK)
-            check_equal(r, alone)
+def test_in_color_the_axis_is_counted_in_one_picture() -> None:
+    """Also where the pictures are a stack."""
+    stack = np.stack([picture(i, (3, 20, 24)) for i in range(3)])
+    for r in quick(stack, channel_axis=0, final="hyper-laplacian"):
+        alone = gd.deblur(stack[r.index], 5, channel_axis=0, final="hyper-laplacian", options=QUICK)
+        check_equal(r, alone)
 
 
+@pytest.mark.slow
 def test_the_defaults_are_those_of_deblur() -> None:
     u = picture(0, (26, 26))
     (r,) = gd.deblur_batch([u], 5)
@@ -157,16 +157,17 @@ BAD: dict[str, Callable[[int], Any]] = {
 def test_what_is_wrong_with_a_picture_is_its_own_error() -> None:
     pictures: list[Any] = []
     for i, make in enumerate(BAD.values()):
-        pictures += [picture(i), make(i)]
+        pictures += [make(i), picture(i)]
     results = list(quick(pictures))
     assert len(results) == len(pictures)
     for r, u in zip(results, pictures, strict=True):
-        if r.index % 2 == 0:
+        if r.index % 2 == 1:
             check_equal(r, gd.deblur(u, 5, final=None, options=QUICK))
         else:
             check_same_error(r, lambda u=u: gd.deblur(u, 5, final=None, options=QUICK))
 
 
+@pytest.mark.slow
 def test_many_pictures_good_and_bad() -> None:
     """Five sizes; some NaN, some of a wrong rank, some constant; in order, each one as if alone."""
     shapes = [(24, 32), (32, 24), (25, 25), (21, 40), (28, 28)]
@@ -177,13 +178,13 @@ def test_many_pictures_good_and_bad() -> None:
             u[3, 4] = np.nan
         return u[0] if i % 20 == 19 else np.full_like(u, 0.5) if i % 20 == 13 else u
 
-    for count, r in enumerate(quick(make(i) for i in range(120))):
+    for count, r in enumerate(quick(make(i) for i in range(60))):
         assert r.index == count
         if r.index % 20 in (7, 19):
             check_same_error(r, lambda i=r.index: gd.deblur(make(i), 5, options=QUICK, final=None))
         else:
             check_equal(r, gd.deblur(make(r.index), 5, options=QUICK, final=None))
-    assert count == 119
+    assert count == 59
 
 
 def test_no_memory_for_one_picture_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +218,9 @@ def test_an_error_does_not_hold_the_arrays_of_its_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pictures": "photo.png"}, TypeError, "pictures must be a stack or an iterable of ... pictures, got str; put a"),
+        ({"pictures": "photo.png"}, TypeError, "pictures must be a stack or an iterable of ... pictures, got str; put"),
         ({"pictures": 5}, TypeError, "pictures must be a stack or an iterable of ... pictures, got int; put a single"),
-        ({"pictures": picture(0)}, ValueError, "pictures must have at least 3 axes as a stack, (n, H, W), got 2 (shape"),
+        ({"pictures": picture(0)}, ValueError, "pictures must have at least 3 axes as a stack, (n, H, W), got 2 ("),
         ({"pictures": picture(0, (24, 32, 3)), "channel_axis": -1}, ValueError, "pictures must have at least 4 axes as "
          "a stack, (n, H, W, C), got 3 (shape (24, 32, 3)); put a single picture into a list"),
         ({"kernel_size": 24}, ValueError, "kernel_size must be odd, got 24; use 23 or 25"),
@@ -266,21 +267,21 @@ def test_the_reader_is_never_far_ahead(workers: int) -> None:
     taken, ahead = 0, []
 
     def read() -> Iterator[np.ndarray]:
-        for i in range(40):
+        for i in range(24):
             ahead.append(i + 1 - taken)
             yield picture(i)
 
     with quick(read(), workers=workers, batch_size=1) as results:
         for r in results:
             assert r.index == taken
-            if taken == 20:
+            if taken == 10:
                 with (flow := results._flow).changed:
                     assert flow.changed.wait_for(lambda f=flow: f.full, PATIENCE)
-                assert ahead[-1] == 2 * workers + 1  # the 21st is out of the iterator, but not counted yet
+                assert ahead[-1] == 2 * workers + 1  # the 11th is out of the iterator, but not counted yet
             taken += 1
     # `taken` lags behind by the result that the loop's body holds.
     assert max(ahead) == 2 * workers + 1
-    assert taken == 40
+    assert taken == 24
 
 
 def test_few_pictures_have_few_threads() -> None:
@@ -294,6 +295,7 @@ def test_few_pictures_have_few_threads() -> None:
     assert {name for name in names if "worker" in name} == {"gpudeblur-worker-1"}
 
 
+@pytest.mark.slow
 def test_memory_is_flat() -> None:
     """What is allocated after 50 pictures is what is allocated after 200."""
     tracemalloc.start()
@@ -310,7 +312,7 @@ def test_pictures_are_let_go() -> None:
     there: list[weakref.ref] = []
 
     def read() -> Iterator[np.ndarray]:
-        for i in range(30):
+        for i in range(16):
             u = picture(i)
             there.append(weakref.ref(u))
             yield u
@@ -375,29 +377,22 @@ def test_what_the_reader_raises_comes_after_the_results_before_it() -> None:
         yield from (picture(i) for i in range(4))
         raise OSError("the disk is gone")
 
-    got: list[int] = []
-    with pytest.raises(OSError, match=r"^the disk is gone$"):
-        got.extend(r.index for r in quick(read()))
-    assert got == [0, 1, 2, 3]
-
-
-def test_what_iter_or_close_of_the_pictures_raise_comes_through() -> None:
     class Broken:
         def __iter__(self) -> Iterator[np.ndarray]:
             raise OSError("no such camera")
-
-    results = quick(Broken())
-    with pytest.raises(OSError, match=r"^no such camera$"):
-        next(results)
 
     class Jammed(Source):
         def close(self) -> None:
             raise OSError("the shutter is stuck")
 
-    got: list[int] = []
-    with pytest.raises(OSError, match=r"^the shutter is stuck$"):
-        got.extend(r.index for r in quick(Jammed([picture(0)])))
-    assert got == [0]
+    for pictures, before, message in (
+        (read(), 4, "^the disk is gone$"), (Broken(), 0, "^no such camera$"),
+        (Jammed([picture(0)]), 1, "^the shutter is stuck$"),
+    ):  # fmt: skip
+        got: list[int] = []
+        with pytest.raises(OSError, match=message):
+            got.extend(r.index for r in quick(pictures))
+        assert got == list(range(before))
 
 
 @pytest.mark.parametrize("end", ["close", "with", "garbage", "garbage in a cycle", "exception"])
@@ -440,6 +435,7 @@ def test_a_bug_in_a_thread_of_ours_is_told_and_not_waited_for(monkeypatch: pytes
         next(quick(endless()))
 
 
+@pytest.mark.slow
 def test_many_batches_at_once() -> None:
     streams = [quick((picture(i) for i in range(20)), workers=2) for _ in range(4)]
     for together in zip(*streams, strict=True):
@@ -453,7 +449,8 @@ import itertools, signal, sys, threading
 import numpy as np
 import gpudeblur as gd
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-pictures = itertools.chain([None, None], itertools.repeat(np.random.default_rng(0).random((200, 200), dtype=np.float32)))
+u = np.random.default_rng(0).random((200, 200), dtype=np.float32)
+pictures = itertools.chain([None, None], itertools.repeat(u))
 results = gd.deblur_batch(pictures, 25, workers=3, final=None)
 assert next(results).error is not None
 """
@@ -595,14 +592,6 @@ def test_one_bad_picture_of_a_stack_is_alone_in_it(monkeypatch: Any) -> None:
         gd.deblur(pictures[3], 5)
     for i in (0, 1, 2, 4):
         check_equal(results[i], gd.deblur(pictures[i], 5, options=QUICK, final=None))
-
-
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_what_is_no_array_is_its_own_error_at_any_place(batch_size: int | None) -> None:
-    pictures = [None, picture(0), "x", picture(1), picture(2), 3]
-    results = list(quick(pictures, batch_size=batch_size, workers=1))
-    assert [r.error is None for r in results] == [False, True, False, True, True, False]
-    assert all(isinstance(results[i].error, TypeError) for i in (0, 2, 5))
 
 
 def test_where_a_stack_does_not_fit_memory_its_pictures_are_taken_one_by_one(monkeypatch: Any) -> None:
