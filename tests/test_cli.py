@@ -294,6 +294,7 @@ def test_help_lists_the_commands():
         assert command in result.stdout
 
 
+@pytest.mark.slow
 def test_the_command_as_a_process(tmp_path):
     """The real entry point, with warnings as errors; torch stays out."""
     code = "import sys; from gpudeblur.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
@@ -308,6 +309,7 @@ def test_the_command_as_a_process(tmp_path):
     assert names(tmp_path) == ["empty.png"]
 
 
+@pytest.mark.slow
 def test_import_is_light():
     """Neither the file libraries nor the command line's are loaded by the package itself."""
     heavy = {"torch", "cupy", "PIL", "typer", "tifffile", "skimage", "matplotlib"}

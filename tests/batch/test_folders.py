@@ -144,8 +144,9 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     with (tmp_path / "r.csv").open() as file:
         report = {Path(row["source"]).name: row for row in csv.DictReader(file)}
     assert {name: row["status"] for name, row in report.items()} == {
-        **dict.fromkeys(("a.png", "b.tif", "dark.png"), "written"), **dict.fromkeys(("aa.png", "b7.png", "c.png"), "failed"),
-    }  # fmt: skip
+        **dict.fromkeys(("a.png", "b.tif", "dark.png"), "written"),
+        **dict.fromkeys(("aa.png", "b7.png", "c.png"), "failed"),
+    }
     assert report["b7.png"]["error"] == "image must not be 77"
     assert (report["a.png"]["confidence"], report["a.png"]["seconds"], report["a.png"]["error"]) == ("0.9", "1.5", "")
 

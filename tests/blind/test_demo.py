@@ -68,6 +68,7 @@ def test_progress_names_the_picture_and_rises_to_one(report: demo.DemoReport, ca
 PANELS: tuple[Any, Any] = ([("left", np.eye(8)), ("right", np.zeros((8, 8, 3)))], [("kernel", np.eye(3))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", ["savefig", "replace"])
 def test_a_comparison_that_fails_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str

@@ -22,7 +22,7 @@ def pictures(draw, dtypes):
     return draw(hnp.arrays(dtype, shape, elements=elements)), channel_axis
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(pictures(INTEGERS + FLOATS))
 def test_pictures_come_back_exactly_from_fresh_planes(case):
     """Which are contiguous and native."""

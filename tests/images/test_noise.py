@@ -28,8 +28,7 @@ def noisy(picture: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
     return picture + sigma * np.random.default_rng(seed).standard_normal(picture.shape)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sigma", [0.005, 0.02, 0.1])
+@pytest.mark.parametrize(("sigma", "dtype"), [(0.005, "float32"), (0.02, "float64"), (0.1, "float32")])
 def test_white_noise_is_measured_on_a_constant(xp: Any, sigma: float, dtype: str) -> None:
     found = noise_sigma(xp.asarray(noisy(constant(), sigma).astype(dtype)))
     assert found.shape == ()
@@ -107,10 +106,15 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sigma", [0.0025, 0.01, 0.05])
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("name", ["camera", "brick", "astronaut"])
+@pytest.mark.parametrize(
+    ("name", "kernel", "sigma", "dtype"),
+    [
+        ("camera", "shake", 0.0025, "float32"), ("camera", "line", 0.01, "float64"), ("camera", "box", 0.05, "float32"),
+        ("brick", "line", 0.0025, "float64"), ("brick", "box", 0.01, "float32"), ("brick", "shake", 0.05, "float64"),
+        ("astronaut", "box", 0.0025, "float64"), ("astronaut", "shake", 0.01, "float32"),
+        ("astronaut", "line", 0.05, "float64"),
+    ],
+)  # fmt: skip
 def test_noise_under_a_known_kernel(xp: Any, name: str, kernel: str, sigma: float, dtype: str) -> None:
     """However fine the texture: where the kernel leaves nothing, only noise is."""
     sharp = getattr(data, name)()[:270, :270] / 255
@@ -170,10 +174,3 @@ def test_estimate_noise_of_every_kind_of_picture(xp: Any) -> None:
         assert found[2] < 0.002
     stack = gd.estimate_noise(xp.asarray(np.stack([gray, gray + 1])), xp.asarray(k))
     assert stack[0] == pytest.approx(stack[1], rel=1e-9)
-
-
-def test_estimate_noise_refuses_what_deblur_refuses(xp: Any) -> None:
-    with pytest.raises(ValueError, match="image"):
-        gd.estimate_noise(xp.full((20, 20), np.nan))
-    with pytest.raises(ValueError, match="kernel"):
-        gd.estimate_noise(xp.ones((20, 20)), xp.zeros((3, 3)))
