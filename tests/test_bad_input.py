@@ -48,11 +48,10 @@ def refuses(error: type[Exception], message: str) -> Any:
 
 EVERY_SIDE = "every side must be at least 1"
 ARRAYS = [
-    ([[1.0]], TypeError, "be a NumPy or CuPy array, got list; convert it with numpy.asarray"),
-    (None, TypeError, "be a NumPy or CuPy array, got NoneType; convert it with numpy.asarray"),
-    (3, TypeError, "be a NumPy or CuPy array, got int; convert it with numpy.asarray"),
-    ("photo.png", TypeError, "be a NumPy or CuPy array, got str; convert it with numpy.asarray"),
-    (b"photo", TypeError, "be a NumPy or CuPy array, got bytes; convert it with numpy.asarray"),
+    *(
+        (value, TypeError, f"be a NumPy or CuPy array, got {type(value).__name__}; convert it with numpy.asarray")
+        for value in ([[1.0]], None, 3, 0.5, "photo.png", b"photo")
+    ),
     (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; convert it with numpy.asarray"),
     (types.SimpleNamespace(shape=(3, 3)), TypeError, "be a NumPy or CuPy array, got types.SimpleNamespace; ..."),
     (np.float64(1), TypeError, "be a NumPy or CuPy array, got numpy.float64; convert it with numpy.asarray"),

@@ -191,36 +191,28 @@ def test_kernels_and_numbers_of_deconvolve_count_no_channels() -> None:
     refused(ValueError, "kernel must not exceed", gd.deconvolve, PICTURE, np.ones((37, 3)), boundary="wrap")
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_a_mask_of_clipped_pixels_is_checked_where_there_is_one(name: str) -> None:
-    if name in DECONVOLVE:
-        with pytest.raises(TypeError, match="clipped"):
-            KNOWN[name](PICTURE, KERNEL, clipped=PICTURE > 0.9)
-    elif "clipped" in inspect.signature(KNOWN[name]).parameters:
-        refused(ValueError, "clipped must be bool and like blurred", KNOWN[name], PICTURE, KERNEL, clipped=PICTURE)
+def test_a_mask_of_clipped_pixels_is_checked_where_there_is_one() -> None:
+    functions = [f for f in NONBLIND.values() if "clipped" in inspect.signature(f).parameters]
+    assert len(functions) == sum(takes.clipped for takes in TAKES.values())
+    for function in functions:
+        refused(ValueError, "clipped must be bool and like blurred", function, PICTURE, KERNEL, clipped=PICTURE)
         with pytest.raises(gd.Stopped):
-            KNOWN[name](PICTURE, KERNEL, clipped=PICTURE > 0.9, callback=Trap())
+            function(PICTURE, KERNEL, clipped=PICTURE > 0.9, callback=Trap())
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "error"),
+    ("name", "option", "value", "error"),
     [
-        ("ringing_suppressed", {"flat_weight": [0.01, 0.02]}, ValueError),
-        ("hyper_laplacian", {"exponent": 2.5}, ValueError),
-        ("sparse", {"reweightings": -1}, ValueError),
-        ("epll", {"stride": 0}, ValueError),
-        ("wiener", {"prior": 3}, ValueError),
-        ("unsupervised_wiener", {"burnin": 2.5}, TypeError),
-        ("richardson_lucy", {"damping": "1"}, TypeError),
-        ("l0", {"boundary": "mirror"}, ValueError),
-        ("tv", {"boundary": None}, ValueError),
-        ("tv", {"strength": 1}, TypeError),
+        ("ringing_suppressed", "flat_weight", [0.01, 0.02], ValueError), ("sparse", "reweightings", -1, ValueError),
+        ("hyper_laplacian", "exponent", 2.5, ValueError), ("epll", "stride", 0, ValueError),
+        ("wiener", "prior", 3, ValueError), ("unsupervised_wiener", "burnin", 2.5, TypeError),
+        ("richardson_lucy", "damping", "1", TypeError), ("l0", "boundary", "mirror", ValueError),
+        ("tv", "boundary", None, ValueError),
     ],
-)
-def test_nonblind_functions_refuse(name: str, options: dict[str, Any], error: type[Exception]) -> None:
-    (argument,) = options
-    message = f"{argument} is no option of {name}, " if argument == "strength" else f"{argument} must be "
-    refused(error, message, getattr(nonblind, name), PICTURE, KERNEL, **options)
+)  # fmt: skip
+def test_nonblind_functions_refuse(name: str, option: str, value: Any, error: type[Exception]) -> None:
+    refused(error, f"{option} must be ", getattr(nonblind, name), PICTURE, KERNEL, **{option: value})
+    refused(TypeError, f"strength is no option of {name}, ", getattr(nonblind, name), PICTURE, KERNEL, strength=1)
 
 
 # ---- the noise, scikit-image's functions, metrics

@@ -36,7 +36,7 @@ def check(shape: tuple[int, int], kernel_size: Any, channels: int = 1, final: st
 @pytest.mark.parametrize(
     ("shape", "kernel_size", "final"),
     [
-        ((96, 112), 15, None),
+        pytest.param((96, 112), 15, None, marks=slow),
         pytest.param((96, 112), 51, "sparse", marks=slow),
         pytest.param((160, 180), 15, "tv", marks=slow),
         pytest.param((255, 255), 51, None, marks=slow),
