@@ -84,9 +84,9 @@ class Source:
         return self
 
     def __next__(self) -> Any:
-        found = next(self.pictures)
+        picture = next(self.pictures)
         self.read += 1
-        return found
+        return picture
 
     def close(self) -> None:
         self.closed_by = threading.current_thread()
@@ -323,7 +323,7 @@ def test_pictures_are_let_go() -> None:
 
     with quick(read(), workers=2, batch_size=1) as results:
         for r in results:
-            alive = sum(one() is not None for one in there)
+            alive = sum(ref() is not None for ref in there)
             assert alive <= 2 * 2 + 2, r.index  # in flight, and the ones in the hands of the reader
 
 
@@ -331,18 +331,18 @@ def test_pictures_are_let_go() -> None:
 
 
 def test_progress_is_told_when_a_result_is_done_with() -> None:
-    told: list[Progress] = []
+    reports: list[Progress] = []
     pictures = [picture(0), None, picture(2)]
-    for r in quick(pictures, callback=told.append):
-        assert len(told) == r.index
-    assert [(p.done, p.failed, p.total) for p in told] == [(1, 0, 3), (2, 1, 3), (3, 1, 3)]
-    for p in told:
+    for r in quick(pictures, callback=reports.append):
+        assert len(reports) == r.index
+    assert [(p.done, p.failed, p.total) for p in reports] == [(1, 0, 3), (2, 1, 3), (3, 1, 3)]
+    for p in reports:
         assert p.per_second == pytest.approx(p.done / p.seconds)
         assert p.remaining_seconds == pytest.approx((3 - p.done) / p.per_second)
-    assert told[0].seconds < told[2].seconds
-    told.clear()
-    list(quick(iter(pictures), callback=told.append))
-    assert [(p.done, p.total, p.remaining_seconds) for p in told] == [(i, None, None) for i in (1, 2, 3)]
+    assert reports[0].seconds < reports[2].seconds
+    reports.clear()
+    list(quick(iter(pictures), callback=reports.append))
+    assert [(p.done, p.total, p.remaining_seconds) for p in reports] == [(i, None, None) for i in (1, 2, 3)]
 
 
 def test_a_callback_that_returns_true_stops_the_batch() -> None:
@@ -376,7 +376,7 @@ def test_what_the_callback_raises_comes_through() -> None:
     assert source.closed_by is not None
 
 
-def test_what_the_reader_raises_comes_after_the_results_before_it() -> None:
+def test_what_the_reader_raises_comes_after_earlier_results() -> None:
     def read() -> Iterator[np.ndarray]:
         yield from (picture(i) for i in range(4))
         raise OSError("the disk is gone")
@@ -599,7 +599,7 @@ def test_one_bad_picture_of_a_stack_is_alone_in_it(monkeypatch: Any) -> None:
         check_equal(results[i], gd.deblur(pictures[i], 5, options=QUICK, final=None))
 
 
-def test_where_a_stack_does_not_fit_memory_its_pictures_are_taken_one_by_one(monkeypatch: Any) -> None:
+def test_pictures_of_a_stack_beyond_memory_are_taken_alone(monkeypatch: Any) -> None:
     def fail(u: Any) -> None:
         if u.ndim == 3:
             raise MemoryError

@@ -156,12 +156,12 @@ def test_a_second_run_goes_on_where_the_first_ended(calls: list[Any], photos: Pa
     assert run(*arguments).exit_code == 0
     (tmp_path / "out" / "a.png").unlink()
     (tmp_path / "k" / "b.npy").unlink()
-    kept = (tmp_path / "out" / "c.png").stat().st_mtime_ns
+    modified = (tmp_path / "out" / "c.png").stat().st_mtime_ns
     result = run(*arguments, "--report", tmp_path / "r.json")
     assert result.exit_code == 0
     assert table(result)["skipped"] == "1, there already; --overwrite does them again"
     assert len(calls) == 3 + 2
-    assert (tmp_path / "out" / "c.png").stat().st_mtime_ns == kept
+    assert (tmp_path / "out" / "c.png").stat().st_mtime_ns == modified
     report = json.loads((tmp_path / "r.json").read_text())
     assert sorted(row["status"] for row in report) == ["skipped", "written", "written"]
     assert run(*arguments, "--overwrite").exit_code == 0

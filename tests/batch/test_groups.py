@@ -80,11 +80,11 @@ class NumpyDevice:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
-    found = NumpyDevice()
+    numpy_device = NumpyDevice()
     monkeypatch.setattr(batch, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(batch, "cuda", lambda number, ready: found)
+    monkeypatch.setattr(batch, "cuda", lambda number, ready: numpy_device)
     monkeypatch.setattr(batch, "Groups", functools.partial(groups.Groups, linger=1e6))
-    return found
+    return numpy_device
 
 
 def on_device(pictures: Any, **more: Any) -> gd.BatchIterator:
@@ -251,9 +251,9 @@ def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
     with on_device(pictures(), batch_size=3) as results:
         for r in results:
             assert len(there) - r.index <= 4 * 3 + 1
-            assert sum(one() is not None for one in there) <= 4 * 3 + 2
+            assert sum(ref() is not None for ref in there) <= 4 * 3 + 2
     gc.collect()
-    assert not any(one() is not None for one in there)
+    assert not any(ref() is not None for ref in there)
 
 
 # ---- what may go wrong
@@ -273,7 +273,7 @@ def test_a_bad_picture_does_not_spoil_its_group(device: NumpyDevice) -> None:
     assert [shape[0] for shape in device.computed] == [4, 4]
 
 
-def test_an_error_that_shows_only_in_the_group_is_the_one_pictures(
+def test_an_error_of_one_picture_in_a_group_is_its_own(
     device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = blind.deblur
@@ -400,13 +400,13 @@ def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
     stack = cuda.upload(pictures)
     assert isinstance(stack.array, fake.ndarray)
     assert stack.array.dtype.isnative
-    found = cuda.download(cuda.compute(stack, double), pictures[0])
+    result = cuda.download(cuda.compute(stack, double), pictures[0])
     for i, u in enumerate(pictures):
-        assert type(found.image[i]) is type(found.kernel[i]) is np.ndarray
-        assert found.image[i].dtype == u.dtype
-        assert_same(found.image[i], 2 * u)
-        assert_same(found.kernel[i], u[:3, :3])
-        assert found.image[i].base is None  # nobody keeps the group's memory
+        assert type(result.image[i]) is type(result.kernel[i]) is np.ndarray
+        assert result.image[i].dtype == u.dtype
+        assert_same(result.image[i], 2 * u)
+        assert_same(result.kernel[i], u[:3, :3])
+        assert result.image[i].base is None  # nobody keeps the group's memory
     computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
     alone = cuda.download(computed, pictures[0])
     assert alone.image is None
@@ -420,11 +420,11 @@ def test_device_pictures_stay_there(fake: Any) -> None:
         cuda.ready = stream.record()
     cuda.prepare(pictures[0])
     assert cuda.ready is None  # once is enough
-    found = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
+    result = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
     for i in range(3):
-        assert isinstance(found.image[i], fake.ndarray)
-        assert_same(found.image[i].get(), 2 * picture(i))
-        assert found.image[i].base is None
+        assert isinstance(result.image[i], fake.ndarray)
+        assert_same(result.image[i].get(), 2 * picture(i))
+        assert result.image[i].base is None
 
 
 def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
@@ -433,9 +433,9 @@ def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
     for kind in kinds:
         assert cuda.is_out_of_memory(kind(2))
         assert not cuda.is_out_of_memory(kind(700))
-        told = RuntimeError("GPU 0 is out of memory")
-        told.__cause__ = kind(2)
-        assert cuda.is_out_of_memory(told)
+        error = RuntimeError("GPU 0 is out of memory")
+        error.__cause__ = kind(2)
+        assert cuda.is_out_of_memory(error)
     assert cuda.is_out_of_memory(MemoryError())
     assert not cuda.is_out_of_memory(ValueError())
 
@@ -478,9 +478,9 @@ def test_a_batch_on_a_gpu(cupy: Any, final: str | None) -> None:
             assert r.error is None
             assert r.index == count
             assert isinstance(r.kernel, home.ndarray)
-            one = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
+            single = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
             # Not the same bits: for other batches cuFFT takes other ways, and hard thresholds follow.
-            assert kernel_similarity(to_host(r.kernel), to_host(one.kernel)) > 0.95
+            assert kernel_similarity(to_host(r.kernel), to_host(single.kernel)) > 0.95
             assert r.info["backend"] == "cupy"
     assert {thread.name for thread in threading.enumerate()} == before
 

@@ -56,7 +56,7 @@ def test_white_of_64_bits_does_not_overflow(dtype):
     assert back[0, 2] == 0
 
 
-def test_integers_are_fractions_and_come_back_rounded_and_clipped():
+def test_integers_are_fractions_rounded_and_clipped_at_the_end():
     assert to_planes(np.full((1, 1), 255, np.uint8), dtype=np.float32)[0, 0] == 1
     assert to_planes(np.full((1, 1), 51, np.uint8), dtype=np.float64)[0, 0] == 0.2
     assert to_planes(np.full((1, 1), 65535, np.uint16), dtype=np.float32)[0, 0] == 1
