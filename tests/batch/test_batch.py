@@ -110,6 +110,7 @@ def test_a_batch_equals_a_loop(final: str | None, workers: int | None) -> None:
         check_equal(r, gd.deblur(u, 5, final=final, gamma=1.5, options=QUICK))
 
 
+@slow
 def test_stacks_lists_and_generators_are_the_same() -> None:
     stack = np.stack([picture(i) for i in range(3)])
     expected = [gd.deblur(u, 5, final=None, options=QUICK) for u in stack]
@@ -121,6 +122,7 @@ def test_stacks_lists_and_generators_are_the_same() -> None:
     assert list(quick([])) == []
 
 
+@slow
 def test_in_color_the_axis_is_counted_in_one_picture() -> None:
     """Also where the pictures are a stack."""
     stack = np.stack([picture(i, (3, 20, 24)) for i in range(3)])

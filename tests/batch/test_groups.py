@@ -110,6 +110,7 @@ def test_groups_equal_a_loop(device: NumpyDevice, final: str | None) -> None:
     assert max(shape[0] for shape in device.computed) == 3  # across those of another shape
 
 
+@slow
 def test_a_rare_shape_does_not_hold_the_others_up_for_good(device: NumpyDevice) -> None:
     """It is the first result to be taken: when no more can be read, it goes alone."""
     pictures = itertools.chain([picture(0, (26, 32))], (picture(i) for i in itertools.count()))
@@ -365,6 +366,17 @@ def test_the_consumer_may_leave(device: NumpyDevice) -> None:
     assert source.closed_by is not None
     assert device.closed == 1
     assert device.downloads == 0
+
+
+def test_the_reader_may_raise(device: NumpyDevice) -> None:
+    def pictures() -> Iterator[np.ndarray]:
+        yield from (picture(i) for i in range(5))
+        raise OSError("the disk is gone")
+
+    indices: list[int] = []
+    with pytest.raises(OSError, match=r"^the disk is gone$"):
+        indices.extend(r.index for r in on_device(pictures(), batch_size=2))
+    assert indices == [0, 1, 2, 3, 4]
 
 
 def test_the_info_of_a_stack_is_told_apart() -> None:

@@ -13,6 +13,7 @@ import pytest
 from laws import assert_close
 
 import gpudeblur as gd
+from gpudeblur import nonblind, restoration
 from gpudeblur.deconvolution import TAKES
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -21,7 +22,9 @@ KERNEL = trajectory_kernel(5, rng=3)
 PICTURE = blur(SCENE, KERNEL, noise_sigma=0.01, rng=0)
 FUNCTIONS: dict[str, Callable[..., Any]] = {name: functools.partial(gd.deconvolve, method=name) for name in TAKES}
 FUNCTIONS["estimate_noise"] = gd.estimate_noise
-SLOW = {"epll": pytest.mark.slow}
+FUNCTIONS["restoration.wiener"] = functools.partial(restoration.wiener, balance=0.1)
+FUNCTIONS["restoration.richardson_lucy"] = functools.partial(restoration.richardson_lucy, num_iter=5, boundary="edge")
+SLOW = dict.fromkeys(("epll", "ringing-suppressed"), pytest.mark.slow)
 METHODS = [pytest.param(name, marks=SLOW.get(name, ())) for name in TAKES]
 
 
@@ -41,10 +44,10 @@ def test_a_range_of_a_million_is_finite_and_warned_of(name: str) -> None:
             assert warning.filename == __file__
 
 
-@pytest.mark.parametrize("name", [*METHODS, "estimate_noise"])
+@pytest.mark.parametrize("name", [*METHODS, *sorted(FUNCTIONS.keys() - TAKES.keys())])
 def test_small_constant_pictures_stay_as_they_are(name: str) -> None:
     for shape in ((9, 9), (1, 9), (9, 1), (6, 7)):
-        box = np.ones(np.minimum(3, shape))
+        box = np.ones(np.minimum(3, shape)) / np.minimum(3, shape).prod()
         for value in (0.0, 0.5):
             out = FUNCTIONS[name](np.full(shape, value), box)
             assert_close(np.asarray(out), np.full((), 0 if name == "estimate_noise" else value), atol=1e-5)
@@ -72,3 +75,10 @@ def test_float64_is_computed_in_float64(method: str) -> None:
         for dtype in ("float32", "float64")
     )
     assert double < 1e-8 < 1e-6 < single
+
+
+def test_a_flat_weight_for_each_picture_of_a_stack() -> None:
+    stack, weights = np.stack([PICTURE, PICTURE[::-1]]), [0.01, 0.02]
+    out = nonblind.ringing_suppressed(stack, KERNEL, flat_weight=weights)
+    for restored, picture, weight in zip(out, stack, weights, strict=True):
+        assert_close(restored, nonblind.ringing_suppressed(picture, KERNEL, flat_weight=weight), atol=1e-6)
