@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import math
@@ -20,13 +21,14 @@ from test_batch import (
     Source,
     any_size,
     check_equal,
+    check_same_error,
     endless,
-    error_of,
-    no_thread_is_left,
     picture,
     quick,
-    sizes_by_brightness,
+    slow,
 )
+from test_batch import no_thread_is_left as no_thread_is_left
+from test_batch import sizes_by_brightness as sizes_by_brightness
 
 import gpudeblur as gd
 from gpudeblur.batch import gpu, iterator
@@ -36,19 +38,19 @@ from gpudeblur.blind.deblur import BlindResult
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
 
-__all__ = ["no_thread_is_left"]  # the fixture, which every test here uses
-
 
 class NumpyDevice:
     """A device on the host that computes at most `fits` pictures at a time, and notes what it is asked."""
 
-    def __init__(self, fits: float = math.inf, free: int = 1 << 40) -> None:
-        self.fits, self.free = fits, free
+    def __init__(self) -> None:
+        self.fits, self.free = math.inf, 1 << 40
         self.uploads: list[int] = []
         self.computed: list[tuple[int, ...]] = []
         self.downloads = self.released = self.closed = 0
         self.changed = threading.Condition()
         self.before_compute: Callable[[], None] = lambda: None
+        self.prepare: Callable[[Any], None] = lambda picture: None
+        self.free_bytes = lambda: self.free
 
     def note(self) -> None:
         with self.changed:
@@ -57,12 +59,6 @@ class NumpyDevice:
     def wait_for(self, what: Callable[[], bool]) -> None:
         with self.changed:
             assert self.changed.wait_for(what, JOIN_TIMEOUT)
-
-    def prepare(self, picture: Any) -> None:
-        pass
-
-    def free_bytes(self) -> int:
-        return self.free
 
     def upload(self, pictures: list[Any]) -> np.ndarray:
         self.uploads.append(len(pictures))
@@ -73,10 +69,10 @@ class NumpyDevice:
         self.before_compute()
         if len(stack) > self.fits:
             raise MemoryError(f"no room for {len(stack)}")
-        found = deblur(stack)
+        result = deblur(stack)
         self.computed.append(stack.shape)
         self.note()
-        return found
+        return result
 
     def download(self, computed: BlindResult, picture: Any) -> BlindResult:
         self.downloads += 1
@@ -96,13 +92,11 @@ class NumpyDevice:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
-    found = NumpyDevice()
+    numpy_device = NumpyDevice()
     monkeypatch.setattr(iterator, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(iterator, "cuda", lambda number, ready: found)
-    monkeypatch.setattr(gpu.GpuExecutor.__init__, "__kwdefaults__", {
-        **gpu.GpuExecutor.__init__.__kwdefaults__, "linger": 1e6,
-    })  # fmt: skip
-    return found
+    monkeypatch.setattr(iterator, "cuda", lambda number, ready: numpy_device)
+    monkeypatch.setattr(iterator, "Groups", functools.partial(gpu.GpuExecutor, linger=1e6))
+    return numpy_device
 
 
 def on_device(pictures: Any, **more: Any) -> gd.BatchIterator:
@@ -116,24 +110,19 @@ def alone(u: Any, **more: Any) -> BlindResult:
 # ---- what is computed together
 
 
-@pytest.mark.parametrize("final", [None, "hyper-laplacian", "sparse"])
+@pytest.mark.parametrize("final", [None, *(pytest.param(f, marks=slow) for f in ("hyper-laplacian", "sparse"))])
 def test_groups_equal_a_loop(device: NumpyDevice, final: str | None) -> None:
-    """Of five sizes and two dtypes in turn, in order."""
-    pictures = [picture(i, (24, 30 + 2 * (i % 5)), ("float32", "uint8")[i % 2]) for i in range(40)]
+    """Of two sizes and two dtypes in turn, in order."""
+    pictures = [picture(i, (24, 30 + 2 * (i % 2)), ("float32", "uint8")[i % 4 // 2]) for i in range(10)]
     for count, r in enumerate(on_device(pictures, batch_size=3, final=final)):
         assert r.index == count
         check_equal(r, alone(pictures[r.index], final=final))
-    assert count == 39
-    assert sum(shape[0] for shape in device.computed) == 40
-    assert max(shape[0] for shape in device.computed) <= 3
+    assert count == 9
+    assert sum(shape[0] for shape in device.computed) == 10
+    assert max(shape[0] for shape in device.computed) == 3  # across those of another shape
 
 
-def test_equal_shapes_are_grouped_across_others(device: NumpyDevice) -> None:
-    pictures = [picture(i, ((24, 32), (26, 32))[i % 2]) for i in range(16)]
-    assert [r.index for r in on_device(pictures, batch_size=4)] == list(range(16))
-    assert [shape[0] for shape in device.computed] == [4] * 4
-
-
+@slow
 def test_a_rare_shape_does_not_hold_the_others_up_for_good(device: NumpyDevice) -> None:
     """It is the first result to be taken: when no more can be read, it goes alone."""
     pictures = itertools.chain([picture(0, (26, 32))], (picture(i) for i in itertools.count()))
@@ -145,15 +134,15 @@ def test_a_rare_shape_does_not_hold_the_others_up_for_good(device: NumpyDevice) 
 
 
 def test_in_colour(device: NumpyDevice) -> None:
-    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (2, (20, 24, 3)), (1, (20, 3, 24))):
-        pictures = [picture(i, shape) for i in range(4)]
-        for r in on_device(pictures, channel_axis=axis, final="hyper-laplacian", batch_size=4):
+    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (1, (20, 3, 24))):
+        pictures = [picture(i, shape) for i in range(2)]
+        for r in on_device(pictures, channel_axis=axis, final="hyper-laplacian", batch_size=2):
             check_equal(r, alone(pictures[r.index], channel_axis=axis, final="hyper-laplacian"))
-    assert [shape[0] for shape in device.computed] == [4] * 4
+    assert [shape[0] for shape in device.computed] == [2] * 3
 
 
 @any_size
-@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=slow), 3])
 def test_pictures_without_a_kernel_size_are_taken_one_by_one(
     device: NumpyDevice, monkeypatch: pytest.MonkeyPatch, batch_size: int | None
 ) -> None:
@@ -188,23 +177,23 @@ def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
 def test_without_a_batch_size_groups_are_bounded_in_pixels(
     device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "GROUP_PIXELS", 10 * 64 * 64)
+    monkeypatch.setattr(gpu, "GROUP_PIXELS", 5 * 24 * 32)
     monkeypatch.setattr(gpu, "MIN_SIZE", 1)
     read: list[int] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for i in range(100):
+        for i in range(50):
             read.append(i)
-            yield picture(i, (64, 64))
+            yield picture(i)
 
     with on_device(pictures()) as results:
         for r in results:
-            assert len(read) - r.index <= 4 * 10 + 1
-            if r.index == 30:
+            assert len(read) - r.index <= 4 * 5 + 1
+            if r.index == 15:
                 with (flow := results._flow).changed:
                     assert flow.changed.wait_for(lambda f=flow: f.full, JOIN_TIMEOUT)
-                assert len(read) == 31 + 40
-    assert [shape[0] for shape in device.computed] == [10] * 10
+                assert len(read) == 16 + 20
+    assert [shape[0] for shape in device.computed] == [5] * 10
 
 
 def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
@@ -219,7 +208,7 @@ def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
 
 def test_a_slow_reader_is_not_waited_for(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the second picture once the first is back."""
-    monkeypatch.setitem(gpu.GpuExecutor.__init__.__kwdefaults__, "linger", 0.01)
+    monkeypatch.setattr(iterator, "Groups", functools.partial(gpu.GpuExecutor, linger=0.01))
     back = threading.Event()
 
     def pictures() -> Iterator[np.ndarray]:
@@ -262,11 +251,12 @@ def test_a_group_is_brought_back_while_the_next_is_computed(
     assert len(list(on_device((picture(i) for i in range(8)), batch_size=2))) == 8
 
 
+@slow
 def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
     there: list[weakref.ref] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for i in range(60):
+        for i in range(30):
             u = picture(i)
             there.append(weakref.ref(u))
             yield u
@@ -274,9 +264,9 @@ def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
     with on_device(pictures(), batch_size=3) as results:
         for r in results:
             assert len(there) - r.index <= 4 * 3 + 1
-            assert sum(one() is not None for one in there) <= 4 * 3 + 2
+            assert sum(ref() is not None for ref in there) <= 4 * 3 + 2
     gc.collect()
-    assert not any(one() is not None for one in there)
+    assert not any(ref() is not None for ref in there)
 
 
 # ---- what may go wrong
@@ -290,16 +280,13 @@ def test_a_bad_picture_does_not_spoil_its_group(device: NumpyDevice) -> None:
     pictures[7] = picture(7, (4, 40))
     for r in on_device(pictures, batch_size=4):
         if r.index in (2, 3, 5, 7):
-            why = error_of(lambda i=r.index: alone(pictures[i]))
-            assert (type(r.error), str(r.error)) == (type(why), str(why))
+            check_same_error(r, lambda i=r.index: alone(pictures[i]))
         else:
             check_equal(r, alone(pictures[r.index]))
     assert [shape[0] for shape in device.computed] == [4, 4]
 
 
-def test_an_error_that_shows_only_in_the_group_is_the_one_pictures(
-    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_one_picture_in_a_group_is_its_own(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     real = blind.deblur
 
     def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
@@ -318,7 +305,7 @@ def test_an_error_that_shows_only_in_the_group_is_the_one_pictures(
 
 def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) -> None:
     device.fits = 3
-    pictures = [picture(i) for i in range(32)]
+    pictures = [picture(i) for i in range(16)]
     message = r"^out of memory with 8 pictures of 24 x 32 at a time, going on with 4; batch_size=4 begins with that$"
     with pytest.warns(RuntimeWarning, match=message) as caught:
         results = list(on_device(pictures, batch_size=8))
@@ -326,12 +313,13 @@ def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) ->
     assert caught[0].filename == __file__
     for r in results:
         check_equal(r, alone(pictures[r.index]))
-    assert [r.index for r in results] == list(range(32))
-    assert [shape[0] for shape in device.computed] == [2] * 16
+    assert [r.index for r in results] == list(range(16))
+    assert [shape[0] for shape in device.computed] == [2] * 8
     assert device.released >= 2
     assert device.uploads[-1] == 2  # what comes later is not even sent in larger groups
 
 
+@slow
 def test_other_shapes_shrink_in_proportion(device: NumpyDevice) -> None:
     device.fits = 2
     small, large = [picture(i) for i in range(4)], [picture(i, (48, 64)) for i in range(8)]
@@ -395,10 +383,10 @@ def test_the_reader_may_raise(device: NumpyDevice) -> None:
         yield from (picture(i) for i in range(5))
         raise OSError("the disk is gone")
 
-    got: list[int] = []
+    indices: list[int] = []
     with pytest.raises(OSError, match=r"^the disk is gone$"):
-        got.extend(r.index for r in on_device(pictures(), batch_size=2))
-    assert got == [0, 1, 2, 3, 4]
+        indices.extend(r.index for r in on_device(pictures(), batch_size=2))
+    assert indices == [0, 1, 2, 3, 4]
 
 
 def test_the_info_of_a_stack_is_told_apart() -> None:
@@ -434,13 +422,17 @@ def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
     stack = cuda.upload(pictures)
     assert isinstance(stack.array, fake.ndarray)
     assert stack.array.dtype.isnative
-    found = cuda.download(cuda.compute(stack, double), pictures[0])
+    result = cuda.download(cuda.compute(stack, double), pictures[0])
     for i, u in enumerate(pictures):
-        assert type(found.image[i]) is type(found.kernel[i]) is np.ndarray
-        assert found.image[i].dtype == u.dtype
-        assert_same(found.image[i], 2 * u)
-        assert_same(found.kernel[i], u[:3, :3])
-        assert found.image[i].base is None  # nobody keeps the group's memory
+        assert type(result.image[i]) is type(result.kernel[i]) is np.ndarray
+        assert result.image[i].dtype == u.dtype
+        assert_same(result.image[i], 2 * u)
+        assert_same(result.kernel[i], u[:3, :3])
+        assert result.image[i].base is None  # nobody keeps the group's memory
+    computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
+    alone = cuda.download(computed, pictures[0])
+    assert alone.image is None
+    assert_same(alone.kernel[1], pictures[1][:3, :3])
 
 
 def test_device_pictures_stay_there(fake: Any) -> None:
@@ -450,20 +442,11 @@ def test_device_pictures_stay_there(fake: Any) -> None:
         cuda.ready = stream.record()
     cuda.prepare(pictures[0])
     assert cuda.ready is None  # once is enough
-    found = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
+    result = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
     for i in range(3):
-        assert isinstance(found.image[i], fake.ndarray)
-        assert_same(found.image[i].get(), 2 * picture(i))
-        assert found.image[i].base is None
-
-
-def test_kernels_alone_come_back_without_pictures(fake: Any) -> None:
-    cuda = gpu.cuda(None, None)
-    pictures = [picture(i) for i in range(2)]
-    computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
-    found = cuda.download(computed, pictures[0])
-    assert found.image is None
-    assert_same(found.kernel[1], pictures[1][:3, :3])
+        assert isinstance(result.image[i], fake.ndarray)
+        assert_same(result.image[i].get(), 2 * picture(i))
+        assert result.image[i].base is None
 
 
 def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
@@ -472,9 +455,9 @@ def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
     for kind in kinds:
         assert cuda.is_out_of_memory(kind(2))
         assert not cuda.is_out_of_memory(kind(700))
-        told = RuntimeError("GPU 0 is out of memory")
-        told.__cause__ = kind(2)
-        assert cuda.is_out_of_memory(told)
+        error = RuntimeError("GPU 0 is out of memory")
+        error.__cause__ = kind(2)
+        assert cuda.is_out_of_memory(error)
     assert cuda.is_out_of_memory(MemoryError())
     assert not cuda.is_out_of_memory(ValueError())
 
@@ -517,9 +500,9 @@ def test_a_batch_on_a_gpu(cupy: Any, final: str | None) -> None:
             assert r.error is None
             assert r.index == count
             assert isinstance(r.kernel, home.ndarray)
-            one = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
+            single = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
             # Not the same bits: for other batches cuFFT takes other ways, and hard thresholds follow.
-            assert kernel_similarity(to_host(r.kernel), to_host(one.kernel)) > 0.95
+            assert kernel_similarity(to_host(r.kernel), to_host(single.kernel)) > 0.95
             assert r.info["backend"] == "cupy"
     assert {thread.name for thread in threading.enumerate()} == before
 
