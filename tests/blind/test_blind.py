@@ -353,7 +353,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("gradient_weight_min", 5e-3),
     ("smooth_weight", 0.0),
     ("smooth_sigma", 3.0),
-    ("prior", L0Intensity(of="both")),
+    ("prior", L0Intensity(which="both")),
     ("beta_rate", 4.0),
     ("beta_max", 5.0),
     ("finest_beta_max", 5.0),
