@@ -45,7 +45,7 @@ class CudaDevice:
         if not isinstance(image, np.ndarray):
             with device_errors():
                 self._gpu.use()
-                # The image was made on the reader's stream, on one that this stream waits for, or before the batch began.
+                # It was made on the reader's stream, on one that this stream waits for, or before the batch began.
                 self._cupy.cuda.get_current_stream().synchronize()
                 if self.inputs_ready is not None:
                     self.inputs_ready.synchronize()

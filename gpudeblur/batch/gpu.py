@@ -130,7 +130,11 @@ class GpuExecutor:
         self._queues.setdefault(key, deque()).append(task)
         if not self._started:
             self._started = True
-            threads = {"upload": self._upload_groups, "compute": self._compute_groups, "download": self._download_groups}
+            threads = {
+                "upload": self._upload_groups,
+                "compute": self._compute_groups,
+                "download": self._download_groups,
+            }
             for name, target in threads.items():
                 self._pipeline.start(target, name)
 

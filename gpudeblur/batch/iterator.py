@@ -263,9 +263,7 @@ def _is_on_device(picture: Any) -> bool:
         return False
 
 
-def _gpu_executor(
-    pipeline: Pipeline, device: Device, settings: dict[str, Any], batch_size: int | None
-) -> GpuExecutor:
+def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], batch_size: int | None) -> GpuExecutor:
     axis = settings["channel_axis"]
 
     @functools.lru_cache(maxsize=64)

@@ -23,7 +23,6 @@ from laws import assert_same
 import gpudeblur as gd
 from gpudeblur import BatchResult, Progress, TwoStepOptions
 from gpudeblur.batch import cpu
-from gpudeblur.blind import deblur as blind
 from gpudeblur.blind import two_step
 from gpudeblur.nonblind.final import FINALS
 
@@ -196,14 +195,14 @@ def test_many_pictures_good_and_bad() -> None:
 
 
 def test_no_memory_for_one_picture_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = blind.deblur
+    real = cpu.deblur
 
     def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
         if image.shape == (25, 25):
             raise MemoryError("no room for 25 x 25")
         return real(image, *rest, **more)
 
-    monkeypatch.setattr(blind, "deblur", deblur)
+    monkeypatch.setattr(cpu, "deblur", deblur)
     results = list(quick([picture(0), picture(1, (25, 25)), picture(2)]))
     assert [type(r.error) for r in results] == [type(None), MemoryError, type(None)]
     assert str(results[1].error) == "no room for 25 x 25"
@@ -238,10 +237,10 @@ def test_an_error_does_not_hold_the_arrays_of_its_run() -> None:
         ({"gamma": 0}, ValueError, "gamma must be a positive number, got 0; 1 is linear, photos have about 2.2"),
         ({"options": {}}, TypeError, "options must be a TwoStepOptions, got dict; name its fields in one"),
         ({"channel_axis": 1.0}, TypeError, "channel_axis must be an integer or None, got 1.0 (float); use -1 for (H,"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0; None: the free memory decides"),
-        ({"batch_size": 2.0}, TypeError, "batch_size must be a positive integer or None, got 2.0; None: the free mem"),
-        ({"workers": -1}, ValueError, "workers must be at least 1, got -1; None: one for each CPU"),
-        ({"workers": True}, TypeError, "workers must be a positive integer or None, got True; None: one for each CPU"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0; leave it out to fill the free memory"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be an integer, got 2.0 (float); round it"),
+        ({"workers": -1}, ValueError, "workers must be at least 1, got -1; leave it out for one per CPU"),
+        ({"workers": True}, TypeError, "workers must be an integer, got True (bool)"),
         ({"callback": 3}, TypeError, "callback must be callable, got int; it is called with a Progress"),
     ],
 )  # fmt: skip
@@ -283,8 +282,8 @@ def test_the_reader_is_never_far_ahead(workers: int) -> None:
         for r in results:
             assert r.index == taken
             if taken == 6:
-                with (flow := results._flow).changed:
-                    assert flow.changed.wait_for(lambda f=flow: f.full, JOIN_TIMEOUT)
+                with (pipeline := results._pipeline).changed:
+                    assert pipeline.changed.wait_for(lambda p=pipeline: p.full, JOIN_TIMEOUT)
                 assert ahead[-1] == 2 * workers + 1  # the 7th is out of the iterator, but not counted yet
             taken += 1
     # `taken` lags behind by the result that the loop's body holds.
@@ -412,8 +411,10 @@ def test_the_consumer_may_leave(end: str) -> None:
     first = picture(0)
     source.pictures = itertools.chain([None, first], source.pictures)
     assert next(results).error is not None
-    with (flow := results._flow).changed:
-        assert flow.changed.wait_for(lambda: len(flow.threads) == 4, JOIN_TIMEOUT)  # the reader and three in work
+    with (pipeline := results._pipeline).changed:
+        assert pipeline.changed.wait_for(
+            lambda: len(pipeline.threads) == 4, JOIN_TIMEOUT
+        )  # the reader and three in work
     start = time.monotonic()
     if end == "close":
         results.close()
@@ -513,7 +514,7 @@ def stacked(monkeypatch: pytest.MonkeyPatch, pictures: list[Any], fail: Any = No
 
     What it begins with is a picture that is like no other.
     """
-    calls, all_there, deblur = [], threading.Event(), blind.deblur
+    calls, all_there, deblur = [], threading.Event(), cpu.deblur
 
     def spy(picture: Any, *args: Any, **kwargs: Any) -> gd.BlindResult:
         assert all_there.wait(JOIN_TIMEOUT)
@@ -528,7 +529,7 @@ def stacked(monkeypatch: pytest.MonkeyPatch, pictures: list[Any], fail: Any = No
         yield from pictures
         all_there.set()
 
-    monkeypatch.setattr(blind, "deblur", spy)
+    monkeypatch.setattr(cpu, "deblur", spy)
     results = list(quick(read(), workers=1, **more))
     monkeypatch.undo()
     assert results[0].error is None

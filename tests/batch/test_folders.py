@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from test_cli import COLOR, KERNEL, fails, names, run, wide
 
+from gpudeblur.batch import cpu
 from gpudeblur.images.files import read_image, write_image
 
 __all__ = ["wide"]  # the fixture, which every test here uses
@@ -36,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         info = {"backend": "numpy", "confidence": 0.9 if image[0, 0, 0] else 0.1, "seconds": 1.5}
         return SimpleNamespace(image=np.iinfo(image.dtype).max - image, kernel=KERNEL, info=info)
 
-    monkeypatch.setattr(deblur, "deblur", deblur)
+    monkeypatch.setattr(cpu, "deblur", deblur)
     return calls
 
 
@@ -218,7 +219,7 @@ def test_a_folder_that_cannot_be_made_is_each_files_failure(calls: list[Any], ph
 SAYS = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from gpudeblur import folders
+from gpudeblur.batch import folders
 from gpudeblur.cli import main
 write = folders.write_image
 def write_image(path, *rest, **more):

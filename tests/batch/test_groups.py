@@ -31,9 +31,9 @@ from test_batch import no_thread_is_left as no_thread_is_left
 from test_batch import sizes_by_brightness as sizes_by_brightness
 
 import gpudeblur as gd
-from gpudeblur.batch import gpu, iterator
+from gpudeblur.batch import cuda_device, gpu, iterator
+from gpudeblur.batch.cuda_device import acquire_cuda_device
 from gpudeblur.batch.memory import bytes_per_image
-from gpudeblur.blind import deblur as blind
 from gpudeblur.blind.deblur import BlindResult
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
@@ -94,8 +94,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
     numpy_device = NumpyDevice()
     monkeypatch.setattr(iterator, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(iterator, "cuda", lambda number, ready: numpy_device)
-    monkeypatch.setattr(iterator, "Groups", functools.partial(gpu.GpuExecutor, linger=1e6))
+    monkeypatch.setattr(iterator, "acquire_cuda_device", lambda device_id, inputs_ready: numpy_device)
+    monkeypatch.setattr(iterator, "GpuExecutor", functools.partial(gpu.GpuExecutor, timeout=1e6))
     return numpy_device
 
 
@@ -190,8 +190,8 @@ def test_without_a_batch_size_groups_are_bounded_in_pixels(
         for r in results:
             assert len(read) - r.index <= 4 * 5 + 1
             if r.index == 15:
-                with (flow := results._flow).changed:
-                    assert flow.changed.wait_for(lambda f=flow: f.full, JOIN_TIMEOUT)
+                with (pipeline := results._pipeline).changed:
+                    assert pipeline.changed.wait_for(lambda p=pipeline: p.full, JOIN_TIMEOUT)
                 assert len(read) == 16 + 20
     assert [shape[0] for shape in device.computed] == [5] * 10
 
@@ -201,14 +201,14 @@ def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
     source = Source(None for _ in itertools.count())
     with on_device(source) as results:
         next(results)
-        with (flow := results._flow).changed:
-            assert flow.changed.wait_for(lambda: flow.full, JOIN_TIMEOUT)
+        with (pipeline := results._pipeline).changed:
+            assert pipeline.changed.wait_for(lambda: pipeline.full, JOIN_TIMEOUT)
         assert source.read == 4 * 256 + 1
 
 
 def test_a_slow_reader_is_not_waited_for(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the second picture once the first is back."""
-    monkeypatch.setattr(iterator, "Groups", functools.partial(gpu.GpuExecutor, linger=0.01))
+    monkeypatch.setattr(iterator, "GpuExecutor", functools.partial(gpu.GpuExecutor, timeout=0.01))
     back = threading.Event()
 
     def pictures() -> Iterator[np.ndarray]:
@@ -287,14 +287,14 @@ def test_a_bad_picture_does_not_spoil_its_group(device: NumpyDevice) -> None:
 
 
 def test_an_error_of_one_picture_in_a_group_is_its_own(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = blind.deblur
+    real = iterator.deblur
 
     def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
         if (image == 7).any():
             raise ArithmeticError("a seven")
         return real(image, *rest, **more)
 
-    monkeypatch.setattr(blind, "deblur", deblur)
+    monkeypatch.setattr(iterator, "deblur", deblur)
     pictures = [picture(i) for i in range(8)]
     pictures[5][3, 3] = 7
     results = list(on_device(pictures, batch_size=4))
@@ -416,8 +416,8 @@ def double(stack: Any) -> BlindResult:
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8", ">f4"])
 def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
-    cuda = gpu.cuda(None, None)
-    assert all(stream.non_blocking for stream in (cuda._in, cuda._work, cuda._out))
+    cuda = acquire_cuda_device(None, None)
+    assert all(stream.non_blocking for stream in (cuda._upload_stream, cuda._compute_stream, cuda._download_stream))
     pictures = [picture(i, dtype="uint8").astype(dtype) for i in range(3)]
     stack = cuda.upload(pictures)
     assert isinstance(stack.array, fake.ndarray)
@@ -436,12 +436,12 @@ def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
 
 
 def test_device_pictures_stay_there(fake: Any) -> None:
-    cuda = gpu.cuda(None, None)
+    cuda = acquire_cuda_device(None, None)
     with fake.cuda.Stream(non_blocking=True) as stream:
         pictures = [fake.asarray(picture(i)) for i in range(3)]
-        cuda.ready = stream.record()
+        cuda.inputs_ready = stream.record()
     cuda.prepare(pictures[0])
-    assert cuda.ready is None  # once is enough
+    assert cuda.inputs_ready is None  # once is enough
     result = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
     for i in range(3):
         assert isinstance(result.image[i], fake.ndarray)
@@ -450,7 +450,7 @@ def test_device_pictures_stay_there(fake: Any) -> None:
 
 
 def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
-    cuda = gpu.cuda(None, None)
+    cuda = acquire_cuda_device(None, None)
     kinds = (fake.cuda.cufft.CuFFTError, fake.cuda.runtime.CUDARuntimeError, fake.cuda.driver.CUDADriverError)
     for kind in kinds:
         assert cuda.is_out_of_memory(kind(2))
@@ -464,26 +464,26 @@ def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
 
 def test_a_batch_takes_what_another_has_left(fake: Any) -> None:
     """Its streams, plans and graphs; two at a time have two, and no more than that are kept."""
-    first = gpu.cuda(None, None)
+    first = acquire_cuda_device(None, None)
     first.close()
-    assert gpu.cuda(0, None) is first
-    second, third = gpu.cuda(0, None), gpu.cuda(0, None)
+    assert acquire_cuda_device(0, None) is first
+    second, third = acquire_cuda_device(0, None), acquire_cuda_device(0, None)
     assert len({first, second, third}) == 3
     for device in (first, second, third):
         device.close()
-    assert gpu._idle == [first, second]
-    for device in gpu._idle:
+    assert cuda_device._idle_devices == [first, second]
+    for device in cuda_device._idle_devices:
         device._state.plans["plan"] = None
     third.release()  # where memory is short
-    assert not any(device._state.plans for device in gpu._idle)
+    assert not any(device._state.plans for device in cuda_device._idle_devices)
 
 
 def test_a_device_in_work_is_not_left_to_another_batch(fake: Any) -> None:
     """Its thread has not ended in time."""
-    cuda = gpu.cuda(None, None)
+    cuda = acquire_cuda_device(None, None)
     stack = cuda.upload([picture(0)])
     cuda.compute(stack, lambda array: cuda.close() or double(array))  # type: ignore[func-returns-value]
-    assert not gpu._idle
+    assert not cuda_device._idle_devices
 
 
 # ---- the real thing
@@ -526,7 +526,7 @@ def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any, monkey
         pool.set_limit(size=limit)
     assert [r.error for r in results] == [None] * 80
     del results
-    for device in gpu._idle:  # keep what they made for the next batch
+    for device in cuda_device._idle_devices:  # keep what they made for the next batch
         device.release()
     gc.collect()
     assert pool.used_bytes() == used

@@ -250,7 +250,7 @@ def test_lamps_are_taken_out_on_a_device(cupy: Any) -> None:
 
 def test_two_hundred_batches_keep_memory_flat() -> None:
     """What one leaves, plans and graphs among it, the next one uses. The CUDA kernels do nothing, to be quick."""
-    from gpudeblur.batch import gpu
+    from gpudeblur.batch import cuda_device
 
     options = gd.TwoStepOptions(iterations=1, kernel_iterations=1, finest_iterations=1, starts=("wide",), refine=False)
     how = {"final": "hyper-laplacian", "options": options, "device": "cuda", "batch_size": 2}
@@ -269,7 +269,7 @@ def test_two_hundred_batches_keep_memory_flat() -> None:
                 assert (device.counts["plans"], device.counts["graph launches"]) == (0, 3)
                 sizes.append(device.memory.memory_info()[0])
         assert len(set(sizes)) == 1
-        assert len(gpu._idle) == 1
+        assert len(cuda_device._idle_devices) == 1
 
 
 # ---- pictures as they come
