@@ -115,7 +115,7 @@ else
     part smoke 35 "${smoke[@]}" --failed carry/smoke.jsonl
     part bars 80 "$PYTHON" bench/throughput.py --device cuda --bars --seconds 65
     part tests 100 "${pytest[@]}" -n 10 --maxfail 40 "${ignored[@]}" --ignore $device -k "not ($memory)" tests
-    part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/batch/test_groups.py tests/batch/test_memory.py
+    part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/batch/test_gpu.py tests/batch/test_memory.py
     part kernels 40 "$PYTHON" bench/kernels.py --seconds 30
     part agreement 30 "$PYTHON" bench/agreement.py --data "$data"
     part peers 25 "$PYTHON" bench/peers.py --device cuda --seconds 15

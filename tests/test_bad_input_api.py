@@ -1,7 +1,7 @@
 """Every public function asks the checks of test_bad_input.py, names its own argument, and computes nothing before.
 
-Representatives for each, and all that a function checks itself. `deblur_batch` is asked in batch/test_batch.py, files
-in images/test_io.py, `restoration` also in nonblind/test_restoration.py, `synthesis` in test_synthesis.py.
+Representatives for each, and all that a function checks itself. `deblur_batch` is asked in batch/test_iterator.py,
+files in images/test_io.py, `restoration` also in nonblind/test_restoration.py, `synthesis` in test_synthesis.py.
 """
 
 from __future__ import annotations

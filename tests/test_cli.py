@@ -116,14 +116,22 @@ def test_every_option_arrives(library, source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("dark-channel", gpudeblur.priors.DarkChannel()), ("intensity", gpudeblur.priors.L0Intensity(which="both"))],
+    ("name", "prior", "expected"),
+    [
+        ("k.npy", "dark-channel", gpudeblur.priors.DarkChannel()),
+        ("k.png", "intensity", gpudeblur.priors.L0Intensity(which="both")),
+    ],
 )
-def test_a_prior_arrives(library, source, tmp_path, name, expected):
-    result = run("kernel", source, "-o", tmp_path / "k.npy", "--prior", name)
+def test_the_kernel_command(library, source, tmp_path, name, prior, expected):
+    arguments = ("--kernel-size", "5", "--smooth-weight", "0.001", "--prior", prior)
+    result = run("kernel", source, "-o", tmp_path / name, *arguments)
     assert result.exit_code == 0, result.output
-    ((_, _, options),) = library.calls
-    assert options["options"] == {"prior": expected}
+    ((_, size, options),) = library.calls
+    assert size == 5
+    assert options["channel_axis"] == -1
+    assert options["options"] == {"smooth_weight": 0.001, "prior": expected}
+    assert "kernel size  3 x 5" in result.stdout
+    assert names(tmp_path) == ["in.png", name]
 
 
 def test_the_learned_prior_without_torch(library, source, tmp_path, monkeypatch):
@@ -171,18 +179,6 @@ def test_alpha_is_kept_apart_and_comes_back(library, tmp_path, shape):
     photo = read_image(tmp_path / "out.png")
     np.testing.assert_array_equal(photo.pixels, 255 - pixels)
     np.testing.assert_array_equal(photo.alpha, alpha)
-
-
-@pytest.mark.parametrize("name", ["k.npy", "k.png"])
-def test_kernel_command(library, source, tmp_path, name):
-    result = run("kernel", source, "-o", tmp_path / name, "--kernel-size", "5", "--smooth-weight", "0.001")
-    assert result.exit_code == 0, result.output
-    ((_, size, options),) = library.calls
-    assert size == 5
-    assert options["channel_axis"] == -1
-    assert options["options"] == {"smooth_weight": 0.001}
-    assert "kernel size  3 x 5" in result.stdout
-    assert names(tmp_path) == ["in.png", name]
 
 
 def test_the_photograph_itself_is_never_replaced(library, source, tmp_path):
@@ -258,12 +254,16 @@ def test_what_the_library_refuses_is_one_line(source, tmp_path, monkeypatch, err
     assert names(tmp_path) == ["in.png"]
 
 
-def test_usage_errors_exit_with_2_and_name_the_choices():
+def test_help_and_usage_errors_name_the_choices():
     for arguments in (["deblur"], ["deblur", "x.png", "-o", "y.png"], ["nonsense"], ["kernel", "x"]):
         assert run(*arguments).exit_code == 2
     result = run("deblur", "x.png", "-o", "y.png", "-k", "5", "--device", "tpu")
     assert result.exit_code == 2
     assert "cuda" in result.stderr
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ("deblur", "batch", "kernel", "demo", "train", "info"):
+        assert command in result.stdout
 
 
 def test_info_names_versions_and_backends(monkeypatch):
@@ -279,13 +279,6 @@ def test_info_names_versions_and_backends(monkeypatch):
     assert "does not work: device='cuda' needs an NVIDIA GPU, CUDA sees none" in result.stdout
 
 
-def test_help_lists_the_commands():
-    result = run("--help")
-    assert result.exit_code == 0
-    for command in ("deblur", "kernel", "info", "demo"):
-        assert command in result.stdout
-
-
 @pytest.mark.slow
 def test_the_command_as_a_process(tmp_path):
     """The real entry point, with warnings as errors; torch stays out."""
@@ -299,14 +292,3 @@ def test_the_command_as_a_process(tmp_path):
     assert done.stderr == "error: empty.png is empty (0 bytes); get a fresh copy\n"
     assert done.stdout == ""
     assert names(tmp_path) == ["empty.png"]
-
-
-@pytest.mark.slow
-def test_import_is_light():
-    """Neither the file libraries nor the command line's are loaded by the package itself."""
-    heavy = {"torch", "cupy", "PIL", "typer", "tifffile", "skimage", "matplotlib"}
-    code = f"import sys, gpudeblur, gpudeblur.images.checks; print({heavy} & {{*sys.modules}})"
-    root = next(iter(gpudeblur.__path__)).removesuffix("gpudeblur")
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env={"PYTHONPATH": root}, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"

@@ -49,7 +49,7 @@ def test_the_peak_on_numpy(shape: tuple[int, int], kernel_size: int, final: str 
 
 @pytest.mark.parametrize(("shape", "kernel_size"), [((96, 112), 15), pytest.param((255, 255), 3, marks=slow)])
 def test_one_start_and_one_scale(shape: tuple[int, int], kernel_size: int) -> None:
-    """The kernels of several starts are not held; a start of one scale is at the finest."""
+    """Of one initialization, no other kernels are held."""
     check(shape, kernel_size, starts=("wide",))
 
 

@@ -1,4 +1,7 @@
-"""Groups on a device, with a device of NumPy arrays: what is computed together, when, and what happens if it fails."""
+"""The GPU executor on a device of NumPy arrays: which images are grouped, when, and what happens if one fails.
+
+At the end `CudaDevice`, on the stand-in for CuPy and on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_same
-from test_batch import (
+from test_iterator import (
     JOIN_TIMEOUT,
     QUICK,
     Source,
@@ -26,9 +29,10 @@ from test_batch import (
     picture,
     quick,
     slow,
+    wait_until_full,
 )
-from test_batch import no_thread_is_left as no_thread_is_left
-from test_batch import sizes_by_brightness as sizes_by_brightness
+from test_iterator import no_thread_is_left as no_thread_is_left
+from test_iterator import sizes_by_brightness as sizes_by_brightness
 
 import gpudeblur as gd
 from gpudeblur.batch import cuda_device, gpu, iterator
@@ -123,7 +127,7 @@ def test_groups_equal_a_loop(device: NumpyDevice, final: str | None) -> None:
 
 
 @slow
-def test_a_rare_shape_does_not_hold_the_others_up_for_good(device: NumpyDevice) -> None:
+def test_a_rare_shape_does_not_block_the_others(device: NumpyDevice) -> None:
     """It is the first result to be taken: when no more can be read, it goes alone."""
     pictures = itertools.chain([picture(0, (26, 32))], (picture(i) for i in itertools.count()))
     with on_device(pictures, batch_size=2) as results:
@@ -142,17 +146,12 @@ def test_in_colour(device: NumpyDevice) -> None:
 
 
 @any_size
-@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=slow), 3])
-def test_pictures_without_a_kernel_size_are_taken_one_by_one(
-    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch, batch_size: int | None
+def test_pictures_without_a_kernel_size_are_computed_one_by_one(
+    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a stack, the kernels would be padded to the size of the largest."""
-    pictures = sizes_by_brightness(monkeypatch)
-    results = list(on_device(pictures, kernel_size=None, batch_size=batch_size, final="hyper-laplacian"))
+    results = list(on_device(sizes_by_brightness(monkeypatch), kernel_size=None, batch_size=3))
     assert device.computed == [(1, 24, 32)] * 3
     assert [r.kernel.shape for r in results] == [(5, 5), (9, 9), (5, 5)]
-    for u, r in zip(pictures, results, strict=True):
-        check_equal(r, gd.deblur(u, None, options=QUICK, final="hyper-laplacian"))
 
 
 def test_a_stack_as_a_picture_stays_by_itself(device: NumpyDevice) -> None:
@@ -190,8 +189,7 @@ def test_without_a_batch_size_groups_are_bounded_in_pixels(
         for r in results:
             assert len(read) - r.index <= 4 * 5 + 1
             if r.index == 15:
-                with (pipeline := results._pipeline).changed:
-                    assert pipeline.changed.wait_for(lambda p=pipeline: p.full, JOIN_TIMEOUT)
+                wait_until_full(results)
                 assert len(read) == 16 + 20
     assert [shape[0] for shape in device.computed] == [5] * 10
 
@@ -201,8 +199,7 @@ def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
     source = Source(None for _ in itertools.count())
     with on_device(source) as results:
         next(results)
-        with (pipeline := results._pipeline).changed:
-            assert pipeline.changed.wait_for(lambda: pipeline.full, JOIN_TIMEOUT)
+        wait_until_full(results)
         assert source.read == 4 * 256 + 1
 
 
@@ -253,20 +250,20 @@ def test_a_group_is_brought_back_while_the_next_is_computed(
 
 @slow
 def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
-    there: list[weakref.ref] = []
+    references: list[weakref.ref] = []
 
     def pictures() -> Iterator[np.ndarray]:
         for i in range(30):
             u = picture(i)
-            there.append(weakref.ref(u))
+            references.append(weakref.ref(u))
             yield u
 
     with on_device(pictures(), batch_size=3) as results:
         for r in results:
-            assert len(there) - r.index <= 4 * 3 + 1
-            assert sum(ref() is not None for ref in there) <= 4 * 3 + 2
+            assert len(references) - r.index <= 4 * 3 + 1
+            assert sum(ref() is not None for ref in references) <= 4 * 3 + 2
     gc.collect()
-    assert not any(ref() is not None for ref in there)
+    assert not any(ref() is not None for ref in references)
 
 
 # ---- what may go wrong
@@ -389,7 +386,7 @@ def test_the_reader_may_raise(device: NumpyDevice) -> None:
     assert indices == [0, 1, 2, 3, 4]
 
 
-def test_the_info_of_a_stack_is_told_apart() -> None:
+def test_the_info_of_a_stack_is_split() -> None:
     info = {"energy": np.array([1.0, 2.0]), "residual": np.array([3.0, 4.0]), "seconds": 6.0, "seconds_kernel": 2.0,
             "backend": "cupy"}  # fmt: skip
     assert gpu.split_info(info, 1, 2) == {
@@ -398,12 +395,11 @@ def test_the_info_of_a_stack_is_told_apart() -> None:
     assert type(gpu.split_info(info, 1, 2)["residual"]) is float
 
 
-# ---- what is CUDA about it, with a CuPy of NumPy arrays that notes who waits for whom
+# ---- CudaDevice on the stand-in for CuPy, which checks that every use of an array is ordered by an event
 
 
 @pytest.fixture
 def fake(cpu_kernel: Any) -> Iterator[Any]:
-    """The strict stand-in for CuPy, which refuses what no event orders."""
     from cuda_on_cpu import device
 
     with device.installed(cpu_kernel) as cupy:
@@ -495,12 +491,12 @@ def test_a_batch_on_a_gpu(cupy: Any, final: str | None) -> None:
     """Host pictures and device pictures of three sizes, in order, each about as if alone."""
     pictures = [picture(i, (64, 60 + 4 * (i % 3)), ("float32", "uint8")[i % 2]) for i in range(60)]
     before = {thread.name for thread in threading.enumerate()}
-    for home in (np, cupy):
-        for count, r in enumerate(quick([home.asarray(u) for u in pictures], device="cuda", final=final)):
+    for xp in (np, cupy):
+        for count, r in enumerate(quick([xp.asarray(u) for u in pictures], device="cuda", final=final)):
             assert r.error is None
             assert r.index == count
-            assert isinstance(r.kernel, home.ndarray)
-            single = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
+            assert isinstance(r.kernel, xp.ndarray)
+            single = gd.deblur(xp.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
             # Not the same bits: for other batches cuFFT takes other ways, and hard thresholds follow.
             assert kernel_similarity(to_host(r.kernel), to_host(single.kernel)) > 0.95
             assert r.info["backend"] == "cupy"
