@@ -214,19 +214,20 @@ def test_a_folder_that_cannot_be_made_is_each_files_failure(calls: list[Any], ph
     assert calls == []
 
 
-# ---- a run that ends early. The real command, which says on stdout what it has written.
+# ---- a run that ends early: the real command, which prints the name of each file it has written
 
-SAYS = """
+SCRIPT = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from gpudeblur import TwoStepOptions, cli
 from gpudeblur.batch import folders
-from gpudeblur.cli import main
+cli._options = lambda *_: TwoStepOptions(starts=("wide",))  # to be quick
 write = folders.write_image
 def write_image(path, *rest, **more):
     write(path, *rest, **more)
     print(path.name, flush=True)
 folders.write_image = write_image
-main()
+cli.main()
 """
 
 ONE_BY_ONE = ("-k", "5", "--final", "hyper-laplacian", "--workers", "1", "--batch-size", "1")
@@ -234,7 +235,7 @@ ONE_BY_ONE = ("-k", "5", "--final", "hyper-laplacian", "--workers", "1", "--batc
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen:
     # Control-C between open() and `with` leaves the file to Python's own clean-up, which is no error of ours.
-    line = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", SAYS, "batch", *arguments]
+    line = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", SCRIPT, "batch", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

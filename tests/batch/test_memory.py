@@ -11,7 +11,7 @@ from laws import peak_on_numpy
 import gpudeblur as gd
 from gpudeblur.batch.memory import bytes_per_image
 
-# The peak of one pass through everything is that of many.
+# The peak of one iteration is that of many.
 SHORT: dict[str, Any] = {
     "iterations": 1,
     "finest_iterations": 1,
@@ -19,53 +19,39 @@ SHORT: dict[str, Any] = {
     "beta_max": 0.1,
     "finest_beta_max": 0.1,
 }
+ONE_START = {"starts": ("wide",)}
 FINALS = [None, "hyper-laplacian", "sparse", "tv"]
-slow = pytest.mark.slow
 
 
-def check(shape: tuple[int, int], kernel_size: Any, channels: int = 1, final: str | None = None, **more: Any) -> None:
-    """The model is within 20 % of the peak."""
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("shape", "kernel_size", "channels", "final", "more"),
+    [
+        ((96, 112), 15, 1, None, ONE_START),  # no kernels of other initializations are held
+        slow((255, 255), 3, 1, None, ONE_START),  # one scale
+        slow((255, 255), 51, 1, None, {}),
+        slow((96, 112), 51, 1, "sparse", {}),
+        slow((160, 180), 15, 1, "tv", {}),
+        slow((320, 256), 31, 1, "hyper-laplacian", {}),
+        slow((96, 112), None, 1, None, {}),
+        slow((130, 150), (21, 31), 3, "sparse", {}),
+        slow((130, 150), (21, 31), 4, "hyper-laplacian", {}),
+        slow((130, 150), (21, 31), 3, "tv", {"dtype": "float64"}),
+    ],
+)
+def test_the_model_is_within_20_percent_of_the_peak(
+    shape: tuple[int, int], kernel_size: Any, channels: int, final: str | None, more: dict[str, Any]
+) -> None:
     options = gd.TwoStepOptions(**SHORT, **more)
     sides, axis = (shape, None) if channels == 1 else ((*shape, channels), -1)
     u = np.random.default_rng(0).random(sides, dtype=np.float32)
-    measured = peak_on_numpy(lambda: gd.deblur(u, kernel_size, channel_axis=axis, final=final, options=options))
+    peak = peak_on_numpy(lambda: gd.deblur(u, kernel_size, channel_axis=axis, final=final, options=options))
     model = bytes_per_image(shape, kernel_size, channels=channels, final=final, options=options)
-    assert model == pytest.approx(measured, rel=0.2)
-
-
-@pytest.mark.parametrize(
-    ("shape", "kernel_size", "final"),
-    [
-        pytest.param((96, 112), 15, None, marks=slow),
-        pytest.param((96, 112), 51, "sparse", marks=slow),
-        pytest.param((160, 180), 15, "tv", marks=slow),
-        pytest.param((255, 255), 51, None, marks=slow),
-        pytest.param((320, 256), 31, "hyper-laplacian", marks=slow),
-    ],
-)
-def test_the_peak_on_numpy(shape: tuple[int, int], kernel_size: int, final: str | None) -> None:
-    check(shape, kernel_size, final=final)
-
-
-@pytest.mark.parametrize(("shape", "kernel_size"), [((96, 112), 15), pytest.param((255, 255), 3, marks=slow)])
-def test_one_start_and_one_scale(shape: tuple[int, int], kernel_size: int) -> None:
-    """Of one initialization, no other kernels are held."""
-    check(shape, kernel_size, starts=("wide",))
-
-
-@slow
-@pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
-def test_without_a_kernel_size() -> None:
-    check((96, 112), None)
-
-
-@slow
-@pytest.mark.parametrize(
-    ("channels", "dtype", "final"),
-    [(3, "float32", "sparse"), (4, "float32", "hyper-laplacian"), (1, "float64", None), (3, "float64", "tv")],
-)
-def test_channels_and_precision(channels: int, dtype: str, final: str | None) -> None:
-    check((130, 150), (21, 31), channels=channels, final=final, dtype=dtype)
+    assert model == pytest.approx(peak, rel=0.2)
 
 
 @pytest.mark.gpu
