@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -248,10 +249,12 @@ def test_lamps_are_taken_out_on_a_device(cupy: Any) -> None:
         check_alike(gd.deblur(cupy.asarray(lamps), 7, options=ALL_STARTS), on_host, 2e-5)
 
 
-def test_two_hundred_batches_keep_memory_flat() -> None:
+def test_two_hundred_batches_keep_memory_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one leaves, plans and graphs among it, the next one uses. The CUDA kernels do nothing, to be quick."""
-    from gpudeblur.batch import cuda_device
+    from gpudeblur.batch import cuda_device, gpu, iterator
 
+    # A reader that is slow for once must not split a group.
+    monkeypatch.setattr(iterator, "GpuExecutor", functools.partial(gpu.GpuExecutor, timeout=1e6))
     options = gd.TwoStepOptions(iterations=1, kernel_iterations=1, finest_iterations=1, starts=("wide",), refine=False)
     how = {"final": "hyper-laplacian", "options": options, "device": "cuda", "batch_size": 2}
     pictures = list(photos(2, 16))
