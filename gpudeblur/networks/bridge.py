@@ -35,13 +35,7 @@ def to_torch(array: Array) -> Any:
 
 
 def from_torch(tensor: Any, like: Array) -> Array:
-    """The array that shares the memory of `tensor`, of the same library as `like`.
-
-    Raises
-    ------
-    ValueError
-        The tensor is on another device than `like`.
-    """
+    """The array that shares the memory of `tensor`, of the same library as `like`; a ValueError on another device."""
     xp = array_module(like)
     if (tensor.device.type == "cpu") != (xp is np):
         raise ValueError(
@@ -74,13 +68,7 @@ def stream_of(array: Array) -> Iterator[None]:
 
 
 def check_module(module: Any, array: Array) -> None:
-    """Refuse a network on another device, of another dtype, or one that mixes the images of a stack.
-
-    Raises
-    ------
-    ValueError
-        Names the parameter or layer, and how to change it.
-    """
+    """Refuse a network on another device, of another dtype, or one that mixes the images of a stack."""
     torch, device = torch_module(), device_of(array)
     dtype = torch.float32 if array.dtype == np.float32 else torch.float64
     if not isinstance(module, torch.nn.Module):
@@ -106,16 +94,12 @@ def check_module(module: Any, array: Array) -> None:
 
 
 def apply_network(module: Callable[..., Any], images: Array, *arguments: Any) -> Array:
-    """module(images, *arguments) for a network from images to images, called once for the whole stack.
+    """module(images, *arguments) for a network from images to images, called once for a whole stack, without autograd.
 
     Parameters
     ----------
-    module : from (N, 1, H, W) to the same shape; called without autograd.
+    module : from (N, 1, H, W) to the same shape.
     images : (..., H, W) float32 or float64.
-
-    Returns
-    -------
-    (..., H, W), in the memory of the network's result.
 
     Raises
     ------
@@ -129,7 +113,7 @@ def apply_network(module: Callable[..., Any], images: Array, *arguments: Any) ->
         output = _call(module, batch, *arguments)
         if output.shape != batch.shape:
             shapes = f"{tuple(batch.shape)}, got {tuple(output.shape)}"
-            raise ValueError(f"module must return the shape that it gets, {shapes}; it must be a network for pictures")
+            raise ValueError(f"module must return the shape that it gets, {shapes}; use a network for pictures")
         _check_finite(output, batch)
         return from_torch(output, images).reshape(images.shape)
 
@@ -148,10 +132,6 @@ def gradient(module: Callable[..., Any], images: Array) -> Array:
     ----------
     module : from (N, 1, H, W) to one number per image, (N,) or (N, 1, ...); differentiable.
     images : (..., H, W) float32 or float64.
-
-    Returns
-    -------
-    (..., H, W)
 
     Raises
     ------

@@ -16,7 +16,7 @@ from typing import Any
 from ..images.checks import check_count, check_number
 from ..networks import bridge
 from ..numerics.arrays import Array, array_module
-from .protocol import ETA_MAX, check_eta, check_module, check_weight
+from .protocol import ETA_MAX, check_eta, check_weight
 
 # Pixels, the smallest `downsample_above`: half of an image one pixel larger has 17, and training started at 16.
 MIN_DOWNSAMPLE_ABOVE = 32
@@ -57,11 +57,11 @@ class EnergyPrior:
     replayable = False
 
     def __post_init__(self) -> None:
-        check_module(self.module)
-        check_steps(self)
+        _check_callable(self.module)
+        _check_steps(self)
 
     def step(self, latent: Array, ratio: float) -> Array:
-        """`gradient_steps`, with the gradient of f by autograd."""
+        """Gradient steps towards argmin_u |u - x|^2 + ratio f(u), see `gradient_steps`."""
         return _network_steps(self, self.module, latent, ratio)
 
     def value(self, images: Array) -> Array:
@@ -73,9 +73,9 @@ class EnergyPrior:
 class DiscriminativePrior:
     """p(x) = f(x), where f is the probability that an image is blurred, by the classifier of [Li2018].
 
-    The package contains the classifier; its training and accuracy are described in
-    `gpudeblur/networks/classifier/classifier.md`. Its weights are for research use. The prior is slow, and at no weight
-    tried were kernels better than with the same splitting and an uninformative prior (`bench/README.md`).
+    `gpudeblur/networks/classifier/classifier.md` describes its training and accuracy; its weights are for research use.
+    The prior is slow, and no weight tried gave better kernels than the same splitting with an uninformative prior
+    (`bench/README.md`).
 
     Attributes
     ----------
@@ -89,9 +89,7 @@ class DiscriminativePrior:
     Raises
     ------
     ImportError
-        PyTorch or safetensors is missing.
-    ValueError
-        The weights are damaged, of another network, or a pickle.
+        PyTorch is missing.
 
     References
     ----------
@@ -118,13 +116,13 @@ class DiscriminativePrior:
     replayable = False
 
     def __post_init__(self) -> None:
-        check_steps(self)
+        _check_steps(self)
         if self.downsample_above is not None:
             check_count("downsample_above", self.downsample_above, least=MIN_DOWNSAMPLE_ABOVE)
         bridge.torch_module()
 
     def step(self, latent: Array, ratio: float) -> Array:
-        """`gradient_steps`, with the gradient of f by autograd."""
+        """Gradient steps towards argmin_u |u - x|^2 + ratio f(u), see `gradient_steps`."""
         network: Callable[..., Any] = self._network(latent)
         if self.downsample_above is not None and min(latent.shape[-2:]) > self.downsample_above:
             network = functools.partial(on_half_size, network)
@@ -134,10 +132,8 @@ class DiscriminativePrior:
         """P(blurred) of gray images (..., H, W) in [0, 1], NumPy or CuPy floats: (...), in the same memory."""
         xp = array_module(images)
         if images.ndim < 2 or images.dtype.kind != "f":
-            raise ValueError(
-                f"images must be floats (..., H, W), got shape {images.shape}, {images.dtype}; divide integers by "
-                "their maximum"
-            )
+            came = f"shape {images.shape}, {images.dtype}"
+            raise ValueError(f"images must be floats (..., H, W), got {came}; divide integers by their maximum")
         images = images if images.dtype.itemsize in (4, 8) else images.astype(xp.float32)
         return bridge.evaluate(self._network(images), images)
 
@@ -177,7 +173,7 @@ class DenoiserPrior:
     replayable = False
 
     def __post_init__(self) -> None:
-        check_module(self.module)
+        _check_callable(self.module)
         check_weight("weight", self.weight)
         check_number("max_sigma", self.max_sigma, "positive", lambda sigma: sigma > 0)
 
@@ -195,17 +191,14 @@ def on_half_size(module: Callable[..., Any], images: Any) -> Any:
 def _network_steps(
     prior: EnergyPrior | DiscriminativePrior, network: Callable[..., Any], latent: Array, ratio: float
 ) -> Array:
+    """`gradient_steps` with the options of a prior, and the gradient of a network by autograd."""
+    evaluations = prior.steps if prior.gradients is None else min(prior.gradients, prior.steps)
     gradient = functools.partial(bridge.gradient, network)
-    return gradient_steps(gradient, latent, ratio, prior.rate, prior.steps, prior.gradients)
+    return gradient_steps(gradient, latent, ratio, prior.rate, prior.steps, evaluations)
 
 
 def gradient_steps(
-    gradient: Callable[[Array], Array],
-    latent: Array,
-    ratio: float,
-    rate: float,
-    steps: int,
-    gradients: int | None = None,
+    gradient: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int, evaluations: int
 ) -> Array:
     """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio f(u), see `Prior.step` ([Li2018] eq. 12).
 
@@ -215,9 +208,8 @@ def gradient_steps(
     Parameters
     ----------
     gradient : df / du of images (..., H, W).
-    gradients : number of evaluations of `gradient`, see `EnergyPrior`.
+    evaluations : number of evaluations of `gradient`, at most `steps`.
     """
-    evaluations = steps if gradients is None else min(gradients, steps)
     u = latent
     for index in range(evaluations):
         n = steps * (index + 1) // evaluations - steps * index // evaluations
@@ -226,7 +218,7 @@ def gradient_steps(
     return u
 
 
-def check_steps(prior: EnergyPrior | DiscriminativePrior) -> None:
+def _check_steps(prior: EnergyPrior | DiscriminativePrior) -> None:
     """Check the options of `gradient_steps`."""
     check_weight("weight", prior.weight)
     check_number("rate", prior.rate, "in (0, 1]", lambda rate: 0 < rate <= 1)
@@ -234,3 +226,8 @@ def check_steps(prior: EnergyPrior | DiscriminativePrior) -> None:
     check_eta("eta_max", prior.eta_max)
     if prior.gradients is not None:
         check_count("gradients", prior.gradients, way_out="None is one for each step")
+
+
+def _check_callable(module: Any) -> None:
+    if not callable(module):
+        raise TypeError(f"module must be callable, got {module!r}; pass a torch.nn.Module")

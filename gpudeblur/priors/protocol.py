@@ -99,9 +99,3 @@ def check_weight(name: str, weight: Any) -> None:
 def check_eta(name: str, eta: Any) -> None:
     """Refuse an eta for which eta or mu / eta is not representable in float32."""
     check_number(name, eta, f"at least {MIN_ETA:g}", lambda value: value >= MIN_ETA)
-
-
-def check_module(module: Any) -> None:
-    """Refuse a network that cannot be called."""
-    if not callable(module):
-        raise TypeError(f"module must be callable, got {module!r}; pass a torch.nn.Module")

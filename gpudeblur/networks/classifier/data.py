@@ -60,15 +60,10 @@ class DataConfig:
         check_count("patch", self.patch, least=MIN_CROP)
         low, high = self.kernels
         if not (3 <= low <= high and low % 2 == 1 and high % 2 == 1):
-            raise ValueError(
-                f"kernels must be two odd sides of at least 3, smallest first, got {self.kernels}; use for instance "
-                "(7, 51)"
-            )
+            raise ValueError(f"kernels must be two odd sides of at least 3, smallest first, got {self.kernels}")
         small, large = self.scales
         if not 0 < small <= large <= 1:
-            raise ValueError(
-                f"scales must be two numbers in (0, 1], smallest first, got {self.scales}; use for instance (0.25, 1)"
-            )
+            raise ValueError(f"scales must be two numbers in (0, 1], smallest first, got {self.scales}")
         check_number("noise", self.noise, "in [0, 0.5)", lambda sigma: 0 <= sigma < 0.5)
         check_number("jpeg", self.jpeg, "in [0, 1]", lambda fraction: 0 <= fraction <= 1)
 
@@ -92,14 +87,7 @@ class ImageFolder:
 def load_folder(path: Path, *, smallest_kernel: int = 7) -> ImageFolder:
     """The luminance of all images of a folder; unusable images are listed with the reason.
 
-    Parameters
-    ----------
-    smallest_kernel : pixels, side of the smallest kernel.
-
-    Raises
-    ------
-    NotADirectoryError, ValueError
-        The folder does not exist, holds no image, none that can be read, or only flat ones, which blur does not change.
+    `smallest_kernel`: pixels, side of the smallest blur kernel. A folder without any usable image is an error.
     """
     path = Path(path)
     if not path.is_dir():
@@ -127,10 +115,7 @@ def load_folder(path: Path, *, smallest_kernel: int = 7) -> ImageFolder:
         else:
             folder.images.append(gray.astype(np.float16))
     if flat == len(files):
-        raise ValueError(
-            f"folder {path} must hold pictures that blur changes, all {flat} are flat: clear and blurred would be one "
-            "class; take photographs"
-        )
+        raise ValueError(f"folder {path} must hold pictures that blur changes, all {flat} are flat; take photographs")
     if not folder.images:
         name, reason = folder.skipped[0]
         raise ValueError(f"folder {path} must hold usable pictures, none of {len(files)} is; {name}: {reason}")

@@ -115,19 +115,15 @@ def train(
     folders : clear images.
     checkpoint : file, written atomically every `checkpoint_every` steps and at the end.
     initial : file of the initial weights, for the same network; None: random weights.
-    resume : resume from `checkpoint` if it exists.
+    resume : resume from `checkpoint` if it exists. It must be of the same network, settings and images.
     log : file of JSON lines, one per step: step, loss, accuracy, and at checkpoints rate and seconds. Lines after the
         checkpoint that a run resumes from are removed.
     progress : called with (steps done, mean loss, mean accuracy) after each step; True stops with a checkpoint.
 
     Raises
     ------
-    ValueError
-        The checkpoint is of another network, other settings or other images.
     FloatingPointError
         The loss is not finite. The message names the step and the last good checkpoint, which is not overwritten.
-    OSError
-        The checkpoint or the log cannot be written; an earlier checkpoint stays.
     """
     torch.set_num_threads(config.threads)
     checkpoint = Path(checkpoint)
@@ -153,11 +149,9 @@ def train(
             loss, accuracy = _step(network, optimizer, batch, rate, config)
             step += 1
             if not math.isfinite(loss):
-                last = f"the last good checkpoint is {checkpoint}, of step {saved_step}"
+                source = f"from {checkpoint}, of step {saved_step}, with --initial" if saved_step else "again"
                 raise FloatingPointError(
-                    f"the loss of step {step} is {loss}; {last if saved_step else 'there is no checkpoint yet'}; begin "
-                    f"again with a smaller --rate, it was {config.rate:g}, and with --initial from that checkpoint, if "
-                    "there is one"
+                    f"the loss of step {step} is {loss}; start {source}, and a smaller --rate than {config.rate:g}"
                 )
             losses, accuracies = [*losses[-99:], loss], [*accuracies[-99:], accuracy]
             line = {"step": step, "loss": round(loss, 6), "accuracy": round(accuracy, 4)}
@@ -248,7 +242,7 @@ def write_classifier(path: Path, network: Classifier) -> str:
 def run_config(
     folders: Sequence[ImageFolder], data_config: DataConfig, config: TrainConfig, initial: Path | None = None
 ) -> dict[str, Any]:
-    """Everything that the result of a run depends on except the pixels; a checkpoint must agree with it."""
+    """Everything except the pixels that the result of a run depends on; a checkpoint must agree with it."""
     run = {"architecture": "classifier", **asdict(config), **asdict(data_config)}
     del run["checkpoint_every"]
     run["folders"] = [[f.path.name, len(f.images), sum(int(image.size) for image in f.images)] for f in folders]
@@ -268,13 +262,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, network: Classifier, run: Mapping[str, Any]) -> tuple[int, list[torch.Tensor]]:
-    """(step, momenta); the weights are loaded into `network`.
-
-    Raises
-    ------
-    ValueError
-        It is not a checkpoint, or one of another network or run; the message names the differences.
-    """
+    """(step, momenta); the weights are loaded into `network`. A checkpoint of another network or run is an error."""
     tensors, metadata = unpack(path)
     if "checkpoint" not in metadata:
         raise ValueError(f"{path} must be a checkpoint of gpudeblur train, got other weights; name another file")
@@ -288,9 +276,9 @@ def load_checkpoint(path: Path, network: Classifier, run: Mapping[str, Any]) -> 
             )
     differences = [f"{name} {saved.get(name)} there, {run[name]} here" for name in run if saved.get(name) != run[name]]
     if differences:
+        changes = ", ".join(differences)
         raise ValueError(
-            f"checkpoint {path} is of another run: {', '.join(differences)}; resume with its settings, or name another "
-            "file"
+            f"checkpoint {path} is of another run: {changes}; resume with its settings, or name another file"
         )
     network.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("momentum.")})
     channels_last(network)
