@@ -10,7 +10,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur.blind import deblur, two_step
-from gpudeblur.blind.saturated_lights import DARK, MOST, RIM, inpaint, light_masks
+from gpudeblur.blind.saturated_lights import DARK_SURROUND, MAX_LIGHT_AREA, RIM, inpaint, light_masks
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
@@ -52,7 +52,7 @@ def test_regions_reach_half_a_kernel_and_the_rim_but_not_across_the_border(xp: A
 
 def test_white_paper_stays(xp: Any) -> None:
     lights = np.zeros((2, 60, 60), dtype=bool)
-    lights[0, : int(60 * MOST)] = True
+    lights[0, : int(60 * MAX_LIGHT_AREA)] = True
     lights[1, :5] = True
     traces, rims = light_masks(xp.zeros(lights.shape), xp.asarray(lights), (9, 9))
     assert not to_host(traces)[0].any()
@@ -62,7 +62,7 @@ def test_white_paper_stays(xp: Any) -> None:
 
 def test_what_is_bright_beside_its_clipped_part_stays(xp: Any) -> None:
     pictures, lights = np.full((2, 60, 60), 0.1), np.zeros((2, 60, 60), dtype=bool)
-    pictures[1, 20:40, 20:40] = DARK + 0.1
+    pictures[1, 20:40, 20:40] = DARK_SURROUND + 0.1
     lights[:, 28:32, 28:32] = True
     traces, rims = (to_host(found) for found in light_masks(xp.asarray(pictures), xp.asarray(lights), (9, 9)))
     assert traces[0].any()
