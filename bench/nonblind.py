@@ -49,6 +49,7 @@ from gpudeblur.metrics import psnr, scores
 from gpudeblur.nonblind import METHODS
 from gpudeblur.nonblind.deconvolve import METHOD_SPECS
 from gpudeblur.nonblind.regularization import estimate_weight
+from gpudeblur.nonblind.splitting import TV_RULE
 from gpudeblur.nonblind.tiles import tiled
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -210,7 +211,7 @@ def seams(only: str) -> list[Row]:
             continue
         kernel = trajectory_kernel(side, rng=seed).astype(np.float32)
         blurred = blur(np.hstack(parts), kernel.astype(float), noise_sigma=0.005, rng=0).astype(np.float32)
-        weight = float(estimate_weight(blurred, kernel, "tv"))
+        weight = float(estimate_weight(blurred, kernel, TV_RULE))
         error = (tiled(blurred, kernel, weight=weight, tile=256) - METHODS["tv"](blurred, kernel, weight=weight)) ** 2
         near, border = np.zeros(error.shape, bool), np.ones(error.shape, bool)
         for axis, n in enumerate(error.shape):

@@ -17,8 +17,7 @@ from laws import assert_close, assert_same
 import gpudeblur as gd
 from gpudeblur import nonblind
 from gpudeblur.nonblind import METHODS, scikit_image
-from gpudeblur.nonblind.checked import CHECKS
-from gpudeblur.nonblind.deconvolve import METHOD_SPECS
+from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, unchecked
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SCENE = np.random.default_rng(0).random((10, 12)).repeat(4, 0).repeat(4, 1)
@@ -260,13 +259,19 @@ def has(door: str, option: str) -> bool:
     return option in inspect.signature(getattr(nonblind if door in NONBLIND else scikit_image, name)).parameters
 
 
+CHECKS = {
+    name
+    for spec in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER)
+    for name, check in spec.parameters.items()
+    if check is not unchecked
+}
 BAD_NUMBERS = (math.nan, -1, -0.5, math.inf, "1", 1j, None, [[1, 2], [3]], object())
 NULLABLE = ("weight", "flat_weight", "noise_sigma", "filter_epsilon")
 COUNTS = ("iterations", "num_iter", "reweightings", "stride", "burnin", "min_num_iter", "max_num_iter")
 CASES = [
     (door, option)
     for door in [*DECONVOLVE, *NONBLIND, *RESTORATION]
-    for option in [*CHECKS, "balance", "filter_epsilon"]
+    for option in [*sorted(CHECKS), "balance", "filter_epsilon"]
     if option not in ("boundary", "prior") and has(door, option)
 ]
 
@@ -420,18 +425,18 @@ def test_float64_is_computed_in_float64(method: str) -> None:
 
 # ---- what is clipped
 
-KNOWING = [name for name in nonblind.__all__ if "clipped" in inspect.signature(getattr(nonblind, name)).parameters]
+KNOWING = [name for name in nonblind.__all__ if "saturated" in inspect.signature(getattr(nonblind, name)).parameters]
 
 
 @pytest.mark.parametrize("name", KNOWING)
 def test_what_is_clipped_is_bool_and_like_the_picture(name: str) -> None:
     door = getattr(nonblind, name)
-    assert np.isfinite(door(PICTURE, KERNEL, clipped=PICTURE > 0.9)).all()
+    assert np.isfinite(door(PICTURE, KERNEL, saturated=PICTURE > 0.9)).all()
     for wrong in (PICTURE, (PICTURE > 0.9)[1:]):
-        with pytest.raises(ValueError, match=r"^clipped must be bool and like blurred, .*; blurred >= 1 is one$"):
-            door(PICTURE, KERNEL, clipped=wrong)
-    with pytest.raises(TypeError, match=r"^clipped must be"):
-        door(PICTURE, KERNEL, clipped=True)
+        with pytest.raises(ValueError, match=r"^saturated must be bool and like blurred, .*; blurred >= 1 is one$"):
+            door(PICTURE, KERNEL, saturated=wrong)
+    with pytest.raises(TypeError, match=r"^saturated must be"):
+        door(PICTURE, KERNEL, saturated=True)
 
 
 @pytest.mark.parametrize("level", [0, -1.0, True, math.nan, "top", [0.9]])

@@ -39,15 +39,16 @@ from ..blind.pyramid import support_size
 from ..blind.schedule import schedule
 from ..blind.two_step import FINEST_MARGIN, FINEST_VARIANTS
 from ..images.checks import check_kernel_size
-from ..nonblind.tiles import LIVE_ARRAYS
+from ..nonblind.specs import METHOD_SPECS
 from ..numerics.fourier import fast_size
 
 ALTERNATION = {"numpy": 10.9, "cupy": 30.0}
 SMOOTH = {"numpy": 11.8, "cupy": 30.0}
 # "hyper-laplacian" as `deblur` calls it knows its boundary.
 RESTORATION = {
-    "numpy": {**LIVE_ARRAYS["numpy"], "hyper-laplacian": 7.4},
-    "cupy": {**LIVE_ARRAYS["cupy"], "hyper-laplacian": 14.0},
+    backend: {name: spec.live_arrays[backend] for name, spec in METHOD_SPECS.items() if spec.live_arrays}
+    | {"hyper-laplacian": arrays}
+    for backend, arrays in (("numpy", 7.4), ("cupy", 14.0))
 }
 # Arrays of the size of the autocorrelation on its grid, in the solvers; they count where the picture is small.
 SOLVER = 2.7
