@@ -23,21 +23,21 @@ from gpudeblur.synthesis import blur, trajectory_kernel
 KERNEL = trajectory_kernel(9, rng=3)
 SCENE = data.camera()[100:172, 200:290] / 255
 TRUE = SCENE[4:-4, 4:-4]
-EXPONENTS = [0.1, 0.3, 0.5, 2 / 3, 0.8, 0.95]
+EXPONENTS = [0.1, 0.5, 2 / 3, 0.95]
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-@pytest.mark.parametrize("beta", [0.7, 8.0, 300.0])
+@pytest.mark.parametrize("beta", [0.7, 300.0])
 def test_shrinking_is_the_best_of_all_values(xp: Any, exponent: float, beta: float) -> None:
     """Against brute force: no value of a fine grid has a smaller |w|^p + beta / 2 (w - v)^2."""
     unit = beta ** (-1 / (2 - exponent))
-    v = np.linspace(-5, 5, 401) * unit
+    v = np.linspace(-5, 5, 201) * unit
 
     def cost(w: np.ndarray) -> np.ndarray:
         return abs(w) ** exponent + beta / 2 * (w - v) ** 2
 
     w = to_host(shrink(xp.asarray(v), beta, exponent))
-    best = np.min([cost(share * v) for share in np.linspace(0, 1, 4001)], axis=0)
+    best = np.min([cost(share * v) for share in np.linspace(0, 1, 2001)], axis=0)
     assert (cost(w) <= best * (1 + 1e-6)).all()
     assert_close(w, -w[::-1], atol=1e-12 * unit)
 
@@ -89,9 +89,3 @@ def test_the_general_loop_is_the_fast_path(xp: Any) -> None:
     fast = hyper_laplacian(blurred[None], xp.asarray(KERNEL), weight=3e-4)
     general = hyper_laplacian(blurred[None], xp.asarray(KERNEL), weight=xp.asarray([3e-4]))
     assert_close(general, fast, atol=1e-10)
-
-
-@pytest.mark.parametrize("exponent", [0, 1, -0.5, 2.0])
-def test_exponents_out_of_range_are_refused(xp: Any, exponent: float) -> None:
-    with pytest.raises(ValueError, match=r"exponent must be between 0 and 1, got .*; tv is 1, l0 is 0"):
-        hyper_laplacian(xp.ones((9, 9)), xp.ones((3, 3)) / 9, exponent=exponent)

@@ -345,7 +345,7 @@ def test_without_a_rng_the_result_is_as_good(xp: Any) -> None:
         assert psnr(free, given) > 30
 
 
-@pytest.mark.parametrize("boundary", [None, "unknown", "edge", "wrap"])
+@pytest.mark.parametrize("boundary", [None, pytest.param("unknown", marks=pytest.mark.slow), "edge", "wrap"])
 def test_the_device_path_on_a_device_of_numpy(boundary: str | None, request: pytest.FixtureRequest) -> None:
     """No implicit conversion, nothing mixed, and no waiting but for the checks."""
     pytest.importorskip("cupy", reason="gpudeblur.numerics.device needs it; no GPU is needed")
@@ -467,7 +467,7 @@ def test_a_psf_larger_than_the_picture_is_refused_where_it_wraps(name: str) -> N
             (IMAGE, PSF, None, {"max_num_iter": 16}),
             {},
             ValueError,
-            "user_params must have a max_num_iter of at least burnin + 2, got 16 and a burnin of 15; nothing is left",
+            "user_params must have a max_num_iter of at least burnin + 2, got 16 and a burnin of 15; no sample is left",
         ),
     ],
 )
@@ -548,6 +548,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_scikit_image_hands_cupy_arrays_over_and_keeps_numpys(tmp_path: Path) -> None:
     """By the entry points of this tree, put where an installation puts them."""
     info = tmp_path / "gpudeblur_tree-0.dist-info"
@@ -577,6 +578,7 @@ def test_the_backend_wants_cupy_arrays_only(xp: Any) -> None:
         scikit_image_backend.normalized_root_mse(u, u, normalization="max")
 
 
+@pytest.mark.slow
 def test_the_import_loads_no_heavy_library() -> None:
     code = "import sys, gpudeblur.nonblind.scikit_image; print({'torch', 'cupy', 'cupyx', 'skimage'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

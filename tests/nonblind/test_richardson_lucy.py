@@ -11,10 +11,11 @@ from laws import assert_adjoint, assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.expectation_maximization import BOUNDARIES, convolutions, em_iterations
+from gpudeblur.nonblind.expectation_maximization import convolutions, em_iterations
 from gpudeblur.nonblind.methods.richardson_lucy import richardson_lucy
+from gpudeblur.nonblind.specs import FILTER_BOUNDARIES as BOUNDARIES
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.fourier import place, rfftn
+from gpudeblur.numerics.fourier import place
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -156,12 +157,12 @@ def test_the_steps_end_where_the_noise_begins(xp: Any) -> None:
 @pytest.mark.parametrize("options", [{"damping": 3.0}, {"tv_weight": 0.005}])
 def test_damping_and_total_variation_hold_the_noise_down(xp: Any, options: dict[str, float]) -> None:
     noisy = blurred_picture(0.01)
-    plain, held = (
+    plain, smooth = (
         to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), noise_sigma=0.01, **SHARP, **more))
         for more in ({}, options)
     )
-    assert psnr(held, TRUE) > psnr(plain, TRUE) + 3
-    assert np.abs(np.diff(held)).mean() < 0.6 * np.abs(np.diff(plain)).mean()
+    assert psnr(smooth, TRUE) > psnr(plain, TRUE) + 3
+    assert np.abs(np.diff(smooth)).mean() < 0.6 * np.abs(np.diff(plain)).mean()
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 4)])
@@ -205,38 +206,13 @@ def test_zeros_negative_values_and_a_large_range_stay_finite(xp: Any, boundary: 
             assert float(out.min()) >= 0
 
 
-def test_the_picture_is_not_written_to(xp: Any) -> None:
-    for boundary in BOUNDARIES:
-        u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-        out = richardson_lucy(u, kernel, num_iter=2, boundary=boundary)
-        assert_same(u, blurred_picture())
-        assert_same(kernel, KERNEL)
-        assert out is not u
-
-
 def test_a_callback_hears_of_every_step(xp: Any) -> None:
     u, kernel, heard = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
     richardson_lucy(u, kernel, num_iter=4, callback=heard.append, **SHARP)
     assert heard == [0.25, 0.5, 0.75, 1.0]
 
 
-def test_an_unknown_boundary_is_refused() -> None:
-    with pytest.raises(ValueError, match="boundary must be one of 'unknown', 'reflect', 'edge', 'wrap', got 'mirror'"):
-        richardson_lucy(np.ones((8, 8)), np.ones((3, 3)) / 9, boundary="mirror")
-
-
-# ---- grids
-
-
-@pytest.mark.parametrize("shape", [(8,), (6, 9), (4, 5, 6)])
-def test_a_placed_kernel_convolves(xp: Any, shape: tuple[int, ...]) -> None:
-    random = np.random.default_rng(0)
-    kernel, x = random.random((3,) * len(shape)), random.random(shape)
-    otf = to_host(rfftn(place(xp.asarray(kernel), shape, (1,) * len(shape)), len(shape)))
-    expected = sum(
-        kernel[i] * np.roll(x, tuple(j - 1 for j in i), tuple(range(len(shape)))) for i in np.ndindex(kernel.shape)
-    )
-    assert_close(np.fft.irfftn(otf * np.fft.rfftn(x), shape, tuple(range(len(shape)))), expected, rtol=1e-10)
+# ---- axes
 
 
 def test_the_number_of_axes_does_not_matter(xp: Any) -> None:

@@ -11,7 +11,8 @@ from skimage import data
 
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.methods.unsupervised_wiener import random_streams, unsupervised_wiener
-from gpudeblur.nonblind.methods.wiener import BOUNDARIES, PRIORS, on_grid, prior_power, wiener
+from gpudeblur.nonblind.methods.wiener import PRIORS, periodic_data, prior_power, wiener
+from gpudeblur.nonblind.specs import FILTER_BOUNDARIES as BOUNDARIES
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
 from gpudeblur.numerics.fourier import place
@@ -58,9 +59,9 @@ def test_an_unknown_boundary_lowers_the_masked_objective(xp: Any) -> None:
     u, weight = blurred_picture(), 1e-3
 
     def objective(boundary: str) -> float:
-        data, inside = on_grid(xp.asarray(u), xp.asarray(KERNEL), boundary)
+        data, window = periodic_data(xp.asarray(u), xp.asarray(KERNEL), boundary)
         whole = to_host(wiener(data, xp.asarray(KERNEL), weight=weight, boundary="wrap"))
-        error = convolve(whole, otf_of(KERNEL, whole.shape))[inside] - u
+        error = convolve(whole, otf_of(KERNEL, whole.shape))[window] - u
         return float((error**2).sum() + weight * sum((g**2).sum() for g in gradient(whole)))
 
     values = {boundary: objective(boundary) for boundary in BOUNDARIES}
@@ -115,7 +116,7 @@ def test_the_weight_that_is_found_is_nearly_the_best(xp: Any, noise: float) -> N
     u = blurred_picture(noise)
     found = psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=noise)), TRUE)
     best = max(
-        psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=10.0**e)), TRUE) for e in np.arange(-6, 0.1, 0.5)
+        psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=10.0**e)), TRUE) for e in np.arange(-6, 0.1)
     )
     assert found > best - (2.5 if noise < 0.01 else 1)  # with little noise, what is not known at the borders counts
     assert found > psnr(u, TRUE) + 1
@@ -131,8 +132,8 @@ def test_more_noise_means_more_weight_and_a_smoother_picture(xp: Any) -> None:
 
 def test_the_noise_is_estimated(xp: Any) -> None:
     u = blurred_picture(0.03)
-    told = wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=0.03)
-    assert psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL))), TRUE) > psnr(to_host(told), TRUE) - 0.3
+    given = wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=0.03)
+    assert psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL))), TRUE) > psnr(to_host(given), TRUE) - 0.3
 
 
 def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
@@ -199,22 +200,6 @@ def test_callbacks_hear_of_the_passes(xp: Any) -> None:
     unsupervised_wiener(u, kernel, rng=0, callback=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == 1
-
-
-@pytest.mark.parametrize("function", [wiener, unsupervised_wiener])
-def test_an_unknown_boundary_or_prior_is_refused(function: Any) -> None:
-    with pytest.raises(ValueError, match=r"boundary must be one of .*, got 'mirror'"):
-        function(np.ones((8, 8)), np.ones((3, 3)) / 9, boundary="mirror")
-    with pytest.raises(ValueError, match="prior must be one of 'gradient', 'laplacian', 'identity', got 'l1'"):
-        function(np.ones((8, 8)), np.ones((3, 3)) / 9, prior="l1")
-
-
-def test_the_picture_is_not_written_to(xp: Any) -> None:
-    for boundary in BOUNDARIES:
-        u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-        wiener(u, kernel, boundary=boundary)
-        assert_same(u, blurred_picture())
-        assert_same(kernel, KERNEL)
 
 
 # ---- unsupervised
