@@ -99,6 +99,7 @@ def test_of_one_component_it_is_the_wiener_filter(xp: Any) -> None:
     assert_close(to_host(out), wiener @ y, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_component_keeps_what_tells_it_from_noise() -> None:
     """Fewer directions under more noise and with more tolerance; the patch is nearly that of all directions."""
     mixture, y = load_default(), patches(400)
@@ -157,6 +158,7 @@ def test_each_picture_has_its_noise(xp: Any) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.01, 0.05])
 def test_it_is_better_than_tv_on_a_photograph_with_noise(xp: Any, noise: float) -> None:
     args = xp.asarray(blur(SCENE, KERNEL, noise_sigma=noise, rng=0)), xp.asarray(KERNEL)

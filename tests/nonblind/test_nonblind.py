@@ -26,8 +26,9 @@ from gpudeblur.numerics.filters import gradient, gradient_adjoint
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
-in_every_method = pytest.mark.parametrize("method", sorted(METHODS))
-with_a_weight = pytest.mark.parametrize("method", sorted({*METHODS} - {"richardson-lucy"}))
+METHOD_NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "epll" else name for name in sorted(METHODS)]
+in_every_method = pytest.mark.parametrize("method", METHOD_NAMES)
+with_a_weight = pytest.mark.parametrize("method", [name for name in METHOD_NAMES if name != "richardson-lucy"])
 
 
 SCENE = data.camera()[100:196, 200:310] / 255
@@ -94,8 +95,7 @@ def test_bad_options_are_refused(xp: Any, name: str, options: dict[str, Any], me
 
 
 @in_every_method
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(24, 30), (17, 21)])
+@pytest.mark.parametrize(("dtype", "shape"), [("float32", (24, 30)), ("float64", (17, 21))])
 def test_a_delta_returns_the_picture(xp: Any, method: str, dtype: str, shape: tuple[int, int]) -> None:
     """But for the prior, which a small weight all but switches off; "richardson-lucy" has none."""
     u = xp.asarray(np.random.default_rng(0).random(shape).astype(dtype))
@@ -131,13 +131,14 @@ def gains(xp: Any, method: str, kernel: np.ndarray) -> tuple[float, float]:
 
 
 @in_every_method
-@pytest.mark.parametrize("kernel", SHAKES)
+@pytest.mark.parametrize("kernel", [SHAKES[0], *(pytest.param(k, marks=pytest.mark.slow) for k in SHAKES[1:])])
 def test_a_known_kernel_restores_inside_and_at_the_borders(xp: Any, method: str, kernel: np.ndarray) -> None:
     inside, at_border = gains(xp, method, kernel)
     assert inside > 4
     assert at_border > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", LINES)
 def test_line_blurs_too(xp: Any, kernel: np.ndarray) -> None:
     """A line takes whole bands of frequencies away: the priors of the first five fill them, the others less."""
@@ -189,8 +190,8 @@ def test_mirroring_picture_and_kernel_mirrors_the_result(xp: Any, method: str) -
 @in_every_method
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, method: str, dtype: str) -> None:
-    u = blurred_picture(dtype=dtype)[:40, :44]
-    stack = np.stack([u, u[::-1], u, u.max() - u]).reshape(2, 2, 40, 44)
+    u = blurred_picture(dtype=dtype)[:24, :28]
+    stack = np.stack([u, u[::-1], u, u.max() - u]).reshape(2, 2, 24, 28)
     stack[0, 1], stack[1, 0] = 0, 0.5
     stack[1, 0, 3, 4] = np.nan
     kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 11, 11).astype(dtype)
@@ -393,6 +394,7 @@ def test_every_parameter_of_sparse_matters(xp: Any, change: dict[str, Any]) -> N
     assert float(abs(sparse(*arrays) - sparse(*arrays, **change)).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_more_iterations_come_closer_to_the_solution(xp: Any) -> None:
     arrays = xp.asarray(blurred_picture()[:40, :48].copy()), xp.asarray(KERNEL)
     solution = sparse(*arrays, reweightings=0, iterations=400)
@@ -400,6 +402,7 @@ def test_more_iterations_come_closer_to_the_solution(xp: Any) -> None:
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
+@pytest.mark.slow
 def test_a_few_steps_do_where_little_is_unseen(xp: Any) -> None:
     """The preconditioner is the inverse on a torus; only the border and the weights' variety are left to the steps."""
     arrays = xp.asarray(blurred_picture()), xp.asarray(KERNEL)

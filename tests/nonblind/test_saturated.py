@@ -52,6 +52,7 @@ def test_project_on_data_accepts_larger_values_where_saturated(xp: Any) -> None:
     assert_same(project_on_data(xp.asarray(blurred), xp.asarray(light), None), blurred)
 
 
+@pytest.mark.slow
 def test_the_solution_is_a_minimum_of_the_one_sided_misfit(xp: Any) -> None:
     """No step lowers it after many passes."""
     blurred = night()[0][:32, :40].copy()
@@ -128,6 +129,7 @@ def test_a_stack_with_one_clipped_picture_is_a_loop(xp: Any, method: str) -> Non
     assert_close(together[1], METHODS[method](xp.asarray(stack[1]), kernel, **options), atol=1e-9 if xp is np else 1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tv", "sparse"])
 def test_tiles_take_their_part_of_the_mask(xp: Any, method: str) -> None:
     given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
@@ -170,6 +172,7 @@ def test_an_estimated_kernel_meets_lamps_too(xp: Any, final: str) -> None:
     assert float(residual_mse(given, found, kernel, mask)) < float(residual_mse(given, without, kernel)) / 4
 
 
+@pytest.mark.slow
 def test_deblur_hands_the_mask_to_its_restoration(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     masks: list[Any] = []
 

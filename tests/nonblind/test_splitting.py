@@ -91,6 +91,7 @@ def test_the_closed_form_zeroes_its_gradient(xp: Any) -> None:
     assert_close(again + 0.15 * gradient_adjoint(dx - g[0], dy - g[1]), np.zeros((20, 24)), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["wrap", "liu-jia", "unknown"])
 @pytest.mark.parametrize("isotropic", [True, False])
 def test_the_solution_is_a_minimum(xp: Any, boundary: str, isotropic: bool) -> None:
@@ -98,7 +99,8 @@ def test_the_solution_is_a_minimum(xp: Any, boundary: str, isotropic: bool) -> N
     weight, blurred = 1e-3, blurred_picture()[:32, :40].copy()
     given, kernel = xp.asarray(blurred), xp.asarray(KERNEL)
     full = solve(
-        given, kernel, Augmented(SHRINKS[isotropic]), weight=weight, betas=[20.0] * 1500, boundary=boundary, return_padded=True,
+        given, kernel, Augmented(SHRINKS[isotropic]), weight=weight, betas=[20.0] * 1500, boundary=boundary,
+        return_padded=True,
     )  # fmt: skip
     x = to_host(full)
     seen = blurred if boundary == "unknown" else to_host(pad(given, kernel, boundary))
@@ -127,6 +129,7 @@ def test_the_objective_falls_with_the_passes(xp: Any) -> None:
     assert values[2] < 1.02 * values[3]
 
 
+@pytest.mark.slow
 def test_the_first_iterate_does_not_matter(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random values outside the image at the start, the same solution."""
     given, kernel = xp.asarray(blurred_picture()[:32, :40].copy()), xp.asarray(KERNEL)
@@ -166,6 +169,7 @@ def test_every_boundary_returns_the_pictures_shape(xp: Any, boundary: str, shape
     assert xp.isfinite(out).all()
 
 
+@pytest.mark.slow
 def test_multipliers_follow_a_change_of_beta(xp: Any) -> None:
     """beta e is kept: the fixed point is the same whatever beta was on the way."""
     given, kernel = xp.asarray(blurred_picture()[:32, :40].copy()), xp.asarray(KERNEL)

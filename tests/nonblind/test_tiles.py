@@ -31,7 +31,9 @@ def untiled(blurred: Any, kernel: Any, method: str, weight: Any) -> Any:
     return METHODS[method](blurred, kernel, weight=weight, **options)
 
 
-@pytest.mark.parametrize("method", ["tv", "sparse", "hyper-laplacian"])
+@pytest.mark.parametrize(
+    "method", ["tv", *(pytest.param(m, marks=pytest.mark.slow) for m in ("sparse", "hyper-laplacian"))]
+)
 def test_no_seams(xp: Any, method: str) -> None:
     """As near to the untiled result at the cuts as elsewhere."""
     given, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
@@ -67,9 +69,9 @@ def test_the_fades_add_up_to_one(n: int, tile: int, overlap: int) -> None:
 
 def test_a_stack_in_tiles_is_a_loop(xp: Any) -> None:
     stack = np.stack([blurred_picture(), blurred_picture(0.03)])[:, :90, :120]
-    together = to_host(tiled(xp.asarray(stack), xp.asarray(KERNEL), tile=64))
+    together = to_host(tiled(xp.asarray(stack), xp.asarray(KERNEL), tile=64, iterations=5))
     for i in range(2):
-        alone = to_host(tiled(xp.asarray(stack[i]), xp.asarray(KERNEL), tile=64))
+        alone = to_host(tiled(xp.asarray(stack[i]), xp.asarray(KERNEL), tile=64, iterations=5))
         assert_close(together[i], alone, atol=1e-6 if xp is np else 1e-3)
 
 
@@ -131,6 +133,7 @@ def test_equivalent_weights_are_for_the_same_noise() -> None:
     assert equivalent_weight(1e-9, epll, epll) == pytest.approx(1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tv", "hyper-laplacian", "sparse"])
 @pytest.mark.parametrize("noise", [0.01, 0.05])
 def test_the_automatic_weight_is_near_the_best(xp: Any, method: str, noise: float) -> None:

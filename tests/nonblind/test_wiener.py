@@ -111,6 +111,7 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, function: A
 # ---- the weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [1e-3, 0.01, 0.05])
 def test_the_weight_that_is_found_is_nearly_the_best(xp: Any, noise: float) -> None:
     u = blurred_picture(noise)
