@@ -39,13 +39,8 @@ def saturated_start(blurred: Array, kernel: Array, saturated: Array, padded: Arr
     """First iterates on the grid of an unknown boundary: (x, B continued as x * k).
 
     For an image without `saturated` pixels both are `padded`, B continued to that grid. For the others, x is computed
-    by Richardson-Lucy steps in which x * k counts as B where it exceeds a saturated B (Whyte et al. 2014, section 3,
+    by Richardson-Lucy steps in which x * k counts as B where it exceeds a saturated B ([Whyte2014] section 3,
     with a hard knee).
-
-    References
-    ----------
-    O. Whyte, J. Sivic, A. Zisserman: Deblurring shaken and partially saturated images, Int. J. Computer Vision 110(2),
-    2014.
     """
     xp = array_module(blurred, kernel, saturated)
     latent = em_iterations(

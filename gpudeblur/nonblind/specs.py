@@ -95,9 +95,9 @@ def _prior(name: str, value: Any, stack: tuple[int, ...]) -> str:
 
 
 _WEIGHT, _NOISE_SIGMA = _positive_per_image(), _positive_per_image(zero=True)
-_POSITIVE = _number("above 0", lambda number: number > 0)
-_NOT_NEGATIVE = _number("at least 0", lambda number: number >= 0)
-_CONTINUATION = {"beta_rate": _number("above 1", lambda number: number > 1), "beta_max": _POSITIVE}
+_POSITIVE = _number("above 0", lambda x: x > 0)
+_NOT_NEGATIVE = _number("at least 0", lambda x: x >= 0)
+_CONTINUATION = {"beta_rate": _number("above 1", lambda x: x > 1), "beta_max": _POSITIVE}
 _CROSSFADES = ("reflect", "edge", "wrap")
 FILTER_BOUNDARIES = ("unknown", *_CROSSFADES)  # of methods that are not built on `splitting.solve`
 _SPLITTING_ARRAYS = {"numpy": 19.4, "cupy": 29.0}  # `tv_admm` takes most, in every method that calls it
@@ -115,7 +115,7 @@ METHOD_SPECS = {
         function=hyper_laplacian,
         parameters={
             "weight": _WEIGHT,
-            "exponent": _number("above 0 and below 1", lambda number: 0 < number < 1, way_out="tv is 1, l0 is 0"),
+            "exponent": _number("above 0 and below 1", lambda x: 0 < x < 1, way_out="tv is 1, l0 is 0"),
             **_CONTINUATION,
         },
         weight_rule=HYPER_LAPLACIAN_RULE,
@@ -126,7 +126,7 @@ METHOD_SPECS = {
         function=sparse,
         parameters={
             "weight": _WEIGHT,
-            "exponent": _number("above 0 and at most 2", lambda number: 0 < number <= 2),
+            "exponent": _number("above 0 and at most 2", lambda x: 0 < x <= 2),
             "reweightings": _count(0),
             "iterations": _count(1),
         },
@@ -154,7 +154,7 @@ METHOD_SPECS = {
         parameters={
             "weight": _WEIGHT,
             "flat_weight": _WEIGHT,
-            "suppression": _number("between 0 and 1", lambda number: 0 <= number <= 1),
+            "suppression": _number("between 0 and 1", lambda x: 0 <= x <= 1),
             "sigma": _POSITIVE,
             "range_sigma": _POSITIVE,
         },

@@ -19,7 +19,7 @@ Shrink = Callable[[Array, Array, Any], tuple[Array, Array]]  # (d/dx, d/dy, beta
 # Weight c of v = x * k for the unknown boundary. It changes the convergence, not the solution: of 0.02, 0.05, 0.1, 0.2
 # and more, this came closest in 20 and 30 passes over all noise levels.
 COUPLING = 0.1
-# Over-relaxation of that splitting (Boyd et al. 2011, section 3.4.3): 30 passes converge as far as 60 without.
+# Over-relaxation of that splitting ([Boyd2011] section 3.4.3): 30 passes converge as far as 60 without.
 RELAXATION = 1.8
 # weight beta = 0.7 sqrt(weight) came closest to the solution of TV in 30 passes, for weights of 1e-4 to 1e-2.
 TV_BETA = 0.7
@@ -80,8 +80,8 @@ def solve(
 
     With a known boundary all pixels of a periodic grid count, M = 1, and that is a quotient of spectra: two transforms
     per pass, and three at the start. With the boundary "unknown", M selects the image's own pixels, and no transform
-    diagonalizes M K. So v = x * k is split off too, with multipliers d and a weight c = `COUPLING` (Almeida &
-    Figueiredo 2013, eq. 24-31 with the mask apart from the convolution):
+    diagonalizes M K. So v = x * k is split off too, with multipliers d and a weight c = `COUPLING` ([Almeida2013]
+    eq. 24-31 with the mask apart from the convolution):
 
         v = (B + c (x * k + d)) / (1 + c) where M is 1, x * k + d elsewhere;   d += x * k - v,
         x = argmin c / 2 |x * k - v + d|^2 + weight beta / 2 |D x - g|^2,
@@ -105,13 +105,6 @@ def solve(
     Returns
     -------
     (..., H, W), or the grid.
-
-    References
-    ----------
-    M. S. C. Almeida, M. A. T. Figueiredo: Deconvolving images with unknown boundaries using the alternating direction
-    method of multipliers, IEEE Trans. Image Processing 22(8), 2013.
-    S. Boyd et al.: Distributed optimization and statistical learning via the alternating direction method of
-    multipliers, Foundations and Trends in Machine Learning 3(1), 2011.
     """
     xp, unknown = array_module(blurred, kernel), boundary == "unknown"
     latent = pad(blurred, kernel, boundary)
@@ -127,11 +120,11 @@ def solve(
     data = adjoint * rfft2(target)
     fidelity = COUPLING if unknown else 1.0
     multiplier: Any = 0.0  # d, which is 0 outside the image
-    for number, beta in enumerate(betas, start=1):
+    for index, beta in enumerate(betas, start=1):
         dt_g = rfft2(split(latent, beta), overwrite=True)
         dt_g[..., 0, 0] = 0  # D^T g sums to 0; its rounding error, times a large weight, would shift the mean
         spectrum = spectral_solve(data, dt_g, power, weight * beta / fidelity, shape)
-        if unknown and number < len(betas):
+        if unknown and index < len(betas):
             reblurred = irfft2(otf * spectrum, shape, overwrite=True)
             reblurred *= RELAXATION
             target *= 1 - RELAXATION
@@ -143,7 +136,7 @@ def solve(
             data = adjoint * rfft2(target)
         latent = irfft2(spectrum, shape, overwrite=True)
         if callback is not None:
-            callback(number / len(betas))
+            callback(index / len(betas))
     return latent if return_padded else crop(latent, blurred.shape[-2:])
 
 

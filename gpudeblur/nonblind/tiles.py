@@ -94,10 +94,10 @@ def tiled(
     if len(spec.boundaries) > 1:
         options["boundary"] = "unknown"
     out = xp_in.zeros_like(blurred)
-    for number, (cut_pair, window) in enumerate(zip(tiles, windows, strict=True)):
+    for index, (cut_pair, window) in enumerate(zip(tiles, windows, strict=True)):
         if saturated is not None:
             options["saturated"] = crop_to_device(saturated, window)
-        progress = subrange(callback, number / len(tiles), 1 / len(tiles))
+        progress = subrange(callback, index / len(tiles), 1 / len(tiles))
         sharp = METHODS[method](crop_to_device(blurred, window), kernel, weight=weight, callback=progress, **options)
         for axis, (cut, grown) in enumerate(zip(cut_pair, window, strict=True)):
             fade = xp.asarray(_fade(cut, grown, ramps[axis], blurred.shape[axis - 2]), dtype=blurred.dtype)
@@ -108,8 +108,8 @@ def tiled(
 
 def _cuts(n: int, tile: int) -> Iterator[slice]:
     """The fewest parts of about the same length, at most `tile`, that make up n."""
-    count = -(-n // tile)
-    ends = [n * i // count for i in range(count + 1)]
+    parts = -(-n // tile)
+    ends = [n * i // parts for i in range(parts + 1)]
     return (slice(begin, end) for begin, end in itertools.pairwise(ends))
 
 

@@ -33,39 +33,11 @@ def photo(noise: float = 0.01, seed: int = 0) -> np.ndarray:
     return blur(SCENE, KERNEL, noise_sigma=noise, rng=seed)
 
 
-def delta(size: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
-    kernel = np.zeros(size)
-    kernel[place] = 1
-    return kernel
-
-
-def slight(method: str) -> dict[str, Any]:
-    """As little of the prior as can be; in double precision, or a long inverse would be rounding."""
-    prior = {"weight": 1e-7} if METHOD_SPECS[method].weight else {"noise_sigma": 0}
-    return {"method": method, "dtype": "float64", **prior}
-
-
 # ---- kernels
 
 
 @in_some_methods
-@pytest.mark.parametrize("size", [(1, 1), (5, 3), (4, 6)])
-def test_a_delta_at_the_origin_gives_the_picture_back(xp: Any, method: str, size: tuple[int, int]) -> None:
-    kernel = xp.asarray(delta(size, (size[0] // 2, size[1] // 2)))
-    # Its white spots are what they are.
-    assert_close(gd.deconvolve(xp.asarray(TRUE), kernel, saturation=None, **slight(method)), TRUE, atol=1e-3)
-
-
-@in_some_methods
-def test_a_delta_elsewhere_shifts_it(xp: Any, method: str) -> None:
-    """Blurred = true, a row down and two columns right."""
-    moved = xp.asarray(SCENE[3:-5, 2:-6])
-    out = to_host(gd.deconvolve(moved, xp.asarray(delta((5, 6), (3, 5))), **slight(method)))
-    assert_close(out[4:-4, 4:-4], TRUE[4:-4, 4:-4], atol=1e-2)
-
-
-@in_some_methods
-@pytest.mark.parametrize("size", [(4, 5), (5, 4), (2, 2)])
+@pytest.mark.parametrize("size", [(4, 5), (2, 2)])
 def test_an_even_kernel_is_the_odd_one_that_it_is_padded_to(xp: Any, method: str, size: tuple[int, int]) -> None:
     """By zeros at the end: the origin is the same pixel (kh // 2, kw // 2)."""
     even = np.random.default_rng(0).random(size)
@@ -171,14 +143,6 @@ def test_a_stack_is_a_loop_of_kernels_and_numbers_too(xp: Any, method: str, name
         assert_close(out[i], alone, atol=(1e-4 if name else 0) if xp is np else 1e-3)
 
 
-def test_one_kernel_and_a_list_of_numbers_serve_a_stack(xp: Any) -> None:
-    stack = xp.asarray(np.stack([photo(0.01, 1), photo(0.04, 2)]))
-    kernel, both = xp.asarray(KERNEL), xp.asarray(np.stack([KERNEL, KERNEL]))
-    first, second = (gd.deconvolve(stack, each, weight=[0.01, 0.02], dtype="float64") for each in (kernel, both))
-    assert_close(first, second, atol=1e-9)
-    assert_close(first[1], gd.deconvolve(stack[1], kernel, weight=0.02, dtype="float64"), atol=1e-9)
-
-
 # ---- options
 
 
@@ -228,24 +192,11 @@ def test_every_boundary_restores(xp: Any, method: str) -> None:
         assert psnr(to_host(sharp), TRUE) > psnr(periodic, TRUE) + 1
 
 
-@pytest.mark.slow
-def test_the_default_is_better_along_the_borders(xp: Any) -> None:
-    """Than any boundary that is made up, on a picture cut out of a scene."""
-    args, border = (xp.asarray(photo()), xp.asarray(KERNEL)), np.ones(TRUE.shape, bool)
-    border[8:-8, 8:-8] = False
-    quality = {
-        b: psnr(to_host(gd.deconvolve(*args, boundary=b))[border], TRUE[border]) for b in METHOD_SPECS["tv"].boundaries
-    }
-    best = quality.pop("unknown")
-    assert_same(gd.deconvolve(*args), gd.deconvolve(*args, method="tv", boundary="unknown"))
-    assert best > max(quality.values()) + 0.3
-    assert best > psnr(photo()[border], TRUE[border]) + 1.5
-
-
 @in_every_method
 def test_every_method_gains(xp: Any, method: str) -> None:
-    """A photograph with 1 % noise, and nothing said."""
+    """On a photograph with 1 % noise, without options."""
     out = gd.deconvolve(xp.asarray(photo(0.01)), xp.asarray(KERNEL), method=method)
+    assert_same(out, gd.deconvolve(xp.asarray(photo(0.01)), xp.asarray(KERNEL), method=method, boundary="unknown"))
     gain = psnr(to_host(out), TRUE) - psnr(photo(0.01), TRUE)
     assert gain > (1 if method in ("wiener", "richardson-lucy") else 2.5)
 
@@ -323,15 +274,12 @@ def test_a_callback_that_returns_true_stops_it(xp: Any, method: str) -> None:
     assert len(fractions) == 2
 
 
-@in_some_methods
 @pytest.mark.parametrize("tile", [None, "auto"])
-def test_cuda_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch, method: str, tile: str | None) -> None:
+def test_cuda_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch, tile: str | None) -> None:
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)  # as if it were not installed
-    tile = tile if METHOD_SPECS[method].live_arrays else None
     with pytest.raises(RuntimeError, match=r"^device='cuda' needs CuPy, .*; use device=\"cpu\", or install"):
-        gd.deconvolve(photo(), KERNEL, method=method, tile=tile, device="cuda")
-    here, auto = (gd.deconvolve(photo(), KERNEL, method=method, device=device) for device in (None, "auto"))
-    assert_same(auto, here)
+        gd.deconvolve(photo(), KERNEL, tile=tile, device="cuda")
+    assert_same(gd.deconvolve(photo(), KERNEL, device="auto"), gd.deconvolve(photo(), KERNEL))
 
 
 @pytest.mark.gpu

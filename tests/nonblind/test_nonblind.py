@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import laws
 import numpy as np
 import pytest
 from laws import assert_close, assert_same
@@ -16,13 +15,9 @@ from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
 from gpudeblur.nonblind import final as finals
 from gpudeblur.nonblind.final import FINALS, residual_mse, restore
-from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink, hyper_laplacian, shrink_two_thirds
-from gpudeblur.nonblind.methods.sparse import derivatives, derivatives_adjoint, sparse
 from gpudeblur.nonblind.regularization import estimate_weight
 from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.conjugate_gradient import conjugate_gradient
-from gpudeblur.numerics.filters import gradient, gradient_adjoint
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -262,170 +257,7 @@ def test_what_a_result_leaves_unexplained(xp: Any, size: tuple[int, int]) -> Non
     assert_close(residual_mse(*arrays), np.array([0, 0.01]), atol=1e-12)
 
 
-# ---- hyper-Laplacian
-
-
-def test_shrinking_is_the_best_of_all_values(xp: Any) -> None:
-    """Against brute force: no value of a fine grid has a smaller |w|^(2/3) + beta / 2 (w - v)^2."""
-    grid = np.linspace(-2, 2, 8001)
-    v = np.concatenate([np.linspace(-1.5, 1.5, 61), [1e-9, -1e-9]])
-    for beta in (1.0, 8.0, 256.0):
-        w = to_host(shrink_two_thirds(xp.asarray(v), beta))
-
-        def cost(w: np.ndarray, v: Any, beta: float = beta) -> np.ndarray:
-            return np.cbrt(w * w) + beta / 2 * (w - v) ** 2
-
-        least = np.array([cost(grid, value).min() for value in v])
-        np.testing.assert_array_less(cost(w, v), least + 1e-9)
-        assert (np.sign(w) * np.sign(v) >= 0).all()
-        assert (np.abs(w) <= np.abs(v)).all()
-
-
-def test_shrinking_jumps_to_zero_at_its_threshold(xp: Any) -> None:
-    """|v| = 2 (2 / (3 beta))^(3/4); just above, w is half of v or more."""
-    beta = 20.0
-    edge = 2 * (2 / (3 * beta)) ** 0.75
-    out = to_host(shrink_two_thirds(xp.asarray([0.999 * edge, 1.001 * edge, -1.001 * edge, 0.0]), beta))
-    assert out[0] == out[3] == 0
-    assert 0.4 * edge < out[1] < edge
-    assert out[2] == -out[1]
-
-
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 5e-7), ("float64", 7.4e-9)])
-def test_shrinking_is_the_root_to_rounding(xp: Any, dtype: str, bound: float) -> None:
-    """w = u^3 with u the largest root of u^4 - |v| u + c, c = 2 / (3 beta); only |v|^(4/3) / c counts.
-
-    Every ratio of the two from the threshold up is there, densely where w / v bends, at every size of v and beta.
-    """
-    ratio = np.concatenate([2 ** (4 / 3) + np.geomspace(1e-6, 1e3, 4001), np.geomspace(1e3, 1e9, 401)])
-    for beta in np.geomspace(1e-6, 1e12, 19).tolist():
-        unit = (2 / (3 * beta)) ** 0.75
-        v = (unit * ratio**0.75).astype(dtype)
-        size = v.astype(np.float64) / unit
-        root = np.cbrt(size)  # of u^4 - size u + 1, from above, where the polynomial is convex
-        for _ in range(12):
-            root -= (root**4 - size * root + 1) / (4 * root**3 - size)
-        out = to_host(shrink_two_thirds(xp.asarray(v), beta))
-        assert_close(out, unit * root**3, rtol=bound)
-        assert_same(-out, shrink_two_thirds(xp.asarray(-v), beta))
-
-
-@pytest.mark.parametrize("shape", [(9, 7), (2, 3, 6, 5), (1, 1)])
-def test_shrinking_may_overwrite_what_it_is_given(xp: Any, shape: tuple[int, ...]) -> None:
-    v = xp.asarray(np.random.default_rng(0).normal(size=shape))
-    for u in (v, v.swapaxes(-1, -2), v[..., ::2]):
-        before, out = u.copy(), shrink_two_thirds(u, 3.0)
-        assert_same(u, before)
-        assert_same(shrink_two_thirds(before, 3.0, overwrite=True), out)
-
-
-@pytest.mark.parametrize("shape", [(9, 7), (2, 3, 6, 5), (1, 7), (1, 1)])
-def test_the_split_is_the_adjoint_of_shrunk_differences(xp: Any, shape: tuple[int, ...]) -> None:
-    u = xp.asarray(np.random.default_rng(0).random(shape))
-    parts = (shrink_two_thirds(g, 30.0) for g in gradient(u))
-    assert_same(dt_shrink(u, 30.0), gradient_adjoint(*parts))
-    assert_same(dt_shrink(u.swapaxes(-1, -2), 30.0), dt_shrink(u.swapaxes(-1, -2).copy(), 30.0))
-    laws.assert_shift_covariant(lambda x: dt_shrink(x, 30.0), u, (3, 2))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_shrinking_keeps_the_dtype_and_has_no_warnings(xp: Any, dtype: str) -> None:
-    out = shrink_two_thirds(xp.asarray(np.array([0, 1e-30, -1e-30, 1e20, np.nan], dtype=dtype)), 3.0)
-    assert out.dtype == dtype
-    assert_close(out[:4], np.array([0, 0, 0, 1e20]), rtol=1e-6)
-
-
-@pytest.mark.parametrize("change", [{"beta_rate": 4.0}, {"beta_max": 8.0}])
-def test_the_continuation_of_hyper_laplacian_matters(xp: Any, change: dict[str, float]) -> None:
-    arrays = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-    assert float(abs(hyper_laplacian(*arrays) - hyper_laplacian(*arrays, **change)).max()) > 1e-3
-
-
-# ---- sparse
-
-
-@pytest.mark.parametrize("shape", [(6, 9), (2, 7, 5), (3, 3)])
-def test_derivatives_are_differences_where_all_pixels_are_there(xp: Any, shape: tuple[int, ...]) -> None:
-    u = np.random.default_rng(0).normal(size=shape)
-    parts = derivatives(xp.asarray(u))
-    expected = [np.diff(u), np.diff(u, axis=-2), np.diff(u, 2), np.diff(u, 2, axis=-2), np.diff(np.diff(u), axis=-2)]
-    for part, value in zip(parts, expected, strict=True):
-        assert_close(part, value, atol=1e-15)
-
-
-@pytest.mark.parametrize("shape", [(6, 9), (2, 7, 5), (3, 3)])
-def test_derivatives_and_adjoint_are_a_pair(xp: Any, shape: tuple[int, ...]) -> None:
-    random = np.random.default_rng(0)
-    u = xp.asarray(random.normal(size=shape))
-    parts = [xp.asarray(random.normal(size=part.shape)) for part in derivatives(u)]
-    for only in (None, 0, 1, 2, 3, 4):  # all together, then one by one
-        given = tuple(p if only in (None, i) else p * 0 for i, p in enumerate(parts))
-        laws.assert_adjoint(
-            lambda x: tuple(derivatives(x)), lambda *p: derivatives_adjoint([*p], xp.zeros(shape)), u,
-            tuple(p.copy() for p in given),
-        )  # fmt: skip
-
-
-def test_the_adjoint_adds_to_what_is_there(xp: Any) -> None:
-    parts = derivatives(xp.asarray(np.random.default_rng(0).normal(size=(6, 9))))
-    out = derivatives_adjoint([p.copy() for p in parts], xp.ones((6, 9)))
-    assert_close(out, 1 + to_host(derivatives_adjoint(parts, xp.zeros((6, 9)))), atol=1e-12)
-
-
-def test_sparse_lowers_its_objective(xp: Any) -> None:
-    """|valid(x * k) - B|^2 over what is inside, and the prior; the reweighted solves go below the plain one."""
-    blurred = blurred_picture(noise=0.01)
-    weight, shares = 0.0068, (0.1, 0.1, 0.025, 0.025, 0.025)
-
-    def objective(x: np.ndarray) -> float:
-        # x is cut at the frame: what it is outside is not compared.
-        misfit = ((blur(x, KERNEL) - blurred[5:-5, 5:-5]) ** 2).sum()
-        prior = [(np.maximum(abs(d), 0.01) ** 0.8).sum() for d in derivatives(x)]
-        return float(misfit + weight * np.dot(shares, prior))
-
-    arrays = xp.asarray(blurred), xp.asarray(KERNEL)
-    values = [objective(to_host(sparse(*arrays, weight=weight, reweightings=n))) for n in (0, 1, 2, 6)]
-    assert objective(blurred) > values[0] > values[1] > values[2] > values[3]
-
-
-@pytest.mark.parametrize("change", [{"exponent": 1.5}, {"reweightings": 0}, {"iterations": 5}])
-def test_every_parameter_of_sparse_matters(xp: Any, change: dict[str, Any]) -> None:
-    arrays = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-    assert float(abs(sparse(*arrays) - sparse(*arrays, **change)).max()) > 1e-3
-
-
-@pytest.mark.slow
-def test_more_iterations_come_closer_to_the_solution(xp: Any) -> None:
-    arrays = xp.asarray(blurred_picture()[:40, :48].copy()), xp.asarray(KERNEL)
-    solution = sparse(*arrays, reweightings=0, iterations=400)
-    errors = [float(((sparse(*arrays, reweightings=0, iterations=n) - solution) ** 2).sum()) for n in (5, 25, 100)]
-    assert errors[0] > 2 * errors[1] > 4 * errors[2]
-
-
-@pytest.mark.slow
-def test_a_few_steps_do_where_little_is_unseen(xp: Any) -> None:
-    """The preconditioner is the inverse on a torus; only the border and the weights' variety are left to the steps."""
-    arrays = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-    solution, few = (to_host(sparse(*arrays, reweightings=0, iterations=n)) for n in (400, 8))
-    inside = ~frame(solution.shape, 20)
-    assert np.sqrt(((few - solution)[inside] ** 2).mean()) < 1e-3
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2)])
-def test_sparse_has_small_pictures(xp: Any, size: tuple[int, int]) -> None:
-    u = xp.asarray(np.random.default_rng(0).random(size))
-    assert_close(sparse(u, xp.asarray(delta((1, 1))), weight=1e-9), u, atol=1e-4)
-
-
-@pytest.mark.parametrize("preconditioned", [True, False])
-def test_conjugate_gradients_with_the_inverse_take_one_step(xp: Any, preconditioned: bool) -> None:
-    """Two systems in one call; without it, as many steps as there are different eigenvalues."""
-    random = np.random.default_rng(0)
-    diagonal = xp.asarray(random.choice([1.0, 2.0, 7.0], (2, 5, 4)))
-    rhs = xp.asarray(random.normal(size=(2, 5, 4)))
-    options: dict[str, Any] = {"precondition": lambda r: r / diagonal} if preconditioned else {}
-    found = conjugate_gradient(lambda u: diagonal * u, rhs, xp.zeros_like(rhs), 1 if preconditioned else 3, **options)
-    assert_close(found, to_host(rhs / diagonal), atol=1e-12)
+# ---- the end of `deblur`
 
 
 def test_a_kernel_that_fills_its_picture_is_not_trusted(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,12 +131,6 @@ def test_more_noise_means_more_weight_and_a_smoother_picture(xp: Any) -> None:
     assert rough[0] > 1.2 * rough[1] > 1.2 * 1.1 * rough[2]
 
 
-def test_the_noise_is_estimated(xp: Any) -> None:
-    u = blurred_picture(0.03)
-    given = wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=0.03)
-    assert psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL))), TRUE) > psnr(to_host(given), TRUE) - 0.3
-
-
 def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
     u = blurred_picture(0.01)
     found = {p: psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=0.01, prior=p)), TRUE) for p in PRIORS}
@@ -156,13 +150,6 @@ def test_borders_are_nearly_as_good_as_the_middle(xp: Any) -> None:
         found[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
     assert found["unknown"] > -2.5
     assert found["unknown"] > max(found["edge"], found["reflect"]) > found["wrap"] + 3
-
-
-def test_a_kernel_off_its_middle_moves_the_picture_back(xp: Any) -> None:
-    kernel = np.zeros((5, 6))
-    kernel[3, 4] = 1  # its origin is (2, 3): one row down, one column right
-    out = wiener(xp.asarray(np.roll(TRUE, (1, 1), (0, 1))), xp.asarray(kernel), weight=1e-9, boundary="wrap")
-    assert_close(out, TRUE, atol=1e-6)
 
 
 @in_every_boundary
@@ -192,15 +179,11 @@ def test_the_prior_is_that_of_its_differences(xp: Any) -> None:
     assert prior_power((6, 8), "laplacian", "float32", halved=False).shape == (6, 8)
 
 
-def test_callbacks_hear_of_the_passes(xp: Any) -> None:
-    u, kernel, heard = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
-    wiener(u, kernel, callback=heard.append)
-    assert heard == sorted(heard)
-    assert heard[-1] == 1
-    heard.clear()
-    unsupervised_wiener(u, kernel, rng=0, callback=heard.append)
-    assert heard == sorted(heard)
-    assert heard[-1] == 1
+def test_progress_of_the_sampler_rises_to_one(xp: Any) -> None:
+    u, kernel, fractions = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
+    unsupervised_wiener(u, kernel, rng=0, callback=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
 
 
 # ---- unsupervised

@@ -81,8 +81,8 @@ def epll(
     unknown = boundary == "unknown"
     solution = rfft2(latent) * scale
     data: Any = None if unknown else adjoint * rfft2(pad(blurred, kernel, boundary))
-    for number, coupling in enumerate(COUPLINGS):
-        offset = (number * 3 % stride, number * 5 % stride)
+    for index, coupling in enumerate(COUPLINGS):
+        offset = (index * 3 % stride, index * 5 % stride)
         patch_term = rfft2(expected_patches(latent, weight / coupling, mixture, stride, offset), overwrite=True)
         patch_term *= coupling
         inverse = scale / (power + coupling)
@@ -93,7 +93,7 @@ def epll(
                 data = adjoint * rfft2(reblurred, overwrite=True)
             solution = (data + patch_term) * inverse
         latent = irfft2(solution, grid)
-        progress((number + 1) / len(COUPLINGS))
+        progress((index + 1) / len(COUPLINGS))
     return crop(latent, blurred.shape[-2:])
 
 

@@ -166,9 +166,9 @@ def hyper_laplacian(
         betas = continuation(1.0, beta_rate, beta_max)
         latent = solve(latent, kernel, split, weight=weight, betas=betas, boundary="wrap", callback=progress)
         return crop(latent, blurred.shape[-2:])
-    number, arrays = (None, (latent, kernel, weight)) if np.ndim(weight) else (weight, (latent, kernel))
-    passes = functools.partial(_passes, number=number, beta_rate=beta_rate, beta_max=beta_max)
-    (latent,) = replayed(("hyper-laplacian", number, beta_rate, beta_max), passes, *arrays, report=progress)
+    scalar, arrays = (None, (latent, kernel, weight)) if np.ndim(weight) else (weight, (latent, kernel))
+    passes = functools.partial(_passes, scalar=scalar, beta_rate=beta_rate, beta_max=beta_max)
+    (latent,) = replayed(("hyper-laplacian", scalar, beta_rate, beta_max), passes, *arrays, report=progress)
     return crop(latent, blurred.shape[-2:])
 
 
@@ -184,16 +184,16 @@ def _passes(
     kernel: Array,
     weight: Array | None = None,
     *,
-    number: float | None,
+    scalar: float | None,
     beta_rate: float,
     beta_max: float,
     report: Callable[[float], None],
 ) -> tuple[Array]:
-    """The solution for a periodic blurred image, `latent`; `weight` one per image (..., 1, 1), or `number` for all.
+    """The solution for a periodic blurred image, `latent`; `weight` one per image (..., 1, 1), or `scalar` for all.
 
     Nothing here may wait for a device.
     """
-    factor: Any = number if weight is None else weight
+    factor: Any = scalar if weight is None else weight
     buffers, shape = Workspace(latent), latent.shape[-2:]
     data, power = data_terms(psf_to_otf(kernel, shape), rfft2(latent))
     beta = 1.0

@@ -94,7 +94,7 @@ def prior_power(shape: Shape, prior: str, dtype: Any, *, halved: bool = True) ->
     bins = (*shape[:-1], shape[-1] // 2 + 1) if halved else shape
     if prior == "identity":
         return np.ones(bins, dtype)
-    axes = [difference_spectrum(side, count, np.float64) for count, side in zip(bins, shape, strict=True)]
+    axes = [difference_spectrum(side, n, np.float64) for n, side in zip(bins, shape, strict=True)]
     gradient = functools.reduce(np.add, np.ix_(*axes))
     return (gradient if prior == "gradient" else gradient**2).astype(dtype)
 
