@@ -22,7 +22,7 @@ saturated : (..., H, W) bool, optional
 callback : function, optional
     Called with the completed fraction after each pass. Returning True stops the run by `gpudeblur.Stopped`.
 
-The result (..., H, W) is not limited to [0, 1].
+The result (..., H, W) is not limited to [0, 1]. Papers are cited as [Author year], listed in docs/method.md.
 
 How to add a method
 -------------------

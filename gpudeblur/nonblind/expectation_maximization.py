@@ -122,7 +122,7 @@ def _accelerate(
     accelerated: bool,
     callback: OnProgress | None,
 ) -> Array:
-    """`num_iter` steps from `x`; with `accelerated`, each from an extrapolation (Biggs & Andrews 1997, eq. 2 to 8).
+    """`num_iter` steps from `x`; with `accelerated`, each from an extrapolation ([Biggs1997] eq. 2 to 8).
 
     A step returns x and, if there is a tolerance, whether the point it started from had converged. The result for that
     image is then this point.

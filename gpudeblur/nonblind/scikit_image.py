@@ -89,7 +89,7 @@ def richardson_lucy(
         Where `H x` is below it, the ratio counts as 0.
     boundary : {None, "unknown", "reflect", "edge", "wrap"}
         What is beyond the borders. None: black, as in scikit-image. "unknown": the scene continues and only observed
-        pixels are compared (Bertero & Boccacci 2005), the best. "reflect", "edge": the image is mirrored, or continued
+        pixels are compared ([Bertero2005]), the best. "reflect", "edge": the image is mirrored, or continued
         by its border pixels. "wrap": it is periodic. With any but None the first iterate is the mean, and the scale of
         the `psf` affects only the brightness of the result.
     channel_axis : int, optional

@@ -1,4 +1,4 @@
-"""Expected patch log likelihood (Zoran & Weiss 2011): a Gaussian mixture of patches, half-quadratic splitting."""
+"""Expected patch log likelihood ([Zoran2011]): a Gaussian mixture of patches, half-quadratic splitting."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def epll(
 ) -> Array:
     """argmin_x |M (x * k - B)|^2 / 2 - weight sum_i log p(P_i x) / 64; M selects the observed pixels.
 
-    P_i x are all patches of 8 x 8 pixels; p is a mixture of Gaussians for patches less their mean. A pass (Zoran &
-    Weiss 2011, eq. 3-5) replaces each patch by its most probable value under noise of variance weight / c, averages
+    P_i x are all patches of 8 x 8 pixels; p is a mixture of Gaussians for patches less their mean. A pass ([Zoran2011]
+    eq. 3-5) replaces each patch by its most probable value under noise of variance weight / c, averages
     these in an image z, and then solves
 
         x = argmin |M (x * k - B)|^2 / 2 + c / 2 |x - z|^2,
@@ -59,10 +59,6 @@ def epll(
     ------
     ValueError
         The file of the mixture has been changed.
-
-    References
-    ----------
-    D. Zoran, Y. Weiss: From learning models of natural image patches to whole image restoration, ICCV 2011.
     """
     mixture = load_default() if mixture is None else mixture
     weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)

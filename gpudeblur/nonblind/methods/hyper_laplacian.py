@@ -1,4 +1,4 @@
-"""Hyper-Laplacian deconvolution (Krishnan & Fergus 2009): |gradient|^(2/3), half-quadratic splitting, a few FFTs."""
+"""Hyper-Laplacian deconvolution ([Krishnan2009]): |gradient|^(2/3), half-quadratic splitting, a few FFTs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _nonzero_minimum(v: Array, unit: float) -> Array:
 def shrink_half(v: Array, beta: float) -> Array:
     """argmin_w |w|^(1/2) + beta / 2 (w - v)^2, pixel by pixel: the largest root of a cubic, by a cosine.
 
-    It is 0 up to |v| = 3/2 beta^(-2/3), and between 2/3 v and v above (Xu et al. 2012, eq. 10-13).
+    It is 0 up to |v| = 3/2 beta^(-2/3), and between 2/3 v and v above ([XuZ2012] eq. 10-13).
     """
     xp = array_module(v)
     threshold = 1.5 * beta ** (-2 / 3)
@@ -77,7 +77,7 @@ def shrink_power(v: Array, beta: float, exponent: float) -> Array:
 
     In the unit beta^(-1 / (2 - exponent)), beta is 1. The minimizer w = r v then satisfies
     r = 1 - q exponent r^(exponent - 1) with q = |v|^(exponent - 2). r is 1 for q = 0 and falls with q, to
-    2 (1 - exponent) / (2 - exponent) at a certain q, where it jumps to 0 (Krishnan & Fergus 2009, section 3.2).
+    2 (1 - exponent) / (2 - exponent) at a certain q, where it jumps to 0 ([Krishnan2009] section 3.2).
     """
     xp = array_module(v)
     table, jump = (xp.asarray(array, dtype=v.dtype) for array in _ratio_table(exponent))
@@ -138,8 +138,8 @@ def hyper_laplacian(
 ) -> Array:
     """argmin_x |x * k - B|^2 / 2 + weight (|x_x|^exponent + |x_y|^exponent) by half-quadratic splitting.
 
-    A pass shrinks the gradients (eq. 5-9: for 2/3 by an approximation of the closed form, for 1/2 by the closed form,
-    for others from a table) and solves for x, a quotient of spectra (eq. 4).
+    A pass ([Krishnan2009]) shrinks the gradients (eq. 5-9: for 2/3 by an approximation of the closed form, for 1/2 by
+    the closed form, for others from a table) and solves for x, a quotient of spectra (eq. 4).
 
     Parameters
     ----------
@@ -150,12 +150,6 @@ def hyper_laplacian(
 
     Before these passes, the boundary "unknown" takes 20 of `tv`, see `periodic_extension`. With the exponent 2/3 and
     one weight, the passes on a GPU are one CUDA graph, and `callback` is called once, at their end.
-
-    References
-    ----------
-    D. Krishnan, R. Fergus: Fast image deconvolution using hyper-Laplacian priors, NIPS 2009, eq. 3-9.
-    Z. Xu, X. Chang, F. Xu, H. Zhang: L1/2 regularization: a thresholding representation theory and a fast solver,
-    IEEE Trans. Neural Networks and Learning Systems 23(7), 2012.
     """
     weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
     begin = 0.7 if boundary == "unknown" else 0.0

@@ -30,7 +30,7 @@ def l0(
     """argmin_x |x * k - B|^2 / 2 + weight |grad x|_0 by half-quadratic splitting.
 
     |.|_0 counts the pixels where either derivative is not 0. A pass keeps the gradients of |grad x|^2 >= 2 / beta, sets
-    the others to 0 (Xu et al. 2011, eq. 12), and solves for x (eq. 8, with a blur: Pan et al. 2014, eq. 9).
+    the others to 0 ([XuL2011] eq. 12), and solves for x (eq. 8, with a blur: [Pan2014] eq. 9).
 
     Kept for comparison: it is best in no row of the benches.
 
@@ -41,11 +41,6 @@ def l0(
         smallest edge.
 
     Where the data term has no 1/2, `weight` is half of lambda. Text and drawings allow larger ones than photographs.
-
-    References
-    ----------
-    L. Xu, C. Lu, Y. Xu, J. Jia: Image smoothing via L0 gradient minimization, SIGGRAPH Asia 2011.
-    J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
     """
     weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
     padded = periodic_extension(blurred, kernel, boundary, saturated=saturated, callback=subrange(callback, 0, 0.6))

@@ -108,7 +108,7 @@ def with_noise(mixture: Mixture, noise: float, dtype: np.dtype, tolerance: float
     """The mixture under noise of variance `noise`, on the host.
 
     A component keeps its r leading directions; along the others its variance (plus noise) becomes their mean t. Of all
-    such approximations this is the closest (Tipping & Bishop 1999). Its divergence from a Gaussian of d dimensions is
+    such approximations this is the closest ([Tipping1999]). Its divergence from a Gaussian of d dimensions is
 
         KL = ((d - r) log t - sum_{j > r} log(v_j + s)) / 2
 
@@ -136,7 +136,7 @@ def with_noise(mixture: Mixture, noise: float, dtype: np.dtype, tolerance: float
 def map_estimate(y: Array, noisy: NoisyMixture) -> Array:
     """argmin_z |z - y|^2 / (2 s) - log N(z; 0, C_k), with k the most probable component of y: its Wiener filter.
 
-    z = C_k (C_k + s)^-1 y (Zoran & Weiss 2011, section 4.2), from the projections w y alone:
+    z = C_k (C_k + s)^-1 y ([Zoran2011] section 4.2), from the projections w y alone:
     z = (1 - s tail_k) y + s sum_{j of k} w_j (w_j y).
 
     Parameters

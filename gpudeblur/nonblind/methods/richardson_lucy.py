@@ -14,8 +14,8 @@ from ...numerics.progress import OnProgress
 from ..expectation_maximization import em_iterations
 from ..regularization import as_column
 
-DAMPING_EXPONENT = 10  # White's N
-FLAT_GRADIENT = 1e-3  # Dey's |grad x| is smoothed below this fraction of the mean brightness
+DAMPING_EXPONENT = 10  # N of [White1994]
+FLAT_GRADIENT = 1e-3  # |grad x| of the TV term is smoothed below this fraction of the mean brightness
 
 
 def richardson_lucy(
@@ -34,33 +34,24 @@ def richardson_lucy(
 ) -> Array:
     """argmax_x of the likelihood of B under Poisson noise, sum(B log(x * k) - x * k), x >= 0, by steps of EM.
 
-    A step is x <- x / (H^T 1) . H^T(B / H x), where H x is x * k at the observed pixels. It preserves the total
-    intensity: the sum of H x is that of B. Without `tv_weight` there is no prior, and the number of steps trades detail
-    for noise.
+    A step ([Richardson1972], [Lucy1974]) is x <- x / (H^T 1) . H^T(B / H x), where H x is x * k at the observed pixels.
+    It preserves the total intensity: the sum of H x is that of B. Without `tv_weight` there is no prior, and the number
+    of steps trades detail for noise.
 
     Parameters
     ----------
     blurred, kernel, noise_sigma, boundary, saturated, callback : common to all methods, see
         `help(gpudeblur.nonblind)`.
     num_iter : number of steps of four transforms each, if they do not end before.
-    accelerated : extrapolate between the steps (Biggs & Andrews); each then counts for about three.
+    accelerated : extrapolate between the steps ([Biggs1997]); each then counts for about three.
     damping : in standard deviations of the noise; 0: none. Where x * k is within this distance of B, x follows B only
-        faintly (White's formula, with the noise of a photograph instead of Poisson's).
-    tv_weight : divides a step by 1 - tv_weight div(grad x / |grad x|) (Dey). Against noise; 0.002 to 0.02.
+        faintly ([White1994] with the noise of a photograph instead of Poisson's).
+    tv_weight : divides a step by 1 - tv_weight div(grad x / |grad x|) ([Dey2006]). Against noise; 0.002 to 0.02.
     discrepancy : an image is done when the rms of B - x * k is below this multiple of `noise_sigma`; 0: only after
         `num_iter`.
 
     Negative values of `blurred` count as 0. With the boundary "unknown", x extends beyond B as far as the kernel does,
-    and pixels that were partly observed are weighted by that part (Bertero & Boccacci).
-
-    References
-    ----------
-    W. H. Richardson, J. Opt. Soc. Am. 62 (1972); L. B. Lucy, Astron. J. 79 (1974).
-    D. S. C. Biggs, M. Andrews: Acceleration of iterative image restoration algorithms, Appl. Opt. 36 (1997).
-    R. L. White: Image restoration using the damped Richardson-Lucy method, SPIE 2198 (1994).
-    N. Dey et al.: Richardson-Lucy algorithm with total variation regularization, Microsc. Res. Tech. 69 (2006).
-    M. Bertero, P. Boccacci: A simple method for the reduction of boundary effects in the Richardson-Lucy approach to
-    image deconvolution, Astron. Astrophys. 437 (2005).
+    and pixels that were partly observed are weighted by that part ([Bertero2005]).
 
     Examples
     --------

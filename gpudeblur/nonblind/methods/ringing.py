@@ -20,7 +20,7 @@ FLAT_WEIGHT_RATIO = 0.25  # default `flat_weight` / `weight`: somewhat more than
 
 
 def bilateral(u: Array, *, sigma: float, range_sigma: float) -> Array:
-    """`u` (..., H, W) after a bilateral filter (Tomasi & Manduchi 1998, eq. 5), cut off at 2 sigma.
+    """`u` (..., H, W) after a bilateral filter ([Tomasi1998] eq. 5), cut off at 2 sigma.
 
     Each pixel becomes the mean of its neighbors, weighted by exp(-distance^2 / (2 sigma^2)) and by
     exp(-difference^2 / (2 range_sigma^2)). Only pixels of the image are neighbors.
@@ -65,7 +65,7 @@ def ringing_suppressed(
     saturated: Array | None = None,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
-    """x_tv - suppression bilateral(x_tv - x_l0): the last step of Pan et al. 2014 (section 4, "removing artifacts").
+    """x_tv - suppression bilateral(x_tv - x_l0): the last step of [Pan2014] (section 4, "removing artifacts").
 
     The L0 result has no ringing, and no texture either. Its difference from the TV result is ringing, smooth and low,
     and detail. The bilateral filter keeps the ringing, which is subtracted. With an exact kernel this costs detail; it
@@ -77,10 +77,6 @@ def ringing_suppressed(
     flat_weight : weight of `l0`; None is a quarter of `weight`, which is that of `tv`.
     suppression : fraction of the smooth difference that is subtracted, from 0 (`tv` alone) to 1.
     sigma, range_sigma : of the bilateral filter, in pixels and in the unit of the image (the paper's).
-
-    References
-    ----------
-    J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
     """
     if weight is None:
         weight = estimate_weight(blurred, kernel, TV_RULE)

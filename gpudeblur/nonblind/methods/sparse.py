@@ -1,4 +1,4 @@
-"""Sparse-prior deconvolution (Levin et al. 2007, `deconvSps`): |derivatives|^0.8, unknown boundary."""
+"""Sparse-prior deconvolution ([Levin2007] appendix, `deconvSps`): |derivatives|^0.8, unknown boundary."""
 
 from __future__ import annotations
 
@@ -67,11 +67,6 @@ def sparse(
         Levin's code is 0.0068. The boundary is always "unknown".
     exponent : in (0, 2]. Smaller: sharper edges, flatter regions.
     reweightings, iterations : solves after the first; conjugate-gradient steps in each, four transforms per step.
-
-    References
-    ----------
-    A. Levin, R. Fergus, F. Durand, W. T. Freeman: Image and depth from a conventional camera with a coded aperture,
-    SIGGRAPH 2007, appendix.
     """
     xp, weight = array_module(blurred, kernel), resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
     (h, w), (kh, kw), real = blurred.shape[-2:], kernel.shape[-2:], blurred.dtype

@@ -31,8 +31,8 @@ def tv(
 ) -> Array:
     """argmin_x |M (x * k - B)|^2 / 2 + weight sum |grad x| by ADMM; M selects the observed pixels.
 
-    With g for grad x and scaled multipliers e, a pass is (Wang et al. 2008, eq. 2.4 and 2.7; the multipliers are split
-    Bregman's, Goldstein & Osher 2009, eq. 4.2-4.6)
+    With g for grad x and scaled multipliers e, a pass is ([WangY2008] eq. 2.4 and 2.7; the multipliers are those of
+    split Bregman, [Goldstein2009] eq. 4.2-4.6)
 
         g = shrink(grad x + e, 1 / beta),   e += grad x - g,
         x = argmin |M (x * k - B)|^2 / 2 + weight beta / 2 |grad x - g + e|^2,
@@ -45,12 +45,6 @@ def tv(
     isotropic : |grad x| is sqrt(x_x^2 + x_y^2); else |x_x| + |x_y|, which favors rows and columns: kept for comparison,
         it is best in no row of the benches.
     iterations : passes, each of two transforms, or four for the boundary "unknown". `saturated` adds half to the time.
-
-    References
-    ----------
-    Y. Wang, J. Yang, W. Yin, Y. Zhang: A new alternating minimization algorithm for total variation image
-    reconstruction, SIAM J. Imaging Sciences 1(3), 2008.
-    T. Goldstein, S. Osher: The split Bregman method for L1-regularized problems, SIAM J. Imaging Sciences 2(2), 2009.
     """
     weight = resolve_weight(weight, blurred, kernel, TV_RULE)
     shrink = shrink_isotropic if isotropic else shrink_anisotropic

@@ -1,4 +1,4 @@
-"""Wiener deconvolution whose weights are sampled with the image: a Gibbs sampler (Orieux et al. 2010)."""
+"""Wiener deconvolution whose weights are sampled with the image: a Gibbs sampler ([Orieux2010])."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def unsupervised_wiener(
     boundary: str = "edge",
     callback: OnProgress | None = None,
 ) -> Array:
-    """E(x | B) with the precisions of noise and prior unknown too, by Gibbs sampling (Orieux et al. 2010).
+    """E(x | B) with the precisions of noise and prior unknown too, by Gibbs sampling ([Orieux2010]).
 
     In turn, x is drawn given both precisions, an independent Gaussian per frequency, and the precisions given x, from
     their gamma distributions. All images of a batch share the random numbers, so that a batch equals a loop.
@@ -53,11 +53,6 @@ def unsupervised_wiener(
     ------
     ValueError
         `max_num_iter` is less than ``burnin + 2``.
-
-    References
-    ----------
-    F. Orieux, J.-F. Giovannelli, T. Rodet: Bayesian estimation of regularization and point spread function parameters
-    for Wiener-Hunt deconvolution, J. Opt. Soc. Am. A 27 (2010).
     """
     xp = array_module(blurred, kernel)
     kernel = kernel.astype(blurred.dtype, copy=False)
@@ -152,7 +147,7 @@ def gibbs(
         width then counts twice, as in scikit-image.)
     sample : called with each x.
 
-    Equation numbers are those of Orieux et al. 2010.
+    Equation numbers are those of [Orieux2010].
     """
     xp, real = array_module(spectrum, otf, penalty), penalty.dtype
     power = squared_magnitude(otf)

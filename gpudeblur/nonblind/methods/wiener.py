@@ -37,6 +37,8 @@ def wiener(
 ) -> Array:
     """argmin_x |x * k - B|^2 + weight |D x|^2, one quotient of spectra: conj(K) F B / (|K|^2 + weight |F D|^2).
 
+    [Wiener1949], [Hunt1973].
+
     Parameters
     ----------
     blurred, kernel, weight, noise_sigma, boundary, callback : common to all methods, see `help(gpudeblur.nonblind)`.
@@ -48,12 +50,6 @@ def wiener(
 
     With the boundary "unknown", what lies beyond the image comes from 20 passes of `tv` (`periodic_extension`), which
     take most of the time; the other boundaries take one quotient.
-
-    References
-    ----------
-    N. Wiener: Extrapolation, interpolation, and smoothing of stationary time series, 1949.
-    B. R. Hunt: The application of constrained least squares estimation to image restoration, IEEE Trans. Comput. 1973.
-    [Lin2020]: see docs/method.md.
     """
     xp, kernel = array_module(blurred, kernel), kernel.astype(blurred.dtype, copy=False)
     data, window = periodic_data(blurred, kernel, boundary, callback=subrange(callback, 0, 0.9))
