@@ -57,14 +57,14 @@ def patches(count: int, seed: int = 1) -> np.ndarray:
 def naive(y: np.ndarray, mixture: Mixture, noise: float) -> np.ndarray:
     """The definition for one patch (64,), by covariances in the space of patches without mean."""
     basis = np.linalg.qr(np.eye(64) - 1 / 64).Q[:, :63]
-    found = []
+    result = []
     for share, covariance in zip(mixture.mixing_weights, covariances(mixture), strict=True):
         inner = basis.T @ covariance @ basis
         noisy = inner + noise * np.eye(63)
         inside = basis.T @ y
         score = np.log(share) - 0.5 * np.linalg.slogdet(noisy)[1] - 0.5 * inside @ np.linalg.solve(noisy, inside)
-        found.append((score, basis @ inner @ np.linalg.solve(noisy, inside)))
-    return max(found, key=lambda pair: pair[0])[1]
+        result.append((score, basis @ inner @ np.linalg.solve(noisy, inside)))
+    return max(result, key=lambda pair: pair[0])[1]
 
 
 # ---- patches
@@ -142,7 +142,7 @@ def test_strips_change_nothing(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_noise_is_taken_off(xp: Any) -> None:
-    """White noise alone, of the variance that is told: far better than the picture was."""
+    """White noise alone, of the variance that is calls: far better than the picture was."""
     noisy = SCENE + 0.05 * np.random.default_rng(0).standard_normal(SCENE.shape)
     out = to_host(expected_patches(xp.asarray(noisy), 0.05**2, load_default(), 2, (0, 0)))
     assert psnr(out, SCENE) > psnr(noisy, SCENE) + 4

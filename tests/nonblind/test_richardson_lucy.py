@@ -29,7 +29,7 @@ def blurred_picture(noise: float = 0.0, dtype: str = "float64") -> np.ndarray:
     return blur(SCENE, KERNEL, noise_sigma=noise, rng=0).astype(dtype)
 
 
-def seen(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
+def reblur(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
     """x * k where B is, of a periodic x."""
     spectrum = np.fft.rfft2(place(kernel, x.shape, tuple(s // 2 for s in kernel.shape))) * np.fft.rfft2(x)
     return np.fft.irfft2(spectrum, x.shape)
@@ -58,10 +58,10 @@ def test_the_light_is_kept(xp: Any, accelerated: bool, dtype: str) -> None:
     np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-5 if dtype == "float32" else 1e-12)
 
 
-def test_a_scene_with_dark_borders_keeps_its_light_at_an_unknown_boundary(xp: Any) -> None:
+def test_dark_borders_keep_the_light_of_an_unknown_boundary(xp: Any) -> None:
     u = np.zeros((40, 45))
     u[15:25, 20:30] = TRUE[:10, :10]
-    blurred = seen(u, KERNEL, "wrap")
+    blurred = reblur(u, KERNEL, "wrap")
     out = richardson_lucy(xp.asarray(blurred), xp.asarray(KERNEL), num_iter=20, **SHARP)
     np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-3)
 
@@ -132,16 +132,16 @@ def test_acceleration_is_worth_several_times_the_steps(xp: Any) -> None:
     assert psnr(to_host(fast), TRUE) > psnr(to_host(slow), TRUE)
 
 
-def test_borders_are_as_good_as_the_middle_but_where_the_scene_is_taken_for_periodic(xp: Any) -> None:
+def test_borders_are_as_good_as_the_middle_unless_periodic(xp: Any) -> None:
     u, border = blurred_picture(), np.ones(TRUE.shape, bool)
     border[10:-10, 10:-10] = False
-    found = {}
+    result = {}
     for boundary in BOUNDARIES:
         out = to_host(richardson_lucy(xp.asarray(u), xp.asarray(KERNEL), boundary=boundary, **SHARP))
-        found[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
-    assert found["unknown"] > -1.5
-    assert found["unknown"] > found["reflect"] > found["wrap"] + 3
-    assert found["unknown"] > found["edge"] - 1
+        result[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
+    assert result["unknown"] > -1.5
+    assert result["unknown"] > result["reflect"] > result["wrap"] + 3
+    assert result["unknown"] > result["edge"] - 1
 
 
 def test_the_steps_end_where_the_noise_begins(xp: Any) -> None:
@@ -172,7 +172,7 @@ def test_an_even_or_lopsided_kernel_leaves_the_picture_in_its_place(
 ) -> None:
     kernel = np.random.default_rng(1).random(size)
     kernel /= kernel.sum()
-    whole = seen(SCENE, kernel, "wrap")
+    whole = reblur(SCENE, kernel, "wrap")
     u = whole if boundary == "wrap" else whole[5:-5, 5:-5]
     true = SCENE if boundary == "wrap" else TRUE
     out = to_host(richardson_lucy(xp.asarray(u), xp.asarray(kernel), num_iter=40, boundary=boundary, **SHARP))

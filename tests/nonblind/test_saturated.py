@@ -134,8 +134,8 @@ def test_a_stack_with_one_clipped_picture_is_a_loop(xp: Any, method: str) -> Non
 def test_tiles_take_their_part_of_the_mask(xp: Any, method: str) -> None:
     given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
     mask = find_saturated(given)
-    found = [quality(tiled(given, kernel, method=method, saturated=m, tile=64, weight=1e-3)) for m in (None, mask)]
-    assert found[1] > found[0] + 2
+    result = [quality(tiled(given, kernel, method=method, saturated=m, tile=64, weight=1e-3)) for m in (None, mask)]
+    assert result[1] > result[0] + 2
 
 
 def test_each_channel_has_its_own(xp: Any) -> None:
@@ -167,9 +167,9 @@ def test_saturation_level_below_the_top(xp: Any) -> None:
 def test_an_estimated_kernel_meets_lamps_too(xp: Any, final: str) -> None:
     given, kernel = xp.asarray(night()[0]), xp.asarray(KERNEL)
     mask = find_saturated(given)
-    without, found = restore(given, kernel, final), restore(given, kernel, final, saturated=mask)
-    assert quality(found) > quality(without) + 2
-    assert float(residual_mse(given, found, kernel, mask)) < float(residual_mse(given, without, kernel)) / 4
+    without, result = restore(given, kernel, final), restore(given, kernel, final, saturated=mask)
+    assert quality(result) > quality(without) + 2
+    assert float(residual_mse(given, result, kernel, mask)) < float(residual_mse(given, without, kernel)) / 4
 
 
 @pytest.mark.slow

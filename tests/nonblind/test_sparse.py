@@ -83,7 +83,7 @@ def test_more_iterations_come_closer_to_the_solution(xp: Any) -> None:
 
 @pytest.mark.slow
 def test_a_few_steps_do_where_little_is_unseen(xp: Any) -> None:
-    """The preconditioner is the inverse on a torus; only the border and the weights' variety are left to the steps."""
+    """The preconditioner solves the periodic case; the steps add the border and the variation of the weights."""
     arrays = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
     solution, few = (to_host(sparse(*arrays, reweightings=0, iterations=n)) for n in (400, 8))
     assert np.sqrt(((few - solution)[20:-20, 20:-20] ** 2).mean()) < 1e-3

@@ -195,7 +195,7 @@ def test_a_transposed_picture_has_a_transposed_result(xp: Any) -> None:
         assert_close(turned, to_host(out).T, atol=1e-9)
 
 
-def test_shifting_a_torus_shifts_the_result(xp: Any) -> None:
+def test_shifting_a_periodic_image_shifts_the_result(xp: Any) -> None:
     blurred, kernel = blurred_picture(), xp.asarray(KERNEL)
     out = tv(xp.asarray(blurred), kernel, weight=1e-3, boundary="wrap")
     moved = tv(xp.asarray(np.roll(blurred, (5, -7), (0, 1))), kernel, weight=1e-3, boundary="wrap")

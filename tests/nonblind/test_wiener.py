@@ -1,4 +1,4 @@
-"""Wiener filters: the closed form zeroes its gradient, the weight is found, the sampler agrees with itself."""
+"""Wiener filters: the closed form zeroes its gradient, the weight is result, the sampler agrees with itself."""
 
 from __future__ import annotations
 
@@ -115,27 +115,27 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, function: A
 @pytest.mark.parametrize("noise", [1e-3, 0.01, 0.05])
 def test_the_weight_that_is_found_is_nearly_the_best(xp: Any, noise: float) -> None:
     u = blurred_picture(noise)
-    found = psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=noise)), TRUE)
+    result = psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=noise)), TRUE)
     best = max(
         psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=10.0**e)), TRUE) for e in np.arange(-6, 0.1)
     )
-    assert found > best - (2.5 if noise < 0.01 else 1)  # with little noise, what is not known at the borders counts
-    assert found > psnr(u, TRUE) + 1
+    assert result > best - (2.5 if noise < 0.01 else 1)  # with little noise, what is not known at the borders counts
+    assert result > psnr(u, TRUE) + 1
 
 
 def test_more_noise_means_more_weight_and_a_smoother_picture(xp: Any) -> None:
     u = xp.asarray(blurred_picture(0.01))
-    rough = [
+    roughness = [
         float(abs(xp.diff(wiener(u, xp.asarray(KERNEL), noise_sigma=sigma))).mean()) for sigma in (0.002, 0.01, 0.05)
     ]
-    assert rough[0] > 1.2 * rough[1] > 1.2 * 1.1 * rough[2]
+    assert roughness[0] > 1.2 * roughness[1] > 1.2 * 1.1 * roughness[2]
 
 
 def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
     u = blurred_picture(0.01)
-    found = {p: psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=0.01, prior=p)), TRUE) for p in PRIORS}
-    assert len({round(value, 2) for value in found.values()}) == 3
-    assert min(found.values()) > psnr(u, TRUE)
+    result = {p: psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=0.01, prior=p)), TRUE) for p in PRIORS}
+    assert len({round(value, 2) for value in result.values()}) == 3
+    assert min(result.values()) > psnr(u, TRUE)
 
 
 # ---- borders, kernels, numbers
@@ -144,12 +144,12 @@ def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
 def test_borders_are_nearly_as_good_as_the_middle(xp: Any) -> None:
     u, border = blurred_picture(), np.ones(TRUE.shape, bool)
     border[10:-10, 10:-10] = False
-    found = {}
+    result = {}
     for boundary in BOUNDARIES:
         out = to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=1e-3, boundary=boundary))
-        found[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
-    assert found["unknown"] > -2.5
-    assert found["unknown"] > max(found["edge"], found["reflect"]) > found["wrap"] + 3
+        result[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
+    assert result["unknown"] > -2.5
+    assert result["unknown"] > max(result["edge"], result["reflect"]) > result["wrap"] + 3
 
 
 @in_every_boundary
