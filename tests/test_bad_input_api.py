@@ -354,8 +354,8 @@ FOUR = "'unknown', 'reflect', 'edge', 'wrap'"
         ),
         (
             {"tile": 64, "method": "wiener"},
-            "method with tile must be one of 'sparse', 'hyper-laplacian', 'tv', 'l0', 'ringing-suppressed', "
-            "'epll', got 'wiener'",
+            "method with tile must be one of 'tv', 'hyper-laplacian', 'sparse', 'epll', 'l0', 'ringing-suppressed', "
+            "got 'wiener'",
         ),
         (
             {"tile": 64, "boundary": "edge"},
