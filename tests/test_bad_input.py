@@ -33,7 +33,8 @@ from gpudeblur.images.checks import (
     check_room,
 )
 from gpudeblur.images.planes import decode, to_planes
-from gpudeblur.nonblind.checked import CHECKS, checked
+from gpudeblur.nonblind.checked import checked
+from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec, unchecked
 from gpudeblur.numerics.arrays import choose_module
 from gpudeblur.numerics.progress import make_progress
 
@@ -304,10 +305,6 @@ def test_names_that_do_not_exist() -> None:
     for value in ("magic", 3, None, np.array(["tv", "l0"])):
         with refuses(ValueError, f"method must be one of 'tv', 'l0', got {value!r}"):
             check_choice("method", value, ("tv", "l0"))
-    for option in ("boundary", "prior"):
-        for value in (3, None, np.array(["edge", "wrap"])):
-            with refuses(ValueError, f"{option} must be a name that the method has, got {value!r}; leave it out ..."):
-                CHECKS[option](option, value, ())
 
 
 def test_true_stops_a_run_and_nothing_else_does() -> None:
@@ -328,32 +325,44 @@ COUNT_FROM_0, COUNT_FROM_1 = ((0,), (0.5,)), ((1,), (0, 2.5))
 BOUNDS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     **dict.fromkeys(("weight", "flat_weight", "beta_max", "sigma", "range_sigma"), POSITIVE),
     **dict.fromkeys(("noise_sigma", "damping", "tv_weight", "discrepancy", "threshold"), AT_LEAST_0),
-    **dict.fromkeys(("iterations", "num_iter", "stride"), COUNT_FROM_1),
+    **dict.fromkeys(("iterations", "num_iter"), COUNT_FROM_1),
+    "stride": ((1, 8), (0, 2.5, 9)),
     **dict.fromkeys(("reweightings", "burnin", "min_num_iter"), COUNT_FROM_0),
     "max_num_iter": ((2,), (1, 2.5)),
-    "exponent": ((1e-9, 2), (0, 2.001)),
+    "exponent of sparse": ((1e-9, 2), (0, 2.001)),
+    "exponent of hyper_laplacian": ((1e-9, 0.999), (0, 1)),
     "beta_rate": ((1.001,), (1,)),
     "suppression": ((0, 1), (-1e-9, 1.001)),
 }
 
 
-@pytest.mark.parametrize("option", sorted({*CHECKS} - {"boundary", "prior"}))
-def test_every_number_has_its_bounds(option: str) -> None:
-    allowed, beyond = BOUNDS[option]
+CHECKS = [
+    (spec.function.__name__, option, check)
+    for spec in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER)
+    for option, check in spec.parameters.items()
+    if check is not unchecked and option != "prior"
+]
+
+
+@pytest.mark.parametrize(("method", "option", "check"), CHECKS)
+def test_every_number_has_its_bounds(method: str, option: str, check: Any) -> None:
+    allowed, beyond = BOUNDS.get(f"{option} of {method}") or BOUNDS[option]
     for value in (*beyond, -1, -0.5, math.nan, math.inf, "1", 1j, [[1, 2], [3]], object(), True, np.ones(2)):
         with pytest.raises((TypeError, ValueError), match=rf"^{option} must .*[,;] "):
-            CHECKS[option](option, value, ())
+            check(option, value, ())
     for value in allowed:
-        assert CHECKS[option](option, value, ()) == value
+        assert check(option, value, ()) == value
 
 
 def recorded(blurred: Any, kernel: Any, *, weight: Any = None, iterations: int = 9, boundary: str = "unknown",
-             clipped: Any = None, callback: Any = None) -> Any:  # fmt: skip
+             saturated: Any = None, callback: Any = None) -> Any:  # fmt: skip
     """A method that gives back what it was given."""
-    return blurred, kernel, {"weight": weight, "iterations": iterations, "clipped": clipped, "callback": callback}
+    return blurred, kernel, {"weight": weight, "iterations": iterations, "saturated": saturated, "callback": callback}
 
 
-METHOD: Callable[..., Any] = checked(recorded)
+SPARSE = METHOD_SPECS["sparse"].parameters
+SPEC = MethodSpec(function=recorded, parameters={name: SPARSE[name] for name in ("weight", "iterations")})
+METHOD: Callable[..., Any] = checked(recorded, SPEC)
 U = np.random.default_rng(0).random((12, 16))
 K = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
 
@@ -379,9 +388,9 @@ K = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
         ({"weight": [1, 2, 3]}, ValueError, "weight must be a number, got shape (3,); channels share a number"),
         ({"iterations": None}, TypeError, "iterations must be an integer, got None (NoneType); round it"),
         ({"callback": 3}, TypeError, "callback must be a function, got 3; leave it out to hear nothing"),
-        ({"clipped": True}, TypeError, "clipped must be a NumPy or CuPy array, got bool; convert it with ..."),
+        ({"saturated": True}, TypeError, "saturated must be a NumPy or CuPy array, got bool; convert it with ..."),
         *(
-            ({"clipped": mask}, ValueError, "clipped must be bool and like blurred, shape (12, 16), got ...")
+            ({"saturated": mask}, ValueError, "saturated must be bool and like blurred, shape (12, 16), got ...")
             for mask in (U, (U > 0.9)[1:])
         ),
     ],
@@ -392,11 +401,11 @@ def test_what_a_checked_method_refuses(arguments: dict[str, Any], error: type[Ex
 
 
 def test_a_checked_method_gets_plain_arrays_and_numbers() -> None:
-    blurred, _, options = METHOD(U, np.ones((13, 3)), weight=np.float32(0.5), iterations=np.uint8(3), clipped=U > 0.9)
+    blurred, _, options = METHOD(U, np.ones((13, 3)), weight=np.float32(0.5), iterations=np.uint8(3), saturated=U > 0.9)
     assert_same(blurred, U)
     assert (options["weight"], options["iterations"]) == (0.5, 3)
     assert (type(options["weight"]), type(options["iterations"])) == (float, int)
-    assert_same(options["clipped"], U > 0.9)
+    assert_same(options["saturated"], U > 0.9)
     assert METHOD(U, K, weight=None)[2]["weight"] is None
     assert_same(METHOD(np.stack([U, U]), K, weight=[1, 2])[2]["weight"], np.array([1, 2]))
 

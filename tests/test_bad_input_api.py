@@ -19,8 +19,7 @@ import pytest
 import gpudeblur as gd
 from gpudeblur import metrics, nonblind, restoration
 from gpudeblur.nonblind import METHODS
-from gpudeblur.nonblind.checked import CHECKS
-from gpudeblur.nonblind.deconvolve import METHOD_SPECS
+from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, unchecked
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SCENE = np.random.default_rng(0).random((10, 12)).repeat(4, 0).repeat(4, 1)
@@ -127,10 +126,10 @@ def test_every_method_is_public_and_checked() -> None:
 
 
 def test_every_option_with_a_number_has_a_check() -> None:
-    for name in nonblind.__all__:
-        for option in inspect.signature(getattr(nonblind, name)).parameters.values():
-            numeric = isinstance(option.default, int | float) and not isinstance(option.default, bool)
-            assert option.name in CHECKS or not numeric, f"{option.name} of {name}"
+    for spec in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER):
+        for option in inspect.signature(spec.function).parameters.values():
+            if isinstance(option.default, int | float) and not isinstance(option.default, bool):
+                assert spec.parameters[option.name] is not unchecked, f"{option.name} of {spec.function.__name__}"
 
 
 METHOD_NAMES = ", ".join(map(repr, METHOD_SPECS))
@@ -154,8 +153,8 @@ ESTIMATED = "leave it out to have it estimated"
         ({"weight": 1e-3, "method": "richardson-lucy"}, ValueError, "weight is not known to method 'richardson-lucy'"),
         ({"iterations": 9, "method": "l0"}, ValueError, "iterations are not known to method 'l0', got 9; leave it out"),
         *(
-            ({"tile": 64, "method": method}, ValueError, "method with tile must be one of 'sparse', 'hyper-laplacian', "
-             f"'tv', 'l0', 'ringing-suppressed', 'epll', got '{method}'")
+            ({"tile": 64, "method": method}, ValueError, "method with tile must be one of 'tv', 'hyper-laplacian', "
+             f"'sparse', 'epll', 'l0', 'ringing-suppressed', got '{method}'")
             for method in ("wiener", "richardson-lucy")
         ),
         ({"tile": 64, "boundary": "edge"}, ValueError, "boundary must be 'unknown' with tile, got 'edge'"),
@@ -192,12 +191,12 @@ def test_kernels_and_numbers_of_deconvolve_count_no_channels() -> None:
 
 
 def test_a_mask_of_clipped_pixels_is_checked_where_there_is_one() -> None:
-    functions = [f for f in NONBLIND.values() if "clipped" in inspect.signature(f).parameters]
-    assert len(functions) == sum(takes.clipped for takes in METHOD_SPECS.values())
+    functions = [f for f in NONBLIND.values() if "saturated" in inspect.signature(f).parameters]
+    assert len(functions) == sum(takes.saturated for takes in METHOD_SPECS.values())
     for function in functions:
-        refused(ValueError, "clipped must be bool and like blurred", function, PICTURE, KERNEL, clipped=PICTURE)
+        refused(ValueError, "saturated must be bool and like blurred", function, PICTURE, KERNEL, saturated=PICTURE)
         with pytest.raises(gd.Stopped):
-            function(PICTURE, KERNEL, clipped=PICTURE > 0.9, callback=Trap())
+            function(PICTURE, KERNEL, saturated=PICTURE > 0.9, callback=Trap())
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,16 @@ from ..blind.kernel_size import window_sides
 from ..blind.options import TwoStepOptions
 from ..blind.schedule import finest_runs, finest_scale
 from ..images.checks import check_kernel_size
-from ..nonblind.tiles import LIVE_ARRAYS
+from ..nonblind.specs import METHOD_SPECS
 from ..numerics.fourier import fast_size
 
 # On NumPy 10.9 at the finest scale of several, 11.8 in an initialization that has one scale: the larger.
 ESTIMATION_ARRAYS = {"numpy": 11.8, "cupy": 30.0}
 # The boundary of "hyper-laplacian" is known in `deblur`.
 RESTORATION_ARRAYS = {
-    "numpy": {**LIVE_ARRAYS["numpy"], "hyper-laplacian": 7.4},
-    "cupy": {**LIVE_ARRAYS["cupy"], "hyper-laplacian": 14.0},
+    backend: {name: spec.live_arrays[backend] for name, spec in METHOD_SPECS.items() if spec.live_arrays}
+    | {"hyper-laplacian": arrays}
+    for backend, arrays in (("numpy", 7.4), ("cupy", 14.0))
 }
 # Of the grid of the autocorrelation, in the kernel step. They matter for small images.
 SOLVER_ARRAYS = 2.7

@@ -15,6 +15,12 @@ def pad_to_odd(kernel: Array) -> Array:
     return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + missing)
 
 
+def prepare_kernel(kernel: Array) -> Array:
+    """`kernel` (..., kh, kw) with odd sides (`pad_to_odd`) and sum 1, float64."""
+    kernel = pad_to_odd(kernel.astype(np.float64))
+    return kernel / kernel.sum(axis=(-2, -1), keepdims=True)
+
+
 def kernel_sum(kernel: Array, ndim: int) -> Array:
     """The sum over the last `ndim` axes. 0 where it is so but for rounding: dividing by it would blow the kernel up."""
     axes = tuple(range(-ndim, 0))

@@ -9,7 +9,7 @@ import numpy as np
 from ..numerics.arrays import Array, array_module, choose_module, constant, goes_to_cuda, move, sum_pixels, to_host
 from ..numerics.fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
 from . import checks
-from .kernels import pad_to_odd
+from .kernels import prepare_kernel
 from .planes import to_planes
 
 
@@ -47,9 +47,8 @@ def estimate_noise(
         checks.check_kernel(kernel, odd=False)
         array_module(image, kernel)
         checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=False)
-        weights = pad_to_odd(move(kernel, xp).astype("float64"))
-        weights = weights / weights.sum(axis=(-2, -1), keepdims=True)
-        sigma = noise_sigma_under(planes, weights if channel_axis is None else weights[..., None, :, :])
+        kernel = prepare_kernel(move(kernel, xp))
+        sigma = noise_sigma_under(planes, kernel if channel_axis is None else kernel[..., None, :, :])
     found = to_host(xp.asarray(sigma))
     return float(found) if found.ndim == 0 else found
 

@@ -14,7 +14,7 @@ from laws import assert_close
 
 import gpudeblur as gd
 from gpudeblur import nonblind, restoration
-from gpudeblur.nonblind.deconvolve import METHOD_SPECS
+from gpudeblur.nonblind.specs import METHOD_SPECS
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SCENE = np.random.default_rng(0).random((10, 12)).repeat(4, 0).repeat(4, 1)
