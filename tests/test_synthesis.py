@@ -93,7 +93,7 @@ def test_trajectory_parameters_matter():
 
     for changes in ({"perturbation": 5.0}, {"inertia": 0.0}, {"jerks": 20.0}, {"speed_variation": 0.0}):
         assert np.abs(path() - path(**changes)).max() > 1e-3
-    with pytest.raises(ValueError, match="jerks must be non-negative and finite, got -1"):
+    with pytest.raises(ValueError, match="jerks must be at least 0, and finite, got -1"):
         path(jerks=-1)
 
 
@@ -114,7 +114,7 @@ def test_gaussian_process_scale_makes_it_smooth():
         return np.mean([(gaussian_process_kernel(41, rng=s, length_scale=length_scale) > 0).mean() for s in range(10)])
 
     assert used(3.0) < 0.8 * used(0.15)
-    with pytest.raises(ValueError, match="length_scale must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match="length_scale must be above 0, and finite, got 0"):
         gaussian_process_kernel(21, rng=0, length_scale=0)
     assert np.isfinite(gaussian_process_kernel(21, rng=0, duration=3.0)).all()
 
@@ -151,9 +151,9 @@ def test_linear_kernel_points_up_to_the_right():
 
 
 def test_linear_kernel_refuses():
-    with pytest.raises(ValueError, match=r"length must be at least 1 pixel and finite, got 0\.5"):
+    with pytest.raises(ValueError, match=r"length must be at least 1 pixel, and finite, got 0\.5"):
         linear_kernel(0.5, 0)
-    with pytest.raises(ValueError, match="angle must be finite, in degrees, got nan"):
+    with pytest.raises(ValueError, match="angle must be in degrees, and finite, got nan"):
         linear_kernel(5, float("nan"))
     with pytest.raises(ValueError, match="size must hold the motion, got 9 for length 15; use 15 or more"):
         linear_kernel(15, 0, 9)
@@ -237,17 +237,17 @@ def test_noise_has_its_sigma_and_its_seed():
 
 def test_blur_refuses(picture):
     kernel = np.full((3, 3), 1 / 9)
-    with pytest.raises(TypeError, match="picture must be float32 or float64, got uint8"):
+    with pytest.raises(TypeError, match="image must be float32 or float64, got uint8"):
         blur((picture * 255).astype(np.uint8), kernel)
     with pytest.raises(ValueError, match=r"kernel must be 2-D with odd sides, got shape \(4, 3\)"):
         blur(picture, np.ones((4, 3)))
-    with pytest.raises(ValueError, match=r"kernel must fit into the picture, got \(25, 3\) for \(23, 30\)"):
+    with pytest.raises(ValueError, match=r"kernel must fit into the image, got \(25, 3\) for \(23, 30\)"):
         blur(picture, np.ones((25, 3)))
     with pytest.raises(ValueError, match="mode must be 'valid', 'same' or 'wrap', got 'full'"):
         blur(picture, kernel, mode="full")
     with pytest.raises(ValueError, match="rng must be a generator or a seed when noise_sigma is above 0"):
         blur(picture, kernel, noise_sigma=0.1)
-    with pytest.raises(ValueError, match=r"noise_sigma must be non-negative and finite, got -0\.1"):
+    with pytest.raises(ValueError, match=r"noise_sigma must be at least 0, and finite, got -0\.1"):
         blur(picture, kernel, noise_sigma=-0.1, rng=0)
-    with pytest.raises(ValueError, match="picture must have at least 2 axes"):
+    with pytest.raises(ValueError, match="image must have at least 2 axes"):
         blur(picture[0], kernel)

@@ -118,7 +118,7 @@ class GpuExecutor:
             if self._channel_axis is not None:
                 del shape[self._channel_axis]
             if self._kernel_size is None:
-                checks.check_room(tuple(shape))
+                checks.check_minimum_size(tuple(shape))
             else:
                 checks.check_kernel_size(self._kernel_size, tuple(shape))
         except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result

@@ -10,7 +10,6 @@ import math
 import operator
 import sys
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..images.planes import decode
 from ..nonblind.final import FINALS
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
+from ..numerics.user_warnings import warn
 from ..priors import Prior
 from .cpu import CpuExecutor
 from .gpu import Device, GpuExecutor, cuda
@@ -189,7 +189,7 @@ class BatchIterator(Iterator[BatchResult]):
             elif self._callback is not None:
                 self._report(self._callback)
             while self._flow.warnings:
-                warnings.warn(self._flow.warnings.popleft(), RuntimeWarning, stacklevel=2)
+                warn(self._flow.warnings.popleft(), RuntimeWarning)
             result = self._flow.take(self._done)
         except BaseException:
             self.close()

@@ -203,10 +203,10 @@ def _enter(
     planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=options.dtype)
     lights = find_saturated(planes)
     largest, lit = (float(one) for one in to_host_together(xp, [abs(planes).max(), lights.any().astype(planes.dtype)]))
-    checks.check_largest(largest, planes.dtype, stacklevel=4)
+    checks.check_largest(largest, planes.dtype)
     size = None
     if kernel_size is None:
-        checks.check_room(planes.shape)
+        checks.check_minimum_size(planes.shape)
     else:
         size = checks.check_kernel_size(kernel_size, planes.shape[-2:])
     planes = decode(planes, gamma)

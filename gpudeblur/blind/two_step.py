@@ -9,7 +9,6 @@ On a GPU all starts are one CUDA graph, each a branch of it, and so is the fines
 from __future__ import annotations
 
 import functools
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..images.noise import divide_by_noise, noise_scale
 from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side
 from ..numerics.arrays import stack as stacked
 from ..numerics.progress import OnProgress, subrange
+from ..numerics.user_warnings import warn
 from ..priors.protocol import is_replayable
 from .alternation import coarse_to_fine, has_gradients, run_scale
 from .confidence import border_mass, confidence
@@ -89,11 +89,10 @@ def _kernel_of_sides(
         done += share
     touching = int((signals["border_mass"] > BORDER_MASS_LIMIT).sum())
     if touching:
-        warnings.warn(
+        warn(
             f"kernel_size=None found kernels that touch the border of their window in {touching} of {len(stack)} "
             "pictures; give a larger kernel_size if the blur is longer",
             RuntimeWarning,
-            stacklevel=4,
         )
     return kernel, signals
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arrays import Array, array_module, choose_module, constant, goes_to_cuda, move, sum_pixels, to_host
-from ..numerics.fourier import fast_size, gradient_spectrum, psf_to_otf, rfft2
+from ..numerics.fourier import fast_size, psf_to_otf, rfft2
+from ..numerics.spectra import gradient_spectrum
 from . import checks
 from .kernels import pad_to_odd
 from .planes import to_planes

@@ -19,7 +19,7 @@ Check = Callable[[str, Any, tuple[int, ...]], Any]  # (name, value, the shape of
 
 
 def _count(least: int) -> Check:
-    return lambda name, value, _: checks.check_count(name, value, least=least)
+    return lambda name, value, _: checks.check_count(name, value, minimum=least)
 
 
 def _number(rule: str, holds: Callable[[float], bool]) -> Check:

@@ -147,7 +147,7 @@ def deconvolve(
             if not bool(lights.any()):  # here CuPy must wait
                 lights = None
         planes = decode(planes, gamma)
-        checks.check_range(planes, checks.NO_FRACTIONS if method in WEIGHT_RULES else None)  # the others know no unit
+        checks.check_range(planes, checks.SCALE_ADVICE if method in WEIGHT_RULES else None)  # the others know no unit
         weights = pad_to_odd(move(kernel, work).astype("float64"))
         weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
         if channel_axis is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module
 from ..numerics.boundary import pad_crossfade
-from ..numerics.fourier import Shape, fast_shape, irfftn, place, rfftn, sum_last_axes
+from ..numerics.fourier import Shape, fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
 from ..numerics.progress import OnProgress
 
 BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
@@ -101,7 +101,7 @@ def em_iterations(
 
 def convolutions(kernel: Array, grid: Shape, origin: Shape) -> tuple[Step, Step]:
     """x * k on a periodic grid, and its adjoint; the kernel's transform is made once, here."""
-    otf = rfftn(place(kernel, grid, origin), len(grid))
+    otf = rfftn(kernel_to_grid(kernel, grid, origin=origin), len(grid))
     otf /= math.prod(grid)
     conjugate = otf.conj()
 

@@ -33,14 +33,14 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from typing import Any
 
 import numpy as np
 
 from ..images import checks, kernels
 from ..numerics.arrays import Array, array_module, fft_module
-from ..numerics.fourier import fast_shape, irfftn, place, rfftn
+from ..numerics.fourier import fast_shape, irfftn, kernel_to_grid, rfftn
+from ..numerics.user_warnings import warn
 from .expectation_maximization import BOUNDARIES as LUCY_BOUNDARIES
 from .expectation_maximization import convolutions, em_iterations
 from .methods.unsupervised_wiener import gibbs, random_streams
@@ -353,7 +353,7 @@ def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int) -> 
     check_array(image, "image", "mask or inpaint it first", "biuf")
     check_array(psf, "psf", "set it to zero there", "biufc")
     xp = array_module(image, psf)
-    lead = checks.check_count("batch", batch, least=0, way_out="it is the number of leading axes that are a stack")
+    lead = checks.check_count("batch", batch, minimum=0, way_out="it is the number of leading axes that are a stack")
     axis = None if channel_axis is None else check_channel_axis(channel_axis, image.ndim)
     ndim = image.ndim - lead - (axis is not None)
     if ndim < 1:
@@ -403,11 +403,9 @@ def _spectral(
     known = psf.dtype.kind == "c"
     if not known and psf.shape[-ndim:] == bins:
         known = True
-        warnings.warn(
+        warn(
             f"psf is real and has the shape of a transfer function, {bins}: it is taken for one, as scikit-image does; "
             "pass psf.astype(complex) to say so, or pad it with zeros if it is a point spread function",
-            UserWarning,
-            stacklevel=4,
         )
     elif known and psf.shape[-ndim:] != bins:
         raise ValueError(
@@ -447,8 +445,7 @@ def _spectral(
     def transfer(kernel: Array) -> Array:
         if is_real:
             return kernel_otf(kernel, grid)
-        spread = place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:]))
-        return fft_module(xp).fftn(spread, axes=tuple(range(-ndim, 0)))
+        return fft_module(xp).fftn(kernel_to_grid(kernel, grid), axes=tuple(range(-ndim, 0)))
 
     otf = psf if known else transfer(psf)
     if reg is None:

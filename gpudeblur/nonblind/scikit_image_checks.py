@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from ..images import checks, kernels
 from ..numerics.arrays import Array
+from ..numerics.user_warnings import warn
 
 SAMPLER_DEFAULTS: dict[str, Any] = {
     "threshold": 1e-4,
@@ -25,14 +25,12 @@ def sampler_parameters(user_params: dict[str, Any] | None) -> dict[str, Any]:
         raise TypeError(f"user_params must be a dictionary, got {user_params!r} ({kind}); {{}} has the defaults")
     given = user_params or {}
     if unknown := sorted(map(str, set(given) - set(SAMPLER_DEFAULTS))):
-        warnings.warn(
+        warn(
             f"user_params has no {', '.join(unknown)}: ignored; it has {', '.join(sorted(SAMPLER_DEFAULTS))}",
-            UserWarning,
-            stacklevel=3,
         )
     params = {name: given.get(name, default) for name, default in SAMPLER_DEFAULTS.items()}
     for name in ("burnin", "min_num_iter", "max_num_iter"):
-        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], least=0)
+        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], minimum=0)
     check_not_negative("user_params['threshold']", params["threshold"])
     if not (params["callback"] is None or callable(params["callback"])):
         raise TypeError(f"user_params['callback'] must be a function, got {params['callback']!r}; leave it out")
@@ -83,21 +81,17 @@ def check_fits(psf: Array, planes: Array, ndim: int) -> None:
 
 def warn_of_negative(psf: Array) -> None:
     if bool((psf < 0).any()):
-        warnings.warn(
+        warn(
             f"psf has negative values, down to {float(psf.min()):g}: no blur has; cut them off with "
             "numpy.maximum(psf, 0) unless they are meant",
-            UserWarning,
-            stacklevel=4,
         )
 
 
 def warn_of_even(sides: tuple[int, ...]) -> None:
     if any(side % 2 == 0 for side in sides):
-        warnings.warn(
+        warn(
             f"psf has an even side ({format_shape(sides)}): scikit-image's correction is then a pixel off its blur and "
             "many iterations diverge; pad it in front with one zero, or give a boundary=",
-            UserWarning,
-            stacklevel=3,
         )
 
 

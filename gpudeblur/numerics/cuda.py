@@ -21,6 +21,7 @@ import cupy
 import numpy as np
 
 from . import constants
+from .spectra import difference_spectrum
 
 # In a wheel the sources are inside the package; in a checkout and an editable install they stand beside it.
 _PACKAGE = Path(__file__).parents[1]
@@ -228,11 +229,6 @@ def data_terms(otf: Any, blurred_hat: Any, *, out: Any = None) -> tuple[Any, Any
     return otf, power
 
 
-def _difference_spectrum(size: int) -> np.ndarray:
-    """|F d|^2 of periodic forward differences along an axis of `size` pixels: 4 sin^2(pi i / size)."""
-    return (4 * np.sin(np.pi * np.arange(size) / size) ** 2).astype(np.float32)
-
-
 def spectral_solve(data: Any, split: Any, power: Any, weight: Any, shape: tuple[int, int]) -> Any:
     """`filters.spectral_solve` of complex64 spectra; `split` is overwritten and returned.
 
@@ -243,7 +239,7 @@ def spectral_solve(data: Any, split: Any, power: Any, weight: Any, shape: tuple[
     data = _checked("data", data, np.complex64, spectra)
     # The colours of a picture share a kernel, and with it |F k|^2: the CUDA kernel wants one a plane.
     power = _checked("power", cupy.broadcast_to(power, spectra), np.float32, spectra)
-    tables = (constants.on_device(_difference_spectrum, side) for side in shape)
+    tables = (constants.on_device(difference_spectrum, side, side, np.float32) for side in shape)
     sides = np.int32(shape[0]), np.int32(shape[1])
     args = (data, work, power, *_one_a_picture(weight, work), *tables, *sides)
     _launch("spectral_solve", _tiles(work), _TILE_BLOCK, *args)

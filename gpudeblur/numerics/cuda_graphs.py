@@ -12,7 +12,6 @@ a launch (their outputs) is copied at once.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -23,6 +22,7 @@ from . import device
 from .constants import NotReadyError, bound, capture, capture_lock, lasting_memory, total_bytes
 from .cuda import launches
 from .device import SHARE
+from .user_warnings import warn
 
 GRAPHS = 64
 ATTEMPTS = 3  # at a graph: what another thread does can spoil a capture, or leave no memory
@@ -237,7 +237,7 @@ def _capture(state: device.State, stream_key: Hashable, key: Hashable, function:
         state.failures[key] += 1
         if state.failures[key] == ATTEMPTS:
             text = f"CUDA graph not captured, launching one by one instead: {why}"
-            warnings.warn(text, RuntimeWarning, stacklevel=5)
+            warn(text, RuntimeWarning)
         return False
     return True
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, array_module, goes_to_cuda, ndimage_module
-from .fourier import gradient_spectrum
+from .spectra import gradient_spectrum
 
 
 def gradient(u: Array) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.expectation_maximization import BOUNDARIES, convolutions, em_iterations
 from gpudeblur.nonblind.methods.richardson_lucy import richardson_lucy
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.fourier import place, rfftn
+from gpudeblur.numerics.fourier import kernel_to_grid, rfftn
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -30,7 +30,7 @@ def blurred_picture(noise: float = 0.0, dtype: str = "float64") -> np.ndarray:
 
 def seen(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
     """x * k where B is, of a periodic x."""
-    spectrum = np.fft.rfft2(place(kernel, x.shape, tuple(s // 2 for s in kernel.shape))) * np.fft.rfft2(x)
+    spectrum = np.fft.rfft2(kernel_to_grid(kernel, x.shape)) * np.fft.rfft2(x)
     return np.fft.irfft2(spectrum, x.shape)
 
 
@@ -232,7 +232,7 @@ def test_an_unknown_boundary_is_refused() -> None:
 def test_a_placed_kernel_convolves(xp: Any, shape: tuple[int, ...]) -> None:
     random = np.random.default_rng(0)
     kernel, x = random.random((3,) * len(shape)), random.random(shape)
-    otf = to_host(rfftn(place(xp.asarray(kernel), shape, (1,) * len(shape)), len(shape)))
+    otf = to_host(rfftn(kernel_to_grid(xp.asarray(kernel), shape, origin=(1,) * len(shape)), len(shape)))
     expected = sum(
         kernel[i] * np.roll(x, tuple(j - 1 for j in i), tuple(range(len(shape)))) for i in np.ndindex(kernel.shape)
     )

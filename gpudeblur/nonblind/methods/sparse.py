@@ -9,7 +9,8 @@ import numpy as np
 
 from ...numerics.arrays import Array, array_module, constant
 from ...numerics.conjugate_gradient import conjugate_gradient, dot, total
-from ...numerics.fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
+from ...numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ...numerics.spectra import difference_spectrum
 from ..regularization import resolve_weight
 from ..splitting import tv_admm
 

@@ -12,7 +12,7 @@ from ...images.kernels import pad_to_odd
 from ...images.noise import noise_sigma_under
 from ...numerics.arrays import Array, array_module
 from ...numerics.boundary import pad_crossfade
-from ...numerics.fourier import Shape, irfftn, place, rfftn
+from ...numerics.fourier import Shape, irfftn, kernel_to_grid, rfftn
 from ...numerics.progress import OnProgress, subrange
 from ..unknown_boundary import torus
 
@@ -103,8 +103,7 @@ def on_grid(
 
 def kernel_otf(kernel: Array, grid: Shape) -> Array:
     """The transform of `kernel` (..., *sides), its pixel `side // 2` the origin."""
-    ndim = len(grid)
-    return rfftn(place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:])), ndim)
+    return rfftn(kernel_to_grid(kernel, grid), len(grid))
 
 
 def prior_power(shape: Shape, prior: str, dtype: Any, *, halved: bool = True) -> np.ndarray:
