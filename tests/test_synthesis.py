@@ -243,7 +243,7 @@ def test_blur_refuses(picture):
         blur(picture, np.ones((4, 3)))
     with pytest.raises(ValueError, match=r"kernel must fit into the image, got \(25, 3\) for \(23, 30\)"):
         blur(picture, np.ones((25, 3)))
-    with pytest.raises(ValueError, match="mode must be 'valid', 'same' or 'wrap', got 'full'"):
+    with pytest.raises(ValueError, match="mode must be one of 'valid', 'same', 'wrap', got 'full'"):
         blur(picture, kernel, mode="full")
     with pytest.raises(ValueError, match="rng must be a generator or a seed when noise_sigma is above 0"):
         blur(picture, kernel, noise_sigma=0.1)

@@ -135,7 +135,7 @@ def sparse(
         start = rfft2(start)
         start *= 1 / size
         solution = conjugate_gradient(
-            normal, rhs, start.view(real), iterations, precondition=lambda r: r * inverse, product=product
+            normal, rhs, start.view(real), iterations, preconditioner=lambda r: r * inverse, inner=product
         )
         return irfft2(solution.view(otf.dtype), grid, overwrite=True)
 
