@@ -26,11 +26,11 @@ from gpudeblur.images.checks import (
     check_kernel,
     check_kernel_fits,
     check_kernel_size,
+    check_minimum_size,
     check_number,
     check_picture,
     check_positive,
     check_range,
-    check_room,
 )
 from gpudeblur.images.planes import decode, to_planes
 from gpudeblur.nonblind.checked import checked
@@ -192,9 +192,9 @@ def test_pictures_too_small_for_any_kernel() -> None:
         check_kernel_size(3, (2, 9))
     with refuses(ValueError, f"...got (25, 25) for a picture of 640 x 3; use at most (639, 3); {channels}"):
         check_kernel_size(25, (480, 640, 3))
-    check_room((5, 5))
+    check_minimum_size((5, 5))
     with refuses(ValueError, "image must have at least 5 x 5 pixels for kernel_size=None, got 640 x 3; give a ..."):
-        check_room((480, 640, 3))
+        check_minimum_size((480, 640, 3))
 
 
 # ---- kernels

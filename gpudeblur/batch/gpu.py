@@ -115,7 +115,7 @@ class GpuExecutor:
             checks.check_picture(image, channel_axis=self._channel_axis)
             shape = checks.without_channels(image, self._channel_axis)
             if self._kernel_size is None:
-                checks.check_room(shape)
+                checks.check_minimum_size(shape)
             else:
                 checks.check_kernel_size(self._kernel_size, shape)
         except Exception as error:  # noqa: BLE001 - whatever this image raises is its result

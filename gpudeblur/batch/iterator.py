@@ -6,7 +6,6 @@ import functools
 import math
 import sys
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..blind.options import Settings, TwoStepOptions
 from ..images import checks
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
+from ..numerics.user_warnings import warn
 from ..priors import Prior
 from .cpu import CpuExecutor
 from .cuda_device import acquire_cuda_device
@@ -178,7 +178,7 @@ class BatchIterator(Iterator[BatchResult]):
             elif self._callback is not None:
                 self._report(self._callback)
             while pipeline.warnings:
-                warnings.warn(pipeline.warnings.popleft(), RuntimeWarning, stacklevel=2)
+                warn(pipeline.warnings.popleft(), RuntimeWarning)
             result = pipeline.take(self._done)
         except BaseException:
             self.close()

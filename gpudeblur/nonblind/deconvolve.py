@@ -122,7 +122,7 @@ def deconvolve(
             if not bool(saturated.any()):  # here CuPy must wait
                 saturated = None
         planes = decode(planes, gamma)
-        checks.check_range(planes, checks.NO_FRACTIONS if spec.weight_rule else None)  # the others accept any unit
+        checks.check_range(planes, checks.SCALE_ADVICE if spec.weight_rule else None)  # the others accept any unit
         kernel = prepare_kernel(move(kernel, xp)).astype(dtype)
         if channel_axis is not None:
             kernel = kernel[..., None, :, :]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module
 from ..numerics.boundary import pad_crossfade
-from ..numerics.fourier import Shape, fast_shape, irfftn, place, rfftn, sum_last_axes
+from ..numerics.fourier import Shape, fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
 from ..numerics.progress import OnProgress
 
 # Pixels outside the image of which less than this fraction was observed are not estimated, but black (Bertero).
@@ -100,7 +100,7 @@ def em_iterations(
 
 def convolutions(kernel: Array, grid: Shape, origin: Shape) -> tuple[Step, Step]:
     """x * k on a periodic grid, and its adjoint; the kernel is transformed once, here."""
-    otf = rfftn(place(kernel, grid, origin), len(grid))
+    otf = rfftn(kernel_to_grid(kernel, grid, origin=origin), len(grid))
     otf /= math.prod(grid)
 
     def convolution(factor: Array) -> Step:

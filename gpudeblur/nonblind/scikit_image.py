@@ -38,7 +38,7 @@ import numpy as np
 
 from ..images import checks
 from ..numerics.arrays import Array, array_module, fft_module
-from ..numerics.fourier import fast_shape, irfftn, place, rfftn
+from ..numerics.fourier import fast_shape, irfftn, kernel_to_grid, rfftn
 from .expectation_maximization import convolutions, em_iterations
 from .methods.unsupervised_wiener import gibbs, random_streams
 from .methods.wiener import periodic_data, prior_power, squared_magnitude
@@ -346,7 +346,7 @@ def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int) -> 
     check_array(image, "image", "mask or inpaint it first", "biuf")
     check_array(psf, "psf", "set it to zero there", "biufc")
     xp = array_module(image, psf)
-    lead = checks.check_count("batch", batch, least=0, way_out="it is the number of leading axes that are a stack")
+    lead = checks.check_count("batch", batch, minimum=0, way_out="it is the number of leading axes that are a stack")
     axis = None if channel_axis is None else check_channel_axis(channel_axis, image.ndim)
     ndim = image.ndim - lead - (axis is not None)
     if ndim < 1:
@@ -388,7 +388,7 @@ def _spectral(
     grid = data.shape[-ndim:]
 
     def transform(kernel: Array) -> Array:
-        padded = place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:]))
+        padded = kernel_to_grid(kernel, grid)
         return rfftn(padded, ndim) if is_real else fft_module(xp).fftn(padded, axes=tuple(range(-ndim, 0)))
 
     otf = psf if is_otf else transform(psf)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from ..images import checks, kernels
 from ..numerics.arrays import Array, array_module
+from ..numerics.user_warnings import warn
 
 SAMPLER_DEFAULTS: dict[str, Any] = {
     "threshold": 1e-4,
@@ -25,14 +25,12 @@ def sampler_parameters(user_params: dict[str, Any] | None) -> dict[str, Any]:
         raise TypeError(f"user_params must be a dictionary, got {user_params!r} ({kind}); {{}} has the defaults")
     user_params = user_params or {}
     if unknown := sorted(map(str, set(user_params) - set(SAMPLER_DEFAULTS))):
-        warnings.warn(
+        warn(
             f"user_params has no {', '.join(unknown)}: ignored; it has {', '.join(sorted(SAMPLER_DEFAULTS))}",
-            UserWarning,
-            stacklevel=3,
         )
     params = {name: user_params.get(name, default) for name, default in SAMPLER_DEFAULTS.items()}
     for name in ("burnin", "min_num_iter", "max_num_iter"):
-        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], least=0)
+        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], minimum=0)
     check_not_negative("user_params['threshold']", params["threshold"])
     if not (params["callback"] is None or callable(params["callback"])):
         raise TypeError(f"user_params['callback'] must be a function, got {params['callback']!r}; leave it out")
@@ -91,11 +89,9 @@ def check_spectral(
     shape, is_otf = planes.shape[-ndim:], psf.dtype.kind == "c"
     if not is_otf and psf.shape[-ndim:] == bins:
         is_otf = True
-        warnings.warn(
+        warn(
             f"psf is real and has the shape of a transfer function, {bins}: it is taken for one, as scikit-image does; "
             "pass psf.astype(complex) to say so, or pad it with zeros if it is a point spread function",
-            UserWarning,
-            stacklevel=4,
         )
     elif is_otf and psf.shape[-ndim:] != bins:
         raise ValueError(
@@ -106,7 +102,7 @@ def check_spectral(
         check_fits(psf, planes, ndim)
         if bool((psf == 0).all(axis=tuple(range(-ndim, 0))).any()):
             raise ValueError("psf must not be all zeros, got nothing else; a blur keeps the light, so it sums to 1")
-        warn_of_negative(psf, stacklevel=5)
+        warn_of_negative(psf)
     if reg is not None:
         check_array(reg, "reg", "set it to zero there", "biufc")
         array_module(planes, reg)  # refuses a mixture
@@ -141,23 +137,19 @@ def check_fits(psf: Array, planes: Array, ndim: int) -> None:
         )
 
 
-def warn_of_negative(psf: Array, *, stacklevel: int = 4) -> None:
+def warn_of_negative(psf: Array) -> None:
     if bool((psf < 0).any()):
-        warnings.warn(
+        warn(
             f"psf has negative values, down to {float(psf.min()):g}: no blur has; cut them off with "
             "numpy.maximum(psf, 0) unless they are meant",
-            UserWarning,
-            stacklevel=stacklevel,
         )
 
 
 def warn_of_even(sides: tuple[int, ...]) -> None:
     if any(side % 2 == 0 for side in sides):
-        warnings.warn(
+        warn(
             f"psf has an even side ({format_shape(sides)}): scikit-image's correction is then a pixel off its blur and "
             "many iterations diverge; pad it in front with one zero, or give a boundary=",
-            UserWarning,
-            stacklevel=3,
         )
 
 

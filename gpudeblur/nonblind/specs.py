@@ -75,7 +75,7 @@ def _positive_per_image(*, zero: bool = False) -> Check:
 
 
 def _count(minimum: int) -> Check:
-    return lambda name, value, _: checks.check_count(name, value, least=minimum)
+    return lambda name, value, _: checks.check_count(name, value, minimum=minimum)
 
 
 def _number(rule: str, holds: Callable[[float], bool], **way_out: str) -> Check:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
-from gpudeblur.images.files import check_output, read_image, write_image, write_kernel
+from gpudeblur.images.files import check_output, read_image, read_kernel, write_image, write_kernel
 
 RNG = np.random.default_rng(7)
 COLOR = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -200,6 +200,41 @@ def test_content_and_not_the_name_says_what_it_is(tmp_path):
     for pixels in (integers((4, 5)), integers((33, 21, 3), np.uint16)):
         (tmp_path / "a.jpg").write_bytes(bytes(imagecodecs.png_encode(pixels)))
         np.testing.assert_array_equal(read_image(tmp_path / "a.jpg").pixels, pixels)
+
+
+def test_a_kernel_is_read_as_it_was_written(tmp_path):
+    kernel = RNG.random((2, 5, 8))  # a stack, of even width
+    write_kernel(tmp_path / "k.npy", kernel[..., 1:])
+    np.testing.assert_array_equal(read_kernel(str(tmp_path / "k.npy")), kernel[..., 1:])
+    np.save(tmp_path / "even.npy", kernel)
+    np.testing.assert_array_equal(read_kernel(tmp_path / "even.npy"), kernel)
+
+
+@pytest.mark.parametrize("name", ["k.png", "k.tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_gray_image_is_a_kernel_of_sum_1(tmp_path, name, dtype):
+    pixels = integers((5, 7), dtype)
+    write_image(tmp_path / name, pixels)
+    np.testing.assert_allclose(read_kernel(tmp_path / name), pixels / pixels.sum(dtype=float), rtol=1e-15)
+
+
+def test_a_file_that_is_not_a_kernel(tmp_path):
+    write_image(tmp_path / "a.png", integers((5, 7, 3)))
+    with pytest.raises(ValueError, match=r"a\.png must be a gray image without alpha to be a kernel; convert it, or"):
+        read_kernel(tmp_path / "a.png")
+    write_image(tmp_path / "a.png", np.zeros((5, 7), np.uint8))
+    with pytest.raises(ValueError, match="kernel must not sum to zero"):
+        read_kernel(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", np.ones(3))
+    with pytest.raises(ValueError, match="kernel must have at least 2 axes"):
+        read_kernel(tmp_path / "a.npy")
+    for content in ((tmp_path / "a.npy").read_bytes()[:-1], b"\x93NUMPY"):
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.npy is damaged or truncated and cannot be read"):
+            read_kernel(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"a\.npy is damaged or truncated and cannot be read"):
+        read_kernel(tmp_path / "a.npy")
 
 
 def test_kernels_are_exact_as_npy_and_white_at_most_as_png(tmp_path):

@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.images.noise import QUIET, divide_by_noise, noise_scale, noise_sigma, noise_sigma_under
+from gpudeblur.images.noise import REFERENCE_SIGMA, divide_by_noise, noise_scale, noise_sigma, noise_sigma_under
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
@@ -40,7 +40,7 @@ def test_white_noise_is_measured_on_a_constant(xp: Any, sigma: float, dtype: str
 @pytest.mark.parametrize("name", ["camera", "moon", "brick"])
 def test_white_noise_is_measured_on_a_blurred_photograph(xp: Any, name: str, sigma: float) -> None:
     picture = blurred(name)
-    assert float(noise_sigma(xp.asarray(picture))) < QUIET / 5
+    assert float(noise_sigma(xp.asarray(picture))) < REFERENCE_SIGMA / 5
     assert float(noise_sigma(xp.asarray(noisy(picture, sigma)))) == pytest.approx(sigma, rel=0.05)
 
 
@@ -65,7 +65,7 @@ def test_pictures_of_a_few_pixels(xp: Any, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_quiet_picture_is_left_as_it_is(xp: Any, dtype: str) -> None:
-    for picture in (constant(), blurred("camera"), noisy(blurred("camera"), 0.9 * QUIET)):
+    for picture in (constant(), blurred("camera"), noisy(blurred("camera"), 0.9 * REFERENCE_SIGMA)):
         given = xp.asarray(picture.astype(dtype))
         result = divide_by_noise(given, noise_scale(given))
         assert result.dtype == dtype
@@ -79,9 +79,9 @@ def test_a_noisy_picture_is_divided(xp: Any, dtype: str) -> None:
     result = divide_by_noise(given, noise_scale(given))
     assert result.dtype == dtype
     ratio = to_host(given) / to_host(result)
-    assert ratio.mean() == pytest.approx(0.05 / QUIET, rel=0.05)
+    assert ratio.mean() == pytest.approx(0.05 / REFERENCE_SIGMA, rel=0.05)
     assert np.ptp(ratio) < 1e-5
-    assert float(noise_sigma(result)) == pytest.approx(QUIET, rel=1e-5)
+    assert float(noise_sigma(result)) == pytest.approx(REFERENCE_SIGMA, rel=1e-5)
 
 
 def test_a_batch_is_a_loop(xp: Any) -> None:

@@ -15,7 +15,7 @@ from gpudeblur.nonblind.expectation_maximization import convolutions, em_iterati
 from gpudeblur.nonblind.methods.richardson_lucy import richardson_lucy
 from gpudeblur.nonblind.specs import FILTER_BOUNDARIES as BOUNDARIES
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.fourier import place
+from gpudeblur.numerics.fourier import kernel_to_grid
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -31,7 +31,7 @@ def blurred_picture(noise: float = 0.0, dtype: str = "float64") -> np.ndarray:
 
 def reblur(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
     """x * k where B is, of a periodic x."""
-    spectrum = np.fft.rfft2(place(kernel, x.shape, tuple(s // 2 for s in kernel.shape))) * np.fft.rfft2(x)
+    spectrum = np.fft.rfft2(kernel_to_grid(kernel, x.shape)) * np.fft.rfft2(x)
     return np.fft.irfft2(spectrum, x.shape)
 
 

@@ -15,7 +15,7 @@ from gpudeblur.nonblind.methods.wiener import PRIORS, periodic_data, prior_power
 from gpudeblur.nonblind.specs import FILTER_BOUNDARIES as BOUNDARIES
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
-from gpudeblur.numerics.fourier import place
+from gpudeblur.numerics.fourier import kernel_to_grid
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -29,7 +29,7 @@ def blurred_picture(noise: float = 2e-3, dtype: str = "float64") -> np.ndarray:
 
 
 def otf_of(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return np.fft.rfft2(place(kernel, shape, tuple(s // 2 for s in kernel.shape)))
+    return np.fft.rfft2(kernel_to_grid(kernel, shape))
 
 
 def convolve(u: np.ndarray, otf: np.ndarray) -> np.ndarray:

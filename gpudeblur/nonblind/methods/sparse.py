@@ -9,7 +9,8 @@ import numpy as np
 
 from ...numerics.arrays import Array, array_module, constant
 from ...numerics.conjugate_gradient import conjugate_gradient, dot, total
-from ...numerics.fourier import difference_spectrum, fast_size, irfft2, psf_to_otf, rfft2
+from ...numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ...numerics.spectra import difference_spectrum
 from ..regularization import WeightRule, resolve_weight
 from ..splitting import TV_RULE, tv_admm
 
@@ -121,7 +122,7 @@ def sparse(
         start = rfft2(start)
         start *= 1 / size
         solution = conjugate_gradient(
-            normal, rhs, start.view(real), iterations, precondition=lambda r: r * inverse, product=product
+            normal, rhs, start.view(real), iterations, preconditioner=lambda r: r * inverse, inner=product
         )
         return irfft2(solution.view(otf.dtype), grid, overwrite=True)
 

@@ -12,8 +12,9 @@ from ...images.kernels import pad_to_odd
 from ...images.noise import noise_sigma_under
 from ...numerics.arrays import Array, array_module
 from ...numerics.boundary import pad_crossfade
-from ...numerics.fourier import Shape, difference_spectrum, irfft2, psf_to_otf, rfft2
+from ...numerics.fourier import Shape, irfft2, psf_to_otf, rfft2
 from ...numerics.progress import OnProgress, subrange
+from ...numerics.spectra import difference_spectrum
 from ..regularization import as_column
 from ..unknown_boundary import periodic_extension
 
