@@ -84,7 +84,7 @@ class Workspace:
             self._arrays[name] = self._xp.empty((*self._lead, *sides), dtype=dtype or self._dtype)
         return self._arrays[name]
 
-    def picture(self, name: str, dtype: Any = None) -> Array | None:
+    def image(self, name: str, dtype: Any = None) -> Array | None:
         """(..., H, W)."""
         return self(name, *self._shape, dtype=dtype)
 

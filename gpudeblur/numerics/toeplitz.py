@@ -23,10 +23,10 @@ def toeplitz_spectrum(autocorrelation: Array) -> tuple[Array, tuple[int, int]]:
     return hat.real / (grid[0] * grid[1]), grid
 
 
-def _toeplitz_hat(autocorrelation: Array, work: Workspace) -> tuple[Array, tuple[int, int]]:
+def _toeplitz_hat(autocorrelation: Array, buffers: Workspace) -> tuple[Array, tuple[int, int]]:
     grid = (fast_size(autocorrelation.shape[-2]), fast_size(autocorrelation.shape[-1]))
-    lags_on_grid = kernel_to_grid(autocorrelation, grid, out=work("central_lags", *grid))
-    return rfft2(lags_on_grid, overwrite=True, out=work.spectrum("lags hat", grid)), grid
+    lags_on_grid = kernel_to_grid(autocorrelation, grid, out=buffers("central_lags", *grid))
+    return rfft2(lags_on_grid, overwrite=True, out=buffers.spectrum("lags hat", grid)), grid
 
 
 def spectrum_max(spectrum: Array, *, out: Array | None = None) -> Array:
@@ -49,7 +49,7 @@ def toeplitz_apply(spectrum: Array, grid: tuple[int, int], kernel: Array) -> Arr
 
 
 def toeplitz_cg(
-    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, work: Workspace | None = None
+    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, buffers: Workspace | None = None
 ) -> Array:
     """argmin_k |grad x * k - grad B|^2 + ridge |k|^2 by conjugate gradients ([Chen2017] eq. 11, 16), k of any sign.
 
@@ -59,7 +59,7 @@ def toeplitz_cg(
     rhs, start : (..., kh, kw).
     ridge : scalar or (...): gamma of eq. 9, beta of eq. 16.
     iterations : number of steps.
-    work : buffers of the caller's loop; on a GPU the result is in one of them.
+    buffers : buffers of the caller's loop; on a GPU the result is in one of them.
 
     Notes
     -----
@@ -69,7 +69,7 @@ def toeplitz_cg(
     if _is_one_launch(rhs):
         from . import cuda
 
-        out = (work or Workspace(rhs))("solution", *rhs.shape[-2:])
+        out = (buffers or Workspace(rhs))("solution", *rhs.shape[-2:])
         return cuda.toeplitz_cg(autocorrelation, rhs, start, ridge, iterations, out=out)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
     spectrum += per_image(ridge, rhs) / (grid[0] * grid[1])
@@ -77,16 +77,16 @@ def toeplitz_cg(
 
 
 def toeplitz_nnls(
-    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, work: Workspace | None = None
+    autocorrelation: Array, rhs: Array, start: Array, ridge: Any, iterations: int, *, buffers: Workspace | None = None
 ) -> Array:
     """`toeplitz_cg` for k >= 0, by accelerated projected gradients ([Beck2009]) with step 1 / |A|: toeplitz_nnls.cu."""
     xp = array_module(autocorrelation, rhs, start)
     if _is_one_launch(rhs):
         from . import cuda
 
-        work = Workspace(rhs) if work is None else work
-        bound = spectrum_max(_toeplitz_hat(autocorrelation, work)[0], out=work("bound"))
-        out = work("solution", *rhs.shape[-2:])
+        buffers = Workspace(rhs) if buffers is None else buffers
+        bound = spectrum_max(_toeplitz_hat(autocorrelation, buffers)[0], out=buffers("bound"))
+        out = buffers("solution", *rhs.shape[-2:])
         return cuda.toeplitz_nnls(autocorrelation, rhs, start, ridge, bound, iterations, out=out)
     spectrum, grid = toeplitz_spectrum(autocorrelation)
     ridge = per_image(ridge, rhs)
@@ -125,8 +125,8 @@ def solve_kernel(
     solver: str,
     iterations: int,
     *,
-    work: Workspace | None = None,
+    buffers: Workspace | None = None,
 ) -> Array:
     """`toeplitz_nnls` or `toeplitz_cg`, by the option `kernel_solver`."""
     solve = toeplitz_nnls if solver == "nnls" else toeplitz_cg
-    return solve(autocorrelation, rhs, start, ridge, iterations, work=work)
+    return solve(autocorrelation, rhs, start, ridge, iterations, buffers=buffers)

@@ -192,9 +192,9 @@ def _passes(
     data, power = data_terms(psf_to_otf(kernel, shape), rfft2(latent))
     beta = 1.0
     while beta <= beta_max * 1.001:
-        dt_g = rfft2(dt_shrink(latent, beta, out=buffers.picture("split")), overwrite=True, out=buffers.spectrum("hat"))
+        dt_g = rfft2(dt_shrink(latent, beta, out=buffers.image("split")), overwrite=True, out=buffers.spectrum("hat"))
         spectrum = spectral_solve(data, dt_g, power, factor * beta, shape)
-        latent = irfft2(spectrum, shape, overwrite=True, out=buffers.picture("latent"))
+        latent = irfft2(spectrum, shape, overwrite=True, out=buffers.image("latent"))
         beta *= beta_rate
         report(min(1.0, beta / beta_max))
     return (latent,)
