@@ -30,7 +30,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 import gpudeblur
-from gpudeblur.blind.confidence import MOST, TINY, blend_weight, log_odds, result_signals, small_image_factor
+from gpudeblur.blind.confidence import BLEND_SCALE, OFFSET, blend_weight, log_odds, result_signals, small_image_factor
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import scores
 from gpudeblur.synthesis import trajectory_kernel
@@ -163,7 +163,7 @@ class Sample(NamedTuple):
     """[1, log odds, log ringing, log change], what wariness leaves, the strength now, the gain in dB by SHARES."""
 
     signals: list[float]
-    wary: float
+    small_factor: float
     strength: float
     gains: list[float]
 
@@ -180,7 +180,7 @@ def sample(case: Case) -> Sample:
     else:
         gains = np.array([-10 * np.log10(1 + np.mean((mixture - blurred) ** 2) / UNBLURRED) for mixture in mixtures])
         gains = np.maximum(gains, -MOST_LOST)
-    signals = [1.0, float(log_odds(trust)), float(np.log(ringing + TINY)), float(np.log(changed + TINY))]
+    signals = [1.0, float(log_odds(trust)), float(np.log(ringing + OFFSET)), float(np.log(changed + OFFSET))]
     now = blend_weight(trust, unknowns, ringing, changed, beyond)
     return Sample(signals, float(small_image_factor(unknowns, beyond)), float(now), list(gains))
 
@@ -234,8 +234,8 @@ def strength_constants(samples: dict[str, list[Sample]]) -> np.ndarray:
 
 def shares(samples: list[Sample], constants: np.ndarray) -> np.ndarray:
     score = np.array([sample.signals for sample in samples]) @ constants
-    left = np.array([sample.wary for sample in samples])
-    return left * np.minimum(1, MOST / (1 + np.exp(-np.clip(score, -30, 30))))
+    left = np.array([sample.small_factor for sample in samples])
+    return left * np.minimum(1, BLEND_SCALE / (1 + np.exp(-np.clip(score, -30, 30))))
 
 
 def fit_strength(data: Path, jobs: int, _: Path | None) -> dict[str, Any]:

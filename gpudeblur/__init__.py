@@ -1,12 +1,34 @@
-"""Blind image deblurring on NumPy and CuPy arrays: the sharp picture and its blur kernel."""
+"""Blind image deblurring on NumPy and CuPy arrays: the sharp image and its blur kernel.
 
-from . import priors
+The rooms of the package, from the top; each imports only from those below it (docs/architecture.md):
+
+    batch      many images: iterator, CPU and GPU executors, folders, reports
+    blind      unknown kernel: the two-step method. Read `blind/deblur.py` first
+    nonblind   known kernel: deconvolution, one method a file
+    priors     priors on the latent image
+    networks   everything that needs PyTorch
+    images     images as data: checks, files, planes, noise, saturation
+    numerics   arrays, transforms, CUDA launches
+
+and the doors: this module, `cli` (the command line), `restoration` (for users of scikit-image), `metrics` and
+`synthesis`.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from . import nonblind, priors
 from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind.deblur import BlindResult, deblur, estimate_kernel
 from .blind.options import TwoStepOptions
 from .images.noise import estimate_noise
 from .nonblind.deconvolve import deconvolve
 from .numerics.progress import Stopped
+
+if _TYPE_CHECKING:
+    from . import metrics, restoration, synthesis
+    from .images.files import read_image, write_image, write_kernel
 
 __all__ = [
     "BatchIterator",
@@ -20,6 +42,30 @@ __all__ = [
     "deconvolve",
     "estimate_kernel",
     "estimate_noise",
+    "metrics",
+    "nonblind",
     "priors",
+    "read_image",
+    "read_kernel",
+    "restoration",
+    "synthesis",
+    "write_image",
+    "write_kernel",
 ]
 __version__ = "0.1.0"
+
+# Loaded when first used: file formats and quality measures bring libraries that deblurring does not need.
+_MODULES = ("metrics", "restoration", "synthesis")
+_FILES = ("read_image", "read_kernel", "write_image", "write_kernel")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _MODULES:
+        return _import_module(f".{name}", __name__)
+    if name in _FILES:
+        return getattr(_import_module(".images.files", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,6 +6,7 @@ though a long one: the commands share their options, and how they speak to the u
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
 import time
@@ -21,6 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from .networks.classifier.command import classifier as train_classifier
 
 app = typer.Typer(
     help="Blind image deblurring: a blurred photograph goes in, the sharp one and its blur kernel come out.",
@@ -314,81 +317,16 @@ app.add_typer(train_app, name="train")
 
 
 @train_app.callback()
-def train() -> None:
+def train(context: typer.Context) -> None:
     """Train a network of your own."""
+    context.obj = _progress_bar
 
 
-@train_app.command()
-def classifier(
-    clear: Annotated[
-        list[Path], typer.Option(metavar="DIR", help="Folder of clear pictures; several have equal shares.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The weights: .safetensors.")],
-    validate: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="Folders of clear pictures to judge by, not to train on.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the state is kept; default: OUT.checkpoint.safetensors.")
-    ] = None,
-    initial: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights to begin with.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
-    log: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines: .jsonl.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Batches.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crops in a batch, half of them blurred.")] = None,
-    patch: Annotated[int | None, typer.Option(help="Side of a crop in pixels, once reduced.")] = None,
-    smallest_scale: Annotated[float, typer.Option(help="Crops are reduced by up to this factor.")] = 0.25,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(metavar="float32|bfloat16", help="bfloat16 is faster where the processor has it.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to train.")] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal weights.")] = 0,
-) -> None:
-    """Train the classifier of `--prior discriminative`: which pictures are blurred. The blur is made while training."""
+@train_app.command("classifier")
+@functools.wraps(train_classifier)
+def _train_classifier(**arguments: Any) -> None:
     with _user_errors():
-        from .images.files import check_output
-        from .priors import DiscriminativePrior
-
-        DiscriminativePrior()  # says so where PyTorch is missing
-        from .networks.classifier import data, evaluation, training
-
-        suffixes = (".safetensors",)
-        check_output(out, suffixes=suffixes)
-        kept = check_output(checkpoint or out.with_suffix(".checkpoint.safetensors"), suffixes=suffixes)
-        if kept.resolve() == out.resolve():
-            raise ValueError(f"--checkpoint must be another file than --out, got {out} for both; rename one")
-        if log is not None:
-            check_output(log, suffixes=(".jsonl",))
-        made: dict[str, Any] = {"batch": batch_size, "patch": patch, "seed": seed, "scales": (smallest_scale, 1.0)}
-        recipe = data.DataConfig(**{name: value for name, value in made.items() if value is not None})
-        chosen: dict[str, Any] = {"steps": steps, "rate": rate, "checkpoint_every": checkpoint_every}
-        chosen |= {"precision": precision, "device": device}
-        settings = training.TrainConfig(**{name: value for name, value in chosen.items() if value is not None})
-        folders = [data.load_folder(folder, smallest=recipe.kernels[0]) for folder in clear]
-        judged_on = [data.load_folder(folder, smallest=recipe.kernels[0]) for folder in validate or []]
-        with _progress_bar() as callback:
-
-            def report(step: int, loss: float, accuracy: float) -> None:
-                callback(f"loss {loss:.3f}, accuracy {accuracy:.1%}", step / settings.steps)
-
-            more: dict[str, Any] = {"initial": initial, "resume": resume, "log": log, "report": report}
-            trained = training.train(folders, recipe, settings, kept, **more)
-        training.write_classifier(out, trained.network)
-        rows = {"steps": str(trained.step), "last loss": f"{trained.loss:.4f}"}
-        for folder in (*folders, *judged_on):
-            rows[str(folder.path)] = f"{len(folder.pictures)} pictures, {len(folder.skipped)} skipped"
-        skipped = [f"{folder.path / name}: {why}" for folder in (*folders, *judged_on) for name, why in folder.skipped]
-        if skipped:
-            rows["skipped"] = "\n".join(skipped)
-        prior = DiscriminativePrior(weights=out)
-        for folder in judged_on:
-            for scale, found in evaluation.evaluate(prior.probability, folder).items():
-                rows[f"{folder.path.name}, scale {scale:g}"] = (
-                    f"accuracy {found.accuracy:.1%}, f(clear) / f(blurred) {found.ratio:.3f}"
-                )
-        rows["written"] = f"{out}\n{kept}"
-        _print_table(rows)
+        _print_table(train_classifier(**arguments))
 
 
 @app.command()
@@ -488,7 +426,7 @@ def _options(method: Method, gradient_weight: float | None, smooth_weight: float
             Prior.dark_channel: priors.DarkChannel,
             Prior.intensity: priors.L0Intensity,
         }
-        given["prior"] = kinds[prior](**({"of": "both"} if prior is Prior.intensity else {}))
+        given["prior"] = kinds[prior](**({"which": "both"} if prior is Prior.intensity else {}))
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return None

@@ -119,7 +119,7 @@ def test_every_option_arrives(library, source, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("dark-channel", gpudeblur.priors.DarkChannel()), ("intensity", gpudeblur.priors.L0Intensity(of="both"))],
+    [("dark-channel", gpudeblur.priors.DarkChannel()), ("intensity", gpudeblur.priors.L0Intensity(which="both"))],
 )
 def test_a_prior_arrives(library, source, tmp_path, name, expected):
     result = run("kernel", source, "-o", tmp_path / "k.npy", "--prior", name)

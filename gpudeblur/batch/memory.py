@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from ..blind.kernel_size import windows
+from ..blind.kernel_size import window_sides
 from ..blind.options import TwoStepOptions
 from ..blind.schedule import finest_runs, finest_scale, schedule
 from ..images.checks import check_kernel_size
@@ -74,7 +74,7 @@ def bytes_per_image(
     int
     """
     options = TwoStepOptions() if options is None else options
-    size = (max(windows(shape)),) * 2 if kernel_size is None else check_kernel_size(kernel_size, shape)
+    size = (max(window_sides(shape)),) * 2 if kernel_size is None else check_kernel_size(kernel_size, shape)
     pixels = _pixels(shape)
     planes = pixels * (channels if channels == 1 else channels + 1)
     support = finest_scale(shape, size, options).size

@@ -8,20 +8,20 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module, goes_to_cuda, ndimage_module
 
-# `project` decides on the kernel in shares of 2^-30 of its maximum: integers, whose sums are the same in any order.
+# `project` works in units of 2^-30 of the kernel's maximum: integers, whose sums are the same in any order.
 UNIT = 1 << 30
 
 
-def normalize(kernel: Array, known: Array | None = None, *, out: Array | None = None) -> Array:
-    """Non-negative, sum 1; a delta where there is no mass, or where `known` (...) bool is False."""
+def normalize(kernel: Array, determined: Array | None = None, *, out: Array | None = None) -> Array:
+    """Non-negative, sum 1; a delta where there is no mass or `determined` (...) is False. CUDA kernel: normalize.cu."""
     if goes_to_cuda(kernel):
         from ..numerics import cuda
 
-        return cuda.normalize(kernel, known, out=out)
+        return cuda.normalize(kernel, determined, out=out)
     xp = array_module(kernel)
     kernel = xp.maximum(kernel, 0)
-    if known is not None:
-        kernel = xp.where(known[..., None, None], kernel, 0)
+    if determined is not None:
+        kernel = xp.where(determined[..., None, None], kernel, 0)
     total = kernel.sum(axis=(-2, -1), keepdims=True)
     empty = ~(total > 0)
     delta = xp.zeros_like(kernel)
@@ -29,12 +29,12 @@ def normalize(kernel: Array, known: Array | None = None, *, out: Array | None = 
     return xp.where(empty, delta, kernel / xp.where(empty, 1, total))
 
 
-def initial_kernel(size: tuple[int, int], count: int, xp: Any, dtype: Any) -> Array:
-    """Where the coarsest scale starts: two neighbours of 1/2 (Pan et al. 2014), (count, kh, kw).
+def initial_kernel(size: tuple[int, int], n: int, xp: Any, dtype: Any) -> Array:
+    """The kernel at the start of the coarsest scale: two adjacent pixels of 1/2 ([Pan2014]), (n, kh, kw).
 
     A delta would be a fixed point of the alternation; any small blur is not.
     """
-    kernel = xp.zeros((count, *size), dtype=dtype)
+    kernel = xp.zeros((n, *size), dtype=dtype)
     middle, column = size[0] // 2, size[1] // 2
     kernel[:, middle, column - 1 : column + 1] = 0.5
     return kernel
@@ -43,16 +43,16 @@ def initial_kernel(size: tuple[int, int], count: int, xp: Any, dtype: Any) -> Ar
 def project(
     kernel: Array, *, share: float, component: float, out: Array | None = None, scratch: Array | None = None
 ) -> Array:
-    """A kernel from a solution: clipped, thresholded, without specks, centred, sum 1.
+    """The kernel of a solution: non-negative, thresholded, without small components, centered, sum 1.
 
-    What stays and where it goes is decided in integers, k / max k in units of 2^-30: every backend decides alike.
-    A kernel that is NaN or infinite somewhere, or has no mass, becomes a delta.
+    Which pixels stay and how far the kernel moves is decided on integers, k / max k in units of 2^-30, so that all
+    backends decide alike. A kernel with NaN or infinity, or without mass, becomes a delta. CUDA kernel: project.cu.
 
     Parameters
     ----------
     kernel : (..., kh, kw).
-    share : of the maximum: pixels under it become 0.
-    component : of the mass that is left: 8-connected components with less become 0; the heaviest always stays.
+    share : fraction of the maximum below which pixels become 0.
+    component : fraction of the remaining mass below which 8-connected components become 0; the heaviest always stays.
     """
     if goes_to_cuda(kernel):
         from ..numerics import cuda
@@ -68,20 +68,20 @@ def project(
 
 
 def threshold(kernel: Array, share: float) -> Array:
-    """Pixels under `share` of the maximum become 0."""
+    """Pixels below the fraction `share` of the maximum become 0."""
     xp = array_module(kernel)
     return xp.where(kernel >= share * kernel.max(axis=(-2, -1), keepdims=True), kernel, 0)
 
 
 def drop_components(kernel: Array, share: float) -> Array:
-    """8-connected components with less than `share` of the mass become 0; the heaviest one always stays."""
+    """8-connected components with less than the fraction `share` of the mass become 0; the heaviest always stays."""
     xp = array_module(kernel)
     ndimage = ndimage_module(xp)
     flat = kernel.reshape(-1, *kernel.shape[-2:])
     connect = np.zeros((3, 3, 3), dtype=bool)
-    connect[1] = True  # neighbours within a picture, none from one picture to the next
-    labels, count = ndimage.label(flat > 0, structure=connect)  # on CuPy (float64) this waits for the device
-    mass = xp.bincount(labels.ravel(), weights=flat.ravel(), minlength=int(count) + 1)  # exact for integers, to 2^53
+    connect[1] = True  # neighbors within an image, none between images
+    labels, n = ndimage.label(flat > 0, structure=connect)  # on CuPy (float64) this waits for the device
+    mass = xp.bincount(labels.ravel(), weights=flat.ravel(), minlength=int(n) + 1)  # exact for integers, to 2^53
     per_pixel = xp.where(labels > 0, mass[labels], 0)
     total = flat.sum(axis=(-2, -1), keepdims=True)
     heaviest = per_pixel.max(axis=(-2, -1), keepdims=True)
@@ -90,9 +90,9 @@ def drop_components(kernel: Array, share: float) -> Array:
 
 
 def center(kernel: Array, mass: Array) -> Array:
-    """The kernel moved by whole pixels so that the centre of `mass`, a like array, is in the middle.
+    """`kernel` shifted by whole pixels so that the centroid of `mass`, an array of the same shape, is in the middle.
 
-    What leaves the support is lost. Where there is no mass, the kernel stays where it is.
+    Pixels shifted out of the support are lost. A kernel without mass is not shifted.
     """
     xp = array_module(kernel, mass)
     kh, kw = kernel.shape[-2:]

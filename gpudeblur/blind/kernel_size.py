@@ -1,4 +1,4 @@
-"""The size of an unknown blur: kernels of several windows are begun, the best of them is measured."""
+"""The kernel size of an unknown blur: kernels are estimated in several windows, and the best one is measured."""
 
 from __future__ import annotations
 
@@ -15,63 +15,66 @@ from .alternation import coarse_to_fine
 from .options import TwoStepOptions
 from .selection import KernelScores, rank, score_kernels, take
 
-# Sides of the windows, pixels; what exceeds half of a picture's shorter side is left out, and half of it taken instead.
+# Sides of the windows in pixels. One that exceeds half of the image's shorter side is replaced by that half.
 WINDOWS = (17, 35, 71)
-# Starts that keep a kernel small in a window that is too large.
+# Initializations that keep a kernel small in a window that is too large.
 INITIALIZATIONS = ("relaxed", "compact")
-# Free pixels on each side of what was found.
+# Pixels added on each side of the kernel found.
 MARGIN = 2
-SMALLEST = 7
-# Share of a kernel's mass in the outer pixels of its window from which on it may go on beyond.
+MIN_SIDE = 7
+# Warn if more than this fraction of the kernel's mass lies on the window's border: the kernel may be truncated.
 BORDER_MASS_LIMIT = 0.15
 
 
-def windows(shape: tuple[int, int]) -> list[int]:
-    """The sides to try for a picture of `shape`, odd and rising."""
-    most = max(3, (min(shape) // 2 - 1) | 1)
-    return sorted({min(side, most) for side in WINDOWS})
+def window_sides(shape: tuple[int, int]) -> list[int]:
+    """The sides to try for an image of `shape`, odd and rising."""
+    largest = max(3, (min(shape) // 2 - 1) | 1)
+    return sorted({min(side, largest) for side in WINDOWS})
 
 
-def estimate_sizes(stack: Array, loud: Array, options: TwoStepOptions, report: OnProgress) -> np.ndarray:
-    """Odd sides (n,) of square windows that hold the blur kernels of `stack` (n, H, W) with room to spare.
+def estimate_sizes(images: Array, noise_scale: Array, options: TwoStepOptions, progress: OnProgress) -> np.ndarray:
+    """Odd sides (n,) of square windows that hold the blur kernels of `images` (n, H, W) with some margin.
 
-    Every window is the first guess of every probe, at all scales but the finest; of their kernels, laid into the
-    largest window, `choice.judge` says which explains the picture best, and its extent about its centre is the answer.
+    A kernel is estimated in every window, from every initialization, at all scales but the finest. Of these kernels,
+    padded to the largest window, the one that scores best is measured.
 
     Parameters
     ----------
-    stack : (n, H, W), the pictures. loud : (n,), their `noise.noise_scale`.
-    options : `options.starts` plays no part here.
+    images : (n, H, W).
+    noise_scale : (n,), see `images.noise.noise_scale`.
+    options : its `starts` are not used here.
     """
-    function = functools.partial(_probe, options=options)
+    function = functools.partial(_best_in_largest_window, options=options)
     capturable = all(is_replayable(options.of_start(name).prior) for name in INITIALIZATIONS)
-    (kernel,) = replayed(("sizes", options), function, stack, loud, report=report, capturable=capturable)
+    (kernel,) = replayed(("sizes", options), function, images, noise_scale, report=progress, capturable=capturable)
     largest = kernel.shape[-1]
-    return np.minimum(np.maximum(2 * (half_width(kernel) + MARGIN) + 1, min(SMALLEST, largest)), largest)
+    return np.minimum(np.maximum(2 * (half_width(kernel) + MARGIN) + 1, min(MIN_SIDE, largest)), largest)
 
 
-def _probe(stack: Array, loud: Array, *, options: TwoStepOptions, report: OnProgress) -> tuple[Array]:
-    """Of the kernels of all windows and probes, in the largest window, the best of each picture, (n, side, side)."""
-    sides, quiet = windows(stack.shape[-2:]), divide_by_noise(stack, loud)
+def _best_in_largest_window(
+    images: Array, noise_scale: Array, *, options: TwoStepOptions, report: OnProgress
+) -> tuple[Array]:
+    """The best kernel of each image over all windows and initializations, (n, side, side)."""
+    sides, scaled = window_sides(images.shape[-2:]), divide_by_noise(images, noise_scale)
     cases = [(side, name) for side in sides for name in INITIALIZATIONS]
 
-    def probe(number: int) -> tuple[Array, KernelScores]:
-        side, name = cases[number]
-        of_this = subrange(report, number / len(cases), 1 / len(cases))
-        kernel = fit_size(coarse_to_fine(stack, (side, side), options.of_start(name), of_this), (sides[-1], sides[-1]))
-        return kernel, score_kernels(quiet, kernel, loud)
+    def run(i: int, side: int, name: str) -> tuple[Array, KernelScores]:
+        progress = subrange(report, i / len(cases), 1 / len(cases))
+        kernel = coarse_to_fine(images, (side, side), options.of_start(name), progress)
+        kernel = fit_size(kernel, (sides[-1], sides[-1]))
+        return kernel, score_kernels(scaled, kernel, noise_scale)
 
-    probes = [functools.partial(probe, number) for number in range(len(cases))]
-    kernels, judgements = zip(*side_by_side(array_module(stack), probes), strict=True)
-    return (take(kernels, rank(judgements, 1)[0]),)
+    runs = [functools.partial(run, i, *case) for i, case in enumerate(cases)]
+    kernels, scores = zip(*side_by_side(array_module(images), runs), strict=True)
+    return (take(kernels, rank(scores, 1)[0]),)
 
 
 def half_width(kernel: Array) -> np.ndarray:
-    """The farthest row or column, counted from the middle, where kernels (n, kh, kw) are not 0, (n,) on the host."""
+    """Distance in pixels from the center to the farthest row or column that is not 0, (n,), on the host."""
     xp = array_module(kernel)
-    found = []
+    distances = []
     for axis in (-2, -1):
         side = kernel.shape[axis]
-        away = xp.abs(xp.arange(side) - side // 2)
-        found.append((away * (kernel.sum(axis=-3 - axis) > 0)).max(axis=-1))
-    return to_host(xp.maximum(*found))
+        distance = xp.abs(xp.arange(side) - side // 2)
+        distances.append((distance * (kernel.sum(axis=-3 - axis) > 0)).max(axis=-1))
+    return to_host(xp.maximum(*distances))

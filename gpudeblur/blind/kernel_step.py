@@ -1,4 +1,4 @@
-"""Kernel step: the blur kernel for a known latent picture, by least squares on gradients (seed 0, eq. 8-11)."""
+"""Kernel step: the blur kernel for a known latent image, by least squares on selected gradients (eq. 8-11)."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from ..numerics.fourier import irfft2, rfft2
 Window = tuple[int, int, int, int]  # (top, bottom, left, right): rows top..bottom - 1, columns left..right - 1
 
 
-def selection_window(picture: tuple[int, int], size: tuple[int, int]) -> Window:
-    """Where a gradient of the latent picture may vote in the kernel step: a rectangle (top, bottom, left, right).
+def selection_window(shape: tuple[int, int], size: tuple[int, int]) -> Window:
+    """Where gradients of the latent image may be selected for the kernel step: a rectangle (top, bottom, left, right).
 
-    A gradient votes if its whole blurred trace lies inside the real picture: half a kernel (and the forward
-    difference) from its borders. `picture` is the real (h, w), at the top left of the wrapped grid, `size` the
-    kernel's. In a picture too small for that, the middle half of each side votes.
+    A gradient may be selected if all that it is blurred to lies inside the image: half a kernel, and the forward
+    difference, away from its borders. `shape` is the image's, at the top left of the padded grid, and `size` the
+    kernel's. In an image too small for that, it is the middle half of each side.
     """
     (top, bottom), (left, right) = (
         (m, n - m - 1) if n - 2 * m - 1 >= n / 2 else (n // 4, n - n // 4)
-        for m, n in ((k // 2 + 1, n) for k, n in zip(size, picture, strict=True))
+        for m, n in ((k // 2 + 1, n) for k, n in zip(size, shape, strict=True))
     )
     return top, bottom, left, right
 
 
 def window_pixels(window: Window) -> int:
-    """How many pixels a window has."""
+    """Number of pixels in a window."""
     top, bottom, left, right = window
     return max(0, bottom - top) * max(0, right - left)
 
 
 def selection_threshold(latent: Array, window: Window, count: int, *, out: Array | None = None) -> Array:
-    """The `count`-th largest |D x|^2 inside the window, at least the smallest normal float: no gradient of 0 votes.
+    """The `count`-th largest |D x|^2 in the window, at least the smallest normal float. CUDA: selection_threshold.cu.
 
     Parameters
     ----------
-    latent : (..., H, W), the picture x, periodic.
-    window : `selection_window`, inside the picture.
-    count : from 1 to the pixels of the window; what is beyond either end is taken for that end.
+    latent : (..., H, W), x, periodic.
+    window : `selection_window`, inside the image.
+    count : clipped to 1 and the number of pixels in the window.
 
     Returns
     -------
-    (...): one a picture. NaN counts as the largest.
+    (...). NaN counts as the largest; the lower bound keeps gradients of 0 from being selected.
     """
     if goes_to_cuda(latent):
         from ..numerics import cuda
@@ -64,13 +64,13 @@ def selection_threshold(latent: Array, window: Window, count: int, *, out: Array
 
 
 def dt_selected(latent: Array, threshold: Any, window: Window, *, out: Array | None = None) -> Array:
-    """D^T W D x: W is 1 where |D x|^2 >= threshold inside the window, else 0.
+    """D^T W D x: W is 1 where |D x|^2 >= threshold inside the window, else 0. CUDA kernel: dt_selected.cu.
 
     Parameters
     ----------
-    latent : (..., H, W), the picture x, periodic.
+    latent : (..., H, W), x, periodic.
     threshold : scalar or (...).
-    window : `selection_window`, inside the picture.
+    window : `selection_window`, inside the image.
 
     Returns
     -------
@@ -84,24 +84,24 @@ def dt_selected(latent: Array, threshold: Any, window: Window, *, out: Array | N
     top, bottom, left, right = window
     gx, gy = gradient(latent)
     inner_x, inner_y = gx[..., top:bottom, left:right], gy[..., top:bottom, left:right]
-    voting = xp.zeros(latent.shape, dtype=bool)
+    selected = xp.zeros(latent.shape, dtype=bool)
     energy = inner_x * inner_x + inner_y * inner_y
-    voting[..., top:bottom, left:right] = energy >= per_image(threshold, latent)
-    gx *= voting
-    gy *= voting
+    selected[..., top:bottom, left:right] = energy >= per_image(threshold, latent)
+    gx *= selected
+    gy *= selected
     return gradient_adjoint(gx, gy)
 
 
-def select_edges(latent: Array, window: Window, share: float, *, work: Workspace | None = None) -> Array:
-    """D^T W D x: W keeps the strongest `share` of the gradients inside the window.
+def select_edges(latent: Array, window: Window, fraction: float, *, work: Workspace | None = None) -> Array:
+    """D^T W D x: W keeps the strongest `fraction` of the gradients inside the window ([Cho2009], [Xu2010]).
 
-    Weak gradients of a latent picture are what its prior could not tell from noise; strong ones know the kernel.
+    The prior cannot tell weak gradients of the latent image from noise; strong ones determine the kernel.
 
     Parameters
     ----------
-    latent : (..., H, W), the picture x.
+    latent : (..., H, W), x.
     window : `selection_window`.
-    share : in (0, 1], of the pixels in the window. A flat picture has fewer: gradients of 0 never vote.
+    fraction : in (0, 1], of the pixels in the window. A flat image has fewer: gradients of 0 are never selected.
     work : the buffers of a loop around this step.
 
     Returns
@@ -109,25 +109,25 @@ def select_edges(latent: Array, window: Window, share: float, *, work: Workspace
     (..., H, W).
     """
     work = Workspace(latent) if work is None else work
-    count = int(share * window_pixels(window))
-    threshold = selection_threshold(latent, window, count, out=work("voting threshold"))
+    count = int(fraction * window_pixels(window))
+    threshold = selection_threshold(latent, window, count, out=work("selection threshold"))
     return dt_selected(latent, threshold, window, out=work.picture("split"))
 
 
 def normal_equations(
-    votes: Array, latent: Array, blurred_hat: Array, size: tuple[int, int], *, work: Workspace | None = None
+    selected: Array, latent: Array, blurred_hat: Array, size: tuple[int, int], *, work: Workspace | None = None
 ) -> tuple[Array, Array]:
     """Matrix and right-hand side of eq. 11 on a kernel support of `size`: (autocorrelation, correlation).
 
-    The gradients that vote, W grad x, are held against the whole of grad x and grad B:
-    a(l) = sum W grad x(s) . grad x(s + l) and b(p) = sum W grad x(s) . grad B(s + p), so a true kernel solves
-    sum_q a(p - q) k(q) = b(p) whatever W is (it would not if W stood on both sides of a), but for what making a
-    symmetric and positive takes away. As D^T W D x stands for both directions, all this is two inverse transforms;
-    solvers never touch the picture again.
+    The selected gradients, W grad x, are correlated with all of grad x and grad B:
+    a(l) = sum W grad x(s) . grad x(s + l) and b(p) = sum W grad x(s) . grad B(s + p). Thus the true kernel solves
+    sum_q a(p - q) k(q) = b(p) for any W (it would not with W on both sides of a), apart from what is dropped to make a
+    symmetric and positive. As D^T W D x sums both directions, this takes two inverse transforms; the solvers never
+    touch the image again.
 
     Parameters
     ----------
-    votes : (..., H, W), D^T W D x, `select_edges`.
+    selected : (..., H, W), D^T W D x, from `select_edges`.
     latent : (..., H, W), x.
     blurred_hat : (..., H, W // 2 + 1), `rfft2` of B.
     size : (kh, kw).
@@ -136,48 +136,48 @@ def normal_equations(
     Returns
     -------
     autocorrelation : (..., 2 kh - 1, 2 kw - 1), lag (0, 0) in the middle; made symmetric and positive semi-definite
-        by dropping what of its spectrum is not real and positive.
+        by keeping the real, positive part of its spectrum.
     correlation : (..., kh, kw).
     """
     work = Workspace(latent) if work is None else work
     shape, (kh, kw) = latent.shape[-2:], size
-    votes_hat, latent_hat = rfft2(votes, out=work.spectrum("otf")), rfft2(latent, out=work.spectrum("hat"))
-    votes_hat, power = normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
-    room = work.picture("split")  # of the votes, which are not needed any more
-    matrix = irfft2(power, shape, overwrite=True, out=room)
+    selected_hat, latent_hat = rfft2(selected, out=work.spectrum("otf")), rfft2(latent, out=work.spectrum("hat"))
+    selected_hat, power = normal_spectra(selected_hat, latent_hat, blurred_hat, shape)
+    scratch = work.picture("split")  # the memory of `selected`, which is not needed any more
+    matrix = irfft2(power, shape, overwrite=True, out=scratch)
     matrix = central_lags(matrix, kh - 1, kw - 1, out=work("autocorrelation", 2 * kh - 1, 2 * kw - 1))
-    rhs = irfft2(votes_hat, shape, overwrite=True, out=room)
+    rhs = irfft2(selected_hat, shape, overwrite=True, out=scratch)
     return matrix, central_lags(rhs, kh // 2, kw // 2, out=work("correlation", kh, kw))
 
 
 def normal_spectra(
-    votes_hat: Array, latent_hat: Array, blurred_hat: Array, shape: tuple[int, int]
+    selected_hat: Array, latent_hat: Array, blurred_hat: Array, shape: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """Spectra of what `normal_equations` returns: (conj(V) F B / (H W), max(Re(conj(V) F x), 0) / (H W)).
+    """Spectra of the normal equations: (conj(V) F B / (H W), max(Re(conj(V) F x), 0) / (H W)). normal_spectra.cu.
 
     Parameters
     ----------
-    votes_hat : (..., H, W // 2 + 1), V, the transform of the votes; overwritten with the first result.
+    selected_hat : (..., H, W // 2 + 1), V, the transform of `selected`; overwritten with the first result.
     latent_hat : the same, F x; overwritten with the second, which is real.
     blurred_hat : the same, F B.
     shape : (H, W).
     """
-    if goes_to_cuda(votes_hat, latent_hat, blurred_hat):
+    if goes_to_cuda(selected_hat, latent_hat, blurred_hat):
         from ..numerics import cuda
 
-        return cuda.normal_spectra(votes_hat, latent_hat, blurred_hat, shape)
-    xp = array_module(votes_hat, latent_hat, blurred_hat)
-    xp.conjugate(votes_hat, out=votes_hat)
-    votes_hat *= 1 / (shape[0] * shape[1])
-    latent_hat *= votes_hat
+        return cuda.normal_spectra(selected_hat, latent_hat, blurred_hat, shape)
+    xp = array_module(selected_hat, latent_hat, blurred_hat)
+    xp.conjugate(selected_hat, out=selected_hat)
+    selected_hat *= 1 / (shape[0] * shape[1])
+    latent_hat *= selected_hat
     xp.maximum(latent_hat.real, 0, out=latent_hat.real)
     latent_hat.imag = 0
-    votes_hat *= blurred_hat
-    return votes_hat, latent_hat
+    selected_hat *= blurred_hat
+    return selected_hat, latent_hat
 
 
 def central_lags(correlation: Array, rows: int, columns: int, *, out: Array | None = None) -> Array:
-    """The lags -rows..rows, -columns..columns of a circular correlation, in rising order."""
+    """The lags -rows..rows, -columns..columns of a circular correlation, in rising order. central_lags.cu."""
     if goes_to_cuda(correlation):
         from ..numerics import cuda
 

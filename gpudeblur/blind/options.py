@@ -33,7 +33,7 @@ STARTS: Mapping[str, Mapping[str, Any]] = {
         "iteration_threshold": (0.1, 0.1),
         "kernel_solver": "cg",
         "edge_fraction": (0.3, 0.6),
-        "prior": L0Intensity(of="both"),
+        "prior": L0Intensity(which="both"),
     },
 }
 # Fractions of the run: the kernel, where a restoration follows; of that, finding the kernel's size.

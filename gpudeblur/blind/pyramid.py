@@ -1,4 +1,4 @@
-"""Coarse to fine: the sizes of kernel and picture at each scale, and the way from one to the next."""
+"""The pyramid: kernel sizes from coarse to fine, and how a kernel is enlarged from one scale to the next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..numerics.resample import resample_on_device
 def kernel_sizes(size: tuple[int, int], *, ratio: float, smallest: int) -> list[tuple[tuple[int, int], float]]:
     """(kernel size, scale) from the coarsest scale, where the longer side is about `smallest`, to scale 1 and `size`.
 
-    Sides shrink by `ratio` a scale, rounded up to odd, never under `smallest`.
+    Sides shrink by `ratio` with each scale, rounded up to odd, and are never below `smallest`.
     """
     scales = [ratio**i for i in range(1 + max(0, math.floor(math.log(smallest / max(size)) / math.log(ratio) + 1e-9)))]
 
@@ -25,13 +25,13 @@ def kernel_sizes(size: tuple[int, int], *, ratio: float, smallest: int) -> list[
 
 
 def support_size(size: tuple[int, int], shape: tuple[int, int], margin: int) -> tuple[int, int]:
-    """`size` and `margin` more pixels, both sides odd, but no larger than the picture."""
+    """`size` plus `margin` pixels, both sides odd, and not larger than the image."""
     h, w = (max(k, min(k + margin, side - 1 + side % 2)) for k, side in zip(size, shape, strict=True))
     return h, w
 
 
 def enlarge_kernel(kernel: Array, factor: float, size: tuple[int, int]) -> Array:
-    """The kernel of the next scale: resampled by `factor`, cut or zero-padded about its middle to `size`, sum 1."""
+    """The kernel of the next scale: resampled by `factor`, cropped or zero-padded about its center to `size`, sum 1."""
     xp = array_module(kernel)
     if goes_to_cuda(kernel):
         out = resample_on_device(kernel, size, _magnify, factor)
@@ -47,7 +47,7 @@ def enlarge_kernel(kernel: Array, factor: float, size: tuple[int, int]) -> Array
 
 @functools.lru_cache(maxsize=64)
 def _magnify(source: int, target: int, factor: float) -> np.ndarray:
-    """(target, source) cubic interpolation about the middle of both grids."""
-    centre = (np.arange(target) - target // 2) / factor + source // 2
-    t = np.abs(np.arange(source)[None, :] - centre[:, None])
+    """(target, source): cubic interpolation about the center of both grids."""
+    position = (np.arange(target) - target // 2) / factor + source // 2
+    t = np.abs(np.arange(source)[None, :] - position[:, None])
     return np.where(t <= 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0.0))

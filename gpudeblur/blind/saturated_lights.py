@@ -1,8 +1,8 @@
-"""Lamps that are far too bright for the sensor: where they are, and the picture without them.
+"""Saturated lights: where they are, and the image without them.
 
-At a clipped pixel B is less than x * k, and all gradients of x whose trace touches it tell wrong things of the kernel.
-Lamps outshine all others: their trails, clipped, look like a kernel that is too broad. Without them, what stays is a
-scene that was blurred by the same kernel. What is clipped by a little tells more than it harms, and stays.
+At a saturated pixel B is less than x * k, and all gradients of x whose blur reaches it mislead the kernel step. Lights
+are the brightest points of a scene, and their saturated trails look like a kernel that is too broad. Without them, the
+rest is a scene blurred by the same kernel. Regions that are saturated only slightly help more than they harm, and stay.
 """
 
 from __future__ import annotations
@@ -10,75 +10,76 @@ from __future__ import annotations
 from ..numerics.arrays import Array, array_module
 from ..numerics.filters import dilate
 
-# Pixels about a clipped one that are left out where kernels are judged: its rim.
+# Pixels around a saturated one that are inpainted in the image on which kernels are scored.
 RIM = 3
-# A lamp's trail ends at once: two and three pixels from it the picture is darker than this, on the average. On training
-# pictures it is under 0.2 there, and over 0.55 beside what is clipped by a little.
-DARK = 0.4
-# Where more than this share of a picture would have to go, white is what it is about (paper), and all of it stays.
-MOST = 0.4
-SWEEPS = 12  # of smoothing, at each scale of `filled`
+# The trail of a light ends sharply: two and three pixels from it the mean is below this. On training images it is below
+# 0.2 there, and above 0.55 beside regions that are saturated only slightly.
+DARK_SURROUND = 0.4
+# If more than this fraction of an image would be inpainted, it is white by itself (a page), and nothing is removed.
+MAX_LIGHT_AREA = 0.4
+SMOOTHING_STEPS = 12  # at each scale of `inpaint`
 
 
-def remove_lights(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Pictures (n, H, W) without the traces of their lamps, and without the lamps alone; without any, as they are.
+def remove_lights(image: Array, saturated: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """(images (n, H, W) without their lights' footprints, images without the lights alone); unchanged where none are.
 
     Waits for the device once.
     """
-    traces, rims = light_masks(picture, lights, size)
-    if not bool(traces.any()):
-        return picture, picture
-    return inpaint(picture, traces), inpaint(picture, rims)
+    footprints, rims = light_masks(image, saturated, size)
+    if not bool(footprints.any()):
+        return image, image
+    return inpaint(image, footprints), inpaint(image, rims)
 
 
-def light_masks(picture: Array, lights: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """(traces, rims) of the clipped `lights` (n, H, W): what lies within half a kernel of `size` of one, within RIM.
+def light_masks(image: Array, saturated: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """(footprints, rims) of `saturated` (n, H, W): within half a kernel of `size` of a saturated pixel, within `RIM`.
 
-    Both are empty in a picture (n, H, W) that is not DARK beside its lights, or where the traces are over MOST of it.
+    Both are empty in an image (n, H, W) that is bright beside its saturated pixels, or of which the footprints take
+    more than `MAX_LIGHT_AREA`.
     """
-    traces, rims = _grown(lights, max(size) // 2 + 1), _grown(lights, RIM)
-    beside = (rims & ~_grown(lights, 1)).astype(picture.dtype)
+    footprints, rims = _dilated(saturated, max(size) // 2 + 1), _dilated(saturated, RIM)
+    surround = (rims & ~_dilated(saturated, 1)).astype(image.dtype)
     axes = (-2, -1)
-    dark = (picture * beside).sum(axis=axes, keepdims=True) < DARK * beside.sum(axis=axes, keepdims=True)
-    lamps = dark & (traces.mean(axis=axes, keepdims=True) <= MOST)
-    return traces & lamps, rims & lamps
+    dark = (image * surround).sum(axis=axes, keepdims=True) < DARK_SURROUND * surround.sum(axis=axes, keepdims=True)
+    lights = dark & (footprints.mean(axis=axes, keepdims=True) <= MAX_LIGHT_AREA)
+    return footprints & lights, rims & lights
 
 
-def _grown(mask: Array, reach: int) -> Array:
-    """`mask` (n, H, W) dilated by a square, not across the picture's borders."""
-    wide = array_module(mask).pad(mask, [(0, 0), (reach, reach), (reach, reach)])
-    return dilate(wide, reach)[..., reach:-reach, reach:-reach]
+def _dilated(mask: Array, radius: int) -> Array:
+    """`mask` (n, H, W) dilated by a square, not across the image's borders."""
+    padded = array_module(mask).pad(mask, [(0, 0), (radius, radius), (radius, radius)])
+    return dilate(padded, radius)[..., radius:-radius, radius:-radius]
 
 
-def inpaint(picture: Array, mask: Array) -> Array:
-    """`picture` (..., H, W) with what is under `mask` as smooth as can be: nearly harmonic, from what is around it.
+def inpaint(image: Array, mask: Array) -> Array:
+    """`image` (..., H, W) with the pixels under `mask` interpolated smoothly, nearly harmonic, from those around them.
 
-    Coarse to fine: each scale begins with the one below it, and is smoothed. A picture without a mask stays as it is.
+    Coarse to fine: each scale starts from the coarser one and is smoothed. An image without a mask is unchanged.
     """
-    xp = array_module(picture, mask)
-    return xp.where(mask, _smooth(xp.where(mask, 0, picture), (~mask).astype(picture.dtype)), picture)
+    xp = array_module(image, mask)
+    return xp.where(mask, _interpolate(xp.where(mask, 0, image), (~mask).astype(image.dtype)), image)
 
 
-def _smooth(values: Array, known: Array) -> Array:
-    """Values where `known` is 1, and between them where it is 0; `values` are 0 there."""
-    xp = array_module(values, known)
+def _interpolate(values: Array, valid: Array) -> Array:
+    """`values` where `valid` is 1, and interpolated where it is 0; there `values` must be 0."""
+    xp = array_module(values, valid)
     if max(values.shape[-2:]) == 1:
         return values
-    weight = _halved(known)
-    coarse = _smooth(_halved(values) / xp.where(weight > 0, weight, 1), (weight > 0).astype(values.dtype))
+    weight = _halved(valid)
+    coarse = _interpolate(_halved(values) / xp.where(weight > 0, weight, 1), (weight > 0).astype(values.dtype))
     h, w = values.shape[-2:]
-    between = xp.repeat(xp.repeat(coarse, 2, axis=-2), 2, axis=-1)[..., :h, :w]
+    filled = xp.repeat(xp.repeat(coarse, 2, axis=-2), 2, axis=-1)[..., :h, :w]
     edges = [(0, 0)] * (values.ndim - 2) + [(1, 1), (1, 1)]
-    for _ in range(SWEEPS):
-        wide = xp.pad(xp.where(known > 0, values, between), edges, mode="edge")
-        across = wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
-        between = (across + wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]) / 4
-    return xp.where(known > 0, values, between)
+    for _ in range(SMOOTHING_STEPS):
+        padded = xp.pad(xp.where(valid > 0, values, filled), edges, mode="edge")
+        across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
+        filled = (across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]) / 4
+    return xp.where(valid > 0, values, filled)
 
 
-def _halved(picture: Array) -> Array:
+def _halved(image: Array) -> Array:
     """Means of 2 x 2 pixels; a last odd row or column counts twice."""
-    xp, (h, w) = array_module(picture), picture.shape[-2:]
-    even = xp.pad(picture, [(0, 0)] * (picture.ndim - 2) + [(0, h % 2), (0, w % 2)], mode="edge")
+    xp, (h, w) = array_module(image), image.shape[-2:]
+    even = xp.pad(image, [(0, 0)] * (image.ndim - 2) + [(0, h % 2), (0, w % 2)], mode="edge")
     rows = even[..., ::2, :] + even[..., 1::2, :]
     return (rows[..., ::2] + rows[..., 1::2]) / 4

@@ -1,1 +1,1 @@
-"""Networks: the only room that imports torch, and only when one is used. One network, one folder."""
+"""Neural networks: the only room that imports torch, and only when a network is used. One network, one folder."""

@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors, never pickle; those that ship with the package are held to a checksum."""
+"""Read and write network weights as safetensors, never as pickle; files of the package are checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import torch
 def _safetensors() -> Any:
     try:
         import safetensors.torch
-    except ImportError as why:
+    except ImportError as error:
         raise ImportError(
-            f"weights need the package safetensors, which cannot be imported ({why}); pip install 'gpudeblur[torch]'"
-        ) from why
+            f"weights need the package safetensors, which cannot be imported ({error}); pip install 'gpudeblur[torch]'"
+        ) from error
     return safetensors
 
 
 def pack(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A safetensors file."""
-    data: bytes = _safetensors().torch.save(dict(tensors), metadata=dict(metadata or {}))
+    """The bytes of a safetensors file; tensors of any device and layout."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data: bytes = _safetensors().torch.save(contiguous, metadata=dict(metadata or {}))
     return data
 
 
@@ -40,12 +41,14 @@ def unpack(path: Path, checksum: str | None = None) -> tuple[dict[str, torch.Ten
     data = path.read_bytes()
     if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise ValueError(f"weights {path} must be safetensors, got a pickle, which can run code; convert it first")
-    if checksum is not None and (found := hashlib.sha256(data).hexdigest()) != checksum:
-        raise ValueError(f"weights {path} must have SHA-256 {checksum}, got {found}; get a fresh copy of the package")
+    if checksum is not None and (sha256 := hashlib.sha256(data).hexdigest()) != checksum:
+        raise ValueError(f"weights {path} must have SHA-256 {checksum}, got {sha256}; get a fresh copy of the package")
     try:
         tensors = library.torch.load(data)
         with library.safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
-    except (library.SafetensorError, ValueError, KeyError) as why:
-        raise ValueError(f"weights {path} must be safetensors, got a damaged file ({why}); get a fresh copy") from why
+    except (library.SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"weights {path} must be safetensors, got a damaged file ({error}); get a fresh copy"
+        ) from error
     return tensors, metadata

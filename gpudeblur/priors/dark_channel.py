@@ -1,62 +1,61 @@
-"""Dark channel prior of Pan et al. 2016: a sharp picture has a dark pixel nearly everywhere, a blurred one does not."""
+"""The dark channel prior [Pan2016]: sharp images have a dark pixel almost everywhere, blurred ones do not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..images.checks import check_choice, check_count
 from ..numerics.arrays import Array, array_module, ndimage_module
-from .intensity import Ends, threshold_to_ends
-from .protocol import check, check_ends, check_weight
+from .intensity import ENDS, Ends, threshold_to_ends
+from .protocol import check_weight
 
 
 @dataclass(frozen=True)
 class DarkChannel:
-    """p(x) = |d(x)|_0, with d the minimum of x over a square around each pixel.
+    """p(x) = |d(x)|_0, where d is the minimum of x over a square around each pixel.
 
     Attributes
     ----------
-    weight : mu, see `Prior`; about lambda, the weight of the gradients (Pan et al. 2016: both 4e-3).
-    radius : pixels, half the side of the square without its middle. Pan et al. take 17 at every scale.
-    of : "dark"; "bright": the maximum, |1 - max x|_0; "both": the sum, the extreme channels of Yan et al. 2017.
+    weight : mu, see `Prior`; about lambda, the weight of the gradients ([Pan2016]: both 4e-3).
+    radius : pixels; the square has sides of 2 radius + 1. [Pan2016] has 17 at every scale.
+    which : "dark"; "bright": |1 - max x|_0; "both": the sum of the two, the extreme channels of [Yan2017].
 
     References
     ----------
-    J. Pan, D. Sun, H. Pfister, M.-H. Yang: Blind image deblurring using dark channel prior, CVPR 2016.
-    Y. Yan, W. Ren, Y. Guo, R. Wang, X. Cao: Image deblurring via extreme channels prior, CVPR 2017.
+    [Pan2016] J. Pan, D. Sun, H. Pfister, M.-H. Yang: Blind image deblurring using dark channel prior, CVPR 2016.
+    [Yan2017] Y. Yan, W. Ren, Y. Guo, R. Wang, X. Cao: Image deblurring via extreme channels prior, CVPR 2017.
     """
 
     weight: float = 8e-3
     radius: int = 17
-    of: Ends = "dark"
+    which: Ends = "dark"
 
     def __post_init__(self) -> None:
-        check_weight(self.weight)
-        fits = isinstance(self.radius, int) and self.radius >= 1
-        check("radius", fits, "be an integer of at least 1", self.radius, "for single pixels take L0Intensity")
-        check_ends(self.of)
+        check_weight("weight", self.weight)
+        check_count("radius", self.radius, way_out="for single pixels use L0Intensity")
+        check_choice("which", self.which, ENDS)
 
     def step(self, latent: Array, ratio: float) -> Array:
-        """u = 0 at the minimum of a neighbourhood where x^2 < ratio, x elsewhere; the same at the other end.
+        """u = 0 at the minimum of a neighborhood if x^2 < ratio, x elsewhere; likewise 1 at the maximum.
 
-        The step of Pan et al. (eq. 11) writes the thresholded d back to where each minimum was; so does this one, but
-        that the picture is periodic, that all pixels of a tie are written to, and that d is that of x throughout. It is
-        no exact argmin: a pixel counts once, of however many neighbourhoods it is the minimum.
+        As in [Pan2016] eq. 11, the thresholded d is written back to the position of each minimum. Differences: the
+        image is periodic, all pixels of a tie are written, and d is not updated meanwhile. The step is not an exact
+        argmin, because a pixel that is the minimum of several neighborhoods counts once.
         """
-        dark = self.of == "bright" or latent == opening(latent, self.radius)
-        bright = self.of == "dark" or latent == opening(latent, self.radius, bright=True)
-        return threshold_to_ends(latent, ratio, self.of, dark, bright)
+        dark = self.which == "bright" or latent == opening(latent, self.radius)
+        bright = self.which == "dark" or latent == opening(latent, self.radius, bright=True)
+        return threshold_to_ends(latent, ratio, self.which, dark, bright)
 
 
 def opening(u: Array, radius: int, *, bright: bool = False) -> Array:
-    """The largest of the minima over the squares of 2 radius + 1 pixels a side that hold a pixel; periodic.
+    """Morphological opening by a square of 2 radius + 1 pixels a side, periodic; with `bright`, the closing.
 
-    It equals `u` exactly where a pixel is the minimum of some square. With `bright`, minima and maxima change places.
+    It equals `u` exactly where a pixel is the minimum (maximum) of some square that contains it.
     """
     ndimage = ndimage_module(array_module(u))
     filters = [ndimage.minimum_filter1d, ndimage.maximum_filter1d]
     for extreme in reversed(filters) if bright else filters:
         for axis in (-1, -2):
-            # From half the side on, a square is the whole line.
-            reach = min(radius, u.shape[axis] // 2)
-            u = extreme(u, 2 * reach + 1, axis=axis, mode="wrap")
+            half_width = min(radius, u.shape[axis] // 2)  # from here on the window is the whole line
+            u = extreme(u, 2 * half_width + 1, axis=axis, mode="wrap")
     return u

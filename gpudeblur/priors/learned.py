@@ -1,7 +1,7 @@
-"""Networks as priors: the classifier of seed 3, any scalar network, any denoiser.
+"""Networks as priors: the classifier of [Li2018], any scalar network, any denoiser.
 
-None of them knows the blur, uniform or not: `step` sees the latent picture alone. The network is asked about all
-pictures of a stack at once, through `torch_bridge`.
+None of them uses the blur, uniform or not: `step` receives the latent image alone. A network is called once for all
+images of a stack, through `networks.bridge`.
 """
 
 from __future__ import annotations
@@ -13,35 +13,36 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..images.checks import check_count, check_number
 from ..networks import bridge
 from ..numerics.arrays import Array, array_module
-from .protocol import check, check_eta, check_weight
+from .protocol import ETA_MAX, check_eta, check_weight
 
-# The least `downsample_above`, pixels: half of an image that is one pixel larger has 17, and it was trained on 16 up.
-LEAST_HALVED = 32
-# An eta beside which |x * k - B|^2, of weight |F k|^2 <= 1 a frequency, counts for all.
-LINEAR = 1e-3
+# Pixels, the smallest `downsample_above`: half of an image one pixel larger has 17, and training started at 16.
+MIN_DOWNSAMPLE_ABOVE = 32
+# An eta that is negligible beside |x * k - B|^2, whose weight at a frequency is |F k|^2 <= 1.
+UNCOUPLED_ETA = 1e-3
 
 
 @dataclass(frozen=True)
 class EnergyPrior:
-    """p(x) = f(x), for a network f that is low on good pictures: gradient steps (seed 3, eq. 11-12).
+    """p(x) = f(x) for a network f that is low on good images, by gradient steps ([Li2018] eq. 11-12).
 
-    The other terms of the objective are sums over pixels, and f is one number a picture: what weight makes a
-    difference depends on f, and may be far over the paper's.
+    The other terms of the objective are sums over pixels, but f is one number per image. The weight that makes a
+    difference depends on f, and may be far above the paper's.
 
     Attributes
     ----------
-    module : from (N, 1, H, W) to one number a picture, differentiable; on the device and in the dtype of the pictures.
-    weight : the paper's lambda, `Prior`'s mu (paper: 4e-3).
-    rate : eta, the step's length; the paper's 0.1 is that for pictures of about [0, 1].
-    steps : how many (paper: 10).
-    gradients : how many times in these steps the network is asked for df / du, which is held between; None: at each
-        step, as the paper does. It is all that costs.
-    eta_max : the end of eta, the weight of |x - u|^2, see `latent_step`. Large: x is held to u, and with it to the x of
-        the pass before, so that no weight is too large. Small, 1e-3: x feels lambda (1 - (1 - rate)^steps) df / dx,
-        0.65 of it with the defaults, and no more. So one gradient does, rate and steps say the same as the weight, and
-        nothing holds x back: too large a weight ruins the kernels of the scales that it is used at.
+    module : from (N, 1, H, W) to one number per image, differentiable; on the device and in the dtype of the images.
+    weight : lambda of the paper, mu of `Prior` (paper: 4e-3).
+    rate : eta of the paper, the step length; its 0.1 is for images in about [0, 1].
+    steps : number of gradient steps (paper: 10).
+    gradients : number of evaluations of df / du during these steps; between them the last one is reused. None: one
+        evaluation per step, as in the paper. Evaluations are the whole cost.
+    eta_max : the largest eta, the weight of |x - u|^2, see `latent_step`. Large: x stays close to u, and so to the x of
+        the previous pass, which makes large weights safe. Small, such as 1e-3: x moves by
+        lambda (1 - (1 - rate)^steps) df / dx, which is 0.65 lambda df / dx by default. One gradient is then enough,
+        rate and steps act like the weight, and too large a weight ruins the kernels of the scales that use it.
     """
 
     module: Callable[..., Any]
@@ -50,60 +51,57 @@ class EnergyPrior:
     rate: float = 0.1
     steps: int = 10
     gradients: int | None = None
-    eta_max: float = 2.0
+    eta_max: float = ETA_MAX
 
-    #: Torch must not be captured in a CUDA graph of CuPy's: the launches of its scale are made one by one.
+    #: Torch must not be captured in a CUDA graph of CuPy, so the launches of the scale are made one by one.
     replayable = False
 
     def __post_init__(self) -> None:
-        check("module", callable(self.module), "be callable", self.module, "pass a torch.nn.Module")
-        check_steps(self)
+        _check_callable(self.module)
+        _check_steps(self)
 
     def step(self, latent: Array, ratio: float) -> Array:
-        """`descend`, with the gradient of f by autograd."""
-        slope = functools.partial(bridge.gradient, self.module)
-        return gradient_steps(slope, latent, ratio, self.rate, self.steps, self.gradients)
+        """Gradient steps towards argmin_u |u - x|^2 + ratio f(u), see `gradient_steps`."""
+        return _network_steps(self, self.module, latent, ratio)
 
-    def value(self, pictures: Array) -> Array:
-        """f of pictures (..., H, W): (...)."""
-        return bridge.evaluate(self.module, pictures)
+    def value(self, images: Array) -> Array:
+        """f of images (..., H, W): (...)."""
+        return bridge.evaluate(self.module, images)
 
 
 @dataclass(frozen=True)
 class DiscriminativePrior:
-    """p(x) = f(x), with f the probability that a picture is blurred, as a classifier sees it (seed 3).
+    """p(x) = f(x), where f is the probability that an image is blurred, by the classifier of [Li2018].
 
-    The classifier ships with the package; what it was trained on and what it reaches is in
-    `gpudeblur/networks/classifier/classifier.md`. Its weights are for research use. It is slow, and at no weight
-    tried were the kernels better than those of the same splitting with a prior that knows nothing (`bench/README.md`).
+    `gpudeblur/networks/classifier/classifier.md` describes its training and accuracy; its weights are for research use.
+    The prior is slow, and no weight tried gave better kernels than the same splitting with an uninformative prior
+    (`bench/README.md`).
 
     Attributes
     ----------
-    weight, rate, steps, gradients, eta_max : see `EnergyPrior`. The coupling by a large eta, as the paper has it, makes
-        kernels worse by itself (`bench/README.md`).
-    downsample_above : pixels. Images whose shorter side is longer are shown to the classifier at half size, by
-        the mean of 2 x 2 pixels, which costs a quarter; in `step` alone, `probability` judges it as it is. None shows
-        it whole, as the paper does.
-    weights : a file of other weights (`gpudeblur train classifier` writes them); None takes those of the package.
+    weight, rate, steps, gradients, eta_max : see `EnergyPrior`. Coupling by a large eta, as in the paper, makes kernels
+        worse by itself (`bench/README.md`).
+    downsample_above : pixels. In `step`, images whose shorter side is longer than this are reduced to half size for the
+        classifier, by the mean over 2 x 2 pixels, which costs a quarter; `probability` never reduces them. None: never
+        reduced, as in the paper.
+    weights : a file of other weights, written by `gpudeblur train classifier`; None: those of the package.
 
     Raises
     ------
     ImportError
-        PyTorch or safetensors is missing.
-    ValueError
-        The weights are damaged, of another network, or a pickle.
+        PyTorch is missing.
 
     References
     ----------
-    L. Li, J. Pan, W.-S. Lai, C. Gao, N. Sang, M.-H. Yang: Learning a discriminative prior for blind image deblurring,
-    CVPR 2018.
+    [Li2018] L. Li, J. Pan, W.-S. Lai, C. Gao, N. Sang, M.-H. Yang: Learning a discriminative prior for blind image
+    deblurring, CVPR 2018.
 
     Examples
     --------
     >>> import gpudeblur as gd
     >>> prior = gd.priors.DiscriminativePrior()             # doctest: +SKIP
     >>> result = gd.deblur(blurred, 25, prior=prior)        # doctest: +SKIP
-    >>> prior.probability(pictures)                         # doctest: +SKIP
+    >>> prior.probability(images)                           # doctest: +SKIP
     """
 
     weight: float = 4e-3
@@ -111,47 +109,42 @@ class DiscriminativePrior:
     rate: float = 0.1
     steps: int = 10
     gradients: int | None = 1
-    eta_max: float = LINEAR
+    eta_max: float = UNCOUPLED_ETA
     downsample_above: int | None = 128
     weights: Path | str | None = None
 
     replayable = False
 
     def __post_init__(self) -> None:
-        check_steps(self)
-        fits = self.downsample_above is None or (
-            type(self.downsample_above) is int and self.downsample_above >= LEAST_HALVED
-        )
-        rule = f"be an integer of at least {LEAST_HALVED}, or None"
-        check("downsample_above", fits, rule, self.downsample_above, "leave it out for 128")
+        _check_steps(self)
+        if self.downsample_above is not None:
+            check_count("downsample_above", self.downsample_above, least=MIN_DOWNSAMPLE_ABOVE)
         bridge.torch_module()
 
     def step(self, latent: Array, ratio: float) -> Array:
-        """`descend`, with the gradient of f by autograd."""
+        """Gradient steps towards argmin_u |u - x|^2 + ratio f(u), see `gradient_steps`."""
         network: Callable[..., Any] = self._network(latent)
         if self.downsample_above is not None and min(latent.shape[-2:]) > self.downsample_above:
             network = functools.partial(on_half_size, network)
-        slope = functools.partial(bridge.gradient, network)
-        return gradient_steps(slope, latent, ratio, self.rate, self.steps, self.gradients)
+        return _network_steps(self, network, latent, ratio)
 
-    def probability(self, pictures: Array) -> Array:
-        """P(blurred) of gray pictures (..., H, W) in [0, 1], floats of NumPy or CuPy: (...), where they are."""
-        xp = array_module(pictures)
-        fits = pictures.ndim >= 2 and pictures.dtype.kind == "f"
-        got = f"shape {pictures.shape}, {pictures.dtype}"
-        check("pictures", fits, "be floats (..., H, W)", got, "divide integers by their maximum")
-        wide = pictures if pictures.dtype.itemsize in (4, 8) else pictures.astype(xp.float32)
-        return bridge.evaluate(self._network(wide), wide)
+    def probability(self, images: Array) -> Array:
+        """P(blurred) of gray images (..., H, W) in [0, 1], NumPy or CuPy floats: (...), in the same memory."""
+        xp = array_module(images)
+        if images.ndim < 2 or images.dtype.kind != "f":
+            came = f"shape {images.shape}, {images.dtype}"
+            raise ValueError(f"images must be floats (..., H, W), got {came}; divide integers by their maximum")
+        images = images if images.dtype.itemsize in (4, 8) else images.astype(xp.float32)
+        return bridge.evaluate(self._network(images), images)
 
     def _network(self, like: Array) -> Any:
-        # A file that is written again is read again.
-        stamp = None if self.weights is None else Path(self.weights).stat().st_mtime_ns
-        return _classifier(self.weights, stamp, str(bridge.device_of(like)), str(like.dtype))
+        modified = None if self.weights is None else Path(self.weights).stat().st_mtime_ns
+        return _classifier(self.weights, modified, str(bridge.device_of(like)), str(like.dtype))
 
 
 @functools.lru_cache(maxsize=8)
-def _classifier(path: Path | str | None, stamp: int | None, device: str, dtype: str) -> Any:
-    """The classifier where, and in the precision in which, it is asked for."""
+def _classifier(path: Path | str | None, modified: int | None, device: str, dtype: str) -> Any:
+    """The classifier on a device and in a dtype. `modified` makes the cache miss when the file has changed."""
     from ..networks.classifier.network import load_classifier
 
     torch = bridge.torch_module()
@@ -160,14 +153,16 @@ def _classifier(path: Path | str | None, stamp: int | None, device: str, dtype: 
 
 @dataclass(frozen=True)
 class DenoiserPrior:
-    """A denoiser as the prior's step (plug and play): u = D(x, sigma), which is what argmin |u - x|^2 + ratio p asks
-    for where D finds the likeliest picture under Gaussian noise of variance sigma^2 = ratio / 2.
+    """A denoiser D as the step of a prior (plug and play): u = D(x, sigma).
+
+    This is argmin_u |u - x|^2 + ratio p(u) if D finds the most probable image under Gaussian noise of variance
+    sigma^2 = ratio / 2.
 
     Attributes
     ----------
-    module : module(pictures (N, 1, H, W), sigma) to the same shape, sigma a float for pictures in [0, 1].
-    weight : mu, see `Prior`; with eta at its end, 2, 4e-3 is a sigma of 0.03.
-    max_sigma : sigma is no larger than this, where eta is still small.
+    module : module(images (N, 1, H, W), sigma) to the same shape; sigma is a float, for images in [0, 1].
+    weight : mu, see `Prior`; at the largest eta, 2, a weight of 4e-3 is a sigma of 0.03.
+    max_sigma : upper bound of sigma, which applies while eta is small.
     """
 
     module: Callable[..., Any]
@@ -178,51 +173,61 @@ class DenoiserPrior:
     replayable = False
 
     def __post_init__(self) -> None:
-        check("module", callable(self.module), "be callable", self.module, "pass a torch.nn.Module")
-        check_weight(self.weight)
-        fits = isinstance(self.max_sigma, (int, float)) and 0 < self.max_sigma < math.inf
-        check("max_sigma", fits, "be a positive number", self.max_sigma, "leave it out for 0.2")
+        _check_callable(self.module)
+        check_weight("weight", self.weight)
+        check_number("max_sigma", self.max_sigma, "positive", lambda sigma: sigma > 0)
 
     def step(self, latent: Array, ratio: float) -> Array:
         """module(latent, sigma)."""
         return bridge.apply_network(self.module, latent, min(math.sqrt(0.5 * ratio), self.max_sigma))
 
 
-def on_half_size(module: Callable[..., Any], pictures: Any) -> Any:
-    """module of torch pictures (N, 1, H, W) at half size: the mean of 2 x 2 pixels, of fewer at the far border."""
+def on_half_size(module: Callable[..., Any], images: Any) -> Any:
+    """module of torch images (N, 1, H, W) at half size: the mean over 2 x 2 pixels, over fewer at the far border."""
     pool = bridge.torch_module().nn.functional.avg_pool2d
-    return module(pool(pictures, 2, ceil_mode=True, count_include_pad=False))
+    return module(pool(images, 2, ceil_mode=True, count_include_pad=False))
+
+
+def _network_steps(
+    prior: EnergyPrior | DiscriminativePrior, network: Callable[..., Any], latent: Array, ratio: float
+) -> Array:
+    """`gradient_steps` with the options of a prior, and the gradient of a network by autograd."""
+    evaluations = prior.steps if prior.gradients is None else min(prior.gradients, prior.steps)
+    gradient = functools.partial(bridge.gradient, network)
+    return gradient_steps(gradient, latent, ratio, prior.rate, prior.steps, evaluations)
 
 
 def gradient_steps(
-    slope: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int, gradients: int | None = None
+    gradient: Callable[[Array], Array], latent: Array, ratio: float, rate: float, steps: int, evaluations: int
 ) -> Array:
-    """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio f(u), see `Prior.step` (seed 3, eq. 12).
+    """Gradient steps from u = x towards argmin_u |u - x|^2 + ratio f(u), see `Prior.step` ([Li2018] eq. 12).
 
     u <- u - rate [(u - x) + (ratio / 2) df / du], the paper's step in units of its beta. n steps with the same df / du
-    are one: with r = (1 - rate)^n, u - x becomes r (u - x) - (1 - r) (ratio / 2) df / du.
+    equal one: with r = (1 - rate)^n, u - x becomes r (u - x) - (1 - r) (ratio / 2) df / du.
 
     Parameters
     ----------
-    slope : df / du of pictures (..., H, W).
-    gradients : how many times it is asked for, see `EnergyPrior`.
+    gradient : df / du of images (..., H, W).
+    evaluations : number of evaluations of `gradient`, at most `steps`.
     """
-    times = steps if gradients is None else min(gradients, steps)
     u = latent
-    for number in range(times):
-        held = steps * (number + 1) // times - steps * number // times
-        kept = (1 - rate) ** held
-        u = latent + kept * (u - latent) - ((1 - kept) * 0.5 * ratio) * slope(u)
+    for index in range(evaluations):
+        n = steps * (index + 1) // evaluations - steps * index // evaluations
+        r = (1 - rate) ** n
+        u = latent + r * (u - latent) - ((1 - r) * 0.5 * ratio) * gradient(u)
     return u
 
 
-def check_steps(prior: Any) -> None:
-    """For the options of `descend`."""
-    check_weight(prior.weight)
-    fits = isinstance(prior.rate, (int, float)) and 0 < prior.rate <= 1
-    check("rate", fits, "be a number in (0, 1]", prior.rate, "leave it out for 0.1")
-    fits = isinstance(prior.steps, int) and not isinstance(prior.steps, bool) and prior.steps >= 1
-    check("steps", fits, "be an integer of at least 1", prior.steps, "leave it out for 10")
+def _check_steps(prior: EnergyPrior | DiscriminativePrior) -> None:
+    """Check the options of `gradient_steps`."""
+    check_weight("weight", prior.weight)
+    check_number("rate", prior.rate, "in (0, 1]", lambda rate: 0 < rate <= 1)
+    check_count("steps", prior.steps)
     check_eta("eta_max", prior.eta_max)
-    fits = prior.gradients is None or (type(prior.gradients) is int and prior.gradients >= 1)
-    check("gradients", fits, "be an integer of at least 1, or None", prior.gradients, "None is one for each step")
+    if prior.gradients is not None:
+        check_count("gradients", prior.gradients, way_out="None is one for each step")
+
+
+def _check_callable(module: Any) -> None:
+    if not callable(module):
+        raise TypeError(f"module must be callable, got {module!r}; pass a torch.nn.Module")

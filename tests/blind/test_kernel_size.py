@@ -12,7 +12,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur.blind import kernel_size
-from gpudeblur.blind.kernel_size import half_width, windows
+from gpudeblur.blind.kernel_size import half_width, window_sides
 from gpudeblur.images.kernels import fit_size
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
@@ -28,11 +28,11 @@ def blurred(size: int, side: int = 200) -> np.ndarray:
 
 
 def test_windows_rise_and_stay_within_half_of_the_picture() -> None:
-    assert windows((255, 255)) == [17, 35, 71]
-    assert windows((300, 60)) == [17, 29]
-    assert windows((20, 400)) == [9]
+    assert window_sides((255, 255)) == [17, 35, 71]
+    assert window_sides((300, 60)) == [17, 29]
+    assert window_sides((20, 400)) == [9]
     for side in (3, 5, 8, 33, 34, 35, 36, 142, 144):
-        found = windows((side, side))
+        found = window_sides((side, side))
         assert found == sorted(set(found))
         assert all(one % 2 and 3 <= one <= max(3, side / 2) for one in found)
 

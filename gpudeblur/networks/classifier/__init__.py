@@ -1,1 +1,1 @@
-"""The classifier of Li et al. 2018, which tells clear images from blurred ones: network, data, training, evaluation."""
+"""The classifier of clear and blurred images of [Li2018]: network, data, training, evaluation, command."""

@@ -1,4 +1,4 @@
-"""How well a classifier tells clear pictures from blurred ones: whole pictures, at every scale of a pyramid."""
+"""Accuracy of the classifier on whole images, clear and blurred, at every scale of a pyramid."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ...numerics.resample import resample, scaled_shape
 from .data import ImageFolder, draw_kernel, largest_kernel, make_pair
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25)
-SEED = 1 << 20  # far from the seeds that one trains with: the kernels are unseen
+SEED = 1 << 20  # far from any training seed, so that the kernels were never trained on
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """At one scale. `clear`, `blurred` (n,): f of the pictures and of the same blurred."""
+    """The result at one scale. `clear`, `blurred` (n,): f of the clear images, and of the same images blurred."""
 
     clear: np.ndarray
     blurred: np.ndarray
 
     @property
     def accuracy(self) -> float:
-        """Share of all pictures, clear and blurred, on the right side of 1 / 2."""
+        """Fraction of all images, clear and blurred, on the right side of 1 / 2."""
         return float(0.5 * ((self.clear < 0.5).mean() + (self.blurred > 0.5).mean()))
 
     @property
@@ -42,22 +42,22 @@ def evaluate(
     quality: int | None = None,
     seed: int = SEED,
 ) -> dict[float, Evaluation]:
-    """f of every picture of a folder, clear and blurred by a kernel of its own, both with noise and 8-bit steps.
+    """f of every image of a folder, clear and blurred by a random kernel, both noisy and quantized to 8 bits.
 
     Parameters
     ----------
-    probability : f of pictures (N, H, W).
-    scales : factors by which both are reduced, after the noise, as a pyramid does.
-    kernels : pixels, smallest and largest side of the kernels, uniform; see `pairs.DataConfig`.
-    noise : of all pictures.
-    quality : of the JPEG that both go through; None for none.
+    probability : f of images (N, H, W).
+    scales : factors by which both images are reduced, after the noise, as a pyramid does.
+    kernels : pixels, smallest and largest side of the kernels, uniform; see `DataConfig`.
+    noise : standard deviation.
+    quality : JPEG quality of both images; None: no JPEG.
     """
-    found: dict[float, list[np.ndarray]] = {scale: [] for scale in scales}
-    for number, picture in enumerate(folder.pictures):
-        rng = np.random.default_rng((seed, number))
-        sides = np.arange(kernels[0], largest_kernel(picture.shape, kernels) + 1, 2)
+    values: dict[float, list[np.ndarray]] = {scale: [] for scale in scales}
+    for index, image in enumerate(folder.images):
+        rng = np.random.default_rng((seed, index))
+        sides = np.arange(kernels[0], largest_kernel(image.shape, kernels) + 1, 2)
         kernel = draw_kernel(rng, int(sides[rng.integers(len(sides))]))
-        both = np.stack(make_pair(picture.astype(np.float32), kernel, noise, quality, rng))
+        pair = np.stack(make_pair(image.astype(np.float32), kernel, noise, quality, rng))
         for scale in scales:
-            found[scale].append(probability(resample(both, scaled_shape(both.shape[-2:], scale))))
-    return {scale: Evaluation(*np.array(values).T) for scale, values in found.items()}
+            values[scale].append(probability(resample(pair, scaled_shape(pair.shape[-2:], scale))))
+    return {scale: Evaluation(*np.array(pairs).T) for scale, pairs in values.items()}
