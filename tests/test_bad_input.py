@@ -313,7 +313,7 @@ def test_true_stops_a_run_and_nothing_else_does() -> None:
     for answer in (True, np.True_):
         with refuses(gd.Stopped, "stopped by the callback in stage 'kernel' at 50% of the run"):
             make_progress(lambda *_, answer=answer: answer, "kernel")(0.5)
-    with refuses(TypeError, "callback must be a function, got 3; leave it out to hear nothing"):
+    with refuses(TypeError, "callback must be a function, got 3; leave it out for no reports"):
         make_progress(3, "kernel")  # type: ignore[arg-type]
 
 
@@ -387,7 +387,7 @@ K = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
         ({"strength": 1}, TypeError, "strength is no option of recorded, which has weight, iterations, boundary, ..."),
         ({"weight": [1, 2, 3]}, ValueError, "weight must be a number, got shape (3,); channels share a number"),
         ({"iterations": None}, TypeError, "iterations must be an integer, got None (NoneType); round it"),
-        ({"callback": 3}, TypeError, "callback must be a function, got 3; leave it out to hear nothing"),
+        ({"callback": 3}, TypeError, "callback must be a function, got 3; leave it out for no reports"),
         ({"saturated": True}, TypeError, "saturated must be a NumPy or CuPy array, got bool; convert it with ..."),
         *(
             ({"saturated": mask}, ValueError, "saturated must be bool and like blurred, shape (12, 16), got ...")

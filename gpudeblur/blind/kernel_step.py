@@ -93,7 +93,7 @@ def dt_selected(latent: Array, threshold: Any, window: Window, *, out: Array | N
 
 
 def select_edges(latent: Array, window: Window, fraction: float, *, buffers: Workspace | None = None) -> Array:
-    """D^T W D x: W keeps the strongest `fraction` of the gradients inside the window ([Cho2009], [Xu2010]).
+    """D^T W D x: W keeps the strongest `fraction` of the gradients inside the window ([Cho2009]).
 
     The prior cannot tell weak gradients of the latent image from noise; strong ones determine the kernel.
 

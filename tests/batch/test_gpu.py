@@ -38,6 +38,7 @@ import gpudeblur as gd
 from gpudeblur.batch import cuda_device, gpu, iterator
 from gpudeblur.batch.cuda_device import acquire_cuda_device
 from gpudeblur.batch.memory import bytes_per_image
+from gpudeblur.blind import options
 from gpudeblur.blind.deblur import BlindResult
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
@@ -97,7 +98,7 @@ class NumpyDevice:
 def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
     numpy_device = NumpyDevice()
-    monkeypatch.setattr(iterator, "choose_module", lambda image, device: object())
+    monkeypatch.setattr(options, "choose_module", lambda image, device: object())
     monkeypatch.setattr(iterator, "acquire_cuda_device", lambda device_id, inputs_ready: numpy_device)
     monkeypatch.setattr(iterator, "GpuExecutor", functools.partial(gpu.GpuExecutor, timeout=1e6))
     return numpy_device

@@ -352,7 +352,7 @@ def test_without_a_rng_the_result_is_as_good(xp: Any) -> None:
 
 
 @pytest.mark.parametrize("boundary", [None, pytest.param("unknown", marks=pytest.mark.slow), "edge", "wrap"])
-def test_the_device_path_on_a_device_of_numpy(boundary: str | None, request: pytest.FixtureRequest) -> None:
+def test_the_device_path_on_a_device_of_numpy(cpu_kernel: Any, boundary: str | None) -> None:
     """No implicit conversion, nothing mixed, and no waiting but for the checks."""
     pytest.importorskip("cupy", reason="gpudeblur.numerics.device needs it; no GPU is needed")
     image, psf = case((24, 31), (5, 3), np.float32)
@@ -362,14 +362,12 @@ def test_the_device_path_on_a_device_of_numpy(boundary: str | None, request: pyt
         "wiener": {"balance": 0.1},
         "unsupervised_wiener": {"rng": 0},
     }
-    kernels: Any = lambda _: None  # noqa: E731
     if boundary == "unknown":
         del calls["unsupervised_wiener"]
-        kernels = request.getfixturevalue("cpu_kernel")
     for name, more in calls.items():
         function = getattr(dropin, name)
         expected = function(stack, psf, batch=1, boundary=boundary, **more)
-        with device.installed(kernels) as cupy:
+        with device.installed(cpu_kernel) as cupy:
             cupy.random = type("random", (), {"Generator": type("Generator", (), {})})
             result = function(cupy.asarray(stack), cupy.asarray(psf), batch=1, boundary=boundary, **more)
             waits = device.counts["waits"]

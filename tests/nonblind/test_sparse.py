@@ -101,7 +101,7 @@ def test_conjugate_gradients_with_the_inverse_take_one_step(xp: Any, preconditio
     random = np.random.default_rng(0)
     diagonal = xp.asarray(random.choice([1.0, 2.0, 7.0], (2, 5, 4)))
     rhs = xp.asarray(random.normal(size=(2, 5, 4)))
-    options: dict[str, Any] = {"precondition": lambda r: r / diagonal} if preconditioned else {}
+    options: dict[str, Any] = {"preconditioner": lambda r: r / diagonal} if preconditioned else {}
     solution = conjugate_gradient(
         lambda u: diagonal * u, rhs, xp.zeros_like(rhs), 1 if preconditioned else 3, **options
     )
