@@ -382,7 +382,7 @@ def test_networks(data: Path, results: Path, tmp_path: Path) -> None:
     from gpudeblur.networks.classifier.network import Classifier
     from gpudeblur.networks.classifier.training import write_classifier
 
-    write_classifier(tmp_path / "w.safetensors", Classifier((2, 2, 2, 2, 2)).initialise(0))
+    write_classifier(tmp_path / "w.safetensors", Classifier((2, 2, 2, 2, 2)).initialize(0))
     weights = ["--weights-file", str(tmp_path / "w.safetensors")]
     __main__.main(["networks", "accuracy", "--pictures", str(data / "natural"), *weights])
     (line,) = records(results, "networks")
@@ -437,7 +437,7 @@ def test_speed_on_a_device(request: Any, results: Path, monkeypatch: pytest.Monk
     from gpudeblur.blind.latent import latent_step
 
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    kernels = "(test_cuda_kernel and 255 and (dt_l0 or transfer))"
+    kernels = "(test_cuda_kernel and 255 and (dt_l0 or data_terms))"
     rows = f"(latent_step and 255-1) or {kernels} or (full_batches and 255 and start-1)"
     with device.installed(request.getfixturevalue("cpu_kernel")) as cupy:
         with pytest.raises(SystemExit) as end:

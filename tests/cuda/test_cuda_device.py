@@ -165,7 +165,7 @@ def test_a_kernel_step_is_launches_and_transforms(cupy: Any, cuda: Any) -> None:
     assert cuda.launches - before == counted
 
 
-def test_shrink_split_keeps_what_its_twin_keeps(cupy: Any, cuda: Any) -> None:
+def test_dt_shrink_keeps_what_its_twin_keeps(cupy: Any, cuda: Any) -> None:
     for beta in np.geomspace(0.5, 1e5, 50).tolist():
         u = laws.at_the_threshold(beta)
         out = cuda.dt_shrink(cupy.asarray(u), beta).get()

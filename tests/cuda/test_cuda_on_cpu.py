@@ -111,14 +111,14 @@ def test_a_nan_picture_disturbs_no_other(cuda: Any) -> None:
         check_neighbours(cuda.resample, u, *laws.taps((9, 11)[axis], 5), axis)
 
 
-def test_l0_split_of_nan(cuda: Any) -> None:
+def test_dt_l0_of_nan(cuda: Any) -> None:
     u = picture((2, 35, 33))
     u[0, 3, 4], u[1, 0, 0] = np.nan, np.inf
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(run(cuda.dt_l0, u, 0.1), filters.dt_l0(u, 0.1))
 
 
-def test_shrink_split_of_nan(cuda: Any) -> None:
+def test_dt_shrink_of_nan(cuda: Any) -> None:
     """A difference that is NaN is shrunk to 0, as in the twin, and disturbs no other; an infinite one stays."""
     u = picture((3, 35, 33))
     u[1, 3, 4], u[1, 0, 0], u[1, 20, 20], u[1, 30, 30] = np.nan, np.inf, 3e30, -3e-40
@@ -129,7 +129,7 @@ def test_shrink_split_of_nan(cuda: Any) -> None:
         np.testing.assert_array_equal(out[i], run(cuda.dt_shrink, u[i], 8.0))
 
 
-def test_shrink_split_keeps_what_its_twin_keeps(cuda: Any) -> None:
+def test_dt_shrink_keeps_what_its_twin_keeps(cuda: Any) -> None:
     """Bit for bit up to the threshold; one float above it a gradient stays, nearly halved."""
     for beta in (1.0, 7.3, 181.0, 1e4):
         u = laws.at_the_threshold(beta)
@@ -512,7 +512,7 @@ UNSYNCHRONIZED = {
     "selection_threshold": ("bins[i] = 0;\n        __syncthreads();", "bins[i] = 0;"),
     "select": ("atomicExch(ticket, 0u);\n    __syncthreads();", "atomicExch(ticket, 0u);"),
     "project": ("if (!__syncthreads_or(changed)) break;", "if (!changed) break;"),
-    "l0_split__divergent": ("__syncthreads();", "if (threadIdx.x != 3) __syncthreads();"),
+    "dt_l0__divergent": ("__syncthreads();", "if (threadIdx.x != 3) __syncthreads();"),
 }
 OVERRUNS = {
     "edge_mask": ("if (x >= w) return;", ""),  # beyond an array
@@ -560,7 +560,7 @@ def test_a_missing_barrier_shows(cuda: Any, monkeypatch: Any, unsynchronized: An
 @pytest.mark.slow
 @pytest.mark.skipif(SANITIZE, reason="about the order of threads, not about memory")
 def test_a_barrier_that_some_threads_miss_is_an_error(cuda: Any, monkeypatch: Any, unsynchronized: Any) -> None:
-    monkeypatch.setattr(_cuda, "_kernel", lambda _: unsynchronized["l0_split__divergent"])
+    monkeypatch.setattr(_cuda, "_kernel", lambda _: unsynchronized["dt_l0__divergent"])
     for _ in range(2):  # the fibers that wait are none of the next launch
         with pytest.raises(AssertionError, match="a barrier is not reached by every thread"):
             cuda.dt_l0(picture((1, 37, 31)), 0.1)

@@ -185,7 +185,7 @@ def test_deblur_hands_the_mask_to_its_restoration(xp: Any, monkeypatch: pytest.M
     picture = np.stack([night()[0], DIM, DIM], axis=-1)
     gd.deblur(xp.asarray(picture), 9, channel_axis=-1, options=options)
     gd.deblur(xp.asarray(DIM), 9, options=options)
-    assert_same(masks[0], find_saturated(np.moveaxis(picture, -1, 0)))
+    assert_same(masks[0][0], find_saturated(np.moveaxis(picture, -1, 0)))
     assert masks[1] is None
 
 
