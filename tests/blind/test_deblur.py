@@ -306,7 +306,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "gradient_weight_min": (1e-4, 6e-3),
     "smooth_weight": (4e-3, 0.0),
     "smooth_sigma": (0.3, 3.0),
-    "prior": (None, L0Intensity(of="both")),
+    "prior": (None, L0Intensity(which="both")),
     "beta_rate": (2.0, 4.0),
     "beta_max": (60.0, 5.0),
     "iterations": (3, 6),
