@@ -172,13 +172,13 @@ REFUSED_ARGUMENTS: list[tuple[str, Any, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(("name", "value", "error", "message"), REFUSED_ARGUMENTS)
+@pytest.mark.parametrize(
+    ("call", "name", "value", "error", "message"),
+    [(call, *case) for call in CALLS for case in REFUSED_ARGUMENTS if (call, case[0]) != ("estimate_kernel", "final")],
+)
 def test_arguments_are_refused_before_a_pixel_is_read(
     call: str, name: str, value: Any, error: type[Exception], message: str
 ) -> None:
-    if (call, name) == ("estimate_kernel", "final"):
-        pytest.skip("estimate_kernel has no final")
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         CALLS[call](**{"kernel_size": 9} | {name: value})
 
@@ -192,7 +192,7 @@ def test_a_prior_is_given_once(call: str) -> None:
 
 @pytest.mark.parametrize("call", ["deblur", "estimate_kernel"])
 def test_good_arguments_let_the_image_be_read(call: str) -> None:
-    with pytest.raises(AssertionError, match="the image was read"):
+    with pytest.raises(TypeError, match=r"^image must be a NumPy or CuPy array, got "):
         CALLS[call](9)
 
 
