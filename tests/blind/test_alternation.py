@@ -80,12 +80,13 @@ def test_rounding_errors_are_no_gradients(xp: Any) -> None:
 # ---- all scales but the finest
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [(3, 3), (9, 13), (15, 5), (31, 31)])
+@pytest.mark.parametrize(
+    ("size", "dtype"), [((3, 3), "float32"), ((9, 13), "float64"), ((15, 5), "float32"), ((31, 31), "float32")]
+)
 @pytest.mark.parametrize("name", STARTS)
 def test_every_initialization_gives_kernels(xp: Any, name: str, size: tuple[int, int], dtype: str) -> None:
     """Of images without gradients deltas, whatever is beside them in the stack."""
-    stack = xp.asarray(np.stack([photo(), np.full((40, 40), 0.3), np.zeros((40, 40))]).astype(dtype))
+    stack = xp.asarray(np.stack([photo(32), np.full((32, 32), 0.3), np.zeros((32, 32))]).astype(dtype))
     kernel = coarse_to_fine(stack, size, QUICK.of_start(name), ignore)
     assert kernel.shape == (3, *size)
     assert kernel.dtype == dtype
@@ -101,10 +102,10 @@ def test_every_initialization_gives_kernels(xp: Any, name: str, size: tuple[int,
 
 @pytest.mark.parametrize("name", STARTS)
 def test_a_stack_of_any_chunks_equals_a_loop(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    stack = np.stack([photo(32, seed=seed) for seed in range(3)] + [np.full((32, 32), 0.5, np.float32)])
-    options = QUICK.of_start(name)
+    stack = np.stack([photo(32, seed=1), photo(32, seed=2), np.full((32, 32), 0.5, np.float32)])
+    options = dataclasses.replace(QUICK.of_start(name), iterations=1)
     alone = np.stack([coarse_to_fine(image[None], (9, 9), options, ignore)[0] for image in stack])
-    for together in (1, 3, 100):
+    for together in (2, 100):
         monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 32 * 32)
         assert_same(coarse_to_fine(stack, (9, 9), options, ignore), alone)
 

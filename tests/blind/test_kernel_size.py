@@ -97,6 +97,7 @@ def test_estimate_kernel_finds_the_same_kernel(alone: Callable[[int], gd.BlindRe
 
 
 @any_size
+@pytest.mark.slow
 def test_a_stack_of_color_images_has_a_size_each(xp: Any) -> None:
     gray = np.stack([blurred(9, 64), blurred(15, 64)])
     colors = np.stack([gray, gray**2, gray**0.5], axis=-1)
