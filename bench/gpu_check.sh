@@ -123,7 +123,7 @@ else
     part smoke 35 "${smoke[@]}" --failed carry/smoke.jsonl
     part bars 80 "${speed[@]}" --seconds 65 -k "$bars" bench/speed/test_estimation.py bench/speed/test_batch.py
     part tests 100 "${pytest[@]}" -n 10 --maxfail 40 "${ignored[@]}" --ignore $device -k "not ($memory)" tests
-    part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/batch/test_groups.py tests/batch/test_memory.py
+    part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/batch/test_gpu.py tests/batch/test_memory.py
     part kernels 50 "${speed[@]}" --seconds 40 bench/speed/test_cuda_kernels.py
     part peers 45 "${speed[@]}" --seconds 35 bench/speed/test_latent_step.py bench/speed/test_deconvolution.py \
         bench/speed/test_restoration.py

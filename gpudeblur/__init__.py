@@ -28,7 +28,7 @@ from .numerics.progress import Stopped
 
 if _TYPE_CHECKING:
     from . import metrics, restoration, synthesis
-    from .images.files import read_image, write_image, write_kernel
+    from .images.files import read_image, read_kernel, write_image, write_kernel
 
 __all__ = [
     "BatchIterator",

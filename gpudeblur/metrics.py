@@ -1,7 +1,7 @@
-"""How good a restored picture or an estimated kernel is. Pictures are in [0, 1] unless `data_range` says otherwise.
+"""Quality measures of restored images and estimated kernels. Images are in [0, 1] unless `data_range` is given.
 
-Blind deblurring knows the picture only up to a shift, which it trades with the kernel. `align` finds the shift first;
-`scores` and `error_ratio` measure there. Everything is computed on the host in float64; CuPy arrays are fetched.
+Blind deblurring determines the image and the kernel only up to opposite shifts. `align` estimates the shift, and
+`scores` and `error_ratio` measure after it. Everything is computed on the host in float64; CuPy arrays are copied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .numerics.arrays import Array, array_module, to_host
 
 
 class Alignment(NamedTuple):
-    """What `align` finds: `image` moved onto `reference`, both without their border, and the error left."""
+    """The result of `align`: `image` shifted onto `reference`, both without their border, and the remaining error."""
 
     ssd: float
     shift: tuple[float, float]
@@ -25,7 +25,7 @@ class Alignment(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Figures of a restored picture at its best shift; PSNR in decibels, the shift (dy, dx) in pixels."""
+    """Measures of a restored image at its best shift; PSNR in decibels, the shift (dy, dx) in pixels."""
 
     ssd: float
     psnr: float
@@ -34,12 +34,12 @@ class Scores(NamedTuple):
 
 
 def psnr(image: Array, reference: Array, *, data_range: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in decibels, over all elements; infinity for equal pictures.
+    """Peak signal-to-noise ratio in decibels, over all elements; infinity for equal images.
 
     Parameters
     ----------
     image, reference : array, any equal shape
-        Pictures in the same unit.
+        Images in the same unit.
     data_range : float
         The peak, in that unit.
 
@@ -54,12 +54,12 @@ def psnr(image: Array, reference: Array, *, data_range: float = 1.0) -> float:
 
 
 def ssim(image: Array, reference: Array, *, data_range: float = 1.0, channel_axis: int | None = None) -> float:
-    """Structural similarity of Wang et al. (2004): Gaussian window of sigma 1.5, population covariance.
+    """Structural similarity ([WangZ2004]): Gaussian window of sigma 1.5, population covariance.
 
     Parameters
     ----------
     image, reference : array, shape (H, W), or with channels along `channel_axis`
-        Pictures in the same unit, at least 11 pixels a side.
+        Images in the same unit, at least 11 pixels a side.
     data_range : float
         The peak, in that unit.
     channel_axis : int, optional
@@ -70,7 +70,7 @@ def ssim(image: Array, reference: Array, *, data_range: float = 1.0, channel_axi
     ValueError
         If the shapes differ or are empty, or if a side is shorter than the window.
     """
-    from skimage.metrics import structural_similarity  # here: it takes longer to import than the whole package
+    from skimage.metrics import structural_similarity  # here, as its import is slow
 
     a, b = _pair(image, reference)
     value = structural_similarity(
@@ -81,28 +81,27 @@ def ssim(image: Array, reference: Array, *, data_range: float = 1.0, channel_axi
 
 
 def align(image: Array, reference: Array, max_shift: int = 5, step: float = 0.25, border: int = 15) -> Alignment:
-    """The shift of `image` that leaves the least sum of squared differences from `reference`.
+    """The shift of `image` that minimizes the sum of squared differences (SSD) from `reference`.
 
-    Tried are all (dy, dx) in ``{-max_shift, ..., max_shift}`` by `step`, by bilinear interpolation, on the picture
-    without its border. No shifted picture is formed: a bilinear one is a weighted sum of four pictures shifted by
-    whole pixels, so that its error is a quadratic form in their correlations, which one FFT and a few window sums
-    give for all shifts at once.
+    The search covers all (dy, dx) in ``{-max_shift, ..., max_shift}`` by `step`, with bilinear interpolation, on the
+    image without its border. A bilinear shift is a weighted sum of four images shifted by whole pixels, so that the SSD
+    is a quadratic form in their correlations, which one FFT and a few window sums give for all shifts at once.
 
     Parameters
     ----------
     image, reference : array, shape (H, W)
-        The picture to move, and where to.
+        The image to shift, and the image to match.
     max_shift : int
         Largest shift in pixels, at most `border`.
     step : float
         Step of the search in pixels; must divide 1.
     border : int
-        Pixels that do not count, on each side.
+        Pixels left out on each side.
 
     Returns
     -------
     Alignment
-        ssd, shift (dy, dx) with ``image[p + shift] ~ reference[p]``, the moved image and the reference, both of shape
+        ssd, shift (dy, dx) with ``image[p + shift] ~ reference[p]``, the shifted image and the reference, both of shape
         (H - 2 border, W - 2 border).
 
     Raises
@@ -112,7 +111,7 @@ def align(image: Array, reference: Array, max_shift: int = 5, step: float = 0.25
     """
     a, b = _pair(image, reference)
     if a.ndim != 2:
-        raise ValueError(f"image must be 2-D, got shape {a.shape}; align channels or pictures one by one")
+        raise ValueError(f"image must be 2-D, got shape {a.shape}; align channels or images one by one")
     per_pixel = round(1 / step) if step > 0 else 0
     if per_pixel < 1 or abs(per_pixel * step - 1) > 1e-9:
         raise ValueError(f"step must be 1/n for an integer n, got {step}")
@@ -124,11 +123,11 @@ def align(image: Array, reference: Array, max_shift: int = 5, step: float = 0.25
 
     m, n = max_shift, 2 * max_shift + 1
     fixed = b[border : border + h, border : border + w]
-    # A spare row and column: the largest shift reads them with weight 0.
+    # One more row and column, which the largest shift reads with weight 0.
     moving = np.pad(a[border - m : border + h + m, border - m : border + w + m], ((0, 1), (0, 1)), mode="edge")
-    # The weights of the four neighbours sum to 1, so a common level cancels; taking it out keeps the digits.
-    level = fixed.mean()
-    r, u = fixed - level, moving - level
+    # The weights of the four neighbors sum to 1, so a common mean cancels; without it fewer digits are lost.
+    mean = fixed.mean()
+    r, u = fixed - mean, moving - mean
 
     def window_sums(product: np.ndarray) -> np.ndarray:
         """Sums over all h x w windows that start at (0..n-1, 0..n-1)."""
@@ -145,22 +144,22 @@ def align(image: Array, reference: Array, max_shift: int = 5, step: float = 0.25
         return window_sums(first * second)
 
     offsets = np.arange(2 * m * per_pixel + 1)
-    whole, rest = np.divmod(offsets, per_pixel)
-    f = rest / per_pixel
-    at = np.ix_(whole, whole)
-    corner = ((0, 0), (0, 1), (1, 0), (1, 1))  # the neighbours of a shift
-    weights = [(1 - f, f)[p[0]][:, None] * (1 - f, f)[p[1]] for p in corner]
+    whole, remainder = np.divmod(offsets, per_pixel)
+    f = remainder / per_pixel
+    indices = np.ix_(whole, whole)
+    corners = ((0, 0), (0, 1), (1, 0), (1, 1))  # the neighbors of a shift
+    weights = [(1 - f, f)[p[0]][:, None] * (1 - f, f)[p[1]] for p in corners]
     cost = np.full((offsets.size, offsets.size), float(np.vdot(r, r)))
-    for i, p in enumerate(corner):
+    for i, p in enumerate(corners):
         shifted = cross[p[0] : p[0] + n, p[1] : p[1] + n]
-        cost -= 2 * weights[i] * shifted[at]
+        cost -= 2 * weights[i] * shifted[indices]
         for j in range(i, 4):
-            cost += (1 if i == j else 2) * weights[i] * weights[j] * inner_product(p, corner[j])[at]
+            cost += (1 if i == j else 2) * weights[i] * weights[j] * inner_product(p, corners[j])[indices]
     iy, ix = (int(v) for v in np.unravel_index(np.argmin(cost), cost.shape))
     y, x, fy, fx = int(whole[iy]), int(whole[ix]), float(f[iy]), float(f[ix])
     rows = (1 - fy) * moving[y : y + h] + fy * moving[y + 1 : y + 1 + h]
     moved = (1 - fx) * rows[:, x : x + w] + fx * rows[:, x + 1 : x + 1 + w]
-    # Once more, directly: the quadratic form has lost its leading digits where the pictures agree.
+    # Computed again directly, since the quadratic form loses digits where the images agree.
     ssd = float(np.sum((moved - fixed) ** 2))
     return Alignment(ssd, (y + fy - m, x + fx - m), moved, fixed)
 
@@ -168,14 +167,9 @@ def align(image: Array, reference: Array, max_shift: int = 5, step: float = 0.25
 def scores(
     image: Array, reference: Array, *, max_shift: int = 5, step: float = 0.25, border: int = 15, data_range: float = 1.0
 ) -> Scores:
-    """SSD, PSNR and SSIM of a restored picture at its best shift; parameters and errors as in `align`."""
-    found = align(image, reference, max_shift, step, border)
-    return Scores(
-        found.ssd,
-        psnr(found.image, found.reference, data_range=data_range),
-        ssim(found.image, found.reference, data_range=data_range),
-        found.shift,
-    )
+    """SSD, PSNR and SSIM of a restored image at its best shift; parameters and errors as in `align`."""
+    ssd, shift, shifted, inner = align(image, reference, max_shift, step, border)
+    return Scores(ssd, psnr(shifted, inner, data_range=data_range), ssim(shifted, inner, data_range=data_range), shift)
 
 
 def error_ratio(
@@ -189,18 +183,18 @@ def error_ratio(
 ) -> float:
     """Levin's error ratio: SSD with the estimated kernel over SSD with the true one, each at its own best shift.
 
-    It is a ratio of *squared* errors, as in Levin et al. (CVPR 2009); some tables use its square root. Parameters and
-    errors as in `align`. Equal pictures give 1, also where both are perfect.
+    It is a ratio of *squared* errors, as in [Levin2009]; some tables use its square root. Parameters and errors as in
+    `align`. Equal images give 1, even if both are perfect.
     """
-    top = align(image_estimated, reference, max_shift, step, border).ssd
-    bottom = align(image_true_kernel, reference, max_shift, step, border).ssd
-    if bottom == 0:
-        return 1.0 if top == 0 else math.inf
-    return top / bottom
+    ssd = align(image_estimated, reference, max_shift, step, border).ssd
+    ssd_true = align(image_true_kernel, reference, max_shift, step, border).ssd
+    if ssd_true == 0:
+        return 1.0 if ssd == 0 else math.inf
+    return ssd / ssd_true
 
 
 def kernel_similarity(k: Array, k_ref: Array) -> float:
-    """Largest normalised cross-correlation over whole-pixel shifts (Hu and Yang, 2012), in [0, 1]; 0 for a zero kernel.
+    """Largest normalized cross-correlation over whole-pixel shifts ([Hu2012]), in [0, 1]; 0 for a zero kernel.
 
     Parameters
     ----------
@@ -217,7 +211,7 @@ def kernel_similarity(k: Array, k_ref: Array) -> float:
 
 
 def kernel_error(k: Array, k_ref: Array) -> float:
-    """|k - k_ref| / |k_ref| (Euclidean) at the best whole-pixel shift, nothing cut off; both scaled to sum 1.
+    """|k - k_ref| / |k_ref| (Euclidean) at the best whole-pixel shift without cropping; both scaled to sum 1.
 
     Parameters
     ----------
@@ -237,12 +231,12 @@ def kernel_error(k: Array, k_ref: Array) -> float:
             raise ValueError(f"{name} must not sum to zero")
         scaled.append(kernel / total)
     peak, norm, norm_ref = _peak_correlation(*scaled)
-    # |k - k_ref|^2 = |k|^2 + |k_ref|^2 - 2 <k, k_ref>: the best shift is the one of the largest correlation.
+    # |k - k_ref|^2 = |k|^2 + |k_ref|^2 - 2 <k, k_ref>: the best shift has the largest correlation.
     return math.sqrt(max(norm**2 + norm_ref**2 - 2 * peak, 0.0)) / norm_ref
 
 
 def _peak_correlation(k: Array, k_ref: Array) -> tuple[float, float, float]:
-    """max over shifts of <k, shifted k_ref>, and the two norms."""
+    """The maximum of <k, shifted k_ref> over the shifts, and the two norms."""
     array_module(k, k_ref)
     a, b = to_host(k).astype(np.float64), to_host(k_ref).astype(np.float64)
     for name, kernel in (("k", a), ("k_ref", b)):
@@ -254,7 +248,7 @@ def _peak_correlation(k: Array, k_ref: Array) -> tuple[float, float, float]:
 
 
 def _pair(image: Array, reference: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Both on the host in float64, after the checks that all picture metrics share."""
+    """Both images on the host in float64, after the checks that all image metrics share."""
     array_module(image, reference)
     if image.shape != reference.shape:
         raise ValueError(f"image and reference must have one shape, got {image.shape} and {reference.shape}")

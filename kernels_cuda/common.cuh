@@ -1,21 +1,21 @@
-// Shared by all CUDA kernels: _cuda.source puts this text in front of each .cu, so CuPy's compile cache sees its edits.
-// Pictures are (n, h, w), C order, periodic; n is the flattened batch and appears only in the grid.
+// Shared by all CUDA kernels. numerics.cuda.source prepends it to each .cu, so that CuPy's cache sees a change here.
+// Images are (n, h, w), C order, periodic; n is the flattened batch and appears only in the grid.
 
-#ifndef DYNAMIC_SHARED  // the C++ shim of tests/cuda_on_cpu brings its own
+#ifndef DYNAMIC_SHARED  // the C++ shim of tests/cuda_on_cpu defines its own
 #define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 #endif
 
 typedef long long index_t;  // n h w may exceed 2^31
 
 constexpr int WARP = 32;
-constexpr int TILE = 32;  // picture tiles are TILE x TILE pixels, a block has TILE x TILE_ROWS threads
+constexpr int TILE = 32;  // image tiles are TILE x TILE pixels, a block has TILE x TILE_ROWS threads
 constexpr int TILE_ROWS = 8;
 
-constexpr float SMALLEST_NORMAL = 1.17549435e-38f;  // what the compiler's -ftz leaves of the floats
+constexpr float SMALLEST_NORMAL = 1.17549435e-38f;  // the compiler's -ftz flushes smaller floats to 0
 
-// The TILE x TILE tile of this block. Tiles are counted in grid.x alone, whose limit of 2^31 no batch reaches.
+// The TILE x TILE tile of this block. Tiles are counted in grid.x alone, whose limit is 2^31.
 struct Tile {
-    index_t picture;
+    index_t image;
     int y, x;
 };
 
@@ -30,19 +30,19 @@ __device__ inline int wrap(int i, int size) {
     return i < 0 ? i + size : i < size ? i : i - size;
 }
 
-// One number a picture, or `everywhere` where there is no array of them.
-__device__ inline float per_image(const float* values, float everywhere, index_t picture) {
-    return values ? values[picture] : everywhere;
+// The value of an image, or `scalar` for all where `values` is null.
+__device__ inline float per_image(const float* values, float scalar, index_t image) {
+    return values ? values[image] : scalar;
 }
 
-// |g|^2, rounded as NumPy rounds it: a fused multiply-add would move gradients across a hard threshold.
+// |g|^2, rounded as NumPy does: a fused multiply-add could move a gradient across a hard threshold.
 __device__ inline float squared_norm(float gx, float gy) {
     return __fadd_rn(__fmul_rn(gx, gx), __fmul_rn(gy, gy));
 }
 
-// `combine` of one value a thread over the block, the same bits in every thread, in an order fixed by the block size.
-// blockDim = (32 m, 1, 1); all threads must call it. It begins with a barrier, so writes to shared memory before it are
-// seen after it. Warps that are not there bring `neutral`.
+// `combine` of one value per thread over the block, the same bits in every thread, in an order fixed by the block size.
+// blockDim = (32 m, 1, 1); all threads must call it. It contains barriers, so writes to shared memory before it are
+// visible after it. `neutral` stands for the missing warps.
 template <class T, class Combine>
 __device__ inline T block_reduce(T value, T neutral, Combine combine) {
     __shared__ T partial[WARP];
@@ -63,24 +63,24 @@ __device__ inline T block_sum(T value) {
     return block_reduce(value, T(0), [](T a, T b) { return a + b; });
 }
 
-// NaN where one is NaN, as NumPy's maximum; fmaxf would drop it.
+// NaN if any value is NaN, like NumPy's maximum; fmaxf would drop it.
 template <class T>
 __device__ inline T block_max(T value, T neutral) {
     return block_reduce(value, neutral, [](T a, T b) { return a != a || b <= a ? a : b; });
 }
 
-// Radix selection: the rank-th largest of a picture's 32-bit keys, 11 bits at a time from the top on, by a histogram of
-// those keys that share the bits before.
+// Radix selection: the rank-th largest of an image's 32-bit keys, 11 bits at a time from the top, by a histogram of the
+// keys that share the bits before.
 constexpr int DIGIT_BITS = 11, DIGITS = 3, BINS = 1 << DIGIT_BITS;
 constexpr int GROUP = 2 * WARP, GROUPS = BINS / GROUP;  // of bins
-constexpr int SELECTION_WORDS = BINS + 3;               // scratch of a picture: bins, leading, rank, ticket
+constexpr int SELECTION_WORDS = BINS + 3;               // scratch of an image: bins, leading, rank, ticket
 
 struct Selection {
-    unsigned leading;  // the digits so far, the rest 0
-    unsigned rank;     // from 1, the largest, among the keys with these digits; 0: there are not so many
+    unsigned leading;  // the digits so far, then zeros
+    unsigned rank;     // among the keys with these digits, from 1, the largest; 0: there are fewer keys
 };
 
-// The next digit, from the counts of the keys by it.
+// The next digit, from a histogram of the keys by it.
 __device__ inline Selection choose_digit(const unsigned* bins, Selection selection, int shift) {
     __shared__ unsigned groups[GROUPS];
     __shared__ unsigned digit, rank;
@@ -91,7 +91,7 @@ __device__ inline Selection choose_digit(const unsigned* bins, Selection selecti
         if (lane == 0) groups[group] = sum;
     }
     __syncthreads();
-    if (threadIdx.x == 0) {  // from the largest down: first the groups of bins, then the bins of one
+    if (threadIdx.x == 0) {  // from the largest down: first the groups of bins, then the bins of a group
         unsigned above = 0;
         int group = GROUPS - 1;
         while (group >= 0 && above + groups[group] < selection.rank) above += groups[group--];
@@ -105,8 +105,8 @@ __device__ inline Selection choose_digit(const unsigned* bins, Selection selecti
     return {selection.leading | digit << shift, rank};
 }
 
-// Adds a block's counts to those of its picture, in `merged`. True in the last block of a picture, which then has them
-// all in `bins`; `merged` and `ticket` are 0 again.
+// Adds a block's counts to those of its image, in `merged`. True in the last block of an image, which then has them all
+// in `bins`; `merged` and `ticket` are 0 again.
 __device__ inline bool merge_counts(unsigned* bins, unsigned* merged, unsigned* ticket, int parts) {
     __shared__ int last;
     for (int i = threadIdx.x; i < BINS; i += blockDim.x)
@@ -123,12 +123,12 @@ __device__ inline bool merge_counts(unsigned* bins, unsigned* merged, unsigned* 
     return true;
 }
 
-// `selection` (leading 0, a rank) becomes the key of that rank, or rank 0 where there are fewer keys; true in the one
-// block of a picture that has the key.
-// keys(part, parts, visit): calls visit(key) for each of a part's keys; where `nan_wins`, the keys whose first digit is
-// all ones are NaN, and if there is any, it is chosen whatever the rank.
-// Without scratch: one block a picture, parts 1, digit 0. With scratch, SELECTION_WORDS zeros a picture: `parts` blocks
-// a picture and a launch for each digit.
+// `selection` (leading 0, a rank) becomes the key of that rank, or rank 0 if there are fewer keys. True in the block of
+// an image that has the key.
+// keys(part, parts, visit) calls visit(key) for each key of a part. With `nan_wins`, keys whose first digit is all ones
+// are NaN, and NaN is selected whatever the rank.
+// Without scratch: one block per image, parts 1, digit 0. With scratch, SELECTION_WORDS zeros per image: `parts` blocks
+// per image and a launch for each digit.
 template <class Keys>
 __device__ inline bool radix_select(const Keys& keys, Selection& selection, bool nan_wins, unsigned* scratch,
                                     int parts, int digit) {
@@ -157,9 +157,9 @@ __device__ inline bool radix_select(const Keys& keys, Selection& selection, bool
 }
 
 // out = A v with (A v)(p) = sum_q a(p - q) v(q) for p, q on a kh x kw support: the normal operator of the kernel step.
-// a: (2 kh - 1, 2 kw - 1), lag (0, 0) in the middle. v must be complete (barrier before); out is complete only after
-// one. A thread makes STRIP outputs of a column: down the column they share all but one value of a, so a step costs
-// two loads for STRIP multiply-adds, and neighbouring threads read neighbouring columns (no bank conflicts).
+// a: (2 kh - 1, 2 kw - 1), lag (0, 0) in the middle. A barrier is needed before, for v, and after, for out. A thread
+// computes STRIP outputs of a column, which share all but one value of a at each step: two loads for STRIP
+// multiply-adds. Adjacent threads read adjacent columns (no bank conflicts).
 __device__ inline void toeplitz_product(const float* a, const float* v, float* out, int kh, int kw) {
     constexpr int STRIP = 4;
     const int strips = (kh + STRIP - 1) / STRIP, pitch = 2 * kw - 1;
@@ -168,7 +168,7 @@ __device__ inline void toeplitz_product(const float* a, const float* v, float* o
         float sum[STRIP] = {}, lags[STRIP];
         for (int qx = 0; qx < kw; ++qx) {
             const float* column = a + (x - qx + kw - 1);
-            // Rows beyond the support (the last strip's) are clamped: what they give goes to outputs nobody stores.
+            // Rows of the last strip beyond the support are clamped; their outputs are not stored.
             for (int i = 0; i + 1 < STRIP; ++i) lags[i] = column[(min(y + i + 1, kh - 1) + kh - 1) * pitch];
 #pragma unroll 4
             for (int qy = 0; qy < kh; ++qy) {

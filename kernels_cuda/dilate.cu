@@ -25,12 +25,12 @@ __device__ inline void dilate_across(const unsigned char* mask, unsigned char* o
     }
     __syncthreads();
     for (int i = threadIdx.x; i < count; i += DILATE_THREADS) {
-        const int last = i + 2 * radius, from = i / WARP, to = last / WARP;  // bits i..last
+        const int last = i + 2 * radius, first_word = i / WARP, last_word = last / WARP;  // bits i..last
         unsigned any = 0;
-        for (int word = from; word <= to; ++word) {
+        for (int word = first_word; word <= last_word; ++word) {
             unsigned window = bits[word];
-            if (word == from) window &= 0xffffffffu << i % WARP;
-            if (word == to) window &= 0xffffffffu >> (WARP - 1 - last % WARP);
+            if (word == first_word) window &= 0xffffffffu << i % WARP;
+            if (word == last_word) window &= 0xffffffffu >> (WARP - 1 - last % WARP);
             any |= window;
         }
         out[first + i] = any != 0;
@@ -40,15 +40,15 @@ __device__ inline void dilate_across(const unsigned char* mask, unsigned char* o
 __device__ inline void dilate_down(const unsigned char* mask, unsigned char* out, int radius, int h, int w) {
     const unsigned across = (w + DILATE_THREADS - 1) / DILATE_THREADS, down = (h + DILATE_DOWN - 1) / DILATE_DOWN;
     const unsigned strip = blockIdx.x / across;
-    const index_t picture = strip / down;
+    const index_t image = strip / down;
     const int x = int(blockIdx.x % across) * DILATE_THREADS + threadIdx.x;
     const int first = int(strip % down) * DILATE_DOWN, count = min(DILATE_DOWN, h - first);
     if (x >= w) return;
-    mask += picture * h * w + x;
-    out += picture * h * w + x;
+    mask += image * h * w + x;
+    out += image * h * w + x;
     int row = (first - radius) % h;
     if (row < 0) row += h;
-    int unset = 2 * radius + 1;  // pixels since the last set one; a window holds 2 radius + 1
+    int unset = 2 * radius + 1;  // pixels since the last set pixel; a window has 2 radius + 1
 #pragma unroll 8
     for (int i = 0; i < count + 2 * radius; ++i) {
         unset = mask[index_t(row) * w] ? 0 : unset + 1;

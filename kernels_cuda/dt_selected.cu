@@ -4,32 +4,32 @@
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
 dt_selected(const float* __restrict__ u, const float* __restrict__ thresholds, float threshold,
-             float* __restrict__ out, int h, int w, int top, int bottom, int left, int right) {
-    __shared__ float tile[TILE + 2][TILE + 2];  // the picture with one pixel around
+            float* __restrict__ out, int h, int w, int top, int bottom, int left, int right) {
+    __shared__ float tile[TILE + 2][TILE + 2];  // the image with a border of one pixel
     const Tile at = this_tile(h, w);
-    u += at.picture * h * w;
-    out += at.picture * h * w;
+    u += at.image * h * w;
+    out += at.image * h * w;
     const int rows = min(TILE, h - at.y), columns = min(TILE, w - at.x);
     for (int y = threadIdx.y; y < rows + 2; y += TILE_ROWS)
         for (int x = threadIdx.x; x < columns + 2; x += TILE)
             tile[y][x] = u[index_t(wrap(at.y + y - 1, h)) * w + wrap(at.x + x - 1, w)];
     __syncthreads();
-    const float bound = per_image(thresholds, threshold, at.picture);
-    const int x = threadIdx.x, column = at.x + x, before = wrap(column - 1, w);
+    const float bound = per_image(thresholds, threshold, at.image);
+    const int x = threadIdx.x, column = at.x + x, left_column = wrap(column - 1, w);
     if (x >= columns) return;
-    const bool in_column = column >= left && column < right, in_before = before >= left && before < right;
+    const bool in_column = column >= left && column < right, in_left = left_column >= left && left_column < right;
     for (int y = threadIdx.y; y < rows; y += TILE_ROWS) {
-        const int row = at.y + y, over = wrap(row - 1, h);
-        const bool in_row = row >= top && row < bottom, in_over = over >= top && over < bottom;
-        // g of this pixel, of the one to the left and of the one above. The product keeps NaN, as the twin's does.
+        const int row = at.y + y, above_row = wrap(row - 1, h);
+        const bool in_row = row >= top && row < bottom, in_above = above_row >= top && above_row < bottom;
+        // g of this pixel, of the one to the left and of the one above. A product keeps NaN, as in the twin.
         const float* p = &tile[y + 1][x + 1];
         constexpr int down = TILE + 2;
         const float gx = p[1] - p[0], gy = p[down] - p[0];
         const float left_x = p[0] - p[-1], left_y = p[down - 1] - p[-1];
         const float above_x = p[1 - down] - p[-down], above_y = p[0] - p[-down];
-        const float keep = in_row && in_column && squared_norm(gx, gy) >= bound;
-        const float keep_left = in_row && in_before && squared_norm(left_x, left_y) >= bound;
-        const float keep_above = in_over && in_column && squared_norm(above_x, above_y) >= bound;
-        out[index_t(row) * w + column] = -(gx * keep) - gy * keep + left_x * keep_left + above_y * keep_above;
+        const float edge = in_row && in_column && squared_norm(gx, gy) >= bound;
+        const float edge_left = in_row && in_left && squared_norm(left_x, left_y) >= bound;
+        const float edge_above = in_above && in_column && squared_norm(above_x, above_y) >= bound;
+        out[index_t(row) * w + column] = -(gx * edge) - gy * edge + left_x * edge_left + above_y * edge_above;
     }
 }

@@ -8,9 +8,9 @@ edge_mask(const float* __restrict__ u, const float* __restrict__ thresholds, flo
     const Tile at = this_tile(h, w);
     const int x = at.x + threadIdx.x;
     if (x >= w) return;
-    u += at.picture * h * w;
-    mask += at.picture * h * w;
-    const float bound = per_image(thresholds, threshold, at.picture);
+    u += at.image * h * w;
+    mask += at.image * h * w;
+    const float bound = per_image(thresholds, threshold, at.image);
     for (int y = at.y + threadIdx.y; y < min(at.y + TILE, h); y += TILE_ROWS) {
         const float here = u[index_t(y) * w + x];
         const float gx = u[index_t(y) * w + wrap(x + 1, w)] - here, gy = u[index_t(wrap(y + 1, h)) * w + x] - here;

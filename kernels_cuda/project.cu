@@ -1,46 +1,46 @@
-// project: out = kernel clipped at 0, thresholded, without its lighter components, centred, sum 1, or a delta.
-// Decided on q = rint(2^30 k / max k), whose sums are exact: q >= bound stays, then 8-connected components with the
-// share `component` of all mass, or as heavy as any.  kernel, out: (n, kh, kw) float32, C order, out is not kernel.
-// scratch: n kh kw times 16 bytes, or null and as many a block in shared memory.
-// grid (n), block (32 m).  NumPy twin: kernel_refine.project, which decides alike.
+// project: out = kernel clipped at 0, thresholded, without its lighter components, centered, sum 1, or a delta.
+// Decided by q = rint(2^30 k / max k), whose sums are exact: pixels with q >= bound stay, then 8-connected components
+// with the fraction `component` of the mass, or the largest mass.  kernel, out: (n, kh, kw) float32, C order, out is
+// not kernel.  scratch: 16 bytes for each of n kh kw pixels, or null to use shared memory.
+// grid (n), block (32 m).  NumPy twin: kernel_projection.project, with the same decisions.
 
 typedef unsigned long long mass_t;
 
 constexpr float UNIT = 1073741824.f;  // 2^30: q is an int, and a moment of 2^18 pixels fits 63 bits
 constexpr float LARGEST = 3.40282347e38f;
-constexpr int NOWHERE = -1;           // the label of a pixel that is not kept
+constexpr int NO_LABEL = -1;          // of a pixel that is dropped
 
-// A pixel of the kernel; a component is named by its first pixel.
+// A pixel of the kernel. The label of a component is the index of its first pixel.
 struct Cell {
-    mass_t mass;  // of the component that this pixel names
+    mass_t mass;  // of the component whose label is this pixel
     int label, next;  // next: the label after this pass
 };
 
-// The smallest label next to pixel i, its own included.
+// The smallest label of pixel i and its neighbors.
 __device__ inline int smallest_around(const Cell* cells, int i, int kh, int kw) {
     const int y = i / kw, x = i % kw;
     int smallest = cells[i].label;
     for (int v = max(y - 1, 0); v <= min(y + 1, kh - 1); ++v)
         for (int u = max(x - 1, 0); u <= min(x + 1, kw - 1); ++u) {
             const int label = cells[v * kw + u].label;
-            if (label != NOWHERE) smallest = min(smallest, label);
+            if (label != NO_LABEL) smallest = min(smallest, label);
         }
     return smallest;
 }
 
-// Labels every kept pixel with the first pixel of its component, from labels (and next ones) that are each pixel's own.
-// A pass reads labels and lowers the next ones only. Labels only fall, and never out of the component.
+// Labels every pixel with the first pixel of its component, starting from `label` and `next` equal to its own index.
+// A pass reads `label` and lowers `next` only. Labels only decrease, and stay within the component.
 __device__ inline void label_components(Cell* cells, int kh, int kw) {
     for (int pass = 0; pass < kh * kw; ++pass) {
         __syncthreads();
         int changed = 0;
         for (int i = threadIdx.x; i < kh * kw; i += blockDim.x) {
             const int label = cells[i].label;
-            if (label == NOWHERE) continue;
+            if (label == NO_LABEL) continue;
             int smallest = smallest_around(cells, i, kh, kw);
             smallest = min(smallest, cells[smallest].label);
             if (smallest == label) continue;
-            atomicMin(&cells[label].next, smallest);  // all that follow this label fall with it
+            atomicMin(&cells[label].next, smallest);  // lowers all pixels that follow this label
             atomicMin(&cells[i].next, smallest);
             changed = 1;
         }
@@ -62,33 +62,33 @@ project(const float* __restrict__ kernel, float* __restrict__ out, mass_t* __res
         if (!(peak != peak || kernel[i] <= peak)) peak = kernel[i];
     peak = block_max(peak, 0.f);
     const bool usable = peak >= SMALLEST_NORMAL && peak <= LARGEST;  // false for NaN, too
-    const auto quantised = [=](int i) {  // 0 where it does not stay
+    const auto quantized = [=](int i) {  // 0 if it is below the bound
         const int q = usable && kernel[i] > 0.f ? __float2int_rn(kernel[i] / peak * UNIT) : 0;
         return q < bound ? 0 : q;
     };
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        const int label = quantised(i) ? i : NOWHERE;
+        const int label = quantized(i) ? i : NO_LABEL;
         cells[i] = {0, label, label};
     }
     label_components(cells, kh, kw);
     long long total = 0, heaviest = 0;
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        const int q = quantised(i);
+        const int q = quantized(i);
         total += q;
         if (q) atomicAdd(&cells[cells[i].label].mass, mass_t(q));
     }
     total = block_sum(total);  // its barriers complete the masses
     for (int i = threadIdx.x; i < size; i += blockDim.x) heaviest = max(heaviest, (long long)(cells[i].mass));
     heaviest = block_max(heaviest, 0LL);
-    const double least = component * double(total);
+    const double min_mass = component * double(total);
     const auto stays = [=](int i) {
-        if (cells[i].label == NOWHERE) return false;
+        if (cells[i].label == NO_LABEL) return false;
         const long long mass = cells[cells[i].label].mass;
-        return double(mass) >= least || mass == heaviest;
+        return double(mass) >= min_mass || mass == heaviest;
     };
     long long down = 0, across = 0, mass = 0;
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        const long long q = stays(i) ? quantised(i) : 0;
+        const long long q = stays(i) ? quantized(i) : 0;
         down += q * (i / kw - middle_y);
         across += q * (i % kw - middle_x);
         mass += q;

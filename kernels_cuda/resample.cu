@@ -2,7 +2,7 @@
 // u: (n, h, w) float32; out: (n, target, w) or (n, h, target) float32; first: target int32, at least 0;
 // weights: (taps, target) float32; C order; first(i) + taps is at most the length of the axis.
 // grid (ceil(columns / 32) ceil(rows / 32) n) of out's sides, block (32, 8).
-// NumPy twin: pyramid._resample_rows, equal bit for bit.
+// NumPy twin: resample._resample_rows, equal bit for bit.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
 resample(const float* __restrict__ u, const int* __restrict__ first, const float* __restrict__ weights,
@@ -11,8 +11,8 @@ resample(const float* __restrict__ u, const int* __restrict__ first, const float
     const Tile at = this_tile(rows, columns);
     const int x = at.x + threadIdx.x;
     if (x >= columns) return;
-    u += at.picture * h * w;
-    out += at.picture * rows * columns;
+    u += at.image * h * w;
+    out += at.image * rows * columns;
     const index_t stride = axis ? 1 : w;
     for (int y = at.y + threadIdx.y; y < min(at.y + TILE, rows); y += TILE_ROWS) {
         const int i = axis ? x : y;

@@ -1,14 +1,14 @@
-// selection_threshold: out = count-th largest |D u|^2 of the rectangle rows top..bottom - 1, columns left..right - 1,
-// at least the smallest normal float.  u: (n, h, w) float32; out: n float32; C order, periodic; NaN counts as largest.
+// selection_threshold: out = the count-th largest |D u|^2 in rows top..bottom - 1 and columns left..right - 1, at least
+// the smallest normal float.  u: (n, h, w) float32; out: n float32; C order, periodic; NaN counts as largest.
 // grid (n), block (32 m), scratch null, parts 1, digit 0; or grid (parts n), scratch n SELECTION_WORDS zeros, launched
 // for digit = 0, 1, 2.  NumPy twin: kernel_step.selection_threshold, equal bit for bit.
 
-constexpr int STRIP_ROWS = 16;  // rows of a column that a thread walks down: what was below is then here
-constexpr int AHEAD = 4;        // rows that it reads at once, to keep the memory busy
+constexpr int STRIP_ROWS = 16;  // rows of a column that a thread goes down, so that each value is loaded once
+constexpr int READS = 4;        // rows that it loads at once, to hide the latency of memory
 
-// The energies under the smallest normal float are left out: the result is never less, and in flat pictures they would
-// meet in one bin.
-struct Energies {
+// |D u|^2 without those below the smallest normal float: the result is never less, and in flat images they would all
+// go to one bin.
+struct Magnitudes {
     const float* __restrict__ u;
     int h, w, top, bottom, left, right;
 
@@ -21,18 +21,18 @@ struct Energies {
             if (x >= right) continue;
             const int beside = wrap(x + 1, w), last = min(first + STRIP_ROWS, bottom);
             float here = u[index_t(first) * w + x];
-            for (int y = first; y < last; y += AHEAD) {
-                float right_of[AHEAD], below[AHEAD];
-                for (int i = 0; i < AHEAD; ++i) {
+            for (int y = first; y < last; y += READS) {
+                float right_of[READS], below[READS];
+                for (int i = 0; i < READS; ++i) {
                     const int row = min(y + i, last - 1);
                     right_of[i] = u[index_t(row) * w + beside];
                     below[i] = u[index_t(wrap(row + 1, h)) * w + x];
                 }
-                for (int i = 0; i < AHEAD; ++i) {
-                    const float energy = squared_norm(right_of[i] - here, below[i] - here);
+                for (int i = 0; i < READS; ++i) {
+                    const float magnitude_sq = squared_norm(right_of[i] - here, below[i] - here);
                     here = below[i];
-                    // As none is negative, the bits of floats are in the floats' order.
-                    if (y + i < last && !(energy < SMALLEST_NORMAL)) visit(__float_as_uint(energy));
+                    // The bits of non-negative floats have the order of the floats.
+                    if (y + i < last && !(magnitude_sq < SMALLEST_NORMAL)) visit(__float_as_uint(magnitude_sq));
                 }
             }
         }
@@ -41,10 +41,10 @@ struct Energies {
 
 extern "C" __global__ void __launch_bounds__(1024)
 selection_threshold(const float* __restrict__ u, float* __restrict__ out, int h, int w, int top, int bottom, int left,
-                 int right, int count, unsigned* scratch, int parts, int digit) {
-    const index_t picture = blockIdx.x / parts;
-    const Energies energies = {u + picture * h * w, h, w, top, bottom, left, right};
+                    int right, int count, unsigned* scratch, int parts, int digit) {
+    const index_t image = blockIdx.x / parts;
+    const Magnitudes magnitudes = {u + image * h * w, h, w, top, bottom, left, right};
     Selection selection = {0, unsigned(count)};
-    if (radix_select(energies, selection, false, scratch, parts, digit) && threadIdx.x == 0)
-        out[picture] = selection.rank ? __uint_as_float(selection.leading) : SMALLEST_NORMAL;
+    if (radix_select(magnitudes, selection, false, scratch, parts, digit) && threadIdx.x == 0)
+        out[image] = selection.rank ? __uint_as_float(selection.leading) : SMALLEST_NORMAL;
 }

@@ -1,6 +1,6 @@
-// spectrum_max: out = the largest real part of a spectrum; NaN where there is one.
-// spectrum: (n, size) complex64, a picture's bins in one row; out: n float32; C order.
-// grid (n), block (32 m).  NumPy twin: kernel_step.spectrum_max, equal bit for bit.
+// spectrum_max: out = the largest real part of a spectrum; NaN if there is any.
+// spectrum: (n, size) complex64, an image's bins in one row; out: n float32; C order.
+// grid (n), block (32 m).  NumPy twin: toeplitz.spectrum_max, equal bit for bit.
 
 extern "C" __global__ void __launch_bounds__(1024)
 spectrum_max(const float2* __restrict__ spectrum, float* __restrict__ out, int size) {

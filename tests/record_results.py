@@ -90,7 +90,7 @@ CASES: dict[str, Callable[[], Any]] = {
             gd.deconvolve(STACK, KERNELS, method=method),
             gd.deconvolve(COLOR[0], KERNELS[0], channel_axis=-1, method=method),
         ]
-        for method in nonblind.METHODS
+        for method in sorted(nonblind.METHODS)
     },
     "deconvolve boundaries": lambda: [
         gd.deconvolve(STACK, KERNELS, method="hyper-laplacian", boundary=boundary, weight=1e-3)

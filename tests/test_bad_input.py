@@ -1,447 +1,473 @@
-"""Whatever cannot work ends in a message that says what, why and what to do, and leaves no file behind."""
+"""Each rule for arguments, asked at its check, with its whole message: argument, rule, what came, way out.
 
-import contextlib
-import logging
-import struct
-import zlib
+That the public functions ask the checks is in test_bad_input_api.py; "..." in a message stands for anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import re
+import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
+from laws import assert_close, assert_same
 
-from gpudeblur.images.checks import check_kernel, check_kernel_size, check_picture
-from gpudeblur.images.files import check_output, read_image, write_image, write_kernel
+import gpudeblur as gd
+from gpudeblur.images.checks import (
+    check_choice,
+    check_count,
+    check_kernel,
+    check_kernel_fits,
+    check_kernel_size,
+    check_minimum_size,
+    check_number,
+    check_picture,
+    check_positive,
+    check_range,
+)
+from gpudeblur.images.planes import decode, to_planes
+from gpudeblur.nonblind.checked import checked
+from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec, unchecked
+from gpudeblur.numerics.arrays import choose_module
+from gpudeblur.numerics.progress import make_progress
 
-PICTURE = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
-
-def refuses(error, message):
-    """The whole message, from its first to its last character."""
-    return pytest.raises(error, match=f"^{message}$")
+def refuses(error: type[Exception], message: str) -> Any:
+    """The whole message, literally but for "...", which stands for anything."""
+    return pytest.raises(error, match=f"^{re.escape(message)}$".replace(r"\.\.\.", r"(.|\n)*"))
 
 
 # ---- arrays
 
+EVERY_SIDE = "every side must be at least 1"
+ARRAYS = [
+    *(
+        (value, TypeError, f"be a NumPy or CuPy array, got {type(value).__name__}; convert it with numpy.asarray")
+        for value in ([[1.0]], None, 3, 0.5, "photo.png", b"photo")
+    ),
+    (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; convert it with numpy.asarray"),
+    (types.SimpleNamespace(shape=(3, 3)), TypeError, "be a NumPy or CuPy array, got types.SimpleNamespace; ..."),
+    (np.float64(1), TypeError, "be a NumPy or CuPy array, got numpy.float64; convert it with numpy.asarray"),
+    (np.ma.zeros((3, 3)), TypeError, "be a plain array, got a masked one; fill the mask first, with .filled(value)"),
+    *(
+        (np.zeros((3, 3), dtype), TypeError, f"have an integer or float dtype, got {name}; {way_out}")
+        for dtype, name, way_out in [
+            (complex, "complex128", "pass its real part or its magnitude"),
+            (object, "object", "convert it with .astype(float)"),
+            (bool, "bool", "convert it with .astype(float)"),
+            ("U3", "<U3", "read the file first, for instance with gpudeblur....read_image"),
+            ("S3", "|S3", "read the file first, for instance with gpudeblur....read_image"),
+            ("M8[s]", "datetime64[s]", "convert it to an integer or float dtype"),
+            ("m8[s]", "timedelta64[s]", "convert it to an integer or float dtype"),
+            ([("a", "f4")], "[('a', '<f4')]", "convert it to an integer or float dtype"),
+        ]
+    ),
+    *((np.zeros(s), ValueError, f"not be empty, got shape {s}; {EVERY_SIDE}") for s in [(0, 5), (5, 0), (0, 5, 5)]),
+]
 
-@pytest.mark.parametrize(
-    ("image", "kind"), [([[1.0]], "list"), (None, "NoneType"), (3, "int"), (Path("a.png"), r"pathlib\.\w+")]
-)
-def test_not_an_array(image, kind):
-    message = f"image must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray"
-    with refuses(TypeError, message):
-        check_picture(image)
-    with refuses(TypeError, message.replace("image", "kernel")):
-        check_kernel(image)
 
-
-def test_a_masked_array():
-    with refuses(TypeError, r"image must be a plain array, got a masked one; fill the mask first, .*"):
-        check_picture(np.ma.masked_array(np.zeros((3, 3))))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "name", "way_out"),
-    [
-        (complex, "complex128", "pass its real part or its magnitude"),
-        (object, "object", r"convert it with \.astype\(float\)"),
-        (bool, "bool", r"convert it with \.astype\(float\)"),
-        ("U3", "<U3", "read the file first, .*"),
-        ("S3", r"\|S3", "read the file first, .*"),
-        ("M8[s]", r"datetime64\[s\]", "convert it to an integer or float dtype"),
-        ("m8[s]", r"timedelta64\[s\]", "convert it to an integer or float dtype"),
-        ([("a", "f4")], r"\[\('a', '<f4'\)\]", "convert it to an integer or float dtype"),
-    ],
-)
-def test_dtypes_that_are_no_light(dtype, name, way_out):
-    array = np.zeros((3, 3), dtype)
-    for check, argument in ((check_picture, "image"), (check_kernel, "kernel")):
-        with refuses(TypeError, rf"{argument} must have an integer or float dtype, got {name}; {way_out}"):
+@pytest.mark.parametrize(("array", "error", "message"), ARRAYS)
+def test_arrays_that_are_neither_picture_nor_kernel(array: Any, error: type[Exception], message: str) -> None:
+    for check in (check_picture, check_kernel):
+        with refuses(error, f"latent must {message}"):
+            check(array, name="latent")
+    for check, name in ((check_picture, "image"), (check_kernel, "kernel")):
+        with refuses(error, f"{name} must {message}"):
             check(array)
 
 
-@pytest.mark.parametrize(
-    ("shape", "way_out"),
-    [((), "a 1-D signal is no picture"), ((7,), "a 1-D .*"), ((1, 1, 1, 5, 5), "pass fewer pictures at a time")],
-)
-def test_wrong_number_of_axes(shape, way_out):
-    got = rf"got {len(shape)} \(shape .*\); {way_out}"
-    with refuses(ValueError, rf"image must have 2 to 4 axes, \(\.\.\., H, W\), {got}"):
-        check_picture(np.zeros(shape))
+# ---- pictures
+
+NO_SIGNAL, FEWER = "a 1-D signal is no picture", "pass fewer pictures at a time"
 
 
 @pytest.mark.parametrize(
-    ("shape", "way_out"), [((5, 5), "leave channel_axis out .*"), ((1, 1, 1, 5, 5), "pass fewer pictures at a time")]
-)
-def test_wrong_number_of_axes_with_channels(shape, way_out):
-    rule = "image must have 3 or 4 axes when channel_axis is given"
-    with refuses(ValueError, rf"{rule}, got {len(shape)} \(shape .*\); {way_out}"):
-        check_picture(np.zeros(shape), channel_axis=-1)
+    ("shape", "axis", "error", "message"),
+    [
+        ((), None, ValueError, f"image must have 2 to 4 axes, (..., H, W), got 0 (shape ()); {NO_SIGNAL}"),
+        ((7,), None, ValueError, f"image must have 2 to 4 axes, (..., H, W), got 1 (shape (7,)); {NO_SIGNAL}"),
+        ((1, 1, 1, 5, 5), None, ValueError, f"image must have 2 to 4 axes, (..., H, W), got 5 (shape ...); {FEWER}"),
+        ((5, 6), -1, ValueError, "image must have 3 or 4 axes when channel_axis is given, got 2 (shape (5, 6)); "
+         "leave channel_axis out for a gray picture"),
+        ((1, 1, 1, 5, 5), -1, ValueError, f"image must have 3 or 4 axes when channel_axis is given, got 5 ...{FEWER}"),
+        *(
+            ((5, 6, 3), axis, ValueError, f"channel_axis must be between -3 and 2 for shape (5, 6, 3), got {axis}; "
+             "use -1 for (H, W, C)")
+            for axis in (3, -4, 100)
+        ),
+        *(
+            ((5, 6, 3), axis, TypeError, f"channel_axis must be an integer or None, got {axis!r} ({kind}); "
+             "use -1 for (H, W, C)")
+            for axis, kind in [(1.0, "float"), ("last", "str"), (True, "bool"), ((-1,), "tuple")]
+        ),
+        ((5, 6, 0), -1, ValueError, f"image must not be empty, got shape (5, 6, 0); {EVERY_SIDE}"),
+    ],
+)  # fmt: skip
+def test_axes_that_no_picture_has(shape: tuple[int, ...], axis: Any, error: type[Exception], message: str) -> None:
+    with refuses(error, message):
+        check_picture(np.zeros(shape), channel_axis=axis)
 
 
-@pytest.mark.parametrize("axis", [3, -4, 100])
-def test_channel_axis_that_is_not_there(axis):
-    rule = r"channel_axis must be between -3 and 2 for shape \(5, 6, 3\)"
-    with refuses(ValueError, rf"{rule}, got {axis}; use -1 for \(H, W, C\)"):
-        check_picture(np.zeros((5, 6, 3)), channel_axis=axis)
+def test_a_bad_pixel_is_found_wherever_it_is() -> None:
+    for index, value in zip(np.ndindex(5, 7), itertools.cycle((np.nan, np.inf, -np.inf)), strict=False):
+        array = np.zeros((5, 7), np.float32)
+        array[index] = value
+        where = f"be finite, got {value} at index {index} (1 bad pixel)"
+        with refuses(ValueError, f"image must {where}; mask or inpaint it first"):
+            check_picture(array)
+        with refuses(ValueError, f"kernel must {where}; estimate it again or set it to zero there"):
+            check_kernel(array)
 
 
-@pytest.mark.parametrize(
-    ("axis", "got"), [(1.0, r"1\.0 \(float\)"), ("last", r"'last' \(str\)"), (True, r"True \(bool\)")]
-)
-def test_channel_axis_that_is_no_integer(axis, got):
-    with refuses(TypeError, rf"channel_axis must be an integer or None, got {got}; use -1 for \(H, W, C\)"):
-        check_picture(np.zeros((5, 6, 3)), channel_axis=axis)
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 5), (0, 0)])
-def test_empty_arrays(shape):
-    for check, name in ((check_picture, "image"), (check_kernel, "kernel")):
-        with refuses(ValueError, rf"{name} must not be empty, got shape .*; every side must be at least 1"):
-            check(np.zeros(shape))
-
-
-@given(st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(0, 4), st.integers(0, 6))
-def test_one_bad_pixel_is_found(value, row, column):
-    image = np.zeros((5, 7), np.float32)
-    image[row, column] = value
-    with refuses(
-        ValueError,
-        rf"image must be finite, got {value} at index \({row}, {column}\) \(1 bad pixel\); mask or inpaint it first",
-    ):
-        check_picture(image)
-
-
-def test_bad_pixels_are_counted_and_the_first_is_named():
+def test_bad_pixels_are_counted_and_the_first_is_named() -> None:
     image = np.zeros((2, 5, 7, 3), np.float16)
     image[1, 2, 3, 0], image[1, 4, 0, 2] = np.inf, np.nan
-    with refuses(ValueError, r"image must be finite, got inf at index \(1, 2, 3, 0\) \(2 bad pixels\); .*"):
+    with refuses(ValueError, "image must be finite, got inf at index (1, 2, 3, 0) (2 bad pixels); mask or inpaint ..."):
         check_picture(image, channel_axis=-1)
 
 
-def test_the_argument_is_called_by_its_name():
-    with refuses(ValueError, "latent must not be empty, .*"):
-        check_picture(np.zeros((0, 1)), name="latent")
-    with refuses(ValueError, "psf must not be empty, .*"):
-        check_kernel(np.zeros((0, 1)), name="psf")
+def test_values_beyond_the_dtype_or_its_squares() -> None:
+    beyond = "image must be within 3.4e+38 for float32, got 1.0e+300; scale it to about [0, 1]"
+    with refuses(ValueError, beyond):
+        to_planes(np.full((2, 2), 1e300), dtype=np.float32)
+    for dtype, value, limit in (("float32", "1.0e+30", "1.8e+15"), ("float64", "1.0e+200", "1.3e+150")):
+        with refuses(ValueError, f"light must be within {limit} for {dtype}, got {value}; scale it to about [0, 1]"):
+            check_range(np.full((2, 2), -float(value), dtype), None, name="light")
+
+
+def test_floats_that_look_like_8_bits_are_warned_of() -> None:
+    check_range(np.full((2, 2), 16.0))
+    with pytest.warns(UserWarning, match=r"^image has values up to 255: floats .*divide by the white level \(255 for"):
+        check_range(np.array([[-255.0, 3.0]]))
+    check_range(np.array([[255.0]]), None)
+
+
+def test_gammas_that_cannot_be() -> None:
+    for gamma in (0, -1.0, math.nan, math.inf, "2", None):
+        with refuses(ValueError, f"gamma must be a positive number, got {gamma!r}; 1 is linear, photos have about 2.2"):
+            decode(np.ones((2, 2)), gamma)
 
 
 # ---- kernel sizes
+
+PAIR = "use for instance 31 or (31, 25)"
 
 
 @pytest.mark.parametrize(
     ("size", "error", "message"),
     [
-        (24, ValueError, r"kernel_size must be odd, got 24; use 23 or 25"),
-        ((24, 31), ValueError, r"kernel_size must be odd, got \(24, 31\); use \(23, 31\) or \(25, 31\)"),
-        (0, ValueError, r"kernel_size must be at least 3, got 0; the smallest is 3"),
-        (-5, ValueError, r"kernel_size must be at least 3, got -5; the smallest is 3"),
-        (2, ValueError, r"kernel_size must be at least 3, got 2; the smallest is 3"),
-        (1, ValueError, r"kernel_size must be at least 3, got 1; a 1 x 1 kernel is no blur, the smallest is 3"),
-        ((5, 1), ValueError, r"kernel_size must be at least 3, got \(5, 1\); .*"),
-        (25.0, TypeError, r"kernel_size must be an odd integer or a pair of them, got 25\.0 \(float\); use .*"),
-        ("25", TypeError, r"kernel_size must be an odd integer or a pair of them, got '25' \(str\); use .*"),
-        (True, TypeError, r"kernel_size must be an odd integer or a pair of them, got True \(bool\); use .*"),
-        ((25, 3.5), TypeError, r"kernel_size must be an odd integer or a pair of them, got \(25, 3\.5\) \(tuple\); .*"),
-        ((), ValueError, r"kernel_size must be one odd integer or a pair .*, got 0 numbers: \(\); .*"),
-        ((3, 5, 7), ValueError, r"kernel_size must be one odd integer or a pair .*, got 3 numbers: \(3, 5, 7\); .*"),
+        (24, ValueError, "be odd, got 24; use 23 or 25"),
+        (np.int64(4), ValueError, "be odd, got 4; use 3 or 5"),
+        ((24, 31), ValueError, "be odd, got (24, 31); use (23, 31) or (25, 31)"),
+        *((size, ValueError, f"be at least 3, got {size}; the smallest is 3") for size in (0, -5, 2, (9, -1))),
+        (1, ValueError, "be at least 3, got 1; a 1 x 1 kernel is no blur, the smallest is 3"),
+        ((5, 1), ValueError, "be at least 3, got (5, 1); a 1 x 1 kernel is no blur, the smallest is 3"),
+        *(
+            (size, TypeError, f"be an odd integer or a pair of them, got {size!r} ({kind}); {PAIR}")
+            for size, kind in [(25.0, "float"), ("25", "str"), (True, "bool"), ((25, 3.5), "tuple"), ([9, "9"], "list")]
+        ),
+        *(
+            (size, ValueError, f"be one odd integer or a pair (height, width), got {len(size)} numbers: {size}; {PAIR}")
+            for size in [(), (3, 5, 7)]
+        ),
+        (65, ValueError, "not exceed the picture, got (65, 65) for a picture of 64 x 60; use at most (63, 59)"),
+        ((5, 61), ValueError, "not exceed the picture, got (5, 61) for a picture of 64 x 60; use at most (63, 59)"),
     ],
 )
-def test_kernel_sizes_that_cannot_be(size, error, message):
-    with refuses(error, message):
-        check_kernel_size(size, (64, 64))
+def test_kernel_sizes_that_cannot_be(size: Any, error: type[Exception], message: str) -> None:
+    with refuses(error, f"kernel_size must {message}"):
+        check_kernel_size(size, (64, 60))
 
 
-def test_kernel_larger_than_the_picture():
-    rule = r"kernel_size must not exceed the picture, got"
-    with refuses(ValueError, rf"{rule} \(41, 41\) for a picture of 32 x 32; use at most \(31, 31\)"):
-        check_kernel_size(41, (32, 32))
-    with refuses(ValueError, rf"{rule} \(5, 41\) for a picture of 50 x 33; use at most \(49, 33\)"):
-        check_kernel_size((5, 41), (50, 33))
-    with refuses(ValueError, rf"{rule} \(3, 3\) for a picture of 2 x 9; a picture must be at least 3 x 3; .*"):
+def test_pictures_too_small_for_any_kernel() -> None:
+    channels = "a picture with channels (H, W, C) needs channel_axis=-1"
+    with refuses(ValueError, f"...got (3, 3) for a picture of 2 x 9; a picture must be at least 3 x 3; {channels}"):
         check_kernel_size(3, (2, 9))
-
-
-def test_forgotten_channel_axis_is_named():
-    with refuses(ValueError, r".* for a picture of 640 x 3; .*; a picture with channels .* needs channel_axis=-1"):
+    with refuses(ValueError, f"...got (25, 25) for a picture of 640 x 3; use at most (639, 3); {channels}"):
         check_kernel_size(25, (480, 640, 3))
+    check_minimum_size((5, 5))
+    with refuses(ValueError, "image must have at least 5 x 5 pixels for kernel_size=None, got 640 x 3; give a ..."):
+        check_minimum_size((480, 640, 3))
 
 
 # ---- kernels
 
-
-def test_kernels_that_cannot_be():
-    with refuses(ValueError, r"kernel must have at least 2 axes, .* got 1 \(shape \(5,\)\); .* kernel\[None, :\]"):
-        check_kernel(np.ones(5))
-    with refuses(
-        ValueError, r"kernel must have odd sides, got a height of 4 \(shape \(4, 5\)\); pad it with one zero row"
-    ):
-        check_kernel(np.ones((4, 5)))
-    with refuses(ValueError, r"kernel must have odd sides, got a width of 4 .*; pad it with one zero column"):
-        check_kernel(np.ones((5, 4)))
-    with refuses(ValueError, r"kernel must be finite, got nan at index \(0, 1\) \(1 bad pixel\); .*"):
-        check_kernel(np.array([[1.0, np.nan, 1.0]]))
+LIGHT = "a blur keeps the light, so its kernel sums to 1"
 
 
 @pytest.mark.parametrize(
-    "kernel", [np.zeros((3, 3)), [[0.1, 0.2, -0.3]], [[[1, 0, 0]], [[1, 0, -1]]], np.zeros((1, 1), np.uint8)]
+    ("kernel", "message"),
+    [
+        (np.ones(5), "have at least 2 axes, (..., kh, kw), got 1 (shape (5,)); give a line blur ... kernel[None, :]"),
+        (np.ones((4, 5)), "have odd sides, got a height of 4 (shape (4, 5)); pad it with one zero row"),
+        (np.ones((5, 4)), "have odd sides, got a width of 4 (shape (5, 4)); pad it with one zero column"),
+        (np.zeros((3, 3)), f"not sum to zero, got a sum of 0; {LIGHT}"),
+        (np.zeros((1, 1), np.uint8), f"not sum to zero, got a sum of 0; {LIGHT}"),
+        (np.array([[0.1, 0.2, -0.3]]), f"not sum to zero, got a sum of 0; {LIGHT}"),  # but for rounding
+        (np.array([[[1, 0, 0]], [[1, 0, -1]]]), f"not sum to zero, got a sum of 0; {LIGHT}"),
+        (-np.ones((3, 3)), "have a positive sum, got -9; change its sign"),
+    ],
 )
-def test_kernel_that_sums_to_zero(kernel):
-    with refuses(ValueError, r"kernel must not sum to zero, got a sum of \S+; .* its kernel sums to 1"):
-        check_kernel(np.asarray(kernel))
+def test_kernels_that_cannot_be(kernel: np.ndarray, message: str) -> None:
+    with refuses(ValueError, f"kernel must {message}"):
+        check_kernel(kernel)
 
 
-# ---- files to read
+def test_negative_values_in_a_kernel_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"^kernel has negative values, down to -0\.1: no blur has; cut them off with"):
+        check_kernel(np.array([[-0.1, 1.2, -0.1]]))
+    check_kernel(np.array([[-1e-6, 1.2, 0]]))  # rounding
+    check_kernel(np.ones((4, 4)), odd=False)
 
 
-@pytest.fixture
-def good(tmp_path):
-    """The same picture in every format, 8 and 16 bits."""
-    folder = tmp_path / "good"
-    folder.mkdir()
-    write_image(folder / "a.png", PICTURE)
-    write_image(folder / "deep.png", PICTURE.astype(np.uint16) * 257)
-    write_image(folder / "a.jpg", PICTURE)
-    write_image(folder / "a.tif", PICTURE)
-    tifffile.imwrite(folder / "lzw.tif", PICTURE, compression="lzw", rowsperstrip=8)
-    return folder
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
-        read_image(tmp_path / "nothing.png")
-    with pytest.raises(IsADirectoryError):
-        read_image(tmp_path)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_zero_bytes(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    path.touch()
-    with refuses(ValueError, rf".*a\.{suffix} is empty \(0 bytes\); get a fresh copy"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("content", [b"hello, world", b"GIF89a" + bytes(40), b"\x93NUMPY", b"P", bytes(100)])
-def test_not_a_picture(tmp_path, content):
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    with refuses(ValueError, r".*a\.png must be a PNG, JPEG or TIFF file, it begins with b'.*'; convert it first"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("name", ["a.png", "deep.png", "a.jpg", "a.tif", "lzw.tif"])
-@pytest.mark.parametrize("part", [0.01, 0.1, 0.5, 0.8, 0.98])
-def test_truncated(good, name, part):
-    data = (good / name).read_bytes()
-    (good / name).write_bytes(data[: max(9, int(part * len(data)))])
-    with refuses(ValueError, rf".*{name} is damaged or truncated and cannot be read \((.|\n)*\); get a fresh copy"):
-        read_image(good / name)
-
-
-def test_tiff_cut_between_two_strips(tmp_path):
-    """Its directory may stand before the pixels; the decoder would read the missing strips as black."""
-    path = tmp_path / "a.tif"
-    with tifffile.TiffWriter(path) as tiff:
-        tiff.write(PICTURE, rowsperstrip=8, compression="zlib", metadata=None)
-    with tifffile.TiffFile(path) as tiff:
-        cut = tiff.pages[0].dataoffsets[2]
-    path.write_bytes(path.read_bytes()[:cut])
-    with refuses(ValueError, r".*a\.tif is damaged or truncated and cannot be read \(it has \d+ of \d+ bytes\); .*"):
-        read_image(path)
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_damaged_tiff_directories_are_read_or_refused(tmp_path_factory, seed):
-    """tifffile meets nonsense in its tags with errors of many types."""
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
-    rng = np.random.default_rng(seed)
-    path = tmp_path_factory.mktemp("damaged") / "a.tif"
-    tifffile.imwrite(path, PICTURE[:8, :8], rowsperstrip=4, compression="zlib")
-    data = np.frombuffer(path.read_bytes(), np.uint8).copy()
-    data[rng.integers(8, 200, 3)] ^= np.uint8(1) << rng.integers(0, 8, 3, dtype=np.uint8)
-    path.write_bytes(data.tobytes())
-    with contextlib.suppress(ValueError):
-        read_image(path)
-
-
-@pytest.mark.parametrize("name", ["a.png", "deep.png"])
-def test_one_flipped_bit_in_a_png(good, name):
-    data = bytearray((good / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (good / name).write_bytes(data)
-    with refuses(ValueError, rf".*{name} is damaged or truncated .*"):
-        read_image(good / name)
-
-
-def png_head(width, height, depth, color):
-    """A well-formed PNG that claims to be of this size and holds next to nothing."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize(("width", "height"), [(10_000, 10_000), (60_000, 60_000)])
-@pytest.mark.parametrize("depth", [8, 16])
-def test_png_bomb(tmp_path, width, height, depth):
-    path = tmp_path / "bomb.png"
-    path.write_bytes(png_head(width, height, depth, 2))
-    with refuses(
-        ValueError,
-        rf".*bomb\.png must not hold more than {Image.MAX_IMAGE_PIXELS} pixels \(it may be a decompression bomb\), "
-        rf".*{width * height}.*; crop or reduce it, or raise PIL\.Image\.MAX_IMAGE_PIXELS if you trust it",
-    ):
-        read_image(path)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_the_limit_holds_for_every_format_and_can_be_moved(tmp_path, suffix, monkeypatch):
-    path = tmp_path / f"a.{suffix}"
-    write_image(path, PICTURE)
-    for limit in (1999, 100):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        rule = rf".*a\.{suffix} must not hold more than {limit} pixels"
-        with refuses(ValueError, rf"{rule} .*2000.*; crop or reduce it, .*"):
-            read_image(path)
-    for limit in (2000, None):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        assert read_image(path).pixels.shape == PICTURE.shape
-
-
-def test_a_small_tiff_with_huge_tiles(tmp_path, monkeypatch):
-    tifffile.imwrite(tmp_path / "a.tif", PICTURE, tile=(64, 128))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8000)
-    with refuses(ValueError, r".*a\.tif must not hold more than 8000 pixels .*, got 128 x 64 = 8192; .*"):
-        read_image(tmp_path / "a.tif")
-
-
-def test_several_pictures_in_one_file(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 20, 30), np.uint8), photometric="minisblack")
-    with refuses(ValueError, r".*a\.tif must hold one picture, got \(5, 20, 30\) \(axes .YX\); save the one to use .*"):
-        read_image(tmp_path / "a.tif")
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "tif"])
-def test_other_colour_spaces(tmp_path, suffix):
-    Image.fromarray(PICTURE).convert("CMYK").save(tmp_path / f"a.{suffix}")
-    with refuses(ValueError, rf".*a\.{suffix} must be gray or RGB, got colour space \w+; convert it to RGB first"):
-        read_image(tmp_path / f"a.{suffix}")
-
-
-def test_more_channels_than_a_picture_has(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 8, 5), np.uint8), photometric="minisblack", planarconfig="contig")
-    with refuses(ValueError, r".*a\.tif must have 1 channel and perhaps alpha, got 5; save the ones to use alone"):
-        read_image(tmp_path / "a.tif")
-
-
-# ---- files to write
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Must be as empty after the test as before."""
-    yield tmp_path
-    assert list(tmp_path.iterdir()) == []
+CROP = "crop its empty border"
 
 
 @pytest.mark.parametrize(
-    "write", [lambda path: write_image(path, PICTURE), lambda path: write_kernel(path, np.ones((3, 3))), check_output]
+    ("kernel", "image", "options", "message"),
+    [
+        ((41, 51), (40, 50), {"both": False}, f"not exceed the picture, got 41 x 51 for a picture of 40 x 50; {CROP}"),
+        ((41, 3), (40, 50), {}, f"not exceed the picture, got 41 x 3 for a picture of 40 x 50; {CROP}"),
+        ((3, 51), (40, 50, 3), {"channel_axis": -1}, f"not exceed ..., got 3 x 51 for a picture of 40 x 50; {CROP}"),
+        ((2, 3, 3), (40, 50), {}, "be one, (kh, kw), for one picture, got shape (2, 3, 3); channels share a kernel"),
+        ((2, 3, 3), (4, 40, 50), {}, "be one, (kh, kw), or one a picture, (4, 3, 3), got shape (2, 3, 3); ..."),
+        ((3, 3, 3), (40, 50, 3), {"channel_axis": -1}, "be one, (kh, kw), for one picture, got shape (3, 3, 3); ..."),
+        ((3, 3, 3), (4, 3, 40, 50), {"channel_axis": 1}, "be one, ..., or one a picture, (4, 3, 3), got ..."),
+    ],
 )
-def test_missing_folder(folder, write):
-    with refuses(FileNotFoundError, r"output folder .*nowhere does not exist; create it first"):
-        write(folder / "nowhere" / "a.png")
+def test_kernels_that_do_not_fit(kernel: Any, image: Any, options: dict[str, Any], message: str) -> None:
+    with refuses(ValueError, f"kernel must {message}"):
+        check_kernel_fits(np.ones(kernel), np.ones(image), **options)
+    check_kernel_fits(np.ones((41, 3)), np.ones((40, 50)), both=False)
+    check_kernel_fits(np.ones((4, 3, 3)), np.ones((4, 40, 50)))
 
 
-def test_a_file_for_a_folder(tmp_path):
-    (tmp_path / "file").touch()
-    with refuses(NotADirectoryError, r"output folder .*file is not a folder; choose another place"):
-        write_image(tmp_path / "file" / "a.png", PICTURE)
+# ---- numbers and names
 
 
-def test_a_folder_for_a_file(tmp_path):
-    (tmp_path / "a.png").mkdir()
-    with refuses(IsADirectoryError, r"output file .*a\.png is a folder; name a file in it"):
-        write_image(tmp_path / "a.png", PICTURE)
+def test_weights_and_noise_out_of_range() -> None:
+    for value in (-1e-3, -1, math.nan, math.inf, [0.1, -1]):
+        estimated = f"got {value!r}; leave it out to have it estimated"
+        with refuses(ValueError, f"weight must be positive, and finite, {estimated}"):
+            check_positive("weight", value, (2,))
+        with refuses(ValueError, f"sigma must not be negative, and be finite, {estimated}"):
+            check_positive("sigma", value, (2,), zero=True)
+    for value in (0, np.float32(0)):
+        assert check_positive("sigma", value, (), zero=True) == 0
+        with refuses(ValueError, f"weight must be positive, and finite, got {value!r}; leave it out ..."):
+            check_positive("weight", value, ())
+    for value in ("0.1", True, 1j, None, [None], [[1, 2], [3]], object()):
+        with refuses(TypeError, f"weight must be a number, or one a picture, got {value!r}; leave it out ..."):
+            check_positive("weight", value, ())
 
 
-def test_folder_that_is_not_writable(folder, monkeypatch):
-    # The superuser may write everywhere, so the answer is put into the system's mouth.
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with refuses(PermissionError, r"output folder .* is not writable; choose another place"):
-        write_image(folder / "a.png", PICTURE)
+def test_one_number_or_one_a_picture() -> None:
+    with refuses(ValueError, "weight must be a number, got shape (3,); channels share a number"):
+        check_positive("weight", np.ones(3), ())
+    with refuses(ValueError, "weight must be a number, or one a picture, (2,), got shape (3,); channels share ..."):
+        check_positive("weight", [1, 2, 3], (2,))
+    assert_same(check_positive("weight", [1, 2], (2,)), np.array([1, 2]))
+    for value in (np.float32(0.5), np.array(0.5), 0.5):
+        assert type(check_positive("weight", value, (2,))) is float
 
 
-def test_the_input_is_no_output(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"mine")
-    with refuses(ValueError, r"output file .*a\.png is the input; choose another name, so that the photograph is kept"):
-        check_output(tmp_path / "a.png", source=tmp_path / "." / "a.png")
-    assert check_output(tmp_path / "b.png", source=tmp_path / "a.png") == tmp_path / "b.png"
+def test_counts_that_cannot_be() -> None:
+    for value in (0, -3):
+        with refuses(ValueError, f"passes must be at least 1, got {value}; leave it out for the default"):
+            check_count("passes", value)
+    for value in (2.5, "9", True, None, np.ones(2), [3]):
+        with refuses(TypeError, f"passes must be an integer, got {value!r} ({type(value).__name__}); round it"):
+            check_count("passes", value)
+    for value in (np.int16(2), np.array(2), np.uint8(2)):
+        assert type(check_count("passes", value)) is int
 
 
-def test_unknown_suffixes(folder):
-    with refuses(ValueError, r"output file must end in \.png, .*, \.tiff, got '\.gif' \(.*a\.gif\); rename it"):
-        write_image(folder / "a.gif", PICTURE)
-    with refuses(ValueError, r"output file must end in \.png, .*, \.tiff, got .*a without one; rename it"):
-        write_image(folder / "a", PICTURE)
-    with refuses(ValueError, r"output file must end in \.npy, \.png, got '\.txt' .*; rename it"):
-        write_kernel(folder / "k.txt", np.ones((3, 3)))
+def test_numbers_that_cannot_be() -> None:
+    check = functools.partial(check_number, "rate", rule="below 2", holds=lambda number: number < 2, way_out="try 1")
+    for value in (2.0, math.nan, -math.inf):
+        with refuses(ValueError, f"rate must be below 2, and finite, got {value!r}; try 1"):
+            check(value)
+    for value in ("1", b"1", True, np.True_, 1j, None, [1], [[1], []]):
+        with refuses(TypeError, f"rate must be a number, got {value!r} ({type(value).__name__}); try 1"):
+            check(value)
+    for value in (np.float32(1), np.array(1), 1):
+        assert type(check(value)) is float
 
 
-def test_what_a_format_cannot_hold(folder):
-    with refuses(ValueError, r"JPEG cannot hold the picture's alpha channel, got .*a\.jpg; write \.png or \.tif"):
-        write_image(folder / "a.jpg", PICTURE, PICTURE[..., 0])
-    with refuses(ValueError, r"bits must be 8 for JPEG, got 16; write \.png or \.tif"):
-        write_image(folder / "a.jpg", PICTURE, bits=16)
-    with refuses(ValueError, r"bits must be None for TIFF, which keeps .*, got 8; leave it out"):
-        write_image(folder / "a.tif", PICTURE, bits=8)
-    with refuses(ValueError, r"bits must be 8, 16 or None, got 12"):
-        write_image(folder / "a.png", PICTURE, bits=12)
-    with refuses(ValueError, r"PNG and JPEG hold uint8, uint16 or floats in \[0, 1\], got int32; convert it, .*"):
-        write_image(folder / "a.png", PICTURE.astype(np.int32))
-    with refuses(ValueError, r"kernel must be \(kh, kw\) for a \.png file, got shape \(2, 3, 3\); write it as \.npy"):
-        write_kernel(folder / "k.png", np.ones((2, 3, 3)))
+def test_names_that_do_not_exist() -> None:
+    for value in ("magic", 3, None, np.array(["tv", "l0"])):
+        with refuses(ValueError, f"method must be one of 'tv', 'l0', got {value!r}"):
+            check_choice("method", value, ("tv", "l0"))
 
 
-def test_arrays_that_are_no_picture_are_not_written(folder):
-    with refuses(ValueError, r"pixels must be finite, got nan at index \(0, 0\) .*"):
-        write_image(folder / "a.png", np.full((2, 2), np.nan))
-    with refuses(ValueError, r"pixels must be \(H, W\) or \(H, W, 3\), got shape \(2, 2, 4\); opacity .* alpha="):
-        write_image(folder / "a.png", np.zeros((2, 2, 4)))
-    with refuses(ValueError, r"alpha must have the picture's height, width and dtype, .*; convert it first"):
-        write_image(folder / "a.png", np.zeros((2, 2)), np.zeros((2, 2), np.uint8))
-    with refuses(TypeError, "pixels must have an integer or float dtype, got complex128; .*"):
-        write_image(folder / "a.png", np.zeros((2, 2), complex))
-    with refuses(ValueError, "kernel must not sum to zero, .*"):
-        write_kernel(folder / "k.npy", np.zeros((3, 3)))
+def test_true_stops_a_run_and_nothing_else_does() -> None:
+    for answer in (None, False, 1, "stop", np.False_):
+        make_progress(lambda *_, answer=answer: answer, "kernel")(0.5)
+    for answer in (True, np.True_):
+        with refuses(gd.Stopped, "stopped by the callback in stage 'kernel' at 50% of the run"):
+            make_progress(lambda *_, answer=answer: answer, "kernel")(0.5)
+    with refuses(TypeError, "callback must be a function, got 3; leave it out for no reports"):
+        make_progress(3, "kernel")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-def test_failure_half_way_leaves_nothing(folder, monkeypatch, error, name):
-    def fill_the_disk(self, data):
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        raise error("disk full")
+# ---- options of the methods for a known kernel
 
-    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
-    with pytest.raises(error, match="disk full"):
-        write_image(folder / name, PICTURE)
+POSITIVE, AT_LEAST_0 = ((1e-9,), (0,)), ((0,), (-1e-9,))
+COUNT_FROM_0, COUNT_FROM_1 = ((0,), (0.5,)), ((1,), (0, 2.5))
+# The last values that each allows, and some that it does not.
+BOUNDS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    **dict.fromkeys(("weight", "flat_weight", "beta_max", "sigma", "range_sigma"), POSITIVE),
+    **dict.fromkeys(("noise_sigma", "damping", "tv_weight", "discrepancy", "threshold"), AT_LEAST_0),
+    **dict.fromkeys(("iterations", "num_iter"), COUNT_FROM_1),
+    "stride": ((1, 8), (0, 2.5, 9)),
+    **dict.fromkeys(("reweightings", "burnin", "min_num_iter"), COUNT_FROM_0),
+    "max_num_iter": ((2,), (1, 2.5)),
+    "exponent of sparse": ((1e-9, 2), (0, 2.001)),
+    "exponent of hyper_laplacian": ((1e-9, 0.999), (0, 1)),
+    "beta_rate": ((1.001,), (1,)),
+    "suppression": ((0, 1), (-1e-9, 1.001)),
+}
 
 
-def test_failure_half_way_keeps_the_old_file(tmp_path, monkeypatch):
-    (tmp_path / "a.png").write_bytes(b"old")
+CHECKS = [
+    (spec.function.__name__, option, check)
+    for spec in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER)
+    for option, check in spec.parameters.items()
+    if check is not unchecked and option != "prior"
+]
 
-    def fail(self, target):
-        raise PermissionError("no")
 
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(PermissionError, match="no"):
-        write_image(tmp_path / "a.png", PICTURE)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
-    assert (tmp_path / "a.png").read_bytes() == b"old"
+@pytest.mark.parametrize(("method", "option", "check"), CHECKS)
+def test_every_number_has_its_bounds(method: str, option: str, check: Any) -> None:
+    allowed, beyond = BOUNDS.get(f"{option} of {method}") or BOUNDS[option]
+    for value in (*beyond, -1, -0.5, math.nan, math.inf, "1", 1j, [[1, 2], [3]], object(), True, np.ones(2)):
+        with pytest.raises((TypeError, ValueError), match=rf"^{option} must .*[,;] "):
+            check(option, value, ())
+    for value in allowed:
+        assert check(option, value, ()) == value
+
+
+def recorded(blurred: Any, kernel: Any, *, weight: Any = None, iterations: int = 9, boundary: str = "unknown",
+             saturated: Any = None, callback: Any = None) -> Any:  # fmt: skip
+    """A method that gives back what it was given."""
+    return blurred, kernel, {"weight": weight, "iterations": iterations, "saturated": saturated, "callback": callback}
+
+
+SPARSE = METHOD_SPECS["sparse"].parameters
+SPEC = MethodSpec(function=recorded, parameters={name: SPARSE[name] for name in ("weight", "iterations")})
+METHOD: Callable[..., Any] = checked(recorded, SPEC)
+U = np.random.default_rng(0).random((12, 16))
+K = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"blurred": None}, TypeError, "blurred must be a NumPy or CuPy array, got NoneType; convert it with ..."),
+        ({"blurred": U > 0.5}, TypeError, "blurred must have an integer or float dtype, got bool; convert it with ..."),
+        *(
+            ({"blurred": U.astype(dtype)}, TypeError, f"blurred must have dtype float32 or float64, got {name}; ...")
+            for dtype, name in [("uint8", "uint8"), ("int64", "int64"), ("float16", "float16"), ("g", "float128")]
+        ),
+        ({"blurred": U[0]}, ValueError, f"blurred must have at least 2 axes, ..., got 1 (shape (16,)); {NO_SIGNAL}"),
+        ({"blurred": U[:0]}, ValueError, f"blurred must not be empty, got shape (0, 16); {EVERY_SIDE}"),
+        ({"blurred": U * np.nan}, ValueError, "blurred must be finite, got nan at index (0, 0) (192 bad pixels); ..."),
+        ({"blurred": U * 1e200}, ValueError, "blurred must be within 1.3e+150 for float64, got ...; scale it ..."),
+        ({"kernel": K * 0}, ValueError, f"kernel must not sum to zero, got a sum of 0; {LIGHT}"),
+        ({"kernel": np.stack([K, K])}, ValueError, "kernel must be one, (kh, kw), for one picture, got ..."),
+        ({"kernel": np.ones((13, 17))}, ValueError, "kernel must not exceed the picture, got 13 x 17 for ..."),
+        ({"kernel": np.ones((13, 3)), "boundary": "wrap"}, ValueError, "kernel must not exceed ..., got 13 x 3 ..."),
+        ({"strength": 1}, TypeError, "strength is no option of recorded, which has weight, iterations, boundary, ..."),
+        ({"weight": [1, 2, 3]}, ValueError, "weight must be a number, got shape (3,); channels share a number"),
+        ({"iterations": None}, TypeError, "iterations must be an integer, got None (NoneType); round it"),
+        ({"callback": 3}, TypeError, "callback must be a function, got 3; leave it out for no reports"),
+        ({"saturated": True}, TypeError, "saturated must be a NumPy or CuPy array, got bool; convert it with ..."),
+        *(
+            ({"saturated": mask}, ValueError, "saturated must be bool and like blurred, shape (12, 16), got ...")
+            for mask in (U, (U > 0.9)[1:])
+        ),
+    ],
+)
+def test_what_a_checked_method_refuses(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with refuses(error, message):
+        METHOD(**{"blurred": U, "kernel": K} | arguments)
+
+
+def test_a_checked_method_gets_plain_arrays_and_numbers() -> None:
+    blurred, _, options = METHOD(U, np.ones((13, 3)), weight=np.float32(0.5), iterations=np.uint8(3), saturated=U > 0.9)
+    assert_same(blurred, U)
+    assert (options["weight"], options["iterations"]) == (0.5, 3)
+    assert (type(options["weight"]), type(options["iterations"])) == (float, int)
+    assert_same(options["saturated"], U > 0.9)
+    assert METHOD(U, K, weight=None)[2]["weight"] is None
+    assert_same(METHOD(np.stack([U, U]), K, weight=[1, 2])[2]["weight"], np.array([1, 2]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pictures_of_any_order_are_read(dtype: str) -> None:
+    u = U.astype(dtype)
+    for view in (np.repeat(u, 2, 0)[::2], u[::-1].copy()[::-1], np.asfortranarray(u), u.astype(u.dtype.newbyteorder())):
+        view.flags.writeable = False
+        blurred, kernel, _ = METHOD(view, K)
+        assert blurred.dtype == kernel.dtype == u.dtype
+        assert blurred.dtype.isnative
+        assert blurred.flags.c_contiguous
+        assert_same(blurred, u)
+
+
+def test_kernels_of_any_scale_dtype_order_and_sides_are_read() -> None:
+    wide = np.repeat(K, 2, axis=1)[:, ::2]
+    for kernel in (255 * K, 1e-300 * K, 1e300 * K, K.astype(">f8"), K.astype("g"), np.asfortranarray(K), wide):
+        kernel.flags.writeable = False
+        assert_close(METHOD(U, kernel)[1], K, rtol=1e-12)
+    for sides in ((3, 4), (4, 3), (2, 2)):
+        padded = np.pad(np.ones(sides), [(0, 1 - side % 2) for side in sides])
+        assert_close(METHOD(U, np.ones(sides, np.uint8))[1], padded / padded.sum(), rtol=1e-12)
+
+
+def test_a_callback_of_a_checked_method_is_told_the_fraction() -> None:
+    fractions: list[float] = []
+    METHOD(U, K, callback=fractions.append)[2]["callback"](0.25)
+    assert fractions == [0.25]
+    with refuses(gd.Stopped, "stopped by the callback in stage 'recorded' at 25% of the run"):
+        METHOD(U, K, callback=lambda _: True)[2]["callback"](0.25)
+
+
+# ---- devices
+
+
+def test_cuda_without_a_driver_a_gpu_or_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def no_driver() -> int:
+        raise CUDARuntimeError("cudaErrorInsufficientDriver: too old")
+
+    cupy: Any = types.ModuleType("cupy")
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 0, CUDARuntimeError=CUDARuntimeError)
+    cupy.ndarray, cupy.cuda = type("ndarray", (), {}), types.SimpleNamespace(runtime=runtime)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    way_out = 'use device="cpu", or install the extra for your driver: pip install "gpudeblur[cuda13]"'
+    with refuses(RuntimeError, f"device='cuda' needs an NVIDIA GPU, CUDA sees none; {way_out}"):
+        choose_module(U, "cuda")
+    assert choose_module(U, "auto") is choose_module(U, None) is choose_module(U, "cpu") is np
+    runtime.getDeviceCount = no_driver
+    says = "CUDA says: cudaErrorInsufficientDriver: too old"
+    with refuses(RuntimeError, f"device='cuda' needs an NVIDIA GPU and driver, {says}; {way_out}"):
+        choose_module(U, "cuda")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with refuses(RuntimeError, f"device='cuda' needs CuPy, which cannot be imported (...cupy...); {way_out}"):
+        choose_module(U, "cuda")
+
+
+def test_devices_that_do_not_exist() -> None:
+    for device in ("gpu", "CUDA", "", 0, "cuda:1"):
+        with refuses(ValueError, f"device must be None, 'cpu', 'cuda' or 'auto', got {device!r}"):
+            choose_module(U, device)

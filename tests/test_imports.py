@@ -111,8 +111,10 @@ def run(code: str, folder: Path, *, options: tuple[str, ...] = ()) -> str:
     return done.stdout.strip()
 
 
-def test_import_gpudeblur_loads_neither_torch_nor_cupy() -> None:
-    assert run(f"import sys, gpudeblur; print({HEAVY} & {{*sys.modules}})", ROOT) == "set()"
+def test_import_gpudeblur_loads_no_heavy_library() -> None:
+    """Neither those of networks and GPUs, nor those of files, plots and the command line."""
+    heavy = HEAVY | {"PIL", "tifffile", "skimage", "matplotlib", "typer"}
+    assert run(f"import sys, gpudeblur; print({heavy} & {{*sys.modules}})", ROOT) == "set()"
 
 
 def test_every_numpy_module_works_without_cupy() -> None:

@@ -1,4 +1,4 @@
-"""Laws of the metrics: identities, shifts found exactly, and the fast search against a brute-force one."""
+"""Laws of the metrics: identities, whole shifts found exactly, and the fast search against a brute-force one."""
 
 import math
 
@@ -44,9 +44,9 @@ def test_align_agrees_with_brute_force(seed):
     moved = np.roll(reference, rng.integers(-4, 5, 2), (0, 1))
     moved = 0.7 * moved + 0.3 * np.roll(moved, 1, 1) + 0.05 + 0.05 * rng.standard_normal(reference.shape)
     ssd, shift = brute_force(moved, reference)
-    found = align(moved, reference)
-    assert found.ssd == pytest.approx(ssd, rel=1e-9)
-    assert found.shift == shift
+    result = align(moved, reference)
+    assert result.ssd == pytest.approx(ssd, rel=1e-9)
+    assert result.shift == shift
 
 
 @pytest.mark.parametrize(
@@ -62,21 +62,21 @@ def test_align_agrees_with_brute_force(seed):
 def test_align_agrees_for_every_setting(shape, max_shift, step, border):
     image, reference = picture(shape, seed=1, smooth=2), picture(shape, seed=2, smooth=2)
     ssd, shift = brute_force(image, reference, max_shift, step, border)
-    found = align(image, reference, max_shift, step, border)
-    assert found.ssd == pytest.approx(ssd, rel=1e-9)
-    assert found.shift == shift
-    assert found.image.shape == found.reference.shape == (shape[0] - 2 * border, shape[1] - 2 * border)
-    assert found.ssd == pytest.approx(np.sum((found.image - found.reference) ** 2), rel=1e-12)
+    result = align(image, reference, max_shift, step, border)
+    assert result.ssd == pytest.approx(ssd, rel=1e-9)
+    assert result.shift == shift
+    assert result.image.shape == result.reference.shape == (shape[0] - 2 * border, shape[1] - 2 * border)
+    assert result.ssd == pytest.approx(np.sum((result.image - result.reference) ** 2), rel=1e-12)
 
 
 @given(st.integers(-5, 5), st.integers(-5, 5))
 @settings(deadline=None, max_examples=40)
 def test_whole_shifts_are_found_exactly(dy, dx):
     reference = picture()
-    found = align(np.roll(reference, (dy, dx), (0, 1)), reference)
-    assert found.shift == (dy, dx)
-    assert found.ssd == 0
-    np.testing.assert_array_equal(found.image, found.reference)
+    result = align(np.roll(reference, (dy, dx), (0, 1)), reference)
+    assert result.shift == (dy, dx)
+    assert result.ssd == 0
+    np.testing.assert_array_equal(result.image, result.reference)
 
 
 @pytest.mark.parametrize("shift", [(0.25, -1.5), (-4.75, 4.75), (2.5, 0.75)])
@@ -88,9 +88,9 @@ def test_fractions_of_a_pixel_are_found(shift):
     rolled = np.roll(image, (-y, -x), (0, 1))
     rows = (1 - fy) * rolled + fy * np.roll(rolled, -1, 0)
     reference = (1 - fx) * rows + fx * np.roll(rows, -1, 1)
-    found = align(image, reference)
-    assert found.shift == shift
-    assert found.ssd < 1e-20
+    result = align(image, reference)
+    assert result.shift == shift
+    assert result.ssd < 1e-20
 
 
 def test_align_is_blind_to_a_common_level_and_keeps_its_digits():
@@ -159,12 +159,12 @@ def test_ssim_against_the_definition():
 def test_scores_are_those_of_the_aligned_pictures():
     reference = picture()
     image = np.roll(reference, (2, -3), (0, 1)) + 0.05 * picture(seed=5)
-    found, aligned = scores(image, reference), align(image, reference)
-    assert (found.ssd, found.shift) == (aligned.ssd, aligned.shift)
-    assert found.psnr == psnr(aligned.image, aligned.reference)
-    assert found.psnr == pytest.approx(10 * math.log10(aligned.reference.size / found.ssd), abs=1e-9)
-    assert found.ssim == ssim(aligned.image, aligned.reference)
-    assert scores(2 * image, 2 * reference, data_range=2.0).psnr == pytest.approx(found.psnr, abs=1e-9)
+    result, aligned = scores(image, reference), align(image, reference)
+    assert (result.ssd, result.shift) == (aligned.ssd, aligned.shift)
+    assert result.psnr == psnr(aligned.image, aligned.reference)
+    assert result.psnr == pytest.approx(10 * math.log10(aligned.reference.size / result.ssd), abs=1e-9)
+    assert result.ssim == ssim(aligned.image, aligned.reference)
+    assert scores(2 * image, 2 * reference, data_range=2.0).psnr == pytest.approx(result.psnr, abs=1e-9)
 
 
 # ------------------------------------------------------------------ error ratio
@@ -197,14 +197,14 @@ def test_kernel_similarity_laws():
 
 def test_kernel_figures_against_a_loop():
     k, ref = trajectory_kernel(9, rng=0), trajectory_kernel(7, rng=1)
-    room = np.pad(ref, 9)
+    padded = np.pad(ref, 9)
     large, best_product, best_error = np.pad(k, 8), 0.0, math.inf
-    assert room.shape == large.shape
+    assert padded.shape == large.shape
     for dy in range(-8, 9):
         for dx in range(-8, 9):
             moved = np.roll(large, (dy, dx), (0, 1))
-            best_product = max(best_product, float((moved * room).sum()))
-            best_error = min(best_error, float(np.linalg.norm(moved - room)))
+            best_product = max(best_product, float((moved * padded).sum()))
+            best_error = min(best_error, float(np.linalg.norm(moved - padded)))
     norm = np.linalg.norm(ref)
     assert kernel_similarity(k, ref) == pytest.approx(best_product / (np.linalg.norm(k) * norm), abs=1e-12)
     assert kernel_error(k, ref) == pytest.approx(best_error / norm, abs=1e-9)

@@ -11,10 +11,10 @@ RANDOM = [trajectory_kernel, gaussian_process_kernel]
 SIZES = [3, 5, 7, 9, 11, 21, 31, 41, 61]
 
 
-def extent(kernel, share=0.01):
-    """The larger side, in pixels, of what is brighter than a share of the maximum."""
-    seen = kernel > share * kernel.max()
-    return max(np.ptp(np.flatnonzero(seen.any(axis=axis))) + 1 for axis in (0, 1))
+def extent(kernel, threshold=0.01):
+    """The larger side, in pixels, of the support above a fraction of the maximum."""
+    support = kernel > threshold * kernel.max()
+    return max(np.ptp(np.flatnonzero(support.any(axis=axis))) + 1 for axis in (0, 1))
 
 
 def offset(kernel):
@@ -40,13 +40,13 @@ def test_support_spans_the_size_less_the_margin(make, size):
     for seed in range(12):
         kernel = make(size, rng=seed)
         assert size - 6 <= extent(kernel) <= size - 4
-        assert extent(kernel, share=0) <= size - 4 + 1
+        assert extent(kernel, threshold=0) <= size - 4 + 1
         assert max(np.abs(offset(kernel))) <= max(2, size / 16)
 
 
 @pytest.mark.parametrize("make", RANDOM)
 def test_margin_and_width_matter(make):
-    assert extent(make(31, rng=1, margin=8), share=0) <= 16
+    assert extent(make(31, rng=1, margin=8), threshold=0) <= 16
     assert extent(make(31, rng=1, margin=0)) >= 29
     # The same path, thicker: less peaked.
     assert make(31, rng=1, width=1.5).max() < make(31, rng=1, width=0.0).max()
@@ -54,13 +54,13 @@ def test_margin_and_width_matter(make):
 
 @pytest.mark.parametrize("make", RANDOM)
 def test_seed_decides(make):
-    one = make(25, rng=7)
-    np.testing.assert_array_equal(one, make(25, rng=7))
-    np.testing.assert_array_equal(one, make(25, rng=np.random.default_rng(7)))
-    assert np.abs(one - make(25, rng=8)).max() > 1e-3
+    kernel = make(25, rng=7)
+    np.testing.assert_array_equal(kernel, make(25, rng=7))
+    np.testing.assert_array_equal(kernel, make(25, rng=np.random.default_rng(7)))
+    assert np.abs(kernel - make(25, rng=8)).max() > 1e-3
     generator = np.random.default_rng(7)
     first, second = make(25, rng=generator), make(25, rng=generator)
-    np.testing.assert_array_equal(one, first)
+    np.testing.assert_array_equal(kernel, first)
     assert np.abs(first - second).max() > 1e-3
 
 
@@ -93,7 +93,7 @@ def test_trajectory_parameters_matter():
 
     for changes in ({"perturbation": 5.0}, {"inertia": 0.0}, {"jerks": 20.0}, {"speed_variation": 0.0}):
         assert np.abs(path() - path(**changes)).max() > 1e-3
-    with pytest.raises(ValueError, match="jerks must be non-negative and finite, got -1"):
+    with pytest.raises(ValueError, match="jerks must be at least 0, and finite, got -1"):
         path(jerks=-1)
 
 
@@ -114,7 +114,7 @@ def test_gaussian_process_scale_makes_it_smooth():
         return np.mean([(gaussian_process_kernel(41, rng=s, length_scale=length_scale) > 0).mean() for s in range(10)])
 
     assert used(3.0) < 0.8 * used(0.15)
-    with pytest.raises(ValueError, match="length_scale must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match="length_scale must be above 0, and finite, got 0"):
         gaussian_process_kernel(21, rng=0, length_scale=0)
     assert np.isfinite(gaussian_process_kernel(21, rng=0, duration=3.0)).all()
 
@@ -151,9 +151,9 @@ def test_linear_kernel_points_up_to_the_right():
 
 
 def test_linear_kernel_refuses():
-    with pytest.raises(ValueError, match=r"length must be at least 1 pixel and finite, got 0\.5"):
+    with pytest.raises(ValueError, match=r"length must be at least 1 pixel, and finite, got 0\.5"):
         linear_kernel(0.5, 0)
-    with pytest.raises(ValueError, match="angle must be finite, in degrees, got nan"):
+    with pytest.raises(ValueError, match="angle must be in degrees, and finite, got nan"):
         linear_kernel(5, float("nan"))
     with pytest.raises(ValueError, match="size must hold the motion, got 9 for length 15; use 15 or more"):
         linear_kernel(15, 0, 9)
@@ -190,18 +190,18 @@ def test_blur_of_a_point_shows_the_kernel():
 def test_blur_modes_agree_inside_and_keep_a_constant(picture, mode):
     kernel = trajectory_kernel(7, rng=0)
     inside = blur(picture, kernel)
-    found = blur(picture, kernel, mode=mode)
-    assert found.shape == ((17, 24) if mode == "valid" else (23, 30))
-    np.testing.assert_allclose(found if mode == "valid" else found[3:-3, 3:-3], inside, atol=1e-14)
+    result = blur(picture, kernel, mode=mode)
+    assert result.shape == ((17, 24) if mode == "valid" else (23, 30))
+    np.testing.assert_allclose(result if mode == "valid" else result[3:-3, 3:-3], inside, atol=1e-14)
     np.testing.assert_allclose(blur(np.full((9, 12), 0.3), kernel, mode=mode), 0.3, atol=1e-14)
 
 
 def test_blur_wrap_shifts_with_the_picture_and_keeps_the_mean(picture):
     kernel = trajectory_kernel(7, rng=0)
-    found = blur(picture, kernel, mode="wrap")
-    assert found.mean() == pytest.approx(picture.mean(), abs=1e-14)
+    result = blur(picture, kernel, mode="wrap")
+    assert result.mean() == pytest.approx(picture.mean(), abs=1e-14)
     np.testing.assert_allclose(
-        blur(np.roll(picture, (3, -5), (0, 1)), kernel, mode="wrap"), np.roll(found, (3, -5), (0, 1)), atol=1e-14
+        blur(np.roll(picture, (3, -5), (0, 1)), kernel, mode="wrap"), np.roll(result, (3, -5), (0, 1)), atol=1e-14
     )
 
 
@@ -213,17 +213,17 @@ def test_blur_by_a_delta_changes_nothing(picture, mode):
 def test_blur_of_a_stack_is_a_loop(picture):
     kernel = trajectory_kernel(7, rng=0)
     stack = np.stack([picture, picture**2, np.zeros_like(picture)])[None]
-    found = blur(stack, kernel)
-    assert found.shape == (1, 3, 17, 24)
-    for one, result in zip(stack[0], found[0], strict=True):
-        np.testing.assert_allclose(result, blur(one, kernel), atol=1e-14)
+    result = blur(stack, kernel)
+    assert result.shape == (1, 3, 17, 24)
+    for sharp, blurred in zip(stack[0], result[0], strict=True):
+        np.testing.assert_allclose(blurred, blur(sharp, kernel), atol=1e-14)
 
 
 def test_blur_keeps_float32(picture):
     kernel = trajectory_kernel(7, rng=0)
-    found = blur(picture.astype(np.float32), kernel, noise_sigma=0.01, rng=0)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, blur(picture, kernel, noise_sigma=0.01, rng=0), atol=1e-6)
+    result = blur(picture.astype(np.float32), kernel, noise_sigma=0.01, rng=0)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, blur(picture, kernel, noise_sigma=0.01, rng=0), atol=1e-6)
 
 
 def test_noise_has_its_sigma_and_its_seed():
@@ -237,17 +237,17 @@ def test_noise_has_its_sigma_and_its_seed():
 
 def test_blur_refuses(picture):
     kernel = np.full((3, 3), 1 / 9)
-    with pytest.raises(TypeError, match="picture must be float32 or float64, got uint8"):
+    with pytest.raises(TypeError, match="image must be float32 or float64, got uint8"):
         blur((picture * 255).astype(np.uint8), kernel)
     with pytest.raises(ValueError, match=r"kernel must be 2-D with odd sides, got shape \(4, 3\)"):
         blur(picture, np.ones((4, 3)))
-    with pytest.raises(ValueError, match=r"kernel must fit into the picture, got \(25, 3\) for \(23, 30\)"):
+    with pytest.raises(ValueError, match=r"kernel must fit into the image, got \(25, 3\) for \(23, 30\)"):
         blur(picture, np.ones((25, 3)))
-    with pytest.raises(ValueError, match="mode must be 'valid', 'same' or 'wrap', got 'full'"):
+    with pytest.raises(ValueError, match="mode must be one of 'valid', 'same', 'wrap', got 'full'"):
         blur(picture, kernel, mode="full")
     with pytest.raises(ValueError, match="rng must be a generator or a seed when noise_sigma is above 0"):
         blur(picture, kernel, noise_sigma=0.1)
-    with pytest.raises(ValueError, match=r"noise_sigma must be non-negative and finite, got -0\.1"):
+    with pytest.raises(ValueError, match=r"noise_sigma must be at least 0, and finite, got -0\.1"):
         blur(picture, kernel, noise_sigma=-0.1, rng=0)
-    with pytest.raises(ValueError, match="picture must have at least 2 axes"):
+    with pytest.raises(ValueError, match="image must have at least 2 axes"):
         blur(picture[0], kernel)

@@ -1,4 +1,4 @@
-"""The CPU executor: threads that take a few images each."""
+"""The CPU executor: threads that deblur small stacks of equal images."""
 
 from __future__ import annotations
 
@@ -13,110 +13,110 @@ from ..numerics.progress import Stopped
 from .gpu import split_info
 from .pipeline import BatchResult, Pipeline, Task
 
-# Pixels that a worker computes together, of equal pictures, and how many pictures at most. They share NumPy's overhead
-# and the turns at the interpreter's lock, for which threads wait; more of them would not fit a core's cache.
-STACK_PIXELS, STACK = 1 << 19, 16
-# Stacks in flight for each worker: one in work, and one read or waiting to be taken.
-AHEAD = 2
+# Pixels and images in a stack, at most. The images of a stack share NumPy's overhead per call and the waits for the
+# interpreter's lock; a larger stack would not fit a core's cache.
+STACK_PIXELS, STACK_IMAGES = 1 << 19, 16
+# Stacks in flight for each worker: one that is computed, and one that waits.
+STACKS_PER_WORKER = 2
 
 
 class CpuExecutor:
-    """The lane on the CPU: `workers` threads, each with a few equal pictures of its own."""
+    """`workers` threads, each with a stack of equal images at a time."""
 
     def __init__(
         self,
-        flow: Pipeline,
+        pipeline: Pipeline,
         settings: dict[str, Any],
         device: str | None,
         workers: int | None,
         batch_size: int | None,
     ) -> None:
-        self._flow, self._settings, self._device = flow, settings, device
+        self._pipeline, self._settings, self._device = pipeline, settings, device
         self._workers, self._batch_size = workers or usable_cpus(), batch_size
-        self.capacity, self.held = AHEAD * (batch_size or STACK) * self._workers, 0
-        self._jobs: deque[Task] = deque()
+        self.limit, self.in_flight = STACKS_PER_WORKER * (batch_size or STACK_IMAGES) * self._workers, 0
+        self._tasks: deque[Task] = deque()
         self._idle = self._started = 0
-        flow.at_end.callback(self._jobs.clear)
+        pipeline.at_end.callback(self._tasks.clear)
 
-    def check(self, picture: Any) -> Exception | None:
-        return None  # its own call will say
+    def check(self, image: Any) -> Exception | None:
+        return None  # `deblur` checks it
 
-    def cost(self, picture: Any) -> int:
-        """In shares of a stack: a large picture is one by itself."""
-        return (self._batch_size or STACK) // self._most(picture)
+    def size(self, image: Any) -> int:
+        """In small images: a large image counts as a whole stack."""
+        return (self._batch_size or STACK_IMAGES) // self._max_stack(image)
 
-    def add(self, job: Task) -> None:
-        """Queue a picture; another worker starts if all are busy, so that few pictures have few threads."""
-        self._jobs.append(job)
-        if len(self._jobs) > self._idle and self._started < self._workers:
+    def add(self, task: Task) -> None:
+        """Queue a task. Another worker starts if all are busy, so a few images start a few threads only."""
+        self._tasks.append(task)
+        if len(self._tasks) > self._idle and self._started < self._workers:
             self._started += 1
-            self._flow.start(self._work, f"worker-{self._started}")
+            self._pipeline.start(self._work, f"worker-{self._started}")
 
     def _work(self) -> None:
-        flow = self._flow
+        pipeline = self._pipeline
         while True:
-            with flow.changed:
+            with pipeline.changed:
                 self._idle += 1
-            first = flow.get(self._jobs)
+            first = pipeline.get(self._tasks)
             if first is None:
                 return
-            with flow.changed:
+            with pipeline.changed:
                 self._idle -= 1
-                jobs = [first, *self._companions(first.picture)]
-            results = self._deblur(jobs)
+                tasks = self._take_stack(first)
+            results = self._deblur(tasks)
             for result in results:
-                flow.finish(result)
-            del first, jobs, results  # nothing is kept while waiting for the next
+                pipeline.finish(result)
+            del first, tasks, results  # no array is kept while waiting for the next task
 
-    def _most(self, picture: Any) -> int:
-        """How many pictures like this one a worker computes together: 1 where each finds a kernel size of its own."""
-        if not isinstance(picture, np.ndarray) or self._settings["kernel_size"] is None:
+    def _max_stack(self, image: Any) -> int:
+        """Images like this one that are computed together, at most: 1 if each is to find its own kernel size."""
+        if not isinstance(image, np.ndarray) or self._settings["kernel_size"] is None:
             return 1
-        return self._batch_size or max(1, min(STACK, STACK_PIXELS // max(1, picture.size)))
+        return self._batch_size or max(1, min(STACK_IMAGES, STACK_PIXELS // max(1, image.size)))
 
-    def _companions(self, picture: Any) -> list[Task]:
-        """The next jobs, as far as they are like this one and their fair share for one worker."""
-        jobs = self._jobs
-        most = min(self._most(picture) - 1, (len(jobs) + 1) // self._workers - 1)
-        found: list[Task] = []
-        while len(found) < most and stackable(jobs[0].picture, picture, self._settings["channel_axis"]):
-            found.append(jobs.popleft())
-        return found
+    def _take_stack(self, first: Task) -> list[Task]:
+        """The first task and the next ones, while they are like it and within one worker's fair share."""
+        queue, stack = self._tasks, [first]
+        count = min(self._max_stack(first.image), (len(queue) + 1) // self._workers)
+        while len(stack) < count and stackable(queue[0].image, first.image, self._settings["channel_axis"]):
+            stack.append(queue.popleft())
+        return stack
 
-    def _deblur(self, jobs: list[Task]) -> list[BatchResult]:
-        """The results of these pictures; one by one where a stack of them fails, to find whose error it is."""
-        first, count = jobs[0], len(jobs)
+    def _deblur(self, tasks: list[Task]) -> list[BatchResult]:
+        """The results of these images; one by one if the stack fails, to find the image that raises the error."""
+        index, image, count = tasks[0].index, tasks[0].image, len(tasks)
         try:
             if count == 1:
-                found = self._call(first.picture)
-                return [BatchResult(first.index, found.image, found.kernel, found.info)]
-            found = self._call(np.stack([job.picture for job in jobs]), first.picture.ndim)
+                single = self._call(image)
+                return [BatchResult(index, single.image, single.kernel, single.info)]
+            stack = self._call(np.stack([task.image for task in tasks]), image.ndim)
         except Stopped:
             return []
-        except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
+        except Exception as error:  # noqa: BLE001 - whatever this image raises is its result
             if count == 1:
-                return [BatchResult(first.index, None, None, {}, why)]
-            return [result for job in jobs for result in self._deblur([job])]
+                return [BatchResult(index, None, None, {}, error)]
+            return [result for task in tasks for result in self._deblur([task])]
         results = []
-        for i, job in enumerate(jobs):  # copies: one result must not keep the others
-            image = None if found.image is None else found.image[i].copy()
-            results.append(BatchResult(job.index, image, found.kernel[i].copy(), split_info(found.info, i, count)))
+        for i, task in enumerate(tasks):  # copies: one result must not keep the others in memory
+            image = None if stack.image is None else stack.image[i].copy()
+            results.append(BatchResult(task.index, image, stack.kernel[i].copy(), split_info(stack.info, i, count)))
         return results
 
-    def _call(self, picture: Any, rank: int | None = None) -> BlindResult:
-        """`deblur` of a picture, or of a stack of pictures of that rank."""
+    def _call(self, image: Any, rank: int | None = None) -> BlindResult:
+        """`deblur` of an image, or of a stack of images of that rank."""
         settings, axis = self._settings, self._settings["channel_axis"]
         if rank is not None and axis is not None and axis >= 0:
-            settings = settings | {"channel_axis": axis - rank}  # counted from the end, where a stack adds nothing
-        return deblur(picture, device=self._device, callback=lambda *_: self._flow.stopping, **settings)
+            settings = settings | {"channel_axis": axis - rank}  # counted from the end, which a stack leaves in place
+        return deblur(image, device=self._device, callback=lambda *_: self._pipeline.stopping, **settings)
 
 
-def stackable(one: Any, other: Any, channel_axis: int | None) -> bool:
+def stackable(image: Any, other: Any, channel_axis: int | None) -> bool:
+    """Whether `image` is a single image of the shape and dtype of `other`."""
     rank = 2 if channel_axis is None else 3
     return (
-        isinstance(one, np.ndarray)
-        and one.ndim == rank
-        and (one.shape, one.dtype.str) == (other.shape, other.dtype.str)
+        isinstance(image, np.ndarray)
+        and image.ndim == rank
+        and (image.shape, image.dtype.str) == (other.shape, other.dtype.str)
     )
 
 

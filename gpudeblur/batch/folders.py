@@ -1,4 +1,4 @@
-"""Many picture files: what to read, where to write, what became of each. `gpudeblur batch` is made of it."""
+"""Files and folders of images: which files to read, where to write, and the outcome of each. For `gpudeblur batch`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ import numpy as np
 from ..images.files import PICTURE_SUFFIXES, check_output, read_image, write_image, write_kernel
 from .iterator import deblur_batch
 
+# What reading or writing one file may raise; it fails that file alone.
+FILE_ERRORS = (OSError, ValueError, TypeError, MemoryError)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """One line of the report."""
+    """One row of the report."""
 
     source: str
     output: str
     kernel: str | None  # file
-    status: str  # "written", "skipped" (it was there already) or "failed"
+    status: str  # "written", "skipped" (all its outputs existed) or "failed"
     error: str = ""
     confidence: float | None = None
     seconds: float | None = None
@@ -30,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FileTask:
-    """One file to read, and those to write."""
+    """A file to read, and those to write."""
 
     source: Path
     output: Path
@@ -43,6 +46,9 @@ class FileTask:
     def outcome(self, status: str) -> Outcome:
         return Outcome(str(self.source), str(self.output), None if self.kernel is None else str(self.kernel), status)
 
+    def failed(self, error: BaseException | None) -> Outcome:
+        return replace(self.outcome("failed"), error=(str(error) or type(error).__name__).replace("\n", " "))
+
 
 def plan(
     sources: Iterable[Path],
@@ -52,114 +58,111 @@ def plan(
     recursive: bool = False,
     suffix: str | None = None,
 ) -> list[FileTask]:
-    """The tasks for files and folders: each picture keeps its name, and its place below the folder it was found in.
+    """The tasks for files and folders. An output has the name of its source, and its place within the source folder.
 
     Parameters
     ----------
-    sources : files, which must have the suffix of a picture; folders, whose pictures are taken in order of name, hidden
-        files left out.
-    out, kernels : folders for the pictures and, if asked for, for the kernels (.npy).
-    recursive : whether folders in folders count.
-    suffix : of the pictures to write; None: that of the one read.
+    sources : image files, and folders. The images of a folder are taken in order of name, without hidden files.
+    out, kernels : folders for the images and, if wanted, for the kernels (.npy).
+    recursive : whether to take folders within folders.
+    suffix : of the images to write. None keeps that of the source.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        A source is not there or is no picture by its name; there is none at all; two outputs would have one name, or
-        one that of a source.
+        A source does not exist or does not have the suffix of an image; there is no image at all; two outputs have the
+        same name, or an output is a source.
     """
-    ours = {folder.resolve() for folder in (out, kernels) if folder is not None}
-    found: list[tuple[Path, Path]] = []  # and where it goes below `out`
+    output_folders = {folder.resolve() for folder in (out, kernels) if folder is not None}
+    files: list[tuple[Path, Path]] = []  # the source, and its place below `out`
     for source in sources:
         if source.is_dir():
-            found += [(file, file.relative_to(source)) for file in sorted(_pictures(source, recursive, ours))]
+            images = sorted(_find_images(source, recursive, output_folders))
+            files += [(file, file.relative_to(source)) for file in images]
         elif not source.exists():
             raise FileNotFoundError(f"{source} does not exist; name files or folders")
         elif source.suffix.lower() not in PICTURE_SUFFIXES:
             raise ValueError(f"{source} must end in {', '.join(PICTURE_SUFFIXES)}; convert it, or leave it out")
         else:
-            found.append((source, Path(source.name)))
-    if not found:
+            files.append((source, Path(source.name)))
+    if not files:
         way_out = "name other folders" if recursive else "folders in folders need --recursive"
         raise ValueError(f"there is no picture ({', '.join(PICTURE_SUFFIXES)}) in what was named; {way_out}")
     tasks = []
-    for source, below in found:
-        output = out / (below if suffix is None else below.with_suffix(suffix))
-        tasks.append(FileTask(source, output, None if kernels is None else kernels / below.with_suffix(".npy")))
-    _check_names(tasks)
+    for source, place in files:
+        output = out / (place if suffix is None else place.with_suffix(suffix))
+        tasks.append(FileTask(source, output, None if kernels is None else kernels / place.with_suffix(".npy")))
+    _check_outputs(tasks)
     return tasks
 
 
-def _pictures(folder: Path, recursive: bool, ours: set[Path]) -> Iterator[Path]:
-    """Picture files of a folder, by their suffix; results of an earlier run, in a folder of ours, are none."""
-    for here, folders, names in os.walk(folder):
-        kept = [name for name in folders if not name.startswith(".") and (Path(here) / name).resolve() not in ours]
-        folders[:] = kept if recursive else []
+def _find_images(folder: Path, recursive: bool, excluded: set[Path]) -> Iterator[Path]:
+    """The files of a folder that have the suffix of an image. `excluded` folders hold results of an earlier run."""
+    for directory, subfolders, names in os.walk(folder):
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if recursive and not name.startswith(".") and (Path(directory) / name).resolve() not in excluded
+        ]
         for name in names:
             if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                yield Path(here) / name
+                yield Path(directory) / name
 
 
-def _check_names(tasks: list[FileTask]) -> None:
+def _check_outputs(tasks: list[FileTask]) -> None:
     sources = {task.source.resolve() for task in tasks}
-    taken: dict[Path, Path] = {}
+    source_of: dict[Path, Path] = {}
     for task in tasks:
         for output in task.outputs:
-            where = output.resolve()
-            if where in sources:
+            path = output.resolve()
+            if path in sources:
                 raise ValueError(
                     f"output file {output} is an input; choose another folder, so that the photographs are kept"
                 )
-            if where in taken:
+            if path in source_of:
                 raise ValueError(
-                    f"output files must differ, got {output} for both {taken[where]} and {task.source}; "
+                    f"output files must differ, got {output} for both {source_of[path]} and {task.source}; "
                     "rename one, or run them into different folders"
                 )
-            taken[where] = task.source
+            source_of[path] = task.source
 
 
 def deblur_files(
-    tasks: list[FileTask],
-    kernel_size: Any,
-    *,
-    overwrite: bool = False,
-    bits: int | None = None,
-    **more: Any,
+    tasks: list[FileTask], kernel_size: Any, *, overwrite: bool = False, bits: int | None = None, **settings: Any
 ) -> Iterator[Outcome]:
-    """Read, deblur and write one picture after the other, each file whole or not at all; yields what became of each.
+    """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
-    What is wrong with one file is its outcome. Outputs that are there already are left alone unless `overwrite`.
-    `more` goes to `deblur_batch`.
+    An error of one file is its outcome. Outputs that exist are kept unless `overwrite`. `bits` as in `write_image`;
+    `settings` are those of `deblur_batch`.
     """
-    waiting: deque[tuple[FileTask, Any]] = deque()
-    failed: deque[Outcome] = deque()
+    complete = set() if overwrite else {task for task in tasks if all(file.exists() for file in task.outputs)}
+    yield from (task.outcome("skipped") for task in tasks if task in complete)
+    pending: deque[tuple[FileTask, Any]] = deque()  # with the alpha channel
+    failed: deque[Outcome] = deque()  # before the computation
 
-    def pictures() -> Iterator[np.ndarray]:
-        for task in todo:
+    def images() -> Iterator[np.ndarray]:
+        for task in tasks:
+            if task in complete:
+                continue
             try:
                 photo = read_image(task.source)
                 for folder in {file.parent for file in task.outputs}:
                     folder.mkdir(parents=True, exist_ok=True)
-                check_output(
-                    task.output, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype, source=task.source
-                )
-            except (OSError, ValueError, TypeError, MemoryError) as why:
-                failed.append(_failure(task, why))
+                alpha, dtype = photo.alpha is not None, photo.pixels.dtype
+                check_output(task.output, alpha=alpha, bits=bits, dtype=dtype, source=task.source)
+            except FILE_ERRORS as error:
+                failed.append(task.failed(error))
                 continue
-            waiting.append((task, photo.alpha))
+            pending.append((task, photo.alpha))
             yield photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
 
-    done = [] if overwrite else [task for task in tasks if all(file.exists() for file in task.outputs)]
-    yield from (task.outcome("skipped") for task in done)
-    left_out = {id(task) for task in done}
-    todo = [task for task in tasks if id(task) not in left_out]
-    with deblur_batch(pictures(), kernel_size, channel_axis=-1, **more) as results:
+    with deblur_batch(images(), kernel_size, channel_axis=-1, **settings) as results:
         for result in results:
             while failed:
                 yield failed.popleft()
-            task, alpha = waiting.popleft()
+            task, alpha = pending.popleft()
             if result.image is None or result.kernel is None:
-                yield _failure(task, result.error)
+                yield task.failed(result.error)
                 continue
             image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
             try:
@@ -167,13 +170,9 @@ def deblur_files(
                     write_image(task.output, image, alpha, bits=bits)
                 if task.kernel is not None and (overwrite or not task.kernel.exists()):
                     write_kernel(task.kernel, result.kernel)
-            except (OSError, ValueError, TypeError, MemoryError) as why:
-                yield _failure(task, why)
+            except FILE_ERRORS as error:
+                yield task.failed(error)
                 continue
             info = result.info
             yield replace(task.outcome("written"), confidence=float(info["confidence"]), seconds=float(info["seconds"]))
     yield from failed
-
-
-def _failure(task: FileTask, why: BaseException | None) -> Outcome:
-    return replace(task.outcome("failed"), error=(str(why) or type(why).__name__).replace("\n", " "))

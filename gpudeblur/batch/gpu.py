@@ -1,19 +1,17 @@
-"""Pictures in groups on a device: the lane of `deblur_batch` for CUDA. One picture would leave a GPU idle.
+"""The GPU executor: equal images are stacked into groups, because one image would leave a GPU idle.
 
-Pictures of one shape and dtype are stacked. Three threads, a group in the hands of each: the first stacks and sends it,
-the second computes, the third brings results back. What is CUDA about it is in `Cuda`; anything with its methods does,
-and the tests bring one of NumPy arrays. One file, though a long one: the three threads are read side by side.
+Each group passes through three threads: the first stacks and uploads it, the second computes, the third downloads the
+results. What depends on CUDA is in `cuda_device`; the executor accepts any object with the methods of `Device`, and the
+tests bring one of NumPy arrays.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,435 +19,287 @@ import numpy as np
 
 from ..blind.deblur import BlindResult
 from ..images import checks
-from ..numerics.arrays import Array, device_errors, free_bytes, require_cuda
 from ..numerics.progress import Stopped
 from .pipeline import BatchResult, Pipeline, Task, clear_tracebacks
 
-# Groups in flight: on the way in, in work, on the way out, and one that fills.
-AHEAD = 4
-# Pixels in a group, at most, where nobody says how many: far more than a GPU computes at a time.
+# Groups in flight: one is filled, one uploaded, one computed and one downloaded.
+GROUPS_IN_FLIGHT = 4
+# Pixels in a group, at most, if no batch size is given: far more than a GPU computes at a time.
 GROUP_PIXELS = 1 << 25
-MIN_SIZE = 1 << 12  # however small a picture is
-UNKNOWN_SIZE = GROUP_PIXELS >> 8  # what else may come
-# Of the free memory; the rest is for what the allocator cannot use of its blocks.
+MIN_SIZE = 1 << 12  # that an image counts as
+UNKNOWN_SIZE = GROUP_PIXELS >> 8  # that an object without a size counts as
+# Of the free memory. The allocator cannot use all of its blocks.
 MEMORY_FRACTION = 0.8
-# Seconds for which an idle device waits for more pictures of a slow reader before it takes those that are there.
+# Seconds that an idle device waits for more images of a slow reader before it computes those that are there.
 BATCH_TIMEOUT = 0.02
 
 
 class Device(Protocol):
-    """What the lane asks of a device. `upload`, `compute` and `download` may only start the work; each in a thread."""
+    """What the executor needs from a device. `upload`, `compute` and `download` are each called in their own thread.
 
-    def prepare(self, picture: Any) -> None:
-        """In the reader's thread: wait until the picture can be read."""
+    The first two may return before the work is done.
+    """
+
+    def prepare(self, image: Any) -> None:
+        """Wait until the image can be read. Called in the reader's thread."""
 
     def free_bytes(self) -> int: ...
 
-    def upload(self, pictures: list[Any]) -> Any:
-        """The stack of the pictures, on its way to the device."""
+    def upload(self, images: list[Any]) -> Any:
+        """The stack of the images, on its way to the device."""
 
     def compute(self, stack: Any, deblur: Callable[[Any], BlindResult]) -> Any:
-        """`deblur` of the stack, once it is there."""
+        """`deblur` of the stack, once it has arrived."""
 
-    def download(self, computed: Any, picture: Any) -> BlindResult:
-        """The result, in the memory that `picture` came from, complete; each picture's arrays are its own."""
+    def download(self, computed: Any, image: Any) -> BlindResult:
+        """The complete result, in the memory that `image` is in. The arrays of its images do not share memory."""
 
     def is_out_of_memory(self, error: Exception) -> bool: ...
 
     def release(self) -> None:
-        """In the thread that computes: give back all memory that is kept for later."""
+        """Free all memory that is kept for later. Called in the thread that computes."""
 
     def close(self) -> None:
-        """In any thread, when all is over."""
+        """Called once, in any thread, when the batch has ended."""
 
 
 @dataclass(eq=False)
 class _Group:
-    jobs: list[Task]
-    stack: Any = None  # on the device, or None where it did not fit yet
+    tasks: list[Task]
+    stack: Any = None  # on the device, or None if the upload failed
 
 
 class GpuExecutor:
-    """The lane: equal pictures together, as many as `batch_size` says or memory and `GROUP_PIXELS` allow.
+    """Computes equal images together: `batch_size` of them, or as many as memory and `GROUP_PIXELS` allow.
 
-    Without a kernel size, one by one: a stack's kernels would all be padded to the largest of them.
+    Without a kernel size it computes one by one: in a stack, all kernels would be padded to the largest.
     """
 
     def __init__(
         self,
-        flow: Pipeline,
+        pipeline: Pipeline,
         device: Device,
         deblur: Callable[..., BlindResult],
-        bytes_of: Callable[[tuple[int, ...]], int],
+        bytes_per_image: Callable[[tuple[int, ...]], int],
         *,
         kernel_size: Any,
         channel_axis: int | None = None,
         batch_size: int | None = None,
-        linger: float = BATCH_TIMEOUT,
+        timeout: float = BATCH_TIMEOUT,
     ) -> None:
-        self._flow, self._device, self._deblur_stack, self._bytes_of = flow, device, deblur, bytes_of
+        self._pipeline, self._device, self._deblur, self._bytes_per_image = pipeline, device, deblur, bytes_per_image
         self._kernel_size, self._channel_axis = kernel_size, channel_axis
-        self._batch_size, self._linger = batch_size, linger
-        self.held = 0
-        self.capacity = AHEAD * (batch_size or GROUP_PIXELS)
-        # From a given size memory is not the matter, until it runs out.
+        self._batch_size, self._timeout = batch_size, timeout
+        self.limit, self.in_flight = GROUPS_IN_FLIGHT * (batch_size or GROUP_PIXELS), 0
+        # Bytes. A batch size that the user gives is tried whatever the model says of memory.
         self._budget: float = math.inf if batch_size else MEMORY_FRACTION * device.free_bytes()
         self._warned = False
         self._queues: dict[Any, deque[Task]] = {}
-        self._loaded: deque[_Group | None] = deque()
+        self._uploaded: deque[_Group | None] = deque()
         self._computed: deque[tuple[list[Task], Any] | None] = deque()
-        self._busy = 0  # groups between the first thread and the last
+        self._active_groups = 0  # in the three threads
         self._started = False
-        flow.at_end.callback(self._clear)
+        pipeline.at_end.callback(self._clear)
 
     # ---- the reader's side
 
-    def cost(self, picture: Any) -> int:
-        """Of a bound in pictures where there is a batch size, else of one in pixels."""
-        size = getattr(picture, "size", None)
+    def size(self, image: Any) -> int:
+        """In images if there is a batch size, else in pixels."""
+        size = getattr(image, "size", None)
         return 1 if self._batch_size else max(MIN_SIZE, size) if isinstance(size, int) else UNKNOWN_SIZE
 
-    def check(self, picture: Any) -> Exception | None:
-        """What `deblur` would say to it: one bad picture must not spoil a group."""
+    def check(self, image: Any) -> Exception | None:
+        """The error that `deblur` would raise for it: one bad image must not fail its whole group."""
         try:
-            self._device.prepare(picture)
-            checks.check_picture(picture, channel_axis=self._channel_axis)
-            shape = list(picture.shape)
-            if self._channel_axis is not None:
-                del shape[self._channel_axis]
+            self._device.prepare(image)
+            checks.check_picture(image, channel_axis=self._channel_axis)
+            shape = checks.without_channels(image, self._channel_axis)
             if self._kernel_size is None:
-                checks.check_room(tuple(shape))
+                checks.check_minimum_size(shape)
             else:
-                checks.check_kernel_size(self._kernel_size, tuple(shape))
-        except Exception as why:  # noqa: BLE001 - whatever this picture raises is its result
-            return why
+                checks.check_kernel_size(self._kernel_size, shape)
+        except Exception as error:  # noqa: BLE001 - whatever this image raises is its result
+            return error
         return None
 
-    def add(self, job: Task) -> None:
-        self._queues.setdefault(self._key(job), deque()).append(job)
+    def add(self, task: Task) -> None:
+        """Queue a task with those that are like it. A stack that came as one image stays alone."""
+        image, rank = task.image, 2 if self._channel_axis is None else 3
+        single = image.ndim == rank
+        key = (isinstance(image, np.ndarray), image.shape, image.dtype.str) if single else task.index
+        self._queues.setdefault(key, deque()).append(task)
         if not self._started:
             self._started = True
-            for work, name in ((self._load, "upload"), (self._compute_all, "compute"), (self._unload, "download")):
-                self._flow.start(work, name)
+            threads = {
+                "upload": self._upload_groups,
+                "compute": self._compute_groups,
+                "download": self._download_groups,
+            }
+            for name, target in threads.items():
+                self._pipeline.start(target, name)
 
-    def _key(self, job: Task) -> Any:
-        """Jobs with one key are one stack; stacks that came as pictures stay by themselves."""
-        picture, rank = job.picture, 2 if self._channel_axis is None else 3
-        return (_on_host(picture), picture.shape, picture.dtype.str) if picture.ndim == rank else job.index
+    # ---- which images are computed together
 
-    # ---- which pictures go together
-
-    def _most(self, shape: tuple[int, ...]) -> int:
-        """How many pictures of this shape are computed together: 1 where each finds a kernel size of its own."""
+    def _max_group(self, shape: tuple[int, ...]) -> int:
+        """Images of this shape that are computed together, at most: 1 if each is to find its own kernel size."""
         if self._kernel_size is None:
             return 1
-        most = self._batch_size or GROUP_PIXELS // math.prod(shape)
-        return max(1, int(min(most, self._budget // self._bytes_of(shape))))
+        count = self._batch_size or GROUP_PIXELS // math.prod(shape)
+        return max(1, int(min(count, self._budget // self._bytes_per_image(shape))))
 
     def _next_group(self) -> list[Task] | None:
-        """A full group, or what there is where waiting brings no more; None at the end."""
-        flow = self._flow
-        with flow.changed:
-            while not flow.stopping:
-                key, patience = self._due()
+        """A full group, or a smaller one if waiting brings no more; None at the end."""
+        pipeline = self._pipeline
+        with pipeline.changed:
+            while not pipeline.stopping:
+                key, seconds = self._ready_queue()
                 if key is not None:
                     queue = self._queues[key]
-                    jobs = [queue.popleft() for _ in range(min(len(queue), self._most(queue[0].picture.shape)))]
+                    count = min(len(queue), self._max_group(queue[0].image.shape))
+                    tasks = [queue.popleft() for _ in range(count)]
                     if not queue:
                         del self._queues[key]
-                    self._busy += 1
-                    return jobs
-                if flow.ended and not self._queues:
+                    self._active_groups += 1
+                    return tasks
+                if pipeline.ended and not self._queues:
                     return None
-                flow.changed.wait(patience)
+                pipeline.changed.wait(seconds)
         return None
 
-    def _due(self) -> tuple[Any, float | None]:
-        """(key of the group to take now, or None; seconds until that may change by itself)."""
+    def _ready_queue(self) -> tuple[Any, float | None]:
+        """(key of the queue to take a group from, or None; seconds to wait for one, or None until notified)."""
         if not self._queues:
             return None, None
         for key, queue in self._queues.items():
-            if len(queue) >= self._most(queue[0].picture.shape):
+            if len(queue) >= self._max_group(queue[0].image.shape):
                 return key, None
         oldest = min(self._queues, key=lambda key: self._queues[key][0].index)
-        if self._flow.ended or self._flow.full:
+        if self._pipeline.ended or self._pipeline.full:
             return oldest, None
-        if self._busy:  # more may come while the device works
+        if self._active_groups:  # more images may come while the device works
             return None, None
-        patience = self._flow.last_read + self._linger - time.monotonic()
-        return (oldest, None) if patience <= 0 else (None, patience)
+        seconds = self._pipeline.last_read + self._timeout - time.monotonic()
+        return (oldest, None) if seconds <= 0 else (None, seconds)
 
     # ---- the three threads
 
-    def _load(self) -> None:
-        while (jobs := self._next_group()) is not None:
-            group = _Group(jobs)
+    def _upload_groups(self) -> None:
+        while (tasks := self._next_group()) is not None:
+            group = _Group(tasks)
             try:
-                group.stack = self._device.upload([job.picture for job in jobs])
-            except Exception as why:  # noqa: BLE001 - the next thread tries once more, with the device to itself
-                clear_tracebacks(why)
-            self._flow.put(self._loaded, group)
-            del group, jobs  # nothing is kept while waiting for the next
-        self._flow.put(self._loaded, None)
+                group.stack = self._device.upload([task.image for task in tasks])
+            except Exception as error:  # noqa: BLE001 - the next thread tries again, when nothing else is computed
+                clear_tracebacks(error)
+            self._pipeline.put(self._uploaded, group)
+            del group, tasks  # no array is kept while waiting for the next group
+        self._pipeline.put(self._uploaded, None)
 
-    def _compute_all(self) -> None:
-        while (group := self._flow.get(self._loaded)) is not None:
+    def _compute_groups(self) -> None:
+        while (group := self._pipeline.get(self._uploaded)) is not None:
             self._compute(group)
             del group
-        self._flow.put(self._computed, None)
+        self._pipeline.put(self._computed, None)
 
-    def _compute(self, group: _Group, *, again: bool = False) -> None:
-        """Compute a group; by halves where it does not fit, one by one where a picture spoils it.
+    def _compute(self, group: _Group, *, retry: bool = False) -> None:
+        """Compute a group; in halves if it does not fit into memory, one by one if an image raises an error.
 
-        A single picture that does not fit is tried again once all that was kept for others is given back.
+        A single image that does not fit is tried once more after the memory kept for others is released.
         """
-        jobs, device, flow = group.jobs, self._device, self._flow
-        shape, stack = jobs[0].picture.shape, group.stack
+        tasks, device, pipeline = group.tasks, self._device, self._pipeline
+        shape, stack = tasks[0].image.shape, group.stack
         group.stack = None
-        if len(jobs) > (most := self._most(shape)):  # shrunk since it was made
+        if len(tasks) > (count := self._max_group(shape)):  # the budget shrank after the group was formed
             del stack
-            self._split(jobs, most)
+            self._split(tasks, count)
             return
         try:
             if stack is None:
-                stack = device.upload([job.picture for job in jobs])
-            computed = device.compute(stack, self._deblur(jobs[0].picture))
+                stack = device.upload([task.image for task in tasks])
+            computed = device.compute(stack, self._deblur_stack(tasks[0].image))
         except Stopped:
             return
-        except Exception as why:  # noqa: BLE001 - it is sorted out below whose it is
-            error, full = why, device.is_out_of_memory(why)
+        except Exception as caught:  # noqa: BLE001 - below it is assigned to the image that raised it
+            error, out_of_memory = caught, device.is_out_of_memory(caught)
         else:
-            flow.put(self._computed, (jobs, computed))
+            pipeline.put(self._computed, (tasks, computed))
             return
         del stack
-        clear_tracebacks(error)  # the arrays of the run are still in them
-        if full:
+        clear_tracebacks(error)  # their frames still hold the arrays of the run
+        if out_of_memory:
             device.release()
-        if len(jobs) == 1 and full and not again:
-            self._compute(_Group(jobs), again=True)
-        elif len(jobs) == 1:
-            flow.finish(BatchResult(jobs[0].index, None, None, {}, error))
-            self._leave()
-        elif full:
-            half = len(jobs) // 2
-            self._budget = self._bytes_of(shape) * half
+        if len(tasks) == 1 and out_of_memory and not retry:
+            self._compute(_Group(tasks), retry=True)
+        elif len(tasks) == 1:
+            pipeline.finish(BatchResult(tasks[0].index, None, None, {}, error))
+            self._group_done()
+        elif out_of_memory:
+            half = len(tasks) // 2
+            self._budget = self._bytes_per_image(shape) * half
             if not self._warned:
                 self._warned = True
-                size = " x ".join(map(str, shape))
-                flow.warnings.append(
-                    f"out of memory with {len(jobs)} pictures of {size} at a time, going on with {half}; "
+                sides = " x ".join(map(str, shape))
+                pipeline.warnings.append(
+                    f"out of memory with {len(tasks)} pictures of {sides} at a time, going on with {half}; "
                     f"batch_size={half} begins with that"
                 )
-            self._split(jobs, half)
+            self._split(tasks, half)
         else:
-            self._split(jobs, 1)
+            self._split(tasks, 1)
 
-    def _split(self, jobs: list[Task], size: int) -> None:
-        parts = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-        with self._flow.changed:
-            self._busy += len(parts) - 1
+    def _split(self, tasks: list[Task], count: int) -> None:
+        """Compute the tasks in groups of `count`."""
+        parts = [tasks[i : i + count] for i in range(0, len(tasks), count)]
+        with self._pipeline.changed:
+            self._active_groups += len(parts) - 1
         for part in parts:
-            if not self._flow.stopping:
+            if not self._pipeline.stopping:
                 self._compute(_Group(part))
 
-    def _deblur(self, picture: Any) -> Callable[[Any], BlindResult]:
-        """`deblur` of a stack of pictures like this one."""
-        flow, axis = self._flow, self._channel_axis
+    def _deblur_stack(self, image: Any) -> Callable[[Any], BlindResult]:
+        """`deblur` for stacks of images like this one."""
+        pipeline, axis = self._pipeline, self._channel_axis
         if axis is not None and axis >= 0:
-            axis -= picture.ndim  # counted from the end, where a stack adds nothing
-        return functools.partial(self._deblur_stack, channel_axis=axis, callback=lambda *_: flow.stopping)
+            axis -= image.ndim  # counted from the end, which a stack leaves in place
+        return functools.partial(self._deblur, channel_axis=axis, callback=lambda *_: pipeline.stopping)
 
-    def _unload(self) -> None:
-        while (item := self._flow.get(self._computed)) is not None:
-            jobs, computed = item
+    def _download_groups(self) -> None:
+        while (item := self._pipeline.get(self._computed)) is not None:
+            tasks, computed = item
             del item
-            self._deliver(jobs, computed)
-            del jobs, computed
+            self._download(tasks, computed)
+            del tasks, computed
 
-    def _deliver(self, jobs: list[Task], computed: Any) -> None:
-        flow, device = self._flow, self._device
+    def _download(self, tasks: list[Task], computed: Any) -> None:
+        pipeline, count = self._pipeline, len(tasks)
         try:
-            found = device.download(computed, jobs[0].picture)
-        except Exception as why:  # noqa: BLE001 - a device that fails fails for these pictures
-            for job in jobs:
-                flow.finish(BatchResult(job.index, None, None, {}, why))
+            stack = self._device.download(computed, tasks[0].image)
+        except Exception as error:  # noqa: BLE001 - a failure of the device is the result of these images
+            for task in tasks:
+                pipeline.finish(BatchResult(task.index, None, None, {}, error))
         else:
-            for i, job in enumerate(jobs):
-                image = None if found.image is None else found.image[i]
-                flow.finish(BatchResult(job.index, image, found.kernel[i], split_info(found.info, i, len(jobs))))
-        self._leave()
+            for i, task in enumerate(tasks):
+                image = None if stack.image is None else stack.image[i]
+                pipeline.finish(BatchResult(task.index, image, stack.kernel[i], split_info(stack.info, i, count)))
+        self._group_done()
 
-    def _leave(self) -> None:
-        with self._flow.changed:
-            self._busy -= 1
-            self._flow.changed.notify_all()
+    def _group_done(self) -> None:
+        with self._pipeline.changed:
+            self._active_groups -= 1
+            self._pipeline.changed.notify_all()
 
     def _clear(self) -> None:
         self._queues.clear()
-        self._loaded.clear()
+        self._uploaded.clear()
         self._computed.clear()
         self._device.close()
 
 
 def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
-    """What `info` of a stack says of its picture `i`; times are its share."""
+    """The `info` of image `i` of a stack of `count`; times are divided evenly."""
 
-    def of_one(value: Any) -> Any:
+    def select(value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value
         return value[i] if value.ndim > 1 else value[i].item()
 
-    return {key: value / count if key.startswith("seconds") else of_one(value) for key, value in info.items()}
-
-
-def _on_host(picture: Any) -> bool:
-    return isinstance(picture, np.ndarray)
-
-
-def _pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Pinned memory of a power of two bytes: CuPy keeps a block for requests of its very size, and never splits one."""
-    import cupyx
-
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    return cupyx.empty_pinned((1 << max(0, size - 1).bit_length(),), np.uint8)[:size].view(dtype).reshape(shape)
-
-
-@dataclass(eq=False)
-class _Stack:
-    array: Array  # on the device
-    host: np.ndarray | None  # pinned; it must stay until the copy is done
-    there: Any  # event
-
-
-class Cuda:
-    """An NVIDIA GPU: three streams, so that copies in, computing and copies out go on at the same time.
-
-    Every array is referred to until the host has seen that its last use is over: CuPy gives memory back to the stream
-    that asked for it, which knows nothing of uses on others.
-    """
-
-    def __init__(self, number: int) -> None:
-        from ..numerics.device import State
-
-        self._cupy = cupy = require_cuda()
-        self._here = cupy.cuda.Device(number)
-        with self._here:
-            self._in, self._work, self._out = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
-        self._state = State()  # of the thread that computes, and after that batch of the next one's
-        self._computing = threading.Lock()
-        self.number = number
-        self.ready: Any = None  # an event after all that made the pictures, where one is known
-
-    def prepare(self, picture: Any) -> None:
-        if not _on_host(picture):
-            with device_errors():
-                self._here.use()
-                # What made it ran on the reader's stream, on one that this stream waits for, or before the batch began.
-                self._cupy.cuda.get_current_stream().synchronize()
-                if self.ready is not None:
-                    self.ready.synchronize()
-                    self.ready = None
-
-    def free_bytes(self) -> int:
-        with self._here:
-            return free_bytes(self._cupy)
-
-    def upload(self, pictures: list[Any]) -> _Stack:
-        cupy = self._cupy
-        with device_errors(), self._here, self._in as stream:
-            if not _on_host(pictures[0]):
-                return _Stack(cupy.stack(pictures), None, stream.record())
-            dtype = pictures[0].dtype.newbyteorder("=")
-            host = _pinned((len(pictures), *pictures[0].shape), dtype)
-            for i, picture in enumerate(pictures):
-                host[i] = picture
-            array = cupy.empty(host.shape, dtype)
-            array.set(host, stream=stream)  # from pinned memory: does not wait
-            return _Stack(array, host, stream.record())
-
-    def compute(self, stack: _Stack, deblur: Callable[[Any], BlindResult]) -> tuple[BlindResult, Any, _Stack]:
-        from ..numerics.device import use
-
-        with self._computing, device_errors(), self._here, self._work as stream:
-            use(self._state)
-            stream.wait_event(stack.there)
-            found = deblur(stack.array)
-            return found, stream.record(), stack
-
-    def download(self, computed: tuple[BlindResult, Any, _Stack], picture: Any) -> BlindResult:
-        with device_errors():
-            return self._download(computed, picture)
-
-    def _download(self, computed: tuple[BlindResult, Any, _Stack], picture: Any) -> BlindResult:
-        found, done, _ = computed
-        arrays = (found.image, found.kernel)
-        cupy = self._cupy
-        if _on_host(picture):
-            with self._here, self._out as stream:
-                stream.wait_event(done)
-                pinned = [None if array is None else self._fetch(array, stream) for array in arrays]
-                stream.synchronize()
-            # Copies: pinned memory is scarce, and one result must not keep those of its group.
-            parts = [None if one is None else [one[i].copy() for i in range(len(one))] for one in pinned]
-            image, kernel = parts
-            if image is not None:
-                image = [one.astype(picture.dtype, copy=False) for one in image]  # of the byte order that came
-        else:
-            # By the default stream, because the user will use them and drop them there.
-            with self._here, cupy.cuda.Stream.null as stream:
-                stream.wait_event(done)
-                parts = [None if one is None else [one[i].copy() for i in range(len(one))] for one in arrays]
-                stream.synchronize()
-            image, kernel = parts
-        return BlindResult(image, kernel, found.info)
-
-    def _fetch(self, array: Any, stream: Any) -> np.ndarray:
-        pinned = _pinned(array.shape, array.dtype)
-        return array.get(stream=stream, out=pinned, blocking=False)
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        from ..numerics.device import is_out_of_memory
-
-        return is_out_of_memory(error)
-
-    def release(self) -> None:
-        """Also what other batches have left."""
-        from ..numerics.device import clear, use
-
-        with suppress(RuntimeError), self._computing, self._here:  # a GPU that is lost has nothing to give
-            use(self._state)
-            clear()
-            self._cupy.get_default_memory_pool().free_all_blocks()
-            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
-
-    def close(self) -> None:
-        """Left to the next batch, unless a thread that did not end in time still computes."""
-        from ..numerics.device import idle, idle_lock
-
-        if self._computing.acquire(blocking=False):
-            self._computing.release()
-            with idle_lock:
-                if len(_idle) < IDLE:
-                    _idle.append(self)
-                    idle.append(self._state)
-
-
-# Devices that batches have left, with the plans and graphs that they made; `_device.idle` has their states.
-_idle: list[Cuda] = []
-IDLE = 2
-
-
-def cuda(number: int | None, ready: Any) -> Cuda:
-    """The GPU of that number, or the current one; `ready`: an event after all that made the pictures, or None."""
-    if number is None:
-        number = int(require_cuda().cuda.Device().id)
-    from ..numerics.device import idle, idle_lock
-
-    with idle_lock:
-        device = next((device for device in _idle if device.number == number), None)
-        if device is not None:
-            _idle.remove(device)
-            idle.remove(device._state)
-    device = device or Cuda(number)
-    device.ready = ready
-    return device
+    return {key: value / count if key.startswith("seconds") else select(value) for key, value in info.items()}

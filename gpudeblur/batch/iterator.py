@@ -1,7 +1,4 @@
-"""Many pictures: read, deblurred and handed over in order, a bounded number at a time.
-
-One file, though a long one: the door, the iterator that it returns, and the lane of the CPU, a fourth of it docstrings.
-"""
+"""`deblur_batch`: deblur many images, read and returned in order, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import functools
 import math
 import sys
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,9 +19,11 @@ from ..blind.options import Settings, TwoStepOptions
 from ..images import checks
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
+from ..numerics.user_warnings import warn
 from ..priors import Prior
 from .cpu import CpuExecutor
-from .gpu import Device, GpuExecutor, cuda
+from .cuda_device import acquire_cuda_device
+from .gpu import Device, GpuExecutor
 from .memory import bytes_per_image
 from .pipeline import BatchResult, Executor, Pipeline
 
@@ -34,18 +32,18 @@ __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a batch is.
+    """Progress of a batch.
 
     Attributes
     ----------
     done, failed : int
-        Results that were handed over and done with; those of them with an error.
+        Results that the loop has finished with; those of them with an error.
     total : int or None
-        How many there are to be, where `pictures` has a length.
+        The number of pictures, if `pictures` has a length.
     seconds, per_second : float
-        Since the first was asked for; results a second.
+        Time since the first result was asked for; results per second.
     remaining_seconds : float or None
-        To the end at this speed, where the total is known.
+        Until the end at this speed, if the total is known.
     """
 
     done: int
@@ -71,48 +69,48 @@ def deblur_batch(
     workers: int | None = None,
     callback: Callable[[Progress], bool | None] | None = None,
 ) -> BatchIterator:
-    """Deblur many pictures, each as `deblur` would by itself; the results come in the order of the pictures.
+    """Deblur many pictures, each as `deblur` would alone. The results come in the order of the pictures.
 
     Nothing is read before the first result is asked for. From then on a thread reads ahead, within a bound: on the CPU
-    two stacks a worker, read and not yet taken; on a GPU four full groups. The iterator may be left at any time: its
-    end, `close()`, the end of a ``with`` block, an exception and the garbage collector all stop the pictures in work
-    and the threads, and close the iterator of `pictures` if it has a `close`.
+    two stacks per worker, on a GPU four groups. The loop may be left at any time: its end, `close()`, the end of a
+    ``with`` block, an exception and the garbage collector all stop the computation and the threads, and close the
+    iterator of `pictures` if it has a `close` method.
 
     Parameters
     ----------
-    pictures : stack, or any iterable of NumPy or CuPy pictures
-        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread;
-        a picture must not be written to before its result is there.
+    pictures : stack, or any iterable of NumPy or CuPy arrays
+        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread.
+        A picture must not be changed before its result is there.
     kernel_size, channel_axis, device, method, final, gamma, prior, options
-        See `deblur`; the same for all pictures. `channel_axis` counts the axes of one picture.
+        As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture.
     batch_size : int, optional
-        The most pictures of one shape that are computed together. None: on a GPU what fits into its free memory, see
-        `batch.memory` (what does not fit after all is halved, with a warning); on the CPU a few, up to 2^19 pixels.
-        One by one where kernel_size is None: each then has a kernel of its own size.
+        How many pictures of one shape are computed together, at most. None: on a GPU what fits into its free memory by
+        the model in `batch.memory` (if it does not fit, the group is halved with a warning); on the CPU up to 2^19
+        pixels. If kernel_size is None, pictures are computed one by one, because their kernels differ in size.
     workers : int, optional
-        CPU only: threads, each with a stack of its own. None: one for each CPU that this process may use.
+        CPU only: the number of threads. None: one for each CPU that this process may use.
     callback : callable(Progress), optional
-        Called in the thread that iterates, whenever it comes back for the next result. Returning True ends the batch
-        by `Stopped`.
+        Called in the iterating thread each time the next result is asked for. If it returns True, the batch ends with
+        `Stopped`.
 
     Returns
     -------
     BatchIterator of BatchResult
-        What is wrong with one picture is the `error` of its result, and disturbs no other.
+        What is wrong with one picture is the `error` of its result and does not affect the others.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
         At once: an argument that is wrong for every picture, as in `deblur`.
     Stopped
-        While iterating: the callback said so. What `pictures` and `callback` raise comes through as well, the former
+        While iterating: the callback returned True. What `callback` raises comes through; what `pictures` raises comes
         after the results of all pictures before it.
 
     Notes
     -----
-    On the CPU a result equals that of the single call bit by bit, but with a network as the prior, which rounds
-    otherwise for a stack. On a GPU a thread captures CUDA graphs while the first groups of a shape are computed;
-    meanwhile CUDA may refuse to synchronise the whole device, so synchronise streams or events instead.
+    On the CPU each result equals that of `deblur` bit by bit, except with a network as the prior, which rounds
+    differently in a stack. On a GPU, CUDA graphs are captured while the first groups of a shape are computed. During a
+    capture CUDA may refuse to synchronize the whole device, so synchronize streams or events instead.
 
     Examples
     --------
@@ -124,8 +122,10 @@ def deblur_batch(
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
         settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options)
-    _check_count("batch_size", batch_size, "the free memory decides")
-    _check_count("workers", workers, "one for each CPU")
+    if batch_size is not None:
+        checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
+    if workers is not None:
+        checks.check_count("workers", workers, way_out="leave it out for one per CPU")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}; it is called with a Progress")
     arguments = {
@@ -142,7 +142,7 @@ def deblur_batch(
 
 
 class BatchIterator(Iterator[BatchResult]):
-    """The results of `deblur_batch`, in order; a context manager that closes itself."""
+    """The results of `deblur_batch`, in order. A context manager that closes itself."""
 
     def __init__(
         self,
@@ -158,28 +158,28 @@ class BatchIterator(Iterator[BatchResult]):
         self._total, self._callback = total, callback
         self._done = self._failed = 0
         self._start = 0.0
-        self._flow = flow = Pipeline(_lanes(settings, device, workers, batch_size))
-        # Holds for the garbage collector and for the end of the interpreter too.
-        self._end = weakref.finalize(self, flow.stop)
+        self._pipeline = pipeline = Pipeline(_executors(settings, device, workers, batch_size))
+        # Also called by the garbage collector and at the interpreter's exit.
+        self._finalize = weakref.finalize(self, pipeline.stop)
 
     def __iter__(self) -> BatchIterator:
         return self
 
     def __next__(self) -> BatchResult:
-        if not self._end.alive:
+        if not self._finalize.alive:
             raise StopIteration
+        pipeline = self._pipeline
         try:
             if self._pictures is not None:
                 self._start = time.perf_counter()
                 pictures, self._pictures = self._pictures, None
-                flow = self._flow
-                flow.start(lambda: flow.read_all(pictures), "reader")
+                pipeline.start(lambda: pipeline.read_all(pictures), "reader")
                 del pictures
             elif self._callback is not None:
                 self._report(self._callback)
-            while self._flow.warnings:
-                warnings.warn(self._flow.warnings.popleft(), RuntimeWarning, stacklevel=2)
-            result = self._flow.take(self._done)
+            while pipeline.warnings:
+                warn(pipeline.warnings.popleft(), RuntimeWarning)
+            result = pipeline.take(self._done)
         except BaseException:
             self.close()
             raise
@@ -188,14 +188,14 @@ class BatchIterator(Iterator[BatchResult]):
         return result
 
     def close(self) -> None:
-        """Stop the pictures in work, end the threads, close the pictures' iterator."""
-        self._end()
+        """Stop the computation, end the threads, close the iterator of the pictures."""
+        self._finalize()
 
     def __enter__(self) -> BatchIterator:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, why: BaseException | None, where: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
 
@@ -205,38 +205,37 @@ class BatchIterator(Iterator[BatchResult]):
         remaining = None if self._total is None else max(0, self._total - self._done) / per_second
         stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining))
         if isinstance(stop, (bool, np.bool_)) and stop:
-            of = "" if self._total is None else f" of {self._total}"
-            raise Stopped(f"stopped by the callback after {self._done}{of} pictures")
+            total = "" if self._total is None else f" of {self._total}"
+            raise Stopped(f"stopped by the callback after {self._done}{total} pictures")
 
 
-def _lanes(
+def _executors(
     settings: dict[str, Any], device: str | None, workers: int | None, batch_size: int | None
 ) -> Callable[[Pipeline, Any], Executor]:
-    """What chooses a picture's lane: the device's for CuPy pictures or if so asked for, else that of the CPU."""
-    lanes: dict[str, Executor] = {}
-    number, ready = _current_device()
+    """The function that chooses a picture's executor: the GPU's for CuPy pictures or on request, else the CPU's."""
+    executors: dict[str, Executor] = {}
+    device_id, inputs_ready = _current_device()
 
-    def choose(flow: Pipeline, picture: Any) -> Executor:
-        on_device = device == "cuda" or (device is None and _is_on_device(picture))
-        name = "cuda" if on_device else "cpu"
-        if name not in lanes:
-            lane: Executor
-            if on_device:
+    def choose(pipeline: Pipeline, picture: Any) -> Executor:
+        on_gpu = device == "cuda" or (device is None and _is_on_device(picture))
+        name = "cuda" if on_gpu else "cpu"
+        if name not in executors:
+            if on_gpu:
                 with device_errors():
-                    lane = _groups(flow, settings, batch_size, cuda(number, ready))
+                    gpu = acquire_cuda_device(device_id, inputs_ready)
+                    executors[name] = _gpu_executor(pipeline, gpu, settings, batch_size)
             else:
-                lane = CpuExecutor(flow, settings, device, workers, batch_size)
-            lanes[name] = lane
-            flow.lanes.append(lane)
-        return lanes[name]
+                executors[name] = CpuExecutor(pipeline, settings, device, workers, batch_size)
+            pipeline.executors.append(executors[name])
+        return executors[name]
 
     return choose
 
 
 def _current_device() -> tuple[int | None, Any]:
-    """The number of this thread's GPU, and an event after all that its stream has been asked for; or None, None.
+    """The number of this thread's GPU and an event after all work on its stream; None and None without a GPU.
 
-    Asked for in the user's thread: that of the reader has a device and a stream of its own.
+    Called in the user's thread: the reader's thread has another current device and stream.
     """
     cupy = sys.modules.get("cupy")
     try:
@@ -252,15 +251,15 @@ def _is_on_device(picture: Any) -> bool:
         return False
 
 
-def _groups(flow: Pipeline, settings: dict[str, Any], batch_size: int | None, device: Device) -> GpuExecutor:
-    """The lane of a device."""
+def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], batch_size: int | None) -> GpuExecutor:
     axis = settings["channel_axis"]
 
+    @functools.lru_cache(maxsize=64)
     def bytes_of(shape: tuple[int, ...]) -> int:
         sides, channels = list(shape), 1
         if axis is not None:
             channels = sides.pop(axis)
-        need = bytes_per_image(
+        size = bytes_per_image(
             (sides[-2], sides[-1]),
             settings["kernel_size"],
             channels=channels,
@@ -268,14 +267,14 @@ def _groups(flow: Pipeline, settings: dict[str, Any], batch_size: int | None, de
             options=settings["options"],
             backend="cupy",
         )
-        # Stacks on the way in and out are at most of doubles, and as many as there are threads.
-        return need * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
+        # Each of the three threads has an input or a result as well, of float64 at most.
+        return size * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
 
     return GpuExecutor(
-        flow,
+        pipeline,
         device,
         functools.partial(deblur, **{name: value for name, value in settings.items() if name != "channel_axis"}),
-        functools.lru_cache(maxsize=64)(bytes_of),
+        bytes_of,
         kernel_size=settings["kernel_size"],
         channel_axis=axis,
         batch_size=batch_size,
@@ -283,7 +282,7 @@ def _groups(flow: Pipeline, settings: dict[str, Any], batch_size: int | None, de
 
 
 def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
-    """Refuse what cannot be many pictures; how many there are, if that can be told."""
+    """Refuse what cannot be many pictures; return their number if it is known."""
     if isinstance(pictures, (str, bytes)) or not (hasattr(pictures, "__iter__") or hasattr(pictures, "__getitem__")):
         raise TypeError(
             f"pictures must be a stack or an iterable of NumPy or CuPy pictures, got {type(pictures).__name__}; "
@@ -291,23 +290,14 @@ def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
         )
     if channel_axis is not None:
         checks.check_axis(channel_axis)
-    least = 3 if channel_axis is None else 4
-    if hasattr(pictures, "ndim") and pictures.ndim < least:
+    rank = 3 if channel_axis is None else 4
+    if hasattr(pictures, "ndim") and pictures.ndim < rank:
         axes = "(n, H, W)" if channel_axis is None else "(n, H, W, C)"
         raise ValueError(
-            f"pictures must have at least {least} axes as a stack, {axes}, got {pictures.ndim} (shape "
+            f"pictures must have at least {rank} axes as a stack, {axes}, got {pictures.ndim} (shape "
             f"{tuple(pictures.shape)}); put a single picture into a list"
         )
     try:
         return len(pictures)
     except TypeError:
         return None
-
-
-def _check_count(name: str, value: Any, default: str) -> None:
-    if value is None:
-        return
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a positive integer or None, got {value!r}; None: {default}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}; None: {default}")

@@ -1,12 +1,11 @@
-"""Many pictures through threads, in order and within bounds: what the threads of `batch.deblur_batch` share.
+"""The threads of one batch: a reader, executors on CPU and GPU, and results in the order of the images.
 
-One lock, one word to stop. A reader thread takes pictures from the user's iterable and hands each to a lane (threads on
-the CPU in `batch`, groups on a device in `groups`); the lanes put results back by their index; the user's thread takes
-them in order. No thread refers to the iterator that the user holds, so dropping that one ends them all.
+A reader thread takes images from the user's iterable and submits each to an executor (`cpu`, `gpu`). The executors
+store results by index, and the user's thread takes them in order. All state is guarded by one lock, and `stopping` ends
+every thread. No thread refers to the iterator that the user holds, so dropping that iterator ends them all.
 
-The user's thread is the one where Ctrl-C is raised, and Python may raise it on the way into a `threading.Condition`,
-which leaves its lock taken for good. What runs in that thread therefore takes the bare lock, which cannot be left so,
-and waits in a `SimpleQueue`.
+Ctrl-C is raised in the user's thread. If it comes while a `threading.Condition` is being entered, the condition's lock
+stays locked for good. The user's thread therefore takes the lock itself, which is safe, and waits on a `SimpleQueue`.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from typing import Any, Protocol
 
 from ..numerics.arrays import Array
 
-# Seconds that an end waits for its threads: they look at `Flow.stopping` between the steps of a picture. A reader that
-# is stuck in the user's code cannot be told; it is a daemon and ends at its next picture.
+# Seconds that `stop` waits for the threads. They check `stopping` between the steps of an image. A reader that waits in
+# the user's code cannot be interrupted: it is a daemon thread and ends when that code returns.
 JOIN_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """What became of one picture.
+    """The result of one image.
 
     Attributes
     ----------
     index : int
-        Its place among the pictures that came, from 0.
+        Position of the image in the input, from 0.
     image, kernel, info
-        As in `BlindResult`; None, None and {} where there is an error.
+        As in `BlindResult`; None, None and {} if there is an error.
     error : Exception or None
-        What `deblur` raises for this picture alone.
+        What `deblur` raises for this image alone.
     """
 
     index: int
@@ -51,66 +50,72 @@ class BatchResult:
 
 @dataclass(eq=False)
 class Task:
-    """A picture on its way."""
+    """An image to deblur."""
 
     index: int
-    picture: Any
+    image: Any
 
 
 class Executor(Protocol):
-    """A way for pictures. All of it runs in the reader's thread; `held` of `capacity` is in flight."""
+    """Computes the images submitted to it. The reader's thread calls all methods.
 
-    capacity: int
-    held: int
+    `in_flight` is the total size of the images that are submitted and whose results are not taken yet. No image is read
+    while it has reached `limit`.
+    """
 
-    def check(self, picture: Any) -> Exception | None:
-        """What is known to be wrong with the picture before it goes on its way."""
+    limit: int
+    in_flight: int
 
-    def cost(self, picture: Any) -> int: ...
-    def add(self, job: Task) -> None:
-        """Under the lock."""
+    def check(self, image: Any) -> Exception | None:
+        """The error of an image that cannot be computed."""
+
+    def size(self, image: Any) -> int:
+        """What the image adds to `in_flight`."""
+
+    def add(self, task: Task) -> None:
+        """Queue a task. Called with the lock held."""
 
 
 @dataclass(eq=False)
 class Pipeline:
-    """The state that all threads of one call share. `changed` guards it and tells of every change.
+    """The state that all threads of one batch share. `changed` guards it and announces every change.
 
-    `lock` is that of `changed`, for the user's thread; `news` tells that one of what it may wait for.
+    `lock` is the lock of `changed`, for the user's thread; an item in `wakeup` tells that thread to look again.
     """
 
     choose: Callable[[Pipeline, Any], Executor]
-    lanes: list[Executor] = field(default_factory=list)
+    executors: list[Executor] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
     changed: threading.Condition = field(init=False)
-    news: SimpleQueue[None] = field(default_factory=SimpleQueue)
+    wakeup: SimpleQueue[None] = field(default_factory=SimpleQueue)
     stopping: bool = False
-    ended: bool = False  # nothing more will be read ...
-    reader_error: BaseException | None = None  # ... because of this
-    failure: BaseException | None = None  # of a thread of ours: a bug, told to the user rather than waited for
-    last_read: float = 0.0
-    read: int = 0
+    ended: bool = False  # nothing more will be read
+    reader_error: BaseException | None = None  # raised by the user's iterable
+    thread_error: BaseException | None = None  # raised by the library's own threads: a bug
+    last_read: float = 0.0  # time.monotonic()
+    read_count: int = 0
     results: dict[int, BatchResult] = field(default_factory=dict)
     warnings: deque[str] = field(default_factory=deque)
     threads: list[threading.Thread] = field(default_factory=list)
     at_end: ExitStack = field(default_factory=ExitStack)
-    _held: dict[int, tuple[Executor, int]] = field(default_factory=dict)
+    _in_flight: dict[int, tuple[Executor, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition(self.lock)
 
     # ---- threads
 
-    def start(self, work: Callable[[], None], name: str) -> None:
-        """Run `work` in a thread of this flow. What it raises ends the flow, and reaches the user."""
+    def start(self, target: Callable[[], None], name: str) -> None:
+        """Run `target` in a thread of this pipeline. What it raises ends the batch and reaches the user."""
 
         def run() -> None:
             try:
-                work()
-            except BaseException as why:  # noqa: BLE001 - handed to the user's thread
+                target()
+            except BaseException as error:  # noqa: BLE001 - raised again in the user's thread
                 with self.changed:
-                    self.failure = self.failure or why
+                    self.thread_error = self.thread_error or error
                     self.changed.notify_all()
-                self.news.put(None)
+                self.wakeup.put(None)
 
         # A daemon: it must not keep the interpreter alive if the user leaves in the middle.
         thread = threading.Thread(target=run, name=f"gpudeblur-{name}", daemon=True)
@@ -121,7 +126,7 @@ class Pipeline:
             thread.start()
 
     def stop(self) -> None:
-        """End all threads, and forget what they did."""
+        """End all threads and drop their results."""
         with self.lock:
             self.stopping = True
             self.changed.notify_all()
@@ -139,60 +144,60 @@ class Pipeline:
 
     @property
     def full(self) -> bool:
-        """Whether nothing more is read until a result is taken."""
-        return any(lane.held >= lane.capacity for lane in self.lanes)
+        """Whether reading waits until a result is taken."""
+        return any(executor.in_flight >= executor.limit for executor in self.executors)
 
-    def read_all(self, pictures: Iterable[Any]) -> None:
-        """Read `pictures` as room comes, to the end or to the first error; then close their iterator."""
+    def read_all(self, images: Iterable[Any]) -> None:
+        """Read `images` within the executors' limits, to the end or the first error; then close their iterator."""
         iterator = None
         try:
-            iterator = iter(pictures)
-            while self._wait_for_room():
+            iterator = iter(images)
+            while self._wait_while_full():
                 try:
-                    picture = next(iterator)
+                    image = next(iterator)
                 except StopIteration:
                     break
-                self._admit(picture)
-                del picture
-        except BaseException as why:  # noqa: BLE001 - the user's own, raised to the user after the results before it
-            self.reader_error = why
+                self._submit(image)
+                del image
+        except BaseException as error:  # noqa: BLE001 - the user's own, raised after the results before it
+            self.reader_error = error
         finally:
             try:
                 close = getattr(iterator, "close", None)
                 if callable(close):
                     close()
-            except BaseException as why:  # noqa: BLE001 - likewise
-                self.reader_error = self.reader_error or why
+            except BaseException as error:  # noqa: BLE001 - likewise
+                self.reader_error = self.reader_error or error
             with self.changed:
                 self.ended = True
                 self.changed.notify_all()
-            self.news.put(None)
+            self.wakeup.put(None)
 
-    def _wait_for_room(self) -> bool:
+    def _wait_while_full(self) -> bool:
         with self.changed:
             while not self.stopping and self.full:
                 self.changed.wait()
             return not self.stopping
 
-    def _admit(self, picture: Any) -> None:
-        lane = self.choose(self, picture)
-        error, cost = lane.check(picture), lane.cost(picture)
+    def _submit(self, image: Any) -> None:
+        executor = self.choose(self, image)
+        error, size = executor.check(image), executor.size(image)
         with self.changed:
-            job = Task(self.read, picture)
-            self._held[job.index] = lane, cost
-            lane.held += cost
-            self.read += 1
+            task = Task(self.read_count, image)
+            self._in_flight[task.index] = executor, size
+            executor.in_flight += size
+            self.read_count += 1
             self.last_read = time.monotonic()
             if error is None:
-                lane.add(job)
+                executor.add(task)
             else:
-                self.finish(BatchResult(job.index, None, None, {}, error))
+                self.finish(BatchResult(task.index, None, None, {}, error))
             self.changed.notify_all()
 
-    # ---- the lanes' side
+    # ---- the executors' side
 
     def get(self, queue: deque[Any]) -> Any:
-        """The next item of a queue between threads, when there is one; None at the end."""
+        """The next item of a queue between threads, as soon as there is one; None once the batch is stopping."""
         with self.changed:
             while not queue and not self.stopping:
                 self.changed.wait()
@@ -203,7 +208,7 @@ class Pipeline:
             return item
 
     def put(self, queue: deque[Any], item: Any) -> None:
-        """Into a queue that holds one item, when it is empty."""
+        """Append to a queue of at most one item, as soon as it is empty."""
         with self.changed:
             while queue and not self.stopping:
                 self.changed.wait()
@@ -211,34 +216,35 @@ class Pipeline:
             self.changed.notify_all()
 
     def finish(self, result: BatchResult) -> None:
+        """Store a result for the user's thread."""
         if result.error is not None:
             clear_tracebacks(result.error)
         with self.changed:
             self.results[result.index] = result
             self.changed.notify_all()
-        self.news.put(None)
+        self.wakeup.put(None)
 
     # ---- the user's side
 
     def take(self, index: int) -> BatchResult:
-        """The result of that picture, when it is there; after the last one the reader's error, or StopIteration."""
+        """Wait for the result of that image. After the last one, raise the reader's error or StopIteration."""
         while True:
             with self.lock:
                 if index in self.results:
-                    lane, cost = self._held.pop(index)
-                    lane.held -= cost
+                    executor, size = self._in_flight.pop(index)
+                    executor.in_flight -= size
                     self.changed.notify_all()
                     return self.results.pop(index)
-                if self.failure is not None:
-                    raise self.failure
-                if self.ended and index >= self.read:
+                if self.thread_error is not None:
+                    raise self.thread_error
+                if self.ended and index >= self.read_count:
                     raise self.reader_error or StopIteration
-            self.news.get()
+            self.wakeup.get()
 
 
 def clear_tracebacks(error: BaseException) -> None:
-    """Empty the frames behind an error: they hold all arrays of the run, for as long as the user keeps the error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    """Clear the stack frames of an error: they refer to all arrays of the run while the user keeps the error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__

@@ -80,7 +80,7 @@ def alternate(
     blurred : (..., h, w), the blurred images at this scale, padded by `boundary.pad_liu_jia`.
     kernel : (..., kh, kw), where to begin.
     """
-    work = Workspace(blurred)
+    buffers = Workspace(blurred)
     blurred_hat = rfft2(blurred)
     window = selection_window(scale.shape, scale.size)
     for i, iteration in enumerate(scale.iterations, start=1):
@@ -96,17 +96,17 @@ def alternate(
             beta_max=scale.beta_max,
             prior=options.prior,
             prior_weight=_prior_weight(iteration.gradient_weight, options),
-            work=work,
+            buffers=buffers,
         )
-        selected = select_edges(latent, window, iteration.edge_fraction, work=work)
-        a, b = normal_equations(selected, latent, blurred_hat, scale.size, work=work)
-        kernel = kernel_step(a, b, kernel, window_pixels(window), options, work)
+        selected = select_edges(latent, window, iteration.edge_fraction, buffers=buffers)
+        a, b = normal_equations(selected, latent, blurred_hat, scale.size, buffers=buffers)
+        kernel = kernel_step(a, b, kernel, window_pixels(window), options, buffers)
         if iteration.threshold:
             kernel = project(
                 kernel,
                 share=iteration.threshold,
                 component=options.kernel_component,
-                out=work("projected kernel", *scale.size),
+                out=buffers("projected kernel", *scale.size),
             )
         progress(i / len(scale.iterations))
     return kernel, a, b
@@ -118,19 +118,19 @@ def _prior_weight(gradient_weight: float, options: TwoStepOptions) -> float | No
 
 
 def kernel_step(
-    autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, work: Workspace
+    autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, buffers: Workspace
 ) -> Array:
     """Eq. 11 solved from the kernel of the iteration before, with gamma a fraction of the gradients' energy; sum 1.
 
     An image without gradients gets a delta.
     """
     xp, size = array_module(correlation), correlation.shape[-2:]
-    ridge = xp.multiply(zero_lag(autocorrelation), options.kernel_weight, out=work("ridge"))
+    ridge = xp.multiply(zero_lag(autocorrelation), options.kernel_weight, out=buffers("ridge"))
     kernel = solve_kernel(
-        autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, work=work
+        autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, buffers=buffers
     )
-    determined = has_gradients(autocorrelation, pixels, out=work("determined", dtype=bool))
-    return normalize(kernel, determined, out=work("kernel", *size))
+    determined = has_gradients(autocorrelation, pixels, out=buffers("determined", dtype=bool))
+    return normalize(kernel, determined, out=buffers("kernel", *size))
 
 
 def has_gradients(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:

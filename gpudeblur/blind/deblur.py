@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +32,7 @@ from ..numerics.arrays import (
     to_host_together,
 )
 from ..numerics.progress import Callback, OnProgress
+from ..numerics.user_warnings import warn
 from ..priors import Prior
 from .confidence import blend_weight, result_signals
 from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
@@ -218,11 +218,10 @@ def estimate(observed: Observation, settings: Settings) -> Iterator[Part]:
         return
     truncated = sum(int((part.signals["border_mass"] > BORDER_MASS_LIMIT).sum()) for part in parts)
     if truncated:
-        warnings.warn(
+        warn(
             f"kernel_size=None found kernels that touch the border of their window in {truncated} of {len(observed)} "
             "pictures; give a larger kernel_size if the blur is longer",
             RuntimeWarning,
-            stacklevel=4,
         )
 
 

@@ -92,8 +92,8 @@ def dt_selected(latent: Array, threshold: Any, window: Window, *, out: Array | N
     return gradient_adjoint(gx, gy)
 
 
-def select_edges(latent: Array, window: Window, fraction: float, *, work: Workspace | None = None) -> Array:
-    """D^T W D x: W keeps the strongest `fraction` of the gradients inside the window ([Cho2009], [Xu2010]).
+def select_edges(latent: Array, window: Window, fraction: float, *, buffers: Workspace | None = None) -> Array:
+    """D^T W D x: W keeps the strongest `fraction` of the gradients inside the window ([Cho2009]).
 
     The prior cannot tell weak gradients of the latent image from noise; strong ones determine the kernel.
 
@@ -102,20 +102,20 @@ def select_edges(latent: Array, window: Window, fraction: float, *, work: Worksp
     latent : (..., H, W), x.
     window : `selection_window`.
     fraction : in (0, 1], of the pixels in the window. A flat image has fewer: gradients of 0 are never selected.
-    work : the buffers of a loop around this step.
+    buffers : the buffers of a loop around this step.
 
     Returns
     -------
     (..., H, W).
     """
-    work = Workspace(latent) if work is None else work
+    buffers = Workspace(latent) if buffers is None else buffers
     count = int(fraction * window_pixels(window))
-    threshold = selection_threshold(latent, window, count, out=work("selection threshold"))
-    return dt_selected(latent, threshold, window, out=work.picture("split"))
+    threshold = selection_threshold(latent, window, count, out=buffers("selection threshold"))
+    return dt_selected(latent, threshold, window, out=buffers.image("split"))
 
 
 def normal_equations(
-    selected: Array, latent: Array, blurred_hat: Array, size: tuple[int, int], *, work: Workspace | None = None
+    selected: Array, latent: Array, blurred_hat: Array, size: tuple[int, int], *, buffers: Workspace | None = None
 ) -> tuple[Array, Array]:
     """Matrix and right-hand side of eq. 11 on a kernel support of `size`: (autocorrelation, correlation).
 
@@ -131,7 +131,7 @@ def normal_equations(
     latent : (..., H, W), x.
     blurred_hat : (..., H, W // 2 + 1), `rfft2` of B.
     size : (kh, kw).
-    work : the buffers of a loop around this step; the result is in two of them, and overwritten by the next call.
+    buffers : the buffers of a loop around this step; the result is in two of them, and overwritten by the next call.
 
     Returns
     -------
@@ -139,15 +139,15 @@ def normal_equations(
         by keeping the real, positive part of its spectrum.
     correlation : (..., kh, kw).
     """
-    work = Workspace(latent) if work is None else work
+    buffers = Workspace(latent) if buffers is None else buffers
     shape, (kh, kw) = latent.shape[-2:], size
-    selected_hat, latent_hat = rfft2(selected, out=work.spectrum("otf")), rfft2(latent, out=work.spectrum("hat"))
+    selected_hat, latent_hat = rfft2(selected, out=buffers.spectrum("otf")), rfft2(latent, out=buffers.spectrum("hat"))
     selected_hat, power = normal_spectra(selected_hat, latent_hat, blurred_hat, shape)
-    scratch = work.picture("split")  # the memory of `selected`, which is not needed any more
+    scratch = buffers.image("split")  # the memory of `selected`, which is not needed any more
     matrix = irfft2(power, shape, overwrite=True, out=scratch)
-    matrix = central_lags(matrix, kh - 1, kw - 1, out=work("autocorrelation", 2 * kh - 1, 2 * kw - 1))
+    matrix = central_lags(matrix, kh - 1, kw - 1, out=buffers("autocorrelation", 2 * kh - 1, 2 * kw - 1))
     rhs = irfft2(selected_hat, shape, overwrite=True, out=scratch)
-    return matrix, central_lags(rhs, kh // 2, kw // 2, out=work("correlation", kh, kw))
+    return matrix, central_lags(rhs, kh // 2, kw // 2, out=buffers("correlation", kh, kw))
 
 
 def normal_spectra(

@@ -28,7 +28,7 @@ def latent_step(
     prior: Prior | None = None,
     prior_weight: float | None = None,
     eta_max: float | None = None,
-    work: Workspace | None = None,
+    buffers: Workspace | None = None,
 ) -> Array:
     """argmin_x |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 by half-quadratic splitting (eq. 2-7).
 
@@ -53,7 +53,7 @@ def latent_step(
     eta_max : the largest eta, instead of the prior's own. Larger: x stays closer to u, and with it to the x of the
         iteration before. [Pan2014] end at 8 and run through all of beta for each eta; with one step an iteration, 1 to
         2 gave the best kernels of printed pages.
-    work : the buffers of a loop around this step; the result is in one of them, and overwritten by the next call.
+    buffers : the buffers of a loop around this step; the result is in one of them, and overwritten by the next call.
 
     Returns
     -------
@@ -65,10 +65,10 @@ def latent_step(
         See `priors.protocol.Checked`; or `prior_weight` or `eta_max` is not as it says there.
     """
     xp, shape = array_module(blurred, kernel), blurred.shape[-2:]
-    work = Workspace(blurred) if work is None else work
+    buffers = Workspace(blurred) if buffers is None else buffers
     kernel = xp.broadcast_to(kernel, (*blurred.shape[:-2], *kernel.shape[-2:]))
-    otf = psf_to_otf(kernel, shape, out=work.spectrum("otf"), scratch=work.picture("split"))
-    data, power = data_terms(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=work.power("power"))
+    otf = psf_to_otf(kernel, shape, out=buffers.spectrum("otf"), scratch=buffers.image("split"))
+    data, power = data_terms(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=buffers.power("power"))
     checked, mu = None if prior is None else Checked(prior), 0.0
     if checked is not None:
         mu = checked.weight if prior_weight is None else prior_weight
@@ -78,7 +78,7 @@ def latent_step(
     latent, beta = blurred, 2 * gradient_weight
     while beta < beta_max:
         threshold = gradient_weight / beta
-        dt_g, weight = dt_l0(latent, threshold, out=work.picture("split")), beta  # D^T g (eq. 4)
+        dt_g, weight = dt_l0(latent, threshold, out=buffers.image("split")), beta  # D^T g (eq. 4)
         if smooth_weight > NEGLIGIBLE * beta:  # (beta g + alpha grad z) / (beta + alpha), as grad z is g at edges
             weight = beta + smooth_weight
             dt_smooth_map(
@@ -88,17 +88,17 @@ def latent_step(
                 radius=smooth_radius,
                 scale=smooth_weight / weight,
                 out=dt_g,
-                work=work,
+                buffers=buffers,
             )
         coupled = power
         if checked is not None and eta_max is not None and mu:
             # F(beta D^T g + eta u) is one transform, and |F k|^2 + eta one spectrum
             eta = min(beta * mu / gradient_weight, eta_max)
-            dt_g += xp.multiply(checked.step(latent, mu / eta), eta / weight, out=work.picture("coupled"))
-            coupled = xp.add(power, eta, out=work.power("coupled power"))
-        dt_g_hat = rfft2(dt_g, overwrite=True, out=work.spectrum("hat"))
+            dt_g += xp.multiply(checked.step(latent, mu / eta), eta / weight, out=buffers.image("coupled"))
+            coupled = xp.add(power, eta, out=buffers.power("coupled power"))
+        dt_g_hat = rfft2(dt_g, overwrite=True, out=buffers.spectrum("hat"))
         solution = spectral_solve(data, dt_g_hat, coupled, weight, shape)  # eq. 7
-        latent = irfft2(solution, shape, overwrite=True, out=work.picture("latent"))
+        latent = irfft2(solution, shape, overwrite=True, out=buffers.image("latent"))
         beta *= beta_rate
     return latent
 
@@ -128,7 +128,7 @@ def dt_smooth_map(
     radius: int,
     scale: float | None = None,
     out: Array | None = None,
-    work: Workspace | None = None,
+    buffers: Workspace | None = None,
 ) -> Array:
     """D^T grad z, where z is the smooth part of the latent image (eq. 5).
 
@@ -142,14 +142,14 @@ def dt_smooth_map(
     latent : (..., H, W) float, periodic.
     threshold : scalar or (...): lambda / beta of eq. 4, the same that selects g.
     scale, out : with them, `out` += scale D^T grad z.
-    work : the buffers of a loop around this.
+    buffers : the buffers of a loop around this.
 
     Returns
     -------
     (..., H, W), or `out` where there is a `scale`.
     """
-    work = Workspace(latent) if work is None else work
-    edges = edge_mask(latent, threshold, out=work.picture("edges", bool))
-    near = dilate(edges, radius, out=work.picture("near edges", bool), scratch=work.picture("edges, rows", bool))
-    smooth = gaussian_smooth(latent, sigma, out=work.picture("smooth"), scratch=work.picture("smooth, rows"))
+    buffers = Workspace(latent) if buffers is None else buffers
+    edges = edge_mask(latent, threshold, out=buffers.image("edges", bool))
+    near = dilate(edges, radius, out=buffers.image("near edges", bool), scratch=buffers.image("edges, rows", bool))
+    smooth = gaussian_smooth(latent, sigma, out=buffers.image("smooth"), scratch=buffers.image("smooth, rows"))
     return dt_smooth(smooth, near, scale, out)

@@ -49,9 +49,9 @@ class Observation:
         planes = planes.reshape(-1, channels, height, width)
         saturated = find_saturated(planes)
         extremes = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
-        checks.check_largest(float(extremes[0]), planes.dtype, stacklevel=5)
+        checks.check_largest(float(extremes[0]), planes.dtype)
         if settings.kernel_size is None:
-            checks.check_room((height, width))
+            checks.check_minimum_size((height, width))
         else:
             checks.check_kernel_size(settings.kernel_size, (height, width))
         planes = decode(planes, settings.gamma)

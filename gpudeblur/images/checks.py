@@ -1,19 +1,19 @@
-"""Every check of an input image or kernel, and its error message."""
+"""Checks of images, kernels and numbers that users pass, and their error messages."""
 
 from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from ..numerics.arrays import Array, array_module
+from ..numerics.user_warnings import warn
 from .kernels import kernel_sum
 
-_WAY_OUT_OF_DTYPE = {
+_DTYPE_WAY_OUT = {  # by the kind of dtype
     "b": "convert it with .astype(float)",
     "c": "pass its real part or its magnitude",
     "O": "convert it with .astype(float)",
@@ -23,27 +23,27 @@ _WAY_OUT_OF_DTYPE = {
 
 
 def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "image") -> None:
-    """Refuse whatever cannot be a picture or a stack of pictures of one size.
+    """Raise unless `image` is an image, or a stack of images of one size.
 
     Parameters
     ----------
     image : (..., H, W) array, or with one more axis for the channels
         NumPy or CuPy, integer or float. 2 to 4 axes in all; with `channel_axis` 3 or 4.
     channel_axis : int, optional
-        Which axis holds the channels; None for gray.
+        Axis of the channels; None for gray.
     name : str
         The argument's name in the messages.
 
     Raises
     ------
     TypeError
-        `image` is no array, its dtype is not real, or `channel_axis` is no integer.
+        `image` is not an array, its dtype is not real, or `channel_axis` is not an integer.
     ValueError
-        Wrong number of axes, no such `channel_axis`, an empty array, NaN or infinity (says where the first one is).
+        Wrong number of axes, no such `channel_axis`, an empty array, NaN or infinity (with the index of the first).
 
     Notes
     -----
-    Looking for NaN is one reduction; on CuPy the call waits for its result.
+    The test for NaN is one reduction; on CuPy the call waits for its result.
     """
     xp = module_of(image, name)
     check_dtype(image.dtype, name)
@@ -61,46 +61,43 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
 
 
 def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) -> tuple[int, int]:
-    """The kernel's (height, width), from one odd integer or a pair of them.
+    """`kernel_size` as (height, width).
 
     Parameters
     ----------
     kernel_size : int or pair of int
         Odd, at least 3, in pixels; a pair is (height, width).
     shape : (H, W), optional
-        Of the picture; the kernel may not exceed it.
+        The picture's; the kernel must fit into it.
 
     Raises
     ------
     TypeError
-        Not an integer or a pair of integers (25.0 is none, True is none).
+        Not an integer or a pair of integers; 25.0 and True are not integers here.
     ValueError
-        Below 3, even, larger than the picture, or not two of them.
+        Below 3, even, larger than the picture, or a sequence of another length than 2.
     """
-    is_pair = isinstance(kernel_size, tuple | list | np.ndarray) and np.ndim(kernel_size) > 0
-    if is_pair and len(kernel_size) != 2:
+    is_sequence = isinstance(kernel_size, tuple | list | np.ndarray) and np.ndim(kernel_size) > 0
+    if is_sequence and len(kernel_size) != 2:
         raise ValueError(
             f"kernel_size must be one odd integer or a pair (height, width), got {len(kernel_size)} numbers: "
             f"{kernel_size!r}; use for instance 31 or (31, 25)"
         )
-    parts = tuple(kernel_size) if is_pair else (kernel_size,)
-    sizes = [as_integer(part) for part in parts]
-    if None in sizes:
+    integers = [as_integer(side) for side in (kernel_size if is_sequence else (kernel_size,))]
+    sides = [side for side in integers if side is not None]
+    if len(sides) < len(integers):
         raise TypeError(
             f"kernel_size must be an odd integer or a pair of them, got {kernel_size!r} "
             f"({type(kernel_size).__name__}); use for instance 31 or (31, 25)"
         )
-    numbers = [size for size in sizes if size is not None]
-    shown = _shown(numbers)
-    if min(numbers) < 3:
-        way_out = "a 1 x 1 kernel is no blur, the smallest is 3" if min(numbers) == 1 else "the smallest is 3"
-        raise ValueError(f"kernel_size must be at least 3, got {shown}; {way_out}")
-    if any(size % 2 == 0 for size in numbers):
-        below = _shown([size - (size % 2 == 0) for size in numbers])
-        above = _shown([size + (size % 2 == 0) for size in numbers])
-        # 2 is refused above, so `below` is never under 3.
-        raise ValueError(f"kernel_size must be odd, got {shown}; use {below} or {above}")
-    height, width = numbers[0], numbers[-1]
+    if min(sides) < 3:
+        way_out = "a 1 x 1 kernel is no blur, the smallest is 3" if min(sides) == 1 else "the smallest is 3"
+        raise ValueError(f"kernel_size must be at least 3, got {_format_sides(sides)}; {way_out}")
+    if any(side % 2 == 0 for side in sides):
+        # 2 has been refused, so `below` is at least 3.
+        below, above = (_format_sides([side + (side % 2 - 1) * sign for side in sides]) for sign in (1, -1))
+        raise ValueError(f"kernel_size must be odd, got {_format_sides(sides)}; use {below} or {above}")
+    height, width = sides[0], sides[-1]
     if shape is None:
         return height, width
     rows, columns = shape[-2:]
@@ -116,8 +113,8 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) ->
     return height, width
 
 
-def check_room(shape: tuple[int, ...]) -> None:
-    """A picture (H, W) of which a kernel's size is to be found must have 5 x 5 pixels."""
+def check_minimum_size(shape: tuple[int, ...]) -> None:
+    """Raise if the image (..., H, W) is smaller than 5 x 5, the minimum for kernel_size=None."""
     rows, columns = shape[-2:]
     if min(rows, columns) < 5:
         raise ValueError(
@@ -127,10 +124,10 @@ def check_room(shape: tuple[int, ...]) -> None:
 
 
 def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool = False) -> Any:
-    """A number, or one a picture of `stack`, above 0 (or, with `zero`, not below): a float, or an array."""
+    """A positive number, or an array of one for each picture of a `stack` (...); with `zero`, 0 is allowed."""
     try:
         array = value if hasattr(value, "shape") else np.asarray(value)
-    except ValueError:  # lists of other lengths in a list
+    except ValueError:  # a ragged list
         array = np.asarray(None)
     rule = "not be negative, and be finite" if zero else "be positive, and finite"
     if array.dtype.kind not in "fiu":
@@ -143,37 +140,42 @@ def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool 
     return array if array.ndim else float(array)
 
 
-def check_count(name: str, value: Any, *, least: int = 1, way_out: str = "") -> int:
-    """An integer of at least `least`."""
+def check_count(name: str, value: Any, *, minimum: int = 1, way_out: str = "leave it out for the default") -> int:
+    """`value` as an integer of at least `minimum`."""
     count = as_integer(value)
     if count is None:
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}); round it")
-    if count < least:
-        raise ValueError(f"{name} must be at least {least}, got {count}; {way_out or 'leave it out for the default'}")
+    check_rule(name, count, count >= minimum, f"be at least {minimum}", way_out)
     return count
 
 
 def check_number(
     name: str, value: Any, rule: str, holds: Callable[[float], bool], *, way_out: str = "leave it out for the default"
 ) -> float:
-    """A finite number that keeps the `rule`, which `holds` for it."""
+    """`value` as a finite float for which `holds` is true; `rule` is what it must be, in words."""
     try:
         if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(value):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):  # the second for lists of lists, too
+    except (TypeError, ValueError):  # ValueError: a ragged list
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); {way_out}") from None
-    if not (math.isfinite(number) and holds(number)):
-        raise ValueError(f"{name} must be {rule}, and finite, got {value!r}; {way_out}")
+    check_rule(name, value, math.isfinite(number) and holds(number), f"be {rule}, and finite", way_out)
     return number
 
 
+def check_rule(name: str, value: Any, holds: bool, rule: str, way_out: str = "leave it out for the default") -> None:
+    """Raise ValueError "`name` must `rule`, got `value`; `way_out`" unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{name} must {rule}, got {value!r}; {way_out}")
+
+
 def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = None, both: bool = True) -> None:
-    """Refuse a kernel that is larger than the picture, or a stack of kernels that is not one a picture.
+    """Raise if a kernel is larger than the image, or a stack of kernels does not have one for each image.
 
-    Not `both`: it may be larger along one axis.
-
-    Both have passed `check_kernel` and `check_picture`. Channels share their picture's kernel.
+    Parameters
+    ----------
+    kernel, image : as `check_kernel` and `check_picture` accept them. The channels of an image share its kernel.
+    both : False allows a kernel that is longer than the image along one of its axes.
     """
     (kh, kw), (*lead, h, w) = kernel.shape[-2:], without_channels(image, channel_axis)
     if (kh > h and kw > w) or (both and (kh > h or kw > w)):
@@ -187,70 +189,69 @@ def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = Non
 
 
 def without_channels(image: Any, channel_axis: int | None) -> tuple[int, ...]:
-    """The shape (..., H, W) of a picture that has passed `check_picture`."""
-    axes = list(image.shape)
+    """The shape (..., H, W) of an image that `check_picture` accepts."""
+    shape = list(image.shape)
     if channel_axis is not None:
-        del axes[channel_axis]
-    return tuple(axes)
+        del shape[channel_axis]
+    return tuple(shape)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse a name that is not among `choices`."""
-    known = tuple(choices)
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    """Raise unless `value` is one of `choices`."""
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-# What a warning of large values says that they mean.
-NO_FRACTIONS = (
+# The end of the warning of values over LARGE_VALUE.
+LARGE_VALUE = 16
+SCALE_ADVICE = (
     "floats are read as intensities of about [0, 1]; divide by the white level (255 for 8 bits), or pass the integers "
     "themselves"
 )
 
 
-def check_range(planes: Array, meaning: str | None = NO_FRACTIONS, *, name: str = "image", stacklevel: int = 3) -> None:
-    """Refuse values whose squares are too much for the dtype, and warn of such that look like 8 bits.
+def check_range(planes: Array, advice: str | None = SCALE_ADVICE, *, name: str = "image") -> None:
+    """Raise if squares of the values may overflow, and warn of values over 16, which look like those of 8 bits.
 
     Parameters
     ----------
     planes : (..., H, W) float.
-    meaning : what is wrong with values over 16, for the warning; None: nothing.
+    advice : the end of the warning; None: no warning.
     """
-    check_largest(float(abs(planes).max()), planes.dtype, meaning, name=name, stacklevel=stacklevel + 1)
+    check_largest(float(abs(planes).max()), planes.dtype, advice, name=name)
 
 
-def check_largest(
-    largest: float, dtype: Any, meaning: str | None = NO_FRACTIONS, *, name: str = "image", stacklevel: int = 3
-) -> None:
-    """`check_range` of planes whose largest magnitude is known already."""
+def check_largest(largest: float, dtype: Any, advice: str | None = SCALE_ADVICE, *, name: str = "image") -> None:
+    """`check_range` by the largest magnitude."""
     limit = float(np.finfo(dtype).max) ** 0.5 / 1e4  # so that 1e8 pixels may be squared and summed
     if largest > limit:
         raise ValueError(f"{name} must be within {limit:.1e} for {dtype}, got {largest:.1e}; scale it to about [0, 1]")
-    if meaning is not None and largest > 16:
-        warnings.warn(f"{name} has values up to {largest:.4g}: {meaning}", UserWarning, stacklevel=stacklevel)
+    if advice is not None and largest > LARGE_VALUE:
+        warn(f"{name} has values up to {largest:.4g}: {advice}")
 
 
 def check_gamma(gamma: Any) -> None:
-    if not isinstance(gamma, (int, float, np.number)) or not 0 < gamma < math.inf:
-        raise ValueError(f"gamma must be a positive number, got {gamma!r}; 1 is linear, photos have about 2.2")
+    is_positive = isinstance(gamma, (int, float, np.number)) and bool(0 < gamma < math.inf)
+    check_rule("gamma", gamma, is_positive, "be a positive number", "1 is linear, photos have about 2.2")
 
 
 def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None:
-    """Refuse whatever cannot be a blur kernel, or a stack of them.
+    """Raise unless `kernel` is a blur kernel, or a stack of them; warn of negative values.
 
     Parameters
     ----------
     kernel : (..., kh, kw) array
-        NumPy or CuPy, integer or float, odd sides if `odd`, finite; each one has a sum other than zero.
+        NumPy or CuPy, integer or float, odd sides if `odd`, finite; each kernel has a positive sum.
     name : str
         The argument's name in the messages.
 
     Raises
     ------
     TypeError
-        No array, or a dtype that is not real.
+        Not an array, or its dtype is not real.
     ValueError
-        Fewer than 2 axes, empty, an even side, NaN or infinity, or a sum of zero.
+        Fewer than 2 axes, empty, an even side, NaN or infinity, or a sum that is not positive.
     """
     xp = module_of(kernel, name)
     check_dtype(kernel.dtype, name)
@@ -279,16 +280,14 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
     if bool((total < 0).any()):
         raise ValueError(f"{name} must have a positive sum, got {float(total.min()):g}; change its sign")
     if bool((values < -1e-3 * abs(values).max()).any()):
-        warnings.warn(
+        warn(
             f"{name} has negative values, down to {float(values.min()):g}: no blur has; "
             "cut them off with numpy.maximum(kernel, 0) unless they are meant",
-            UserWarning,
-            stacklevel=3,
         )
 
 
 def module_of(array: Any, name: str) -> Any:
-    """NumPy or CuPy, or the error that fits a user who passed something else."""
+    """NumPy or CuPy; a TypeError that names the argument for anything else."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a plain array, got a masked one; fill the mask first, with .filled(value)")
     try:
@@ -300,7 +299,7 @@ def module_of(array: Any, name: str) -> Any:
 
 def check_dtype(dtype: np.dtype, name: str) -> None:
     if dtype.kind not in "iuf":
-        way_out = _WAY_OUT_OF_DTYPE.get(dtype.kind, "convert it to an integer or float dtype")
+        way_out = _DTYPE_WAY_OUT.get(dtype.kind, "convert it to an integer or float dtype")
         raise TypeError(f"{name} must have an integer or float dtype, got {dtype}; {way_out}")
 
 
@@ -333,19 +332,19 @@ def check_finite(array: Array, xp: Any, name: str, way_out: str) -> None:
     if array.dtype.kind != "f":
         return
     finite = xp.isfinite(array)
-    if bool(finite.all()):  # the one place where CuPy must wait
+    if bool(finite.all()):  # waits for the device
         return
-    bad = ~finite
-    where = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), array.shape))
-    count = int(bad.sum())
+    invalid = ~finite
+    index = tuple(int(i) for i in np.unravel_index(int(invalid.argmax()), array.shape))
+    count = int(invalid.sum())
     raise ValueError(
-        f"{name} must be finite, got {float(array[where])} at index {where} "
+        f"{name} must be finite, got {float(array[index])} at index {index} "
         f"({count} bad pixel{'s' if count > 1 else ''}); {way_out}"
     )
 
 
 def as_integer(value: Any) -> int | None:
-    """`value` as an int, or None where it is none. True is not 1 here: it is a slip."""
+    """`value` as an int, or None if it is not an integer. Booleans are not: they are mistakes here."""
     if isinstance(value, bool | np.bool_):
         return None
     try:
@@ -354,5 +353,5 @@ def as_integer(value: Any) -> int | None:
         return None
 
 
-def _shown(numbers: list[int]) -> str:
-    return str(numbers[0]) if len(numbers) == 1 else str(tuple(numbers))
+def _format_sides(sides: list[int]) -> str:
+    return str(sides[0]) if len(sides) == 1 else str(tuple(sides))

@@ -1,8 +1,7 @@
-"""Picture files in and out: PNG, JPEG and TIFF, 8 and 16 bit and float, whole or not at all.
+"""Reading and writing of image files (PNG, JPEG, TIFF; 8 and 16 bits, float) and kernel files.
 
-Pillow decodes what has 8 bits, imagecodecs the PNG files with 16 (Pillow cuts their colours down to 8), tifffile TIFF.
-Colour profiles and other metadata are not carried over; the EXIF orientation is applied to the pixels. One file, though
-a long one: every format has its own way of failing, and a reader wants them side by side.
+Pillow decodes 8-bit files, imagecodecs PNG files of 16 bits (Pillow reduces their colors to 8) and tifffile TIFF. The
+EXIF orientation is applied to the pixels; color profiles and other metadata are dropped. Writing is atomic.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ KERNEL_SUFFIXES = (".npy", ".png")
 
 _ORIENTATION = 0x0112  # the tag's number, in EXIF and in TIFF
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Decoders meet a damaged file with almost anything; each of these was seen with damaged files, or is documented.
+# What decoders raise for damaged files, by documentation or observation.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,  # Pillow's, for a broken PNG chunk
@@ -50,33 +49,33 @@ _DECODER_ERRORS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
-    """A picture as its file has it, turned upright.
+class ImageFile:
+    """The contents of an image file, rotated upright.
 
     Attributes
     ----------
     pixels : (H, W) or (H, W, 3) array
-        uint8, uint16, float32, or whatever else a TIFF file holds; not scaled, the dtype of the file.
+        Values and dtype of the file: uint8, uint16, or for TIFF any other.
     alpha : (H, W) array or None
-        Opacity, of the same dtype, kept apart from the colours: it is no light and must not be deblurred.
+        Opacity, of the same dtype; separate, because it must not be deblurred.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
 
 
-def read_image(path: str | os.PathLike[str]) -> Photo:
-    """Read a PNG, JPEG or TIFF picture; what it is is told by its content, not by its name.
+def read_image(path: str | os.PathLike[str]) -> ImageFile:
+    """Read a PNG, JPEG or TIFF image, whose format is recognized by content, not by name.
 
-    Palettes are expanded to RGB, fewer than 8 bits to 8.
+    Palettes are expanded to RGB, and fewer than 8 bits to 8.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError
         From opening the file.
     ValueError
-        The file is empty, of another format, damaged or truncated, holds several pictures or a colour space other than
-        gray and RGB, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb, perhaps).
+        The file is empty, of another format, damaged or truncated, has several images, a color space other than gray
+        and RGB, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (it may be a decompression bomb).
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -87,8 +86,8 @@ def read_image(path: str | os.PathLike[str]) -> Photo:
         if head[:4] in _TIFF_MAGIC:
             pixels, orientation = _read_tiff(path, file)
         elif head[:8] == b"\x89PNG\r\n\x1a\n":
-            # The file's head ends with the chunk that says width, height and depth, in this order.
-            pixels, orientation = _read_with_pillow(path, file, "PNG", deep=head[24:25] == b"\x10")
+            # Byte 24 is the bit depth in the IHDR chunk.
+            pixels, orientation = _read_with_pillow(path, file, "PNG", is_16_bit=head[24:25] == b"\x10")
         elif head[:3] == b"\xff\xd8\xff":
             pixels, orientation = _read_with_pillow(path, file, "JPEG")
         else:
@@ -99,29 +98,29 @@ def read_image(path: str | os.PathLike[str]) -> Photo:
         pixels, alpha = pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    return Photo(np.ascontiguousarray(pixels), alpha)
+    return ImageFile(np.ascontiguousarray(pixels), alpha)
 
 
 def write_image(
     path: str | os.PathLike[str], pixels: Array, alpha: Array | None = None, *, bits: int | None = None
 ) -> None:
-    """Write a picture, in the format that the suffix names, completely or not at all.
+    """Write an image in the format of the suffix, completely or not at all.
 
     Parameters
     ----------
     path : path
-        `.png`, `.jpg`, `.jpeg`, `.tif` or `.tiff`; its folder must exist. A file of that name is replaced.
+        `.png`, `.jpg`, `.jpeg`, `.tif` or `.tiff`; its folder must exist. An existing file is replaced.
     pixels : (H, W) or (H, W, 3) array
         TIFF keeps the dtype. PNG and JPEG hold integers: floats are clipped to [0, 1] and scaled to 8 bits.
     alpha : (H, W) array, optional
         Opacity, of the same dtype as `pixels`. JPEG cannot hold it.
     bits : {None, 8, 16}
-        For PNG: write so many bits a channel, whatever the dtype. None: 8 for floats, those of the dtype for integers.
+        Bits per channel of a PNG. None: 8 for floats, those of the dtype for integers.
 
     Raises
     ------
     OSError, ValueError
-        As `check_output`; or the array is no picture of these kinds (`TypeError` for its dtype).
+        As `check_output`; or the array is not such an image (`TypeError` for its dtype).
     """
     target = check_output(path, alpha=alpha is not None, bits=bits)
     check_picture(pixels, name="pixels")
@@ -149,12 +148,12 @@ def write_image(
 
 
 def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
-    """Write a blur kernel: `.npy` as it is, `.png` to look at (8 bits, its maximum is white, negatives are black).
+    """Write a blur kernel: `.npy` exactly, `.png` for display (8 bits, the maximum is white, negatives are black).
 
     Raises
     ------
     OSError, ValueError
-        As `check_output`; or the array is no kernel, or is a stack, which `.png` cannot hold.
+        As `check_output`; or the array is not a kernel, or is a stack, which `.png` cannot hold.
     """
     target = check_output(path, suffixes=KERNEL_SUFFIXES)
     check_kernel(kernel)
@@ -168,6 +167,32 @@ def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
     else:
         data = _png_bytes(_to_bits(values[..., None] / float(abs(values).max()), 8))
     write_whole(target, data)
+
+
+def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a blur kernel: the array of a `.npy` file as it is, or a gray image, scaled to sum 1 in float64.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_image`; or the array is not a kernel (`checks.check_kernel`; even sides are allowed), or the image has
+        color or opacity.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        is_npy = file.read(6) == b"\x93NUMPY"
+        file.seek(0)
+        if is_npy:
+            with _decoding(path):
+                kernel = np.load(file, allow_pickle=False)
+            check_kernel(kernel, odd=False)
+            return kernel
+    image = read_image(path)
+    if image.pixels.ndim != 2 or image.alpha is not None:
+        raise ValueError(f"{path} must be a gray image without alpha to be a kernel; convert it, or pass a .npy file")
+    check_kernel(image.pixels, odd=False)
+    kernel = image.pixels.astype(np.float64)
+    return kernel / kernel.sum()
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, suffixes: tuple[str, ...]) -> None:
@@ -184,18 +209,18 @@ def check_output(
     dtype: np.dtype | None = None,
     source: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Find out before the work whether its result can be written.
+    """Raise, before any computation, if a result could not be written.
 
     Parameters
     ----------
     path : path
-        The file to be.
+        The output file.
     suffixes : tuple of str
-        What its name may end in.
+        Allowed endings of its name.
     alpha, bits, dtype
-        As `write_image` will be asked; dtype of the picture.
+        Whether there is an alpha channel, `bits` of `write_image`, and the dtype of the image.
     source : path, optional
-        The input: any other file that is there may be replaced, but not this one.
+        The input, the only existing file that must not be replaced.
 
     Returns
     -------
@@ -204,11 +229,11 @@ def check_output(
     Raises
     ------
     FileNotFoundError, NotADirectoryError, PermissionError
-        The folder does not exist, is none, or may not be written to.
+        The folder does not exist, is not a folder, or is not writable.
     IsADirectoryError
         `path` is a folder.
     ValueError
-        The suffix is not supported, its format cannot hold what it is asked to, or `path` is `source`.
+        The suffix is not supported, its format cannot hold the image, or `path` is `source`.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -241,7 +266,7 @@ def check_output(
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Whatever a decoder raises becomes one error that names the file."""
+    """Turn all errors of a decoder into a ValueError that names the file."""
     try:
         yield
     except _DECODER_ERRORS as why:
@@ -265,13 +290,13 @@ def _too_large(path: Path, got: str) -> str:
     )
 
 
-def _read_with_pillow(path: Path, file: BinaryIO, kind: str, *, deep: bool = False) -> tuple[np.ndarray, int]:
-    """Pixels (H, W) or (H, W, 1..4) and orientation of a PNG or JPEG file; `deep` for 16 bits a channel."""
+def _read_with_pillow(path: Path, file: BinaryIO, kind: str, *, is_16_bit: bool = False) -> tuple[np.ndarray, int]:
+    """Pixels (H, W) or (H, W, 1..4) and orientation of a PNG or JPEG file."""
     try:
-        # The warning comes at the limit, the error at twice the limit: the limit is the limit here.
+        # Pillow warns at its limit and raises at twice the limit; here `_check_size` raises at the limit.
         with _decoding(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # broken metadata harm no pixel
+            warnings.simplefilter("ignore", UserWarning)  # of broken metadata
             image = Image.open(file, formats=[kind])
     except Image.DecompressionBombError as why:
         raise ValueError(_too_large(path, f"Pillow says: {why}")) from why
@@ -281,7 +306,7 @@ def _read_with_pillow(path: Path, file: BinaryIO, kind: str, *, deep: bool = Fal
             warnings.simplefilter("ignore", UserWarning)
             image.load()
             orientation = image.getexif().get(_ORIENTATION, 1)
-        if deep:
+        if is_16_bit:
             import imagecodecs
 
             file.seek(0)
@@ -289,34 +314,34 @@ def _read_with_pillow(path: Path, file: BinaryIO, kind: str, *, deep: bool = Fal
                 return imagecodecs.png_decode(file.read()), orientation
         if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
             raise ValueError(f"{path} must be gray or RGB, got colour space {image.mode}; convert it to RGB first")
-        # A palette, or one colour that means transparent, is spelt out.
-        color = "L" if image.mode in ("1", "L", "LA") else "RGB"
-        plain: Image.Image = image
+        # Palettes and transparent colors are expanded.
+        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        source: Image.Image = image
         if image.has_transparency_data:
-            color += "A"
-            if image.mode in ("1", "L"):  # Pillow has no direct way from a transparent gray to LA
-                plain = image.convert("RGBA")
-        return np.array(plain if plain.mode == color else plain.convert(color)), orientation
+            mode += "A"
+            if image.mode in ("1", "L"):  # Pillow cannot convert a transparent gray to LA directly
+                source = image.convert("RGBA")
+        return np.array(source if source.mode == mode else source.convert(mode)), orientation
 
 
 def _read_tiff(path: Path, file: BinaryIO) -> tuple[np.ndarray, int]:
-    """Pixels (H, W) or (H, W, 1..4) and orientation of a TIFF file that holds one picture."""
+    """Pixels (H, W) or (H, W, 1..4) and orientation of a TIFF file with a single image."""
     with _decoding(path):
         tiff = tifffile.TiffFile(file)
-        series = [one for one in tiff.series if not one.keyframe.is_reduced]  # thumbnails are reduced
+        series = [item for item in tiff.series if not item.keyframe.is_reduced]  # without thumbnails
         page = series[0].keyframe
         axes, samples = series[0].axes, page.samplesperpixel
         photometric, extra = page.photometric, page.extrasamples
         orientation = page.tags.valueof(_ORIENTATION, default=1)
         depth, colormap = page.bitspersample, page.colormap
-        # A strip that is not there would silently be read as black.
+        # A missing strip would silently be read as black.
         end = max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
         size = file.seek(0, os.SEEK_END)
         sides = [(int(page.imagewidth), int(page.imagelength)), (int(page.tilewidth), int(page.tilelength))]
-    for width, height in sides:  # a tile may be larger than its picture, and is decoded whole
+    for width, height in sides:  # a tile may be larger than the image, and is decoded as a whole
         _check_size(path, width, height)
     if len(series) > 1 or axes not in ("YX", "YXS", "SYX"):
-        shapes = ", ".join(str(one.shape) for one in series)
+        shapes = ", ".join(str(item.shape) for item in series)
         raise ValueError(f"{path} must hold one picture, got {shapes} (axes {axes}); save the one to use by itself")
     color = tifffile.PHOTOMETRIC
     decoded_jpeg = photometric == color.YCBCR and page.compression in (6, 7, 34892)
@@ -338,17 +363,17 @@ def _read_tiff(path: Path, file: BinaryIO) -> tuple[np.ndarray, int]:
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if isinstance(depth, int) and pixels.dtype.kind == "u" and depth < 8 * pixels.itemsize:
-        # 1 to 7 or 9 to 15 bits: stretched to the whole type, which is what its largest value means from here on.
+        # 1 to 7 or 9 to 15 bits are scaled to the full range of the dtype.
         pixels = (pixels * (np.iinfo(pixels.dtype).max / (2**depth - 1))).round().astype(pixels.dtype)
     if photometric == color.MINISWHITE and pixels.dtype.kind == "u":
         pixels = np.iinfo(pixels.dtype).max - pixels
     if extra and extra[0] == tifffile.EXTRASAMPLE.ASSOCALPHA:
-        pixels = _unmultiplied(pixels)
+        pixels = _divide_by_alpha(pixels)
     return pixels, orientation
 
 
-def _unmultiplied(pixels: np.ndarray) -> np.ndarray:
-    """Colours that were stored multiplied by their alpha, divided by it; black where nothing is to be seen."""
+def _divide_by_alpha(pixels: np.ndarray) -> np.ndarray:
+    """The colors of an image that was stored multiplied by alpha; black where alpha is 0."""
     planes = to_planes(pixels, channel_axis=-1, dtype=np.float64)
     alpha = planes[-1]
     np.divide(planes[:-1], alpha, out=planes[:-1], where=alpha > 0)
@@ -356,13 +381,13 @@ def _unmultiplied(pixels: np.ndarray) -> np.ndarray:
 
 
 def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
-    """The picture as the camera was held: EXIF orientation 1 to 8, anything else is 1."""
-    turn = orientation if isinstance(orientation, int) else 1
-    if turn in (5, 6, 7, 8):
+    """The image rotated by its EXIF orientation, 1 to 8; anything else counts as 1."""
+    code = orientation if isinstance(orientation, int) else 1
+    if code in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
-    if turn in (3, 4, 7, 8):
+    if code in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    if turn in (2, 3, 6, 7):
+    if code in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
 
@@ -375,8 +400,8 @@ def _check_bits(dtype: np.dtype) -> None:
 def _to_bits(layers: np.ndarray, bits: int | None) -> np.ndarray:
     """uint8 or uint16 from floats in [0, 1] (clipped) or from unsigned integers (fractions of their range)."""
     _check_bits(layers.dtype)
-    own = 8 * layers.itemsize if layers.dtype.kind == "u" else 8
-    dtype = np.dtype(np.uint16 if (bits or own) == 16 else np.uint8)
+    default = 8 * layers.itemsize if layers.dtype.kind == "u" else 8
+    dtype = np.dtype(np.uint16 if (bits or default) == 16 else np.uint8)
     if layers.dtype == dtype:
         return layers
     return from_planes(to_planes(layers, dtype=np.float64), dtype)
@@ -391,7 +416,7 @@ def _png_bytes(layers: np.ndarray) -> bytes:
 def _jpeg_bytes(layers: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     image = Image.fromarray(layers if layers.shape[2] > 1 else layers[..., 0])
-    image.save(buffer, "JPEG", quality=95, subsampling=0)  # the details are what the user came for
+    image.save(buffer, "JPEG", quality=95, subsampling=0)  # full color resolution
     return buffer.getvalue()
 
 
@@ -410,7 +435,7 @@ def _tiff_bytes(layers: np.ndarray) -> bytes:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """All of `data` under the name `path`, or nothing: a temporary neighbour is filled, then renamed."""
+    """Write `data` to `path` atomically: a temporary file in the same folder is written, then renamed."""
     target = Path(os.path.realpath(path))  # through a link, as open() would
     temporary = target.with_name(f".gpudeblur-{secrets.token_hex(6)}.tmp")
     try:

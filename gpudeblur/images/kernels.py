@@ -1,4 +1,4 @@
-"""Blur kernels as users bring them: odd sides, a sum, a size."""
+"""Blur kernels that users pass: odd sides, their sum, their size."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from ..numerics.arrays import Array, array_module
 
 
 def pad_to_odd(kernel: Array) -> Array:
-    """`kernel` (..., kh, kw), even sides one longer by zeros at the end: its pixel (kh // 2, kw // 2) is the middle."""
-    missing = [(0, 1 - side % 2) for side in kernel.shape[-2:]]
-    return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + missing)
+    """`kernel` (..., kh, kw) with a zero line after each even side, so that pixel (kh // 2, kw // 2) is the middle."""
+    margins = [(0, 1 - side % 2) for side in kernel.shape[-2:]]
+    return array_module(kernel).pad(kernel, [(0, 0)] * (kernel.ndim - 2) + margins)
+
+
+def prepare_kernel(kernel: Array) -> Array:
+    """`kernel` (..., kh, kw) with odd sides (`pad_to_odd`) and sum 1, float64."""
+    kernel = pad_to_odd(kernel.astype(np.float64))
+    return kernel / kernel.sum(axis=(-2, -1), keepdims=True)
 
 
 def kernel_sum(kernel: Array, ndim: int) -> Array:
-    """The sum over the last `ndim` axes. 0 where it is so but for rounding: dividing by it would blow the kernel up."""
+    """The sum over the last `ndim` axes; exactly 0 if it is 0 within rounding, so that nothing is divided by it."""
     axes = tuple(range(-ndim, 0))
     total, mass = kernel.sum(axis=axes), abs(kernel).sum(axis=axes)
-    least = math.prod(kernel.shape[-ndim:]) * float(np.finfo(kernel.dtype).eps) * mass
-    return array_module(kernel).where(abs(total) <= least, 0, total)
+    rounding = math.prod(kernel.shape[-ndim:]) * float(np.finfo(kernel.dtype).eps) * mass
+    return array_module(kernel).where(abs(total) <= rounding, 0, total)
 
 
 def fit_size(kernel: Array, size: tuple[int, int]) -> Array:
-    """`kernel` (..., kh, kw) cut or zero-padded about its middle to `size`."""
+    """`kernel` (..., kh, kw) cropped or zero-padded about its middle to `size`."""
     xp = array_module(kernel)
     kh, kw = kernel.shape[-2:]
     h, w = size

@@ -1,4 +1,4 @@
-"""Images as float planes and back: dtype, range, channels and gamma."""
+"""Conversion of images to float planes and back: dtype, range, channels and gamma."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 
 def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> Array:
-    """The picture as floats with the channels, if there are any, just before the rows.
+    """The image as floats, with the channels, if any, before the rows.
 
     Parameters
     ----------
     image : (..., H, W) array, or with one more axis for the channels
-        As `check_picture` lets it pass. Integers are read as fractions of their full range (value / largest value of
+        An image that `check_picture` accepts. Integers become fractions of their full range (value / largest value of
         the type); floats of any size and byte order are converted, never scaled or clipped.
     channel_axis : int, optional
-        Which axis holds the channels.
+        Axis of the channels.
     dtype : dtype
         float32 or float64.
 
     Returns
     -------
     (..., H, W) or (..., C, H, W) array of `dtype`
-        Always a fresh, C-contiguous, native array, so that nobody can write to the user's picture by mistake.
+        Always a new, C-contiguous array of native byte order, so that the user's image is never written to.
 
     Raises
     ------
     ValueError
-        A float64 value is beyond `dtype`.
+        A value is beyond the range of `dtype`.
     """
     xp = array_module(image)
     limit = float(np.finfo(dtype).max)
@@ -51,20 +51,20 @@ def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> A
 
 
 def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) -> Array:
-    """The way back of `to_planes`: the dtype and the axes that the user's picture had.
+    """The inverse of `to_planes`: the dtype and the axes of the user's image.
 
     Parameters
     ----------
     planes : (..., H, W) or (..., C, H, W) float array
     like : array or dtype
-        The user's picture, or its dtype. For an integer type the values are scaled by the largest value of the type,
+        The user's image, or its dtype. For an integer type the values are scaled by the largest value of the type,
         rounded and clipped to its range; floats are only cast.
     channel_axis : int, optional
-        Where the channels were.
+        Axis of the channels in the result.
 
     Returns
     -------
-    array of the dtype of `like`, C-contiguous; on a device, of what stands for it there (`arrays.dtype_on`)
+    C-contiguous array of the dtype of `like`, or on a device of `arrays.dtype_on`
     """
     xp = array_module(planes)
     is_array = isinstance(like, np.ndarray) or hasattr(like, "__cuda_array_interface__")
@@ -76,23 +76,23 @@ def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) ->
     top = float(limits.max)
     scaled = image.astype(image.dtype if dtype.itemsize < 4 else np.float64)  # float32 holds no 32-bit integers
     scaled *= top
-    if top > limits.max:  # a 64-bit maximum rounds up to a float that no longer fits
+    if top > limits.max:  # the largest 64-bit integer rounds up to a float beyond it
         top = float(np.nextafter(top, 0))
     xp.rint(scaled, out=scaled)
     return xp.clip(scaled, float(limits.min), top, out=scaled).astype(dtype)
 
 
 def to_picture(planes: Array, gamma: float, image: Array, *, channel_axis: int | None = None) -> Array:
-    """Linear light as a picture like the user's `image`: its gamma, dtype, axes and memory."""
-    picture = from_planes(encode(planes, gamma), image, channel_axis=channel_axis)
-    return move(picture, array_module(image)).astype(image.dtype, copy=False)
+    """Planes of linear intensity as an array like the user's `image`: its gamma, dtype, axes and memory."""
+    result = from_planes(encode(planes, gamma), image, channel_axis=channel_axis)
+    return move(result, array_module(image)).astype(image.dtype, copy=False)
 
 
 def luminance(planes: Array) -> Array:
-    """One gray plane from the channels: `(..., C, H, W)` to `(..., H, W)`, same dtype.
+    """One gray plane (..., H, W) from the channels (..., C, H, W), same dtype.
 
-    Three channels are weighted as red, green and blue of linear intensity (Rec. 709: 0.2126, 0.7152, 0.0722); any
-    other number of channels is averaged, because nothing says what they are.
+    Three channels are weighted as red, green and blue of linear intensity (Rec. 709). Any other number of channels is
+    averaged, since their meaning is unknown.
     """
     xp = array_module(planes)
     if planes.shape[-3] != 3:
@@ -102,7 +102,7 @@ def luminance(planes: Array) -> Array:
 
 
 def decode(planes: Array, gamma: float) -> Array:
-    """Linear light of a picture whose values are light ** (1 / gamma); signs are kept."""
+    """Linear intensity of an image whose values are intensity ** (1 / gamma); signs are kept."""
     check_gamma(gamma)
     return planes if gamma == 1 else array_module(planes).copysign(abs(planes) ** gamma, planes)
 

@@ -1,25 +1,53 @@
-"""Deconvolution with a known kernel: one method a function, f(blurred, kernel, *, ..., callback) on (..., H, W).
+"""Deconvolution with a known blur kernel: `sharp = method(blurred, kernel)`.
 
-These functions check their arguments and take kernels of any sides and any positive sum, as `gpudeblur.deconvolve`
-does. `METHODS` holds the same methods without the checks, for callers that have checked.
+Each function checks its arguments, accepts kernels of any size and any positive sum, and returns an array like
+`blurred`. `gpudeblur.deconvolve` offers the same methods with channels, integers, gamma, tiles and saturation levels.
+
+Parameters common to all methods
+--------------------------------
+blurred : (..., H, W) float32 or float64
+    The blurred image, or a stack of them. Methods with an automatic weight expect values in [0, 1].
+kernel : (kh, kw), or one per image, (..., kh, kw)
+    The blur kernel, ``blurred = conv(sharp, kernel)``. It is scaled to sum 1. Its origin is pixel (kh // 2, kw // 2).
+weight : float or one per image, (...), optional
+    Weight of the prior. Larger: less noise and ringing, less detail. None derives it from the noise of the image, see
+    `gpudeblur.nonblind.regularization`.
+noise_sigma : float or one per image, (...), optional
+    Standard deviation of the noise in the unit of `blurred`. None estimates it.
+boundary : str
+    What is assumed outside the image, see `gpudeblur.numerics.boundary.pad`. "unknown" assumes nothing: the restored
+    image extends beyond the borders, and only observed pixels are compared.
+saturated : (..., H, W) bool, optional
+    Where the sensor was saturated: there x * k may exceed `blurred`. For the boundary "unknown" only.
+callback : function, optional
+    Called with the completed fraction after each pass. Returning True stops the run by `gpudeblur.Stopped`.
+
+The result (..., H, W) is not limited to [0, 1]. Papers are cited as [Author year], listed in docs/method.md.
+
+How to add a method
+-------------------
+1. Write its function in one file of `methods/`, f(blurred, kernel, *, ..., callback), without checks of arguments.
+2. Give it one row of the table `METHOD_SPECS` in `specs.py`. `deconvolve`, the checks, tiles and `deblur(final=)` read
+   this table and nothing else.
+
+To offer it as a function of this module too, add its name below.
 """
 
 from __future__ import annotations
 
-from . import methods
+from . import specs
 from .checked import checked
-from .methods.unsupervised_wiener import unsupervised_wiener as _unsupervised_wiener
+from .specs import METHODS as METHODS
 
-METHODS = methods.METHODS
-epll = checked(methods.epll)
-hyper_laplacian = checked(methods.hyper_laplacian)
-l0 = checked(methods.l0)
-richardson_lucy = checked(methods.richardson_lucy)
-ringing_suppressed = checked(methods.ringing_suppressed)
-sparse = checked(methods.sparse)
-tv = checked(methods.tv)
-unsupervised_wiener = checked(_unsupervised_wiener)
-wiener = checked(methods.wiener)
+epll = checked(specs.epll)
+hyper_laplacian = checked(specs.hyper_laplacian)
+l0 = checked(specs.l0)
+richardson_lucy = checked(specs.richardson_lucy)
+ringing_suppressed = checked(specs.ringing_suppressed)
+sparse = checked(specs.sparse)
+tv = checked(specs.tv)
+unsupervised_wiener = checked(specs.unsupervised_wiener)
+wiener = checked(specs.wiener)
 
 __all__ = [
     "epll",

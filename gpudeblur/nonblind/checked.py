@@ -1,117 +1,73 @@
-"""The methods as users call them: arguments are looked at, and a kernel may have any sides and any positive sum."""
+"""Public wrappers of the methods: validate the arguments and normalize the kernel before the call."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
-import numpy as np
-
 from ..images import checks
-from ..images.kernels import pad_to_odd
+from ..images.kernels import prepare_kernel
 from ..numerics.arrays import Array, array_module, move
 from ..numerics.progress import make_progress
+from .specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec
 
 P = ParamSpec("P")
-Check = Callable[[str, Any, tuple[int, ...]], Any]  # (name, value, the shape of the stack) -> the value as it is passed
 
 
-def _count(least: int) -> Check:
-    return lambda name, value, _: checks.check_count(name, value, least=least)
+def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Callable[P, Array]:
+    """`method` with its arguments checked by `spec`, its row in `specs`, and a kernel of any size and positive sum.
 
-
-def _number(rule: str, holds: Callable[[float], bool]) -> Check:
-    return lambda name, value, _: checks.check_number(name, value, rule, holds)
-
-
-def _name(name: str, value: Any, _: tuple[int, ...]) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a name that the method has, got {value!r}; leave it out for the default")
-    return value
-
-
-_POSITIVE = _number("above 0", lambda number: number > 0)
-_AT_LEAST_0 = _number("at least 0", lambda number: number >= 0)
-# By name: an option means the same in every method that has it. Which names there are, the methods know.
-CHECKS: dict[str, Check] = {
-    "weight": checks.check_positive,
-    "flat_weight": checks.check_positive,
-    "noise_sigma": functools.partial(checks.check_positive, zero=True),
-    "iterations": _count(1),
-    "num_iter": _count(1),
-    "reweightings": _count(0),
-    "stride": _count(1),
-    "burnin": _count(0),
-    "min_num_iter": _count(0),
-    "max_num_iter": _count(2),
-    "exponent": _number("above 0 and at most 2", lambda number: 0 < number <= 2),
-    "beta_rate": _number("above 1", lambda number: number > 1),
-    "beta_max": _POSITIVE,
-    "sigma": _POSITIVE,
-    "range_sigma": _POSITIVE,
-    "suppression": _number("between 0 and 1", lambda number: 0 <= number <= 1),
-    "damping": _AT_LEAST_0,
-    "tv_weight": _AT_LEAST_0,
-    "discrepancy": _AT_LEAST_0,
-    "threshold": _AT_LEAST_0,
-    "boundary": _name,
-    "prior": _name,
-}
-
-
-def checked(method: Callable[P, Array]) -> Callable[P, Array]:
-    """`method`, f(blurred, kernel, *, ...), for users: what cannot be is refused, as `gpudeblur.deconvolve` does.
-
-    The kernel is scaled to sum 1. Its sides may be even; its origin is its pixel (kh // 2, kw // 2). It is computed in
-    the dtype of the picture. A callback that returns True ends the run by `gpudeblur.Stopped`.
+    It computes in the dtype of the image. A callback that returns True ends the run by `gpudeblur.Stopped`.
 
     Raises
     ------
     TypeError, ValueError
         An argument breaks a rule, which the message names.
     """
-    known = inspect.signature(method).parameters
+    if spec is None:
+        spec = next(row for row in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER) if row.function is method)
+    parameters, names, boundaries = spec.parameters, spec.parameter_names, spec.boundaries
 
     @functools.wraps(method)
-    def door(blurred: Array, kernel: Array, **options: Any) -> Array:
-        for name in options.keys() - known.keys():
-            raise TypeError(
-                f"{name} is no option of {method.__name__}, which has {', '.join([*known][2:])}; leave it out"
-            )
+    def wrapper(blurred: Array, kernel: Array, **options: Any) -> Array:
+        for name in options:
+            if name not in names:
+                raise TypeError(f"{name} is no option of {method.__name__}, which has {', '.join(names)}; leave it out")
         _check_picture(blurred)
         checks.check_kernel(kernel, odd=False)
         xp = array_module(blurred, kernel)
-        boundary = options.get("boundary", known["boundary"].default if "boundary" in known else None)
-        checks.check_kernel_fits(kernel, blurred, both=isinstance(boundary, str) and boundary == "wrap")
-        for name, value in options.items():
-            if name in CHECKS and not (value is None and known[name].default is None):
-                number = CHECKS[name](name, value, blurred.shape[:-2])
-                options[name] = move(number, xp) if np.ndim(number) else number
-        if options.get("clipped") is not None:
-            _check_clipped(options["clipped"], blurred)
+        if "boundary" in options:
+            checks.check_choice("boundary", options["boundary"], boundaries)
+        checks.check_kernel_fits(kernel, blurred, both=options.get("boundary") == "wrap")
+        for name, check in parameters.items():
+            if name in options:
+                value = check(name, options[name], blurred.shape[:-2])
+                options[name] = move(value, xp) if getattr(value, "ndim", 0) else value
+        if options.get("saturated") is not None:
+            _check_saturated(options["saturated"], blurred, options.get("boundary", "unknown"))
         callback = options.get("callback")
         if callback is not None:
-            told = callback if not callable(callback) else lambda _, fraction: callback(fraction)
-            options["callback"] = make_progress(told, method.__name__)
+            adapter = callback if not callable(callback) else lambda _, fraction: callback(fraction)
+            options["callback"] = make_progress(adapter, method.__name__)
         blurred = xp.asarray(blurred, dtype=blurred.dtype.newbyteorder("="), order="C")
-        kernel = pad_to_odd(xp.asarray(kernel, dtype=np.float64))
-        kernel = (kernel / kernel.sum(axis=(-2, -1), keepdims=True)).astype(blurred.dtype)
+        kernel = prepare_kernel(xp.asarray(kernel)).astype(blurred.dtype)
         call: Callable[..., Array] = method
         return call(blurred, kernel, **options)
 
-    return door  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
-def _check_clipped(clipped: Any, blurred: Array) -> None:
-    checks.module_of(clipped, "clipped")
-    array_module(blurred, clipped)
-    if clipped.shape != blurred.shape or clipped.dtype != bool:
+def _check_saturated(saturated: Any, blurred: Array, boundary: str) -> None:
+    checks.module_of(saturated, "saturated")
+    array_module(blurred, saturated)
+    if saturated.shape != blurred.shape or saturated.dtype != bool:
         raise ValueError(
-            f"clipped must be bool and like blurred, shape {blurred.shape}, got {clipped.dtype}, shape "
-            f"{clipped.shape}; blurred >= 1 is one"
+            f"saturated must be bool and like blurred, shape {blurred.shape}, got {saturated.dtype}, shape "
+            f"{saturated.shape}; blurred >= 1 is one"
         )
+    if boundary != "unknown":
+        raise ValueError(f"boundary must be 'unknown' with saturated, got {boundary!r}; leave out one of them")
 
 
 def _check_picture(blurred: Any) -> None:

@@ -1,45 +1,19 @@
-"""The sharp picture for a known blur kernel: `deconvolve`, the door to all of `nonblind`."""
+"""`deconvolve`: the sharp image for a known blur kernel, by any method of `nonblind`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..images import checks
-from ..images.kernels import pad_to_odd
+from ..images.kernels import prepare_kernel
 from ..images.planes import decode, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
-from ..numerics.boundary import MODES
 from ..numerics.progress import Callback, make_progress
-from . import METHODS
-from .expectation_maximization import BOUNDARIES
-from .regularization import WEIGHT_RULES, weight_from_sigma
-from .tiles import TILED, tiled
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """What a method can be told."""
-
-    boundaries: tuple[str, ...] = MODES
-    weight: bool = True
-    clipped: bool = True
-    iterations: str = ""  # the name that the method has for it
-
-
-METHOD_SPECS = {
-    "tv": MethodSpec(iterations="iterations"),
-    "hyper-laplacian": MethodSpec(),
-    "sparse": MethodSpec(boundaries=("unknown",), iterations="iterations"),
-    "epll": MethodSpec(clipped=False),
-    "l0": MethodSpec(),
-    "ringing-suppressed": MethodSpec(),
-    "wiener": MethodSpec(boundaries=BOUNDARIES, clipped=False),
-    "richardson-lucy": MethodSpec(boundaries=BOUNDARIES, weight=False, iterations="num_iter"),
-}
+from .specs import METHOD_SPECS, METHODS, MethodSpec
+from .tiles import tiled
 
 
 def deconvolve(
@@ -59,47 +33,46 @@ def deconvolve(
     dtype: str = "float32",
     callback: Callback | None = None,
 ) -> Array:
-    """The sharp picture for a known blur kernel.
+    """The sharp image for a known blur kernel.
 
-    Solves argmin_x |x * k - B|^2 / 2 + weight phi(x) with the method's prior phi; without options, boundaries and noise
-    are taken care of.
+    Solves argmin_x |x * k - B|^2 / 2 + weight phi(x) with the method's prior phi. By default, noise and boundaries are
+    taken into account.
 
     Parameters
     ----------
     image : (..., H, W), or (..., H, W, C) with ``channel_axis=-1``; see `deblur`.
-    kernel : (kh, kw), or one a picture, (..., kh, kw)
-        ``image = conv(sharp, kernel)``; it is scaled to sum 1, and need not be centred. Its origin is its pixel
-        (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the picture. In the same kind of
-        memory as `image`. It may be larger than the picture along one axis, if the boundary is not "wrap".
+    kernel : (kh, kw), or one per image, (..., kh, kw)
+        ``image = conv(sharp, kernel)``. It is scaled to sum 1 and need not be centered. Its origin is pixel
+        (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the image. In the same kind of
+        memory as `image`. It may be larger than the image along one axis, unless the boundary is "wrap".
     method : {"tv", "hyper-laplacian", "sparse", "epll", "l0", "ringing-suppressed", "wiener", "richardson-lucy"}
-        phi, each a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise.
-        "sparse", |derivatives|^0.8: the best without noise, about as long. "hyper-laplacian", |gradient|^(2/3): between
-        them. "epll", minus the log likelihood of patches of 8 x 8 under a mixture learnt from photographs: the best on
-        these under noise, two to four times as long as "tv". "l0", the number of edges: for text and drawings.
-        "ringing-suppressed": tv and l0 combined, for kernels that are not quite right. "wiener", |grad x|^2: one
-        quotient, and for the boundary "unknown" what lies beyond it by "tv". "richardson-lucy": none,
-        under Poisson noise; x >= 0.
+        phi; each is a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise.
+        "sparse", |derivatives|^0.8: the best without noise, about as slow. "hyper-laplacian", |gradient|^(2/3): between
+        them. "epll", minus the log likelihood of patches of 8 x 8 under a mixture learned from photographs: the best
+        under noise, two to four times as slow as "tv". "l0", the number of edges: for text and drawings.
+        "ringing-suppressed": tv and l0 combined, for inexact kernels. "wiener", |grad x|^2: one quotient, and for the
+        boundary "unknown" a "tv" of what lies beyond it. "richardson-lucy": no prior, Poisson noise; x >= 0.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
-        What is taken to be outside the picture, see `numerics.boundary.extend`. "unknown": nothing; x reaches as far
-        as the blur, and only what was seen is compared. The others take half of the transforms ("wiener": a tenth), and
-        cost up to some dB along the borders. "sparse" knows "unknown" only, "wiener" and "richardson-lucy" neither
+        What is assumed outside the image, see `numerics.boundary.pad`. "unknown" assumes nothing: x extends as far as
+        the blur, and only observed pixels are compared. The others take half of the transforms ("wiener": a tenth), and
+        cost up to some dB along the borders. "sparse" supports "unknown" only, "wiener" and "richardson-lucy" neither
         "liu-jia" nor "taper".
-    weight : float, or one a picture, optional
-        Of phi. Larger: less noise and ringing, less detail. None: by the noise, `gpudeblur.nonblind.regularization`.
-        "richardson-lucy" has none.
-    noise_sigma : float, or one a picture, optional
-        Standard deviation of the noise, in the unit where the picture's range is 1. None estimates it.
+    weight : float, or one per image, optional
+        Of phi. Larger: less noise and ringing, less detail. None derives it from the noise,
+        `gpudeblur.nonblind.regularization`. "richardson-lucy" has none.
+    noise_sigma : float, or one per image, optional
+        Standard deviation of the noise, in the unit where the image's range is 1. None estimates it.
     iterations : int, optional
         Of "tv" (30), "sparse" (8, four times) and "richardson-lucy" (30 at most).
     saturation : float or "auto", optional
-        From this level on, in the unit where the picture's range is 1, the sensor was at its top: the light there,
-        x * k, was at least what the picture shows, and may have been more. Lamps and highlights that are compared as
-        they are ring widely. "auto" finds plateaus at the top of the range and leaves a picture without any as with
-        None: nothing was clipped. With boundary "unknown" only; "wiener" has none. Where
-        something is clipped, it takes up to 2.5 times as long, and what lies under it may come out far above 1.
+        Level, in the unit where the image's range is 1, from which on the sensor was saturated: there x * k may exceed
+        the recorded value. Lamps and highlights treated as ordinary data ring widely. "auto" looks for plateaus at the
+        top of the range; without any, it is the same as None: no pixel was saturated. For the boundary "unknown" only,
+        and not for "epll" and "wiener". Saturated images take up to 2.5 times as long, and their lights may come out
+        far above 1.
     tile : int or "auto", optional
-        Restore the picture in tiles of so many pixels a side, for pictures that do not fit the device; "auto" is as
-        many as fit. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
+        Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
+        fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
     gamma, device, callback : see `deblur`; the callback's stage is "restoration".
     dtype : {"float32", "float64"}
         Precision of the computation; the result has the dtype of `image`.
@@ -111,9 +84,9 @@ def deconvolve(
     Raises
     ------
     TypeError, ValueError
-        The picture, the kernel or an option breaks a rule, which the message names.
+        The image, the kernel or an option breaks a rule, which the message names.
     Stopped
-        The callback said so.
+        The callback returned True.
 
     Examples
     --------
@@ -122,72 +95,76 @@ def deconvolve(
     >>> sharp = data.camera() / 255
     >>> blurred = (sharp[:, 2:] + sharp[:, 1:-1] + sharp[:, :-2]) / 3
     >>> restored = gd.deconvolve(blurred, np.ones((1, 3)))
-    >>> bool(abs(restored - sharp[:, 1:-1]).mean() < abs(blurred - sharp[:, 1:-1]).mean() / 4)
+    >>> bool(abs(restored - sharp[:, 1:-1]).mean() < abs(blurred - sharp[:, 1:-1]).mean() / 3)
     True
     """
     checks.check_choice("method", method, METHOD_SPECS)
+    spec = METHOD_SPECS[method]
     checks.check_choice("dtype", dtype, ("float32", "float64"))
-    checks.check_choice(f"boundary of method {method!r}", boundary, METHOD_SPECS[method].boundaries)
+    checks.check_choice(f"boundary of method {method!r}", boundary, spec.boundaries)
     if tile is not None:
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
     checks.check_picture(image, channel_axis=channel_axis)
     checks.check_kernel(kernel, odd=False)
     with device_errors():
-        home, xp = array_module(image, kernel), choose_module(image, device)
+        xp_in, xp = array_module(image, kernel), choose_module(image, device)
         checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
         stack = checks.without_channels(image, channel_axis)[:-2]
-        options = _options(method, weight, noise_sigma, iterations, stack)
-        report = make_progress(callback, "restoration")
-        work = home if tile is not None else xp  # tiles are moved one by one
-        planes = to_planes(move(image, work), channel_axis=channel_axis, dtype=dtype)
-        lights = None
-        if saturation is not None and boundary == "unknown" and METHOD_SPECS[method].clipped:
-            lights = find_saturated(planes) if isinstance(saturation, str) else planes >= saturation
-            if not bool(lights.any()):  # here CuPy must wait
-                lights = None
+        options = _options(method, spec, weight, noise_sigma, iterations, stack)
+        progress = make_progress(callback, "restoration")
+        if tile is not None:
+            xp = xp_in  # `tiled` moves each tile to the device
+        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype)
+        saturated = None
+        if saturation is not None and boundary == "unknown" and spec.saturated:
+            saturated = find_saturated(planes) if isinstance(saturation, str) else planes >= saturation
+            if not bool(saturated.any()):  # here CuPy must wait
+                saturated = None
         planes = decode(planes, gamma)
-        checks.check_range(planes, checks.NO_FRACTIONS if method in WEIGHT_RULES else None)  # the others know no unit
-        weights = pad_to_odd(move(kernel, work).astype("float64"))
-        weights = (weights / weights.sum(axis=(-2, -1), keepdims=True)).astype(dtype)
+        checks.check_range(planes, checks.SCALE_ADVICE if spec.weight_rule else None)  # the others accept any unit
+        kernel = prepare_kernel(move(kernel, xp)).astype(dtype)
         if channel_axis is not None:
-            weights = weights[..., None, :, :]
-        options = {name: _beside(value, work, channel_axis is not None) for name, value in options.items()}
-        if lights is not None:
-            options["clipped"] = lights
-        if tile is None:
-            if method != "sparse":
-                options["boundary"] = boundary
-            sharp = METHODS[method](planes, weights, callback=report, **options)
-        else:
+            kernel = kernel[..., None, :, :]
+        for name, value in options.items():
+            if getattr(value, "ndim", 0):  # one per image: to the memory of the planes, with an axis for the channels
+                options[name] = move(value, xp) if channel_axis is None else move(value, xp)[..., None]
+        if saturated is not None:
+            options["saturated"] = saturated
+        if tile is not None:
             side = None if tile == "auto" else int(tile)
-            sharp = tiled(planes, weights, method=method, tile=side, device=device, callback=report, **options)
+            sharp = tiled(planes, kernel, method=method, tile=side, device=device, callback=progress, **options)
+        else:
+            if len(spec.boundaries) > 1:
+                options["boundary"] = boundary
+            sharp = METHODS[method](planes, kernel, callback=progress, **options)
         return to_picture(sharp, gamma, image, channel_axis=channel_axis)
 
 
-def _options(method: str, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]) -> dict[str, Any]:
-    """What the method is called with, but for the boundary; refuses what it does not know."""
-    takes, options = METHOD_SPECS[method], dict[str, Any]()
+def _options(
+    method: str, spec: MethodSpec, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]
+) -> dict[str, Any]:
+    """Checked options of the method, without the boundary; what it does not support is refused."""
+    options = dict[str, Any]()
     if weight is not None:
-        if not takes.weight:
+        if not spec.weight:
             raise ValueError(f"weight is not known to method {method!r}, got {weight!r}; leave it out")
         options["weight"] = checks.check_positive("weight", weight, stack)
     if noise_sigma is not None:
         noise_sigma = checks.check_positive("noise_sigma", noise_sigma, stack, zero=True)
-        if method not in WEIGHT_RULES:
+        if spec.weight_rule is None:
             options["noise_sigma"] = noise_sigma
         elif weight is None:
-            options["weight"] = weight_from_sigma(noise_sigma, method)
+            options["weight"] = spec.weight_rule.weight(noise_sigma)
     if iterations is not None:
-        if not takes.iterations:
+        if not spec.iterations:
             raise ValueError(f"iterations are not known to method {method!r}, got {iterations!r}; leave it out")
-        options[takes.iterations] = checks.check_count("iterations", iterations)
+        options[spec.iterations] = checks.check_count("iterations", iterations)
     return options
 
 
 def _check_tile(tile: Any, method: str, boundary: str) -> None:
-    if method not in TILED:
-        checks.check_choice("method with tile", method, TILED)
+    checks.check_choice("method with tile", method, [name for name, spec in METHOD_SPECS.items() if spec.live_arrays])
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with tile, got {boundary!r}; leave it out")
     side = checks.as_integer(tile) if np.ndim(tile) == 0 else None
@@ -200,15 +177,7 @@ def _check_saturation(saturation: Any, method: str, boundary: str) -> None:
         return
     if isinstance(saturation, bool) or not isinstance(saturation, int | float | np.number) or not saturation > 0:
         raise ValueError(f"saturation must be a positive level, 'auto' or None, got {saturation!r}; full scale is 1")
-    if not METHOD_SPECS[method].clipped:
+    if not METHOD_SPECS[method].saturated:
         raise ValueError(f"saturation is not known to method {method!r}, got {saturation!r}; leave it out")
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with saturation, got {boundary!r}; leave it out")
-
-
-def _beside(value: Any, xp: Any, coloured: bool) -> Any:
-    """An option as it goes with planes (..., H, W), or (..., C, H, W): an array in their memory, its axes theirs."""
-    if not getattr(value, "ndim", 0):
-        return value
-    value = move(value, xp)
-    return value[..., None] if coloured else value

@@ -10,14 +10,13 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module
 from ..numerics.boundary import pad_crossfade
-from ..numerics.fourier import Shape, fast_shape, irfftn, place, rfftn, sum_last_axes
+from ..numerics.fourier import Shape, fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
 from ..numerics.progress import OnProgress
 
-BOUNDARIES = ("unknown", "reflect", "edge", "wrap")
-# Pixels outside the picture that count with less than this share of one inside are not estimated, but black (Bertero).
-LEAST = 1e-3
-# On a device, it is asked after so many steps whether all pictures are done.
-READ = 8
+# Pixels outside the image of which less than this fraction was observed are not estimated, but black (Bertero).
+MIN_OBSERVED = 1e-3
+# On a device, convergence is read back after every so many steps.
+CONVERGENCE_INTERVAL = 8
 Step = Callable[[Array], Array]
 
 
@@ -30,90 +29,89 @@ def em_iterations(
     boundary: str,
     accelerated: bool = False,
     filter_epsilon: float | None = None,
-    damped: Callable[[Array, Array], Array] | None = None,
-    regular: Step | None = None,
-    clipped: Array | None = None,
-    until: Any = 0.0,
-    everywhere: bool = False,
+    damping: Callable[[Array, Array], Array] | None = None,
+    regularizer: Step | None = None,
+    saturated: Array | None = None,
+    tolerance: Array | None = None,
+    return_padded: bool = False,
     callback: OnProgress | None = None,
 ) -> Array:
-    """`richardson_lucy` over the last `ndim` axes, whatever their number; the kernel's sum need not be 1.
+    """`richardson_lucy` over the last `ndim` axes, any number of them; the kernel's sum need not be 1.
 
     Parameters
     ----------
-    kernel : its origin is its pixel (side - 1) // 2, for even sides that of scikit-image.
-    filter_epsilon : where x * k is below it, x is not project_on_data (the ratio counts as 0); None: it is everywhere.
-    damped : B / (x * k), B - x * k -> what takes the place of the ratio.
-    regular : x -> what each step is divided by, about 1.
-    clipped : where B - x * k counts as 0 if it is less, and the ratio as 1; `boundary` "unknown" or "wrap".
-    until : rms of B - x * k that is small enough, a number or (..., 1, 1); 0: none is.
-    everywhere : return x on all of the grid, the picture's first pixel at index 0.
+    kernel : its origin is pixel (side - 1) // 2, for even sides that of scikit-image.
+    boundary : {"unknown", "reflect", "edge", "wrap"}
+    filter_epsilon : where x * k is below it, the ratio counts as 0; None: nowhere.
+    damping : B / (x * k), B - x * k -> the replacement of the ratio.
+    regularizer : x -> divisor of each step, about 1.
+    saturated : where a negative B - x * k counts as 0, and the ratio as 1; for the boundaries "unknown" and "wrap".
+    tolerance : (..., 1, 1), the rms of B - x * k at which an image has converged; None: never.
+    return_padded : return x on the whole grid, the first pixel of the image at index 0.
     """
     xp, shape, sides = array_module(blurred, kernel), blurred.shape[-ndim:], kernel.shape[-ndim:]
-    if boundary not in BOUNDARIES:
-        raise ValueError(f"boundary must be one of {', '.join(map(repr, BOUNDARIES))}, got {boundary!r}")
     tiny = float(np.finfo(blurred.dtype).tiny)
     origin = tuple((side - 1) // 2 for side in sides)
     data = xp.maximum(blurred, 0)
     grid = shape
-    seen: tuple[Any, ...] = (...,)  # where B is on the grid
-    home: tuple[Any, ...] = (...,)  # where the picture is
+    observed: tuple[Any, ...] = (...,)  # the position of the data on the grid
+    window: tuple[Any, ...] = (...,)  # that of the image
     if boundary == "unknown":
         grid = fast_shape(tuple(a + b - 1 for a, b in zip(shape, sides, strict=True)))
-        seen = home = (..., *(slice(b - 1 - o, b - 1 - o + a) for a, b, o in zip(shape, sides, origin, strict=True)))
+        begins = [b - 1 - o for b, o in zip(sides, origin, strict=True)]
+        observed = window = (..., *(slice(begin, begin + a) for begin, a in zip(begins, shape, strict=True)))
     elif boundary != "wrap":
-        data, home = pad_crossfade(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
+        data, window = pad_crossfade(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
         grid = data.shape[-ndim:]
-    blur, back = convolutions(kernel, grid, origin)
+    blur, blur_adjoint = convolutions(kernel, grid, origin)
     ratio = xp.zeros((*data.shape[:-ndim], *grid), dtype=data.dtype)
-    ratio[seen] = 1
-    weight, whole = back(ratio), sum_last_axes(kernel, ndim)  # H^T 1: how much of a pixel's light was seen
-    estimated = weight > LEAST * whole
-    inverse = xp.where(estimated, 1 / xp.where(estimated, weight, 1), 0)
-    count = math.prod(data.shape[-ndim:])
-    mean = sum_last_axes(data, ndim) / count
-    latent = xp.where(estimated, mean / whole, 0)
+    ratio[observed] = 1
+    observability, kernel_sum = blur_adjoint(ratio), sum_last_axes(kernel, ndim)  # H^T 1: how much reached the data
+    estimated = observability > MIN_OBSERVED * kernel_sum
+    inverse = xp.where(estimated, 1 / xp.where(estimated, observability, 1), 0)
+    pixels = math.prod(data.shape[-ndim:])
+    mean = sum_last_axes(data, ndim) / pixels
+    latent = xp.where(estimated, mean / kernel_sum, 0)
     floor = xp.maximum(mean * float(np.finfo(data.dtype).eps), tiny)
 
     def step(x: Array) -> tuple[Array, Array | None]:
-        again = blur(x)[seen]
-        if clipped is not None:
-            again = xp.where(clipped, xp.minimum(again, data), again)
-        close = None
-        if not isinstance(until, float):
-            close = sum_last_axes((data - again) ** 2, ndim) <= count * until**2
-        quotient = data / xp.maximum(again, floor)
+        reblurred = blur(x)[observed]
+        if saturated is not None:
+            reblurred = xp.where(saturated, xp.minimum(reblurred, data), reblurred)
+        converged = None
+        if tolerance is not None:
+            converged = sum_last_axes((data - reblurred) ** 2, ndim) <= pixels * tolerance**2
+        quotient = data / xp.maximum(reblurred, floor)
         if filter_epsilon:
-            quotient = xp.where(again < filter_epsilon, 0, quotient)
-        ratio[seen] = quotient if damped is None else damped(quotient, data - again)
-        factor = back(ratio)
+            quotient = xp.where(reblurred < filter_epsilon, 0, quotient)
+        ratio[observed] = quotient if damping is None else damping(quotient, data - reblurred)
+        factor = blur_adjoint(ratio)
         factor *= inverse
-        if regular is not None:
-            factor /= xp.maximum(regular(x), 0.5)
+        if regularizer is not None:
+            factor /= xp.maximum(regularizer(x), 0.5)
         factor *= x
-        return xp.maximum(factor, 0, out=factor), close  # rounding in the transforms
+        return xp.maximum(factor, 0, out=factor), converged  # negative values are rounding errors of the transforms
 
     latent = _accelerate(step, latent, ndim, num_iter, accelerated, callback)
-    if everywhere:
-        return xp.roll(latent, tuple(-(place.start or 0) for place in home[1:]), tuple(range(1 - len(home), 0)))
-    return latent[home]
+    if return_padded:
+        return xp.roll(latent, tuple(-(part.start or 0) for part in window[1:]), tuple(range(1 - len(window), 0)))
+    return latent[window]
 
 
 def convolutions(kernel: Array, grid: Shape, origin: Shape) -> tuple[Step, Step]:
-    """x * k on a periodic grid, and its adjoint; the kernel's transform is made once, here."""
-    otf = rfftn(place(kernel, grid, origin), len(grid))
+    """x * k on a periodic grid, and its adjoint; the kernel is transformed once, here."""
+    otf = rfftn(kernel_to_grid(kernel, grid, origin=origin), len(grid))
     otf /= math.prod(grid)
-    conjugate = otf.conj()
 
-    def times(transfer: Array) -> Step:
+    def convolution(factor: Array) -> Step:
         def convolve(x: Array) -> Array:
             spectrum = rfftn(x, len(grid))
-            spectrum *= transfer
+            spectrum *= factor
             return irfftn(spectrum, grid)
 
         return convolve
 
-    return times(otf), times(conjugate)
+    return convolution(otf), convolution(otf.conj())
 
 
 def _accelerate(
@@ -124,34 +122,36 @@ def _accelerate(
     accelerated: bool,
     callback: OnProgress | None,
 ) -> Array:
-    """`num_iter` steps from `x` on; with `accelerated`, each from a point ahead (Biggs & Andrews 1997, eq. 2 to 8).
+    """`num_iter` steps from `x`; with `accelerated`, each from an extrapolation ([Biggs1997] eq. 2 to 8).
 
-    A step returns x and, where it was asked to, whether it set out from a point that was close enough already: that
-    picture stays as it is then.
+    A step returns x and, if there is a tolerance, whether the point it started from had converged. The result for that
+    image is then this point.
     """
     xp, tiny = array_module(x), float(np.finfo(x.dtype).tiny)
-    ahead, last, done, kept = x, None, None, x
+    extrapolated, old_change, done, frozen = x, None, None, x
     for i in range(num_iter):
-        new, close = step(ahead)
-        if close is not None:
-            kept = ahead if done is None else xp.where(done, kept, ahead)
-            done = close if done is None else done | close
-            if (xp is np or i % READ == READ - 1) and bool(done.all()):  # here CuPy must wait
+        new, converged = step(extrapolated)
+        if converged is not None:
+            frozen = extrapolated if done is None else xp.where(done, frozen, extrapolated)
+            done = converged if done is None else done | converged
+            read_back = xp is np or i % CONVERGENCE_INTERVAL == CONVERGENCE_INTERVAL - 1
+            if read_back and bool(done.all()):  # here CuPy must wait
                 if callback is not None:
                     callback(1.0)
                 break
         if accelerated:
-            gain = new - ahead
-            ahead = new
-            if last is not None:
-                share = sum_last_axes(gain * last, ndim) / xp.maximum(sum_last_axes(last * last, ndim), tiny)
-                ahead = xp.maximum(new + xp.clip(share, 0, 1) * (new - x), 0)
-            last = gain
+            change = new - extrapolated
+            extrapolated = new
+            if old_change is not None:
+                overlap = sum_last_axes(change * old_change, ndim)
+                alpha = overlap / xp.maximum(sum_last_axes(old_change * old_change, ndim), tiny)
+                extrapolated = xp.maximum(new + xp.clip(alpha, 0, 1) * (new - x), 0)
+            old_change = change
         else:
-            ahead = new
+            extrapolated = new
         x = new
         if callback is not None:
             callback((i + 1) / num_iter)
     if done is not None:
-        x = xp.where(done, kept, x)
+        x = xp.where(done, frozen, x)
     return x

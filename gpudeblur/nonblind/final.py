@@ -1,33 +1,28 @@
-"""The restoration that ends `deblur`: with which method, weight and boundary."""
+"""The restoration at the end of `deblur`: method, weight and boundary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
-from .methods import METHODS
-from .regularization import weight_from_sigma
 from .saturation import project_on_data
+from .specs import METHOD_SPECS, METHODS
 
-# With which of them `deblur` ends, and how; the fast one in one CUDA graph, for which its weight must be fixed.
-FINALS: dict[str, Mapping[str, Any]] = {
-    "sparse": {},
-    "tv": {},
-    "hyper-laplacian": {"weight": 5e-4, "boundary": "liu-jia"},
-}
-# The more unknowns a kernel has for a pixel of the picture, the less it is right, and that is like noise: of a standard
-# deviation of 5 (kh kw / H W)^2, and up to 0.016. On small faces it takes the worst loss from 4.5 to 3.4 dB, and costs
-# nothing in the mean.
+# The methods that `deblur` offers, and their options.
+FINALS = {name: spec.final for name, spec in METHOD_SPECS.items() if spec.final is not None}
+# The error of an estimated kernel acts like noise. It grows with the number of kernel pixels per image pixel: a
+# standard deviation of 5 (kh kw / H W)^2, at most 0.016. On small faces this reduces the worst loss from 4.5 to 3.4 dB,
+# at no cost in the mean.
 KERNEL_ERROR, KERNEL_ERROR_MAX = 5.0, 0.016
 
 
-def residual_mse(blurred: Array, sharp: Array, kernel: Array, clipped: Array | None = None) -> Array:
-    """Mean of (B - x * k)^2 over the last two axes, where the whole kernel lies inside the picture; (...).
+def residual_mse(blurred: Array, sharp: Array, kernel: Array, saturated: Array | None = None) -> Array:
+    """Mean of (B - x * k)^2 over the pixels whose whole kernel window lies inside the image; (...).
 
-    Where B is `clipped`, x * k is right if it is more.
+    Where B is `saturated`, a larger x * k is no error.
     """
     xp = array_module(blurred, sharp, kernel)
     (h, w), (kh, kw) = blurred.shape[-2:], kernel.shape[-2:]
@@ -35,9 +30,9 @@ def residual_mse(blurred: Array, sharp: Array, kernel: Array, clipped: Array | N
     padded = xp.zeros((*sharp.shape[:-2], *grid), dtype=sharp.dtype)
     padded[..., :h, :w] = sharp
     reblurred = irfft2(psf_to_otf(kernel, grid) * rfft2(padded), grid) / (grid[0] * grid[1])
-    inside = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
-    seen = project_on_data(blurred[inside], reblurred[inside], None if clipped is None else clipped[inside])
-    error = (reblurred[inside] - seen) ** 2
+    window = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
+    data = project_on_data(blurred[window], reblurred[window], None if saturated is None else saturated[window])
+    error = (reblurred[window] - data) ** 2
     return error.reshape(*error.shape[:-2], -1).mean(axis=-1)  # one axis: on NumPy, a batch rounds as a loop then
 
 
@@ -46,23 +41,25 @@ def restore(
     kernel: Array,
     method: str,
     callback: Callable[[float], None] | None = None,
-    clipped: Array | None = None,
+    saturated: Array | None = None,
 ) -> Array:
     """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw) by one of `FINALS`.
 
-    `clipped` (..., H, W), where the sensor was at its top, is for those whose boundary is unknown.
+    `saturated` (..., H, W) bool is used by those whose boundary is unknown.
     """
-    options = dict(FINALS[method])
-    if clipped is not None and "boundary" not in options:
-        options["clipped"] = clipped
+    options: dict[str, Any] = dict(FINALS[method])
+    if saturated is not None and "boundary" not in options:
+        options["saturated"] = saturated
     if "weight" not in options:
         options["weight"] = _weight_with_kernel_error(blurred, kernel, method)
     return METHODS[method](blurred, kernel, callback=callback, **options)
 
 
 def _weight_with_kernel_error(blurred: Array, kernel: Array, method: str) -> Array:
-    """The weight for the noise of `blurred`, or for what `kernel` is not trusted with if that is more; (...)."""
-    xp, pixels = array_module(blurred, kernel), blurred.shape[-2] * blurred.shape[-1]
-    error = min(KERNEL_ERROR * (kernel.shape[-2] * kernel.shape[-1] / pixels) ** 2, KERNEL_ERROR_MAX)
+    """The weight for the noise of `blurred` or for the error of `kernel`, whichever is larger; (...)."""
+    xp, rule = array_module(blurred, kernel), METHOD_SPECS[method].weight_rule
+    assert rule is not None, "a method that ends `deblur` has a rule or a fixed weight"
+    ratio = kernel.shape[-2] * kernel.shape[-1] / (blurred.shape[-2] * blurred.shape[-1])
+    error = min(KERNEL_ERROR * ratio**2, KERNEL_ERROR_MAX)
     sigma = xp.maximum(noise_sigma_under(blurred, kernel), error)
-    return xp.asarray(weight_from_sigma(sigma, method), dtype=blurred.dtype)
+    return xp.asarray(rule.weight(sigma), dtype=blurred.dtype)

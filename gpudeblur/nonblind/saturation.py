@@ -1,7 +1,7 @@
-"""Pixels at the sensor's top: the blurred light there was at least what they show.
+"""Saturated pixels: the blurred light there was at least the recorded value.
 
-Compared as they are, they want a scene that is darker than it was, and ring. So where B is `clipped`, its misfit is
-one-sided: min(x * k - B, 0)^2 instead of (x * k - B)^2.
+Treated as ordinary data they bias the solution towards a darker scene and cause ringing. So where B is saturated, the
+misfit is one-sided: min(x * k - B, 0)^2 instead of (x * k - B)^2.
 """
 
 from __future__ import annotations
@@ -10,47 +10,43 @@ from ..numerics.arrays import Array, array_module
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .expectation_maximization import em_iterations
 
-# Steps of Richardson-Lucy to begin with. A lamp may have a hundred times the light that is seen of it; additive steps
-# grow it slowly, these are factors.
-FIRST_STEPS = 30
+# Richardson-Lucy steps of `saturated_start`. A lamp may be a hundred times brighter than its recorded value. Additive
+# steps approach this slowly; these multiply.
+START_STEPS = 30
 
 
-def project_on_data(blurred: Array, light: Array, clipped: Array | None) -> Array:
-    """The point nearest to `light` of all that `blurred` may stand for: B, but what is more where B is `clipped`."""
-    if clipped is None:
+def project_on_data(blurred: Array, reblurred: Array, saturated: Array | None) -> Array:
+    """The point closest to `reblurred` that agrees with B: B itself, or any larger value where B is `saturated`."""
+    if saturated is None:
         return blurred
-    xp = array_module(blurred, light)
-    return xp.where(clipped, xp.maximum(blurred, light), blurred)
+    xp = array_module(blurred, reblurred)
+    return xp.where(saturated, xp.maximum(blurred, reblurred), blurred)
 
 
-def fill_unobserved(blurred: Array, kernel: Array, latent: Array, clipped: Array | None = None) -> Array:
-    """`latent` * `kernel` (..., H', W'), periodic, `project_on_data` of `blurred` in its first H rows, W columns."""
+def fill_unobserved(blurred: Array, kernel: Array, latent: Array, saturated: Array | None = None) -> Array:
+    """`latent` * `kernel` (..., H', W'), periodic, replaced by `project_on_data` in its first H rows and W columns."""
     shape = latent.shape[-2:]
     spectrum = rfft2(latent)
     spectrum *= psf_to_otf(kernel, shape)
     spectrum *= 1 / (shape[0] * shape[1])
-    wide = irfft2(spectrum, shape, overwrite=True)
-    inside = (..., slice(blurred.shape[-2]), slice(blurred.shape[-1]))
-    wide[inside] = project_on_data(blurred, wide[inside], clipped)
-    return wide
+    filled = irfft2(spectrum, shape, overwrite=True)
+    window = (..., slice(blurred.shape[-2]), slice(blurred.shape[-1]))
+    filled[window] = project_on_data(blurred, filled[window], saturated)
+    return filled
 
 
-def saturated_start(blurred: Array, kernel: Array, clipped: Array, latent: Array) -> tuple[Array, Array]:
-    """What to begin with on the grid of an unknown boundary: (x, B continued as x * k).
+def saturated_start(blurred: Array, kernel: Array, saturated: Array, padded: Array) -> tuple[Array, Array]:
+    """First iterates on the grid of an unknown boundary: (x, B continued as x * k).
 
-    A picture where nothing is `clipped` keeps `latent`, B continued to that grid, for both. For the others, x is made
-    by `richardson_lucy`, for which x * k is B where it is more and B is clipped (Whyte et al. 2014, section 3, with a
-    hard knee).
-
-    References
-    ----------
-    O. Whyte, J. Sivic, A. Zisserman: Deblurring shaken and partially saturated images, Int. J. Computer Vision 110(2),
-    2014.
+    For an image without `saturated` pixels both are `padded`, B continued to that grid. For the others, x is computed
+    by Richardson-Lucy steps in which x * k counts as B where it exceeds a saturated B ([Whyte2014] section 3,
+    with a hard knee).
     """
-    xp = array_module(blurred, kernel, clipped)
-    bright = em_iterations(
-        blurred, kernel, 2, num_iter=FIRST_STEPS, boundary="unknown", accelerated=True, clipped=clipped,
-        everywhere=True,
+    xp = array_module(blurred, kernel, saturated)
+    latent = em_iterations(
+        blurred, kernel, 2, num_iter=START_STEPS, boundary="unknown", accelerated=True, saturated=saturated,
+        return_padded=True,
     )  # fmt: skip
-    lit = clipped.any(axis=(-2, -1), keepdims=True)
-    return xp.where(lit, bright, latent), xp.where(lit, fill_unobserved(blurred, kernel, bright, clipped), latent)
+    reblurred = fill_unobserved(blurred, kernel, latent, saturated)
+    any_saturated = saturated.any(axis=(-2, -1), keepdims=True)
+    return xp.where(any_saturated, latent, padded), xp.where(any_saturated, reblurred, padded)

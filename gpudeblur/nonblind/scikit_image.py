@@ -2,50 +2,46 @@
 
     from gpudeblur import restoration            # instead of: from skimage import restoration
 
-`richardson_lucy`, `wiener` and `unsupervised_wiener` return what those of scikit-image 0.26 return, to 1e-5. Beyond
-them: CuPy arrays, ``boundary=``, ``channel_axis=``, ``batch=``, and errors that name the argument.
+`richardson_lucy`, `wiener` and `unsupervised_wiener` return the results of scikit-image 0.26, to 1e-5. In addition they
+offer CuPy arrays, ``boundary=``, ``channel_axis=``, ``batch=``, and errors that name the argument.
 
-They differ where scikit-image does other than it says:
+They differ where scikit-image does not do what it documents:
 
-- A complex `psf`, a transfer function, is used whole, as is the transfer function of a `reg`. scikit-image drops the
-  imaginary parts (its issue 7363), which is wrong for whatever is not symmetric about its middle: 7 dB where 59 dB are
-  meant. An even-sided or one-sided `reg`, like ``[[1, -1]]``, is such a one.
-- `unsupervised_wiener` knows from `is_real` whether a spectrum is half of one. scikit-image tells it from whether the
-  spectrum is square, and so counts half of it for a picture like 257 x 512 (both chains are off by two), and twice of
-  it for one that is not square with ``is_real=False`` (the noise of 24 x 64 pixels comes out eight times too large).
-- What gives NaN or nonsense there is an error here: NaN or infinity in a picture or a `psf`, a `psf` of zeros,
-  ``num_iter=0`` (there: a picture of 0.5), ``max_num_iter`` at or under ``burnin + 1``, a `balance` or a threshold
-  below 0, a single pixel for `unsupervised_wiener`.
+- A complex `psf`, a transfer function, is used as it is, and so is the transfer function of a `reg`. scikit-image drops
+  the imaginary parts (its issue 7363), which is wrong for whatever is not symmetric about its middle, such as an
+  even-sided or one-sided `reg` like ``[[1, -1]]``: 7 dB where 59 dB are right.
+- `unsupervised_wiener` takes from `is_real` whether a spectrum is half of one. scikit-image derives it from whether the
+  spectrum is square, and so counts half of it for an image like 257 x 512 (both chains are off by two), and twice of it
+  for a non-square one with ``is_real=False`` (the noise of 24 x 64 pixels comes out eight times too large).
+- These raise an error instead of returning NaN or a meaningless result: NaN or infinity in an image or a `psf`, a `psf`
+  of zeros, ``num_iter=0``, ``max_num_iter`` at or under ``burnin + 1``, a `balance` or a threshold below 0, a single
+  pixel for `unsupervised_wiener`.
 
-Kept, as others have come to rely on it: pictures of integers become float64 of the same values, not fractions, and are
-clipped to 1 (a warning says so; ``clip=False``); `psf` is not scaled to sum 1; a real `psf` of just the shape of a
-transfer function is taken for one (with a warning); the origin of a `psf` of even side n is its pixel n / 2 - 1 in
+These conventions of scikit-image are preserved: images of integers become float64 of the same values, not fractions,
+and are clipped to 1 (with a warning; ``clip=False``); `psf` is not scaled to sum 1; a real `psf` of the shape of a
+transfer function is used as one (with a warning); the origin of a `psf` of even side n is pixel n / 2 - 1 in
 `richardson_lucy` and n / 2 in the others; the correction step of `richardson_lucy` is then a pixel off the adjoint, and
-many iterations diverge (a warning says so; with any `boundary` but None it is right); `unsupervised_wiener` counts the
-last column of an even width twice. Past its borders, the scene is black for `richardson_lucy` and periodic for the
-others: ``boundary=`` changes that.
+many iterations diverge (with a warning; with any `boundary` but None it is correct); `unsupervised_wiener` counts the
+last column of an even width twice. Outside the image, the scene is black for `richardson_lucy` and periodic for the
+others, unless ``boundary=`` changes that.
 
-scikit-image hands CuPy arrays over by itself (see `scikit_image_backend`) to functions that it dispatches. Its version
-0.26 dispatches none of these three: import them from here.
+scikit-image hands CuPy arrays over (see `scikit_image_backend`) to the functions that it dispatches. Version 0.26
+dispatches none of these three: import them from here.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-import warnings
 from typing import Any
 
 import numpy as np
 
-from ..images import checks, kernels
+from ..images import checks
 from ..numerics.arrays import Array, array_module, fft_module
-from ..numerics.fourier import fast_shape, irfftn, place, rfftn
-from .expectation_maximization import BOUNDARIES as LUCY_BOUNDARIES
+from ..numerics.fourier import fast_shape, irfftn, kernel_to_grid, rfftn
 from .expectation_maximization import convolutions, em_iterations
 from .methods.unsupervised_wiener import gibbs, random_streams
-from .methods.wiener import BOUNDARIES as WIENER_BOUNDARIES
-from .methods.wiener import kernel_otf, on_grid, prior_power
+from .methods.wiener import periodic_data, prior_power, squared_magnitude
 from .scikit_image_checks import (
     check_array,
     check_boundary,
@@ -53,10 +49,12 @@ from .scikit_image_checks import (
     check_fits,
     check_lucy,
     check_not_negative,
+    check_psf_axes,
+    check_spectral,
     sampler_parameters,
     warn_of_even,
-    warn_of_negative,
 )
+from .specs import FILTER_BOUNDARIES
 
 __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 CLIPPED = "clip=True cuts the result at 1; pass clip=False, or scale the image to [0, 1]"
@@ -80,9 +78,9 @@ def richardson_lucy(
     Parameters
     ----------
     image : ([P, ]M, N) array, of any number of axes
-        Blurred picture. float16 is computed in float32, integers and bool in float64.
+        Blurred image. float16 is computed in float32, integers and bool in float64.
     psf : array with as many axes
-        Point spread function, not scaled to sum 1; it may be larger than the picture.
+        Point spread function, not scaled to sum 1; it may be larger than the image.
     num_iter : int
         Number of iterations.
     clip : bool
@@ -90,15 +88,15 @@ def richardson_lucy(
     filter_epsilon : float, optional
         Where `H x` is below it, the ratio counts as 0.
     boundary : {None, "unknown", "reflect", "edge", "wrap"}
-        What is beyond the borders. None: nothing, all is black there, as scikit-image has it. "unknown": the scene goes
-        on and only what was seen is compared (Bertero & Boccacci 2005), the best. "reflect", "edge": the picture is
-        carried on so. "wrap": it is periodic. With any but None the start is the mean, and the `psf` acts as if
-        scaled to sum 1 but for the brightness of the result.
+        What is beyond the borders. None: black, as in scikit-image. "unknown": the scene continues and only observed
+        pixels are compared ([Bertero2005]), the best. "reflect", "edge": the image is mirrored, or continued
+        by its border pixels. "wrap": it is periodic. With any but None the first iterate is the mean, and the scale of
+        the `psf` affects only the brightness of the result.
     channel_axis : int, optional
         Axis of the channels; each is restored with the same `psf`.
     batch : int
-        Number of leading axes, the channels' not counted, that are a stack of pictures; `psf` is one for all of them,
-        or has these axes too.
+        Number of leading axes, the channels' not counted, that are a stack of images; `psf` is shared, or has these
+        axes too.
 
     Returns
     -------
@@ -106,7 +104,7 @@ def richardson_lucy(
 
     References
     ----------
-    See `gpudeblur.nonblind.methods.richardson_lucy`, which has acceleration, damping and total variation too.
+    See `gpudeblur.nonblind.richardson_lucy`, which has acceleration, damping and total variation too.
 
     Examples
     --------
@@ -116,57 +114,57 @@ def richardson_lucy(
     >>> restoration.richardson_lucy(image, np.ones((5, 5)) / 25, num_iter=5).shape
     (32, 32)
     """
-    check_boundary(boundary, LUCY_BOUNDARIES)
-    planes, weights, ndim = _prepare(image, psf, channel_axis, batch)
-    check_lucy(weights, ndim)
+    check_boundary(boundary, FILTER_BOUNDARIES)
+    planes, psf, ndim = _prepare(image, psf, channel_axis, batch)
+    check_lucy(psf, ndim)
     count = checks.check_count("num_iter", num_iter, way_out="30 is usual")
     if filter_epsilon is not None:
         filter_epsilon = check_not_negative("filter_epsilon", filter_epsilon)
     if clip:
         checks.check_range(planes, CLIPPED)
     if boundary is None:
-        warn_of_even(weights.shape[-ndim:])
-        sharp = _richardson_lucy_zero_boundary(planes, weights, count, filter_epsilon, ndim)
+        warn_of_even(psf.shape[-ndim:])
+        sharp = _richardson_lucy_zero_boundary(planes, psf, count, filter_epsilon, ndim)
     else:
         if boundary == "wrap":
-            check_fits(weights, planes, ndim)
-        sharp = em_iterations(planes, weights, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon)
+            check_fits(psf, planes, ndim)
+        sharp = em_iterations(planes, psf, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon)
     return _finalize(sharp, channel_axis, batch, clip)
 
 
 def _richardson_lucy_zero_boundary(
     image: Array, psf: Array, num_iter: int, filter_epsilon: float | None, ndim: int
 ) -> Array:
-    """scikit-image's own: zeros outside, as `scipy.signal.convolve(mode="same")` has them, from 0.5 on."""
+    """scikit-image's iteration: zeros outside, as in `scipy.signal.convolve(mode="same")`, from 0.5 on."""
     xp, shape = array_module(image), image.shape[-ndim:]
-    # No pixel is further from another than the picture is long; what is cut off of a longer psf meets nothing.
-    forth, back = (_cut(kernel, shape) for kernel in (psf, xp.flip(psf, tuple(range(-ndim, 0)))))
-    reach = (max(o, n - 1 - o) for o, n in zip(forth[1], forth[0].shape[-ndim:], strict=True))
-    grid = fast_shape(tuple(side + far for side, far in zip(shape, reach, strict=True)))
-    blur, correct = (convolutions(kernel, grid, origin)[0] for kernel, origin in (forth, back))
-    seen: Any = (..., *map(slice, shape))
+    # Parts of the psf farther from its origin than the image is long connect no two pixels.
+    forward, backward = (_central_part(kernel, shape) for kernel in (psf, xp.flip(psf, tuple(range(-ndim, 0)))))
+    radius = (max(o, n - 1 - o) for o, n in zip(forward[1], forward[0].shape[-ndim:], strict=True))
+    grid = fast_shape(tuple(side + r for side, r in zip(shape, radius, strict=True)))
+    blur, correct = (convolutions(kernel, grid, origin)[0] for kernel, origin in (forward, backward))
+    window: Any = (..., *map(slice, shape))
     latent = xp.zeros((*image.shape[:-ndim], *grid), dtype=image.dtype)
     ratio = xp.zeros_like(latent)
-    inner, quotient = latent[seen], ratio[seen]
+    inner, quotient = latent[window], ratio[window]
     inner += 0.5
     for _ in range(num_iter):
-        again = blur(latent)[seen]
-        again += 1e-12
-        xp.divide(image, again, out=quotient)
+        reblurred = blur(latent)[window]
+        reblurred += 1e-12
+        xp.divide(image, reblurred, out=quotient)
         if filter_epsilon:
-            quotient[again < filter_epsilon] = 0
-        inner *= correct(ratio)[seen]
+            quotient[reblurred < filter_epsilon] = 0
+        inner *= correct(ratio)[window]
     return inner
 
 
-def _cut(kernel: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+def _central_part(kernel: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
     """The part of a kernel within `shape` of its origin, (side - 1) // 2, and the origin there."""
     sides = kernel.shape[-len(shape) :]
     begin = [max(0, (n - 1) // 2 - (length - 1)) for n, length in zip(sides, shape, strict=True)]
     end = [min(n, (n - 1) // 2 + length) for n, length in zip(sides, shape, strict=True)]
     origin = tuple((n - 1) // 2 - b for n, b in zip(sides, begin, strict=True))
-    part: Any = (..., *map(slice, begin, end))
-    return kernel[part], origin
+    window: Any = (..., *map(slice, begin, end))
+    return kernel[window], origin
 
 
 def wiener(
@@ -188,28 +186,24 @@ def wiener(
     Parameters
     ----------
     image : ([P, ]M, N) array, of any number of axes
-        Blurred picture. float16 is computed in float32, integers and bool in float64.
+        Blurred image. float16 is computed in float32, integers and bool in float64.
     psf : array with as many axes
-        Real: the point spread function, not scaled, at most as large as the picture. Complex: its transfer function, of
+        Real: the point spread function, not scaled, at most as large as the image. Complex: its transfer function, of
         shape (M, N // 2 + 1), or (M, N) unless `is_real`.
     balance : float
         :math:`\lambda`. Larger: less noise, less detail.
     reg : array, optional
-        The regularisation D, an impulse response or a transfer function like `psf`. None: the Laplacian.
+        The regularization D, an impulse response or a transfer function like `psf`. None: the Laplacian.
     is_real : bool
         Whether transfer functions are of a real transform. If not, the result is complex.
     clip : bool
         Cut the result at -1 and 1.
     boundary : {None, "wrap", "unknown", "reflect", "edge"}
-        What is beyond the borders. None and "wrap": the picture is periodic. "reflect", "edge": it is carried on so and
-        fades over to its opposite border. "unknown": it is carried on by a restoration that compares only what was seen
-        (`unknown_boundary`), the best and slowest, for pictures of two axes. The last three need a real `psf`
-        and `reg`, and `is_real`.
-    channel_axis : int, optional
-        Axis of the channels; each is restored with the same `psf`.
-    batch : int
-        Number of leading axes, the channels' not counted, that are a stack of pictures; `psf` is one for all of them,
-        or has these axes too.
+        What is beyond the borders. None and "wrap": the image is periodic. "reflect", "edge": it is mirrored, or
+        continued by its border pixels, and fades over to its opposite border. "unknown": it is continued by a
+        restoration that compares only observed pixels (`unknown_boundary`), the best and slowest, for images of two
+        axes. The last three need a real `psf` and `reg`, and `is_real`.
+    channel_axis, batch : see `richardson_lucy`.
 
     Returns
     -------
@@ -228,21 +222,21 @@ def wiener(
     >>> restoration.wiener(image, np.ones((5, 5)) / 25, 0.1).shape
     (32, 32)
     """
-    check_boundary(boundary, WIENER_BOUNDARIES)
-    planes, weights, ndim = _prepare(image, psf, channel_axis, batch)
+    check_boundary(boundary, FILTER_BOUNDARIES)
+    planes, psf, ndim = _prepare(image, psf, channel_axis, batch)
     balance = check_not_negative("balance", balance, "0 is the inverse filter, 0.1 a start")
     if clip:
         checks.check_range(planes, CLIPPED)
-    data, inside, otf, penalty = _spectral(planes, weights, reg, is_real, boundary, ndim)
+    data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim)
     xp, grid = array_module(data), data.shape[-ndim:]
-    bottom = otf.real**2 + otf.imag**2 + balance * penalty
-    inverse = otf.conj() / xp.where(bottom > 0, bottom, 1)
+    denominator = squared_magnitude(otf) + balance * penalty
+    inverse = otf.conj() / xp.where(denominator > 0, denominator, 1)
     if not is_real:
         fft, axes = fft_module(xp), tuple(range(-ndim, 0))
         sharp = fft.ifftn(inverse * fft.fftn(data, axes=axes), axes=axes)
     else:
         inverse /= math.prod(grid)
-        sharp = irfftn(inverse * rfftn(data, ndim), grid)[inside]
+        sharp = irfftn(inverse * rfftn(data, ndim), grid)[window]
     return _finalize(sharp, channel_axis, batch, clip)
 
 
@@ -259,23 +253,23 @@ def unsupervised_wiener(
     channel_axis: int | None = None,
     batch: int = 0,
 ) -> tuple[Array, dict[str, list[Any]]]:
-    """Wiener-Hunt deconvolution that finds its own weight; drop-in for `skimage.restoration.unsupervised_wiener`.
+    """Wiener-Hunt deconvolution with an automatic weight; drop-in for `skimage.restoration.unsupervised_wiener`.
 
-    Draws pictures and the precisions of noise and prior in turn (Gibbs sampling) and averages the pictures.
+    Draws images and the precisions of noise and prior in turn (Gibbs sampling) and averages the images.
 
     Parameters
     ----------
     image : (M, N) array
-        Blurred picture. float16 is computed in float32, integers and bool in float64.
+        Blurred image. float16 is computed in float32, integers and bool in float64.
     psf, reg, is_real, clip, channel_axis, batch : see `wiener`.
     user_params : dict, optional
-        ``threshold``: a sample that changes the mean by less than this share is the last, 1e-4. ``burnin``: number of
-        samples that do not count, 15. ``min_num_iter``, ``max_num_iter``: number of samples, 30 and 200.
+        ``threshold``: a sample that changes the mean by less than this fraction is the last, 1e-4. ``burnin``: number
+        of samples left out of the mean, 15. ``min_num_iter``, ``max_num_iter``: number of samples, 30 and 200.
         ``callback``: called with each sample, in Fourier space.
     rng : {`numpy.random.Generator`, int}, optional
-        With one, the random numbers are those of scikit-image, also for CuPy arrays, to which they are copied. Left
-        out, or with a `cupy.random.Generator`, they are drawn faster, CuPy's on the device. All pictures of a stack
-        share them: each is as it would be alone.
+        With one, the random numbers are those of scikit-image, also for CuPy arrays, to which they are copied. Without,
+        or with a `cupy.random.Generator`, they are drawn faster, CuPy's on the device. All images of a stack share
+        them: a stack equals a loop.
     boundary : {None, "wrap", "reflect", "edge"}
         See `wiener`.
 
@@ -284,7 +278,7 @@ def unsupervised_wiener(
     x_postmean : array like `image`, float32 or float64
         The posterior mean.
     chains : dict
-        ``noise`` and ``prior``: lists of the precisions, numbers, or arrays with one number for each plane of a stack.
+        ``noise`` and ``prior``: lists of the precisions, numbers, or arrays with one number per plane of a stack.
 
     References
     ----------
@@ -301,25 +295,25 @@ def unsupervised_wiener(
     ((32, 32), ['noise', 'prior'])
     """
     check_boundary(boundary, ("wrap", "reflect", "edge"))
-    planes, weights, ndim = _prepare(image, psf, channel_axis, batch)
+    planes, psf, ndim = _prepare(image, psf, channel_axis, batch)
     if ndim != 2:
         raise ValueError(
             f"image must have 2 axes of space, (M, N), got {ndim} (shape {image.shape}); "
             "a stack of pictures needs batch=, channels need channel_axis="
         )
     if math.prod(planes.shape[-2:]) < 2:
-        raise ValueError("image must have at least 2 pixels, got one; nothing is known of the noise then")
+        raise ValueError("image must have at least 2 pixels, got one; there is no noise to estimate then")
     params = sampler_parameters(user_params)
     if clip:
         checks.check_range(planes, CLIPPED)
-    data, inside, otf, penalty = _spectral(planes, weights, reg, is_real, boundary, ndim)
+    data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim)
     xp, grid = array_module(data), data.shape[-2:]
     unit = math.prod(grid) ** -0.5
     if rng is None or (xp is not np and isinstance(rng, xp.random.Generator)):
         normal, gamma = random_streams(rng, xp, data.dtype)
     else:
         normal, gamma = _skimage_stream(np.random.default_rng(rng), xp, data.dtype)
-    found = gibbs(
+    chains = gibbs(
         unit * (rfftn(data, 2) if is_real else fft_module(xp).fft2(data, axes=(-2, -1))),
         otf,
         penalty,
@@ -330,13 +324,13 @@ def unsupervised_wiener(
         sample=params.pop("callback"),
         **params,
     )
-    mean = found.mean * unit
-    sharp = irfftn(mean, grid)[inside] if is_real else fft_module(xp).ifft2(mean, axes=(-2, -1), norm="forward")
-    return _finalize(sharp, channel_axis, batch, clip), {"noise": found.noise, "prior": found.prior}
+    mean = chains.mean * unit
+    sharp = irfftn(mean, grid)[window] if is_real else fft_module(xp).ifft2(mean, axes=(-2, -1), norm="forward")
+    return _finalize(sharp, channel_axis, batch, clip), {"noise": chains.noise, "prior": chains.prior}
 
 
 def _skimage_stream(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any, Any]:
-    """`unsupervised_wiener.draws` by scikit-image's stream: float64, whatever the dtype of the picture."""
+    """`random_streams` as scikit-image draws them: float64, whatever the dtype of the image."""
 
     def normal(shape: tuple[int, ...]) -> Array:
         out = np.empty((2, *shape), dtype)
@@ -347,13 +341,12 @@ def _skimage_stream(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any
     return normal, host.standard_gamma
 
 
-# ------------------------------------------------------------------ entry and exit
 def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tuple[Array, Array, int]:
-    """Checked: (planes (*batch, [C], *space), psf that broadcasts with them, number of axes of space)."""
+    """Checked and converted: (planes (*batch, [C], *space), psf that broadcasts with them, number of spatial axes)."""
     check_array(image, "image", "mask or inpaint it first", "biuf")
     check_array(psf, "psf", "set it to zero there", "biufc")
     xp = array_module(image, psf)
-    lead = checks.check_count("batch", batch, least=0, way_out="it is the number of leading axes that are a stack")
+    lead = checks.check_count("batch", batch, minimum=0, way_out="it is the number of leading axes that are a stack")
     axis = None if channel_axis is None else check_channel_axis(channel_axis, image.ndim)
     ndim = image.ndim - lead - (axis is not None)
     if ndim < 1:
@@ -361,17 +354,7 @@ def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int) -> 
             f"batch must leave image an axis of space, got {batch} for shape {image.shape} and channel_axis "
             f"{channel_axis}; it is the number of leading axes that are a stack"
         )
-    stack = list(image.shape)
-    if axis is not None:
-        del stack[axis]
-    if psf.ndim != ndim and (psf.ndim != ndim + lead or psf.shape[:lead] != tuple(stack[:lead])):
-        alternative = f", or {ndim + lead} that begin with {tuple(stack[:lead])}" if lead else ""
-        fewer = psf.ndim < ndim
-        way_out = "channels need channel_axis=, a stack needs batch=" if fewer else "channels share one psf"
-        raise ValueError(
-            f"psf must have the {ndim} axes of the picture{alternative}, got {psf.ndim} (shape {psf.shape}) for an "
-            f"image of shape {image.shape}; {way_out}"
-        )
+    check_psf_axes(psf, image, lead, axis, ndim)
     dtype = np.dtype(np.float32 if image.dtype.char in "ef" else np.float64)
     planes = image if axis is None else xp.moveaxis(image, axis, lead)
     planes = planes.astype(dtype)
@@ -387,7 +370,7 @@ def _finalize(planes: Array, channel_axis: int | None, batch: int, clip: bool) -
     xp = array_module(planes)
     if channel_axis is not None:
         planes = xp.moveaxis(planes, batch, channel_axis)
-    planes = xp.array(planes, order="C")  # nothing of the grid around it is kept
+    planes = xp.array(planes, order="C")  # a copy, which does not keep the grid alive
     if clip:
         planes[planes > 1] = 1
         planes[planes < -1] = -1
@@ -397,62 +380,20 @@ def _finalize(planes: Array, channel_axis: int | None, batch: int, clip: bool) -
 def _spectral(
     planes: Array, psf: Array, reg: Any, is_real: bool, boundary: str | None, ndim: int
 ) -> tuple[Array, tuple[Any, ...], Array, Array]:
-    """(the picture on its grid, where it is there, transfer function of `psf`, |F D|^2)."""
+    """(image on its grid, its position there, transfer function of `psf`, |F D|^2)."""
     xp, shape = array_module(planes), planes.shape[-ndim:]
     bins = (*shape[:-1], shape[-1] // 2 + 1) if is_real else shape
-    known = psf.dtype.kind == "c"
-    if not known and psf.shape[-ndim:] == bins:
-        known = True
-        warnings.warn(
-            f"psf is real and has the shape of a transfer function, {bins}: it is taken for one, as scikit-image does; "
-            "pass psf.astype(complex) to say so, or pad it with zeros if it is a point spread function",
-            UserWarning,
-            stacklevel=4,
-        )
-    elif known and psf.shape[-ndim:] != bins:
-        raise ValueError(
-            f"psf must have the shape of a transfer function, {bins} with is_real={is_real}, if it is complex, got "
-            f"{psf.shape}; pass the real point spread function instead"
-        )
-    if not known:
-        check_fits(psf, planes, ndim)
-        if bool((psf == 0).all(axis=tuple(range(-ndim, 0))).any()):
-            raise ValueError("psf must not be all zeros, got nothing else; a blur keeps the light, so it sums to 1")
-        warn_of_negative(psf)
-    if reg is not None:
-        check_array(reg, "reg", "set it to zero there", "biufc")
-        array_module(planes, reg)  # refuses a mixture
-        if reg.dtype.kind == "c" and reg.shape != bins:
-            raise ValueError(
-                f"reg must have the shape of a transfer function, {bins} with is_real={is_real}, if it is complex, got "
-                f"{reg.shape}; pass a real impulse response"
-            )
-        if reg.dtype.kind != "c" and (reg.ndim != ndim or any(map(operator.gt, reg.shape, shape))):
-            raise ValueError(
-                f"reg must have the {ndim} axes of the picture and fit into it, got shape {reg.shape} for {shape}; "
-                "None is the Laplacian"
-            )
-    if boundary not in (None, "wrap") and (known or not is_real or (reg is not None and reg.dtype.kind == "c")):
-        raise ValueError(
-            f"boundary must be None or 'wrap' with transfer functions or is_real=False, got {boundary!r}; they are "
-            "made for the picture's own grid, so pass the real point spread function and reg"
-        )
-    if boundary == "unknown" and ndim != 2:
-        raise ValueError(f"boundary must not be 'unknown' for a picture of {ndim} axes of space; use 'edge'")
-    if boundary == "unknown" and bool((kernels.kernel_sum(psf, 2) <= 0).any()):
-        raise ValueError("boundary must not be 'unknown' for a psf whose sum is not positive; use 'edge'")
-    data, inside = on_grid(planes, psf, boundary or "wrap", ndim=ndim)
+    is_otf = check_spectral(psf, reg, planes, bins, is_real, boundary, ndim)
+    data, window = periodic_data(planes, psf, boundary or "wrap", ndim=ndim)
     grid = data.shape[-ndim:]
 
-    def transfer(kernel: Array) -> Array:
-        if is_real:
-            return kernel_otf(kernel, grid)
-        spread = place(kernel, grid, tuple(side // 2 for side in kernel.shape[-ndim:]))
-        return fft_module(xp).fftn(spread, axes=tuple(range(-ndim, 0)))
+    def transform(kernel: Array) -> Array:
+        padded = kernel_to_grid(kernel, grid)
+        return rfftn(padded, ndim) if is_real else fft_module(xp).fftn(padded, axes=tuple(range(-ndim, 0)))
 
-    otf = psf if known else transfer(psf)
+    otf = psf if is_otf else transform(psf)
     if reg is None:
-        return data, inside, otf, xp.asarray(prior_power(grid, "laplacian", data.dtype, halved=is_real))
+        return data, window, otf, xp.asarray(prior_power(grid, "laplacian", data.dtype, halved=is_real))
     if reg.dtype.kind != "c":
-        reg = transfer(reg.astype(np.float64))
-    return data, inside, otf, (reg.real**2 + reg.imag**2).astype(data.dtype)
+        reg = transform(reg.astype(np.float64))
+    return data, window, otf, squared_magnitude(reg).astype(data.dtype)

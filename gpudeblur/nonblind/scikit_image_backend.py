@@ -1,7 +1,7 @@
-"""What scikit-image asks of a backend (`skimage.util._backends`): CuPy arrays come here, NumPy's stay there.
+"""The scikit-image backend (`skimage.util._backends`): handles CuPy arrays, leaves NumPy arrays to scikit-image.
 
 scikit-image finds this module by the entry points `skimage_backends` and `skimage_backend_infos` of pyproject.toml. Its
-version 0.26 asks for two functions only, both of `skimage.metrics`; the deconvolution is ready for the day it asks.
+version 0.26 dispatches two functions only, both of `skimage.metrics`; the deconvolution is ready for later versions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ RESTORATION = ("richardson_lucy", "unsupervised_wiener", "wiener")
 
 
 def information() -> Any:
-    """The functions that a call may be handed over for."""
+    """The functions that this backend implements."""
     return types.SimpleNamespace(
         supported_functions=[*(f"skimage.restoration:{name}" for name in RESTORATION), *METRICS]
     )
 
 
 def can_has(name: str, *args: Any, **kwargs: Any) -> bool:
-    """Whether this call is for us: one with a CuPy array in it, which scikit-image itself could not read."""
+    """Whether to handle this call: one with a CuPy array in it, which scikit-image itself cannot read."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and any(isinstance(value, cupy.ndarray) for value in (*args, *kwargs.values()))
 
@@ -38,7 +38,7 @@ def get_implementation(name: str) -> Callable[..., Any]:
 
 
 def _floats(*images: Any) -> tuple[Any, ...]:
-    """In the precision that scikit-image takes for them: float32 if both are float32 or less."""
+    """In the precision that scikit-image uses for them: float32 if all are float32 or less, else float64."""
     from ..numerics.arrays import array_module
 
     array_module(*images)
@@ -59,14 +59,14 @@ def normalized_root_mse(image_true: Any, image_test: Any, *, normalization: str 
     image_true, image_test = _floats(image_true, image_test)
     normalization = normalization.lower()
     if normalization == "euclidean":
-        whole = (image_true * image_true).mean(dtype=np.float64) ** 0.5
+        norm = (image_true * image_true).mean(dtype=np.float64) ** 0.5
     elif normalization == "min-max":
-        whole = image_true.max() - image_true.min()
+        norm = image_true.max() - image_true.min()
     elif normalization == "mean":
-        whole = image_true.mean()
+        norm = image_true.mean()
     else:
         raise ValueError(f"normalization must be 'euclidean', 'min-max' or 'mean', got {normalization!r}")
-    return mean_squared_error(image_true, image_test) ** 0.5 / float(whole)
+    return mean_squared_error(image_true, image_test) ** 0.5 / float(norm)
 
 
 METRICS: dict[str, Callable[..., float]] = {

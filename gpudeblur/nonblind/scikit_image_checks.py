@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from ..images import checks, kernels
-from ..numerics.arrays import Array
+from ..numerics.arrays import Array, array_module
+from ..numerics.user_warnings import warn
 
 SAMPLER_DEFAULTS: dict[str, Any] = {
     "threshold": 1e-4,
@@ -23,28 +23,25 @@ def sampler_parameters(user_params: dict[str, Any] | None) -> dict[str, Any]:
     if not isinstance(user_params, Mapping | None):
         kind = type(user_params).__name__
         raise TypeError(f"user_params must be a dictionary, got {user_params!r} ({kind}); {{}} has the defaults")
-    given = user_params or {}
-    if unknown := sorted(map(str, set(given) - set(SAMPLER_DEFAULTS))):
-        warnings.warn(
+    user_params = user_params or {}
+    if unknown := sorted(map(str, set(user_params) - set(SAMPLER_DEFAULTS))):
+        warn(
             f"user_params has no {', '.join(unknown)}: ignored; it has {', '.join(sorted(SAMPLER_DEFAULTS))}",
-            UserWarning,
-            stacklevel=3,
         )
-    params = {name: given.get(name, default) for name, default in SAMPLER_DEFAULTS.items()}
+    params = {name: user_params.get(name, default) for name, default in SAMPLER_DEFAULTS.items()}
     for name in ("burnin", "min_num_iter", "max_num_iter"):
-        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], least=0)
+        params[name] = checks.check_count(f"user_params[{name!r}]", params[name], minimum=0)
     check_not_negative("user_params['threshold']", params["threshold"])
     if not (params["callback"] is None or callable(params["callback"])):
         raise TypeError(f"user_params['callback'] must be a function, got {params['callback']!r}; leave it out")
     if params["max_num_iter"] < params["burnin"] + 2:
         raise ValueError(
             f"user_params must have a max_num_iter of at least burnin + 2, got {params['max_num_iter']} and a burnin "
-            f"of {params['burnin']}; nothing is left to be averaged"
+            f"of {params['burnin']}; no sample is left for the mean"
         )
     return params
 
 
-# ------------------------------------------------------------------ checks
 def check_array(array: Any, name: str, way_out: str, kinds: str) -> None:
     xp = checks.module_of(array, name)
     if array.dtype.kind not in kinds:
@@ -56,9 +53,22 @@ def check_array(array: Any, name: str, way_out: str, kinds: str) -> None:
         checks.check_finite(part, xp, name, way_out)
 
 
-def check_boundary(boundary: str | None, known: tuple[str, ...]) -> None:
+def check_boundary(boundary: str | None, choices: tuple[str, ...]) -> None:
     if boundary is not None:
-        checks.check_choice("boundary", boundary, known)
+        checks.check_choice("boundary", boundary, choices)
+
+
+def check_psf_axes(psf: Array, image: Array, lead: int, axis: int | None, ndim: int) -> None:
+    """`psf` has the `ndim` axes of space, or those of the stack, `lead`, before them."""
+    stack = [side for i, side in enumerate(image.shape) if i != axis][:lead]
+    if psf.ndim != ndim and (psf.ndim != ndim + lead or psf.shape[:lead] != tuple(stack)):
+        alternative = f", or {ndim + lead} that begin with {tuple(stack)}" if lead else ""
+        fewer = psf.ndim < ndim
+        way_out = "channels need channel_axis=, a stack needs batch=" if fewer else "channels share one psf"
+        raise ValueError(
+            f"psf must have the {ndim} axes of the picture{alternative}, got {psf.ndim} (shape {psf.shape}) for an "
+            f"image of shape {image.shape}; {way_out}"
+        )
 
 
 def check_lucy(psf: Array, ndim: int) -> None:
@@ -72,6 +82,52 @@ def check_lucy(psf: Array, ndim: int) -> None:
     warn_of_negative(psf)
 
 
+def check_spectral(
+    psf: Array, reg: Any, planes: Array, bins: tuple[int, ...], is_real: bool, boundary: str | None, ndim: int
+) -> bool:
+    """Check the arguments of both Wiener functions together; whether `psf` is a transfer function (of shape `bins`)."""
+    shape, is_otf = planes.shape[-ndim:], psf.dtype.kind == "c"
+    if not is_otf and psf.shape[-ndim:] == bins:
+        is_otf = True
+        warn(
+            f"psf is real and has the shape of a transfer function, {bins}: it is taken for one, as scikit-image does; "
+            "pass psf.astype(complex) to say so, or pad it with zeros if it is a point spread function",
+        )
+    elif is_otf and psf.shape[-ndim:] != bins:
+        raise ValueError(
+            f"psf must have the shape of a transfer function, {bins} with is_real={is_real}, if it is complex, got "
+            f"{psf.shape}; pass the real point spread function instead"
+        )
+    if not is_otf:
+        check_fits(psf, planes, ndim)
+        if bool((psf == 0).all(axis=tuple(range(-ndim, 0))).any()):
+            raise ValueError("psf must not be all zeros, got nothing else; a blur keeps the light, so it sums to 1")
+        warn_of_negative(psf)
+    if reg is not None:
+        check_array(reg, "reg", "set it to zero there", "biufc")
+        array_module(planes, reg)  # refuses a mixture
+        if reg.dtype.kind == "c" and reg.shape != bins:
+            raise ValueError(
+                f"reg must have the shape of a transfer function, {bins} with is_real={is_real}, if it is complex, got "
+                f"{reg.shape}; pass a real impulse response"
+            )
+        if reg.dtype.kind != "c" and (reg.ndim != ndim or any(map(operator.gt, reg.shape, shape))):
+            raise ValueError(
+                f"reg must have the {ndim} axes of the picture and fit into it, got shape {reg.shape} for {shape}; "
+                "None is the Laplacian"
+            )
+    if boundary not in (None, "wrap") and (is_otf or not is_real or (reg is not None and reg.dtype.kind == "c")):
+        raise ValueError(
+            f"boundary must be None or 'wrap' with transfer functions or is_real=False, got {boundary!r}; they are "
+            "made for the picture's own grid, so pass the real point spread function and reg"
+        )
+    if boundary == "unknown" and ndim != 2:
+        raise ValueError(f"boundary must not be 'unknown' for a picture of {ndim} axes of space; use 'edge'")
+    if boundary == "unknown" and bool((kernels.kernel_sum(psf, 2) <= 0).any()):
+        raise ValueError("boundary must not be 'unknown' for a psf whose sum is not positive; use 'edge'")
+    return is_otf
+
+
 def check_fits(psf: Array, planes: Array, ndim: int) -> None:
     sides, shape = psf.shape[-ndim:], planes.shape[-ndim:]
     if any(map(operator.gt, sides, shape)):
@@ -83,21 +139,17 @@ def check_fits(psf: Array, planes: Array, ndim: int) -> None:
 
 def warn_of_negative(psf: Array) -> None:
     if bool((psf < 0).any()):
-        warnings.warn(
+        warn(
             f"psf has negative values, down to {float(psf.min()):g}: no blur has; cut them off with "
             "numpy.maximum(psf, 0) unless they are meant",
-            UserWarning,
-            stacklevel=4,
         )
 
 
 def warn_of_even(sides: tuple[int, ...]) -> None:
     if any(side % 2 == 0 for side in sides):
-        warnings.warn(
+        warn(
             f"psf has an even side ({format_shape(sides)}): scikit-image's correction is then a pixel off its blur and "
             "many iterations diverge; pad it in front with one zero, or give a boundary=",
-            UserWarning,
-            stacklevel=3,
         )
 
 

@@ -1,1 +1,1 @@
-"""Arrays and transforms on NumPy and CuPy: everything here works on plain arrays and knows no image."""
+"""Arrays and transforms on NumPy and CuPy. Nothing here knows a deblurring method."""

@@ -1,4 +1,4 @@
-"""Which array library an array belongs to, and what goes with it. No step imports CuPy itself."""
+"""The array library an array belongs to, moves between libraries, and the choice of a device."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray | cupy.ndarray"
 
-LEAST_CAPABILITY = 75  # of a GPU, times ten: the oldest that CUDA 13 supports and the tests compile for
+MIN_COMPUTE_CAPABILITY = 75  # times ten: the oldest that CUDA 13 supports and the tests compile for
 
 
 def array_module(*arrays: Any) -> Any:
-    """NumPy or CuPy, whichever owns all the arrays (CuPy is found where it is loaded, never imported).
+    """The module, NumPy or CuPy, that all the arrays belong to. It never imports CuPy.
 
     Raises
     ------
     TypeError
-        If an array is neither, or if the two are mixed.
+        An array belongs to neither, or the two are mixed.
     """
     for a in arrays:
         if type(a) is not np.ndarray:
             break
     else:
-        return np  # by far the most frequent question
-    known = [np, *(module for module in [sys.modules.get("cupy")] if module is not None)]
-    owners = {next((m for m in known if isinstance(a, m.ndarray)), None) for a in arrays}
+        return np  # the fast path
+    modules = [np, sys.modules["cupy"]] if sys.modules.get("cupy") else [np]
+    owners = {next((m for m in modules if isinstance(a, m.ndarray)), None) for a in arrays}
     if len(owners) != 1 or None in owners:
         got = ", ".join(f"{type(a).__module__}.{type(a).__name__}" for a in arrays)
         raise TypeError(
@@ -44,14 +44,14 @@ def array_module(*arrays: Any) -> Any:
 
 
 def goes_to_cuda(*arrays: Any) -> bool:
-    """Whether a CUDA kernel of ours takes these arrays: CuPy's, and all of the dtypes of a float32 computation."""
+    """Whether our CUDA kernels take these arrays: CuPy arrays, all with the dtypes of a float32 computation."""
     if array_module(*arrays) is np:
         return False
     return all(a.dtype in (np.float32, np.complex64, np.bool_) for a in arrays)
 
 
 def fft_module(xp: Any) -> Any:
-    """`scipy.fft` or `cupyx.scipy.fft`: both keep float32, which `numpy.fft` does only since 2.0 and slower."""
+    """`scipy.fft` or `cupyx.scipy.fft`."""
     if xp is np:
         import scipy.fft
 
@@ -62,14 +62,13 @@ def fft_module(xp: Any) -> Any:
 
 
 class Workspace:
-    """Arrays by name for a loop over pictures to write into: allotted when first asked for, the same memory ever after.
+    """Named output buffers for a loop on a device, each allocated at the first request and reused afterwards.
 
-    On a device, memory that is asked for and given back in a loop costs time. On NumPy every request is answered None,
-    "allot it yourself": malloc does as well, and scipy.fft takes no output.
+    On NumPy every request returns None, "allocate it yourself": reuse saves no time there, and scipy.fft has no `out`.
 
     Parameters
     ----------
-    like : (..., H, W), the pictures. What the methods give has the same leading axes and, if not said, dtype.
+    like : (..., H, W), the images. The buffers have its leading axes and, by default, its dtype.
     """
 
     def __init__(self, like: Array) -> None:
@@ -78,19 +77,19 @@ class Workspace:
         self._arrays: dict[str, Array] = {}
 
     def __call__(self, name: str, *sides: int, dtype: Any = None) -> Array | None:
-        """The array (..., *sides) of that name; its contents are what was left there."""
+        """The buffer (..., *sides) of that name; its contents are undefined."""
         if self._xp is np:
             return None
         if name not in self._arrays:
             self._arrays[name] = self._xp.empty((*self._lead, *sides), dtype=dtype or self._dtype)
         return self._arrays[name]
 
-    def picture(self, name: str, dtype: Any = None) -> Array | None:
+    def image(self, name: str, dtype: Any = None) -> Array | None:
         """(..., H, W)."""
         return self(name, *self._shape, dtype=dtype)
 
     def spectrum(self, name: str, shape: tuple[int, int] | None = None) -> Array | None:
-        """(..., H, W // 2 + 1) complex, what `rfft2` makes of a picture, or of an array of `shape`."""
+        """(..., H, W // 2 + 1) complex, for the `rfft2` of an image, or of an array of `shape`."""
         h, w = self._shape if shape is None else shape
         return self(name, h, w // 2 + 1, dtype=np.result_type(self._dtype, np.complex64))
 
@@ -116,12 +115,12 @@ def backend_name(xp: Any) -> str:
 
 
 def to_host(array: Array) -> np.ndarray:
-    """The same values as a NumPy array; a CuPy array is copied, and the call waits for its stream."""
+    """`array` as a NumPy array; a CuPy array is copied, and the call waits for its stream."""
     return array if isinstance(array, np.ndarray) else array.get()
 
 
 def to_host_together(xp: Any, arrays: Sequence[Array]) -> list[np.ndarray]:
-    """Small arrays of floats as NumPy arrays: where they are CuPy's, by one copy, and the call waits once."""
+    """Small arrays of floats as NumPy arrays; CuPy arrays by a single copy, for which the call waits."""
     if xp is np:
         return list(arrays)
     host = xp.concatenate([array.reshape(-1) for array in arrays]).get()
@@ -131,7 +130,7 @@ def to_host_together(xp: Any, arrays: Sequence[Array]) -> list[np.ndarray]:
 
 
 def constant(xp: Any, make: Callable[..., np.ndarray], *args: Hashable) -> Array:
-    """`make(*args)` in the memory of `xp`, not to be written to; a device gets it once and keeps it."""
+    """`make(*args)` as a read-only array of `xp`; it is sent to a device once and kept there."""
     if xp is np:
         return make(*args)
     from .constants import on_device
@@ -140,21 +139,21 @@ def constant(xp: Any, make: Callable[..., np.ndarray], *args: Hashable) -> Array
 
 
 def sum_pixels(x: Array) -> Array:
-    """The sum over the last two axes, (...); on a device row by row, as CuPy has one block of threads add up a sum."""
+    """The sum over the last two axes, (...); in two steps on a device, as CuPy computes each sum in a single block."""
     return x.sum(axis=(-2, -1)) if array_module(x) is np else x.sum(axis=-1).sum(axis=-1)
 
 
 def stack(arrays: Sequence[Array]) -> Array:
-    """Arrays of one shape and dtype along a new first axis.
+    """`numpy.stack` along a new first axis, for arrays of one shape and dtype.
 
-    Not by CuPy's function, which sends the addresses of more than eight arrays from the host; no CUDA graph holds that.
+    For more than eight arrays CuPy's own function copies from the host, which a CUDA graph cannot capture.
     """
     xp = array_module(arrays[0])
     if xp is np:
         return np.stack(arrays)
     stacked = xp.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype)
-    for place, array in zip(stacked, arrays, strict=True):
-        place[...] = array
+    for target, array in zip(stacked, arrays, strict=True):
+        target[...] = array
     return stacked
 
 
@@ -165,14 +164,13 @@ def replayed(
     report: Callable[[float], None],
     capturable: bool = True,
 ) -> Any:
-    """`function(*arrays, report=report)`; in float32 on a device, a CUDA graph on its return (`cuda_graphs.replay`).
+    """`function(*arrays, report=report)`; on a device, repeated float32 calls are CUDA graphs (`cuda_graphs.replay`).
 
     Parameters
     ----------
-    key : with the shapes of the arrays, it decides what the function does.
-    arrays : the first one's dtype decides.
-    function : returns a tuple of arrays. Nothing in it may wait for a device.
-    capturable : whether that holds.
+    key : with the shapes of the arrays, it determines what the function does.
+    function : returns a tuple of arrays.
+    capturable : False if the function waits for the device, which a graph cannot contain.
     """
     if capturable and goes_to_cuda(arrays[0]):
         from .cuda_graphs import replay
@@ -182,7 +180,7 @@ def replayed(
 
 
 def side_by_side(xp: Any, functions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What functions return that do not depend on each other; in a CUDA graph of a small stack, parallel branches."""
+    """The results of independent functions; in a CUDA graph of a small stack they become parallel branches."""
     if xp is np:
         return [function() for function in functions]
     from .cuda_graphs import branches
@@ -215,23 +213,23 @@ def require_cuda() -> Any:
 
 def _check_capability(cupy: Any) -> None:
     device = cupy.cuda.Device()
-    if int(device.compute_capability) < LEAST_CAPABILITY:
+    if int(device.compute_capability) < MIN_COMPUTE_CAPABILITY:
         name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
         raise RuntimeError(
-            f"the GPU must have compute capability {LEAST_CAPABILITY / 10} or more (Turing, 2018), got {name} with "
-            f'{int(device.compute_capability) / 10}; use device="cpu", or select another with cupy.cuda.Device(number)'
+            f"the GPU must have compute capability {MIN_COMPUTE_CAPABILITY / 10} or more (Turing, 2018), got {name} "
+            f'with {int(device.compute_capability) / 10}; use device="cpu", or select another GPU by cupy.cuda.Device'
         )
 
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """What CUDA says of a GPU that is lost, or out of memory, becomes a RuntimeError that names it and the way out."""
+    """Turn CUDA errors (a lost GPU, no memory) into a RuntimeError that names the GPU and a way out."""
     try:
         yield
     except Exception as why:
         text = None
         if "cupy" in sys.modules:
-            with suppress(ImportError):  # a CuPy without its libraries has computed nothing
+            with suppress(ImportError):  # CuPy without its libraries
                 from .device import explanation
 
                 text = explanation(why)
@@ -241,14 +239,14 @@ def device_errors() -> Iterator[None]:
 
 
 def free_bytes(cupy: Any) -> int:
-    """Bytes of the current device that can be allotted: those that no one has, and those that CuPy's pool keeps."""
+    """Bytes that can be allocated on the current device: free memory, and free blocks of CuPy's pool."""
     return int(cupy.cuda.Device().mem_info[0]) + int(cupy.get_default_memory_pool().free_bytes())
 
 
 def choose_module(image: Any, device: str | None) -> Any:
-    """The module to compute with: where `image` lives (None), or where `device` says.
+    """The module to compute with: that of `image` (None), or that of `device`.
 
-    "auto" takes the GPU where there is one and the CPU otherwise; `result.info["backend"]` tells which it was.
+    "auto" is the GPU if there is one and the CPU otherwise; `result.info["backend"]` says which it was.
     """
     if device is None:
         xp = array_module(image)
@@ -268,10 +266,7 @@ def choose_module(image: Any, device: str | None) -> Any:
 
 
 def move(array: Array, xp: Any) -> Array:
-    """`array` in the memory of `xp`; the very same object where it is there already.
-
-    A device knows neither another byte order than its own nor floats of more than 64 bits: what it gets has `dtype_on`.
-    """
+    """`array` as an array of `xp` with the dtype `dtype_on`; the same object if it is one already."""
     if xp is np:
         return to_host(array)
     if isinstance(array, np.ndarray):
@@ -280,14 +275,14 @@ def move(array: Array, xp: Any) -> Array:
 
 
 def dtype_on(xp: Any, dtype: np.dtype) -> np.dtype:
-    """The dtype that stands for `dtype` in the memory of `xp`."""
+    """The dtype of `xp` for values of `dtype`: a device has only native byte order and floats of up to 64 bits."""
     if xp is np:
         return dtype
     return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
 
 
 class Clock:
-    """Seconds since it was made, on the device of `xp` without waiting for it."""
+    """Seconds since its construction, recorded on the device of `xp` without waiting for it."""
 
     def __init__(self, xp: Any) -> None:
         self._xp, self._begin = xp, self._mark(xp)
@@ -297,11 +292,11 @@ class Clock:
         return time.perf_counter() if xp is np else xp.cuda.get_current_stream().record()
 
     def now(self) -> Any:
-        """A moment, for `seconds`."""
+        """The current moment, to be passed to `seconds`."""
         return self._mark(self._xp)
 
     def seconds(self, moment: Any) -> float:
-        """How long after the clock's beginning that was; on a device, once the host has waited for it."""
+        """Seconds from the construction to `moment`, for which a device must have been synchronized."""
         if self._xp is np:
             return float(moment - self._begin)
         return float(self._xp.cuda.get_elapsed_time(self._begin, moment)) / 1e3

@@ -1,4 +1,4 @@
-"""Conjugate gradients, one system a leading index."""
+"""Conjugate gradients for a stack of systems."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def dot(a: Array, b: Array) -> Array:
 
 
 def total(x: Array) -> Array:
-    """The sum over the last two axes, (..., 1, 1). On NumPy one picture's sum does not depend on the batch around it.
+    """The sum over the last two axes, (..., 1, 1). On NumPy a batch equals a loop bit for bit.
 
-    (That of `einsum` does: its order of summation depends on where in memory a row begins.)
+    (`einsum` does not: its order of summation depends on the alignment of each row.)
     """
     if array_module(x) is not np:
         return sum_pixels(x)[..., None, None]
@@ -25,46 +25,45 @@ def total(x: Array) -> Array:
 
 
 def conjugate_gradient(
-    apply: Callable[[Array], Array],
-    rhs: Array,
-    start: Array,
+    A: Callable[[Array], Array],
+    b: Array,
+    x0: Array,
     iterations: int,
     *,
-    precondition: Callable[[Array], Array] | None = None,
-    product: Callable[[Array, Array], Array] = dot,
+    preconditioner: Callable[[Array], Array] | None = None,
+    inner: Callable[[Array, Array], Array] = dot,
 ) -> Array:
-    """argmin_x <x, A x> / 2 - <rhs, x> for a positive definite A, by `iterations` steps of conjugate gradients.
+    """argmin_x <x, A x> / 2 - <b, x> for a positive definite A, by preconditioned conjugate gradients.
 
     Parameters
     ----------
-    apply : A, on (..., H, W); it must treat the leading axes apart.
-    rhs, start : (..., H, W).
-    iterations : the number of steps. It is fixed and nothing is read back: a system that is solved already (or is
-        zero) stands still, because its step is 0 / tiny.
-    precondition : r -> about A^-1 r, positive definite too; fewer steps do then.
-    product : <a, b> (..., 1, 1), real; another one for vectors that are given by their spectra.
+    A : function of (..., H, W) that treats each leading index by itself.
+    b, x0 : (..., H, W), the right-hand side and the first iterate.
+    iterations : a fixed number of steps, so that nothing is read back from a device. A system that is solved already,
+        or zero, stays as it is: its step is 0 / tiny.
+    preconditioner : r -> z, an approximation of A^-1, positive definite too.
+    inner : real inner product (..., 1, 1); another one for vectors that are represented by their spectra.
 
     Returns
     -------
-    (..., H, W), a fresh array.
+    (..., H, W), a new array.
     """
-    xp = array_module(rhs, start)
-    tiny = float(np.finfo(rhs.dtype).tiny)
-    x = start.copy()
-    residual = rhs - apply(x)
-    towards = residual if precondition is None else precondition(residual)
-    direction = towards.copy()
-    energy = product(residual, towards)
+    xp = array_module(b, x0)
+    tiny = float(np.finfo(b.dtype).tiny)
+    x = x0.copy()
+    r = b - A(x)
+    z = r if preconditioner is None else preconditioner(r)
+    p = z.copy()
+    rz = inner(r, z)
     for _ in range(iterations):
-        image = apply(direction)
-        step = energy / xp.maximum(product(direction, image), tiny)
-        image *= step
-        residual -= image
-        xp.multiply(step, direction, out=image)
-        x += image
-        towards = residual if precondition is None else precondition(residual)
-        energy, last = product(residual, towards), energy
-        direction *= energy / xp.maximum(last, tiny)
-        direction += towards
-        del towards
+        Ap = A(p)
+        alpha = rz / xp.maximum(inner(p, Ap), tiny)
+        Ap *= alpha
+        r -= Ap
+        x += xp.multiply(alpha, p, out=Ap)
+        z = r if preconditioner is None else preconditioner(r)
+        rz, rz_old = inner(r, z), rz
+        p *= rz / xp.maximum(rz_old, tiny)
+        p += z
+        del z
     return x

@@ -1,11 +1,11 @@
-"""The CUDA kernels of `kernels_cuda/`: found, compiled once a device, launched by typed functions.
+"""The CUDA kernels of `kernels_cuda/`: compilation, and a launch function for each that checks its arguments.
 
-Imported only from a branch that holds a CuPy array, so CuPy may be imported at the top. A RawKernel ignores dtype and
-strides and hands a Python float over as a double; the launch functions here are what stands between that and the steps.
-Everything runs on CuPy's current stream and nothing waits for it.
+Imported only on branches that hold a CuPy array, so CuPy is imported at the top. A RawKernel checks neither dtype nor
+strides and passes a Python float as a double; the launch functions check and convert. They use CuPy's current stream,
+and nothing synchronizes.
 
-`out` is a C-contiguous array for the result, `scratch` one for what comes between; left out, they are allotted. The
-shape of a block, and what a block does, depend on one picture's size alone: a batch equals a loop bit for bit.
+`out` is a C-contiguous array for the result, `scratch` one for intermediate values; by default they are allocated. The
+grid and the blocks of an image depend on its size alone, so a batch equals a loop bit for bit.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ import cupy
 import numpy as np
 
 from . import constants
+from .spectra import difference_spectrum
 
-# In a wheel the sources are inside the package; in a checkout and an editable install they stand beside it.
+# In a wheel the sources are inside the package, in a checkout and an editable install beside it.
 _PACKAGE = Path(__file__).parents[1]
 SOURCES = next(folder for folder in (_PACKAGE / "kernels_cuda", _PACKAGE.parent / "kernels_cuda") if folder.is_dir())
 
 OPTIONS = ("-std=c++17",)
 
-# Every launch, by name: what a step does on the device can be counted.
-launches: collections.Counter[str] = collections.Counter()
-_raising = threading.Lock()
+launches: collections.Counter[str] = collections.Counter()  # by name
+_attribute_lock = threading.Lock()
 
 _TILE = 32  # TILE, TILE_ROWS of common.cuh
 _TILE_BLOCK = (32, 8)
 _DILATE_THREADS, _DILATE_ACROSS, _DILATE_DOWN = 256, 1024, 32  # of dilate.cu
 _TOEPLITZ_STRIP = 4  # STRIP of toeplitz_product
 _DIGITS, _SELECTION_WORDS = 3, 2051  # DIGITS, SELECTION_WORDS of common.cuh
-_ONE_BLOCK_ITEMS = 1 << 14  # of a picture, up to which one block selects among them
-_PART_ITEMS, _MAX_PARTS = 1 << 13, 256  # of a block where there are more, and blocks a picture
+_ONE_BLOCK_ITEMS = 1 << 14  # the most items of an image among which a single block selects
+_PART_ITEMS, _MAX_PARTS = 1 << 13, 256  # beyond that, the items of a block, and the most blocks of an image
 _CELL_BYTES = 16  # sizeof(Cell) of project
-_PROJECT_STATIC_BYTES = 1024  # at least the static shared memory of project
+_PROJECT_STATIC_BYTES = 1024  # an upper bound of the static shared memory of project
 _BLOCK_SUM_BYTES = 128  # the static shared memory of block_sum<float>
-_SHARED_BY_DEFAULT = (48 << 10) - 1024  # a block that wants more must ask for it; static shared memory counts, too
-_NULL = np.uintp(0)  # as an argument: no array
+_SHARED_BY_DEFAULT = (48 << 10) - 1024  # above this, static memory included, the limit must be raised first
+_NULL = np.uintp(0)  # the argument for no array
 
 
 @functools.cache
 def source(name: str) -> str:
-    """The CUDA source of one entry point with `common.cuh` in front; compilers name its own files and lines."""
+    """`common.cuh` and `name`.cu as one source; the #line directives give compiler messages the right file and line."""
     files = ("common.cuh", f"{name}.cu")
     return "".join(f'#line 1 "{file}"\n{(SOURCES / file).read_text("utf-8")}\n' for file in files)
 
@@ -65,18 +65,18 @@ def _shared_limit() -> int:
 
 
 def _launch(name: str, blocks: int, block: tuple[int, ...], *args: Any, shared: int = 0) -> None:
-    if blocks == 0:  # an empty batch; CUDA refuses an empty grid
+    if blocks == 0:  # an empty batch; CUDA does not accept an empty grid
         return
     kernel = _kernel(name)
     if shared > _SHARED_BY_DEFAULT:
-        with _raising:  # never lowered: another thread may be about to launch with more
+        with _attribute_lock:  # never lowered: another thread may be about to launch with more
             kernel.max_dynamic_shared_size_bytes = max(shared, kernel.max_dynamic_shared_size_bytes)
     kernel((blocks,), block, args, shared_mem=shared)
     launches[name] += 1
 
 
 def _checked(name: str, array: Any, dtype: type, shape: tuple[int, ...] | None = None) -> Any:
-    """`array` in C order (itself where it is so), of the dtype and shape that the CUDA kernel takes for granted."""
+    """`array` in C order, copied if necessary; raises unless it has the dtype and shape for the CUDA kernel."""
     if array.dtype != dtype:
         raise TypeError(
             f"{name} must be {np.dtype(dtype)} for its CUDA kernel, got {array.dtype}; "
@@ -90,7 +90,7 @@ def _checked(name: str, array: Any, dtype: type, shape: tuple[int, ...] | None =
 
 
 def _target(name: str, out: Any, shape: tuple[int, ...], dtype: type, *inputs: Any) -> Any:
-    """`out` where the caller has one and it can be written as the CUDA kernel does, else a fresh array."""
+    """`out`, checked, or a new array if it is None; raises if it is one of the `inputs`."""
     if out is None:
         return cupy.empty(shape, dtype)
     if out.dtype != dtype or out.shape != shape or not out.flags.c_contiguous:
@@ -99,12 +99,12 @@ def _target(name: str, out: Any, shape: tuple[int, ...], dtype: type, *inputs: A
             f"{'' if out.flags.c_contiguous else 'not '}contiguous; leave it out for a fresh one"
         )
     if any(out is array for array in inputs):
-        raise ValueError(f"{name} must not be an input, which other threads still read; give another array")
+        raise ValueError(f"{name} must not be an input, which other threads still read; pass another array")
     return out
 
 
 def _in_place(name: str, array: Any, dtype: type, shape: tuple[int, ...] | None = None) -> Any:
-    """`array` itself, which the CUDA kernel overwrites; a copy would leave the caller's as it was."""
+    """`array` itself, checked, for a CUDA kernel that overwrites it."""
     _checked(name, array, dtype, shape)
     if not array.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous, since its CUDA kernel writes in place; pass a contiguous copy")
@@ -121,7 +121,7 @@ def _tiles(array: Any) -> int:
 
 
 def _threads(items: int) -> int:
-    """Threads of a block that goes over `items`: whole warps, not more than there are items, at most 1024."""
+    """The block size for a loop over `items`: whole warps, no more than necessary, at most 1024 threads."""
     return min(1024, 32 * -(-items // 32))
 
 
@@ -129,41 +129,41 @@ def _sides(array: Any) -> tuple[np.int32, np.int32]:
     return np.int32(array.shape[-2]), np.int32(array.shape[-1])
 
 
-def _one_a_picture(value: Any, u: Any) -> tuple[Any, np.float32]:
-    """(array or null, scalar): a host number for all pictures costs no array, one on the device no waiting."""
+def _per_image(value: Any, u: Any) -> tuple[Any, np.float32]:
+    """(array or null, scalar): a host scalar is passed by value, an array by pointer, so that nothing synchronizes."""
     if np.ndim(value) == 0 and not isinstance(value, cupy.ndarray):
         return _NULL, np.float32(value)
     return cupy.ascontiguousarray(cupy.broadcast_to(cupy.asarray(value, dtype=np.float32), u.shape[:-2])), np.float32(0)
 
 
 def dt_l0(u: Any, threshold: Any, *, out: Any = None) -> Any:
-    """`filters.dt_l0` of float32 pictures."""
+    """`filters.dt_l0` of float32 images."""
     u = _checked("u", u, np.float32)
     out = _target("out", out, u.shape, np.float32, u)
-    _launch("dt_l0", _tiles(u), _TILE_BLOCK, u, *_one_a_picture(threshold, u), out, *_sides(u))
+    _launch("dt_l0", _tiles(u), _TILE_BLOCK, u, *_per_image(threshold, u), out, *_sides(u))
     return out
 
 
 def dt_shrink(u: Any, beta: float, *, out: Any = None) -> Any:
-    """`hyper_laplacian.dt_shrink` of float32 pictures."""
+    """`hyper_laplacian.dt_shrink` of float32 images."""
     u = _checked("u", u, np.float32)
     out = _target("out", out, u.shape, np.float32, u)
-    unit = 2 / (3 * beta)  # rounded to float32 as late as in the twin: the same decisions
+    unit = 2 / (3 * beta)  # rounded to float32 where the twin rounds, so that both threshold alike
     bounds = np.float32(2 * unit**0.75), np.float32(unit)
     _launch("dt_shrink", _tiles(u), _TILE_BLOCK, u, *bounds, out, *_sides(u))
     return out
 
 
 def edge_mask(u: Any, threshold: Any, *, out: Any = None) -> Any:
-    """`filters.edge_mask` of float32 pictures."""
+    """`filters.edge_mask` of float32 images."""
     u = _checked("u", u, np.float32)
     out = _target("out", out, u.shape, np.bool_)
-    _launch("edge_mask", _tiles(u), _TILE_BLOCK, u, *_one_a_picture(threshold, u), out, *_sides(u))
+    _launch("edge_mask", _tiles(u), _TILE_BLOCK, u, *_per_image(threshold, u), out, *_sides(u))
     return out
 
 
 def dilate(mask: Any, radius: int, *, out: Any = None, scratch: Any = None) -> Any:
-    """`filters.dilate`; a window that spans an axis is cut to it, so no radius is too large. `out` may be `mask`."""
+    """`filters.dilate` for any radius: a window is at most as long as its axis. `out` may be `mask`."""
     mask = _checked("mask", mask, np.bool_)
     h, w = mask.shape[-2:]
     rows = _target("scratch", scratch, mask.shape, np.bool_, mask, out)
@@ -185,7 +185,7 @@ def _weights(sigma: float, radius: int) -> np.ndarray:
 
 
 def gaussian_smooth(u: Any, sigma: float, *, out: Any = None, scratch: Any = None) -> Any:
-    """`filters.gaussian_smooth` of float32 pictures. `out` may be `u`."""
+    """`filters.gaussian_smooth` of float32 images. `out` may be `u`."""
     u = _checked("u", u, np.float32)
     radius = int(4.0 * sigma + 0.5)
     weights = constants.on_device(_weights, float(sigma), radius)
@@ -198,11 +198,11 @@ def gaussian_smooth(u: Any, sigma: float, *, out: Any = None, scratch: Any = Non
 
 
 def dt_smooth(smooth: Any, mask: Any, scale: float | None = None, out: Any = None) -> Any:
-    """`filters.dt_smooth` of float32 pictures; with a `scale`, `out` is added to."""
+    """`filters.dt_smooth` of float32 images; with a `scale`, in place in `out`."""
     smooth = _checked("smooth", smooth, np.float32)
     mask = _checked("mask", mask, np.bool_, smooth.shape)
     if scale is not None and out is None:
-        raise ValueError("out must be given with a scale: it is added to; leave the scale out for the split alone")
+        raise ValueError("out must be given with a scale, since it is added to; leave the scale out for D^T g alone")
     out = _target("out", out, smooth.shape, np.float32, smooth)
     adds = np.float32(scale or 0), np.int32(scale is not None)
     _launch("dt_smooth", _tiles(smooth), _TILE_BLOCK, smooth, mask, *adds, out, *_sides(smooth))
@@ -220,7 +220,7 @@ def kernel_to_grid(kernel: Any, shape: tuple[int, int], *, out: Any = None) -> A
 
 
 def data_terms(otf: Any, blurred_hat: Any, *, out: Any = None) -> tuple[Any, Any]:
-    """`filters.transfer` of complex64 spectra of one shape; `out` is for the power."""
+    """`filters.data_terms` of complex64 spectra of one shape; `out` is for |F k|^2."""
     otf = _in_place("otf", otf, np.complex64)
     blurred_hat = _checked("blurred_hat", blurred_hat, np.complex64, otf.shape)
     power = _target("out", out, otf.shape, np.float32)
@@ -228,32 +228,27 @@ def data_terms(otf: Any, blurred_hat: Any, *, out: Any = None) -> tuple[Any, Any
     return otf, power
 
 
-def _difference_spectrum(size: int) -> np.ndarray:
-    """|F d|^2 of periodic forward differences along an axis of `size` pixels: 4 sin^2(pi i / size)."""
-    return (4 * np.sin(np.pi * np.arange(size) / size) ** 2).astype(np.float32)
+def spectral_solve(data: Any, dt_g: Any, power: Any, weight: Any, shape: tuple[int, int]) -> Any:
+    """`filters.spectral_solve` of complex64 spectra; `dt_g` is overwritten and returned.
 
-
-def spectral_solve(data: Any, split: Any, power: Any, weight: Any, shape: tuple[int, int]) -> Any:
-    """`filters.spectral_solve` of complex64 spectra; `split` is overwritten and returned.
-
-    weight : a number, or one a picture that broadcasts to (...).
+    weight : a number, or an array that broadcasts to (...).
     """
-    spectra = (*split.shape[:-2], shape[0], shape[1] // 2 + 1)
-    work = _checked("split", split, np.complex64, spectra)
+    spectra = (*dt_g.shape[:-2], shape[0], shape[1] // 2 + 1)
+    contiguous = _checked("dt_g", dt_g, np.complex64, spectra)
     data = _checked("data", data, np.complex64, spectra)
-    # The colours of a picture share a kernel, and with it |F k|^2: the CUDA kernel wants one a plane.
+    # The channels of an image share a kernel and |F k|^2; the CUDA kernel takes one array for each.
     power = _checked("power", cupy.broadcast_to(power, spectra), np.float32, spectra)
-    tables = (constants.on_device(_difference_spectrum, side) for side in shape)
+    tables = (constants.on_device(difference_spectrum, side, side, np.float32) for side in shape)
     sides = np.int32(shape[0]), np.int32(shape[1])
-    args = (data, work, power, *_one_a_picture(weight, work), *tables, *sides)
-    _launch("spectral_solve", _tiles(work), _TILE_BLOCK, *args)
-    if work is not split:  # it was not contiguous; the caller's array holds the result all the same
-        split[...] = work
-    return split
+    args = (data, contiguous, power, *_per_image(weight, dt_g), *tables, *sides)
+    _launch("spectral_solve", _tiles(dt_g), _TILE_BLOCK, *args)
+    if contiguous is not dt_g:
+        dt_g[...] = contiguous
+    return dt_g
 
 
 def _launch_selection(name: str, count: int, items: int, *args: Any) -> None:
-    """One launch of a block a picture; where a picture has many items, a launch a digit of many blocks a picture."""
+    """One launch with one block for each image; with many items, a launch of many blocks each for every digit."""
     if items <= _ONE_BLOCK_ITEMS:
         _launch(name, count, (_threads(max(1, items)),), *args, _NULL, np.int32(1), np.int32(0))
         return
@@ -265,7 +260,7 @@ def _launch_selection(name: str, count: int, items: int, *args: Any) -> None:
 
 
 def selection_threshold(latent: Any, window: tuple[int, int, int, int], count: int, *, out: Any = None) -> Any:
-    """`kernel_step.selection_threshold` of float32 pictures."""
+    """`kernel_step.selection_threshold` of float32 images."""
     latent = _checked("latent", latent, np.float32)
     edges = _window(window, latent)
     pixels = max(window[1] - window[0], 0) * max(window[3] - window[2], 0)
@@ -276,10 +271,7 @@ def selection_threshold(latent: Any, window: tuple[int, int, int, int], count: i
 
 
 def select(values: Any, rank: int, *, out: Any = None) -> Any:
-    """The `rank`-th smallest (from 0) of float32 values over the last axis, as `numpy.partition` has it there.
-
-    values : (..., size); where any is NaN, the result (...) is NaN.
-    """
+    """`numpy.partition(values, rank)[..., rank]` of float32 values (..., size); NaN if any is NaN."""
     values = _checked("values", values, np.float32, values.shape)
     size = values.shape[-1]
     if not 0 <= rank < size:
@@ -290,12 +282,12 @@ def select(values: Any, rank: int, *, out: Any = None) -> Any:
 
 
 def resample(u: Any, first: Any, weights: Any, axis: int, *, out: Any = None) -> Any:
-    """`pyramid._resample_rows` of float32 pictures: weighted sums along one axis, down (0) or across (1).
+    """`resample._resample_rows` of float32 images: weighted sums along one axis, down (0) or across (1).
 
     Parameters
     ----------
     u : (..., H, W).
-    first : (target,) int32, where each sum begins; it must end inside the axis.
+    first : (target,) int32, the first index of each sum; first + taps must not exceed the length of the axis.
     weights : (taps, target) float32.
     """
     u = _checked("u", u, np.float32)
@@ -310,10 +302,10 @@ def resample(u: Any, first: Any, weights: Any, axis: int, *, out: Any = None) ->
 
 
 def dt_selected(latent: Any, threshold: Any, window: tuple[int, int, int, int], *, out: Any = None) -> Any:
-    """`kernel_step.dt_selected` of float32 pictures."""
+    """`kernel_step.dt_selected` of float32 images."""
     latent = _checked("latent", latent, np.float32)
     out = _target("out", out, latent.shape, np.float32, latent)
-    bounds = _one_a_picture(threshold, latent)
+    bounds = _per_image(threshold, latent)
     args = (latent, *bounds, out, *_sides(latent), *_window(window, latent))
     _launch("dt_selected", _tiles(latent), _TILE_BLOCK, *args)
     return out
@@ -323,24 +315,24 @@ def _window(window: tuple[int, int, int, int], u: Any) -> tuple[np.int32, ...]:
     top, bottom, left, right = window
     if not (top >= 0 and bottom <= u.shape[-2] and left >= 0 and right <= u.shape[-1]):
         raise ValueError(
-            f"window must lie in the picture {u.shape[-2:]}, got (top, bottom, left, right) {window}; cut it"
+            f"window must lie in the picture {u.shape[-2:]}, got (top, bottom, left, right) {window}; crop it"
         )
     return tuple(np.int32(edge) for edge in window)
 
 
-def normal_spectra(votes_hat: Any, latent_hat: Any, blurred_hat: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+def normal_spectra(selected_hat: Any, latent_hat: Any, blurred_hat: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
     """`kernel_step.normal_spectra` of complex64 spectra; the first two are overwritten and returned."""
-    spectra = (*votes_hat.shape[:-2], shape[0], shape[1] // 2 + 1)
-    votes_hat = _in_place("votes_hat", votes_hat, np.complex64, spectra)
+    spectra = (*selected_hat.shape[:-2], shape[0], shape[1] // 2 + 1)
+    selected_hat = _in_place("selected_hat", selected_hat, np.complex64, spectra)
     latent_hat = _in_place("latent_hat", latent_hat, np.complex64, spectra)
     blurred_hat = _checked("blurred_hat", blurred_hat, np.complex64, spectra)
     sides = np.int32(shape[0]), np.int32(shape[1])
-    _launch("normal_spectra", _tiles(votes_hat), _TILE_BLOCK, votes_hat, latent_hat, blurred_hat, *sides)
-    return votes_hat, latent_hat
+    _launch("normal_spectra", _tiles(selected_hat), _TILE_BLOCK, selected_hat, latent_hat, blurred_hat, *sides)
+    return selected_hat, latent_hat
 
 
 def central_lags(correlation: Any, rows: int, columns: int, *, out: Any = None) -> Any:
-    """`kernel_step.lags` of float32 correlations."""
+    """`kernel_step.central_lags` of float32 correlations."""
     correlation = _checked("correlation", correlation, np.float32)
     h, w = correlation.shape[-2:]
     if not (0 <= rows < h and 0 <= columns < w):
@@ -352,7 +344,7 @@ def central_lags(correlation: Any, rows: int, columns: int, *, out: Any = None) 
 
 
 def spectrum_max(spectrum: Any, *, out: Any = None) -> Any:
-    """`kernel_step.spectrum_max` of complex64 spectra."""
+    """`toeplitz.spectrum_max` of complex64 spectra."""
     spectrum = _checked("spectrum", spectrum, np.complex64)
     size = math.prod(spectrum.shape[-2:])
     out = _target("out", out, spectrum.shape[:-2], np.float32)
@@ -360,25 +352,25 @@ def spectrum_max(spectrum: Any, *, out: Any = None) -> Any:
     return out
 
 
-def normalize(kernel: Any, known: Any = None, *, out: Any = None) -> Any:
-    """`kernel_refine.normalise` of float32 kernels. `out` may be `kernel`."""
+def normalize(kernel: Any, determined: Any = None, *, out: Any = None) -> Any:
+    """`kernel_projection.normalize` of float32 kernels. `out` may be `kernel`."""
     kernel = _checked("kernel", kernel, np.float32)
-    known = _NULL if known is None else _checked("known", known, np.bool_, kernel.shape[:-2])
+    determined = _NULL if determined is None else _checked("determined", determined, np.bool_, kernel.shape[:-2])
     out = _target("out", out, kernel.shape, np.float32)
     threads = _threads(math.prod(kernel.shape[-2:]))
-    _launch("normalize", _batch(kernel), (threads,), kernel, known, out, *_sides(kernel))
+    _launch("normalize", _batch(kernel), (threads,), kernel, determined, out, *_sides(kernel))
     return out
 
 
-def project(kernel: Any, share: float, component: float, *, out: Any = None, scratch: Any = None) -> Any:
-    """`kernel_refine.project` of float32 kernels of any size.
+def project(kernel: Any, threshold: float, component: float, *, out: Any = None, scratch: Any = None) -> Any:
+    """`kernel_projection.project` of float32 kernels of any size.
 
-    scratch : (..., kh, kw, 2) uint64, only for kernels whose labels and masses do not fit a block's shared memory.
+    scratch : (..., kh, kw, 2) uint64, used only if the labels and masses do not fit a block's shared memory.
     """
     kernel = _checked("kernel", kernel, np.float32)
     size = math.prod(kernel.shape[-2:])
     out = _target("out", out, kernel.shape, np.float32, kernel)
-    bound = np.int32(max(1, math.ceil(share * (1 << 30))))
+    bound = np.int32(max(1, math.ceil(threshold * (1 << 30))))
     cells, shared = _NULL, _CELL_BYTES * size
     if shared + _PROJECT_STATIC_BYTES > _shared_limit():
         cells, shared = _target("scratch", scratch, (*kernel.shape, 2), np.uint64), 0
@@ -390,8 +382,8 @@ def project(kernel: Any, share: float, component: float, *, out: Any = None, scr
 def toeplitz_fits(kh: int, kw: int) -> bool:
     """Whether `toeplitz_cg` and `toeplitz_nnls` can hold a (kh, kw) kernel in one block's shared memory.
 
-    Up to 63 x 63 on every device CUDA 13 supports (64 KB), 79 x 79 at 99 KB, 119 x 119 at 227 KB; beyond, the FFT form
-    of `kernel_step` has to do it.
+    Up to 63 x 63 on every device that CUDA 13 supports (64 KB), 79 x 79 with 99 KB, 119 x 119 with 227 KB. Larger ones
+    take the FFT path of `toeplitz`.
     """
     return _vectors_bytes(kh, kw) <= _shared_limit()
 
@@ -402,49 +394,48 @@ def _vectors_bytes(kh: int, kw: int) -> int:
 
 
 def _launch_toeplitz(
-    name: str, vectors: int, autocorrelation: Any, rhs: Any, start: Any, numbers: tuple[Any, ...], steps: int, out: Any
+    name: str, vectors: int, autocorrelation: Any, rhs: Any, start: Any, scalars: tuple[Any, ...], steps: int, out: Any
 ) -> Any:
     kh, kw = rhs.shape[-2:]
     if not toeplitz_fits(kh, kw):
         raise ValueError(
             f"kernel sides must fit one block's shared memory ({_shared_limit()} bytes), got {(kh, kw)}, which needs "
-            f"{_vectors_bytes(kh, kw)}; ask toeplitz_fits first and use the FFT form of kernel_step where it says False"
+            f"{_vectors_bytes(kh, kw)}; use the FFT path of gpudeblur.numerics.toeplitz where toeplitz_fits is False"
         )
     start = _checked("start", start, np.float32, rhs.shape)
     lags = (2 * kh - 1) * (2 * kw - 1)
     autocorrelation = _checked(
         "autocorrelation", autocorrelation, np.float32, (*rhs.shape[:-2], 2 * kh - 1, 2 * kw - 1)
     )
-    # Off shared memory the autocorrelation is read through L1 and L2.
+    # Outside shared memory the autocorrelation is read through L1 and L2.
     a_is_shared = _vectors_bytes(kh, kw) + 4 * lags <= _shared_limit()
     shared = 4 * (vectors * kh * kw + lags * a_is_shared)
     items = -(-kh // _TOEPLITZ_STRIP) * kw
     rounds = -(-items // 1024)
     threads = 32 * -(-items // (32 * rounds))
-    out = _target("out", out, rhs.shape, np.float32)  # may be `start`: a block reads its own before it writes
-    args = (autocorrelation, rhs, start, *numbers, out, *_sides(rhs), np.int32(steps), np.int32(a_is_shared))
+    out = _target("out", out, rhs.shape, np.float32)  # may be `start`: a block reads its part before it writes
+    args = (autocorrelation, rhs, start, *scalars, out, *_sides(rhs), np.int32(steps), np.int32(a_is_shared))
     _launch(name, _batch(rhs), (threads,), *args, shared=shared)
     return out
 
 
 def toeplitz_cg(autocorrelation: Any, rhs: Any, start: Any, ridge: Any, iterations: int, *, out: Any = None) -> Any:
-    """`kernel_step.toeplitz_cg`: all iterations of all systems in one launch, the products direct (no FFT).
+    """`toeplitz.toeplitz_cg`: all iterations of all systems in one launch, with direct products instead of FFTs.
 
     Parameters
     ----------
     autocorrelation : (..., 2 kh - 1, 2 kw - 1) float32.
     rhs, start : (..., kh, kw) float32.
-    ridge : a number, or (...) float32, one a system.
+    ridge : a number, or (...) float32, one for each system.
     """
     rhs = _checked("rhs", rhs, np.float32)
-    numbers = _one_a_picture(ridge, rhs)
-    return _launch_toeplitz("toeplitz_cg", 4, autocorrelation, rhs, start, numbers, iterations, out)
+    return _launch_toeplitz("toeplitz_cg", 4, autocorrelation, rhs, start, _per_image(ridge, rhs), iterations, out)
 
 
 def toeplitz_nnls(
     autocorrelation: Any, rhs: Any, start: Any, ridge: Any, bound: Any, iterations: int, *, out: Any = None
 ) -> Any:
-    """`kernel_step.toeplitz_nnls`, likewise. bound : (...) float32, |A| or more, `spectrum_max`."""
+    """`toeplitz.toeplitz_nnls`, likewise. bound : (...) float32, an upper bound of |A|, by `spectrum_max`."""
     rhs = _checked("rhs", rhs, np.float32)
-    numbers = (_checked("bound", bound, np.float32, rhs.shape[:-2]), *_one_a_picture(ridge, rhs))
-    return _launch_toeplitz("toeplitz_nnls", 3, autocorrelation, rhs, start, numbers, iterations, out)
+    scalars = (_checked("bound", bound, np.float32, rhs.shape[:-2]), *_per_image(ridge, rhs))
+    return _launch_toeplitz("toeplitz_nnls", 3, autocorrelation, rhs, start, scalars, iterations, out)

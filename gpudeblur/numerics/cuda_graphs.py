@@ -1,18 +1,16 @@
-"""CUDA graphs: a function of arrays, asked for once with thousands of launches, replayed with one.
+"""CUDA graphs: thousands of launches of a function are captured once and replayed by a single launch.
 
-Imported only where there is a CuPy array, like `numerics.cuda`. A function comes here three times: at first it runs
-as it is, on the streams and in the memory that its graph will have, which compiles its CUDA kernels, sends constants
-and makes FFT plans; then it is captured; from then on the graph is launched. So a capture allots nothing, plans nothing
-and sends nothing.
+Imported only on branches that hold a CuPy array, like `numerics.cuda`. The first call of a function runs it directly,
+on the streams and in the memory of its future graph, which compiles its CUDA kernels, sends constants and makes FFT
+plans. The second call captures it, and later calls launch the graph. So a capture allocates, plans and sends nothing.
 
-All graphs of a thread and stream share their memory and FFT plans: they run one after the other. What is read after
-a launch (their outputs) is copied at once.
+All graphs of a thread and stream share their memory and FFT plans, since they run one after the other. Their outputs
+are copied right after a launch.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -20,15 +18,16 @@ from typing import Any
 import cupy
 
 from . import device
-from .constants import NotReadyError, bound, capture, capture_lock, lasting_memory, total_bytes
+from .constants import NotReadyError, capture, capture_lock, lasting_memory, limit_size, total_bytes
 from .cuda import launches
-from .device import SHARE
+from .device import MEMORY_FRACTION
+from .user_warnings import warn
 
-GRAPHS = 64
-ATTEMPTS = 3  # at a graph: what another thread does can spoil a capture, or leave no memory
-CONTEXTS = 8  # streams of a thread whose graphs are kept
-GRAPH_PIXELS = 1 << 23  # in a larger stack, a launch takes longer than Python takes to ask for it
-BRANCH_PIXELS = 1 << 20  # a larger stack fills the device by itself
+MAX_GRAPHS = 64
+MAX_ATTEMPTS = 3  # at a graph: another thread can make a capture fail, or use up the memory
+MAX_CONTEXTS = 8  # streams of a thread whose graphs are kept
+GRAPH_PIXELS = 1 << 23  # in a larger stack, a CUDA kernel takes longer than its launch from Python
+BRANCH_PIXELS = 1 << 20  # a larger stack occupies the whole device without branches
 
 Report = Callable[[float], None]
 
@@ -38,7 +37,7 @@ def _silent(_: float) -> None:
 
 
 class _Context:
-    """The streams on which functions are captured for one stream of the caller, and the memory of their graphs."""
+    """The streams on which the functions of one caller's stream are captured, and the memory of their graphs."""
 
     def __init__(self) -> None:
         blocks = self._blocks = []  # type: list[Any]
@@ -53,16 +52,16 @@ class _Context:
                 blocks.append(cupy.cuda.Memory(size))
             return cupy.cuda.MemoryPointer(blocks[-1], 0)
 
-        # Memory that a graph uses between its launches is free to the pool, which may give it back to CUDA when an
-        # allocation fails. `_blocks` holds it.
+        # Between launches the pool takes a graph's memory for free and may return it to CUDA when an allocation fails.
+        # `_blocks` keeps it.
         self._pool = cupy.cuda.MemoryPool(allocate)
         self._device = cupy.cuda.Device()
         self.stream = cupy.cuda.Stream(non_blocking=True)  # the default stream cannot capture
-        self.forks = False  # whether the function that runs now may use the branches
+        self.forks = False  # whether the running function may use the branches
         self._branches: list[Any] = []
 
     def __del__(self) -> None:
-        """A pool of CuPy 14 that is dropped keeps its free blocks for good."""
+        """A pool of CuPy 14 does not free its blocks when it is deleted."""
         with suppress(Exception), self._device:  # CUDA may be gone
             self._pool.free_all_blocks()
 
@@ -72,7 +71,7 @@ class _Context:
 
     @property
     def pointers(self) -> set[int]:
-        """Of its streams."""
+        """The pointers of its streams."""
         return {stream.ptr for stream in (self.stream, *self._branches)}
 
     def branches(self, count: int) -> list[Any]:
@@ -81,11 +80,11 @@ class _Context:
         return self._branches[:count]
 
     def run(self, function: Callable[..., tuple[Any, ...]], arrays: tuple[Any, ...], report: Report) -> Any:
-        """`function(*arrays)` on this context's streams, in its memory, in turn with the caller's stream."""
+        """`function(*arrays)` on the streams and in the memory of this context, ordered with the caller's stream."""
         caller = cupy.cuda.get_current_stream()
 
         def report_outside(fraction: float) -> None:
-            with lasting_memory(), caller:  # what a user's callback keeps is not of the graphs' memory
+            with lasting_memory(), caller:  # a user's callback may keep arrays
                 report(fraction)
 
         self.stream.wait_event(_recorded(caller))
@@ -96,7 +95,7 @@ class _Context:
         return tuple(output.copy() for output in outputs)
 
     def capture(self, function: Callable[..., tuple[Any, ...]], inputs: Any, outputs: Any) -> Any:
-        """The CUDA graph that puts `function(*inputs)` into `outputs`, and what it reads besides."""
+        """The CUDA graph that writes `function(*inputs)` to `outputs`, and the constants and plans that it uses."""
         with capture_lock, cupy.cuda.using_allocator(self._pool.malloc), self.stream:
             self.stream.begin_capture()
             capture.uses = {}
@@ -104,7 +103,7 @@ class _Context:
                 for output, result in zip(outputs, self._call(function, inputs, _silent), strict=True):
                     output[...] = result
             except BaseException:
-                with suppress(Exception):  # the stream must leave the capture, and the cause be told
+                with suppress(Exception):  # the stream must leave the capture; the first error is raised
                     self.stream.end_capture()
                 raise
             finally:
@@ -126,18 +125,18 @@ def _join(origin: Any, stream: Any) -> None:
 
 
 def _recorded(stream: Any) -> Any:
-    """An event after all that the stream has been asked for."""
+    """An event after all work queued on the stream."""
     return stream.record(cupy.cuda.Event(disable_timing=True))
 
 
 class _Graph:
-    """The CUDA graph of a function, once it is captured, with memory of its own for inputs and outputs."""
+    """The CUDA graph of a function, with its own memory for inputs and outputs once it is captured."""
 
     def __init__(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         self._shapes = [[(array.shape, array.dtype) for array in arrays] for arrays in (inputs, outputs)]
         self._inputs, self._outputs = [], []  # type: list[Any], list[Any]
         self._graph: Any = None
-        self._driver_bytes = 0  # what CUDA holds for it
+        self._driver_bytes = 0  # of CUDA for the graph
 
     @property
     def is_captured(self) -> bool:
@@ -156,29 +155,28 @@ class _Graph:
         self._context, self._inputs, self._outputs = context, inputs, outputs
 
     def __call__(self, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-        for mine, theirs in zip(self._inputs, arrays, strict=True):
-            mine[...] = theirs
+        for target, array in zip(self._inputs, arrays, strict=True):
+            target[...] = array
         self._graph.launch()
         launches["graph"] += 1
-        return tuple(output.copy() for output in self._outputs)  # the next replay writes over them
+        return tuple(output.copy() for output in self._outputs)  # the next replay overwrites them
 
 
 def replay(
     key: Hashable, function: Callable[..., tuple[Any, ...]], *arrays: Any, report: Report = _silent
 ) -> tuple[Any, ...]:
-    """`function(*arrays, report=report)`, as one CUDA graph from the second time on that it comes under this `key`.
+    """`function(*arrays, report=report)`, as a CUDA graph from the second call with the same `key` and shapes on.
 
-    A stack of over GRAPH_PIXELS never becomes a graph. Where captures fail, a RuntimeWarning says why, and the function
-    runs as it is. Where memory runs out, what is kept is given back, and the function runs once more. Within a function
-    that is replayed, this is a mere call.
+    A stack of more than GRAPH_PIXELS never becomes a graph. If captures fail, a RuntimeWarning says why and the
+    function runs directly. If memory runs out, all caches are freed and the function runs once more. Within a replayed
+    function, this is a plain call.
 
     Parameters
     ----------
-    key : with the shapes of the arrays, it decides what the function does.
-    function : returns a tuple of arrays. It must wait for nothing, and not read what was computed outside of it but for
-        `arrays` and constants.
-    arrays : on the current device. The first one is the stack of pictures, whose size decides.
-    report : called with the fraction done; by a graph once, when it has been launched.
+    key : with the shapes of the arrays, it determines what the function does.
+    function : returns a tuple of arrays. It must not wait for the device, and may read only `arrays` and constants.
+    arrays : on the current device. The first one is the stack of images, whose size decides about a graph.
+    report : called with the fraction done; for a graph once, after its launch.
     """
     state, stream = device.state(), cupy.cuda.get_current_stream()
     stream_key = (cupy.cuda.Device().id, stream.ptr)
@@ -190,7 +188,7 @@ def replay(
     except Exception as why:
         if not device.is_out_of_memory(why):
             raise
-    # Now that the arrays of the failed run are gone: without the memory of graphs and plans it may fit.
+    # The arrays of the failed run are gone now; without the memory of graphs and plans the next run may fit.
     state.failures[key] += 1
     device.clear()
     cupy.get_default_memory_pool().free_all_blocks()
@@ -205,7 +203,7 @@ def _replay(
     arrays: tuple[Any, ...],
     report: Report,
 ) -> tuple[Any, ...]:
-    if math.prod(arrays[0].shape) > GRAPH_PIXELS or state.failures[key] >= ATTEMPTS:
+    if math.prod(arrays[0].shape) > GRAPH_PIXELS or state.failures[key] >= MAX_ATTEMPTS:
         return function(*arrays, report=report)
     graph = state.graphs.get(key)
     if graph is not None and (graph.is_captured or _capture(state, stream_key, key, function)):
@@ -216,28 +214,30 @@ def _replay(
     outputs = _context(state, stream_key).run(function, arrays, report)
     if key not in state.graphs:
         state.graphs[key] = _Graph(arrays, outputs)
-        bound(state.graphs, GRAPHS, SHARE, lambda graph: graph.size)
+        limit_size(state.graphs, MAX_GRAPHS, MEMORY_FRACTION, lambda graph: graph.size)
     return outputs
 
 
 def _capture(state: device.State, stream_key: Hashable, key: Hashable, function: Callable[..., Any]) -> bool:
-    """Whether the graph of this key could be captured."""
+    """Capture the graph of this key; whether that succeeded."""
     context = _context(state, stream_key)
-    if context.size > SHARE * total_bytes() and any(graph.is_captured for graph in state.graphs.values()):
-        state.failures[key] += 1  # where this alone is too much, it is not to clear for ever
-        state.clear()  # the memory of one graph cannot be told from that of another
+    if context.size > MEMORY_FRACTION * total_bytes() and any(graph.is_captured for graph in state.graphs.values()):
+        state.failures[key] += (
+            1  # so that a graph that is too large by itself does not clear the caches again and again
+        )
+        state.clear()  # graphs share their memory, so they are freed together
         return False
     try:
         state.graphs[key].capture(context, function)
-    except NotReadyError:  # a plan or constant was pushed out since the last time; the next run makes it
+    except NotReadyError:  # a plan or constant was dropped since the last run; the next run makes it again
         return False
-    except RuntimeError as why:  # CUDA's own errors are such, too
+    except RuntimeError as why:  # includes CUDA's errors
         if device.is_out_of_memory(why):
             raise
         state.failures[key] += 1
-        if state.failures[key] == ATTEMPTS:
+        if state.failures[key] == MAX_ATTEMPTS:
             text = f"CUDA graph not captured, launching one by one instead: {why}"
-            warnings.warn(text, RuntimeWarning, stacklevel=5)
+            warn(text, RuntimeWarning)
         return False
     return True
 
@@ -246,7 +246,7 @@ def _context(state: device.State, stream_key: Hashable) -> _Context:
     contexts = state.contexts
     if stream_key not in contexts:
         contexts[stream_key] = _Context()
-        if len(contexts) > CONTEXTS:
+        if len(contexts) > MAX_CONTEXTS:
             oldest, context = contexts.popitem(last=False)
             for key in [key for key in state.graphs if key[0] == oldest]:  # type: ignore[index]
                 del state.graphs[key]
@@ -257,10 +257,10 @@ def _context(state: device.State, stream_key: Hashable) -> _Context:
 
 
 def branches(functions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What the functions return, which must not depend on each other.
+    """The results of independent functions.
 
-    In a function that is replayed for a small stack each runs on a stream of its own, which in a graph makes parallel
-    branches; elsewhere one after the other.
+    Within a replayed function of a small stack, each runs on its own stream, which makes parallel branches of the
+    graph. Elsewhere they run one after the other.
     """
     context, origin = device.state().context, cupy.cuda.get_current_stream()
     if context is None or not context.forks or origin != context.stream or len(functions) < 2:

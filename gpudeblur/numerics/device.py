@@ -1,7 +1,7 @@
-"""Real transforms on a CUDA device by FFT plans that are kept, and the state that a thread keeps of a device.
+"""Real transforms on a CUDA device with cached FFT plans, and the cache of plans and graphs of each thread.
 
-Imported only where there is a CuPy array, like `numerics.cuda`. A state belongs to the thread that uses it: two
-streams would write into the work area of one plan, or into the memory of one graph, otherwise.
+Imported only on branches that hold a CuPy array, like `numerics.cuda`. Threads do not share caches, because two streams
+would write into the work area of one plan, or into the memory of one graph.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ import numpy as np
 from cupy.cuda import cufft
 
 from . import constants
-from .constants import NotReadyError, bound, capture, capture_lock, lasting_memory
+from .constants import NotReadyError, capture, capture_lock, lasting_memory, limit_size
 from .cuda import launches
 
-# Five starts on branches of their own take some two hundred plans a shape of picture. A plan costs about a millisecond
-# and holds a work area of about a picture.
-PLANS = 4096
-SHARE = 1 / 8  # of the device's memory, for plans and for graphs
-CAPTURE_ERRORS = range(900, 909)  # of stream captures: the device is well
-DOUBLE = {"R2C": "D2Z", "C2R": "Z2D"}  # the kind of a plan in float64
+# The five initializations on parallel branches take some two hundred plans for each shape of image. A plan takes about
+# a millisecond to make and holds a work area of about the size of the images.
+MAX_PLANS = 4096
+MEMORY_FRACTION = 1 / 8  # of the device's memory, for plans and for graphs
+CAPTURE_ERRORS = range(900, 909)  # of stream captures, after which the device still works
+FLOAT64_KINDS = {"R2C": "D2Z", "C2R": "Z2D"}
 
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
 
 
 class State:
-    """FFT plans and CUDA graphs (see `_graphs`) of one thread, by what they depend on, those used last at the end."""
+    """FFT plans and CUDA graphs (`cuda_graphs`) of one thread, the least recently used first."""
 
     def __init__(self) -> None:
         _states.add(self)
         self.plans: OrderedDict[Hashable, Any] = OrderedDict()
         self.graphs: OrderedDict[Hashable, Any] = OrderedDict()
         self.contexts: OrderedDict[Hashable, Any] = OrderedDict()  # by device and stream
-        self.context: Any = None  # the one whose function runs now
-        self.failures: Counter[Hashable] = Counter()  # of captures, and for want of memory
+        self.context: Any = None  # the one whose function is running
+        self.failures: Counter[Hashable] = Counter()  # to capture a graph, or to allocate its memory
 
     def clear(self) -> None:
-        """Give back all memory."""
-        for kept in (self.plans, self.graphs, self.contexts):
-            kept.clear()
+        """Free all memory."""
+        for cache in (self.plans, self.graphs, self.contexts):
+            cache.clear()
 
 
 class _Thread(threading.local):
@@ -58,7 +58,7 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-idle: list[State] = []  # that no thread uses, see `groups`
+idle: list[State] = []  # the states that no thread uses, see `batch.gpu`
 idle_lock = threading.Lock()
 
 
@@ -68,12 +68,12 @@ def state() -> State:
 
 
 def use(state: State) -> None:
-    """From now on this thread uses that state, which no other thread may use meanwhile."""
+    """Make `state`, which no other thread may use meanwhile, the state of this thread."""
     _thread.state = state
 
 
 def clear() -> None:
-    """Give back what this thread's plans and graphs hold, those that no thread uses, and what no graph reads."""
+    """Free the plans and graphs of this thread, those of idle states, and the cached constants."""
     _thread.state.clear()
     with idle_lock:
         for state in idle:
@@ -91,21 +91,21 @@ def _clear_at_exit() -> None:
 
 # ------------------------------------------------------------------ errors
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out: CuPy's pool, cuFFT, graphs, modules, pinned memory and torch have errors of their own."""
+    """Whether memory ran out. CuPy's pool, cuFFT, graphs, modules, pinned memory and torch raise different errors."""
     if error is None:
         return False
     if isinstance(error, cufft.CuFFTError):
         return bool(error.result == 2)  # CUFFT_ALLOC_FAILED
     if isinstance(error, (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)):
         return bool(error.status == 2)  # cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY
-    return isinstance(error, (MemoryError, *_of_torch())) or is_out_of_memory(error.__cause__)
+    return isinstance(error, (MemoryError, *_torch_errors())) or is_out_of_memory(error.__cause__)
 
 
 def explanation(error: Exception) -> str | None:
-    """What an error of CUDA means and what to do, with the GPU's name; None for other errors."""
+    """The message for a CUDA error, with the GPU's name and a way out; None for other errors."""
     cuda = cupy.cuda
-    of_cuda = (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cufft.CuFFTError)
-    if not isinstance(error, (*of_cuda, cuda.memory.OutOfMemoryError, *_of_torch())):
+    cuda_errors = (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, cufft.CuFFTError)
+    if not isinstance(error, (*cuda_errors, cuda.memory.OutOfMemoryError, *_torch_errors())):
         return None
     if getattr(error, "status", None) in CAPTURE_ERRORS:
         return None
@@ -120,28 +120,28 @@ def explanation(error: Exception) -> str | None:
     )
 
 
-def _of_torch() -> tuple[Any, ...]:
-    """The error of a learned prior that finds no room."""
+def _torch_errors() -> tuple[Any, ...]:
+    """The error of a learned prior when memory runs out."""
     torch = sys.modules.get("torch")
     return () if torch is None else (torch.OutOfMemoryError,)
 
 
 def _name() -> str:
     try:
-        number = cupy.cuda.Device().id
-        return f"GPU {number} ({cupy.cuda.runtime.getDeviceProperties(number)['name'].decode()})"
+        index = cupy.cuda.Device().id
+        return f"GPU {index} ({cupy.cuda.runtime.getDeviceProperties(index)['name'].decode()})"
     except RuntimeError:
         return "the GPU"
 
 
 # ------------------------------------------------------------------ transforms
 def rfft2(x: Any, out: Any = None) -> Any:
-    """`fourier.rfft2`, into `out` where there is one."""
+    """`fourier.rfft2`, into `out` if it is given."""
     return _forward(x, x.shape[-2:], out)
 
 
 def irfft2(x: Any, shape: tuple[int, int], out: Any = None) -> Any:
-    """`fourier.irfft2` likewise; cuFFT leaves nothing of use in `x`."""
+    """`fourier.irfft2` likewise; the contents of `x` are undefined afterwards."""
     return _inverse(x, shape, out)
 
 
@@ -151,7 +151,7 @@ def rfft(x: Any) -> Any:
 
 
 def irfft(x: Any, length: int) -> Any:
-    """`fourier.irfft` without its factor; cuFFT leaves nothing of use in `x`."""
+    """`fourier.irfft` times `length`; the contents of `x` are undefined afterwards."""
     return _inverse(x, (length,), None)
 
 
@@ -176,7 +176,7 @@ def _inverse(x: Any, sides: tuple[int, ...], out: Any) -> Any:
 
 
 def _aligned(x: Any) -> Any:
-    """`x`, or a copy: cuFFT takes C order, and real numbers by pairs."""
+    """`x`, or a copy if its order or address does not suit cuFFT: C order, reals aligned to pairs."""
     x = cupy.ascontiguousarray(x)
     return x.copy() if x.data.ptr % (2 * x.real.dtype.itemsize) else x
 
@@ -202,10 +202,11 @@ def _plan(x: Any, kind: str, sides: tuple[int, ...]) -> Any:
     Raises
     ------
     NotReadyError
-        There is none, and a CUDA graph is being captured: for some sizes cuFFT launches work of its own while it plans.
+        The plan does not exist and cannot be made during the capture of a CUDA graph: for some sizes cuFFT launches
+        kernels while it plans.
     """
     count = x.size // math.prod(x.shape[-len(sides) :])
-    # The stream too: two of them must not write into one work area.
+    # Two streams must not write into one work area.
     key = (cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr, kind, count, sides, x.dtype.char)
     plans = _thread.state.plans
     plan = plans.get(key)
@@ -216,14 +217,14 @@ def _plan(x: Any, kind: str, sides: tuple[int, ...]) -> Any:
     else:
         with lasting_memory(), capture_lock:
             plan = plans[key] = _new_plan(x, kind, count, sides)
-        bound(plans, PLANS, SHARE, lambda plan: plan.work_area.mem.size)
+        limit_size(plans, MAX_PLANS, MEMORY_FRACTION, lambda plan: plan.work_area.mem.size)
     capture.use(plan)
     return plan
 
 
 def _new_plan(x: Any, kind: str, count: int, sides: tuple[int, ...]) -> Any:
-    """Not by CuPy's get_fft_plan: it gives plans out of its own cache, whose work area is anyone's."""
-    code = getattr(cufft, f"CUFFT_{kind if x.real.dtype == np.float32 else DOUBLE[kind]}")
+    """A plan that does not share its work area, unlike those of CuPy's get_fft_plan, which are cached."""
+    code = getattr(cufft, f"CUFFT_{kind if x.real.dtype == np.float32 else FLOAT64_KINDS[kind]}")
     if len(sides) == 1:
         return cufft.Plan1d(sides[0], code, count)
     (h, w), half = sides, sides[1] // 2 + 1

@@ -1,11 +1,10 @@
-"""The array primitives of the picture-sized loops. NumPy input runs here; CuPy input goes to the CUDA kernel so named.
+"""Gradients, edge masks, smoothing and the closed-form solve: the image-sized operations of the iterations.
 
-All grids are periodic: the picture was made so by `boundary.wrap`. The CUDA kernels compute in float32; CuPy arrays of
-another float dtype take the NumPy form, which is written for either library.
+All grids are periodic; `boundary.pad` makes an image so. float32 CuPy arrays go to the CUDA kernel of the function's
+name (kernels_cuda/<name>.cu); other arrays are computed here.
 
-Here and in the steps, the result is what a function returns. `out=` is where a CUDA launch puts it, and `scratch=` what
-it needs on the way; the NumPy form allots both itself and leaves them alone. Only what is documented as in place (a
-spectrum overwritten, a sum added to) is so in both.
+Always use the return value. `out=` and `scratch=` are buffers for the CUDA path; the NumPy path ignores them. Functions
+documented as in-place modify their argument on both.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, array_module, goes_to_cuda, ndimage_module
-from .fourier import gradient_spectrum
+from .spectra import gradient_spectrum
 
 
 def gradient(u: Array) -> tuple[Array, Array]:
@@ -30,7 +29,7 @@ def gradient(u: Array) -> tuple[Array, Array]:
 
 
 def gradient_adjoint(gx: Array, gy: Array) -> Array:
-    """D^T g, the transpose of `gradient`: <D u, g> = <u, D^T g>. Minus the divergence by backward differences."""
+    """D^T g, the transpose of `gradient`: <D u, g> = <u, D^T g>. It is minus the divergence of g."""
     xp = array_module(gx, gy)
     out = -gx
     out -= gy
@@ -42,7 +41,7 @@ def gradient_adjoint(gx: Array, gy: Array) -> Array:
 
 
 def per_image(value: Any, u: Array) -> Any:
-    """A number for all pictures, or one a picture, shaped to broadcast over `u` (..., H, W); waits for no device."""
+    """One number for all images or one for each, shaped to broadcast over `u` (..., H, W); nothing synchronizes."""
     xp = array_module(u)
     if np.ndim(value) == 0 and (xp is np or not isinstance(value, xp.ndarray)):
         return float(value)
@@ -50,7 +49,7 @@ def per_image(value: Any, u: Array) -> Any:
 
 
 def dt_l0(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
-    """D^T g with g = D u where |D u|^2 >= threshold, 0 elsewhere (seed 0, eq. 4).
+    """D^T g with g = D u where |D u|^2 >= threshold, 0 elsewhere ([Chen2017] eq. 4). CUDA kernel: dt_l0.cu.
 
     Parameters
     ----------
@@ -62,46 +61,46 @@ def dt_l0(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
 
         return cuda.dt_l0(u, threshold, out=out)
     gx, gy = gradient(u)
-    energy = gx * gx
-    energy += gy * gy
-    keep = energy >= per_image(threshold, u)
-    gx *= keep
-    gy *= keep
+    magnitude_sq = gx * gx
+    magnitude_sq += gy * gy
+    is_edge = magnitude_sq >= per_image(threshold, u)
+    gx *= is_edge
+    gy *= is_edge
     return gradient_adjoint(gx, gy)
 
 
-def spectral_solve(data: Array, split: Array, power: Array, weight: Any, shape: tuple[int, int]) -> Array:
-    """(data + weight split) / ((power + weight |F D|^2) H W), the closed form of seed 0, eq. 7.
+def spectral_solve(data: Array, dt_g: Array, power: Array, weight: Any, shape: tuple[int, int]) -> Array:
+    """(data + weight dt_g) / ((power + weight |F D|^2) H W), in place in `dt_g`: the closed form of [Chen2017] eq. 7.
 
-    |F D|^2 = 4 sin^2(pi i / H) + 4 sin^2(pi j / W) is the spectrum of the gradient; the factor 1 / (H W) makes the
-    unscaled `fourier.irfft2` the inverse transform.
+    |F D|^2 = 4 sin^2(pi i / H) + 4 sin^2(pi j / W) is the spectrum of the gradient. The factor 1 / (H W) makes the
+    unscaled `fourier.irfft2` the inverse transform. CUDA kernel: spectral_solve.cu.
 
     Parameters
     ----------
     data : (..., H, W // 2 + 1) complex, conj(F k) F B.
-    split : the same, F(D^T g); overwritten with the result, which is returned.
+    dt_g : likewise, F(D^T g); overwritten with the result, which is returned.
     power : (..., H, W // 2 + 1) float, |F k|^2.
-    weight : beta (plus alpha): a number, or one a picture, (...) or (..., 1, 1).
-    shape : (H, W) of the picture.
+    weight : beta (plus alpha), one number for all images, or one for each, (...) or (..., 1, 1).
+    shape : (H, W) of the image.
     """
-    if np.ndim(weight) > split.ndim - 2:
+    if np.ndim(weight) > dt_g.ndim - 2:
         weight = weight[..., 0, 0]
-    if goes_to_cuda(data, split, power):
+    if goes_to_cuda(data, dt_g, power):
         from . import cuda
 
-        return cuda.spectral_solve(data, split, power, weight, shape)
+        return cuda.spectral_solve(data, dt_g, power, weight, shape)
     if np.ndim(weight):
         weight = weight[..., None, None]
     size = shape[0] * shape[1]
-    split *= weight
-    split += data
+    dt_g *= weight
+    dt_g += data
     spectrum = array_module(power).asarray(gradient_spectrum(shape, power.dtype))
-    split *= 1 / (size * power + (size * weight) * spectrum)
-    return split
+    dt_g *= 1 / (size * power + (size * weight) * spectrum)
+    return dt_g
 
 
 def edge_mask(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
-    """t of seed 0, eq. 5: True where |D u|^2 >= threshold, (..., H, W)."""
+    """t of [Chen2017] eq. 5: True where |D u|^2 >= threshold, (..., H, W). CUDA kernel: edge_mask.cu."""
     if goes_to_cuda(u):
         from . import cuda
 
@@ -114,7 +113,7 @@ def edge_mask(u: Array, threshold: Any, *, out: Array | None = None) -> Array:
 
 
 def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array | None = None) -> Array:
-    """`mask` (..., H, W) bool dilated by a square of 2 radius + 1 pixels a side, periodic."""
+    """`mask` (..., H, W) bool dilated by a square of side 2 radius + 1, periodic. CUDA kernel: dilate.cu."""
     if goes_to_cuda(mask):
         from . import cuda
 
@@ -123,7 +122,7 @@ def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array
     for axis in (-1, -2):
         reach = min(radius, mask.shape[axis] // 2)
         size, length = 2 * reach + 1, 1
-        while length < size:  # a pixel stands for `length` pixels from it on; the last step overlaps
+        while length < size:  # a pixel is the union of `length` pixels from it on; the last step overlaps
             step = min(length, size - length)
             mask = mask | xp.roll(mask, -step, axis)
             length += step
@@ -132,7 +131,7 @@ def dilate(mask: Array, radius: int, *, out: Array | None = None, scratch: Array
 
 
 def gaussian_smooth(u: Array, sigma: float, *, out: Array | None = None, scratch: Array | None = None) -> Array:
-    """`u` (..., H, W) under a Gaussian of `sigma` pixels, cut at 4 sigma, periodic."""
+    """`u` (..., H, W) convolved with a Gaussian truncated at 4 sigma, periodic. CUDA kernel: gaussian_smooth.cu."""
     if goes_to_cuda(u):
         from . import cuda
 
@@ -144,10 +143,10 @@ def gaussian_smooth(u: Array, sigma: float, *, out: Array | None = None, scratch
 
 
 def dt_smooth(smooth: Array, mask: Array, scale: float | None = None, out: Array | None = None) -> Array:
-    """D^T of the gradient of `smooth` outside `mask` and 0 inside: D^T grad z of seed 0, eq. 5-7.
+    """D^T of the gradient of `smooth` between unmasked pixels: D^T grad z of [Chen2017] eq. 5-7.
 
-    The paper's z = (not t) x has a jump of its own along the border of t; a difference that crosses the border
-    is no smooth region either, so it counts as 0. With a `scale`, `out` is added to: out += scale D^T grad z.
+    The paper's z = (not t) x has a jump along the border of t. Here a difference that crosses the border counts as 0.
+    With a `scale`, the function works in place: out += scale D^T grad z. CUDA kernel: dt_smooth.cu.
     """
     if goes_to_cuda(smooth, mask):
         from . import cuda
@@ -155,27 +154,27 @@ def dt_smooth(smooth: Array, mask: Array, scale: float | None = None, out: Array
         return cuda.dt_smooth(smooth, mask, scale, out=out)
     xp = array_module(smooth, mask)
     gx, gy = gradient(smooth)
-    flat = ~mask
-    gx *= flat & xp.roll(flat, -1, -1)
-    gy *= flat & xp.roll(flat, -1, -2)
-    split = gradient_adjoint(gx, gy)
+    is_smooth = ~mask
+    gx *= is_smooth & xp.roll(is_smooth, -1, -1)
+    gy *= is_smooth & xp.roll(is_smooth, -1, -2)
+    dt_z = gradient_adjoint(gx, gy)
     if scale is None:
-        return split
+        return dt_z
     if out is None:
-        raise ValueError("out must be given with a scale: it is added to; leave the scale out for the split alone")
-    split *= scale
-    out += split
+        raise ValueError("out must be given with a scale, since it is added to; leave the scale out for D^T g alone")
+    dt_z *= scale
+    out += dt_z
     return out
 
 
 def data_terms(otf: Array, blurred_hat: Array, *, out: Array | None = None) -> tuple[Array, Array]:
-    """(conj(F k) F B, |F k|^2): what `spectral_solve` needs of a kernel and a blurred picture.
+    """(conj(F k) F B, |F k|^2), the data terms of `spectral_solve`. CUDA kernel: data_terms.cu.
 
     Parameters
     ----------
-    otf : (..., H, W // 2 + 1) complex, F k; overwritten with the first result where the shapes are equal.
-    blurred_hat : the same, F B, or with more leading axes: several planes that share a kernel.
-    out : like `otf`, float, for the second.
+    otf : (..., H, W // 2 + 1) complex, F k; overwritten with the first result if the shapes are equal.
+    blurred_hat : F B, likewise, or with more leading axes for planes that share a kernel.
+    out : buffer for the second result, float.
     """
     if goes_to_cuda(otf, blurred_hat):
         from . import cuda

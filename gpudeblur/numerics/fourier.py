@@ -1,10 +1,9 @@
-"""Transforms, kernels as transfer functions, and sizes at which FFTs are fast."""
+"""Real Fourier transforms, transfer functions of blur kernels, and grid sizes at which FFTs are fast."""
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
-from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -12,10 +11,11 @@ import scipy.fft
 from .arrays import Array, array_module, fft_module, goes_to_cuda
 
 AXES = (-2, -1)
+Shape = tuple[int, ...]
 
 
 def fast_size(size: int) -> int:
-    """The next even 7-smooth size: fast on scipy.fft and cuFFT alike, and without a ragged last column in rfft2."""
+    """The next even size without prime factors above 7: fast in scipy.fft and cuFFT."""
     while True:
         rest = size
         for prime in (2, 3, 5, 7):
@@ -26,10 +26,15 @@ def fast_size(size: int) -> int:
         size += 1
 
 
+def fast_shape(shape: Shape) -> Shape:
+    """`fast_size` of each side."""
+    return tuple(map(fast_size, shape))
+
+
 def rfft2(x: Array, *, overwrite: bool = False, out: Array | None = None) -> Array:
     """Real transform over the last two axes, unscaled; the inverse `irfft2` is unscaled too.
 
-    `out`, where a CuPy caller has one, is where the result goes; scipy.fft knows no such thing.
+    On a GPU the result goes to `out`, if it is given; the NumPy path ignores it.
     """
     if array_module(x) is np:
         return scipy.fft.rfft2(x, axes=AXES, overwrite_x=overwrite)
@@ -39,9 +44,9 @@ def rfft2(x: Array, *, overwrite: bool = False, out: Array | None = None) -> Arr
 
 
 def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False, out: Array | None = None) -> Array:
-    """Inverse of `rfft2` times H W: whoever fills the spectrum folds the factor 1 / (H W) into it.
+    """Inverse of `rfft2` times H W: the caller folds the factor 1 / (H W) into the spectrum.
 
-    With `overwrite`, what is in `x` afterwards is undefined; cuFFT would have to be given a copy otherwise.
+    With `overwrite`, the contents of `x` are undefined afterwards; without it, cuFFT works on a copy.
     """
     if array_module(x) is np:
         return scipy.fft.irfft2(x, s=shape, axes=AXES, norm="forward", overwrite_x=overwrite)
@@ -60,7 +65,7 @@ def rfft(x: Array) -> Array:
 
 
 def irfft(x: Array, length: int) -> Array:
-    """Inverse of `rfft`, for lines of `length`; what is in `x` afterwards is undefined."""
+    """Inverse of `rfft` for lines of `length`; the contents of `x` are undefined afterwards."""
     if array_module(x) is np:
         return np.fft.irfft(x, n=length)
     from . import device
@@ -68,6 +73,21 @@ def irfft(x: Array, length: int) -> Array:
     lines = device.irfft(x, length)
     lines *= 1 / length
     return lines
+
+
+def rfftn(x: Array, ndim: int) -> Array:
+    """Real transform over the last `ndim` axes, unscaled."""
+    if ndim == 2:
+        return rfft2(x)
+    return fft_module(array_module(x)).rfftn(x, axes=tuple(range(-ndim, 0)))
+
+
+def irfftn(spectrum: Array, shape: Shape) -> Array:
+    """Inverse of `rfftn` times the number of pixels; `spectrum` may be overwritten."""
+    if len(shape) == 2:
+        return irfft2(spectrum, (shape[0], shape[1]), overwrite=True)
+    fft = fft_module(array_module(spectrum))
+    return fft.irfftn(spectrum, s=shape, axes=tuple(range(-len(shape), 0)), norm="forward")
 
 
 def psf_to_otf(
@@ -79,7 +99,7 @@ def psf_to_otf(
     ----------
     kernel : (..., kh, kw), odd sides; its middle pixel is the origin.
     shape : (H, W) of the grid, at least (kh, kw).
-    out, scratch : like the result, and the real grid before its transform; see `filters`.
+    out, scratch : buffers of the CUDA path for the result and for the grid before its transform; see `filters`.
 
     Returns
     -------
@@ -88,79 +108,37 @@ def psf_to_otf(
     return rfft2(kernel_to_grid(kernel, shape, out=scratch), overwrite=True, out=out)
 
 
-def kernel_to_grid(kernel: Array, shape: tuple[int, int], *, out: Array | None = None) -> Array:
-    """`kernel` (..., kh, kw) among zeros on a periodic grid (..., H, W), its middle pixel at (0, 0)."""
-    if goes_to_cuda(kernel):
+def kernel_to_grid(kernel: Array, shape: Shape, *, origin: Shape | None = None, out: Array | None = None) -> Array:
+    """A kernel on a periodic grid of zeros, its origin at index 0. CUDA kernel: kernel_to_grid.cu.
+
+    Parameters
+    ----------
+    kernel : (..., *sides), no side longer than that of the grid.
+    shape : the grid's sides.
+    origin : the pixel of the kernel that comes to index 0; by default the middle one, side // 2.
+    out : buffer of the CUDA path (two axes, the middle as origin), which the others ignore.
+
+    Returns
+    -------
+    (..., *shape).
+    """
+    if origin is None and len(shape) == 2 and goes_to_cuda(kernel):
         from . import cuda
 
-        return cuda.kernel_to_grid(kernel, shape, out=out)
-    kh, kw = kernel.shape[-2:]
-    y, x = kh // 2, kw // 2
-    grid = array_module(kernel).zeros((*kernel.shape[:-2], *shape), dtype=kernel.dtype)
-    for to_row, from_row in ((slice(kh - y), slice(y, kh)), (slice(shape[0] - y, shape[0]), slice(y))):
-        for to_column, from_column in ((slice(kw - x), slice(x, kw)), (slice(shape[1] - x, shape[1]), slice(x))):
-            grid[..., to_row, to_column] = kernel[..., from_row, from_column]
+        return cuda.kernel_to_grid(kernel, (shape[0], shape[1]), out=out)
+    lead, sides = kernel.shape[: -len(shape)], kernel.shape[-len(shape) :]
+    grid = array_module(kernel).zeros((*lead, *shape), dtype=kernel.dtype)
+    corners = []  # on each axis, (to, from) of the part from the origin on and of the part before it
+    for side, length, start in zip(sides, shape, origin or [side // 2 for side in sides], strict=True):
+        corners.append([(slice(side - start), slice(start, side)), (slice(length - start, length), slice(start))])
+    for corner in itertools.product(*corners):
+        to, source = zip(*corner, strict=True)
+        grid[(..., *to)] = kernel[(..., *source)]
     return grid
 
 
-def otf_to_psf(otf: Array, shape: tuple[int, int], size: tuple[int, int]) -> Array:
-    """The middle `size` = (kh, kw) pixels of the kernel whose transfer function on a `shape` grid is `otf`."""
-    xp = array_module(otf)
-    grid = irfft2(otf, shape) / (shape[0] * shape[1])
-    kh, kw = size
-    return xp.roll(grid, (kh // 2, kw // 2), AXES)[..., :kh, :kw]
-
-
-def difference_spectrum(length: int, count: int, dtype: Any) -> np.ndarray:
-    """|F d|^2 = 4 sin^2(pi i / length) of the periodic forward difference d, the first `count` frequencies i."""
-    return (4 * np.sin(np.pi * np.arange(count) / length) ** 2).astype(dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def gradient_spectrum(shape: tuple[int, int], dtype: Any) -> np.ndarray:
-    """|F(d/dx)|^2 + |F(d/dy)|^2 of periodic forward differences: (H, W // 2 + 1), on the host, not to be written to."""
-    h, w = shape
-    rows, columns = difference_spectrum(h, h, np.float64), difference_spectrum(w, w // 2 + 1, np.float64)
-    spectrum = (rows[:, None] + columns).astype(dtype)
-    spectrum.flags.writeable = False
-    return spectrum
-
-
-Shape = tuple[int, ...]
-
-
-def rfftn(x: Array, ndim: int) -> Array:
-    """Real transform over the last `ndim` axes, unscaled."""
-    if ndim == 2:
-        return rfft2(x)
-    return fft_module(array_module(x)).rfftn(x, axes=tuple(range(-ndim, 0)))
-
-
-def irfftn(spectrum: Array, shape: Shape) -> Array:
-    """Inverse of `rfft` times the number of pixels; `spectrum` may be overwritten."""
-    if len(shape) == 2:
-        return irfft2(spectrum, (shape[0], shape[1]), overwrite=True)
-    fft = fft_module(array_module(spectrum))
-    return fft.irfftn(spectrum, s=shape, axes=tuple(range(-len(shape), 0)), norm="forward")
-
-
-def place(kernel: Array, shape: Shape, origin: Shape) -> Array:
-    """`kernel` (..., *sides) among zeros on a periodic grid (..., *shape), its pixel `origin` at index 0."""
-    ndim = len(shape)
-    grid = array_module(kernel).zeros((*kernel.shape[:-ndim], *shape), dtype=kernel.dtype)
-    grid[(..., *map(slice, kernel.shape[-ndim:]))] = kernel
-    return array_module(kernel).roll(grid, tuple(-o for o in origin), tuple(range(-ndim, 0)))
-
-
-def fast_shape(shape: Shape) -> Shape:
-    return tuple(map(fast_size, shape))
-
-
 def sum_last_axes(x: Array, ndim: int) -> Array:
-    """The sum over the last `ndim` axes, which stay with length 1.
-
-    On NumPy, the sum of one picture does not depend on the batch around it.
-    """
+    """The sum over the last `ndim` axes, which stay with length 1. On NumPy a batch equals a loop bit for bit."""
     lead = x.shape[:-ndim]
-    flat = x.reshape(*lead, math.prod(x.shape[-ndim:]))  # a shape without -1: no axis is too many for an empty batch
+    flat = x.reshape(*lead, math.prod(x.shape[-ndim:]))  # without -1, which an empty batch does not allow
     return flat.sum(axis=-1).reshape(*lead, *(1,) * ndim)

@@ -1,8 +1,8 @@
-"""How a run tells of itself, and how it is stopped.
+"""Progress reports, and how a callback stops a run.
 
-One rule for every function that takes a callback: what returns True ends the run, which raises `Stopped` and has no
-result. A picture half restored is none: for most methods the passes so far are no earlier answer to the same question.
-(Those that have steps to be counted, like Richardson-Lucy, have an option for their number.)
+A callback that returns True stops the run, which raises `Stopped`. A stopped run returns nothing, because an
+intermediate iterate of most methods is not a usable result. (Methods whose iterates are, like Richardson-Lucy, have an
+option for the number of iterations.)
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ OnProgress = Callable[[float], None]
 
 
 class Stopped(Exception):
-    """A callback returned True: the run ended there, without a result."""
+    """A callback returned True, and the run ended without a result."""
 
 
 def make_progress(callback: Callback | None, stage: str, *, begin: float = 0.0, end: float = 1.0) -> OnProgress:
-    """`callback` for a stage that is the part `begin` to `end` of the run; raises `Stopped` when it returns True.
+    """A function that reports the fraction done of a stage, which spans `begin` to `end` of the run, to `callback`.
+
+    It raises `Stopped` when the callback returns True.
 
     Raises
     ------
@@ -28,17 +30,17 @@ def make_progress(callback: Callback | None, stage: str, *, begin: float = 0.0, 
         `callback` cannot be called.
     """
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be a function, got {callback!r}; leave it out to hear nothing")
+        raise TypeError(f"callback must be a function, got {callback!r}; leave it out for no reports")
 
     def report(fraction: float) -> None:
-        done = begin + (end - begin) * min(1.0, fraction)
-        stop = callback(stage, done) if callback is not None else False
+        overall = begin + (end - begin) * min(1.0, fraction)
+        stop = callback(stage, overall) if callback is not None else False
         if isinstance(stop, (bool, np.bool_)) and stop:
-            raise Stopped(f"stopped by the callback in stage {stage!r} at {done:.0%} of the run")
+            raise Stopped(f"stopped by the callback in stage {stage!r} at {overall:.0%} of the run")
 
     return report
 
 
 def subrange(progress: OnProgress | None, begin: float, fraction: float) -> OnProgress:
-    """`progress` for a step that is `fraction` of the whole and starts at `begin`; None: nobody listens."""
+    """`progress` for a step that is `fraction` of the whole and starts at `begin`; None reports nothing."""
     return lambda done: None if progress is None else progress(begin + fraction * done)

@@ -1,4 +1,4 @@
-"""Resampling of images by cubic interpolation, with a low-pass where they shrink."""
+"""Resampling of images by cubic interpolation, with a low-pass filter where they shrink."""
 
 from __future__ import annotations
 
@@ -13,64 +13,62 @@ from .arrays import Array, array_module, goes_to_cuda
 
 @functools.lru_cache(maxsize=64)
 def _resampling(source: int, target: int) -> np.ndarray:
-    """(target, source): cubic interpolation (a = -1/2), stretched where pixels get lost, rows of sum 1."""
+    """(target, source): cubic interpolation (a = -1/2), widened where the image shrinks; its rows sum to 1."""
     scale = target / source
     width = max(1.0, 1 / scale)
-    centre = (np.arange(target) + 0.5) / scale - 0.5
-    t = np.abs(np.arange(source)[None, :] - centre[:, None]) / width
+    center = (np.arange(target) + 0.5) / scale - 0.5
+    t = np.abs(np.arange(source)[None, :] - center[:, None]) / width
     cubic = np.where(t <= 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0.0))
     return cubic / cubic.sum(axis=1, keepdims=True)
 
 
-def resample(picture: Array, shape: tuple[int, int]) -> Array:
-    """`picture` (..., H, W) on a grid of `shape`, pixel centres aligned, low-passed where it shrinks."""
-    xp = array_module(picture)
-    if picture.shape[-2:] == tuple(shape):
-        return picture
-    if goes_to_cuda(picture):
-        return resample_on_device(picture, shape, _resampling)
+def resample(image: Array, shape: tuple[int, int]) -> Array:
+    """`image` (..., H, W) on a grid of `shape`, pixel centers aligned, low-passed where it shrinks."""
+    xp = array_module(image)
+    if image.shape[-2:] == tuple(shape):
+        return image
+    if goes_to_cuda(image):
+        return resample_on_device(image, shape, _resampling)
     if xp is np:
-        # Not by BLAS: its sums depend on how many threads it has, and they all spin for this little work.
-        rows = _resample_rows(picture, shape[0])
+        # Without BLAS, whose sums depend on its number of threads.
+        rows = _resample_rows(image, shape[0])
         return np.ascontiguousarray(_resample_rows(rows.swapaxes(-2, -1), shape[1]).swapaxes(-2, -1))
     rows, columns = (
-        xp.asarray(_resampling(a, b).astype(picture.dtype)) for a, b in zip(picture.shape[-2:], shape, strict=True)
+        xp.asarray(_resampling(a, b).astype(image.dtype)) for a, b in zip(image.shape[-2:], shape, strict=True)
     )
-    return rows @ picture @ columns.T
+    return rows @ image @ columns.T
 
 
-def _resample_rows(picture: np.ndarray, target: int) -> np.ndarray:
-    """`_resampling` of the rows, by the few weights that are not 0. CUDA kernel: resample.cu."""
-    first, weights = _taps(_resampling, picture.shape[-2], target)
-    out = np.zeros((*picture.shape[:-2], target, picture.shape[-1]), dtype=picture.dtype)
-    for tap, weight in enumerate(weights.astype(picture.dtype)):
-        part = picture[..., first + tap, :]
-        part *= weight[:, None]
-        out += part
+def _resample_rows(image: np.ndarray, target: int) -> np.ndarray:
+    """`_resampling(H, target) @ image` by the nonzero weights only. CUDA kernel: resample.cu."""
+    first, weights = _taps(_resampling, image.shape[-2], target)
+    out = np.zeros((*image.shape[:-2], target, image.shape[-1]), dtype=image.dtype)
+    for tap, weight in enumerate(weights.astype(image.dtype)):
+        term = image[..., first + tap, :]
+        term *= weight[:, None]
+        out += term
     return out
 
 
-def resample_on_device(
-    picture: Array, shape: tuple[int, int], matrix: Callable[..., np.ndarray], *args: float
-) -> Array:
-    """rows @ picture @ columns.T of float32 CuPy pictures, with `matrix(source, target, *args)` for either axis."""
+def resample_on_device(image: Array, shape: tuple[int, int], matrix: Callable[..., np.ndarray], *args: float) -> Array:
+    """rows @ image @ columns.T of float32 CuPy images, with `matrix(source, target, *args)` for either axis."""
     from . import constants, cuda
 
     for axis, target in enumerate(shape):
-        sizes = (matrix, picture.shape[axis - 2], target, *args)
+        sizes = (matrix, image.shape[axis - 2], target, *args)
         first, weights = (constants.on_device(table, *sizes) for table in (_first_taps, _tap_weights))
-        picture = cuda.resample(picture, first, weights, axis)
-    return picture
+        image = cuda.resample(image, first, weights, axis)
+    return image
 
 
 @functools.lru_cache(maxsize=128)
 def _taps(matrix: Callable[..., np.ndarray], *args: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `matrix(*args)`, (target, source), by what is not 0: where each begins (target,), (taps, target)."""
+    """The band of `matrix(*args)` (target, source) that is not 0: first column (target,), weights (taps, target)."""
     rows = matrix(*args)
     target, source = rows.shape
-    used = rows != 0  # from the first to the last: a weight between may be 0
-    first = used.argmax(axis=1)
-    last = np.where(used.any(axis=1), source - 1 - used[:, ::-1].argmax(axis=1), first)
+    nonzero = rows != 0
+    first = nonzero.argmax(axis=1)
+    last = np.where(nonzero.any(axis=1), source - 1 - nonzero[:, ::-1].argmax(axis=1), first)
     taps = int((last - first).max()) + 1
     first = np.minimum(first, source - taps)
     return first, rows[np.arange(target), first + np.arange(taps)[:, None]]
@@ -85,5 +83,5 @@ def _tap_weights(matrix: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
 
 
 def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
-    """The picture's shape at a scale."""
+    """The shape of an image at a scale of the pyramid."""
     return tuple(max(1, round(side * scale)) for side in shape)  # type: ignore[return-value]

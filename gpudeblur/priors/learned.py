@@ -118,7 +118,7 @@ class DiscriminativePrior:
     def __post_init__(self) -> None:
         _check_steps(self)
         if self.downsample_above is not None:
-            check_count("downsample_above", self.downsample_above, least=MIN_DOWNSAMPLE_ABOVE)
+            check_count("downsample_above", self.downsample_above, minimum=MIN_DOWNSAMPLE_ABOVE)
         bridge.torch_module()
 
     def step(self, latent: Array, ratio: float) -> Array:

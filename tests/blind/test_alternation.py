@@ -62,12 +62,12 @@ def test_an_iteration_is_a_latent_step_then_a_kernel_step(xp: Any) -> None:
         prior=prior,
         prior_weight=1e-3,  # mu, halved as lambda is
     )
-    window, work = selection_window(scale.shape, scale.size), Workspace(blurred)
+    window, buffers = selection_window(scale.shape, scale.size), Workspace(blurred)
     selected = select_edges(latent, window, 0.3)
     equations = normal_equations(selected, latent, rfft2(blurred), scale.size)
     assert_same(a, equations[0])
     assert_same(b, equations[1])
-    expected = kernel_step(a, b, start, window_pixels(window), options, work)
+    expected = kernel_step(a, b, start, window_pixels(window), options, buffers)
     assert_same(kernel, project(expected, share=0.1, component=options.kernel_component))
 
 

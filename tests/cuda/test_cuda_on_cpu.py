@@ -455,7 +455,7 @@ def test_launch_functions_refuse_what_their_kernels_would_misread(cuda: Any) -> 
     with pytest.raises(ValueError, match=r"mask must have shape \(2, 4, 6\), got \(4, 6\); broadcast it first"):
         cuda.dt_smooth(u, u[0] > 0)
     data, split, power = spectra((2, 4, 6))
-    with pytest.raises(ValueError, match=r"split must have shape \(2, 4, 4\), got \(2, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"dt_g must have shape \(2, 4, 4\), got \(2, 4, 5\)"):
         cuda.spectral_solve(data, np.zeros((2, 4, 5), np.complex64), power, 1.0, (4, 6))
     with pytest.raises(ValueError, match=r"data must have shape \(2, 4, 4\), got \(4, 4\)"):
         cuda.spectral_solve(data[0], split, power, 1.0, (4, 6))
@@ -507,7 +507,7 @@ UNSYNCHRONIZED = {
     "dt_l0": ("__syncthreads();", ""),
     "dt_shrink": ("__syncthreads();  // both are complete", ""),
     "dilate": ("__syncthreads();", ""),
-    "toeplitz_nnls": ("momentum = following;\n        __syncthreads();", "momentum = following;"),
+    "toeplitz_nnls": ("t = t_next;\n        __syncthreads();", "t = t_next;"),
     "toeplitz_cg": ("__syncthreads();  // the last call's partial results have been read", ""),
     "selection_threshold": ("bins[i] = 0;\n        __syncthreads();", "bins[i] = 0;"),
     "select": ("atomicExch(ticket, 0u);\n    __syncthreads();", "atomicExch(ticket, 0u);"),

@@ -256,7 +256,7 @@ def test_a_branch_that_fails_is_joined(cupy: Any) -> None:
 
 def test_few_streams_are_remembered(cupy: Any, monkeypatch: Any) -> None:
     """With a context go its graphs, the plans of its streams, and its memory."""
-    monkeypatch.setattr(cuda_graphs, "CONTEXTS", 2)
+    monkeypatch.setattr(cuda_graphs, "MAX_CONTEXTS", 2)
     sizes = []
     for _ in range(6):
         with cupy.cuda.Stream(non_blocking=True) as stream:
@@ -341,15 +341,15 @@ def test_a_constant_is_sent_once_and_read_on_any_stream(cupy: Any) -> None:
 
 
 def test_constants_are_bounded(cupy: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(constants, "CONSTANTS", 4)
+    monkeypatch.setattr(constants, "MAX_CONSTANTS", 4)
     for size in range(1, 10):
         constants.on_device(table, size)
-    assert len(constants._kept) == 4
-    monkeypatch.setattr(constants, "CONSTANTS", 1000)
-    monkeypatch.setattr(constants, "SHARE", 1e-9)
+    assert len(constants._constants) == 4
+    monkeypatch.setattr(constants, "MAX_CONSTANTS", 1000)
+    monkeypatch.setattr(constants, "MEMORY_FRACTION", 1e-9)
     for size in range(1000, 1010):
         constants.on_device(table, size)
-    assert len(constants._kept) == 2  # never the last two
+    assert len(constants._constants) == 2  # never the last two
 
 
 def test_a_capture_finds_its_constants_ready(cupy: Any) -> None:
@@ -415,7 +415,7 @@ def test_where_memory_ends_what_idle_batches_keep_is_given_back(cupy: Any) -> No
 
 def test_graphs_that_would_fill_the_device_are_given_up(cupy: Any, monkeypatch: Any) -> None:
     """Two that are too much together make room for each other some times, then one of them stays."""
-    monkeypatch.setattr(cuda_graphs, "SHARE", 1e-9)
+    monkeypatch.setattr(cuda_graphs, "MEMORY_FRACTION", 1e-9)
     u = cupy.ones((16, 16), dtype=np.float32)
     for _ in range(20):
         for key in ("first", "second"):

@@ -210,7 +210,7 @@ def installed(cpu_kernel: Callable[[str], Any]) -> Iterator[Any]:
         yield modules["cupy"]
     finally:
         lost = None
-        sys.modules["gpudeblur.batch.gpu"]._idle.clear()  # type: ignore[attr-defined]
+        sys.modules["gpudeblur.batch.cuda_device"]._idle_devices.clear()  # type: ignore[attr-defined]
         for name in [*modules, *(f"gpudeblur.numerics.{name}" for name in OWN)]:
             sys.modules.pop(name, None)
             if name in before:

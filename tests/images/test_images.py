@@ -23,27 +23,23 @@ def pictures(draw, dtypes):
     return draw(hnp.arrays(dtype, shape, elements=elements)), channel_axis
 
 
-@settings(max_examples=60, deadline=None)
-@given(pictures(INTEGERS))
-def test_integers_come_back_exactly(case):
+@settings(max_examples=40)
+@given(pictures(INTEGERS + FLOATS))
+def test_pictures_come_back_exactly_from_fresh_planes(case):
+    """Which are contiguous and native."""
     image, channel_axis = case
+    before, image.flags.writeable = image.copy(), False
     check_picture(image, channel_axis=channel_axis)
-    planes = to_planes(image, channel_axis=channel_axis, dtype=np.float64)
-    back = from_planes(planes, image, channel_axis=channel_axis)
-    assert planes.max(initial=-2) <= 1
-    assert back.dtype == image.dtype
-    np.testing.assert_array_equal(back, image)
-
-
-@settings(max_examples=60, deadline=None)
-@given(pictures(FLOATS))
-def test_floats_come_back_exactly(case):
-    image, channel_axis = case
-    check_picture(image, channel_axis=channel_axis)
-    planes = to_planes(image, channel_axis=channel_axis, dtype=np.float64)
+    planes = to_planes(image[::-1], channel_axis=channel_axis, dtype=np.float64)
+    assert planes.flags.c_contiguous
+    assert planes.dtype == np.float64
+    assert planes.dtype.isnative
+    assert image.dtype.kind == "f" or planes.max(initial=-2) <= 1
     back = from_planes(planes, image, channel_axis=channel_axis)
     assert back.dtype == image.dtype
-    np.testing.assert_array_equal(back, image)
+    np.testing.assert_array_equal(back, image[::-1])
+    planes[...] = 7
+    np.testing.assert_array_equal(image, before)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -61,24 +57,13 @@ def test_white_of_64_bits_does_not_overflow(dtype):
     assert back[0, 2] == 0
 
 
-@settings(max_examples=30, deadline=None)
-@given(pictures(INTEGERS + FLOATS))
-def test_planes_are_fresh_contiguous_and_native(case):
-    image, channel_axis = case
-    before = image.copy()
-    image.flags.writeable = False
-    planes = to_planes(image[::-1], channel_axis=channel_axis, dtype=np.float64)
-    assert planes.flags.c_contiguous
-    assert planes.dtype == np.float64
-    assert planes.dtype.isnative
-    planes[...] = 7
-    np.testing.assert_array_equal(image, before)
-
-
-def test_integers_are_fractions_of_their_full_range():
+def test_integers_are_fractions_rounded_and_clipped_at_the_end():
     assert to_planes(np.full((1, 1), 255, np.uint8), dtype=np.float32)[0, 0] == 1
     assert to_planes(np.full((1, 1), 51, np.uint8), dtype=np.float64)[0, 0] == 0.2
     assert to_planes(np.full((1, 1), 65535, np.uint16), dtype=np.float32)[0, 0] == 1
+    planes = np.array([[-0.5, 0.5 / 255 + 1e-9, 0.4 / 255, 1.5]])
+    np.testing.assert_array_equal(from_planes(planes, np.uint8), np.array([[0, 1, 0, 255]], np.uint8))
+    np.testing.assert_array_equal(from_planes(np.array([[-9.0]]), np.int8), np.array([[-128]], np.int8))
 
 
 def test_floats_are_neither_scaled_nor_clipped():
@@ -87,24 +72,14 @@ def test_floats_are_neither_scaled_nor_clipped():
     np.testing.assert_array_equal(from_planes(image, np.float32), image.astype(np.float32))
 
 
-def test_integers_are_rounded_and_clipped():
-    planes = np.array([[-0.5, 0.5 / 255 + 1e-9, 0.4 / 255, 1.5]])
-    np.testing.assert_array_equal(from_planes(planes, np.uint8), np.array([[0, 1, 0, 255]], np.uint8))
-    np.testing.assert_array_equal(from_planes(np.array([[-9.0]]), np.int8), np.array([[-128]], np.int8))
-
-
 @pytest.mark.parametrize(("axis", "shape"), [(-1, (5, 6, 3)), (2, (5, 6, 3)), (0, (3, 5, 6)), (1, (5, 3, 6))])
 def test_channels_go_before_the_rows(axis, shape):
     image = np.random.default_rng(0).random(shape)
     planes = to_planes(image, channel_axis=axis, dtype=np.float64)
     assert planes.shape == (3, 5, 6)
+    assert to_planes(np.zeros((2, 5, 6, 3)), channel_axis=-1, dtype=np.float32).shape == (2, 3, 5, 6)
     np.testing.assert_array_equal(planes[1], np.take(image, 1, axis=axis))
     np.testing.assert_array_equal(from_planes(planes, image, channel_axis=axis), image)
-
-
-def test_a_stack_keeps_its_first_axis():
-    stack = np.random.default_rng(0).random((2, 5, 6, 3))
-    assert to_planes(stack, channel_axis=-1, dtype=np.float32).shape == (2, 3, 5, 6)
 
 
 def test_a_dtype_is_as_good_as_the_picture_it_belongs_to():
@@ -118,11 +93,8 @@ def test_luminance_of_rgb_is_rec_709():
     gray = luminance(np.stack([red, green, blue]))
     np.testing.assert_allclose(gray, 0.2126 * red + 0.7152 * green + 0.0722 * blue, rtol=1e-6)
     assert gray.dtype == np.float32
-
-
-def test_luminance_keeps_gray_as_it_is():
-    gray = np.random.default_rng(0).random((2, 1, 4, 5))
-    np.testing.assert_allclose(luminance(np.repeat(gray, 3, axis=1)), gray[:, 0], rtol=1e-12)
+    stack = np.random.default_rng(0).random((2, 1, 4, 5))
+    np.testing.assert_allclose(luminance(np.repeat(stack, 3, axis=1)), stack[:, 0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
@@ -165,12 +137,6 @@ def test_every_integer_is_a_size_or_a_clear_error(size, rows, columns):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
 def test_kernels_that_are_fine(shape, dtype):
     check_kernel(np.ones(shape, dtype))
-
-
-def test_negative_values_in_a_kernel_are_warned_of():
-    with pytest.warns(UserWarning, match=r"kernel has negative values, down to -0\.1"):
-        check_kernel(np.array([[-0.1, 1.2, -0.1]]))
-    check_kernel(np.array([[-1e-6, 1.2, 0]]))  # rounding
 
 
 def test_pictures_of_other_libraries_subclasses_become_plain():

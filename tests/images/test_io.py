@@ -1,6 +1,13 @@
-"""Files: what comes out is what went in, for every format; what is refused is in test_bad_input.py."""
+"""Files: what comes out is what went in, for every format; what is not a picture is refused; files are whole."""
 
-import io
+import contextlib
+import logging
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -11,9 +18,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
-from gpudeblur.images.files import check_output, read_image, write_image, write_kernel
+from gpudeblur.images.files import check_output, read_image, read_kernel, write_image, write_kernel
 
 RNG = np.random.default_rng(7)
+COLOR = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+KERNEL = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
+
+
+def refuses(error: type[Exception], message: str) -> Any:
+    """The whole message, literally but for "...", which stands for anything."""
+    return pytest.raises(error, match=f"^{re.escape(message)}$".replace(r"\.\.\.", r"(.|\n)*"))
 
 
 def integers(shape, dtype=np.uint8):
@@ -29,6 +43,7 @@ def test_lossless_formats_keep_every_bit(tmp_path, suffix, dtype, shape, has_alp
     path = tmp_path / f"picture{suffix}"
     write_image(path, pixels, alpha)
     photo = read_image(str(path))
+    assert photo.pixels.flags.writeable
     assert photo.pixels.dtype == dtype
     np.testing.assert_array_equal(photo.pixels, pixels)
     if has_alpha:
@@ -71,14 +86,11 @@ def test_floats_become_8_bits_clipped_and_rounded(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, np.array([[0, 0, 128, 255, 255]], np.uint8))
 
 
-def test_bits_choose_the_depth(tmp_path):
+def test_bits_choose_the_depth_but_for_jpeg(tmp_path):
     write_image(tmp_path / "a.png", np.array([[0.5, 1.0]]), bits=16)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, np.array([[32768, 65535]], np.uint16))
     write_image(tmp_path / "a.png", np.array([[0, 65535]], np.uint16), bits=8)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, np.array([[0, 255]], np.uint8))
-
-
-def test_16_bits_become_8_in_a_jpeg(tmp_path):
     write_image(tmp_path / "a.jpg", np.full((16, 16), 257 * 100, np.uint16))
     assert abs(int(read_image(tmp_path / "a.jpg").pixels[8, 8]) - 100) <= 1
 
@@ -114,16 +126,13 @@ def test_palette_is_expanded(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}").pixels, np.asarray(colors.convert("RGB")))
 
 
-def test_transparent_palette_colour_is_alpha(tmp_path):
+def test_a_transparent_colour_is_alpha(tmp_path):
     colors = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).convert("P")
     colors.putpalette([255, 0, 0, 0, 255, 0])
     colors.save(tmp_path / "a.png", transparency=1)
     photo = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(photo.pixels[0, 0], [255, 0, 0])
     np.testing.assert_array_equal(photo.alpha, [[255, 0], [0, 255]])
-
-
-def test_transparent_gray_is_alpha(tmp_path):
     Image.fromarray(np.array([[10, 20]], np.uint8)).save(tmp_path / "a.png", transparency=20)
     photo = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(photo.pixels, [[10, 20]])
@@ -187,30 +196,50 @@ def test_thumbnails_in_a_tiff_are_left_aside(tmp_path):
 
 
 def test_content_and_not_the_name_says_what_it_is(tmp_path):
-    pixels = integers((4, 5))
-    (tmp_path / "a.jpg").write_bytes(bytes(imagecodecs.png_encode(pixels)))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg").pixels, pixels)
+    """And colours of 16 bits are what libpng wrote."""
+    for pixels in (integers((4, 5)), integers((33, 21, 3), np.uint16)):
+        (tmp_path / "a.jpg").write_bytes(bytes(imagecodecs.png_encode(pixels)))
+        np.testing.assert_array_equal(read_image(tmp_path / "a.jpg").pixels, pixels)
 
 
-def test_16_bit_colour_png_is_what_libpng_wrote(tmp_path):
-    pixels = integers((33, 21, 3), np.uint16)
-    (tmp_path / "a.png").write_bytes(bytes(imagecodecs.png_encode(pixels)))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, pixels)
+def test_a_kernel_is_read_as_it_was_written(tmp_path):
+    kernel = RNG.random((2, 5, 8))  # a stack, of even width
+    write_kernel(tmp_path / "k.npy", kernel[..., 1:])
+    np.testing.assert_array_equal(read_kernel(str(tmp_path / "k.npy")), kernel[..., 1:])
+    np.save(tmp_path / "even.npy", kernel)
+    np.testing.assert_array_equal(read_kernel(tmp_path / "even.npy"), kernel)
 
 
-def test_pixels_may_be_written_to(tmp_path):
-    for suffix in ("png", "jpg", "tif"):
-        write_image(tmp_path / f"a.{suffix}", integers((4, 5)))
-        read_image(tmp_path / f"a.{suffix}").pixels[0, 0] = 1
+@pytest.mark.parametrize("name", ["k.png", "k.tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_gray_image_is_a_kernel_of_sum_1(tmp_path, name, dtype):
+    pixels = integers((5, 7), dtype)
+    write_image(tmp_path / name, pixels)
+    np.testing.assert_allclose(read_kernel(tmp_path / name), pixels / pixels.sum(dtype=float), rtol=1e-15)
 
 
-def test_kernel_as_npy_is_exact(tmp_path):
-    kernel = RNG.random((5, 7))
-    write_kernel(tmp_path / "k.npy", kernel)
-    np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), kernel)
+def test_a_file_that_is_not_a_kernel(tmp_path):
+    write_image(tmp_path / "a.png", integers((5, 7, 3)))
+    with pytest.raises(ValueError, match=r"a\.png must be a gray image without alpha to be a kernel; convert it, or"):
+        read_kernel(tmp_path / "a.png")
+    write_image(tmp_path / "a.png", np.zeros((5, 7), np.uint8))
+    with pytest.raises(ValueError, match="kernel must not sum to zero"):
+        read_kernel(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", np.ones(3))
+    with pytest.raises(ValueError, match="kernel must have at least 2 axes"):
+        read_kernel(tmp_path / "a.npy")
+    for content in ((tmp_path / "a.npy").read_bytes()[:-1], b"\x93NUMPY"):
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.npy is damaged or truncated and cannot be read"):
+            read_kernel(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"a\.npy is damaged or truncated and cannot be read"):
+        read_kernel(tmp_path / "a.npy")
 
 
-def test_kernel_as_png_has_a_white_maximum(tmp_path):
+def test_kernels_are_exact_as_npy_and_white_at_most_as_png(tmp_path):
+    write_kernel(tmp_path / "k.npy", KERNEL)
+    np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), KERNEL)
     write_kernel(tmp_path / "k.png", np.array([[0.0, 0.02, 0.01]]))
     np.testing.assert_array_equal(read_image(tmp_path / "k.png").pixels, [[0, 255, 128]])
 
@@ -237,14 +266,227 @@ def test_new_files_get_the_usual_permissions(tmp_path):
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_check_output_gives_the_path_and_touches_nothing(tmp_path):
-    assert check_output(str(tmp_path / "a.PNG")) == tmp_path / "a.PNG"
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_pillow_reads_what_is_written(tmp_path):
     pixels = integers((5, 6, 3))
     for suffix in ("png", "tif"):
         write_image(tmp_path / f"a.{suffix}", pixels)
-        with Image.open(io.BytesIO((tmp_path / f"a.{suffix}").read_bytes())) as image:
+        with Image.open(tmp_path / f"a.{suffix}") as image:
             np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+# ---- files to read
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """The same picture in every format, 8 and 16 bits."""
+    folder = tmp_path / "good"
+    folder.mkdir()
+    write_image(folder / "a.png", COLOR)
+    write_image(folder / "deep.png", COLOR.astype(np.uint16) * 257)
+    write_image(folder / "a.jpg", COLOR)
+    write_image(folder / "a.tif", COLOR)
+    tifffile.imwrite(folder / "lzw.tif", COLOR, compression="lzw", rowsperstrip=8)
+    return folder
+
+
+def cannot_read(path: Path, message: str, error: type[Exception] = ValueError) -> None:
+    with refuses(error, f"...{path.name} {message}"):
+        read_image(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
+        read_image(tmp_path / "nothing.png")
+    with pytest.raises(IsADirectoryError):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"hello, world", b"GIF89a" + bytes(40), b"\x93NUMPY", b"P", bytes(100), b""])
+def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
+    for path in (tmp_path / "a.png", tmp_path / "a.jpg", tmp_path / "a.tif"):
+        path.write_bytes(content)
+        begins = "must be a PNG, JPEG or TIFF file, it begins with b'...'; convert it first"
+        cannot_read(path, begins if content else "is empty (0 bytes); get a fresh copy")
+
+
+DAMAGED = "is damaged or truncated and cannot be read (...); get a fresh copy"
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep.png", "a.jpg", "a.tif", "lzw.tif"])
+def test_truncated(good: Path, name: str) -> None:
+    data = (good / name).read_bytes()
+    for part in (0.01, 0.1, 0.5, 0.8, 0.98):
+        (good / name).write_bytes(data[: max(9, int(part * len(data)))])
+        cannot_read(good / name, DAMAGED)
+    if name.endswith(".png"):  # its checksums tell of one flipped bit
+        half = len(data) // 2
+        (good / name).write_bytes(data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :])
+        cannot_read(good / name, DAMAGED)
+
+
+def test_tiff_cut_between_two_strips(tmp_path: Path) -> None:
+    """Its directory may stand before the pixels; the decoder would read the missing strips as black."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(COLOR, rowsperstrip=8, compression="zlib", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        cut = tiff.pages[0].dataoffsets[2]  # type: ignore[union-attr]
+    path.write_bytes(path.read_bytes()[:cut])
+    cannot_read(path, "is damaged or truncated and cannot be read (it has ... of ... bytes); get a fresh copy")
+
+
+def test_damaged_tiff_directories_are_read_or_refused(tmp_path: Path) -> None:
+    """tifffile meets nonsense in its tags with errors of many types."""
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    tifffile.imwrite(tmp_path / "a.tif", COLOR[:8, :8], rowsperstrip=4, compression="zlib")
+    good = np.frombuffer((tmp_path / "a.tif").read_bytes(), np.uint8)
+    for seed in range(100):
+        rng, data = np.random.default_rng(seed), good.copy()
+        data[rng.integers(8, 200, 3)] ^= np.uint8(1) << rng.integers(0, 8, 3, dtype=np.uint8)
+        (tmp_path / "a.tif").write_bytes(data.tobytes())
+        with contextlib.suppress(ValueError):
+            read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("side", "depth"), [(10_000, 8), (10_000, 16), (60_000, 8), (60_000, 16)])
+def test_png_bomb(tmp_path: Path, side: int, depth: int) -> None:
+    """A well-formed PNG that claims to be of this size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, 2, 0, 0, 0))
+    rest = chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + rest)
+    limit = f"must not hold more than {Image.MAX_IMAGE_PIXELS} pixels (it may be a decompression bomb)"
+    trust = "crop or reduce it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    cannot_read(tmp_path / "bomb.png", f"{limit}, ...{side**2}...; {trust}")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_the_limit_holds_for_every_format_and_can_be_moved(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write_image(path, COLOR)
+    for limit in (1999, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        cannot_read(path, f"must not hold more than {limit} pixels ...2000...; crop or reduce it, ...")
+    for limit in (2000, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert read_image(path).pixels.shape == COLOR.shape
+
+
+def test_tiffs_that_are_no_single_gray_or_rgb_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((5, 20, 30), np.uint8), photometric="minisblack")
+    cannot_read(path, "must hold one picture, got (5, 20, 30) (axes ...YX); save the one to use ...")
+    tifffile.imwrite(path, np.zeros((9, 8, 5), np.uint8), photometric="minisblack", planarconfig="contig")
+    cannot_read(path, "must have 1 channel and perhaps alpha, got 5; save the ones to use alone")
+    for other in (path, tmp_path / "a.jpg"):
+        Image.fromarray(COLOR).convert("CMYK").save(other)
+        cannot_read(other, "must be gray or RGB, got colour space ...; convert it to RGB first")
+    tifffile.imwrite(path, COLOR, tile=(64, 128))  # small, but with huge tiles
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8000)
+    cannot_read(path, "must not hold more than 8000 pixels ..., got 128 x 64 = 8192; ...")
+
+
+# ---- files to write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Must be as empty after the test as before."""
+    yield tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+GRAY = np.zeros((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "message"),
+    [
+        ("nowhere/a.png", (COLOR,), FileNotFoundError, "output folder ...nowhere does not exist; create it first"),
+        ("nowhere/k.npy", (KERNEL,), FileNotFoundError, "output folder ...nowhere does not exist; create it first"),
+        ("a.gif", (COLOR,), ValueError, "output file must end in .png, ..., .tiff, got '.gif' (...a.gif); rename it"),
+        ("a", (COLOR,), ValueError, "output file must end in .png, ..., .tiff, got ...a without one; rename it"),
+        ("k.txt", (KERNEL,), ValueError, "output file must end in .npy, .png, got '.txt' (...k.txt); rename it"),
+        ("a.jpg", (COLOR, COLOR[..., 0]), ValueError, "JPEG cannot hold the picture's alpha channel, got ...; write "
+         ".png or .tif"),
+        ("a.jpg", (COLOR, None, 16), ValueError, "bits must be 8 for JPEG, got 16; write .png or .tif"),
+        ("a.tif", (COLOR, None, 8), ValueError, "bits must be None for TIFF, which keeps ..., got 8; leave it out"),
+        ("a.png", (COLOR, None, 12), ValueError, "bits must be 8, 16 or None, got 12"),
+        ("a.png", (COLOR.astype("i4"),), ValueError, "PNG and JPEG hold uint8, uint16 or floats in [0, 1], got int32; "
+         "convert it, or write .tif"),
+        ("a.png", (GRAY + np.nan,), ValueError, "pixels must be finite, got nan at index (0, 0) (4 bad pixels); ..."),
+        ("a.png", (np.ones((2, 2, 4)),), ValueError, "pixels must be (H, W) or (H, W, 3), got shape (2, 2, 4); opacity "
+         "goes into alpha="),
+        ("a.png", (GRAY, GRAY.astype("u1")), ValueError, "alpha must have the picture's height, width and dtype, ...; "
+         "convert it first"),
+        ("a.png", (GRAY + 0j,), TypeError, "pixels must have an integer or float dtype, got complex128; ..."),
+        ("k.npy", (0 * KERNEL,), ValueError, "kernel must not sum to zero, ..."),
+        ("k.png", (np.ones((2, 3, 5)),), ValueError, "kernel must be (kh, kw) for a .png file, got shape (2, 3, 5); "
+         "write it as .npy"),
+    ],
+)  # fmt: skip
+def test_what_is_not_written(folder: Path, name: str, arguments: Any, error: type[Exception], message: str) -> None:
+    pixels, alpha, bits = (*arguments, None, None)[:3]
+    with refuses(error, message):
+        if Path(name).name.startswith("k"):
+            write_kernel(folder / name, pixels)
+        else:
+            write_image(folder / name, pixels, alpha, bits=bits)
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with refuses(NotADirectoryError, "output folder ...file is not a folder; choose another place"):
+        write_image(tmp_path / "file" / "a.png", COLOR)
+    (tmp_path / "a.png").mkdir()
+    with refuses(IsADirectoryError, "output file ...a.png is a folder; name a file in it"):
+        write_image(tmp_path / "a.png", COLOR)
+    # The superuser may write everywhere, so the system's answer is made up.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with refuses(PermissionError, "output folder ... is not writable; choose another place"):
+        write_image(tmp_path / "b.png", COLOR)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "file"]
+
+
+def test_the_input_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"mine")
+    with refuses(FileNotFoundError, "output folder ...nowhere does not exist; create it first"):
+        check_output(tmp_path / "nowhere" / "a.png")
+    with refuses(ValueError, "output file ...a.png is the input; choose another name, so that the photograph is kept"):
+        check_output(tmp_path / "a.png", source=tmp_path / "." / "a.png")
+    assert check_output(str(tmp_path / "b.PNG"), source=tmp_path / "a.png") == tmp_path / "b.PNG"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_failure_half_way_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], name: str
+) -> None:
+    def fill_the_disk(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise error("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    with pytest.raises(error, match="disk full"):
+        write_image(folder / name, COLOR)
+
+
+def test_failure_half_way_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"old")
+
+    def fail(self: Path, target: Path) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(PermissionError, match="no"):
+        write_image(tmp_path / "a.png", COLOR)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == b"old"

@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.images.noise import QUIET, divide_by_noise, noise_scale, noise_sigma, noise_sigma_under
+from gpudeblur.images.noise import REFERENCE_SIGMA, divide_by_noise, noise_scale, noise_sigma, noise_sigma_under
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
 
@@ -28,20 +28,19 @@ def noisy(picture: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
     return picture + sigma * np.random.default_rng(seed).standard_normal(picture.shape)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sigma", [0.005, 0.02, 0.1])
+@pytest.mark.parametrize(("sigma", "dtype"), [(0.005, "float32"), (0.02, "float64"), (0.1, "float32")])
 def test_white_noise_is_measured_on_a_constant(xp: Any, sigma: float, dtype: str) -> None:
-    found = noise_sigma(xp.asarray(noisy(constant(), sigma).astype(dtype)))
-    assert found.shape == ()
-    assert found.dtype == dtype
-    assert float(found) == pytest.approx(sigma, rel=0.05)
+    result = noise_sigma(xp.asarray(noisy(constant(), sigma).astype(dtype)))
+    assert result.shape == ()
+    assert result.dtype == dtype
+    assert float(result) == pytest.approx(sigma, rel=0.05)
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.03])
 @pytest.mark.parametrize("name", ["camera", "moon", "brick"])
 def test_white_noise_is_measured_on_a_blurred_photograph(xp: Any, name: str, sigma: float) -> None:
     picture = blurred(name)
-    assert float(noise_sigma(xp.asarray(picture))) < QUIET / 5
+    assert float(noise_sigma(xp.asarray(picture))) < REFERENCE_SIGMA / 5
     assert float(noise_sigma(xp.asarray(noisy(picture, sigma)))) == pytest.approx(sigma, rel=0.05)
 
 
@@ -66,23 +65,23 @@ def test_pictures_of_a_few_pixels(xp: Any, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_quiet_picture_is_left_as_it_is(xp: Any, dtype: str) -> None:
-    for picture in (constant(), blurred("camera"), noisy(blurred("camera"), 0.9 * QUIET)):
+    for picture in (constant(), blurred("camera"), noisy(blurred("camera"), 0.9 * REFERENCE_SIGMA)):
         given = xp.asarray(picture.astype(dtype))
-        found = divide_by_noise(given, noise_scale(given))
-        assert found.dtype == dtype
-        assert to_host(found).tobytes() == to_host(given).tobytes()
+        result = divide_by_noise(given, noise_scale(given))
+        assert result.dtype == dtype
+        assert to_host(result).tobytes() == to_host(given).tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_noisy_picture_is_divided(xp: Any, dtype: str) -> None:
     """By so much that its noise is at the bound."""
     given = xp.asarray(noisy(blurred("camera"), 0.05).astype(dtype))
-    found = divide_by_noise(given, noise_scale(given))
-    assert found.dtype == dtype
-    ratio = to_host(given) / to_host(found)
-    assert ratio.mean() == pytest.approx(0.05 / QUIET, rel=0.05)
+    result = divide_by_noise(given, noise_scale(given))
+    assert result.dtype == dtype
+    ratio = to_host(given) / to_host(result)
+    assert ratio.mean() == pytest.approx(0.05 / REFERENCE_SIGMA, rel=0.05)
     assert np.ptp(ratio) < 1e-5
-    assert float(noise_sigma(found)) == pytest.approx(QUIET, rel=1e-5)
+    assert float(noise_sigma(result)) == pytest.approx(REFERENCE_SIGMA, rel=1e-5)
 
 
 def test_a_batch_is_a_loop(xp: Any) -> None:
@@ -107,20 +106,25 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sigma", [0.0025, 0.01, 0.05])
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("name", ["camera", "brick", "astronaut"])
+@pytest.mark.parametrize(
+    ("name", "kernel", "sigma", "dtype"),
+    [
+        ("camera", "shake", 0.0025, "float32"), ("camera", "line", 0.01, "float64"), ("camera", "box", 0.05, "float32"),
+        ("brick", "line", 0.0025, "float64"), ("brick", "box", 0.01, "float32"), ("brick", "shake", 0.05, "float64"),
+        ("astronaut", "box", 0.0025, "float64"), ("astronaut", "shake", 0.01, "float32"),
+        ("astronaut", "line", 0.05, "float64"),
+    ],
+)  # fmt: skip
 def test_noise_under_a_known_kernel(xp: Any, name: str, kernel: str, sigma: float, dtype: str) -> None:
     """However fine the texture: where the kernel leaves nothing, only noise is."""
     sharp = getattr(data, name)()[:270, :270] / 255
     sharp = sharp if sharp.ndim == 2 else sharp[..., 1]
     k = KERNELS[kernel]
     picture = noisy(blur(sharp, k), sigma).astype(dtype)
-    found = noise_sigma_under(xp.asarray(picture), xp.asarray(k.astype(dtype)))
-    assert found.shape == ()
-    assert found.dtype == dtype
-    assert float(found) == pytest.approx(sigma, rel=0.12)
+    result = noise_sigma_under(xp.asarray(picture), xp.asarray(k.astype(dtype)))
+    assert result.shape == ()
+    assert result.dtype == dtype
+    assert float(result) == pytest.approx(sigma, rel=0.12)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -164,16 +168,9 @@ def test_estimate_noise_of_every_kind_of_picture(xp: Any) -> None:
     assert gd.estimate_noise(xp.asarray(bytes_), xp.asarray(k)) == pytest.approx(0.02, rel=0.1)
     colour = np.stack([gray, noisy(blurred("camera"), 0.05), blurred("camera")], axis=-1)
     for given in (None, xp.asarray(k)):
-        found = gd.estimate_noise(xp.asarray(colour), given, channel_axis=-1)
-        assert isinstance(found, np.ndarray)
-        assert_close(found[:2], np.array([0.02, 0.05]), rtol=0.06)
-        assert found[2] < 0.002
+        result = gd.estimate_noise(xp.asarray(colour), given, channel_axis=-1)
+        assert isinstance(result, np.ndarray)
+        assert_close(result[:2], np.array([0.02, 0.05]), rtol=0.06)
+        assert result[2] < 0.002
     stack = gd.estimate_noise(xp.asarray(np.stack([gray, gray + 1])), xp.asarray(k))
     assert stack[0] == pytest.approx(stack[1], rel=1e-9)
-
-
-def test_estimate_noise_refuses_what_deblur_refuses(xp: Any) -> None:
-    with pytest.raises(ValueError, match="image"):
-        gd.estimate_noise(xp.full((20, 20), np.nan))
-    with pytest.raises(ValueError, match="kernel"):
-        gd.estimate_noise(xp.ones((20, 20)), xp.zeros((3, 3)))

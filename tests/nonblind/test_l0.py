@@ -107,7 +107,7 @@ def test_every_parameter_of_the_suppression_matters(xp: Any, change: dict[str, A
 
 @pytest.mark.parametrize("weight", [1.0, 1e4])
 def test_a_large_weight_keeps_the_mean(xp: Any, weight: float) -> None:
-    """Gradients sum to 0 on a torus: what rounding leaves of their sum must not be weighted."""
+    """Gradients sum to 0 in a periodic image: what rounding leaves of their sum must not be weighted."""
     _, blurred = photograph()
     given = xp.asarray(blurred.astype(np.float32))
     flat = to_host(l0(given, xp.asarray(KERNEL.astype(np.float32)), weight=weight, boundary="wrap"))

@@ -11,10 +11,11 @@ from laws import assert_adjoint, assert_close, assert_same
 from skimage import data
 
 from gpudeblur.metrics import psnr
-from gpudeblur.nonblind.expectation_maximization import BOUNDARIES, convolutions, em_iterations
+from gpudeblur.nonblind.expectation_maximization import convolutions, em_iterations
 from gpudeblur.nonblind.methods.richardson_lucy import richardson_lucy
+from gpudeblur.nonblind.specs import FILTER_BOUNDARIES as BOUNDARIES
 from gpudeblur.numerics.arrays import to_host
-from gpudeblur.numerics.fourier import place, rfftn
+from gpudeblur.numerics.fourier import kernel_to_grid
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -28,9 +29,9 @@ def blurred_picture(noise: float = 0.0, dtype: str = "float64") -> np.ndarray:
     return blur(SCENE, KERNEL, noise_sigma=noise, rng=0).astype(dtype)
 
 
-def seen(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
+def reblur(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
     """x * k where B is, of a periodic x."""
-    spectrum = np.fft.rfft2(place(kernel, x.shape, tuple(s // 2 for s in kernel.shape))) * np.fft.rfft2(x)
+    spectrum = np.fft.rfft2(kernel_to_grid(kernel, x.shape)) * np.fft.rfft2(x)
     return np.fft.irfft2(spectrum, x.shape)
 
 
@@ -57,10 +58,10 @@ def test_the_light_is_kept(xp: Any, accelerated: bool, dtype: str) -> None:
     np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-5 if dtype == "float32" else 1e-12)
 
 
-def test_a_scene_with_dark_borders_keeps_its_light_at_an_unknown_boundary(xp: Any) -> None:
+def test_dark_borders_keep_the_light_of_an_unknown_boundary(xp: Any) -> None:
     u = np.zeros((40, 45))
     u[15:25, 20:30] = TRUE[:10, :10]
-    blurred = seen(u, KERNEL, "wrap")
+    blurred = reblur(u, KERNEL, "wrap")
     out = richardson_lucy(xp.asarray(blurred), xp.asarray(KERNEL), num_iter=20, **SHARP)
     np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-3)
 
@@ -131,16 +132,16 @@ def test_acceleration_is_worth_several_times_the_steps(xp: Any) -> None:
     assert psnr(to_host(fast), TRUE) > psnr(to_host(slow), TRUE)
 
 
-def test_borders_are_as_good_as_the_middle_but_where_the_scene_is_taken_for_periodic(xp: Any) -> None:
+def test_borders_are_as_good_as_the_middle_unless_periodic(xp: Any) -> None:
     u, border = blurred_picture(), np.ones(TRUE.shape, bool)
     border[10:-10, 10:-10] = False
-    found = {}
+    result = {}
     for boundary in BOUNDARIES:
         out = to_host(richardson_lucy(xp.asarray(u), xp.asarray(KERNEL), boundary=boundary, **SHARP))
-        found[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
-    assert found["unknown"] > -1.5
-    assert found["unknown"] > found["reflect"] > found["wrap"] + 3
-    assert found["unknown"] > found["edge"] - 1
+        result[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
+    assert result["unknown"] > -1.5
+    assert result["unknown"] > result["reflect"] > result["wrap"] + 3
+    assert result["unknown"] > result["edge"] - 1
 
 
 def test_the_steps_end_where_the_noise_begins(xp: Any) -> None:
@@ -156,12 +157,12 @@ def test_the_steps_end_where_the_noise_begins(xp: Any) -> None:
 @pytest.mark.parametrize("options", [{"damping": 3.0}, {"tv_weight": 0.005}])
 def test_damping_and_total_variation_hold_the_noise_down(xp: Any, options: dict[str, float]) -> None:
     noisy = blurred_picture(0.01)
-    plain, held = (
+    plain, smooth = (
         to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), noise_sigma=0.01, **SHARP, **more))
         for more in ({}, options)
     )
-    assert psnr(held, TRUE) > psnr(plain, TRUE) + 3
-    assert np.abs(np.diff(held)).mean() < 0.6 * np.abs(np.diff(plain)).mean()
+    assert psnr(smooth, TRUE) > psnr(plain, TRUE) + 3
+    assert np.abs(np.diff(smooth)).mean() < 0.6 * np.abs(np.diff(plain)).mean()
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 4)])
@@ -171,19 +172,11 @@ def test_an_even_or_lopsided_kernel_leaves_the_picture_in_its_place(
 ) -> None:
     kernel = np.random.default_rng(1).random(size)
     kernel /= kernel.sum()
-    whole = seen(SCENE, kernel, "wrap")
+    whole = reblur(SCENE, kernel, "wrap")
     u = whole if boundary == "wrap" else whole[5:-5, 5:-5]
     true = SCENE if boundary == "wrap" else TRUE
     out = to_host(richardson_lucy(xp.asarray(u), xp.asarray(kernel), num_iter=40, boundary=boundary, **SHARP))
     assert psnr(out[8:-8, 8:-8], true[8:-8, 8:-8]) > psnr(u[8:-8, 8:-8], true[8:-8, 8:-8]) + 6
-
-
-def test_a_kernel_longer_than_one_axis(xp: Any) -> None:
-    u = SCENE[:5]
-    kernel = np.ones((9, 1)) / 9
-    out = richardson_lucy(xp.asarray(u), xp.asarray(kernel), **SHARP)
-    assert out.shape == u.shape
-    assert bool(xp.isfinite(out).all())
 
 
 # ---- finite, whatever comes
@@ -205,38 +198,7 @@ def test_zeros_negative_values_and_a_large_range_stay_finite(xp: Any, boundary: 
             assert float(out.min()) >= 0
 
 
-def test_the_picture_is_not_written_to(xp: Any) -> None:
-    for boundary in BOUNDARIES:
-        u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-        out = richardson_lucy(u, kernel, num_iter=2, boundary=boundary)
-        assert_same(u, blurred_picture())
-        assert_same(kernel, KERNEL)
-        assert out is not u
-
-
-def test_a_callback_hears_of_every_step(xp: Any) -> None:
-    u, kernel, heard = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
-    richardson_lucy(u, kernel, num_iter=4, callback=heard.append, **SHARP)
-    assert heard == [0.25, 0.5, 0.75, 1.0]
-
-
-def test_an_unknown_boundary_is_refused() -> None:
-    with pytest.raises(ValueError, match="boundary must be one of 'unknown', 'reflect', 'edge', 'wrap', got 'mirror'"):
-        richardson_lucy(np.ones((8, 8)), np.ones((3, 3)) / 9, boundary="mirror")
-
-
-# ---- grids
-
-
-@pytest.mark.parametrize("shape", [(8,), (6, 9), (4, 5, 6)])
-def test_a_placed_kernel_convolves(xp: Any, shape: tuple[int, ...]) -> None:
-    random = np.random.default_rng(0)
-    kernel, x = random.random((3,) * len(shape)), random.random(shape)
-    otf = to_host(rfftn(place(xp.asarray(kernel), shape, (1,) * len(shape)), len(shape)))
-    expected = sum(
-        kernel[i] * np.roll(x, tuple(j - 1 for j in i), tuple(range(len(shape)))) for i in np.ndindex(kernel.shape)
-    )
-    assert_close(np.fft.irfftn(otf * np.fft.rfftn(x), shape, tuple(range(len(shape)))), expected, rtol=1e-10)
+# ---- axes
 
 
 def test_the_number_of_axes_does_not_matter(xp: Any) -> None:

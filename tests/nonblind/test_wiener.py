@@ -1,4 +1,4 @@
-"""Wiener filters: the closed form zeroes its gradient, the weight is found, the sampler agrees with itself."""
+"""Wiener filters: the closed form zeroes its gradient, the weight is result, the sampler agrees with itself."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from skimage import data
 
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.methods.unsupervised_wiener import random_streams, unsupervised_wiener
-from gpudeblur.nonblind.methods.wiener import BOUNDARIES, PRIORS, on_grid, prior_power, wiener
+from gpudeblur.nonblind.methods.wiener import PRIORS, periodic_data, prior_power, wiener
+from gpudeblur.nonblind.specs import FILTER_BOUNDARIES as BOUNDARIES
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.filters import gradient, gradient_adjoint
-from gpudeblur.numerics.fourier import place
+from gpudeblur.numerics.fourier import kernel_to_grid
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 KERNEL = trajectory_kernel(11, rng=3)
@@ -28,7 +29,7 @@ def blurred_picture(noise: float = 2e-3, dtype: str = "float64") -> np.ndarray:
 
 
 def otf_of(kernel: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return np.fft.rfft2(place(kernel, shape, tuple(s // 2 for s in kernel.shape)))
+    return np.fft.rfft2(kernel_to_grid(kernel, shape))
 
 
 def convolve(u: np.ndarray, otf: np.ndarray) -> np.ndarray:
@@ -58,9 +59,9 @@ def test_an_unknown_boundary_lowers_the_masked_objective(xp: Any) -> None:
     u, weight = blurred_picture(), 1e-3
 
     def objective(boundary: str) -> float:
-        data, inside = on_grid(xp.asarray(u), xp.asarray(KERNEL), boundary)
+        data, window = periodic_data(xp.asarray(u), xp.asarray(KERNEL), boundary)
         whole = to_host(wiener(data, xp.asarray(KERNEL), weight=weight, boundary="wrap"))
-        error = convolve(whole, otf_of(KERNEL, whole.shape))[inside] - u
+        error = convolve(whole, otf_of(KERNEL, whole.shape))[window] - u
         return float((error**2).sum() + weight * sum((g**2).sum() for g in gradient(whole)))
 
     values = {boundary: objective(boundary) for boundary in BOUNDARIES}
@@ -110,36 +111,31 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, function: A
 # ---- the weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [1e-3, 0.01, 0.05])
 def test_the_weight_that_is_found_is_nearly_the_best(xp: Any, noise: float) -> None:
     u = blurred_picture(noise)
-    found = psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=noise)), TRUE)
+    result = psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=noise)), TRUE)
     best = max(
-        psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=10.0**e)), TRUE) for e in np.arange(-6, 0.1, 0.5)
+        psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=10.0**e)), TRUE) for e in np.arange(-6, 0.1)
     )
-    assert found > best - (2.5 if noise < 0.01 else 1)  # with little noise, what is not known at the borders counts
-    assert found > psnr(u, TRUE) + 1
+    assert result > best - (2.5 if noise < 0.01 else 1)  # with little noise, what is not known at the borders counts
+    assert result > psnr(u, TRUE) + 1
 
 
 def test_more_noise_means_more_weight_and_a_smoother_picture(xp: Any) -> None:
     u = xp.asarray(blurred_picture(0.01))
-    rough = [
+    roughness = [
         float(abs(xp.diff(wiener(u, xp.asarray(KERNEL), noise_sigma=sigma))).mean()) for sigma in (0.002, 0.01, 0.05)
     ]
-    assert rough[0] > 1.2 * rough[1] > 1.2 * 1.1 * rough[2]
-
-
-def test_the_noise_is_estimated(xp: Any) -> None:
-    u = blurred_picture(0.03)
-    told = wiener(xp.asarray(u), xp.asarray(KERNEL), noise_sigma=0.03)
-    assert psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL))), TRUE) > psnr(to_host(told), TRUE) - 0.3
+    assert roughness[0] > 1.2 * roughness[1] > 1.2 * 1.1 * roughness[2]
 
 
 def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
     u = blurred_picture(0.01)
-    found = {p: psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=0.01, prior=p)), TRUE) for p in PRIORS}
-    assert len({round(value, 2) for value in found.values()}) == 3
-    assert min(found.values()) > psnr(u, TRUE)
+    result = {p: psnr(to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=0.01, prior=p)), TRUE) for p in PRIORS}
+    assert len({round(value, 2) for value in result.values()}) == 3
+    assert min(result.values()) > psnr(u, TRUE)
 
 
 # ---- borders, kernels, numbers
@@ -148,19 +144,12 @@ def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
 def test_borders_are_nearly_as_good_as_the_middle(xp: Any) -> None:
     u, border = blurred_picture(), np.ones(TRUE.shape, bool)
     border[10:-10, 10:-10] = False
-    found = {}
+    result = {}
     for boundary in BOUNDARIES:
         out = to_host(wiener(xp.asarray(u), xp.asarray(KERNEL), weight=1e-3, boundary=boundary))
-        found[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
-    assert found["unknown"] > -2.5
-    assert found["unknown"] > max(found["edge"], found["reflect"]) > found["wrap"] + 3
-
-
-def test_a_kernel_off_its_middle_moves_the_picture_back(xp: Any) -> None:
-    kernel = np.zeros((5, 6))
-    kernel[3, 4] = 1  # its origin is (2, 3): one row down, one column right
-    out = wiener(xp.asarray(np.roll(TRUE, (1, 1), (0, 1))), xp.asarray(kernel), weight=1e-9, boundary="wrap")
-    assert_close(out, TRUE, atol=1e-6)
+        result[boundary] = psnr(out[border], TRUE[border]) - psnr(out[~border], TRUE[~border])
+    assert result["unknown"] > -2.5
+    assert result["unknown"] > max(result["edge"], result["reflect"]) > result["wrap"] + 3
 
 
 @in_every_boundary
@@ -190,31 +179,11 @@ def test_the_prior_is_that_of_its_differences(xp: Any) -> None:
     assert prior_power((6, 8), "laplacian", "float32", halved=False).shape == (6, 8)
 
 
-def test_callbacks_hear_of_the_passes(xp: Any) -> None:
-    u, kernel, heard = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
-    wiener(u, kernel, callback=heard.append)
-    assert heard == sorted(heard)
-    assert heard[-1] == 1
-    heard.clear()
-    unsupervised_wiener(u, kernel, rng=0, callback=heard.append)
-    assert heard == sorted(heard)
-    assert heard[-1] == 1
-
-
-@pytest.mark.parametrize("function", [wiener, unsupervised_wiener])
-def test_an_unknown_boundary_or_prior_is_refused(function: Any) -> None:
-    with pytest.raises(ValueError, match=r"boundary must be one of .*, got 'mirror'"):
-        function(np.ones((8, 8)), np.ones((3, 3)) / 9, boundary="mirror")
-    with pytest.raises(ValueError, match="prior must be one of 'gradient', 'laplacian', 'identity', got 'l1'"):
-        function(np.ones((8, 8)), np.ones((3, 3)) / 9, prior="l1")
-
-
-def test_the_picture_is_not_written_to(xp: Any) -> None:
-    for boundary in BOUNDARIES:
-        u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-        wiener(u, kernel, boundary=boundary)
-        assert_same(u, blurred_picture())
-        assert_same(kernel, KERNEL)
+def test_progress_of_the_sampler_rises_to_one(xp: Any) -> None:
+    u, kernel, fractions = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
+    unsupervised_wiener(u, kernel, rng=0, callback=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
 
 
 # ---- unsupervised

@@ -1,4 +1,4 @@
-"""What does not depend on the library an array belongs to."""
+"""Laws of the functions that work on arrays of either library."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_a_constant_is_what_its_function_makes(xp: Any) -> None:
 def test_dtypes_that_a_device_lacks() -> None:
     for dtype in (">f4", "longdouble", "uint8"):
         assert dtype_on(np, np.dtype(dtype)) == np.dtype(dtype)  # NumPy has them all
-    given = (">f4", "longdouble", "u1", ">i2")
-    assert [dtype_on(None, np.dtype(dtype)).str for dtype in given] == ["<f4", "<f8", "|u1", "<i2"]
+    dtypes = (">f4", "longdouble", "u1", ">i2")
+    assert [dtype_on(None, np.dtype(dtype)).str for dtype in dtypes] == ["<f4", "<f8", "|u1", "<i2"]
 
 
 def test_a_numpy_array_stays_itself() -> None:
@@ -64,9 +64,9 @@ def test_functions_side_by_side_and_replayed_are_called_as_they_are(xp: Any) -> 
         report(0.5)
         return tuple(side_by_side(xp, [lambda: u + 1, lambda: u + 2]))
 
-    one_more, two_more = replayed("key", function, xp.zeros(3), report=fractions.append)  # float64: no graph
-    assert_same(one_more, np.ones(3))
-    assert_same(two_more, 2 * np.ones(3))
+    plus_1, plus_2 = replayed("key", function, xp.zeros(3), report=fractions.append)  # float64: no graph
+    assert_same(plus_1, np.ones(3))
+    assert_same(plus_2, 2 * np.ones(3))
     assert fractions == [0.5]
 
 

@@ -1,4 +1,4 @@
-"""The smooth wrap: what it keeps, that it is periodic and harmonic, and that less rings; the other modes."""
+"""Laws of the padding: the image is kept, the grid is periodic, the margin harmonic, and results ring less."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_picture_is_kept(xp: Any, shape: tuple[int, int], margin: tuple[int,
     u = xp.asarray(scene((2, *shape), dtype))
     wide = pad_liu_jia(u, margin)
     assert wide.dtype == dtype
-    assert wide.shape == (2, *(fast_size(side + more) for side, more in zip(shape, margin, strict=True)))
+    assert wide.shape == (2, *(fast_size(side + extra) for side, extra in zip(shape, margin, strict=True)))
     assert_same(crop(wide, shape), u)
 
 
@@ -66,7 +66,7 @@ def test_a_ramp_comes_back_in_equal_steps(xp: Any, axis: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(37, 31), (40, 32)])
-def test_nothing_jumps_where_the_torus_closes(xp: Any, shape: tuple[int, int]) -> None:
+def test_nothing_jumps_where_the_grid_closes(xp: Any, shape: tuple[int, int]) -> None:
     """Borders that differ by 0.6 and 0.3: no difference in the margin or at any of its seams comes near that."""
     y, x = np.indices(shape)
     wide = to_host(pad_liu_jia(xp.asarray(0.6 * y / (shape[0] - 1) + 0.3 * x / (shape[1] - 1)), (10, 10)))
@@ -92,7 +92,7 @@ def test_the_margin_on_the_right_is_harmonic_where_both_neighbours_are_in_it(xp:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_mirroring_the_picture_mirrors_the_margin(xp: Any, axis: int) -> None:
-    """No direction is favoured: the torus of the mirrored picture is the mirrored torus."""
+    """No direction is preferred: the padding of the mirrored image is the mirrored padding."""
     shape, u = (36, 30), scene((36, 30))
     wide, mirrored = (to_host(pad_liu_jia(xp.asarray(np.ascontiguousarray(a)), (8, 8))) for a in (u, np.flip(u, axis)))
     expected = np.roll(np.flip(wide, axis), shape[axis], axis)
@@ -165,7 +165,7 @@ def test_the_grid_holds_the_picture_and_is_fast(xp: Any, mode: str, shape: tuple
 
 
 @in_every_mode
-def test_a_constant_picture_is_a_constant_torus(xp: Any, mode: str) -> None:
+def test_a_constant_picture_stays_constant_in_every_mode(xp: Any, mode: str) -> None:
     assert_close(pad(xp.full((20, 26), 0.3), xp.asarray(KERNEL), mode), np.full((), 0.3), rtol=1e-12)
 
 
@@ -190,9 +190,8 @@ def test_beside_the_picture_is_what_numpy_pads(xp: Any, mode: str, numpy_name: s
     count = wide.shape[1] - 40
     padded = np.pad(u, ((0, 0), (count, count)), mode=numpy_name)
     after, before, margin = padded[:, -count:], padded[:, :count], wide[:, 40:]
-    least, most = np.minimum(after, before), np.maximum(after, before)
-    assert (margin >= least - 1e-12).all()
-    assert (margin <= most + 1e-12).all()
+    assert (margin >= np.minimum(after, before) - 1e-12).all()
+    assert (margin <= np.maximum(after, before) + 1e-12).all()
     span = np.abs(after - before).max()
     assert np.abs(margin - after)[:, :2].max() < 0.05 * span < 0.5 * np.abs(margin - after)[:, -2:].max()
     assert np.abs(margin - before)[:, -2:].max() < 0.05 * span

@@ -51,14 +51,14 @@ def test_gradient_and_adjoint_are_a_pair_on_any_grid(h: int, w: int, seed: int) 
 
 @in_both_precisions
 @in_every_shape
-def test_l0_split_without_a_threshold_is_the_laplacian(xp: Any, shape: tuple[int, ...], dtype: str) -> None:
+def test_dt_l0_without_a_threshold_is_the_laplacian(xp: Any, shape: tuple[int, ...], dtype: str) -> None:
     u = xp.asarray(picture(shape, dtype=dtype))
     out = filters.dt_l0(u, 0.0)
     assert out.dtype == dtype
     assert_same(out, filters.gradient_adjoint(*filters.gradient(u)))
 
 
-def test_l0_split_keeps_what_reaches_the_threshold(xp: Any) -> None:
+def test_dt_l0_keeps_what_reaches_the_threshold(xp: Any) -> None:
     """A step of 0.5 has squared magnitude 0.25: kept at just that threshold, dropped above it."""
     u = xp.zeros((1, 8), dtype=xp.float32)
     u[:, 4:] = 0.5
@@ -68,7 +68,7 @@ def test_l0_split_keeps_what_reaches_the_threshold(xp: Any) -> None:
 
 
 @in_both_precisions
-def test_l0_split_of_a_constant_is_zero(xp: Any, dtype: str) -> None:
+def test_dt_l0_of_a_constant_is_zero(xp: Any, dtype: str) -> None:
     assert not filters.dt_l0(xp.full((2, 5, 7), 0.7, dtype=dtype), 0.0).any()
 
 
@@ -94,12 +94,12 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, dtype: str)
     assert_batch_is_loop(lambda m: filters.dilate(m, 1), mask)
     assert_batch_is_loop(filters.dt_smooth, u, mask)
     assert_batch_is_loop(lambda v: filters.gaussian_smooth(v, 0.8), u)
-    data, split, power = (xp.asarray(a) for a in laws.spectra((4, 9, 11)))
-    assert_batch_is_loop(lambda d, s, p: filters.spectral_solve(d, s.copy(), p, 2.0, (9, 11)), data, split, power)
+    data, dt_g, power = (xp.asarray(a) for a in laws.spectra((4, 9, 11)))
+    assert_batch_is_loop(lambda d, g, p: filters.spectral_solve(d, g.copy(), p, 2.0, (9, 11)), data, dt_g, power)
 
 
 @in_every_shape
-def test_edge_mask_marks_the_gradients_that_l0_split_keeps(xp: Any, shape: tuple[int, ...]) -> None:
+def test_edge_mask_marks_the_gradients_that_dt_l0_keeps(xp: Any, shape: tuple[int, ...]) -> None:
     u = xp.asarray(picture(shape))
     mask = filters.edge_mask(u, 0.1)
     assert mask.dtype == np.bool_
@@ -144,7 +144,7 @@ def test_gaussian_smooth_keeps_the_mean_and_lowers_the_contrast(xp: Any) -> None
 
 
 @in_every_shape
-def test_smooth_split_counts_differences_between_two_unmasked_pixels(xp: Any, shape: tuple[int, ...]) -> None:
+def test_dt_smooth_counts_differences_between_two_unmasked_pixels(xp: Any, shape: tuple[int, ...]) -> None:
     u = xp.asarray(picture(shape))
     nothing, everything = xp.zeros(shape, dtype=bool), xp.ones(shape, dtype=bool)
     assert_same(filters.dt_smooth(u, nothing), filters.dt_l0(u, 0.0))
@@ -173,25 +173,25 @@ def test_spectral_solve_zeroes_the_gradient_of_its_objective(
     target = filters.gradient_adjoint(*g)
     otf = psf_to_otf(xp.asarray(kernel, dtype=dtype), shape)
     data = otf.conj() * rfft2(xp.asarray(blurred, dtype=dtype))
-    split = rfft2(xp.asarray(target, dtype=dtype))
-    solution = filters.spectral_solve(data, split, abs(otf) ** 2, weight, shape)
-    assert solution is split  # in place
+    dt_g = rfft2(xp.asarray(target, dtype=dtype))
+    solution = filters.spectral_solve(data, dt_g, abs(otf) ** 2, weight, shape)
+    assert solution is dt_g  # in place
     x = to_host(irfft2(solution, shape)).astype(float)
-    slope = convolve(kernel[::-1, ::-1], convolve(kernel, x) - blurred)
-    slope += weight * (filters.gradient_adjoint(*filters.gradient(x)) - target)
-    assert abs(slope).max() < tolerance
+    derivative = convolve(kernel[::-1, ::-1], convolve(kernel, x) - blurred)
+    derivative += weight * (filters.gradient_adjoint(*filters.gradient(x)) - target)
+    assert abs(derivative).max() < tolerance
 
 
 def test_spectral_solve_weighs(xp: Any) -> None:
-    """No weight: data / power. Much weight: split / |F D|^2."""
-    data, split, power = (xp.asarray(a) for a in laws.spectra((1, 6, 8)))
+    """No weight: data / power. Much weight: dt_g / |F D|^2."""
+    data, dt_g, power = (xp.asarray(a) for a in laws.spectra((1, 6, 8)))
     size = 6 * 8
-    light = filters.spectral_solve(data, split.copy(), power, 0.0, (6, 8))
+    light = filters.spectral_solve(data, dt_g.copy(), power, 0.0, (6, 8))
     assert_close(light, to_host(data / power) / size, rtol=2e-6)
-    heavy = to_host(filters.spectral_solve(data, split.copy(), power, 1e12, (6, 8)))
+    heavy = to_host(filters.spectral_solve(data, dt_g.copy(), power, 1e12, (6, 8)))
     laplacian = 4 * np.sin(np.pi * np.arange(6) / 6)[:, None] ** 2 + 4 * np.sin(np.pi * np.arange(5) / 8) ** 2
     laplacian.flat[0] = np.inf
-    assert_close(heavy.reshape(-1)[1:], (to_host(split)[0] / laplacian / size).reshape(-1)[1:], rtol=2e-6)
+    assert_close(heavy.reshape(-1)[1:], (to_host(dt_g)[0] / laplacian / size).reshape(-1)[1:], rtol=2e-6)
 
 
 def test_mixed_arrays_are_refused(xp: Any) -> None:

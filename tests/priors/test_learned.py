@@ -16,7 +16,8 @@ from skimage.data import camera
 import gpudeblur as gd
 from gpudeblur.blind.latent import latent_step
 from gpudeblur.networks import bridge
-from gpudeblur.numerics.fourier import gradient_spectrum, irfft2, psf_to_otf, rfft2
+from gpudeblur.numerics.fourier import irfft2, psf_to_otf, rfft2
+from gpudeblur.numerics.spectra import gradient_spectrum
 from gpudeblur.priors import DenoiserPrior, DiscriminativePrior, EnergyPrior
 from gpudeblur.priors.learned import gradient_steps, on_half_size
 from gpudeblur.synthesis import blur, trajectory_kernel

@@ -54,10 +54,10 @@ class DataConfig:
     jpeg: float = 0.5
 
     def __post_init__(self) -> None:
-        check_count("batch", self.batch, least=2)
+        check_count("batch", self.batch, minimum=2)
         if self.batch % 2:
             raise ValueError(f"batch must be even, got {self.batch}; half of the crops are blurred")
-        check_count("patch", self.patch, least=MIN_CROP)
+        check_count("patch", self.patch, minimum=MIN_CROP)
         low, high = self.kernels
         if not (3 <= low <= high and low % 2 == 1 and high % 2 == 1):
             raise ValueError(f"kernels must be two odd sides of at least 3, smallest first, got {self.kernels}")

@@ -1,4 +1,4 @@
-"""L0-gradient deconvolution: few edges, flat in between. For text, drawings, and as the flat half of `ringing`."""
+"""L0-gradient deconvolution: few edges, constant between them. For text, drawings, and as a part of `ringing`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from ...numerics.arrays import Array
 from ...numerics.boundary import crop
 from ...numerics.filters import dt_l0
 from ...numerics.progress import subrange
-from ..regularization import resolve_weight
+from ..regularization import WeightRule, resolve_weight
 from ..splitting import continuation, solve
-from ..unknown_boundary import torus
+from ..unknown_boundary import periodic_extension
+
+WEIGHT_RULE = WeightRule(0.56, 1.8)
 
 
 def l0(
@@ -20,7 +22,7 @@ def l0(
     *,
     weight: Any = None,
     boundary: str = "unknown",
-    clipped: Array | None = None,
+    saturated: Array | None = None,
     beta_rate: float = 2.0,
     beta_max: float = 1e5,
     callback: Callable[[float], None] | None = None,
@@ -28,34 +30,23 @@ def l0(
     """argmin_x |x * k - B|^2 / 2 + weight |grad x|_0 by half-quadratic splitting.
 
     |.|_0 counts the pixels where either derivative is not 0. A pass keeps the gradients of |grad x|^2 >= 2 / beta, sets
-    the others to 0 (Xu et al. 2011, eq. 12), and solves for x (eq. 8, with a blur: Pan et al. 2014, eq. 9).
+    the others to 0 ([XuL2011] eq. 12), and solves for x (eq. 8, with a blur: [Pan2014] eq. 9).
+
+    Kept for comparison: it is best in no row of the benches.
 
     Parameters
     ----------
-    blurred : (..., H, W) float in [0, 1].
-    kernel : (..., kh, kw), odd sides, sum 1.
-    weight : of the prior, a number or one a picture (...); half of lambda where the data term has no 1/2. None takes
-        what suits a photograph with this noise (`weights.estimate_weight`); text and drawings bear more.
-    boundary : see `torus`: 20 passes of `tv` for "unknown".
-    clipped : (..., H, W) bool, of `torus`; for the boundary "unknown" only.
+    blurred, kernel, weight, boundary, saturated, callback : common to all methods, see `help(gpudeblur.nonblind)`.
     beta_rate, beta_max : continuation from 4, where only steps above 0.7 are edges, to 2 / beta_max, the square of the
-        least edge.
-    callback : called with the fraction done after each pass.
+        smallest edge.
 
-    Returns
-    -------
-    (..., H, W), not clipped.
-
-    References
-    ----------
-    L. Xu, C. Lu, Y. Xu, J. Jia: Image smoothing via L0 gradient minimization, SIGGRAPH Asia 2011.
-    J. Pan, Z. Hu, Z. Su, M.-H. Yang: Deblurring text images via L0-regularized intensity and gradient prior, CVPR 2014.
+    Where the data term has no 1/2, `weight` is half of lambda. Text and drawings allow larger ones than photographs.
     """
-    weight = resolve_weight(weight, blurred, kernel, "l0")
-    periodic = torus(blurred, kernel, boundary, clipped=clipped, callback=subrange(callback, 0, 0.6))
+    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
+    padded = periodic_extension(blurred, kernel, boundary, saturated=saturated, callback=subrange(callback, 0, 0.6))
     betas = continuation(4.0, beta_rate, beta_max)
     latent = solve(
-        periodic, kernel, lambda u, beta: dt_l0(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",
+        padded, kernel, lambda u, beta: dt_l0(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",
         callback=subrange(callback, 0.6, 0.4),
     )  # fmt: skip
     return crop(latent, blurred.shape[-2:])

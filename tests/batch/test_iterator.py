@@ -23,21 +23,15 @@ from laws import assert_same
 import gpudeblur as gd
 from gpudeblur import BatchResult, Progress, TwoStepOptions
 from gpudeblur.batch import cpu
-from gpudeblur.blind import deblur as blind
-from gpudeblur.blind import two_step
+from gpudeblur.blind import deblur as blind_deblur
 from gpudeblur.nonblind.final import FINALS
 
 # Two milliseconds a picture: no test here is about quality.
 QUICK = TwoStepOptions(
-    iterations=1,
-    kernel_iterations=2,
-    refine=False,
-    beta_max=1.0,
-    smooth_weight=0,
-    scale_ratio=0.5,
-    starts=("wide",),
+    iterations=1, kernel_iterations=2, refine=False, beta_max=1.0, smooth_weight=0, scale_ratio=0.5, starts=("wide",),
     finest_iterations=1,
-)
+)  # fmt: skip
+slow = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 JOIN_TIMEOUT = 60  # seconds, until a hang is a failure
 
@@ -64,24 +58,20 @@ def quick(pictures: Any, kernel_size: Any = 5, **more: Any) -> gd.BatchIterator:
 def check_equal(result: BatchResult, alone: gd.BlindResult) -> None:
     assert result.error is None
     assert_same(result.kernel, alone.kernel)
-    if alone.image is None:
-        assert result.image is None
-    else:
-        assert result.image is not None
+    assert (result.image is None) == (alone.image is None)
+    if result.image is not None and alone.image is not None:
         assert result.image.dtype == alone.image.dtype
         assert_same(result.image, alone.image)
-    seconds = {"seconds", "seconds_kernel"}
-    assert {k: v for k, v in result.info.items() if k not in seconds} == {
-        k: v for k, v in alone.info.items() if k not in seconds
-    }
+    assert result.info.keys() == alone.info.keys()
+    for name in result.info.keys() - {"seconds", "seconds_kernel"}:
+        assert result.info[name] == alone.info[name]
 
 
-def error_of(work: Callable[[], Any]) -> Exception:
-    try:
+def check_same_error(result: BatchResult, work: Callable[[], Any]) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
         work()
-    except (TypeError, ValueError) as why:
-        return why
-    raise AssertionError("no error")
+    assert (type(result.error), str(result.error)) == (caught.type, str(caught.value))
+    assert (result.image, result.kernel, result.info) == (None, None, {})
 
 
 class Source:
@@ -96,12 +86,19 @@ class Source:
         return self
 
     def __next__(self) -> Any:
-        found = next(self.pictures)
+        picture = next(self.pictures)
         self.read += 1
-        return found
+        return picture
 
     def close(self) -> None:
         self.closed_by = threading.current_thread()
+
+
+def wait_until_full(results: gd.BatchIterator) -> None:
+    """Until nothing more is read before a result is taken."""
+    pipeline = results._pipeline
+    with pipeline.changed:
+        assert pipeline.changed.wait_for(lambda: pipeline.full, JOIN_TIMEOUT)
 
 
 def endless(shape: tuple[int, int] = (24, 32)) -> Iterator[np.ndarray]:
@@ -111,40 +108,34 @@ def endless(shape: tuple[int, int] = (24, 32)) -> Iterator[np.ndarray]:
 # ---- results
 
 
-@pytest.mark.parametrize("final", [None, "hyper-laplacian", "sparse"])
-@pytest.mark.parametrize("workers", [None, 1, 3])
+@pytest.mark.parametrize(
+    ("final", "workers"), [(None, 3), ("hyper-laplacian", 1), pytest.param("sparse", None, marks=slow)]
+)
 def test_a_batch_equals_a_loop(final: str | None, workers: int | None) -> None:
-    pictures = [picture(i, (24, 32 + i % 3), ("float32", "float64", "uint8", "uint16")[i % 4]) for i in range(12)]
+    pictures = [picture(i, (24, 32 + i % 3), ("float32", "float64", "uint8", "uint16")[i % 4]) for i in range(8)]
     results = list(quick(pictures, final=final, workers=workers, gamma=1.5))
-    assert [r.index for r in results] == list(range(12))
+    assert [r.index for r in results] == list(range(8))
     for r, u in zip(results, pictures, strict=True):
         check_equal(r, gd.deblur(u, 5, final=final, gamma=1.5, options=QUICK))
 
 
+@slow
 def test_stacks_lists_and_generators_are_the_same() -> None:
-    stack = np.stack([picture(i) for i in range(5)])
+    stack = np.stack([picture(i) for i in range(3)])
     expected = [gd.deblur(u, 5, final=None, options=QUICK) for u in stack]
     for pictures in (stack, list(stack), tuple(stack), (u for u in stack), map(np.asarray, stack)):
         results = list(quick(pictures))
-        assert len(results) == 5
+        assert len(results) == 3
         for r, alone in zip(results, expected, strict=True):
             check_equal(r, alone)
     assert list(quick([])) == []
 
 
-def test_in_colour() -> None:
-    """The axis of the colours is counted in one picture, also where the pictures are a stack."""
-    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (2, (20, 24, 3))):
-        stack = np.stack([picture(i, shape) for i in range(3)])
-        for r in quick(stack, channel_axis=axis, final="hyper-laplacian"):
-            alone = gd.deblur(stack[r.index], 5, channel_axis=axis, final="hyper-laplacian", options=QUICK)
-            check_equal(r, alone)
-
-
+@slow
 def test_the_defaults_are_those_of_deblur() -> None:
-    u = picture(0, (40, 40))
-    (r,) = gd.deblur_batch([u], 9)
-    check_equal(r, gd.deblur(u, 9))
+    u = picture(0, (26, 26))
+    (r,) = gd.deblur_batch([u], 5)
+    check_equal(r, gd.deblur(u, 5))
     assert r.image is not None
 
 
@@ -171,52 +162,14 @@ BAD: dict[str, Callable[[int], Any]] = {
 def test_what_is_wrong_with_a_picture_is_its_own_error() -> None:
     pictures: list[Any] = []
     for i, make in enumerate(BAD.values()):
-        pictures += [picture(i), make(i)]
+        pictures += [make(i), picture(i)]
     results = list(quick(pictures))
     assert len(results) == len(pictures)
     for r, u in zip(results, pictures, strict=True):
-        if r.index % 2 == 0:
+        if r.index % 2 == 1:
             check_equal(r, gd.deblur(u, 5, final=None, options=QUICK))
         else:
-            why = error_of(lambda u=u: gd.deblur(u, 5, final=None, options=QUICK))
-            assert (type(r.error), str(r.error)) == (type(why), str(why))
-            assert (r.image, r.kernel, r.info) == (None, None, {})
-
-
-def test_a_thousand_pictures_good_and_bad() -> None:
-    """Five sizes; 2 % NaN, 2 % of a wrong rank, 2 % constant; in order, each one as if alone."""
-    shapes = [(24, 32), (32, 24), (25, 25), (21, 40), (28, 28)]
-
-    def make(i: int) -> np.ndarray:
-        u = picture(i, shapes[i % 5])
-        if i % 50 == 7:
-            u[3, 4] = np.nan
-        return u[0] if i % 50 == 19 else np.full_like(u, 0.5) if i % 50 == 33 else u
-
-    count = 0
-    for r in quick(make(i) for i in range(1000)):
-        assert r.index == count
-        count += 1
-        if r.index % 50 in (7, 19):
-            why = error_of(lambda i=r.index: gd.deblur(make(i), 5, options=QUICK, final=None))
-            assert (type(r.error), str(r.error)) == (type(why), str(why))
-        else:
-            check_equal(r, gd.deblur(make(r.index), 5, options=QUICK, final=None))
-    assert count == 1000
-
-
-def test_no_memory_for_one_picture_is_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = blind.deblur
-
-    def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
-        if image.shape == (25, 25):
-            raise MemoryError("no room for 25 x 25")
-        return real(image, *rest, **more)
-
-    monkeypatch.setattr(blind, "deblur", deblur)
-    results = list(quick([picture(0), picture(1, (25, 25)), picture(2)]))
-    assert [type(r.error) for r in results] == [type(None), MemoryError, type(None)]
-    assert str(results[1].error) == "no room for 25 x 25"
+            check_same_error(r, lambda u=u: gd.deblur(u, 5, final=None, options=QUICK))
 
 
 def test_an_error_does_not_hold_the_arrays_of_its_run() -> None:
@@ -236,29 +189,22 @@ def test_an_error_does_not_hold_the_arrays_of_its_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pictures": "photo.png"}, TypeError, "pictures must be a stack or an iterable of NumPy or CuPy pictures, got "
-         "str; put a single picture into a list"),
-        ({"pictures": 5}, TypeError, "pictures must be a stack or an iterable of NumPy or CuPy pictures, got int; "
-         "put a single picture into a list"),
-        ({"pictures": picture(0)}, ValueError, "pictures must have at least 3 axes as a stack, (n, H, W), got 2 (shape "
-         "(24, 32)); put a single picture into a list"),
+        ({"pictures": "photo.png"}, TypeError, "pictures must be a stack or an iterable of ... pictures, got str; put"),
+        ({"pictures": 5}, TypeError, "pictures must be a stack or an iterable of ... pictures, got int; put a single"),
+        ({"pictures": picture(0)}, ValueError, "pictures must have at least 3 axes as a stack, (n, H, W), got 2 ("),
         ({"pictures": picture(0, (24, 32, 3)), "channel_axis": -1}, ValueError, "pictures must have at least 4 axes as "
          "a stack, (n, H, W, C), got 3 (shape (24, 32, 3)); put a single picture into a list"),
         ({"kernel_size": 24}, ValueError, "kernel_size must be odd, got 24; use 23 or 25"),
-        ({"kernel_size": "big"}, TypeError, "kernel_size must be an odd integer or a pair of them, got 'big' (str); "
-         "use for instance 31 or (31, 25)"),
         ({"final": "magic"}, ValueError, f"final must be one of {', '.join(map(repr, FINALS))}, got 'magic'"),
         ({"method": "magic"}, ValueError, "method must be one of 'two-step', got 'magic'"),
         ({"device": "tpu"}, ValueError, "device must be None, 'cpu', 'cuda' or 'auto', got 'tpu'"),
         ({"gamma": 0}, ValueError, "gamma must be a positive number, got 0; 1 is linear, photos have about 2.2"),
         ({"options": {}}, TypeError, "options must be a TwoStepOptions, got dict; name its fields in one"),
-        ({"channel_axis": 1.0}, TypeError, "channel_axis must be an integer or None, got 1.0 (float); "
-         "use -1 for (H, W, C)"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0; None: the free memory decides"),
-        ({"batch_size": 2.0}, TypeError, "batch_size must be a positive integer or None, got 2.0; "
-         "None: the free memory decides"),
-        ({"workers": -1}, ValueError, "workers must be at least 1, got -1; None: one for each CPU"),
-        ({"workers": True}, TypeError, "workers must be a positive integer or None, got True; None: one for each CPU"),
+        ({"channel_axis": 1.0}, TypeError, "channel_axis must be an integer or None, got 1.0 (float); use -1 for (H,"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0; leave it out to fill the free memory"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be an integer, got 2.0 (float); round it"),
+        ({"workers": -1}, ValueError, "workers must be at least 1, got -1; leave it out for one per CPU"),
+        ({"workers": True}, TypeError, "workers must be an integer, got True (bool)"),
         ({"callback": 3}, TypeError, "callback must be callable, got int; it is called with a Progress"),
     ],
 )  # fmt: skip
@@ -266,7 +212,7 @@ def test_wrong_for_all_pictures_is_said_at_the_call(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     source = Source([])
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+    with pytest.raises(error, match="^" + re.escape(message).replace(r"\.\.\.", ".*")):
         gd.deblur_batch(**{"pictures": source, "kernel_size": 5} | arguments)
     assert source.closed_by is None
 
@@ -286,27 +232,26 @@ def test_nothing_is_read_before_the_first_result_is_asked_for() -> None:
         next(results)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=slow)])
 def test_the_reader_is_never_far_ahead(workers: int) -> None:
     """At most two stacks a worker are read and not taken; and as many are, while nobody takes any."""
     taken, ahead = 0, []
 
     def read() -> Iterator[np.ndarray]:
-        for i in range(60):
+        for i in range(16):
             ahead.append(i + 1 - taken)
             yield picture(i)
 
     with quick(read(), workers=workers, batch_size=1) as results:
         for r in results:
             assert r.index == taken
-            if taken == 20:
-                with (flow := results._flow).changed:
-                    assert flow.changed.wait_for(lambda f=flow: f.full, JOIN_TIMEOUT)
-                assert ahead[-1] == 2 * workers + 1  # the 21st is out of the iterator, but not counted yet
+            if taken == 6:
+                wait_until_full(results)
+                assert ahead[-1] == 2 * workers + 1  # the 7th is out of the iterator, but not counted yet
             taken += 1
     # `taken` lags behind by the result that the loop's body holds.
     assert max(ahead) == 2 * workers + 1
-    assert taken == 60
+    assert taken == 16
 
 
 def test_few_pictures_have_few_threads() -> None:
@@ -320,49 +265,46 @@ def test_few_pictures_have_few_threads() -> None:
     assert {name for name in names if "worker" in name} == {"gpudeblur-worker-1"}
 
 
+@slow
 def test_memory_is_flat() -> None:
-    """What is allocated after 50 pictures is what is allocated after 400."""
+    """Pictures are freed once their results are taken, and nothing else is kept for them."""
     tracemalloc.start()
-    held = []
-    for r in quick(picture(i) for i in range(401)):
-        if r.index in (50, 400):
-            gc.collect()
-            held.append(tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
-    assert held[1] < held[0] + 10 * 24 * 32 * 4
-
-
-def test_pictures_are_let_go() -> None:
-    there: list[weakref.ref] = []
+    pictures: list[weakref.ref] = []
+    allocated = []
 
     def read() -> Iterator[np.ndarray]:
-        for i in range(30):
+        for i in range(101):
             u = picture(i)
-            there.append(weakref.ref(u))
+            pictures.append(weakref.ref(u))
             yield u
 
     with quick(read(), workers=2, batch_size=1) as results:
         for r in results:
-            alive = sum(one() is not None for one in there)
-            assert alive <= 2 * 2 + 2, r.index  # in flight, and the ones in the hands of the reader
+            alive = sum(ref() is not None for ref in pictures)
+            assert alive <= 2 * 2 + 2, r.index  # in flight, and two in the reader
+            if r.index in (25, 100):
+                gc.collect()
+                allocated.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert allocated[1] < allocated[0] + 10 * 24 * 32 * 4
 
 
 # ---- progress
 
 
-def test_progress_is_told_when_a_result_is_done_with() -> None:
-    told: list[Progress] = []
+def test_progress_counts_a_result_when_the_next_is_asked_for() -> None:
+    reports: list[Progress] = []
     pictures = [picture(0), None, picture(2)]
-    for r in quick(pictures, callback=told.append):
-        assert len(told) == r.index
-    assert [(p.done, p.failed, p.total) for p in told] == [(1, 0, 3), (2, 1, 3), (3, 1, 3)]
-    for p in told:
+    for r in quick(pictures, callback=reports.append):
+        assert len(reports) == r.index
+    assert [(p.done, p.failed, p.total) for p in reports] == [(1, 0, 3), (2, 1, 3), (3, 1, 3)]
+    for p in reports:
         assert p.per_second == pytest.approx(p.done / p.seconds)
         assert p.remaining_seconds == pytest.approx((3 - p.done) / p.per_second)
-    assert told[0].seconds < told[2].seconds
-    told.clear()
-    list(quick(iter(pictures), callback=told.append))
-    assert [(p.done, p.total, p.remaining_seconds) for p in told] == [(i, None, None) for i in (1, 2, 3)]
+    assert reports[0].seconds < reports[2].seconds
+    reports.clear()
+    list(quick(iter(pictures), callback=reports.append))
+    assert [(p.done, p.total, p.remaining_seconds) for p in reports] == [(i, None, None) for i in (1, 2, 3)]
 
 
 def test_a_callback_that_returns_true_stops_the_batch() -> None:
@@ -396,40 +338,30 @@ def test_what_the_callback_raises_comes_through() -> None:
     assert source.closed_by is not None
 
 
-def test_what_the_reader_raises_comes_after_the_results_before_it() -> None:
+def test_what_the_reader_raises_comes_after_earlier_results() -> None:
     def read() -> Iterator[np.ndarray]:
         yield from (picture(i) for i in range(4))
         raise OSError("the disk is gone")
 
-    got: list[int] = []
-    with pytest.raises(OSError, match=r"^the disk is gone$"):
-        got.extend(r.index for r in quick(read()))
-    assert got == [0, 1, 2, 3]
-
-
-def test_what_iter_or_close_of_the_pictures_raise_comes_through() -> None:
     class Broken:
         def __iter__(self) -> Iterator[np.ndarray]:
             raise OSError("no such camera")
-
-    results = quick(Broken())
-    with pytest.raises(OSError, match=r"^no such camera$"):
-        next(results)
 
     class Jammed(Source):
         def close(self) -> None:
             raise OSError("the shutter is stuck")
 
-    got: list[int] = []
-    with pytest.raises(OSError, match=r"^the shutter is stuck$"):
-        got.extend(r.index for r in quick(Jammed([picture(0)])))
-    assert got == [0]
+    for pictures, before, message in (
+        (read(), 4, "^the disk is gone$"), (Broken(), 0, "^no such camera$"),
+        (Jammed([picture(0)]), 1, "^the shutter is stuck$"),
+    ):  # fmt: skip
+        got: list[int] = []
+        with pytest.raises(OSError, match=message):
+            got.extend(r.index for r in quick(pictures))
+        assert got == list(range(before))
 
 
-ENDS = ["close", "with", "break", "garbage", "garbage in a cycle", "exception"]
-
-
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", ["close", "cycle", *(pytest.param(x, marks=slow) for x in ("with", "last", "error"))])
 def test_the_consumer_may_leave(end: str) -> None:
     """The pictures in work take seconds: they are not waited for. The reader is closed, in its own thread."""
     source = Source(endless((256, 256)))
@@ -437,23 +369,24 @@ def test_the_consumer_may_leave(end: str) -> None:
     first = picture(0)
     source.pictures = itertools.chain([None, first], source.pictures)
     assert next(results).error is not None
-    with (flow := results._flow).changed:
-        assert flow.changed.wait_for(lambda: len(flow.threads) == 4, JOIN_TIMEOUT)  # the reader and three in work
+    with (pipeline := results._pipeline).changed:
+        assert pipeline.changed.wait_for(
+            lambda: len(pipeline.threads) == 4, JOIN_TIMEOUT
+        )  # the reader and three in work
     start = time.monotonic()
     if end == "close":
         results.close()
     elif end == "with":
         with results:
             pass
-    elif end == "exception":
+    elif end == "error":
         with pytest.raises(KeyError), results:
             raise KeyError
-    elif end == "garbage in a cycle":
+    elif end == "cycle":
         cycle: list[Any] = [results]
         cycle.append(cycle)
         del cycle
-    # "break" and "garbage" are one: the last reference goes
-    del results
+    del results  # all that "last" is
     gc.collect()
     assert time.monotonic() - start < JOIN_TIMEOUT
     assert source.closed_by is not None
@@ -461,7 +394,7 @@ def test_the_consumer_may_leave(end: str) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
 
 
-def test_a_bug_in_a_thread_of_ours_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_a_thread_of_ours_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, job: Any) -> None:
         raise AssertionError("a bug")
 
@@ -470,6 +403,7 @@ def test_a_bug_in_a_thread_of_ours_is_told_and_not_waited_for(monkeypatch: pytes
         next(quick(endless()))
 
 
+@slow
 def test_many_batches_at_once() -> None:
     streams = [quick((picture(i) for i in range(20)), workers=2) for _ in range(4)]
     for together in zip(*streams, strict=True):
@@ -479,72 +413,66 @@ def test_many_batches_at_once() -> None:
 
 
 SCRIPT = """
-import itertools, sys, threading, time
+import itertools, signal, sys, threading
 import numpy as np
 import gpudeblur as gd
-u = np.random.default_rng(0).random((400, 400), dtype=np.float32)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+u = np.random.default_rng(0).random((200, 200), dtype=np.float32)
 pictures = itertools.chain([None, None], itertools.repeat(u))
-results = gd.deblur_batch(pictures, 31, workers=3, final=None)
+results = gd.deblur_batch(pictures, 25, workers=3, final=None)
 assert next(results).error is not None
 """
-
-
-def python(code: str, **more: Any) -> subprocess.Popen:
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_control_c_ends_a_batch_at_once() -> None:
-    # A shell's background jobs ignore the signal, and what they start does too.
-    code = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)" + (
-        SCRIPT
-        + """
+INTERRUPTED = """
 try:
     with results:
         print("ready", flush=True)
         for r in results: pass  # wherever it comes, in the library or in the loop
 except KeyboardInterrupt:
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
-    print("interrupted", left, flush=True)
+    print([thread.name for thread in threading.enumerate() if thread.name.startswith("gpudeblur")], flush=True)
 """
-    )
-    with python(code) as process:
+
+
+def python(code: str) -> subprocess.Popen:
+    command = [sys.executable, "-W", "error", "-c", SCRIPT + code]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_control_c_ends_a_batch_at_once() -> None:
+    with python(INTERRUPTED) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted []\n"
-        seconds = time.monotonic() - start
-        _, errors = process.communicate(timeout=JOIN_TIMEOUT)
-    assert process.returncode == 0, errors
-    assert errors == ""
-    assert seconds < JOIN_TIMEOUT
-
-
-@pytest.mark.parametrize("code", ["", "sys.exit(0)", "results.__iter__()"])
-def test_a_batch_that_is_left_alone_does_not_hold_the_interpreter(code: str) -> None:
-    with python(SCRIPT + code) as process:
+        assert process.stdout.readline() == "[]\n"
+        assert time.monotonic() - start < JOIN_TIMEOUT
         _, errors = process.communicate(timeout=JOIN_TIMEOUT)
     assert (process.returncode, errors) == (0, "")
 
 
-def test_an_error_in_the_users_loop_ends_the_interpreter_as_ever() -> None:
-    with python(SCRIPT + "for r in results: raise LookupError('mine')") as process:
+@slow
+@pytest.mark.parametrize(
+    ("code", "returncode", "end"),
+    [("", 0, ""), ("sys.exit(0)", 0, ""), ("for r in results: raise LookupError('mine')", 1, "LookupError: mine\n")],
+)
+def test_a_batch_does_not_hold_the_interpreter(code: str, returncode: int, end: str) -> None:
+    with python(code) as process:
         _, errors = process.communicate(timeout=JOIN_TIMEOUT)
-    assert process.returncode == 1
-    assert errors.endswith("LookupError: mine\n")
+    assert process.returncode == returncode, errors
+    assert errors.endswith(end)
+    assert bool(errors) == bool(end)
 
 
 # ---- stacks on the CPU
 
 
-def stacked(monkeypatch: pytest.MonkeyPatch, pictures: list[Any], fail: Any = None, **more: Any) -> tuple[list, list]:
+def stacked(monkeypatch: pytest.MonkeyPatch, pictures: Any, fail: Any = None, **more: Any) -> tuple[list, list]:
     """(results, shapes of the calls) of one worker that begins when all pictures are there.
 
     What it begins with is a picture that is like no other.
     """
-    calls, all_there, deblur = [], threading.Event(), blind.deblur
+    calls, all_there, deblur = [], threading.Event(), cpu.deblur
 
     def spy(picture: Any, *args: Any, **kwargs: Any) -> gd.BlindResult:
         assert all_there.wait(JOIN_TIMEOUT)
@@ -559,29 +487,27 @@ def stacked(monkeypatch: pytest.MonkeyPatch, pictures: list[Any], fail: Any = No
         yield from pictures
         all_there.set()
 
-    monkeypatch.setattr(blind, "deblur", spy)
+    monkeypatch.setattr(cpu, "deblur", spy)
     results = list(quick(read(), workers=1, **more))
     monkeypatch.undo()
     assert results[0].error is None
     return results[1:], calls[1:]
 
 
-@pytest.mark.parametrize("final", [None, "sparse", "hyper-laplacian"])
-def test_equal_pictures_are_computed_together_and_come_out_as_alone(monkeypatch: Any, final: str | None) -> None:
-    pictures = [picture(i) for i in range(7)]
+@pytest.mark.parametrize("final", [None, pytest.param("sparse", marks=slow), "hyper-laplacian"])
+def test_equal_pictures_are_stacked_and_come_out_as_alone(monkeypatch: Any, final: str | None) -> None:
+    pictures = [picture(i) for i in range(5)]
     results, calls = stacked(monkeypatch, pictures, final=final)
-    assert calls == [(7, 24, 32)]
+    assert calls == [(5, 24, 32)]
     for u, r in zip(pictures, results, strict=True):
-        alone = gd.deblur(u, 5, options=QUICK, final=final)
-        check_equal(r, alone)
+        check_equal(r, gd.deblur(u, 5, options=QUICK, final=final))
         assert r.kernel.base is None
-        for key in ("confidence", "energy", "agreement", "border_mass"):
-            assert r.info[key] == alone.info[key]
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_colours_are_stacked_wherever_they_are(monkeypatch: Any, axis: int) -> None:
-    pictures = [np.moveaxis(np.stack([picture(i + 10 * c) for c in range(3)]), 0, axis) for i in range(4)]
+def test_the_channel_axis_is_counted_in_one_picture(monkeypatch: Any, axis: int) -> None:
+    """Also if the pictures are a stack."""
+    pictures = np.stack([np.moveaxis(picture(i, (3, 24, 32)), 0, axis) for i in range(4)])
     results, calls = stacked(monkeypatch, pictures, channel_axis=axis, final="hyper-laplacian")
     assert [len(shape) for shape in calls] == [4]
     for u, r in zip(pictures, results, strict=True):
@@ -594,7 +520,7 @@ def sizes_by_brightness(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     def sizes(stack: np.ndarray, *_: Any) -> np.ndarray:
         return np.where(stack.mean(axis=(-2, -1)) > 0.5, 9, 5)
 
-    monkeypatch.setattr(two_step, "estimate_sizes", sizes)
+    monkeypatch.setattr(blind_deblur, "estimate_sizes", sizes)
     return [(picture(i) + i % 2) / 2 for i in range(3)]
 
 
@@ -602,7 +528,7 @@ any_size = pytest.mark.filterwarnings("ignore:kernel_size=None found kernels tha
 
 
 @any_size
-@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=slow), 3])
 def test_pictures_without_a_kernel_size_are_taken_one_by_one(monkeypatch: Any, batch_size: int | None) -> None:
     """In a stack, the kernels would be padded to the size of the largest."""
     pictures = sizes_by_brightness(monkeypatch)
@@ -610,13 +536,6 @@ def test_pictures_without_a_kernel_size_are_taken_one_by_one(monkeypatch: Any, b
     assert [r.kernel.shape for r in results] == [(5, 5), (9, 9), (5, 5)]
     for u, r in zip(pictures, results, strict=True):
         check_equal(r, gd.deblur(u, None, options=QUICK, final="hyper-laplacian"))
-
-
-@any_size
-def test_a_kernel_size_is_found_for_each_picture_of_a_batch() -> None:
-    pictures = [picture(i, (30, 26 + i)) for i in range(3)]
-    for r, u in zip(gd.deblur_batch(pictures, options=QUICK), pictures, strict=True):
-        check_equal(r, gd.deblur(u, options=QUICK))
 
 
 def test_what_is_not_alike_is_not_stacked(monkeypatch: Any) -> None:
@@ -637,30 +556,22 @@ def test_one_bad_picture_of_a_stack_is_alone_in_it(monkeypatch: Any) -> None:
         check_equal(results[i], gd.deblur(pictures[i], 5, options=QUICK, final=None))
 
 
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_what_is_no_array_is_its_own_error_at_any_place(batch_size: int | None) -> None:
-    pictures = [None, picture(0), "x", picture(1), picture(2), 3]
-    results = list(quick(pictures, batch_size=batch_size, workers=1))
-    assert [r.error is None for r in results] == [False, True, False, True, True, False]
-    assert all(isinstance(results[i].error, TypeError) for i in (0, 2, 5))
+def test_a_stack_beyond_memory_is_computed_one_by_one(monkeypatch: Any) -> None:
+    """A picture that needs too much memory alone has its own error."""
 
-
-def test_where_a_stack_does_not_fit_memory_its_pictures_are_taken_one_by_one(monkeypatch: Any) -> None:
     def fail(u: Any) -> None:
-        if u.ndim == 3:
-            raise MemoryError
+        if u.ndim == 3 or u is pictures[2]:
+            raise MemoryError("no room")
 
-    results, calls = stacked(monkeypatch, [picture(i) for i in range(4)], fail)
+    pictures = [picture(i) for i in range(4)]
+    results, calls = stacked(monkeypatch, pictures, fail)
     assert calls == [(4, 24, 32), *[(24, 32)] * 4]
-    assert all(r.error is None for r in results)
+    assert [repr(r.error) for r in results] == ["None", "None", "MemoryError('no room')", "None"]
 
 
-def test_batch_size_bounds_a_stack(monkeypatch: Any) -> None:
+def test_batch_size_and_pixels_bound_a_stack(monkeypatch: Any) -> None:
     _, calls = stacked(monkeypatch, [picture(i) for i in range(4)], batch_size=3)
     assert calls == [(3, 24, 32), (24, 32)]
-
-
-def test_a_large_picture_is_a_stack_by_itself(monkeypatch: Any) -> None:
     monkeypatch.setattr(cpu, "STACK_PIXELS", 24 * 32 * 4)
     _, calls = stacked(monkeypatch, [picture(i) for i in range(5)])
     assert calls == [(4, 24, 32), (24, 32)]

@@ -1,7 +1,11 @@
-"""Groups on a device, with a device of NumPy arrays: what is computed together, when, and what happens if it fails."""
+"""The GPU executor on a device of NumPy arrays: which images are grouped, when, and what happens if one fails.
+
+At the end `CudaDevice`, on the stand-in for CuPy and on a GPU.
+"""
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import math
@@ -14,41 +18,44 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_same
-from test_batch import (
+from test_iterator import (
     JOIN_TIMEOUT,
     QUICK,
     Source,
     any_size,
     check_equal,
+    check_same_error,
     endless,
-    error_of,
-    no_thread_is_left,
     picture,
     quick,
-    sizes_by_brightness,
+    slow,
+    wait_until_full,
 )
+from test_iterator import no_thread_is_left as no_thread_is_left
+from test_iterator import sizes_by_brightness as sizes_by_brightness
 
 import gpudeblur as gd
-from gpudeblur.batch import gpu, iterator
+from gpudeblur.batch import cuda_device, gpu, iterator
+from gpudeblur.batch.cuda_device import acquire_cuda_device
 from gpudeblur.batch.memory import bytes_per_image
-from gpudeblur.blind import deblur as blind
+from gpudeblur.blind import options
 from gpudeblur.blind.deblur import BlindResult
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
-
-__all__ = ["no_thread_is_left"]  # the fixture, which every test here uses
 
 
 class NumpyDevice:
     """A device on the host that computes at most `fits` pictures at a time, and notes what it is asked."""
 
-    def __init__(self, fits: float = math.inf, free: int = 1 << 40) -> None:
-        self.fits, self.free = fits, free
+    def __init__(self) -> None:
+        self.fits, self.free = math.inf, 1 << 40
         self.uploads: list[int] = []
         self.computed: list[tuple[int, ...]] = []
         self.downloads = self.released = self.closed = 0
         self.changed = threading.Condition()
         self.before_compute: Callable[[], None] = lambda: None
+        self.prepare: Callable[[Any], None] = lambda picture: None
+        self.free_bytes = lambda: self.free
 
     def note(self) -> None:
         with self.changed:
@@ -57,12 +64,6 @@ class NumpyDevice:
     def wait_for(self, what: Callable[[], bool]) -> None:
         with self.changed:
             assert self.changed.wait_for(what, JOIN_TIMEOUT)
-
-    def prepare(self, picture: Any) -> None:
-        pass
-
-    def free_bytes(self) -> int:
-        return self.free
 
     def upload(self, pictures: list[Any]) -> np.ndarray:
         self.uploads.append(len(pictures))
@@ -73,10 +74,10 @@ class NumpyDevice:
         self.before_compute()
         if len(stack) > self.fits:
             raise MemoryError(f"no room for {len(stack)}")
-        found = deblur(stack)
+        result = deblur(stack)
         self.computed.append(stack.shape)
         self.note()
-        return found
+        return result
 
     def download(self, computed: BlindResult, picture: Any) -> BlindResult:
         self.downloads += 1
@@ -96,13 +97,11 @@ class NumpyDevice:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> NumpyDevice:
     """Stands for the GPU; a slow reader is waited for as long as it takes, so that groups do not depend on time."""
-    found = NumpyDevice()
-    monkeypatch.setattr(iterator, "choose_module", lambda image, device: object())
-    monkeypatch.setattr(iterator, "cuda", lambda number, ready: found)
-    monkeypatch.setattr(gpu.GpuExecutor.__init__, "__kwdefaults__", {
-        **gpu.GpuExecutor.__init__.__kwdefaults__, "linger": 1e6,
-    })  # fmt: skip
-    return found
+    numpy_device = NumpyDevice()
+    monkeypatch.setattr(options, "choose_module", lambda image, device: object())
+    monkeypatch.setattr(iterator, "acquire_cuda_device", lambda device_id, inputs_ready: numpy_device)
+    monkeypatch.setattr(iterator, "GpuExecutor", functools.partial(gpu.GpuExecutor, timeout=1e6))
+    return numpy_device
 
 
 def on_device(pictures: Any, **more: Any) -> gd.BatchIterator:
@@ -116,25 +115,20 @@ def alone(u: Any, **more: Any) -> BlindResult:
 # ---- what is computed together
 
 
-@pytest.mark.parametrize("final", [None, "hyper-laplacian", "sparse"])
+@pytest.mark.parametrize("final", [None, *(pytest.param(f, marks=slow) for f in ("hyper-laplacian", "sparse"))])
 def test_groups_equal_a_loop(device: NumpyDevice, final: str | None) -> None:
-    """Of five sizes and two dtypes in turn, in order."""
-    pictures = [picture(i, (24, 30 + 2 * (i % 5)), ("float32", "uint8")[i % 2]) for i in range(40)]
+    """Of two sizes and two dtypes in turn, in order."""
+    pictures = [picture(i, (24, 30 + 2 * (i % 2)), ("float32", "uint8")[i % 4 // 2]) for i in range(10)]
     for count, r in enumerate(on_device(pictures, batch_size=3, final=final)):
         assert r.index == count
         check_equal(r, alone(pictures[r.index], final=final))
-    assert count == 39
-    assert sum(shape[0] for shape in device.computed) == 40
-    assert max(shape[0] for shape in device.computed) <= 3
+    assert count == 9
+    assert sum(shape[0] for shape in device.computed) == 10
+    assert max(shape[0] for shape in device.computed) == 3  # across those of another shape
 
 
-def test_equal_shapes_are_grouped_across_others(device: NumpyDevice) -> None:
-    pictures = [picture(i, ((24, 32), (26, 32))[i % 2]) for i in range(16)]
-    assert [r.index for r in on_device(pictures, batch_size=4)] == list(range(16))
-    assert [shape[0] for shape in device.computed] == [4] * 4
-
-
-def test_a_rare_shape_does_not_hold_the_others_up_for_good(device: NumpyDevice) -> None:
+@slow
+def test_a_rare_shape_does_not_block_the_others(device: NumpyDevice) -> None:
     """It is the first result to be taken: when no more can be read, it goes alone."""
     pictures = itertools.chain([picture(0, (26, 32))], (picture(i) for i in itertools.count()))
     with on_device(pictures, batch_size=2) as results:
@@ -145,25 +139,20 @@ def test_a_rare_shape_does_not_hold_the_others_up_for_good(device: NumpyDevice) 
 
 
 def test_in_colour(device: NumpyDevice) -> None:
-    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (2, (20, 24, 3)), (1, (20, 3, 24))):
-        pictures = [picture(i, shape) for i in range(4)]
-        for r in on_device(pictures, channel_axis=axis, final="hyper-laplacian", batch_size=4):
+    for axis, shape in ((-1, (20, 24, 3)), (0, (3, 20, 24)), (1, (20, 3, 24))):
+        pictures = [picture(i, shape) for i in range(2)]
+        for r in on_device(pictures, channel_axis=axis, final="hyper-laplacian", batch_size=2):
             check_equal(r, alone(pictures[r.index], channel_axis=axis, final="hyper-laplacian"))
-    assert [shape[0] for shape in device.computed] == [4] * 4
+    assert [shape[0] for shape in device.computed] == [2] * 3
 
 
 @any_size
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_pictures_without_a_kernel_size_are_taken_one_by_one(
-    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch, batch_size: int | None
+def test_pictures_without_a_kernel_size_are_computed_one_by_one(
+    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a stack, the kernels would be padded to the size of the largest."""
-    pictures = sizes_by_brightness(monkeypatch)
-    results = list(on_device(pictures, kernel_size=None, batch_size=batch_size, final="hyper-laplacian"))
+    results = list(on_device(sizes_by_brightness(monkeypatch), kernel_size=None, batch_size=3))
     assert device.computed == [(1, 24, 32)] * 3
     assert [r.kernel.shape for r in results] == [(5, 5), (9, 9), (5, 5)]
-    for u, r in zip(pictures, results, strict=True):
-        check_equal(r, gd.deblur(u, None, options=QUICK, final="hyper-laplacian"))
 
 
 def test_a_stack_as_a_picture_stays_by_itself(device: NumpyDevice) -> None:
@@ -188,23 +177,22 @@ def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
 def test_without_a_batch_size_groups_are_bounded_in_pixels(
     device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "GROUP_PIXELS", 10 * 64 * 64)
+    monkeypatch.setattr(gpu, "GROUP_PIXELS", 5 * 24 * 32)
     monkeypatch.setattr(gpu, "MIN_SIZE", 1)
     read: list[int] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for i in range(100):
+        for i in range(50):
             read.append(i)
-            yield picture(i, (64, 64))
+            yield picture(i)
 
     with on_device(pictures()) as results:
         for r in results:
-            assert len(read) - r.index <= 4 * 10 + 1
-            if r.index == 30:
-                with (flow := results._flow).changed:
-                    assert flow.changed.wait_for(lambda f=flow: f.full, JOIN_TIMEOUT)
-                assert len(read) == 31 + 40
-    assert [shape[0] for shape in device.computed] == [10] * 10
+            assert len(read) - r.index <= 4 * 5 + 1
+            if r.index == 15:
+                wait_until_full(results)
+                assert len(read) == 16 + 20
+    assert [shape[0] for shape in device.computed] == [5] * 10
 
 
 def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
@@ -212,14 +200,13 @@ def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
     source = Source(None for _ in itertools.count())
     with on_device(source) as results:
         next(results)
-        with (flow := results._flow).changed:
-            assert flow.changed.wait_for(lambda: flow.full, JOIN_TIMEOUT)
+        wait_until_full(results)
         assert source.read == 4 * 256 + 1
 
 
 def test_a_slow_reader_is_not_waited_for(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the second picture once the first is back."""
-    monkeypatch.setitem(gpu.GpuExecutor.__init__.__kwdefaults__, "linger", 0.01)
+    monkeypatch.setattr(iterator, "GpuExecutor", functools.partial(gpu.GpuExecutor, timeout=0.01))
     back = threading.Event()
 
     def pictures() -> Iterator[np.ndarray]:
@@ -262,21 +249,22 @@ def test_a_group_is_brought_back_while_the_next_is_computed(
     assert len(list(on_device((picture(i) for i in range(8)), batch_size=2))) == 8
 
 
+@slow
 def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
-    there: list[weakref.ref] = []
+    references: list[weakref.ref] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for i in range(60):
+        for i in range(30):
             u = picture(i)
-            there.append(weakref.ref(u))
+            references.append(weakref.ref(u))
             yield u
 
     with on_device(pictures(), batch_size=3) as results:
         for r in results:
-            assert len(there) - r.index <= 4 * 3 + 1
-            assert sum(one() is not None for one in there) <= 4 * 3 + 2
+            assert len(references) - r.index <= 4 * 3 + 1
+            assert sum(ref() is not None for ref in references) <= 4 * 3 + 2
     gc.collect()
-    assert not any(one() is not None for one in there)
+    assert not any(ref() is not None for ref in references)
 
 
 # ---- what may go wrong
@@ -290,24 +278,21 @@ def test_a_bad_picture_does_not_spoil_its_group(device: NumpyDevice) -> None:
     pictures[7] = picture(7, (4, 40))
     for r in on_device(pictures, batch_size=4):
         if r.index in (2, 3, 5, 7):
-            why = error_of(lambda i=r.index: alone(pictures[i]))
-            assert (type(r.error), str(r.error)) == (type(why), str(why))
+            check_same_error(r, lambda i=r.index: alone(pictures[i]))
         else:
             check_equal(r, alone(pictures[r.index]))
     assert [shape[0] for shape in device.computed] == [4, 4]
 
 
-def test_an_error_that_shows_only_in_the_group_is_the_one_pictures(
-    device: NumpyDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = blind.deblur
+def test_an_error_of_one_picture_in_a_group_is_its_own(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = iterator.deblur
 
     def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
         if (image == 7).any():
             raise ArithmeticError("a seven")
         return real(image, *rest, **more)
 
-    monkeypatch.setattr(blind, "deblur", deblur)
+    monkeypatch.setattr(iterator, "deblur", deblur)
     pictures = [picture(i) for i in range(8)]
     pictures[5][3, 3] = 7
     results = list(on_device(pictures, batch_size=4))
@@ -318,7 +303,7 @@ def test_an_error_that_shows_only_in_the_group_is_the_one_pictures(
 
 def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) -> None:
     device.fits = 3
-    pictures = [picture(i) for i in range(32)]
+    pictures = [picture(i) for i in range(16)]
     message = r"^out of memory with 8 pictures of 24 x 32 at a time, going on with 4; batch_size=4 begins with that$"
     with pytest.warns(RuntimeWarning, match=message) as caught:
         results = list(on_device(pictures, batch_size=8))
@@ -326,12 +311,13 @@ def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) ->
     assert caught[0].filename == __file__
     for r in results:
         check_equal(r, alone(pictures[r.index]))
-    assert [r.index for r in results] == list(range(32))
-    assert [shape[0] for shape in device.computed] == [2] * 16
+    assert [r.index for r in results] == list(range(16))
+    assert [shape[0] for shape in device.computed] == [2] * 8
     assert device.released >= 2
     assert device.uploads[-1] == 2  # what comes later is not even sent in larger groups
 
 
+@slow
 def test_other_shapes_shrink_in_proportion(device: NumpyDevice) -> None:
     device.fits = 2
     small, large = [picture(i) for i in range(4)], [picture(i, (48, 64)) for i in range(8)]
@@ -395,13 +381,13 @@ def test_the_reader_may_raise(device: NumpyDevice) -> None:
         yield from (picture(i) for i in range(5))
         raise OSError("the disk is gone")
 
-    got: list[int] = []
+    indices: list[int] = []
     with pytest.raises(OSError, match=r"^the disk is gone$"):
-        got.extend(r.index for r in on_device(pictures(), batch_size=2))
-    assert got == [0, 1, 2, 3, 4]
+        indices.extend(r.index for r in on_device(pictures(), batch_size=2))
+    assert indices == [0, 1, 2, 3, 4]
 
 
-def test_the_info_of_a_stack_is_told_apart() -> None:
+def test_the_info_of_a_stack_is_split() -> None:
     info = {"energy": np.array([1.0, 2.0]), "residual": np.array([3.0, 4.0]), "seconds": 6.0, "seconds_kernel": 2.0,
             "backend": "cupy"}  # fmt: skip
     assert gpu.split_info(info, 1, 2) == {
@@ -410,12 +396,11 @@ def test_the_info_of_a_stack_is_told_apart() -> None:
     assert type(gpu.split_info(info, 1, 2)["residual"]) is float
 
 
-# ---- what is CUDA about it, with a CuPy of NumPy arrays that notes who waits for whom
+# ---- CudaDevice on the stand-in for CuPy, which checks that every use of an array is ordered by an event
 
 
 @pytest.fixture
 def fake(cpu_kernel: Any) -> Iterator[Any]:
-    """The strict stand-in for CuPy, which refuses what no event orders."""
     from cuda_on_cpu import device
 
     with device.installed(cpu_kernel) as cupy:
@@ -428,79 +413,74 @@ def double(stack: Any) -> BlindResult:
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8", ">f4"])
 def test_host_pictures_go_there_and_back(fake: Any, dtype: str) -> None:
-    cuda = gpu.cuda(None, None)
-    assert all(stream.non_blocking for stream in (cuda._in, cuda._work, cuda._out))
+    cuda = acquire_cuda_device(None, None)
+    assert all(stream.non_blocking for stream in (cuda._upload_stream, cuda._compute_stream, cuda._download_stream))
     pictures = [picture(i, dtype="uint8").astype(dtype) for i in range(3)]
     stack = cuda.upload(pictures)
     assert isinstance(stack.array, fake.ndarray)
     assert stack.array.dtype.isnative
-    found = cuda.download(cuda.compute(stack, double), pictures[0])
+    result = cuda.download(cuda.compute(stack, double), pictures[0])
     for i, u in enumerate(pictures):
-        assert type(found.image[i]) is type(found.kernel[i]) is np.ndarray
-        assert found.image[i].dtype == u.dtype
-        assert_same(found.image[i], 2 * u)
-        assert_same(found.kernel[i], u[:3, :3])
-        assert found.image[i].base is None  # nobody keeps the group's memory
+        assert type(result.image[i]) is type(result.kernel[i]) is np.ndarray
+        assert result.image[i].dtype == u.dtype
+        assert_same(result.image[i], 2 * u)
+        assert_same(result.kernel[i], u[:3, :3])
+        assert result.image[i].base is None  # nobody keeps the group's memory
+    computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
+    alone = cuda.download(computed, pictures[0])
+    assert alone.image is None
+    assert_same(alone.kernel[1], pictures[1][:3, :3])
 
 
 def test_device_pictures_stay_there(fake: Any) -> None:
-    cuda = gpu.cuda(None, None)
+    cuda = acquire_cuda_device(None, None)
     with fake.cuda.Stream(non_blocking=True) as stream:
         pictures = [fake.asarray(picture(i)) for i in range(3)]
-        cuda.ready = stream.record()
+        cuda.inputs_ready = stream.record()
     cuda.prepare(pictures[0])
-    assert cuda.ready is None  # once is enough
-    found = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
+    assert cuda.inputs_ready is None  # once is enough
+    result = cuda.download(cuda.compute(cuda.upload(pictures), double), pictures[0])
     for i in range(3):
-        assert isinstance(found.image[i], fake.ndarray)
-        assert_same(found.image[i].get(), 2 * picture(i))
-        assert found.image[i].base is None
-
-
-def test_kernels_alone_come_back_without_pictures(fake: Any) -> None:
-    cuda = gpu.cuda(None, None)
-    pictures = [picture(i) for i in range(2)]
-    computed = cuda.compute(cuda.upload(pictures), lambda stack: BlindResult(None, stack[:, :3, :3], {}))
-    found = cuda.download(computed, pictures[0])
-    assert found.image is None
-    assert_same(found.kernel[1], pictures[1][:3, :3])
+        assert isinstance(result.image[i], fake.ndarray)
+        assert_same(result.image[i].get(), 2 * picture(i))
+        assert result.image[i].base is None
 
 
 def test_every_kind_of_no_memory_is_known(fake: Any) -> None:
-    cuda = gpu.cuda(None, None)
+    cuda = acquire_cuda_device(None, None)
     kinds = (fake.cuda.cufft.CuFFTError, fake.cuda.runtime.CUDARuntimeError, fake.cuda.driver.CUDADriverError)
     for kind in kinds:
         assert cuda.is_out_of_memory(kind(2))
         assert not cuda.is_out_of_memory(kind(700))
-        told = RuntimeError("GPU 0 is out of memory")
-        told.__cause__ = kind(2)
-        assert cuda.is_out_of_memory(told)
+        error = RuntimeError("GPU 0 is out of memory")
+        error.__cause__ = kind(2)
+        assert cuda.is_out_of_memory(error)
     assert cuda.is_out_of_memory(MemoryError())
     assert not cuda.is_out_of_memory(ValueError())
 
 
 def test_a_batch_takes_what_another_has_left(fake: Any) -> None:
     """Its streams, plans and graphs; two at a time have two, and no more than that are kept."""
-    first = gpu.cuda(None, None)
+    first = acquire_cuda_device(None, None)
     first.close()
-    assert gpu.cuda(0, None) is first
-    second, third = gpu.cuda(0, None), gpu.cuda(0, None)
+    assert acquire_cuda_device(0, None) is first
+    second, third = acquire_cuda_device(0, None), acquire_cuda_device(0, None)
     assert len({first, second, third}) == 3
     for device in (first, second, third):
         device.close()
-    assert gpu._idle == [first, second]
-    for device in gpu._idle:
+    assert cuda_device._idle_devices == [first, second]
+    for device in cuda_device._idle_devices:
         device._state.plans["plan"] = None
     third.release()  # where memory is short
-    assert not any(device._state.plans for device in gpu._idle)
+    assert not any(device._state.plans for device in cuda_device._idle_devices)
 
 
 def test_a_device_in_work_is_not_left_to_another_batch(fake: Any) -> None:
     """Its thread has not ended in time."""
-    cuda = gpu.cuda(None, None)
+    cuda = acquire_cuda_device(None, None)
     stack = cuda.upload([picture(0)])
     cuda.compute(stack, lambda array: cuda.close() or double(array))  # type: ignore[func-returns-value]
-    assert not gpu._idle
+    assert not cuda_device._idle_devices
 
 
 # ---- the real thing
@@ -512,14 +492,14 @@ def test_a_batch_on_a_gpu(cupy: Any, final: str | None) -> None:
     """Host pictures and device pictures of three sizes, in order, each about as if alone."""
     pictures = [picture(i, (64, 60 + 4 * (i % 3)), ("float32", "uint8")[i % 2]) for i in range(60)]
     before = {thread.name for thread in threading.enumerate()}
-    for home in (np, cupy):
-        for count, r in enumerate(quick([home.asarray(u) for u in pictures], device="cuda", final=final)):
+    for xp in (np, cupy):
+        for count, r in enumerate(quick([xp.asarray(u) for u in pictures], device="cuda", final=final)):
             assert r.error is None
             assert r.index == count
-            assert isinstance(r.kernel, home.ndarray)
-            one = gd.deblur(home.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
+            assert isinstance(r.kernel, xp.ndarray)
+            single = gd.deblur(xp.asarray(pictures[count]), 5, device="cuda", options=QUICK, final=final)
             # Not the same bits: for other batches cuFFT takes other ways, and hard thresholds follow.
-            assert kernel_similarity(to_host(r.kernel), to_host(one.kernel)) > 0.95
+            assert kernel_similarity(to_host(r.kernel), to_host(single.kernel)) > 0.95
             assert r.info["backend"] == "cupy"
     assert {thread.name for thread in threading.enumerate()} == before
 
@@ -543,7 +523,7 @@ def test_a_full_gpu_halves_the_batch_and_gives_its_memory_back(cupy: Any, monkey
         pool.set_limit(size=limit)
     assert [r.error for r in results] == [None] * 80
     del results
-    for device in gpu._idle:  # keep what they made for the next batch
+    for device in cuda_device._idle_devices:  # keep what they made for the next batch
         device.release()
     gc.collect()
     assert pool.used_bytes() == used
