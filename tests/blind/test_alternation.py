@@ -1,215 +1,175 @@
-"""Coarse to fine: what is planned for each scale, and what a start makes of a picture."""
+"""The alternation of latent and kernel steps: one iteration, and all scales but the finest."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from laws import assert_same
 from skimage.data import camera
 
-from gpudeblur.blind import alternation
-from gpudeblur.blind.alternation import coarse_to_fine, has_gradients
+from gpudeblur.blind.alternation import ROUNDING_GRADIENT, alternate, coarse_to_fine, has_gradients, kernel_step
+from gpudeblur.blind.kernel_projection import initial_kernel, project
+from gpudeblur.blind.kernel_step import normal_equations, select_edges, selection_window, window_pixels
+from gpudeblur.blind.latent import latent_step
 from gpudeblur.blind.options import STARTS, TwoStepOptions
-from gpudeblur.blind.pyramid import support_size
-from gpudeblur.blind.schedule import schedule
+from gpudeblur.blind.schedule import Iteration, Scale, schedule
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics import chunks
-from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.arrays import Workspace, to_host
+from gpudeblur.numerics.boundary import pad_liu_jia
 from gpudeblur.numerics.chunks import map_in_chunks
+from gpudeblur.numerics.fourier import rfft2
 from gpudeblur.numerics.progress import subrange
+from gpudeblur.priors import L0Intensity
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 QUICK = TwoStepOptions(iterations=2, kernel_iterations=10)
-OPTIONS = st.builds(
-    TwoStepOptions,
-    iterations=st.integers(1, 9),
-    gradient_weight_decay=st.floats(1, 2),
-    scale_ratio=st.floats(0.4, 0.9),
-    edge_fraction=st.sampled_from([(0.05, 0.2), (0.2, 0.2), (0.6, 0.3)]),
-    iteration_threshold=st.sampled_from([(0.0, 0.0), (0.2, 0.02), (0.1, 0.1), (0.02, 0.2)]),
-    support_margin=st.sampled_from([0, 2, 6]),
-)
-SIDES = st.integers(1, 30).map(lambda i: 2 * i + 1)
 
 
-def nothing(_: float) -> None:
-    pass
+def ignore(_: float) -> None:
+    """A progress that nobody listens to."""
 
 
-def photo(side: int = 64, kernel_size: int = 9, seed: int = 1) -> np.ndarray:
+def photo(side: int = 40, kernel_size: int = 9, seed: int = 1) -> np.ndarray:
     sharp = camera()[100:, 180:][: side + kernel_size - 1, : side + kernel_size - 1] / 255
     return blur(sharp, trajectory_kernel(kernel_size, rng=seed)).astype(np.float32)
 
 
-# ---- the schedule
+# ---- one iteration
 
 
-@given(OPTIONS, SIDES, SIDES, st.integers(61, 300), st.integers(61, 300))
-def test_sizes_rise_to_the_whole_picture(options: TwoStepOptions, kh: int, kw: int, h: int, w: int) -> None:
-    scales = schedule((h, w), (kh, kw), options)
-    support = support_size((kh, kw), (h, w), options.support_margin)
-    assert scales[-1].shape == (h, w)
-    assert scales[-1].size == tuple(max(side, options.smallest_kernel) for side in support)
-    assert scales[0].factor == 1
-    for coarse, fine in itertools.pairwise(scales):
-        assert coarse.shape < fine.shape
-        assert all(a <= b for a, b in zip(coarse.shape, fine.shape, strict=True))
-        assert all(a <= b for a, b in zip(coarse.size, fine.size, strict=True))
-        assert fine.factor == pytest.approx(1 / options.scale_ratio)
-        assert fine.smooth_sigma == pytest.approx(coarse.smooth_sigma + options.smooth_sigma)
-    for scale in scales:
-        assert len(scale.iterations) == options.iterations
-        assert all(side % 2 == 1 for side in scale.size)
+def test_an_iteration_is_a_latent_step_then_a_kernel_step(xp: Any) -> None:
+    """With the numbers of the scale; the radius of the smooth prior is a quarter of the kernel's longer side."""
+    prior = L0Intensity(weight=2e-3)
+    options = dataclasses.replace(QUICK, smooth_weight=0.3, beta_rate=3.0, gradient_weight=8e-3, prior=prior)
+    scale = Scale((9, 13), (40, 40), 1.0, (Iteration(4e-3, 0.3, threshold=0.1),), smooth_sigma=0.7, beta_max=20.0)
+    blurred = pad_liu_jia(xp.asarray(photo()[None]), (8, 12))
+    start = initial_kernel(scale.size, 1, xp, "float32")
+    kernel, a, b = alternate(blurred, start, scale, options, ignore)
+
+    latent = latent_step(
+        blurred,
+        start,
+        gradient_weight=4e-3,
+        smooth_weight=0.3,
+        smooth_sigma=0.7,
+        smooth_radius=3,
+        beta_rate=3.0,
+        beta_max=20.0,
+        prior=prior,
+        prior_weight=1e-3,  # mu, halved as lambda is
+    )
+    window, buffers = selection_window(scale.shape, scale.size), Workspace(blurred)
+    selected = select_edges(latent, window, 0.3)
+    equations = normal_equations(selected, latent, rfft2(blurred), scale.size)
+    assert_same(a, equations[0])
+    assert_same(b, equations[1])
+    expected = kernel_step(a, b, start, window_pixels(window), options, buffers)
+    assert_same(kernel, project(expected, share=0.1, component=options.kernel_component))
 
 
-@given(OPTIONS, SIDES)
-def test_weights_run_between_their_ends(options: TwoStepOptions, side: int) -> None:
-    """lambda decays without a break between scales, and stays at its minimum; the shares end where they should."""
-    iterations = [one for scale in schedule((200, 180), (side, side), options) for one in scale.iterations]
-    weights = [one.gradient_weight for one in iterations]
-    assert weights[0] == options.gradient_weight
-    for before, after in itertools.pairwise(weights):
-        assert after == max(before / options.gradient_weight_decay, options.gradient_weight_min)
-    check_way([one.share for one in iterations], options.edge_fraction, closed=False)
-    if options.iteration_threshold == (0, 0):
-        assert {one.cut for one in iterations} == {0}
-    else:
-        check_way([one.cut for one in iterations], options.iteration_threshold, closed=True)
+def test_rounding_errors_are_no_gradients(xp: Any) -> None:
+    a = xp.zeros((3, 5, 7))
+    a[:, 2, 3] = 100 * ROUNDING_GRADIENT**2 * xp.asarray([0.0, 0.9, 1.1])
+    assert to_host(has_gradients(a, 100)).tolist() == [False, False, True]
 
 
-def check_way(values: list[float], ends: tuple[float, float], *, closed: bool) -> None:
-    """From the first end towards the last, which it reaches if `closed`."""
-    first, last = ends
-    assert values[0] == first
-    assert (np.diff(values) * (last - first) >= 0).all()
-    low, high = min(ends) * (1 - 1e-12), max(ends) * (1 + 1e-12)
-    assert all(low <= value <= high for value in values)
-    if closed and len(values) > 1:
-        assert values[-1] == pytest.approx(last)
-    elif first != last:
-        assert values[-1] != last
+# ---- all scales but the finest
 
 
-def test_a_part_of_the_progress() -> None:
-    told: list[float] = []
-    report = subrange(told.append, 0.5, 0.25)
-    report(0)
-    subrange(report, 0.5, 0.5)(0.5)
-    report(1)
-    assert told == [0.5, 0.6875, 0.75]
-
-
-# ---- in_cache
-
-
-@pytest.mark.parametrize("together", [1, 2, 3, 7, 100])
-def test_parts_are_the_whole_bit_for_bit(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
-    monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 12)
-    rng, sizes = np.random.default_rng(0), []
-    pictures, kernels = rng.random((7, 3, 4)), rng.random((7, 5))
-
-    def function(pictures: np.ndarray, kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sizes.append(len(pictures))
-        return np.fft.fft2(pictures), kernels.cumsum(axis=-1)
-
-    found = map_in_chunks(function, pictures, kernels)
-    assert sizes == [together] * (7 // together) + ([7 % together] if 7 % together else [])
-    for one, other in zip(found, function(pictures, kernels), strict=True):
-        assert one.tobytes() == other.tobytes()
-
-
-def test_a_picture_larger_than_the_cache_is_taken_whole() -> None:
-    large = np.zeros((2, 1, chunks.CACHE_PIXELS + 1), np.float32)
-    (found,) = map_in_chunks(lambda stack: (stack.shape[:1] * np.ones(len(stack)),), large)
-    assert found.tolist() == [1, 1]
-
-
-# ---- a start
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [(3, 3), (7, 7), (9, 13), (15, 5), (31, 31)])
+@pytest.mark.parametrize(
+    ("size", "dtype"), [((3, 3), "float32"), ((9, 13), "float64"), ((15, 5), "float32"), ((31, 31), "float32")]
+)
 @pytest.mark.parametrize("name", STARTS)
-def test_a_start_gives_kernels(xp: Any, name: str, size: tuple[int, int], dtype: str) -> None:
-    stack = xp.asarray(np.stack([photo(48, seed=1), photo(48, seed=2)]).astype(dtype))
-    kernel = coarse_to_fine(stack, size, QUICK.of_start(name), nothing)
-    assert kernel.shape == (2, *size)
+def test_every_initialization_gives_kernels(xp: Any, name: str, size: tuple[int, int], dtype: str) -> None:
+    """Of images without gradients deltas, whatever is beside them in the stack."""
+    stack = xp.asarray(np.stack([photo(32), np.full((32, 32), 0.3), np.zeros((32, 32))]).astype(dtype))
+    kernel = coarse_to_fine(stack, size, QUICK.of_start(name), ignore)
+    assert kernel.shape == (3, *size)
     assert kernel.dtype == dtype
-    host = to_host(kernel)
-    assert (host >= 0).all()
-    np.testing.assert_allclose(host.sum(axis=(-2, -1)), 1, atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [(3, 3), (9, 13)])
-@pytest.mark.parametrize("name", STARTS)
-def test_a_picture_that_says_nothing_gives_a_delta(xp: Any, name: str, size: tuple[int, int]) -> None:
-    """Beside one that does."""
-    stack = xp.asarray(np.stack([photo(48), np.full((48, 48), 0.3, np.float32), np.zeros((48, 48), np.float32)]))
-    kernel = to_host(coarse_to_fine(stack, size, QUICK.of_start(name), nothing))
+    kernel = to_host(kernel)
+    assert (kernel >= 0).all()
+    np.testing.assert_allclose(kernel.sum(axis=(-2, -1)), 1, atol=1e-5)
+    assert kernel[0].max() < 0.9
     delta = np.zeros(size)
     delta[size[0] // 2, size[1] // 2] = 1
     for constant in kernel[1:]:
         np.testing.assert_array_equal(constant, delta)
-    assert kernel[0].max() < 0.9
 
 
 @pytest.mark.parametrize("name", STARTS)
-def test_a_start_on_a_batch_is_a_loop(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Bit for bit, however many are taken together."""
-    stack = np.stack([photo(40, seed=seed) for seed in range(4)] + [np.full((40, 40), 0.5, np.float32)])
-    options = QUICK.of_start(name)
-    alone = np.stack([coarse_to_fine(picture[None], (9, 9), options, nothing)[0] for picture in stack])
-    for together in (1, 2, 100):
-        monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 40 * 40)
-        assert_same(coarse_to_fine(stack, (9, 9), options, nothing), alone)
+def test_a_stack_of_any_chunks_equals_a_loop(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    stack = np.stack([photo(32, seed=1), photo(32, seed=2), np.full((32, 32), 0.5, np.float32)])
+    options = dataclasses.replace(QUICK.of_start(name), iterations=1)
+    alone = np.stack([coarse_to_fine(image[None], (9, 9), options, ignore)[0] for image in stack])
+    for together in (2, 100):
+        monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 32 * 32)
+        assert_same(coarse_to_fine(stack, (9, 9), options, ignore), alone)
 
 
-def test_a_start_is_near_the_kernel(xp: Any) -> None:
-    true = trajectory_kernel(13, rng=1)
-    picture = xp.asarray(photo(200, 13))[None]
-    found = to_host(coarse_to_fine(picture, (13, 13), TwoStepOptions(), nothing))[0]
-    assert kernel_similarity(found, true) > 0.75
+def test_the_coarse_kernel_is_close_to_the_true_one(xp: Any) -> None:
+    image = xp.asarray(photo(200, 13))[None]
+    kernel = to_host(coarse_to_fine(image, (13, 13), TwoStepOptions(), ignore))[0]
+    assert kernel_similarity(kernel, trajectory_kernel(13, rng=1)) > 0.75
 
 
-def test_what_a_start_does_not_depend_on(xp: Any) -> None:
-    """The finest scale and what comes after it."""
-    stack = xp.asarray(photo(48)[None])
+def test_options_of_the_finest_scale_do_not_matter_here(xp: Any) -> None:
+    stack = xp.asarray(photo()[None])
     others = {"finest_iterations": 9, "finest_gradient_weight": (1.0, 1.0), "refine": False, "finest_candidates": 1}
     changed = dataclasses.replace(QUICK, **others, starts=("text",))
-    assert_same(coarse_to_fine(stack, (9, 9), changed, nothing), coarse_to_fine(stack, (9, 9), QUICK, nothing))
+    assert_same(coarse_to_fine(stack, (9, 9), changed, ignore), coarse_to_fine(stack, (9, 9), QUICK, ignore))
 
 
-def test_a_start_tells_of_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 48 * 48)
-    told: list[float] = []
-    coarse_to_fine(np.stack([photo(48)] * 5), (31, 31), QUICK, told.append)
-    assert told == sorted(told)
-    assert told[0] > 0
-    assert told[-1] == pytest.approx(1)
-    assert len(told) >= 2 * (len(schedule((48, 48), (31, 31), QUICK)) - 1)
+# ---- progress and chunks
 
 
-def test_a_start_may_be_stopped() -> None:
-    class Stop(Exception):
-        pass
-
-    def report(_: float) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        coarse_to_fine(photo(48)[None], (9, 9), QUICK, report)
-
-
-# ---- what is known
+def test_progress_of_chunks_and_scales_rises_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 40 * 40)
+    fractions: list[float] = []
+    coarse_to_fine(np.stack([photo()] * 5), (31, 31), QUICK, fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[0] > 0
+    assert fractions[-1] == pytest.approx(1)
+    assert len(fractions) >= 2 * (len(schedule((40, 40), (31, 31), QUICK)) - 1)
 
 
-def test_rounding_is_no_gradient(xp: Any) -> None:
-    a = xp.zeros((3, 5, 7))
-    a[:, 2, 3] = xp.asarray([0.0, 100 * alternation.NO_GRADIENT**2 * 0.9, 100 * alternation.NO_GRADIENT**2 * 1.1])
-    assert to_host(has_gradients(a, 100)).tolist() == [False, False, True]
+def test_an_error_in_the_progress_ends_the_run() -> None:
+    def progress(_: float) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        coarse_to_fine(photo()[None], (9, 9), QUICK, progress)
+
+
+def test_a_subrange_is_a_part_of_the_progress() -> None:
+    fractions: list[float] = []
+    progress = subrange(fractions.append, 0.5, 0.25)
+    progress(0)
+    subrange(progress, 0.5, 0.5)(0.5)
+    progress(1)
+    assert fractions == [0.5, 0.6875, 0.75]
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 7, 100])
+def test_chunks_are_the_whole_bit_for_bit(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    monkeypatch.setattr(chunks, "CACHE_PIXELS", together * 12)
+    rng, sizes = np.random.default_rng(0), []
+    images, kernels = rng.random((7, 3, 4)), rng.random((7, 5))
+
+    def function(images: np.ndarray, kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sizes.append(len(images))
+        return np.fft.fft2(images), kernels.cumsum(axis=-1)
+
+    results = map_in_chunks(function, images, kernels)
+    assert sizes == [together] * (7 // together) + ([7 % together] if 7 % together else [])
+    for result, expected in zip(results, function(images, kernels), strict=True):
+        assert result.tobytes() == expected.tobytes()
+
+
+def test_an_image_larger_than_the_cache_is_one_chunk() -> None:
+    large = np.zeros((2, 1, chunks.CACHE_PIXELS + 1), np.float32)
+    (lengths,) = map_in_chunks(lambda stack: (stack.shape[:1] * np.ones(len(stack)),), large)
+    assert lengths.tolist() == [1, 1]

@@ -43,12 +43,17 @@ def _blurred(size: int, color: bool) -> np.ndarray:
     return blur(CAMERA[100 : 108 + size, 180 : 188 + size], SMALL_KERNEL)
 
 
-def photo(size: int = 48, *, color: bool = False, dtype: str = "float32") -> np.ndarray:
+def photo(size: int = 40, *, color: bool = False, dtype: str = "float32") -> np.ndarray:
     """A small blurred image, (size, size) or (size, size, 3), a fresh copy."""
     image = _blurred(size, color)
     if np.dtype(dtype).kind == "u":
         image = np.round(np.clip(image, 0, 1) * np.iinfo(dtype).max)
     return image.astype(dtype)
+
+
+@functools.cache
+def quick_result() -> gd.BlindResult:
+    return gd.deblur(photo(), 9, options=QUICK)
 
 
 def stack_of(n: int = 3, size: int = 40) -> np.ndarray:
@@ -116,9 +121,9 @@ def test_the_kernel_is_found_in_spite_of_noise(xp: Any) -> None:
 
 @pytest.mark.parametrize("final", FINALS)
 def test_deblur_restores_with_the_estimated_kernel(xp: Any, final: str) -> None:
-    image, options = photo(color=True), dataclasses.replace(QUICK, cautious=False, dtype="float64")
-    result = gd.deblur(xp.asarray(image), 11, channel_axis=-1, final=final, options=options)
-    kernel = gd.estimate_kernel(xp.asarray(image), 11, channel_axis=-1, options=options)
+    image, options = photo(24, color=True), dataclasses.replace(QUICK, cautious=False, dtype="float64")
+    result = gd.deblur(xp.asarray(image), 7, channel_axis=-1, final=final, options=options)
+    kernel = gd.estimate_kernel(xp.asarray(image), 7, channel_axis=-1, options=options)
     assert_same(result.kernel, kernel)
     planes = np.moveaxis(image, -1, 0).astype(float)
     assert_close(result.image, np.moveaxis(to_host(restore(xp.asarray(planes), kernel, final)), 0, -1), atol=1e-6)
@@ -139,10 +144,16 @@ def test_all_restorations_differ_and_sparse_is_the_default(xp: Any) -> None:
     ("options", "dtype"),
     [(QUICK, "float32"), *(pytest.param(ALL_STARTS, d, marks=pytest.mark.slow) for d in ("float32", "float64"))],
 )
-def test_a_stack_equals_a_loop_bit_for_bit_on_numpy(xp: Any, options: TwoStepOptions, dtype: str) -> None:
-    """One of its images is constant, and comes back as it is."""
+def test_a_stack_equals_a_loop_bit_for_bit_on_numpy(
+    xp: Any, options: TwoStepOptions, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks of two, as many as a cache holds here. One image is constant, and comes back as it is."""
+    monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 52 * 52)
     stack, options = xp.asarray(stack_of()), dataclasses.replace(options, dtype=dtype)
-    result = gd.deblur(stack, 9, options=options)
+    fractions: list[float] = []
+    result = gd.deblur(stack, 9, options=options, callback=lambda _, done: fractions.append(done))
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
     assert result.image.shape == stack.shape
     check_kernel(result.kernel, (3, 9, 9))
     for i in range(3):
@@ -180,20 +191,6 @@ def test_a_stack_of_color_images_equals_a_loop(xp: Any) -> None:
         close(result.image[i], alone.image)
 
 
-def test_chunks_of_a_stack_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On NumPy a stack goes through a scale as many images at a time as a cache holds."""
-    stack, fractions = stack_of(5), []
-    whole = gd.deblur(stack, 9, options=QUICK, final=None)
-    monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 52 * 52)
-    parts = gd.deblur(stack, 9, options=QUICK, final=None, callback=lambda _, done: fractions.append(done))
-    assert_same(parts.kernel, whole.kernel)
-    for name in SIGNALS:
-        assert_same(parts.info[name], whole.info[name])
-    assert fractions == sorted(fractions)
-    assert len(fractions) > 2 * 2 * QUICK.iterations
-    assert fractions[-1] == 1
-
-
 # ---- input and output
 
 
@@ -207,9 +204,9 @@ def test_the_result_has_the_dtype_of_the_input(xp: Any, dtype: str) -> None:
 
 
 def test_float_images_are_not_clipped(xp: Any) -> None:
-    sharp = gd.deblur(xp.asarray(photo() * 3 - 1), 11, options=QUICK).image
-    assert float(sharp.min()) < -0.9
-    assert float(sharp.max()) > 1.2
+    sharp = gd.deblur(xp.asarray(photo() * 3 - 1), 9, options=QUICK).image
+    assert float(sharp.min()) < -0.5
+    assert float(sharp.max()) > 1.1
 
 
 def test_the_precision_is_that_of_the_options(xp: Any) -> None:
@@ -253,13 +250,12 @@ def test_gamma_is_decoded_and_encoded_again(xp: Any) -> None:
 
 
 def test_memory_layout_and_byte_order_do_not_matter() -> None:
-    image = photo()
-    expected = gd.deblur(image, 11, options=QUICK)
-    strided = np.zeros((48, 96), np.float32)
+    image, expected = photo(), quick_result()
+    strided = np.zeros((40, 80), np.float32)
     strided[:, ::2] = image
     swapped = image.astype(">f4")
     for same in (strided[:, ::2], np.asfortranarray(image), image[::-1, ::-1].copy()[::-1, ::-1], swapped):
-        result = gd.deblur(same, 11, options=QUICK)
+        result = gd.deblur(same, 9, options=QUICK)
         assert_same(result.kernel, expected.kernel)
         assert_same(result.image, expected.image)
     assert result.image.dtype == swapped.dtype
@@ -267,13 +263,13 @@ def test_memory_layout_and_byte_order_do_not_matter() -> None:
 
 @pytest.mark.parametrize(("color", "dtype"), [(False, "float32"), (True, "float32"), (False, "uint8")])
 def test_the_input_is_never_modified(xp: Any, color: bool, dtype: str) -> None:
-    image = xp.asarray(photo(color=color, dtype=dtype))
+    image = xp.asarray(photo(24, color=color, dtype=dtype))
     before = image.copy()
     if xp is np:
         image.flags.writeable = False
     for final in FINALS:
         axis = -1 if color else None
-        result = gd.deblur(image, 11, channel_axis=axis, final=final, gamma=1.5, options=QUICK)
+        result = gd.deblur(image, 7, channel_axis=axis, final=final, gamma=1.5, options=QUICK)
         result.image[...] = 0  # the result shares no memory with the input
         assert_same(image, before)
 
@@ -299,11 +295,11 @@ def test_without_a_restoration_there_are_kernel_and_signals(xp: Any) -> None:
 
 # The first value of each is that of a base, with which the others are compared, whatever the defaults are.
 OPTIONS: dict[str, tuple[Any, ...]] = {
-    "starts": (("wide",), ("compact",), ("wide", "relaxed", "sparse")),
+    "starts": (("wide",), ("compact",), ("compact", "text")),
     "dtype": ("float32", "float64"),
     "gradient_weight": (8e-3, 3e-2),
     "gradient_weight_decay": (1.1, 1.0),
-    "gradient_weight_min": (1e-4, 6e-3),
+    "gradient_weight_min": (1e-4, 7.5e-3),
     "smooth_weight": (4e-3, 0.0),
     "smooth_sigma": (0.3, 3.0),
     "prior": (None, L0Intensity(which="both")),
@@ -333,13 +329,13 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 @functools.cache
 def base_kernel(**changes: Any) -> np.ndarray:
     base = {name: values[0] for name, values in OPTIONS.items()}
-    return gd.estimate_kernel(photo(), 11, options=TwoStepOptions(**base | changes))
+    return gd.estimate_kernel(photo(32), 7, options=TwoStepOptions(**base | changes))
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in OPTIONS for value in OPTIONS[name][1:]])
 def test_every_option_changes_the_kernel(name: str, value: Any) -> None:
     base, kernel = base_kernel(), base_kernel(**{name: value})
-    check_kernel(kernel, (11, 11))
+    check_kernel(kernel, (7, 7))
     if name == "dtype":
         assert (base.dtype, kernel.dtype) == (np.float32, np.float64)
     else:
@@ -414,10 +410,9 @@ def test_a_callback_that_returns_true_stops_the_run(run: str) -> None:
         assert str(error.value) == f"stopped by the callback in stage {name!r} at {fraction:.0%} of the run"
 
 
-@pytest.mark.parametrize("value", [None, False, 0, 1, "go on"])
-def test_a_callback_that_returns_anything_else_changes_nothing(value: Any) -> None:
-    result = gd.deblur(photo(), 9, options=QUICK, callback=lambda *_: value)
-    assert_same(result.image, gd.deblur(photo(), 9, options=QUICK).image)
+def test_a_callback_that_returns_anything_else_changes_nothing() -> None:
+    values = itertools.cycle([None, False, 0, 1, "go on"])
+    assert_same(gd.deblur(photo(), 9, options=QUICK, callback=lambda *_: next(values)).image, quick_result().image)
 
 
 def test_an_error_in_the_callback_comes_through() -> None:
@@ -431,11 +426,11 @@ def test_an_error_in_the_callback_comes_through() -> None:
 # ---- images that say little of their blur
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(0.0, "uint8"), (0.4, "float32"), (1.0, "float32"), (1.0, "uint8")])
+@pytest.mark.parametrize(("value", "dtype"), [(0.0, "uint8"), (0.4, "float32"), (1.0, "uint8")])
 @pytest.mark.parametrize("final", FINALS)
 def test_a_constant_image_gives_a_delta_and_itself(xp: Any, value: float, dtype: str, final: str) -> None:
     top = 255 if dtype == "uint8" else 1
-    image = xp.full((40, 46), value * top).astype(dtype)
+    image = xp.full((30, 26), value * top).astype(dtype)
     result = gd.deblur(image, 9, final=final, options=QUICK)
     check_kernel(result.kernel, (9, 9))
     assert_close(result.image.astype("float64"), image.astype("float64"), atol=1e-5 * top)
@@ -448,7 +443,11 @@ SMALL = [((20, 20), 9), ((20, 20), 19), ((19, 21), (19, 21)), ((9, 40), (3, 39))
 @pytest.mark.parametrize(("shape", "size"), SMALL)
 @pytest.mark.parametrize(
     ("final", "options"),
-    [*((final, QUICK) for final in FINALS), pytest.param("hyper-laplacian", ALL_STARTS, marks=pytest.mark.slow)],
+    [
+        ("sparse", QUICK),
+        *(pytest.param(final, QUICK, marks=pytest.mark.slow) for final in ("tv", "hyper-laplacian")),
+        pytest.param("hyper-laplacian", ALL_STARTS, marks=pytest.mark.slow),
+    ],
 )
 def test_small_images_give_finite_results(shape: tuple[int, int], size: Any, final: str, options: Any) -> None:
     result = gd.deblur(photo()[: shape[0], : shape[1]], size, final=final, options=options)
@@ -473,17 +472,12 @@ def test_the_residual_is_the_rms_of_the_reblurred_error() -> None:
 # ---- devices
 
 
-def test_numpy_arrays_are_computed_on_the_cpu() -> None:
-    expected, result = (gd.deblur(photo(), 9, options=QUICK, device=device) for device in (None, "cpu"))
-    assert_same(result.image, expected.image)
-    assert expected.info["backend"] == result.info["backend"] == "numpy"
-
-
-def test_auto_without_cupy_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", [None, "cpu", "auto"])
+def test_without_cupy_the_cpu_computes(monkeypatch: pytest.MonkeyPatch, device: str | None) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
-    result = gd.deblur(photo(), 9, options=QUICK, device="auto")
+    result = gd.deblur(photo(), 9, options=QUICK, device=device)
     assert result.info["backend"] == "numpy"
-    assert isinstance(result.image, np.ndarray)
+    assert_same(result.image, quick_result().image)
 
 
 @pytest.mark.gpu

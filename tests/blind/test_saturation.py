@@ -1,16 +1,27 @@
-"""Clipped light: where it is, that it goes without a trace, and that a picture without any is left alone."""
+"""Saturated lights: where they are, that they are removed without a trace, and that other images are left alone."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
+from laws import assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind import deblur, two_step
-from gpudeblur.blind.saturated_lights import DARK_SURROUND, MAX_LIGHT_AREA, RIM, inpaint, light_masks
+from gpudeblur.blind.observation import Observation
+from gpudeblur.blind.options import Settings
+from gpudeblur.blind.saturated_lights import (
+    DARK_SURROUND,
+    MAX_LIGHT_AREA,
+    RIM,
+    inpaint,
+    light_masks,
+    remove_lights,
+)
+from gpudeblur.blind.two_step import two_step, views_of
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.numerics.arrays import to_host
@@ -18,111 +29,127 @@ from gpudeblur.synthesis import blur, trajectory_kernel
 
 CAMERA = (0.8 * data.camera()[100:260, 140:300] / 255).astype(np.float32)
 KERNEL = trajectory_kernel(13, rng=3).astype(np.float32)
+TWO_STARTS = gd.TwoStepOptions(starts=("wide", "compact"))
 
 
 def night(*, seed: int = 0) -> np.ndarray:
-    """A dim scene with lamps that leave clipped trails."""
+    """A dim scene with lights that leave saturated trails."""
     rng, scene = np.random.default_rng(seed), 0.5 * CAMERA
     for y, x in rng.integers(12, 148, (8, 2)):
         scene[y : y + 2, x : x + 2] += 20
     return np.minimum(blur(scene, KERNEL), 1).astype(np.float32)
 
 
-def test_a_plateau_is_clipped_and_a_hot_pixel_is_not(xp: Any) -> None:
-    picture = np.full((3, 9, 11), 0.5, dtype=np.float32)
-    picture[0, 2:4, 3:6] = 1
-    picture[0, 2, 4] = 0.96  # noise
-    picture[1, 4, 4] = 1
-    picture[2, 2:4, 3:6] = 1.5  # no top at 1
-    found = to_host(find_saturated(xp.asarray(picture)))
-    expected = np.zeros(picture.shape, dtype=bool)
+def observe(image: Any, channel_axis: int | None = None) -> Observation:
+    return Observation.of(image, Settings.of(13, channel_axis, None, "two-step", None, 1.0, None, TWO_STARTS))
+
+
+# ---- where it is
+
+
+def test_a_plateau_is_saturated_and_a_hot_pixel_is_not(xp: Any) -> None:
+    image = np.full((3, 9, 11), 0.5, dtype=np.float32)
+    image[0, 2:4, 3:6] = 1
+    image[0, 2, 4] = 0.96  # noise
+    image[1, 4, 4] = 1
+    image[2, 2:4, 3:6] = 1.5  # no top at 1
+    expected = np.zeros(image.shape, dtype=bool)
     expected[0, 2:4, 3:6] = True
-    np.testing.assert_array_equal(found, expected)
+    assert_same(find_saturated(xp.asarray(image)), expected)
 
 
-def test_regions_reach_half_a_kernel_and_the_rim_but_not_across_the_border(xp: Any) -> None:
-    lights = np.zeros((2, 61, 71), dtype=bool)
-    lights[0, 20, 0] = True
-    traces, rims = (to_host(found) for found in light_masks(xp.zeros(lights.shape), xp.asarray(lights), (9, 13)))
-    for found, reach in ((traces, 7), (rims, RIM)):
-        expected = np.zeros(lights.shape, dtype=bool)
-        expected[0, 20 - reach : 21 + reach, : reach + 1] = True
-        np.testing.assert_array_equal(found, expected)
+def test_saturation_is_observed_in_each_channel(xp: Any) -> None:
+    gray = 0.5 * CAMERA
+    color = np.stack([gray, gray, gray], axis=-1)
+    color[40:44, 40:44, 2] = 1
+    observed = observe(xp.asarray(color), -1)
+    expected = np.zeros((1, 3, 160, 160), dtype=bool)
+    expected[0, 2, 40:44, 40:44] = True
+    assert_same(observed.saturated, expected)
+    assert observe(xp.asarray(gray)).saturated is None
 
 
-def test_white_paper_stays(xp: Any) -> None:
-    lights = np.zeros((2, 60, 60), dtype=bool)
-    lights[0, : int(60 * MAX_LIGHT_AREA)] = True
-    lights[1, :5] = True
-    traces, rims = light_masks(xp.zeros(lights.shape), xp.asarray(lights), (9, 9))
-    assert not to_host(traces)[0].any()
-    assert not to_host(rims)[0].any()
-    assert to_host(traces)[1].any()
+def test_masks_reach_half_a_kernel_and_a_rim_inside_the_image(xp: Any) -> None:
+    saturated = np.zeros((2, 61, 71), dtype=bool)
+    saturated[0, 20, 0] = True
+    masks = light_masks(xp.zeros(saturated.shape), xp.asarray(saturated), (9, 13))
+    for mask, radius in zip(masks, (7, RIM), strict=True):
+        expected = np.zeros(saturated.shape, dtype=bool)
+        expected[0, 20 - radius : 21 + radius, : radius + 1] = True
+        assert_same(mask, expected)
 
 
-def test_what_is_bright_beside_its_clipped_part_stays(xp: Any) -> None:
-    pictures, lights = np.full((2, 60, 60), 0.1), np.zeros((2, 60, 60), dtype=bool)
-    pictures[1, 20:40, 20:40] = DARK_SURROUND + 0.1
-    lights[:, 28:32, 28:32] = True
-    traces, rims = (to_host(found) for found in light_masks(xp.asarray(pictures), xp.asarray(lights), (9, 9)))
-    assert traces[0].any()
-    assert not traces[1].any()
-    assert not rims[1].any()
+def test_large_white_areas_and_bright_surrounds_are_no_lights(xp: Any) -> None:
+    images, saturated = np.zeros((4, 60, 60)), np.zeros((4, 60, 60), dtype=bool)
+    saturated[0, : int(60 * MAX_LIGHT_AREA)] = True
+    saturated[1, :5] = True
+    images[2:], saturated[2:, 28:32, 28:32] = 0.1, True
+    images[2, 20:40, 20:40] = DARK_SURROUND + 0.1
+    for mask in light_masks(xp.asarray(images), xp.asarray(saturated), (9, 9)):
+        assert to_host(mask).any(axis=(1, 2)).tolist() == [False, True, False, True]
+
+
+# ---- the image without it
 
 
 @pytest.mark.parametrize("shape", [(37, 50), (1, 8), (64, 64)])
-def test_filling_keeps_the_rest_and_stays_between_its_ends(xp: Any, shape: tuple[int, int]) -> None:
+def test_inpainting_keeps_the_rest_and_stays_in_its_range(xp: Any, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    picture = rng.random((2, *shape), dtype=np.float32)
-    mask = rng.random((2, *shape)) < 0.5
+    image, mask = rng.random((2, *shape), dtype=np.float32), rng.random((2, *shape)) < 0.5
     mask[1] = False
-    found = to_host(inpaint(xp.asarray(picture), xp.asarray(mask)))
-    np.testing.assert_array_equal(found[~mask], picture[~mask])
-    rest = picture[0][~mask[0]]
-    assert found.dtype == np.float32
-    assert (found[0] >= rest.min() - 1e-6).all()
-    assert (found[0] <= rest.max() + 1e-6).all()
+    result = to_host(inpaint(xp.asarray(image), xp.asarray(mask)))
+    assert result.dtype == np.float32
+    assert_same(result[~mask], image[~mask])
+    valid = image[0][~mask[0]]
+    assert (result[0] >= valid.min() - 1e-6).all()
+    assert (result[0] <= valid.max() + 1e-6).all()
 
 
-def test_a_lamp_in_a_flat_scene_leaves_nothing(xp: Any) -> None:
-    picture = np.full((40, 50), 0.25, dtype=np.float32)
-    mask = np.zeros(picture.shape, dtype=bool)
+def test_a_light_in_a_flat_scene_leaves_no_trace(xp: Any) -> None:
+    image, mask = np.full((40, 50), 0.25, dtype=np.float32), np.zeros((40, 50), dtype=bool)
     mask[10:30, 0:35] = True
-    picture[mask] = 1
-    np.testing.assert_allclose(to_host(inpaint(xp.asarray(picture), xp.asarray(mask))), 0.25, atol=1e-6)
+    image[mask] = 1
+    np.testing.assert_allclose(to_host(inpaint(xp.asarray(image), xp.asarray(mask))), 0.25, atol=1e-6)
 
 
-def test_a_picture_without_clipping_is_none_of_its_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> Any:
-        raise AssertionError("no light was clipped")
-
-    picture = blur(CAMERA, KERNEL)
-    expected = gd.estimate_kernel(picture, 13)
-    monkeypatch.setattr(two_step, "remove_lights", refuse)
-    np.testing.assert_array_equal(gd.estimate_kernel(picture, 13), expected)
+# ---- in the method
 
 
-def test_a_clipped_neighbour_disturbs_nothing() -> None:
-    plain = blur(CAMERA, KERNEL).astype(np.float32)
-    alone = gd.deblur(plain, 13, final=None)
-    both = gd.deblur(np.stack([plain, night()]), 13, final=None)
-    np.testing.assert_allclose(both.kernel[0], alone.kernel, atol=1e-6)
-    np.testing.assert_allclose(both.kernel[1], gd.deblur(night(), 13, final=None).kernel, atol=1e-6)
+def test_views_without_lights_exist_only_where_lights_are(xp: Any) -> None:
+    dark, plain = (observe(xp.asarray(image)) for image in (night(), blur(CAMERA, KERNEL).astype(np.float32)))
+    views = views_of(dark, (13, 13), TWO_STARTS)
+    assert views.full is dark.luminance
+    unlit, scoring = remove_lights(dark.luminance, dark.saturated[:, 0], (13, 13))
+    assert_same(views.unlit, unlit)
+    assert_same(views.scoring, scoring)
+    assert len(views.arrays) == 4
+    assert len(views_of(dark, (13, 13), gd.TwoStepOptions(starts=("wide",))).arrays) == 2
+    assert len(views_of(plain, (13, 13), TWO_STARTS).arrays) == 2
 
 
-def test_lamps_do_not_decide_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_lights = [float(kernel_similarity(gd.estimate_kernel(night(seed=seed), 13), KERNEL)) for seed in (0, 1)]
-    monkeypatch.setattr(deblur, "find_saturated", lambda planes: np.zeros(planes.shape, dtype=bool))
-    without = [float(kernel_similarity(gd.estimate_kernel(night(seed=seed), 13), KERNEL)) for seed in (0, 1)]
-    assert np.mean(with_lights) > np.mean(without) + 0.1
+def test_a_bright_image_with_saturated_paper_stays_as_it_is(xp: Any) -> None:
+    paper = np.full((60, 60), 0.9, dtype=np.float32)
+    paper[20:30, 20:30] = 1
+    observed = observe(xp.asarray(paper))
+    assert observed.saturated is not None
+    assert len(views_of(observed, (13, 13), TWO_STARTS).arrays) == 2
 
 
-def test_one_clipped_channel_is_enough() -> None:
-    gray = 0.5 * CAMERA
-    colour = np.stack([gray, gray, gray], axis=-1)
-    colour[40:44, 40:44, 2] = 1
-    seen = deblur._enter(colour, 13, -1, None, "two-step", 1.0, None)[1]
-    assert seen is not None
-    assert seen.sum() == 16
-    assert seen[40:44, 40:44].all()
-    assert deblur._enter(gray, 13, None, None, "two-step", 1.0, None)[1] is None
+def test_a_saturated_image_disturbs_no_other_in_its_stack() -> None:
+    options = dataclasses.replace(TWO_STARTS, iterations=1, finest_iterations=1)
+    images = [blur(CAMERA, KERNEL).astype(np.float32)[:64, :64], night()[:64, :64]]
+    kernels = gd.estimate_kernel(np.stack(images), 13, options=options)
+    for kernel, image in zip(kernels, images, strict=True):
+        np.testing.assert_allclose(kernel, gd.estimate_kernel(image, 13, options=options), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_removing_lights_improves_the_kernel() -> None:
+    gains = []
+    for seed in (0, 1):
+        observed = observe(night(seed=seed))
+        blind_to_lights = dataclasses.replace(observed, saturated=None)
+        kernels = (two_step(o, (13, 13), TWO_STARTS, lambda _: None)[0][0] for o in (observed, blind_to_lights))
+        aware, unaware = (float(kernel_similarity(kernel, KERNEL)) for kernel in kernels)
+        gains.append(aware - unaware)
+    assert np.mean(gains) > 0.1
