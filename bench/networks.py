@@ -39,7 +39,7 @@ ALONE: dict[str, Any] = {"starts": ("wide",), "smooth_weight": 0.0}
 
 def accuracy(args: Any) -> list[Row]:
     prior, rows = gd.priors.DiscriminativePrior(weights=args.weights_file), []
-    for path in sorted(folder for folder in args.images.iterdir() if folder.is_dir()):
+    for path in sorted(folder for folder in args.pictures.iterdir() if folder.is_dir()):
         folder = data.load_folder(path)
         side = min(min(picture.shape) for picture in folder.images)
         scales = [scale for scale in SCALES if scale * (side - 51) >= MIN_SIDE]
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--sizes", type=int, default=len(SHAPES), help="runtime: how many of the sizes")
     args = parser.parse_args(argv)
-    if args.kind == "accuracy" and args.images is None:
+    if args.kind == "accuracy" and args.pictures is None:
         parser.error("accuracy needs --pictures")
     rows = {"accuracy": accuracy, "runtime": runtime}[args.kind](args)
     if not args.no_record and not args.only:

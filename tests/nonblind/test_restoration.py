@@ -540,9 +540,9 @@ np.testing.assert_allclose(result, expected, rtol=1e-12)
 assert len(calls) == 4 and "dispatched to the 'gpudeblur' backend" in str(calls[0].message), calls
 # The deconvolution as a later scikit-image may have it: marked.
 from skimage.restoration import deconvolution
-from gpudeblur import restoration
+from gpudeblur.nonblind import scikit_image
 calls = []
-restoration.richardson_lucy = lambda *args, **kwargs: calls.append((args, kwargs)) or "dropin"
+scikit_image.richardson_lucy = lambda *args, **kwargs: calls.append((args, kwargs)) or "dropin"
 marked = _backends.dispatchable(deconvolution.richardson_lucy)
 assert marked(a, np.ones((3, 3)) / 9, num_iter=2).shape == a.shape and not calls
 with warnings.catch_warnings():
