@@ -135,7 +135,7 @@ def unknowable(name: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "size", "limit"),
     [
-        *(("camera", 25, 0.5), ("page", 15, 0.5), ("coins", 15, 0.5), ("gravel", 25, 0.5), ("grass", 15, 0.5)),
+        *(("camera", 25, 0.5), ("page", 15, 0.5), ("coins", 15, 0.5), ("gravel", 15, 0.5), ("grass", 15, 0.5)),
         *(("noise", 25, 0.1), ("ramp", 13, 0.1), ("constant", 9, 0.5)),
     ],
 )

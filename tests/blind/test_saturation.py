@@ -58,15 +58,16 @@ def test_a_plateau_is_saturated_and_a_hot_pixel_is_not(xp: Any) -> None:
     assert_same(find_saturated(xp.asarray(image)), expected)
 
 
-def test_saturation_is_observed_in_each_channel(xp: Any) -> None:
-    gray = 0.5 * CAMERA
-    color = np.stack([gray, gray, gray], axis=-1)
+def test_one_saturated_channel_makes_a_light(xp: Any) -> None:
+    color = np.full((80, 80, 3), 0.1, dtype=np.float32)
+    assert observe(xp.asarray(color), -1).saturated is None
     color[40:44, 40:44, 2] = 1
     observed = observe(xp.asarray(color), -1)
-    expected = np.zeros((1, 3, 160, 160), dtype=bool)
+    expected = np.zeros((1, 3, 80, 80), dtype=bool)
     expected[0, 2, 40:44, 40:44] = True
     assert_same(observed.saturated, expected)
-    assert observe(xp.asarray(gray)).saturated is None
+    unlit = views_of(observed, (13, 13), TWO_STARTS).unlit
+    np.testing.assert_allclose(to_host(unlit), 0.1, atol=1e-6)
 
 
 def test_masks_reach_half_a_kernel_and_a_rim_inside_the_image(xp: Any) -> None:
