@@ -184,8 +184,8 @@ def batch(
                     outcomes.append(outcome)
                     count(outcome.status == "failed")
         finally:  # also if the run is interrupted
-            place = {str(task.source): number for number, task in enumerate(tasks)}
-            outcomes.sort(key=lambda outcome: place[outcome.source])
+            order = {str(task.source): number for number, task in enumerate(tasks)}
+            outcomes.sort(key=lambda outcome: order[outcome.source])
             if report is not None and outcomes:
                 write_report(report, outcomes)
         rows = summary(outcomes, len(tasks), time.perf_counter() - start)

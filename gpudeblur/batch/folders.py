@@ -89,9 +89,9 @@ def plan(
         way_out = "name other folders" if recursive else "folders in folders need --recursive"
         raise ValueError(f"there is no picture ({', '.join(PICTURE_SUFFIXES)}) in what was named; {way_out}")
     tasks = []
-    for source, place in files:
-        output = out / (place if suffix is None else place.with_suffix(suffix))
-        tasks.append(FileTask(source, output, None if kernels is None else kernels / place.with_suffix(".npy")))
+    for source, relative in files:
+        output = out / (relative if suffix is None else relative.with_suffix(suffix))
+        tasks.append(FileTask(source, output, None if kernels is None else kernels / relative.with_suffix(".npy")))
     _check_outputs(tasks)
     return tasks
 

@@ -1,1 +1,1 @@
-"""Deblurring with an unknown kernel: the two-step method of Chen & Chang 2017. Read `deblur` first."""
+"""Deblurring with an unknown kernel: the two-step method of [Chen2017]. Read `deblur` first."""

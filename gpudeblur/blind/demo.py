@@ -1,14 +1,15 @@
-"""`gpudeblur demo`: a picture blurred by a known camera shake, and one that was really blurred, deblurred blind."""
+"""`gpudeblur demo`: an image blurred by a known camera shake, and one blurred by a camera, both deblurred blind."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..images.files import write_image
+from ..images.files import write_image, write_whole
 from ..images.planes import luminance
 from ..metrics import align, psnr, ssim
 from ..synthesis import blur, trajectory_kernel
@@ -96,8 +97,8 @@ def _seconds(result: BlindResult) -> float:
 def _scores(picture: np.ndarray, true: np.ndarray) -> tuple[float, float]:
     """PSNR and SSIM of the luminance at the best shift."""
     gray = luminance(np.moveaxis(picture.astype(np.float64) / 255, -1, 0))
-    found = align(gray, luminance(np.moveaxis(true.astype(np.float64), -1, 0)), border=BORDER)
-    return psnr(found.image, found.reference), ssim(found.image, found.reference)
+    aligned = align(gray, luminance(np.moveaxis(true.astype(np.float64), -1, 0)), border=BORDER)
+    return psnr(aligned.image, aligned.reference), ssim(aligned.image, aligned.reference)
 
 
 def _comparison(path: Path, pictures: list[tuple[str, np.ndarray]], kernels: list[tuple[str, Any]]) -> None:
@@ -111,14 +112,11 @@ def _comparison(path: Path, pictures: list[tuple[str, np.ndarray]], kernels: lis
     grid = figure.add_gridspec(len(kernels), len(pictures) + 1, width_ratios=[4] * len(pictures) + [2])
     panels = [(grid[:, i], title, picture) for i, (title, picture) in enumerate(pictures)]
     panels += [(grid[i, -1], title, kernel) for i, (title, kernel) in enumerate(kernels)]
-    for place, title, panel in panels:
-        axes = figure.add_subplot(place)
+    for cell, title, panel in panels:
+        axes = figure.add_subplot(cell)
         axes.imshow(panel, cmap="gray", interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
-    partial = path.with_name(f".{path.stem}.partial.png")
-    try:
-        figure.savefig(partial, dpi=110)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    write_whole(path, png.getvalue())

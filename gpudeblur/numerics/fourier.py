@@ -17,11 +17,11 @@ Shape = tuple[int, ...]
 def fast_size(size: int) -> int:
     """The next even size without prime factors above 7: fast in scipy.fft and cuFFT."""
     while True:
-        rest = size
+        cofactor = size
         for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and size % 2 == 0:
+            while cofactor % prime == 0:
+                cofactor //= prime
+        if cofactor == 1 and size % 2 == 0:
             return size
         size += 1
 

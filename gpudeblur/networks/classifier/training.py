@@ -64,8 +64,8 @@ class TrainConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("checkpoint_every", 1), ("threads", 1), ("warm_up", 0)):
-            check_count(name, getattr(self, name), minimum=least)
+        for name, minimum in (("steps", 1), ("checkpoint_every", 1), ("threads", 1), ("warm_up", 0)):
+            check_count(name, getattr(self, name), minimum=minimum)
         for name in ("rate", "clip"):
             check_number(name, getattr(self, name), "positive", lambda value: value > 0)
         for name in ("momentum", "weight_decay"):
