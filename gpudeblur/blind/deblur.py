@@ -151,11 +151,7 @@ def deblur(
         settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options, callback)
         observed = Observation.of(image, settings)
         checked, clock = time.perf_counter(), Clock(observed.xp)
-        parts, moments = [], [clock.now()]
-        for part in estimate(observed, settings):
-            moments.append(clock.now())
-            parts.append(part if final is None else restored(part, settings))
-            moments.append(clock.now())
+        parts = [restored(part, settings) for part in estimate(observed, settings, clock)]
         kernel, sharp, signals = joined(parts, len(observed))
         stack = without_channels(image, channel_axis)[:-2]
         info = as_info(signals, stack) | {"method": method, "final": final, "dtype": settings.options.dtype}
@@ -165,9 +161,8 @@ def deblur(
             planes = sharp if channel_axis is not None else sharp[:, 0]
             sharp = to_picture(planes.reshape(*stack, *planes.shape[1:]), gamma, image, channel_axis=channel_axis)
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
-        kernel_moments = zip(moments[::2], moments[1::2], strict=False)
-        seconds = sum(clock.seconds(end) - clock.seconds(start) for start, end in kernel_moments)
-        info["seconds_kernel"] = checked - begin + seconds
+        kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
+        info["seconds_kernel"] = checked - begin + kernel_seconds
         info["seconds"] = time.perf_counter() - begin
         return BlindResult(sharp, kernel, info)
 
@@ -188,7 +183,8 @@ def estimate_kernel(
     with device_errors():
         settings = Settings.of(kernel_size, channel_axis, device, method, None, gamma, prior, options, callback)
         observed = Observation.of(image, settings)
-        kernel, _, _ = joined(list(estimate(observed, settings)), len(observed))
+        parts = list(estimate(observed, settings, Clock(observed.xp)))
+        kernel, _, _ = joined(parts, len(observed))
         stack = without_channels(image, channel_axis)[:-2]
         return move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
 
@@ -201,19 +197,22 @@ class Part:
     observed: Observation
     kernel: Array  # (n, kh, kw)
     signals: dict[str, Array]  # (n,) each
+    start: Any  # moments of the clock, between which the kernel was estimated
+    end: Any
     progress: OnProgress  # of the restoration
     sharp: Array | None = None  # (n, C, H, W)
 
 
-def estimate(observed: Observation, settings: Settings) -> Iterator[Part]:
+def estimate(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one kernel size after the other."""
-    parts = []
+    parts, start = [], clock.now()
     for group, size, begin, fraction in by_size(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         images = observed[group]
         kernel, signals = two_step(images, size, settings.options, kernel_progress)
-        parts.append(Part(group, images, kernel, signals, final_progress))
+        parts.append(Part(group, images, kernel, signals, start, clock.now(), final_progress))
         yield parts[-1]
+        start = clock.now()
     if settings.kernel_size is not None:
         return
     truncated = sum(int((part.signals["border_mass"] > BORDER_MASS_LIMIT).sum()) for part in parts)
@@ -241,7 +240,9 @@ def by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, 
 
 def restored(part: Part, settings: Settings) -> Part:
     """`part` with its restoration, blended with the observed image by its confidence if the options are cautious."""
-    images, signals, final = part.observed, part.signals, str(settings.final)
+    if settings.final is None:
+        return part
+    images, signals, final = part.observed, part.signals, settings.final
     arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
     function = functools.partial(_restore, final=final)
     sharp, *measures = replayed(("restore", final), function, *arrays, report=part.progress)
