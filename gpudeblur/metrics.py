@@ -14,6 +14,18 @@ import scipy.fft
 
 from .numerics.arrays import Array, array_module, to_host
 
+__all__ = [
+    "Alignment",
+    "Scores",
+    "align",
+    "error_ratio",
+    "kernel_error",
+    "kernel_similarity",
+    "psnr",
+    "scores",
+    "ssim",
+]
+
 
 class Alignment(NamedTuple):
     """The result of `align`: `image` shifted onto `reference`, both without their border, and the remaining error."""

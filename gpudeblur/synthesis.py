@@ -15,6 +15,13 @@ from numpy.typing import DTypeLike
 
 from .images.checks import as_integer, check_choice, check_number, check_rule
 
+__all__ = [
+    "blur",
+    "gaussian_process_kernel",
+    "linear_kernel",
+    "trajectory_kernel",
+]
+
 # Samples per pixel of path, so that their bilinear weights add up to a smooth line.
 SAMPLES_PER_PIXEL = 8
 # Paths drawn until the mass of one is near its middle.
