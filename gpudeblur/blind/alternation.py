@@ -15,16 +15,12 @@ from ..numerics.chunks import map_in_chunks
 from ..numerics.fourier import rfft2
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.resample import resample
-from ..numerics.toeplitz import solve_kernel, zero_lag
 from .kernel_projection import initial_kernel, normalize, project
-from .kernel_step import normal_equations, select_edges, selection_window, window_pixels
+from .kernel_step import has_gradients, kernel_step, normal_equations, select_edges, selection_window, window_pixels
 from .latent import latent_step
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel
 from .schedule import Scale, schedule
-
-# A mean gradient that is rounding: an 8-bit image has steps of 4e-3.
-ROUNDING_GRADIENT = 1e-5
 
 
 def coarse_to_fine(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
@@ -73,7 +69,7 @@ def alternate(
 ) -> tuple[Array, Array, Array]:
     """Latent and kernel steps of one scale: (kernel, autocorrelation, correlation), with the last equations (11).
 
-    Nothing here may wait for a device: on one, it becomes part of a CUDA graph.
+    In float32 nothing here waits for a device: there it becomes part of a CUDA graph.
 
     Parameters
     ----------
@@ -115,24 +111,3 @@ def alternate(
 def _prior_weight(gradient_weight: float, options: TwoStepOptions) -> float | None:
     """mu of the prior, which decays as lambda does."""
     return None if options.prior is None else options.prior.weight * gradient_weight / options.gradient_weight
-
-
-def kernel_step(
-    autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, buffers: Workspace
-) -> Array:
-    """Eq. 11 solved from the kernel of the iteration before, with gamma a fraction of the gradients' energy; sum 1.
-
-    An image without gradients gets a delta.
-    """
-    xp, size = array_module(correlation), correlation.shape[-2:]
-    ridge = xp.multiply(zero_lag(autocorrelation), options.kernel_weight, out=buffers("ridge"))
-    kernel = solve_kernel(
-        autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, buffers=buffers
-    )
-    determined = has_gradients(autocorrelation, pixels, out=buffers("determined", dtype=bool))
-    return normalize(kernel, determined, out=buffers("kernel", *size))
-
-
-def has_gradients(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
-    """(...) bool: whether the selected gradients are more than rounding, so that they determine a kernel."""
-    return array_module(autocorrelation).greater(zero_lag(autocorrelation), ROUNDING_GRADIENT**2 * pixels, out=out)

@@ -40,7 +40,7 @@ from .observation import Observation
 from .options import Settings, TwoStepOptions
 from .two_step import two_step
 
-Group = slice | np.ndarray  # of the images of a stack: all, or their indices
+Group = np.ndarray | None  # indices of images in a stack; None: all of them
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class BlindResult:
 
         - ``confidence``: in [0, 1]; below 0.5 the kernel is a guess. It is made of ``border_mass``,
           ``spectral_match``, ``gradient_gain`` and ``agreement``, see `blind.confidence`.
-        - ``energy``: the logarithm of the objective by which the kernel was selected.
-        - ``strength``: the restoration's share in the result, see `TwoStepOptions.cautious`.
-        - ``residual``: rms of B - x * k for the restoration x, away from the borders.
-        - ``kernel_size``: as given, or the side found.
+        - ``energy``: log of the minimum of eq. 2 per pixel, one part of the score by which the kernel was selected.
+        - ``residual``: rms of B - x * k for the restoration x, away from the borders; only with a restoration.
+        - ``strength``: the restoration's share in the result, see `TwoStepOptions.cautious`; only if that is set, too.
+        - ``kernel_size``: the pair (height, width) if a size was given, else the estimated side.
 
         And for the run: ``backend`` ("numpy" or "cupy"), ``dtype``, ``method``, ``final``, ``seconds`` and
         ``seconds_kernel``.
@@ -87,8 +87,8 @@ def deblur(
 ) -> BlindResult:
     """Sharp image and blur kernel of a blurred image, or of each image of a stack.
 
-    Solves argmin_{x, k} |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 + kernel_weight |k|^2 for the
-    kernel (eq. 2 and 9), refines it by argmin_k |grad x * k - grad B|^2 + lambda |k|_0 (eq. 12), and restores the
+    Alternates argmin_x |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 (eq. 2) and
+    argmin_k |grad x * k - grad B|^2 + gamma |k|^2 (eq. 9), refines the kernel under |k|_0 (eq. 12), and restores the
     image with it under a prior for natural images (`deconvolve`).
 
     Parameters
@@ -126,8 +126,8 @@ def deblur(
     Raises
     ------
     TypeError, ValueError
-        An argument is not as described above; the message names the rule. All arguments are checked before the image
-        is read.
+        An argument is not as described above; the message names the rule. What can be checked without the image is
+        checked first.
     RuntimeError
         ``device="cuda"`` where there is none.
     Stopped
@@ -150,19 +150,20 @@ def deblur(
     with device_errors():
         settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options, callback)
         observed = Observation.of(image, settings)
-        checked, clock = time.perf_counter(), Clock(observed.xp)
-        parts = [restored(part, settings) for part in estimate(observed, settings, clock)]
-        kernel, sharp, signals = joined(parts, len(observed))
+        setup_end, clock = time.perf_counter(), Clock(observed.xp)
+        parts = [restore_part(part, settings) for part in estimate_parts(observed, settings, clock)]
+        warn_if_truncated(parts, settings)
+        kernel, sharp, signals = join_parts(parts, len(observed))
         stack = without_channels(image, channel_axis)[:-2]
         info = as_info(signals, stack) | {"method": method, "final": final, "dtype": settings.options.dtype}
         info["backend"] = backend_name(observed.xp)
-        info["kernel_size"] = settings.kernel_size or sides_of(parts, len(observed), stack)
+        info["kernel_size"] = settings.kernel_size or kernel_sides(parts, len(observed), stack)
         if sharp is not None:
             planes = sharp if channel_axis is not None else sharp[:, 0]
             sharp = to_picture(planes.reshape(*stack, *planes.shape[1:]), gamma, image, channel_axis=channel_axis)
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
-        info["seconds_kernel"] = checked - begin + kernel_seconds
+        info["seconds_kernel"] = setup_end - begin + kernel_seconds
         info["seconds"] = time.perf_counter() - begin
         return BlindResult(sharp, kernel, info)
 
@@ -183,8 +184,9 @@ def estimate_kernel(
     with device_errors():
         settings = Settings.of(kernel_size, channel_axis, device, method, None, gamma, prior, options, callback)
         observed = Observation.of(image, settings)
-        parts = list(estimate(observed, settings, Clock(observed.xp)))
-        kernel, _, _ = joined(parts, len(observed))
+        parts = list(estimate_parts(observed, settings, Clock(observed.xp)))
+        warn_if_truncated(parts, settings)
+        kernel, _, _ = join_parts(parts, len(observed))
         stack = without_channels(image, channel_axis)[:-2]
         return move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
 
@@ -203,42 +205,45 @@ class Part:
     sharp: Array | None = None  # (n, C, H, W)
 
 
-def estimate(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
+def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one kernel size after the other."""
-    parts, start = [], clock.now()
-    for group, size, begin, fraction in by_size(observed, settings):
+    start = clock.now()
+    for group, size, begin, fraction in groups_by_size(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
-        images = observed[group]
+        images = observed.subset(group)
         kernel, signals = two_step(images, size, settings.options, kernel_progress)
-        parts.append(Part(group, images, kernel, signals, start, clock.now(), final_progress))
-        yield parts[-1]
+        yield Part(group, images, kernel, signals, start, clock.now(), final_progress)
         start = clock.now()
+
+
+def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
+    """Warn of estimated windows that may be too small. Waits for a device where the kernel size was estimated."""
     if settings.kernel_size is not None:
         return
     truncated = sum(int((part.signals["border_mass"] > BORDER_MASS_LIMIT).sum()) for part in parts)
     if truncated:
         warn(
-            f"kernel_size=None found kernels that touch the border of their window in {truncated} of {len(observed)} "
-            "pictures; give a larger kernel_size if the blur is longer",
+            f"kernel_size=None found kernels that touch the border of their window in {truncated} of "
+            f"{sum(map(len, (part.kernel for part in parts)))} images; give a larger kernel_size if the blur is longer",
             RuntimeWarning,
         )
 
 
-def by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
+def groups_by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
     """(group, its kernel size, where it begins as a fraction of all images, what fraction it is)."""
     if settings.kernel_size is not None:
-        yield slice(None), settings.kernel_size, 0.0, 1.0
+        yield None, settings.kernel_size, 0.0, 1.0
         return
     sides = estimate_sizes(observed.luminance, observed.noise_scale, settings.options, settings.size_progress())
     begin = 0.0
     for side in np.unique(sides):
         group = np.flatnonzero(sides == side)
         fraction = len(group) / len(sides)
-        yield group if fraction < 1 else slice(None), (int(side), int(side)), begin, fraction
+        yield group if fraction < 1 else None, (int(side), int(side)), begin, fraction
         begin += fraction
 
 
-def restored(part: Part, settings: Settings) -> Part:
+def restore_part(part: Part, settings: Settings) -> Part:
     """`part` with its restoration, blended with the observed image by its confidence if the options are cautious."""
     if settings.final is None:
         return part
@@ -266,7 +271,7 @@ def _restore(
     return sharp, residual_mse(image, sharp, kernel, saturated), *result_signals(sharp, image, saturated)
 
 
-def joined(parts: Sequence[Part], n: int) -> tuple[Array, Array | None, dict[str, Array]]:
+def join_parts(parts: Sequence[Part], n: int) -> tuple[Array, Array | None, dict[str, Array]]:
     """(kernels, restorations or None, signals) of all `n` images in their order; smaller kernels are padded."""
     side = max(part.kernel.shape[-2:] for part in parts)
 
@@ -293,7 +298,7 @@ def as_info(signals: dict[str, Array], stack: tuple[int, ...]) -> dict[str, Any]
     }
 
 
-def sides_of(parts: Sequence[Part], n: int, stack: tuple[int, ...]) -> Any:
+def kernel_sides(parts: Sequence[Part], n: int, stack: tuple[int, ...]) -> Any:
     """The side of each image's kernel: an int for a single image, else an array."""
     sides = np.empty(n, dtype=int)
     for part in parts:

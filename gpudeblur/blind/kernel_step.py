@@ -1,4 +1,4 @@
-"""Kernel step: the blur kernel for a known latent image, by least squares on selected gradients (eq. 8-11)."""
+"""Kernel step: the blur kernel for a known latent image, by least squares on selected gradients (eq. 9-11)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import numpy as np
 from ..numerics.arrays import Array, Workspace, array_module, goes_to_cuda
 from ..numerics.filters import gradient, gradient_adjoint, per_image
 from ..numerics.fourier import irfft2, rfft2
+from ..numerics.toeplitz import solve_kernel, zero_lag
+from .kernel_projection import normalize
+from .options import TwoStepOptions
 
+# A mean gradient that is rounding: an 8-bit image has steps of 4e-3.
+ROUNDING_GRADIENT = 1e-5
 Window = tuple[int, int, int, int]  # (top, bottom, left, right): rows top..bottom - 1, columns left..right - 1
 
 
@@ -185,3 +190,24 @@ def central_lags(correlation: Array, rows: int, columns: int, *, out: Array | No
     xp = array_module(correlation)
     y, x = xp.arange(-rows, rows + 1), xp.arange(-columns, columns + 1)
     return xp.ascontiguousarray(correlation[..., y[:, None], x])
+
+
+def kernel_step(
+    autocorrelation: Array, correlation: Array, kernel: Array, pixels: int, options: TwoStepOptions, buffers: Workspace
+) -> Array:
+    """Eq. 11 solved from the kernel of the iteration before, with gamma a fraction of the gradients' energy; sum 1.
+
+    An image without gradients gets a delta.
+    """
+    xp, size = array_module(correlation), correlation.shape[-2:]
+    ridge = xp.multiply(zero_lag(autocorrelation), options.kernel_weight, out=buffers("ridge"))
+    kernel = solve_kernel(
+        autocorrelation, correlation, kernel, ridge, options.kernel_solver, options.kernel_iterations, buffers=buffers
+    )
+    determined = has_gradients(autocorrelation, pixels, out=buffers("determined", dtype=bool))
+    return normalize(kernel, determined, out=buffers("kernel", *size))
+
+
+def has_gradients(autocorrelation: Array, pixels: int, out: Array | None = None) -> Array:
+    """(...) bool: whether the selected gradients are more than rounding, so that they determine a kernel."""
+    return array_module(autocorrelation).greater(zero_lag(autocorrelation), ROUNDING_GRADIENT**2 * pixels, out=out)

@@ -32,7 +32,7 @@ def latent_step(
 ) -> Array:
     """argmin_x |x * k - B|^2 + lambda |grad x|_0 + alpha |grad x - grad z|^2 by half-quadratic splitting (eq. 2-7).
 
-    beta runs from 2 lambda by factors of `beta_rate` up to `beta_max`. Each iteration is a hard threshold of the
+    beta runs from 2 lambda by factors of `beta_rate` while below `beta_max`. Each iteration is a hard threshold of the
     gradients (eq. 4), the smooth map (eq. 5) while alpha still counts beside beta, and the closed form (eq. 7).
 
     A prior adds mu p(x) to the objective. Each iteration then takes its step too, u = argmin_u eta |x - u|^2 + mu p(u),
@@ -69,10 +69,10 @@ def latent_step(
     kernel = xp.broadcast_to(kernel, (*blurred.shape[:-2], *kernel.shape[-2:]))
     otf = psf_to_otf(kernel, shape, out=buffers.spectrum("otf"), scratch=buffers.image("split"))
     data, power = data_terms(otf, rfft2(blurred) if blurred_hat is None else blurred_hat, out=buffers.power("power"))
-    checked, mu = None if prior is None else Checked(prior), 0.0
-    if checked is not None:
-        mu = checked.weight if prior_weight is None else prior_weight
-        eta_max = checked.eta_max if eta_max is None else eta_max
+    checked_prior, mu = None if prior is None else Checked(prior), 0.0
+    if checked_prior is not None:
+        mu = checked_prior.weight if prior_weight is None else prior_weight
+        eta_max = checked_prior.eta_max if eta_max is None else eta_max
         check_weight("prior_weight", mu)
         check_eta("eta_max", eta_max)
     latent, beta = blurred, 2 * gradient_weight
@@ -91,10 +91,10 @@ def latent_step(
                 buffers=buffers,
             )
         coupled = power
-        if checked is not None and eta_max is not None and mu:
+        if checked_prior is not None and eta_max is not None and mu:
             # F(beta D^T g + eta u) is one transform, and |F k|^2 + eta one spectrum
             eta = min(beta * mu / gradient_weight, eta_max)
-            dt_g += xp.multiply(checked.step(latent, mu / eta), eta / weight, out=buffers.image("coupled"))
+            dt_g += xp.multiply(checked_prior.step(latent, mu / eta), eta / weight, out=buffers.image("coupled"))
             coupled = xp.add(power, eta, out=buffers.power("coupled power"))
         dt_g_hat = rfft2(dt_g, overwrite=True, out=buffers.spectrum("hat"))
         solution = spectral_solve(data, dt_g_hat, coupled, weight, shape)  # eq. 7
@@ -111,7 +111,7 @@ def objective(latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weig
     latent : (..., H, W), periodic.
     kernel : (..., kh, kw).
     blurred_hat : `rfft2` of the blurred image.
-    threshold : lambda / beta at the end of the continuation, the last threshold of eq. 4.
+    threshold : squared gradients below it count as 0, such as lambda / beta_max, near the last threshold of eq. 4.
     """
     shape = latent.shape[-2:]
     residual = irfft2(psf_to_otf(kernel, shape) * rfft2(latent) - blurred_hat, shape, overwrite=True)

@@ -23,7 +23,7 @@ class Observation:
     ----------
     image : (n, C, H, W) float, linear light; C is 1 for gray images.
     luminance : (n, H, W), what the kernel is estimated from.
-    saturated : (n, C, H, W) bool, where the sensor was at its top; None where no image is saturated anywhere.
+    saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
     """
 
@@ -48,19 +48,19 @@ class Observation:
         channels = 1 if settings.channel_axis is None else planes.shape[-3]
         planes = planes.reshape(-1, channels, height, width)
         saturated = find_saturated(planes)
-        extremes = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
-        checks.check_largest(float(extremes[0]), planes.dtype)
+        largest, any_saturated = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
+        checks.check_largest(float(largest), planes.dtype)
         if settings.kernel_size is None:
             checks.check_minimum_size((height, width))
         else:
             checks.check_kernel_size(settings.kernel_size, (height, width))
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if settings.channel_axis is None else luminance(planes)
-        return cls(planes, gray, saturated if extremes[1] else None, noise_scale(gray))
+        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray))
 
-    def __getitem__(self, group: slice | np.ndarray) -> Observation:
-        """Some of the images, in a stack of their own."""
-        if isinstance(group, slice):
+    def subset(self, group: np.ndarray | None) -> Observation:
+        """The images with the indices in `group`; None: all."""
+        if group is None:
             return self
         indices = array_module(self.image).asarray(group)
         saturated = None if self.saturated is None else self.saturated[indices]

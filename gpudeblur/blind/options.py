@@ -51,9 +51,9 @@ class TwoStepOptions:
     ----------
     starts : tuple of str
         Initializations, names in `STARTS`. The kernel that scores best is kept, for each image by itself
-        (`selection`). Values in `STARTS` override these options for that initialization; the finest scale always uses
-        these options. Each costs about as much as the finest scale. With a single one nothing is scored, and
-        ``("wide",)`` is the fastest choice.
+        (`selection`). Values in `STARTS` override these options for that initialization; the finest scale uses these
+        options, except as `schedule.finest_options` states. Each costs about as much as the finest scale. With a single
+        one nothing is ranked, and ``("wide",)`` is the fastest choice.
     finest_candidates : int
         How many initializations, the best ones, are taken through the finest scale.
     cautious : bool
@@ -87,7 +87,7 @@ class TwoStepOptions:
     iterations : int
         Latent and kernel steps at each scale but the finest.
     scale_ratio : float
-        Ratio of the sides of one scale to those of the next (paper: 1 / sqrt(2)).
+        Ratio of the sides of one scale to those of the next, at most 0.95 (paper: 1 / sqrt(2)).
     smallest_kernel : int
         Longer side of the coarsest kernel, in pixels (paper: 3; [Pan2014]: 7).
 
@@ -171,6 +171,9 @@ class TwoStepOptions:
     refine_beta: float = 0.1
 
     def __post_init__(self) -> None:
+        integers = ("iterations", "finest_iterations", "kernel_iterations", "finest_candidates")
+        for name in (*integers, "smallest_kernel", "support_margin"):
+            self._check(name, isinstance(getattr(self, name), int), "be an integer")
         self._check_pair("edge_fraction", lambda end: 0 < end <= 1, "be two numbers in (0, 1]")
         self._check_pair("iteration_threshold", lambda end: 0 <= end < 1, "be two numbers in [0, 1)")
         self._check_pair("finest_gradient_weight", lambda end: 0 < end < math.inf, "be two positive numbers")
@@ -184,7 +187,6 @@ class TwoStepOptions:
             self._check(name, getattr(self, name) > 0, "be positive")
         for name in ("smooth_weight", "kernel_weight", "support_margin"):
             self._check(name, getattr(self, name) >= 0, "not be negative")
-        integers = ("iterations", "finest_iterations", "kernel_iterations", "finest_candidates")
         for name in ("gradient_weight_decay", *integers):
             self._check(name, getattr(self, name) >= 1, "be at least 1")
         for name in ("kernel_threshold", "kernel_component", "finest_threshold"):
@@ -193,14 +195,11 @@ class TwoStepOptions:
         self._check("beta_max", self.beta_max > 2 * self.gradient_weight, "exceed 2 gradient_weight")
         finest = 2 * max(self.finest_gradient_weight)
         self._check("finest_beta_max", self.finest_beta_max > finest, "exceed 2 finest_gradient_weight")
-        self._check("scale_ratio", 0 < self.scale_ratio < 1, "be in (0, 1)")
-        self._check("scale_ratio", self.scale_ratio <= 0.95, "be at most 0.95")
+        self._check("scale_ratio", 0 < self.scale_ratio <= 0.95, "be in (0, 0.95]")
         self._check("smallest_kernel", self.smallest_kernel >= 3, "be at least 3")
         self._check("smallest_kernel", self.smallest_kernel % 2 == 1, "be odd")
         self._check("support_margin", self.support_margin % 2 == 0, "be even")
         self._check("kernel_solver", self.kernel_solver in ("nnls", "cg"), "be 'nnls' or 'cg'")
-        for name in (*integers, "smallest_kernel", "support_margin"):
-            self._check(name, isinstance(getattr(self, name), int), "be an integer")
         minimum = self.gradient_weight_min
         self._check("gradient_weight_min", minimum <= self.gradient_weight, "not exceed gradient_weight")
         for name, default in vars(type(self)).items():
@@ -210,7 +209,8 @@ class TwoStepOptions:
         self._check("prior", self.prior is None or complete, "have a weight and a step (gpudeblur.priors.Prior)")
         hashable = getattr(type(self.prior), "__hash__", None) is not None
         self._check("prior", hashable, "be hashable, as a frozen dataclass is")
-        self._check("finest_prior", isinstance(self.finest_prior, bool), "be True or False")
+        for name in ("finest_prior", "cautious", "refine"):
+            self._check(name, isinstance(getattr(self, name), bool), "be True or False")
         self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")
 
     def _check_pair(self, name: str, holds: Callable[[float], bool], rule: str) -> None:

@@ -22,7 +22,7 @@ class Iteration:
     """The numbers of one latent step and one kernel step."""
 
     gradient_weight: float  # lambda
-    edge_fraction: float  # of the latent gradients, the strongest ones, which select the kernel
+    edge_fraction: float  # fraction of the latent gradients, the strongest ones, that the kernel step uses
     threshold: float = 0.0  # fraction of the kernel's maximum under which its pixels become 0 after the step
 
 
@@ -41,8 +41,8 @@ class Scale:
 def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> list[Scale]:
     """All scales for an image of `shape` and a kernel of `size`, the coarsest first.
 
-    The last one, of full size, is only where the kernel arrives; what runs there is `finest_scale`. Where the kernel is
-    so small that there is one scale, it runs as it stands here.
+    The last entry, of full size, only gives the kernel's final size; `finest_scale` has what runs there. If the kernel
+    is so small that there is one scale, that one runs as it stands here.
     """
     support = support_size(size, shape, options.support_margin)
     sizes = kernel_sizes(support, ratio=options.scale_ratio, smallest=options.smallest_kernel)
@@ -75,7 +75,7 @@ def finest_options(options: TwoStepOptions) -> list[TwoStepOptions]:
     """The options of each run of one candidate at the finest scale.
 
     The smooth prior is off there, and so is the prior on the latent image unless `finest_prior` is set. With a single
-    initialization nothing is scored, and the first variant runs alone.
+    initialization nothing is ranked, and the first variant runs alone.
     """
     variants = FINEST_VARIANTS if len(options.starts) > 1 else FINEST_VARIANTS[:1]
     prior = options.prior if options.finest_prior else None

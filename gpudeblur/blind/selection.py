@@ -59,7 +59,7 @@ class KernelScores:
 def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelScores:
     """Score each kernel (n, kh, kw) on its image (n, H, W), which is divided by its `noise_scale` (n,).
 
-    This costs about a dozen iterations of the latent step at full size.
+    This costs 15 iterations of the latent step at full size.
     """
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
@@ -81,8 +81,8 @@ def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelSco
     return KernelScores(energy, match, gain, noise_scale)
 
 
-def rank(scores: Sequence[KernelScores], n: int | None = None) -> Array:
-    """(n, images): the indices of the `n` best candidates of each image, best first; None: of all candidates.
+def rank(scores: Sequence[KernelScores], count: int | None = None) -> Array:
+    """(count, n): the indices of the `count` best candidates of each image, best first; None: of all candidates.
 
     Of equal candidates the first comes first. Each is compared with each, since a sort would wait for the device.
     """
@@ -90,7 +90,7 @@ def rank(scores: Sequence[KernelScores], n: int | None = None) -> Array:
     score = stack([candidate.score for candidate in scores])
     equal_and_earlier = (score == score[:, None]) & constant(xp, _earlier, candidates)
     ranks = ((score > score[:, None]) | equal_and_earlier).sum(axis=1)
-    return stack([(ranks == i).argmax(axis=0) for i in range(n or candidates)])
+    return stack([(ranks == i).argmax(axis=0) for i in range(count or candidates)])
 
 
 def _earlier(n: int) -> np.ndarray:

@@ -3,7 +3,8 @@
     initializations -> coarse to fine { latent step <-> kernel step } -> ranking -> the best candidates:
     finest scale { latent step <-> kernel step } -> refinement of the kernel -> selection
 
-On a GPU all initializations are one CUDA graph, each of them a branch, and so is the finest scale.
+On a GPU, in float32 and for small stacks, all initializations are one CUDA graph, each of them a branch of it, and so
+is the finest scale.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from ..images.noise import divide_by_noise
 from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side, stack
 from ..numerics.progress import OnProgress, subrange
 from ..priors.protocol import is_replayable
-from .alternation import coarse_to_fine, has_gradients, run_scale
+from .alternation import coarse_to_fine, run_scale
 from .confidence import border_mass, confidence
 from .kernel_projection import normalize, project
 from .kernel_refine import refine_kernel
-from .kernel_step import selection_window, window_pixels
+from .kernel_step import has_gradients, selection_window, window_pixels
 from .observation import Observation
 from .options import TwoStepOptions
 from .saturated_lights import remove_lights
@@ -109,7 +110,8 @@ def coarse_kernels(
 
     Returns
     -------
-    Kernels (starts, n, *size), and their `KernelScores` energy, match and gain, (starts, n) each.
+    Kernels (starts, n, *size), and their `KernelScores` energy, match and gain, (starts, n) each. With a single
+    initialization there is nothing to rank, and these are not computed: they hold `noise_scale`.
     """
     views, several = Views(*arrays), len(options.starts) > 1
     scoring = views.full
@@ -121,7 +123,7 @@ def coarse_kernels(
         progress = subrange(report, i / len(options.starts), 1 / len(options.starts))
         kernel = coarse_to_fine(image, size, options.of_start(name), progress)
         if not several:
-            return kernel, *(views.noise_scale,) * 3  # nothing to choose from
+            return kernel, *(views.noise_scale,) * 3
         return kernel, *score_kernels(scoring, kernel, views.noise_scale).parts
 
     results = side_by_side(
