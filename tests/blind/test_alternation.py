@@ -10,9 +10,17 @@ import pytest
 from laws import assert_same
 from skimage.data import camera
 
-from gpudeblur.blind.alternation import ROUNDING_GRADIENT, alternate, coarse_to_fine, has_gradients, kernel_step
+from gpudeblur.blind.alternation import alternate, coarse_to_fine
 from gpudeblur.blind.kernel_projection import initial_kernel, project
-from gpudeblur.blind.kernel_step import normal_equations, select_edges, selection_window, window_pixels
+from gpudeblur.blind.kernel_step import (
+    ROUNDING_GRADIENT,
+    has_gradients,
+    kernel_step,
+    normal_equations,
+    select_edges,
+    selection_window,
+    window_pixels,
+)
 from gpudeblur.blind.latent import latent_step
 from gpudeblur.blind.options import STARTS, TwoStepOptions
 from gpudeblur.blind.schedule import Iteration, Scale, schedule

@@ -112,7 +112,7 @@ def test_a_stack_of_color_images_has_a_size_each(xp: Any) -> None:
 
 def test_a_kernel_at_the_border_of_its_window_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_size, "WINDOWS", (7,))
-    message = "kernel_size=None found kernels that touch the border of their window in 1 of 1 pictures; give a larger"
+    message = "kernel_size=None found kernels that touch the border of their window in 1 of 1 images; give a larger"
     with pytest.warns(RuntimeWarning, match=re.escape(message)):
         gd.deblur(blurred(21, 96), final=None, options=QUICK)
 

@@ -18,8 +18,8 @@ from gpudeblur.priors import DarkChannel, L0Intensity
 # ---- the options of the method
 
 POSITIVE = ["gradient_weight", "gradient_weight_min", "smooth_sigma", "refine_weight", "refine_beta"]
-NOT_NEGATIVE = ["smooth_weight", "kernel_weight", "support_margin"]
-AT_LEAST_ONE = ["gradient_weight_decay", "iterations", "finest_iterations", "kernel_iterations", "finest_candidates"]
+NOT_NEGATIVE = ["smooth_weight", "kernel_weight"]
+COUNTS = ["iterations", "finest_iterations", "kernel_iterations", "finest_candidates"]
 FRACTIONS = ["kernel_threshold", "kernel_component", "finest_threshold"]
 
 
@@ -37,7 +37,10 @@ NAN = float("nan")
 REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
     *((name, "be positive", (0, -1e-9, NAN)) for name in POSITIVE),
     *((name, "not be negative", (-2, NAN)) for name in NOT_NEGATIVE),
-    *((name, "be at least 1", (0, 0.5, -3, NAN)) for name in AT_LEAST_ONE),
+    ("support_margin", "not be negative", (-2,)),
+    ("gradient_weight_decay", "be at least 1", (0, 0.5, -3, NAN)),
+    *((name, "be at least 1", (0, -3)) for name in COUNTS),
+    *((name, "be an integer", (0.5, 1.5, NAN, "8")) for name in COUNTS),
     *((name, "be in [0, 1)", (-0.1, 1, 2.0, NAN)) for name in FRACTIONS),
     (
         "edge_fraction",
@@ -55,18 +58,16 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
     ("starts", f"be names out of {NAMES}", ((), ("narrow",), "wide", (1,), None)),
     ("beta_rate", "be above 1", (1, 0.5, -2, NAN)),
     ("beta_max", "exceed 2 gradient_weight", (0, 0.0019, -1, NAN)),
-    ("scale_ratio", "be in (0, 1)", (0, 1, 1.5, -0.5, NAN)),
-    ("scale_ratio", "be at most 0.95", (0.96,)),
+    ("scale_ratio", "be in (0, 0.95]", (0, 0.96, 1, 1.5, -0.5, NAN)),
     ("smallest_kernel", "be at least 3", (1, 2, 0, -3)),
     ("smallest_kernel", "be odd", (4,)),
     ("support_margin", "be even", (1, 7)),
-    ("iterations", "be an integer", (1.5,)),
     ("gradient_weight_min", "not exceed gradient_weight", (1.0,)),
     ("smooth_weight", "be finite", (float("inf"),)),
     ("kernel_solver", "be 'nnls' or 'cg'", ("fft", "CG", None)),
     ("prior", "have a weight and a step (gpudeblur.priors.Prior)", ("dark", 1, L0Intensity)),
     ("prior", "be hashable, as a frozen dataclass is", (Unhashable(),)),
-    ("finest_prior", "be True or False", (1, None)),
+    *((name, "be True or False", (1, None)) for name in ("finest_prior", "cautious", "refine")),
     ("dtype", "be 'float32' or 'float64'", ("float16", "f4", None)),
 ]
 
