@@ -92,7 +92,8 @@ def test_beta_max_is_compared_with_the_weight_beside_it(beta_max: str, weight: s
 
 def test_a_value_at_the_edge_of_a_rule_is_accepted() -> None:
     edges: dict[str, Any] = dict.fromkeys(("smooth_weight", "kernel_weight", "support_margin", "kernel_threshold"), 0)
-    edges |= dict.fromkeys((*COUNTS, "gradient_weight_decay"), 1) | {"finest_threshold": 0, "kernel_component": 0.99, "edge_fraction": (1, 1)}
+    edges |= dict.fromkeys((*COUNTS, "gradient_weight_decay"), 1)
+    edges |= {"finest_threshold": 0, "kernel_component": 0.99, "edge_fraction": (1, 1)}
     edges |= {"iteration_threshold": (0.99, 0.01), "finest_gradient_weight": (1e-9, 1.0), "smallest_kernel": 3}
     edges |= {"starts": ("text", "wide"), "prior": L0Intensity(), "kernel_solver": "cg", "dtype": "float64"}
     edges |= {"cautious": False, "refine": False, "finest_prior": True}
