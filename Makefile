@@ -40,10 +40,10 @@ lint: $(READY)
 	$(RUN) mypy
 
 test: $(READY)
-	$(RUN) pytest -n auto -m "not slow"
+	$(RUN) pytest -n auto --dist worksteal -m "not slow"
 
 test-all: lint
-	$(RUN) pytest -n auto
+	$(RUN) pytest -n auto --dist worksteal
 
 test-gpu: $(READY)
 	$(PIP_INSTALL) --editable ".[cuda13]"
