@@ -159,7 +159,7 @@ def test_noise_has_its_sigma_and_its_seed():
 
 # ------------------------------------------------------------------ what is refused
 BOX = np.full((3, 3), 1 / 9)
-RANDOM_REFUSED = [
+RANDOM_REFUSED: list[tuple[float, dict[str, object], str]] = [
     (24, {}, "size must be odd and at least 3, got 24; use 25"),
     (-5, {}, "size must be odd and at least 3, got -5; use 3"),
     (25.0, {}, "size must be an odd integer, got 25.0"),

@@ -27,11 +27,11 @@ def dense(autocorrelation: Any, ridge: Any) -> np.ndarray:
 
 def test_the_named_solver_runs(xp: Any) -> None:
     """And leaves its inputs alone."""
-    arrays, before = ([xp.asarray(x) for x in system((5, 7))] for _ in range(2))
+    a, rhs, start, ridge = arrays = [xp.asarray(x) for x in system((5, 7))]
     for solver in ("cg", "nnls"):
-        out = toeplitz.solve_kernel(*arrays, solver, 7)  # type: ignore[misc]
+        out = toeplitz.solve_kernel(a, rhs, start, ridge, solver, 7)
         assert_same(out, getattr(toeplitz, f"toeplitz_{solver}")(*arrays, 7))
-    for after, array in zip(arrays, before, strict=True):
+    for after, array in zip(arrays, system((5, 7)), strict=True):
         assert_same(after, array)
 
 
