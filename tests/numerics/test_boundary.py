@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_close, assert_same
+from scipy.ndimage import laplace
 from skimage import data
 
 from gpudeblur.numerics.arrays import to_host
@@ -25,10 +26,6 @@ def scene(shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
     y, x = np.indices(shape[-2:])
     base = 0.2 + 0.6 * y / shape[-2] + 0.1 * np.sin(x / 5 + 1) + 0.15 * x / shape[-1]
     return (base + 0.01 * np.random.default_rng(0).normal(size=shape)).astype(dtype)
-
-
-def laplacian(u: np.ndarray) -> np.ndarray:
-    return sum(np.roll(u, step, axis) for step in (-1, 1) for axis in (-2, -1)) - 4 * u
 
 
 @in_every_case
@@ -73,10 +70,10 @@ def test_nothing_jumps_where_the_grid_closes(xp: Any, shape: tuple[int, int]) ->
 def test_the_margins_are_harmonic(xp: Any, shape: tuple[int, int]) -> None:
     """The right one is made first, beside the picture alone, even about the picture's first and last row."""
     wide = to_host(pad_liu_jia(xp.asarray(scene(shape)), (9, 13)))
-    assert np.abs(laplacian(wide)[shape[0] :]).max() < 1e-12
-    assert np.abs(laplacian(wide)[: shape[0], : shape[1]]).max() > 1e-2
+    assert np.abs(laplace(wide, mode="wrap")[shape[0] :]).max() < 1e-12
+    assert np.abs(laplace(wide, mode="wrap")[: shape[0], : shape[1]]).max() > 1e-2
     mirrored = np.pad(wide[: shape[0]], ((1, 1), (0, 0)), mode="symmetric")
-    assert np.abs(laplacian(mirrored)[1:-1, shape[1] :]).max() < 1e-12
+    assert np.abs(laplace(mirrored, mode="wrap")[1:-1, shape[1] :]).max() < 1e-12
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -86,18 +83,6 @@ def test_mirroring_the_picture_mirrors_the_margin(xp: Any, axis: int) -> None:
     wide, mirrored = (to_host(pad_liu_jia(xp.asarray(np.ascontiguousarray(a)), (8, 8))) for a in (u, np.flip(u, axis)))
     expected = np.roll(np.flip(wide, axis), shape[axis], axis)
     np.testing.assert_allclose(mirrored, expected, atol=1e-13)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, dtype: str) -> None:
-    stack = scene((2, 2, 17, 22), dtype)
-    stack[0, 1], stack[1, 0] = np.nan, 0
-    out = to_host(pad_liu_jia(xp.asarray(stack), (6, 4)))
-    for i in np.ndindex(2, 2):
-        alone = pad_liu_jia(xp.asarray(stack[i]), (6, 4))
-        (assert_same if xp is np else lambda a, b: assert_close(a, b, rtol=1e-5))(out[i], alone)
-    assert np.isnan(out[0, 1]).all()
-    assert not out[1, 0].any()
 
 
 def test_deconvolution_rings_less_than_with_zeros(xp: Any) -> None:
@@ -151,13 +136,15 @@ def test_a_constant_picture_stays_constant_in_every_mode(xp: Any, mode: str) -> 
 
 
 @in_every_mode
-def test_an_extended_batch_equals_a_loop(xp: Any, mode: str) -> None:
-    stack = scene((2, 2, 21, 24))
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, mode: str, dtype: str, tolerance: float) -> None:
+    stack = scene((2, 2, 21, 24), dtype)
     stack[0, 1], stack[1, 0] = np.nan, 0
-    kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 11, 11)
+    kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 11, 11).astype(dtype)
     out = to_host(pad(xp.asarray(stack), xp.asarray(kernels), mode))
     for i in np.ndindex(2, 2):
-        assert_close(out[i], pad(xp.asarray(stack[i]), xp.asarray(kernels[i]), mode), rtol=1e-10, atol=1e-14)
+        alone = pad(xp.asarray(stack[i]), xp.asarray(kernels[i]), mode)
+        assert_close(out[i], alone, rtol=0 if xp is np else tolerance, atol=0 if xp is np else tolerance / 1e4)
     assert np.isnan(out[0, 1]).all()
     assert not out[1, 0].any()
 
