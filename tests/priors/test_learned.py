@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,12 @@ def test_probability_checks_its_images(random_weights: Path) -> None:
     assert prior.probability(images().astype(np.float16)).dtype == np.float32
     with pytest.raises(ValueError, match=r"images must be floats \(..., H, W\), got shape \(3, 3\), uint8"):
         prior.probability(np.zeros((3, 3), np.uint8))
+
+
+def test_without_torch_a_prior_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match="needs PyTorch"):
+        DiscriminativePrior()
 
 
 def test_weights_of_the_package_separate_blurred_from_clear() -> None:
