@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpudeblur.networks import bridge
+from gpudeblur.numerics.arrays import to_host
 
 torch = pytest.importorskip("torch")
 
@@ -18,11 +19,9 @@ def images(*lead: int, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(1).random((*lead, 7, 9)).astype(dtype)
 
 
-class Square(torch.nn.Module):
+def square(x: Any) -> Any:
     """One number per image with the gradient 2 x."""
-
-    def forward(self, x: Any) -> Any:
-        return (x * x).sum(dim=(1, 2, 3))
+    return (x * x).sum(dim=(1, 2, 3))
 
 
 def test_round_trip_shares_memory() -> None:
@@ -52,10 +51,10 @@ def test_device_memory_and_stream_are_shared(cupy: Any) -> None:
         with stream, bridge.stream_of(x):
             tensor = bridge.to_torch(x)
             assert torch.cuda.current_stream().cuda_stream == stream.ptr
-            result = bridge.from_torch(tensor, x)
+            result: Any = bridge.from_torch(tensor, x)
         assert tensor.data_ptr() == x.data.ptr == result.data.ptr
         assert type(result) is cupy.ndarray
-    np.testing.assert_allclose(bridge.gradient(Square(), x).get(), 2 * x.get(), rtol=1e-6)
+    np.testing.assert_allclose(to_host(bridge.gradient(square, x)), 2 * x.get(), rtol=1e-6)
     with pytest.raises(ValueError, match="module must be on cuda:0, where the picture is, got weight on cpu"):
         bridge.apply_network(torch.nn.Conv2d(1, 1, 3, padding=1), x)
 
@@ -63,11 +62,14 @@ def test_device_memory_and_stream_are_shared(cupy: Any) -> None:
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gradient_of_each_image(lead: tuple[int, ...], dtype: Any) -> None:
+    """A NaN in one does not disturb its neighbours."""
     x = images(*lead, dtype=dtype)
-    result = bridge.gradient(Square(), x)
+    if lead:
+        x[-1, ..., 2, 2] = np.nan
+    result = bridge.gradient(square, x)
     assert result.dtype == dtype
     np.testing.assert_allclose(result, 2 * x, rtol=1e-6)
-    np.testing.assert_allclose(bridge.evaluate(Square(), x), (x * x).sum(axis=(-2, -1)), rtol=1e-5)
+    np.testing.assert_allclose(bridge.evaluate(square, x), (x * x).sum(axis=(-2, -1)), rtol=1e-5)
 
 
 def test_apply_network_keeps_the_shape_and_passes_arguments() -> None:
@@ -82,22 +84,6 @@ def test_gradient_overrides_no_grad_and_leaves_none_in_the_network() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_nan_image_does_not_disturb_its_neighbors() -> None:
-    x = images(3)
-    x[1, 2, 2] = np.nan
-    np.testing.assert_allclose(bridge.gradient(Square(), x)[[0, 2]], 2 * x[[0, 2]], rtol=1e-6)
-    assert np.isnan(bridge.evaluate(Square(), x)[1])
-
-
-class Training(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.BatchNorm2d(1)
-
-    def forward(self, x: Any) -> Any:
-        return self.norm(x)
-
-
 REFUSED_NETWORKS: list[tuple[Any, str]] = [
     (lambda x: x[..., 1:], "return the shape that it gets, (1, 1, 7, 9), got (1, 1, 7, 8)"),
     (lambda x: x / 0 * 0, "return finite numbers, got NaN or infinity for picture 0 of 1"),
@@ -107,7 +93,7 @@ REFUSED_NETWORKS: list[tuple[Any, str]] = [
     (torch.nn.Conv2d(3, 3, 3), "take gray pictures, module(tensor of shape (1, 1, 7, 9)); Conv2d says: "),
     (torch.nn.Conv2d(1, 1, 3, device="meta"), "be on cpu, where the picture is, got weight on meta; call module.to"),
     (torch.nn.Conv2d(1, 1, 3).double(), "compute in torch.float32, as the picture does, got weight in torch.float64"),
-    (Training(), "be in evaluation mode, got BatchNorm2d 'norm' in training; call module.eval()"),
+    (torch.nn.Sequential(torch.nn.BatchNorm2d(1)), "be in evaluation mode, got BatchNorm2d '0' in training; call mod"),
 ]
 REFUSED_ENERGIES: list[tuple[Any, str]] = [
     (lambda x: x.mean(), "return one number a picture, (2,), got shape ()"),
@@ -128,7 +114,5 @@ def test_errors_say_what_the_module_does_wrong() -> None:
 
 def test_without_torch_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(
-        ImportError, match=r"needs PyTorch, which cannot be imported .* pip install 'gpudeblur\[torch\]"
-    ):
+    with pytest.raises(ImportError, match=r"needs PyTorch, which cannot be imported .* pip install 'gpudeblur\[torch"):
         bridge.to_torch(images())

@@ -27,11 +27,6 @@ def test_any_size_and_each_image_by_itself(shape: tuple[int, int]) -> None:
     assert ((f > 0) & (f < 1)).all()
 
 
-def test_invalid_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match="channels must be 5 positive numbers"):
-        Classifier((3, 4))
-
-
 def test_logits_are_float32_under_autocast() -> None:
     network = Classifier().initialize(0)
     images = torch.rand(4, 1, 40, 40, generator=torch.Generator().manual_seed(0))
@@ -57,6 +52,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     load_classifier(path)
     with pytest.raises(ValueError, match=r"must have SHA-256 abc, got [0-9a-f]{64}; get a fresh copy"):
         load_classifier(path, checksum="abc")
+    with pytest.raises(ValueError, match="channels must be 5 positive numbers"):
+        Classifier((3, 4))
     missing = {name: tensor for name, tensor in tensors.items() if name != "layers.2.bias"}
     refused: list[tuple[Any, str]] = [
         (good[:-9], "must be safetensors, got a damaged file"),

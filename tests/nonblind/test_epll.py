@@ -15,15 +15,7 @@ from skimage import data
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.methods import mixture as mixtures
 from gpudeblur.nonblind.methods.epll import epll, expected_patches
-from gpudeblur.nonblind.methods.mixture import (
-    Mixture,
-    NoisyMixture,
-    load_default,
-    map_estimate,
-    read,
-    with_noise,
-    write,
-)
+from gpudeblur.nonblind.methods.mixture import Mixture, load_default, map_estimate, read, with_noise, write
 from gpudeblur.nonblind.methods.tv import tv
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -149,13 +141,10 @@ def test_noise_is_taken_off(xp: Any) -> None:
 
 
 def test_each_picture_has_its_noise(xp: Any) -> None:
-    stack = np.stack([SCENE, SCENE])
-    noise = np.array([1e-4, 1e-2])[:, None, None]
-    out = to_host(expected_patches(xp.asarray(stack), noise, load_default(), 4, (0, 0)))
+    stack, noise = xp.asarray(np.stack([SCENE, SCENE])), np.array([1e-4, 1e-2])
+    out = expected_patches(stack, noise[:, None, None], load_default(), 4, (0, 0))
     for i in range(2):
-        assert_same(
-            out[i], to_host(expected_patches(xp.asarray(SCENE), float(noise[i, 0, 0]), load_default(), 4, (0, 0)))
-        )
+        assert_same(out[i], expected_patches(stack[i], float(noise[i]), load_default(), 4, (0, 0)))
 
 
 @pytest.mark.slow
@@ -176,7 +165,7 @@ def test_the_mixture_of_the_package() -> None:
     assert_close(mixture.vectors @ mixture.vectors.swapaxes(1, 2), np.tile(np.eye(63), (count, 1, 1)), atol=1e-12)
     assert_close(mixture.vectors.sum(axis=-1), np.zeros((count, 63)), atol=1e-10)
     assert mixtures.FILE.stat().st_size < 1 << 20
-    assert isinstance(with_noise(mixture, 1e-3, np.dtype("float32")), NoisyMixture)
+    assert isinstance(with_noise(mixture, 1e-3, np.dtype("float32")), mixtures.NoisyMixture)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -188,12 +177,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert write(tmp_path / "n.npz", mixture) == checksum
 
 
-def refused(path: Path, message: str, **arrays: np.ndarray) -> None:
-    np.savez(path, **arrays)
-    with pytest.raises(ValueError, match=message):
-        read(path, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
 def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     checksum = write(path, some_mixture())
@@ -202,17 +185,20 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(broken)
     with pytest.raises(ValueError, match=r"must have the SHA-256 .*, got .*; install"):
         read(path, checksum)
-    whole = dict(zip(("shares", "values", "vectors"), vars(some_mixture()).values(), strict=True))
-    refused(
-        path, "must hold shares, values and vectors, got shares, values", shares=whole["shares"], values=whole["values"]
-    )
-    refused(
-        path,
-        r"must hold K shares, .*, got \(3,\), \(2, 63\), \(3, 63, 64\)",
-        **{**whole, "values": whole["values"][:2]},
-    )
+    whole: dict[str, Any] = dict(zip(("shares", "values", "vectors"), vars(some_mixture()).values(), strict=True))
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"values": whole["values"][:2]}, r"must hold K shares, .*, got \(3,\), \(2, 63\), \(3, 63, 64\)"),
+        ({"shares": np.array(1.0)}, "must hold K shares"),
+    ]
     for name, value in (("vectors", np.nan), ("values", -1.0), ("shares", 0.0)):
         wrong = whole[name].copy()
         wrong.flat[-1] = value
-        refused(path, "must hold finite numbers, and positive shares and values", **{**whole, name: wrong})
-    refused(path, "must hold K shares", **{**whole, "shares": np.array(1.0)})
+        refused.append(({name: wrong}, "must hold finite numbers, and positive shares and values"))
+    files = [(whole | change, message) for change, message in refused]
+    files.append(
+        ({k: whole[k] for k in ("shares", "values")}, "must hold shares, values and vectors, got shares, values")
+    )
+    for arrays, message in files:
+        np.savez(path, **arrays)
+        with pytest.raises(ValueError, match=message):
+            read(path, hashlib.sha256(path.read_bytes()).hexdigest())

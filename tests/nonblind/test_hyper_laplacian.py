@@ -58,11 +58,15 @@ def test_the_table_agrees_with_the_closed_forms(xp: Any, dtype: str) -> None:
         assert_close(table[same], exact[same], atol=3e-7)
 
 
-@pytest.mark.parametrize("exponent", [0.5, 0.8])
-def test_zero_stays_zero_and_the_large_stays_large(xp: Any, exponent: float) -> None:
-    out = to_host(shrink(xp.asarray(np.array([0.0, -0.0, 1e30, -1e30])), 2.0, exponent))
-    assert_same(out[:2], np.zeros(2))
-    assert_close(out[2:], np.array([1e30, -1e30]), rtol=1e-9)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("exponent", [0.5, 2 / 3, 0.8])
+def test_zero_stays_zero_and_the_large_stays_large(xp: Any, exponent: float, dtype: str) -> None:
+    """Without a warning, also for NaN."""
+    v = np.array([0, -0.0, 1e-30, -1e-30, 1e20, -1e20, np.nan], dtype=dtype)
+    out = to_host(shrink(xp.asarray(v), 2.0, exponent))
+    assert out.dtype == dtype
+    assert_same(out[:4], np.zeros(4))
+    assert_close(out[4:6], v[4:6], rtol=1e-9)
 
 
 def test_shrinking_jumps_to_zero_at_its_threshold(xp: Any) -> None:
@@ -112,38 +116,14 @@ def test_the_split_is_the_adjoint_of_shrunk_differences(xp: Any, shape: tuple[in
     laws.assert_shift_covariant(lambda x: dt_shrink(x, 30.0), u, (3, 2))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_shrinking_keeps_the_dtype_and_has_no_warnings(xp: Any, dtype: str) -> None:
-    out = shrink_two_thirds(xp.asarray(np.array([0, 1e-30, -1e-30, 1e20, np.nan], dtype=dtype)), 3.0)
-    assert out.dtype == dtype
-    assert_close(out[:4], np.array([0, 0, 0, 1e20]), rtol=1e-6)
-
-
-@pytest.mark.parametrize("change", [{"beta_rate": 4.0}, {"beta_max": 8.0}])
-def test_the_continuation_of_hyper_laplacian_matters(xp: Any, change: dict[str, float]) -> None:
-    arrays = xp.asarray(blur(SCENE, KERNEL, noise_sigma=2e-3, rng=0)), xp.asarray(KERNEL)
-    assert float(abs(hyper_laplacian(*arrays) - hyper_laplacian(*arrays, **change)).max()) > 1e-3
-
-
 @pytest.mark.parametrize("exponent", EXPONENTS)
 @pytest.mark.parametrize("boundary", ["unknown", "liu-jia"])
 def test_every_exponent_restores(xp: Any, exponent: float, boundary: str) -> None:
     blurred = blur(SCENE, KERNEL, noise_sigma=5e-3, rng=0)
-    out = to_host(hyper_laplacian(xp.asarray(blurred), xp.asarray(KERNEL), exponent=exponent, weight=None,
-                                  boundary=boundary))  # fmt: skip
+    arrays = xp.asarray(blurred), xp.asarray(KERNEL)
+    out = to_host(hyper_laplacian(*arrays, exponent=exponent, boundary=boundary))
     inner = (slice(9, -9), slice(9, -9))
     assert psnr(out[inner], TRUE[inner]) > psnr(blurred[inner], TRUE[inner]) + 3
-
-
-def test_the_unknown_boundary_is_the_best_at_the_border(xp: Any) -> None:
-    blurred, kernel = xp.asarray(blur(SCENE, KERNEL, noise_sigma=2e-3, rng=0)), xp.asarray(KERNEL)
-    border = np.ones(TRUE.shape, dtype=bool)
-    border[8:-8, 8:-8] = False
-    quality = {
-        mode: psnr(to_host(hyper_laplacian(blurred, kernel, weight=2e-4, boundary=mode))[border], TRUE[border])
-        for mode in ("unknown", "liu-jia", "taper", "wrap")
-    }
-    assert quality["unknown"] > 1.5 + max(quality["liu-jia"], quality["taper"], quality["wrap"])
 
 
 def test_the_general_loop_is_the_fast_path(xp: Any) -> None:

@@ -49,12 +49,6 @@ def test_a_larger_weight_leaves_fewer_edges(xp: Any) -> None:
     assert counts[0] > 1.25 * counts[1] > 1.25 * 1.25 * counts[2]
 
 
-@pytest.mark.parametrize("change", [{"boundary": "edge"}, {"beta_rate": 8.0}, {"beta_max": 100.0}, {"weight": 1e-2}])
-def test_every_parameter_of_l0_matters(xp: Any, change: dict[str, Any]) -> None:
-    arrays = xp.asarray(photograph()[1]), xp.asarray(KERNEL)
-    assert float(abs(l0(*arrays) - l0(*arrays, **change)).max()) > 1e-3
-
-
 # ---- the bilateral filter
 
 
@@ -93,16 +87,6 @@ def test_with_a_wrong_kernel_less_is_left_of_the_ringing(xp: Any) -> None:
     ringing = to_host(tv(*arrays, weight=1e-4))
     less = to_host(ringing_suppressed(*arrays, weight=1e-4, flat_weight=3e-4))
     assert psnr(less, sharp) > psnr(ringing, sharp) + 1
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"suppression": 0.5}, {"sigma": 1.0}, {"range_sigma": 0.02}, {"flat_weight": 5e-3}, {"boundary": "edge"}],
-)
-def test_every_parameter_of_the_suppression_matters(xp: Any, change: dict[str, Any]) -> None:
-    arrays = xp.asarray(photograph()[1]), xp.asarray(KERNEL)
-    usual, other = (ringing_suppressed(*arrays, weight=2e-3, **options) for options in ({}, change))
-    assert float(abs(usual - other).max()) > 1e-3
 
 
 @pytest.mark.parametrize("weight", [1.0, 1e4])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from gpudeblur.synthesis import blur, trajectory_kernel
 KERNEL = trajectory_kernel(11, rng=3)
 SCENE = data.camera()[100:196, 200:310] / 255
 TRUE = SCENE[5:-5, 5:-5]
-SHARP = {"discrepancy": 0.0}  # the steps that were asked for, whatever the noise
+SHARP: dict[str, Any] = {"discrepancy": 0.0}  # the steps that were asked for, whatever the noise
 in_every_boundary = pytest.mark.parametrize("boundary", BOUNDARIES)
 
 
@@ -29,40 +28,27 @@ def blurred_picture(noise: float = 0.0, dtype: str = "float64") -> np.ndarray:
     return blur(SCENE, KERNEL, noise_sigma=noise, rng=0).astype(dtype)
 
 
-def reblur(x: np.ndarray, kernel: np.ndarray, boundary: str) -> np.ndarray:
-    """x * k where B is, of a periodic x."""
-    spectrum = np.fft.rfft2(kernel_to_grid(kernel, x.shape)) * np.fft.rfft2(x)
-    return np.fft.irfft2(spectrum, x.shape)
+def reblur(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """x * k of a periodic x."""
+    return np.fft.irfft2(np.fft.rfft2(kernel_to_grid(kernel, x.shape)) * np.fft.rfft2(x), x.shape)
 
 
 # ---- laws
-
-
-@in_every_boundary
-@pytest.mark.parametrize("size", [(5, 3), (4, 6), (1, 1)])
-def test_a_delta_returns_the_picture(xp: Any, boundary: str, size: tuple[int, int]) -> None:
-    kernel = np.zeros(size, np.float32)
-    kernel[size[0] // 2, size[1] // 2] = 1
-    u = np.random.default_rng(0).random((17, 24), np.float32)
-    out = richardson_lucy(xp.asarray(u), xp.asarray(kernel), boundary=boundary, **SHARP)
-    assert out.dtype == np.float32
-    assert_close(out, u, atol=1e-5)
 
 
 @pytest.mark.parametrize("accelerated", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_light_is_kept(xp: Any, accelerated: bool, dtype: str) -> None:
     u = blurred_picture(0.01, dtype)
-    options = {"accelerated": accelerated, "num_iter": 7, **SHARP}
-    out = richardson_lucy(xp.asarray(u), xp.asarray(KERNEL.astype(dtype)), boundary="wrap", **options)
+    arrays = xp.asarray(u), xp.asarray(KERNEL.astype(dtype))
+    out = richardson_lucy(*arrays, boundary="wrap", accelerated=accelerated, num_iter=7, **SHARP)
     np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-5 if dtype == "float32" else 1e-12)
 
 
 def test_dark_borders_keep_the_light_of_an_unknown_boundary(xp: Any) -> None:
     u = np.zeros((40, 45))
     u[15:25, 20:30] = TRUE[:10, :10]
-    blurred = reblur(u, KERNEL, "wrap")
-    out = richardson_lucy(xp.asarray(blurred), xp.asarray(KERNEL), num_iter=20, **SHARP)
+    out = richardson_lucy(xp.asarray(reblur(u, KERNEL)), xp.asarray(KERNEL), num_iter=20, **SHARP)
     np.testing.assert_allclose(float(out.sum()), u.sum(), rtol=1e-3)
 
 
@@ -72,23 +58,6 @@ def test_the_correction_is_the_adjoint_of_the_blur(xp: Any, shape: tuple[int, ..
     kernel, x, y = random.random([4, 3, 5][: len(shape)]), random.random(shape), random.random(shape)
     blur, back = convolutions(xp.asarray(kernel), shape, (1,) * len(shape))
     assert_adjoint(blur, back, xp.asarray(x), xp.asarray(y), rtol=1e-10)
-
-
-def test_a_shift_of_the_picture_shifts_the_result(xp: Any) -> None:
-    u = xp.asarray(blurred_picture())
-    out = richardson_lucy(u, xp.asarray(KERNEL), boundary="wrap", num_iter=10, **SHARP)
-    moved = richardson_lucy(xp.roll(u, (7, -3), (0, 1)), xp.asarray(KERNEL), boundary="wrap", num_iter=10, **SHARP)
-    assert_close(moved, xp.roll(out, (7, -3), (0, 1)), atol=1e-8)
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_the_scale_of_the_picture_does_not_matter(xp: Any, scale: float) -> None:
-    u = blurred_picture(dtype="float32")
-    out = richardson_lucy(xp.asarray(u), xp.asarray(KERNEL.astype(np.float32)), damping=1.0, num_iter=5)
-    scaled = richardson_lucy(
-        xp.asarray(u * np.float32(scale)), xp.asarray(KERNEL.astype(np.float32)), damping=1.0, num_iter=5
-    )
-    assert_close(scaled / scale, out, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -146,16 +115,17 @@ def test_borders_are_as_good_as_the_middle_unless_periodic(xp: Any) -> None:
 
 def test_the_steps_end_where_the_noise_begins(xp: Any) -> None:
     noisy = blurred_picture(0.03)
-    ended = to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), num_iter=60))
-    known = to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), num_iter=60, noise_sigma=0.03))
-    on = to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), num_iter=60, **SHARP))
-    assert psnr(ended, TRUE) > psnr(on, TRUE) + 5
-    assert psnr(ended, TRUE) > psnr(noisy, TRUE) + 1
-    assert psnr(known, TRUE) > psnr(noisy, TRUE) + 1
+    arrays = xp.asarray(noisy), xp.asarray(KERNEL)
+    ended, known, on = (
+        psnr(to_host(richardson_lucy(*arrays, num_iter=60, **more)), TRUE)
+        for more in ({}, {"noise_sigma": 0.03}, SHARP)
+    )
+    assert ended > max(on + 5, psnr(noisy, TRUE) + 1)
+    assert known > psnr(noisy, TRUE) + 1
 
 
 @pytest.mark.parametrize("options", [{"damping": 3.0}, {"tv_weight": 0.005}])
-def test_damping_and_total_variation_hold_the_noise_down(xp: Any, options: dict[str, float]) -> None:
+def test_damping_and_total_variation_hold_the_noise_down(xp: Any, options: dict[str, Any]) -> None:
     noisy = blurred_picture(0.01)
     plain, smooth = (
         to_host(richardson_lucy(xp.asarray(noisy), xp.asarray(KERNEL), noise_sigma=0.01, **SHARP, **more))
@@ -167,14 +137,12 @@ def test_damping_and_total_variation_hold_the_noise_down(xp: Any, options: dict[
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 4)])
 @in_every_boundary
-def test_an_even_or_lopsided_kernel_leaves_the_picture_in_its_place(
-    xp: Any, size: tuple[int, int], boundary: str
-) -> None:
+def test_an_even_kernel_leaves_the_picture_in_its_place(xp: Any, size: tuple[int, int], boundary: str) -> None:
     kernel = np.random.default_rng(1).random(size)
     kernel /= kernel.sum()
-    whole = reblur(SCENE, kernel, "wrap")
-    u = whole if boundary == "wrap" else whole[5:-5, 5:-5]
-    true = SCENE if boundary == "wrap" else TRUE
+    u, true = reblur(SCENE, kernel), SCENE
+    if boundary != "wrap":
+        u, true = u[5:-5, 5:-5], TRUE
     out = to_host(richardson_lucy(xp.asarray(u), xp.asarray(kernel), num_iter=40, boundary=boundary, **SHARP))
     assert psnr(out[8:-8, 8:-8], true[8:-8, 8:-8]) > psnr(u[8:-8, 8:-8], true[8:-8, 8:-8]) + 6
 
@@ -185,15 +153,14 @@ def test_an_even_or_lopsided_kernel_leaves_the_picture_in_its_place(
 @in_every_boundary
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_zeros_negative_values_and_a_large_range_stay_finite(xp: Any, boundary: str, dtype: str) -> None:
-    random = np.random.default_rng(0)
+    random, kernel = np.random.default_rng(0), xp.asarray(KERNEL.astype(dtype))
+    options: list[dict[str, Any]] = [{}, {"damping": 2.0}, {"tv_weight": 0.01}, {"accelerated": False}]
     stars = np.zeros((32, 40))
     stars[random.integers(32, size=9), random.integers(40, size=9)] = 10.0 ** np.arange(-2, 7)
     noise = random.normal(size=stars.shape)
     for u in (0 * stars, stars, noise, -abs(noise), stars + noise):
-        for options in ({}, {"damping": 2.0}, {"tv_weight": 0.01}, {"accelerated": False}):
-            out = richardson_lucy(
-                xp.asarray(u.astype(dtype)), xp.asarray(KERNEL.astype(dtype)), num_iter=12, boundary=boundary, **options
-            )
+        for more in options:
+            out = richardson_lucy(xp.asarray(u.astype(dtype)), kernel, num_iter=12, boundary=boundary, **more)
             assert bool(xp.isfinite(out).all())
             assert float(out.min()) >= 0
 
@@ -207,4 +174,4 @@ def test_the_number_of_axes_does_not_matter(xp: Any) -> None:
     flat = em_iterations(u, kernel, 2, num_iter=5, boundary="unknown")
     deep = em_iterations(u[None], kernel[None], 3, num_iter=5, boundary="unknown")
     assert_close(deep[0], flat, atol=1e-9)
-    assert math.prod(deep.shape) == math.prod(flat.shape)
+    assert deep.shape == (1, *flat.shape)

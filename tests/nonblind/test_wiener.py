@@ -68,30 +68,6 @@ def test_an_unknown_boundary_lowers_the_masked_objective(xp: Any) -> None:
     assert values["unknown"] < min(values["edge"], values["reflect"]) < values["wrap"]
 
 
-@in_every_boundary
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_delta_returns_the_picture(xp: Any, boundary: str, dtype: str) -> None:
-    kernel = np.zeros((5, 4), dtype)
-    kernel[2, 2] = 1
-    u = np.random.default_rng(0).random((17, 24)).astype(dtype)
-    out = wiener(xp.asarray(u), xp.asarray(kernel), weight=1e-7, boundary=boundary)
-    assert out.dtype == dtype
-    assert_close(out, u, atol=1e-5)
-
-
-def test_a_shift_of_the_picture_shifts_the_result(xp: Any) -> None:
-    u, kernel = xp.asarray(blurred_picture()), xp.asarray(KERNEL)
-    out = wiener(xp.roll(u, (7, -3), (0, 1)), kernel, weight=1e-3, boundary="wrap")
-    assert_close(out, xp.roll(wiener(u, kernel, weight=1e-3, boundary="wrap"), (7, -3), (0, 1)), atol=1e-10)
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-@pytest.mark.parametrize("function", [wiener, lambda u, k: unsupervised_wiener(u, k, rng=0)])
-def test_the_scale_of_the_picture_does_not_matter(xp: Any, function: Any, scale: float) -> None:
-    u, kernel = xp.asarray(blurred_picture(0.01)), xp.asarray(KERNEL)
-    assert_close(function(u * scale, kernel) / scale, function(u, kernel), atol=2e-3)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("function", [wiener, lambda u, k: unsupervised_wiener(u, k, rng=0)])
 def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, function: Any, dtype: str) -> None:
@@ -121,14 +97,6 @@ def test_the_weight_that_is_found_is_nearly_the_best(xp: Any, noise: float) -> N
     )
     assert result > best - (2.5 if noise < 0.01 else 1)  # with little noise, what is not known at the borders counts
     assert result > psnr(u, TRUE) + 1
-
-
-def test_more_noise_means_more_weight_and_a_smoother_picture(xp: Any) -> None:
-    u = xp.asarray(blurred_picture(0.01))
-    roughness = [
-        float(abs(xp.diff(wiener(u, xp.asarray(KERNEL), noise_sigma=sigma))).mean()) for sigma in (0.002, 0.01, 0.05)
-    ]
-    assert roughness[0] > 1.2 * roughness[1] > 1.2 * 1.1 * roughness[2]
 
 
 def test_the_priors_differ_and_each_can_do_something(xp: Any) -> None:
@@ -162,10 +130,7 @@ def test_a_constant_a_zero_and_a_large_picture_stay_finite(xp: Any, boundary: st
         bright = blurred_picture(dtype=dtype)
         bright[40, 40] = 1e6
         assert bool(xp.isfinite(wiener(xp.asarray(bright), kernel, boundary=boundary)).all())
-
-
-def test_a_kernel_that_sums_to_zero_gives_no_nan(xp: Any) -> None:
-    out = wiener(xp.asarray(TRUE), xp.asarray(np.array([[1.0, -1, 0]])), weight=1e-3, boundary="wrap")
+    out = wiener(xp.asarray(TRUE), xp.asarray(np.array([[1.0, -1, 0]])), weight=1e-3, boundary="wrap")  # no sum
     assert bool(xp.isfinite(out).all())
 
 
@@ -173,15 +138,14 @@ def test_the_prior_is_that_of_its_differences(xp: Any) -> None:
     for shape in ((9, 12), (8, 7)):
         d = np.zeros(shape)
         d[0, 0] = 1
-        for prior, expected in (("gradient", np.fft.rfft2(gradient_adjoint(*gradient(d)))), ("identity", 1)):
-            whole = np.real(expected) * np.ones((shape[0], shape[1] // 2 + 1))
-            assert_close(prior_power(shape, prior, "float64"), whole, atol=1e-12)
+        for prior, impulse in (("gradient", gradient_adjoint(*gradient(d))), ("identity", d)):
+            assert_close(prior_power(shape, prior, "float64"), np.fft.rfft2(impulse).real, atol=1e-12)
     assert prior_power((6, 8), "laplacian", "float32", halved=False).shape == (6, 8)
 
 
 def test_progress_of_the_sampler_rises_to_one(xp: Any) -> None:
-    u, kernel, fractions = xp.asarray(blurred_picture()), xp.asarray(KERNEL), []
-    unsupervised_wiener(u, kernel, rng=0, callback=fractions.append)
+    fractions: list[float] = []
+    unsupervised_wiener(xp.asarray(blurred_picture()), xp.asarray(KERNEL), rng=0, callback=fractions.append)
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
 

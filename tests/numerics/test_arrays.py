@@ -22,7 +22,7 @@ from gpudeblur.numerics.arrays import (
 
 def test_small_arrays_come_to_the_host_together(xp: Any) -> None:
     """Each of its own shape and dtype."""
-    arrays = [np.array(3, np.float32), np.arange(4, dtype=np.float64).reshape(2, 2), np.zeros((0, 3), np.float32)]
+    arrays: list[Any] = [np.array(3, "float32"), np.arange(4.0).reshape(2, 2), np.zeros((0, 3), np.float32)]
     result = to_host_together(xp, [xp.asarray(array) for array in arrays])
     for host, array in zip(result, arrays, strict=True):
         assert (host.shape, host.dtype) == (array.shape, array.dtype)

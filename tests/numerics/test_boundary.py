@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_close, assert_same
+from scipy.ndimage import laplace
 from skimage import data
 
 from gpudeblur.numerics.arrays import to_host
@@ -27,32 +28,22 @@ def scene(shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
     return (base + 0.01 * np.random.default_rng(0).normal(size=shape)).astype(dtype)
 
 
-def laplacian(u: np.ndarray) -> np.ndarray:
-    return sum(np.roll(u, step, axis) for step in (-1, 1) for axis in (-2, -1)) - 4 * u
-
-
 @in_every_case
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_picture_is_kept(xp: Any, shape: tuple[int, int], margin: tuple[int, int], dtype: str) -> None:
+def test_the_picture_is_kept_and_no_value_leaves_its_range(
+    xp: Any, shape: tuple[int, int], margin: tuple[int, int], dtype: str
+) -> None:
+    """The maximum principle: values stay within those of the borders, and a constant is constant."""
     u = xp.asarray(scene((2, *shape), dtype))
-    wide = pad_liu_jia(u, margin)
+    before, wide = u.copy(), pad_liu_jia(u, margin)
     assert wide.dtype == dtype
     assert wide.shape == (2, *(fast_size(side + extra) for side, extra in zip(shape, margin, strict=True)))
     assert_same(crop(wide, shape), u)
-
-
-@in_every_case
-def test_a_constant_picture_stays_constant(xp: Any, shape: tuple[int, int], margin: tuple[int, int]) -> None:
-    assert_close(pad_liu_jia(xp.full(shape, 0.3), margin), np.full((), 0.3), rtol=1e-13)
-
-
-@in_every_case
-def test_no_value_leaves_the_range_of_the_borders(xp: Any, shape: tuple[int, int], margin: tuple[int, int]) -> None:
-    """The maximum principle."""
-    u = scene(shape)
-    wide = to_host(pad_liu_jia(xp.asarray(u), margin))
-    assert u.min() - 1e-12 <= wide.min()
-    assert wide.max() <= u.max() + 1e-12
+    if dtype == "float64":
+        assert float(u.min()) - 1e-12 <= float(wide.min()) <= float(wide.max()) <= float(u.max()) + 1e-12
+        assert_close(pad_liu_jia(xp.full(shape, 0.3), margin), np.full((), 0.3), rtol=1e-13)
+    wide[...] = 7
+    assert_same(u, before)  # no part of it is the picture's own memory
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -76,18 +67,13 @@ def test_nothing_jumps_where_the_grid_closes(xp: Any, shape: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("shape", [(37, 31), (40, 32)])
-def test_the_margin_below_is_harmonic(xp: Any, shape: tuple[int, int]) -> None:
+def test_the_margins_are_harmonic(xp: Any, shape: tuple[int, int]) -> None:
+    """The right one is made first, beside the picture alone, even about the picture's first and last row."""
     wide = to_host(pad_liu_jia(xp.asarray(scene(shape)), (9, 13)))
-    assert np.abs(laplacian(wide)[shape[0] :]).max() < 1e-12
-    assert np.abs(laplacian(wide)[: shape[0], : shape[1]]).max() > 1e-2
-
-
-def test_the_margin_on_the_right_is_harmonic_where_both_neighbours_are_in_it(xp: Any) -> None:
-    """It is made first, beside the picture alone, even about the picture's first and last row."""
-    shape = (37, 31)
-    wide = to_host(pad_liu_jia(xp.asarray(scene(shape)), (9, 13)))[: shape[0]]
-    mirrored = np.pad(wide, ((1, 1), (0, 0)), mode="symmetric")
-    assert np.abs(laplacian(mirrored)[1:-1, shape[1] :]).max() < 1e-12
+    assert np.abs(laplace(wide, mode="wrap")[shape[0] :]).max() < 1e-12
+    assert np.abs(laplace(wide, mode="wrap")[: shape[0], : shape[1]]).max() > 1e-2
+    mirrored = np.pad(wide[: shape[0]], ((1, 1), (0, 0)), mode="symmetric")
+    assert np.abs(laplace(mirrored, mode="wrap")[1:-1, shape[1] :]).max() < 1e-12
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -97,26 +83,6 @@ def test_mirroring_the_picture_mirrors_the_margin(xp: Any, axis: int) -> None:
     wide, mirrored = (to_host(pad_liu_jia(xp.asarray(np.ascontiguousarray(a)), (8, 8))) for a in (u, np.flip(u, axis)))
     expected = np.roll(np.flip(wide, axis), shape[axis], axis)
     np.testing.assert_allclose(mirrored, expected, atol=1e-13)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, dtype: str) -> None:
-    stack = scene((2, 2, 17, 22), dtype)
-    stack[0, 1], stack[1, 0] = np.nan, 0
-    out = to_host(pad_liu_jia(xp.asarray(stack), (6, 4)))
-    for i in np.ndindex(2, 2):
-        alone = pad_liu_jia(xp.asarray(stack[i]), (6, 4))
-        (assert_same if xp is np else lambda a, b: assert_close(a, b, rtol=1e-5))(out[i], alone)
-    assert np.isnan(out[0, 1]).all()
-    assert not out[1, 0].any()
-
-
-def test_the_input_is_left_alone(xp: Any) -> None:
-    u = xp.asarray(scene((12, 14)))
-    before = u.copy()
-    wide = pad_liu_jia(u, (4, 4))
-    wide[...] = 7
-    assert_same(u, before)
 
 
 def test_deconvolution_rings_less_than_with_zeros(xp: Any) -> None:
@@ -170,24 +136,26 @@ def test_a_constant_picture_stays_constant_in_every_mode(xp: Any, mode: str) -> 
 
 
 @in_every_mode
-def test_an_extended_batch_equals_a_loop(xp: Any, mode: str) -> None:
-    stack = scene((2, 2, 21, 24))
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, mode: str, dtype: str, tolerance: float) -> None:
+    stack = scene((2, 2, 21, 24), dtype)
     stack[0, 1], stack[1, 0] = np.nan, 0
-    kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 11, 11)
+    kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 11, 11).astype(dtype)
     out = to_host(pad(xp.asarray(stack), xp.asarray(kernels), mode))
     for i in np.ndindex(2, 2):
-        assert_close(out[i], pad(xp.asarray(stack[i]), xp.asarray(kernels[i]), mode), rtol=1e-10, atol=1e-14)
+        alone = pad(xp.asarray(stack[i]), xp.asarray(kernels[i]), mode)
+        assert_close(out[i], alone, rtol=0 if xp is np else tolerance, atol=0 if xp is np else tolerance / 1e4)
     assert np.isnan(out[0, 1]).all()
     assert not out[1, 0].any()
 
 
 @pytest.mark.parametrize(("mode", "numpy_name"), [("reflect", "symmetric"), ("edge", "edge")])
 @pytest.mark.parametrize("shape", [(30, 40), (7, 40), (1, 40)])
-def test_beside_the_picture_is_what_numpy_pads(xp: Any, mode: str, numpy_name: str, shape: tuple[int, int]) -> None:
+def test_beside_the_picture_is_what_numpy_pads(xp: Any, mode: str, numpy_name: Any, shape: tuple[int, int]) -> None:
     """Fading over to what leads to the other side: the margin is between the two, and next to the picture it is one."""
     u = scene(shape)[:, :1] * np.linspace(0.2, 1, 40)
     wide = to_host(pad(xp.asarray(u), xp.asarray(KERNEL), mode))[: shape[0]]
-    count = wide.shape[1] - 40
+    count = int(wide.shape[1]) - 40
     padded = np.pad(u, ((0, 0), (count, count)), mode=numpy_name)
     after, before, margin = padded[:, -count:], padded[:, :count], wide[:, 40:]
     assert (margin >= np.minimum(after, before) - 1e-12).all()
@@ -199,15 +167,12 @@ def test_beside_the_picture_is_what_numpy_pads(xp: Any, mode: str, numpy_name: s
 
 @pytest.mark.parametrize("mode", ["reflect", "edge"])
 @pytest.mark.parametrize("shape", [(9,), (7, 12), (1, 5), (5, 4, 6)])
-def test_what_is_put_around_a_picture_is_periodic_and_no_larger_than_it(
-    xp: Any, mode: str, shape: tuple[int, ...]
-) -> None:
+def test_what_is_around_a_picture_stays_within_its_range(xp: Any, mode: str, shape: tuple[int, ...]) -> None:
     u = np.random.default_rng(0).random((2, *shape))
-    out = pad_crossfade(xp.asarray(u), (4,) * len(shape), mode)
-    assert_same(out[(..., *map(slice, shape))], u)
+    out = to_host(pad_crossfade(xp.asarray(u), (4,) * len(shape), mode))
+    assert_same(out[:, *map(slice, shape)], u)
     assert all(a >= b + 4 for a, b in zip(out.shape[1:], shape, strict=True))
-    assert float(out.max()) <= u.max() + 1e-12
-    assert float(out.min()) >= u.min() - 1e-12
+    assert u.min() - 1e-12 <= out.min() <= out.max() <= u.max() + 1e-12
 
 
 def test_an_extended_constant_is_constant_and_a_ramp_does_not_jump(xp: Any) -> None:
@@ -220,13 +185,11 @@ def test_an_extended_constant_is_constant_and_a_ramp_does_not_jump(xp: Any) -> N
 
 
 def test_tapering_fades_into_the_blur_at_the_seam_only(xp: Any) -> None:
-    """The middle of the picture is left alone; where the grid closes nothing jumps."""
     u = scene((50, 60))
     wide = to_host(pad(xp.asarray(u), xp.asarray(KERNEL), "taper"))
     assert wide.shape == (50, 60)
     assert_close(wide[11:-11, 11:-11], u[11:-11, 11:-11], rtol=1e-12)
-    plain = np.abs(u[0] - u[-1]).mean()
-    assert np.abs(wide[0] - wide[-1]).mean() < 0.3 * plain
+    assert np.abs(wide[0] - wide[-1]).mean() < 0.3 * np.abs(u[0] - u[-1]).mean()
 
 
 def test_the_unknown_starts_from_the_smooth_margin(xp: Any) -> None:

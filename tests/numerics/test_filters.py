@@ -8,8 +8,6 @@ import laws
 import numpy as np
 import pytest
 import scipy.ndimage
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from laws import SHAPES, assert_batch_is_loop, assert_close, assert_same, assert_shift_covariant, picture
 
 from gpudeblur.numerics import filters
@@ -18,7 +16,6 @@ from gpudeblur.numerics.fourier import irfft2, psf_to_otf, rfft2
 
 in_every_shape = pytest.mark.parametrize("shape", SHAPES)
 in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
-sides = st.integers(1, 12)
 
 
 def noise(xp: Any, shape: tuple[int, ...], seed: int = 0, dtype: str = "float64") -> Any:
@@ -41,14 +38,6 @@ def test_gradient_and_adjoint_are_a_pair(xp: Any, shape: tuple[int, ...]) -> Non
     assert_close(filters.gradient_adjoint(*g).sum((-2, -1)), np.zeros(shape[:-2]), atol=1e-10)
 
 
-@settings(deadline=None, max_examples=50)
-@given(sides, sides, st.integers(0, 2**32 - 1))
-def test_gradient_and_adjoint_are_a_pair_on_any_grid(h: int, w: int, seed: int) -> None:
-    u, gx, gy = np.random.default_rng(seed).normal(size=(3, h, w))
-    ux, uy = filters.gradient(u)
-    np.testing.assert_allclose((ux * gx + uy * gy).sum(), (u * filters.gradient_adjoint(gx, gy)).sum(), atol=1e-9)
-
-
 @in_both_precisions
 @in_every_shape
 def test_dt_l0_without_a_threshold_is_the_laplacian(xp: Any, shape: tuple[int, ...], dtype: str) -> None:
@@ -62,14 +51,11 @@ def test_dt_l0_keeps_what_reaches_the_threshold(xp: Any) -> None:
     """A step of 0.5 has squared magnitude 0.25: kept at just that threshold, dropped above it."""
     u = xp.zeros((1, 8), dtype=xp.float32)
     u[:, 4:] = 0.5
-    expected = [[-0.5, 0, 0, -0.5, 0.5, 0, 0, 0.5]]  # D^T g: a step up between 3 and 4, one down over the wrap
-    assert_same(filters.dt_l0(u, 0.25), np.float32(expected))
+    expected = np.array(
+        [[-0.5, 0, 0, -0.5, 0.5, 0, 0, 0.5]]
+    )  # D^T g: a step up between 3 and 4, one down over the wrap
+    assert_same(filters.dt_l0(u, 0.25), expected)
     assert not filters.dt_l0(u, np.nextafter(np.float32(0.25), np.float32(1))).any()
-
-
-@in_both_precisions
-def test_dt_l0_of_a_constant_is_zero(xp: Any, dtype: str) -> None:
-    assert not filters.dt_l0(xp.full((2, 5, 7), 0.7, dtype=dtype), 0.0).any()
 
 
 @in_both_precisions
@@ -113,16 +99,7 @@ def test_dilate_sets_a_square_around_each_pixel(xp: Any, shape: tuple[int, ...],
     mask = np.random.default_rng(radius).random(shape) < 0.03
     out = filters.dilate(xp.asarray(mask), radius)
     assert out.dtype == np.bool_
-    expected, offsets = np.zeros_like(mask), np.arange(-radius, radius + 1)
-    for *index, y, x in np.argwhere(mask):
-        expected[tuple(index)][np.ix_((y + offsets) % shape[-2], (x + offsets) % shape[-1])] = True
-    assert_same(out, expected)
-
-
-def test_dilate_is_scipys_binary_dilation(xp: Any) -> None:
-    mask = np.random.default_rng(0).random((21, 34)) < 0.02
-    expected = scipy.ndimage.binary_dilation(np.pad(mask, 3, mode="wrap"), np.ones((7, 7)))[3:-3, 3:-3]
-    assert_same(filters.dilate(xp.asarray(mask), 3), expected)
+    assert_same(out, scipy.ndimage.maximum_filter(mask, 2 * radius + 1, mode="wrap", axes=(-2, -1)))
 
 
 @in_both_precisions
@@ -136,13 +113,6 @@ def test_gaussian_smooth_is_scipys_periodic_gaussian(xp: Any, shape: tuple[int, 
     assert_close(out, expected, rtol=1e-6 if dtype == "float32" else 1e-12)
 
 
-def test_gaussian_smooth_keeps_the_mean_and_lowers_the_contrast(xp: Any) -> None:
-    u = xp.asarray(picture((2, 20, 30), dtype=np.float64))
-    contrasts = [float(filters.gaussian_smooth(u, sigma).std()) for sigma in (0.3, 0.6, 1.2, 2.4)]
-    assert contrasts == sorted(contrasts, reverse=True)
-    assert_close(filters.gaussian_smooth(u, 1.2).mean((-2, -1)), to_host(u.mean((-2, -1))), rtol=1e-12)
-
-
 @in_every_shape
 def test_dt_smooth_counts_differences_between_two_unmasked_pixels(xp: Any, shape: tuple[int, ...]) -> None:
     u = xp.asarray(picture(shape))
@@ -153,11 +123,6 @@ def test_dt_smooth_counts_differences_between_two_unmasked_pixels(xp: Any, shape
     gx, gy = filters.gradient(u)
     across, down = (xp.asarray(~mask & ~np.roll(mask, -1, axis)) for axis in (-1, -2))
     assert_same(filters.dt_smooth(u, xp.asarray(mask)), filters.gradient_adjoint(gx * across, gy * down))
-
-
-def convolve(kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Periodic convolution, without a transform."""
-    return scipy.ndimage.convolve(x, kernel, mode="wrap")
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-12)])
@@ -177,7 +142,8 @@ def test_spectral_solve_zeroes_the_gradient_of_its_objective(
     solution = filters.spectral_solve(data, dt_g, abs(otf) ** 2, weight, shape)
     assert solution is dt_g  # in place
     x = to_host(irfft2(solution, shape)).astype(float)
-    derivative = convolve(kernel[::-1, ::-1], convolve(kernel, x) - blurred)
+    misfit = scipy.ndimage.convolve(x, kernel, mode="wrap") - blurred
+    derivative = scipy.ndimage.convolve(misfit, kernel[::-1, ::-1], mode="wrap")
     derivative += weight * (filters.gradient_adjoint(*filters.gradient(x)) - target)
     assert abs(derivative).max() < tolerance
 
@@ -185,13 +151,12 @@ def test_spectral_solve_zeroes_the_gradient_of_its_objective(
 def test_spectral_solve_weighs(xp: Any) -> None:
     """No weight: data / power. Much weight: dt_g / |F D|^2."""
     data, dt_g, power = (xp.asarray(a) for a in laws.spectra((1, 6, 8)))
-    size = 6 * 8
     light = filters.spectral_solve(data, dt_g.copy(), power, 0.0, (6, 8))
-    assert_close(light, to_host(data / power) / size, rtol=2e-6)
+    assert_close(light, to_host(data / power) / 48, rtol=2e-6)
     heavy = to_host(filters.spectral_solve(data, dt_g.copy(), power, 1e12, (6, 8)))
     laplacian = 4 * np.sin(np.pi * np.arange(6) / 6)[:, None] ** 2 + 4 * np.sin(np.pi * np.arange(5) / 8) ** 2
     laplacian.flat[0] = np.inf
-    assert_close(heavy.reshape(-1)[1:], (to_host(dt_g)[0] / laplacian / size).reshape(-1)[1:], rtol=2e-6)
+    assert_close(heavy.reshape(-1)[1:], (to_host(dt_g)[0] / laplacian / 48).reshape(-1)[1:], rtol=2e-6)
 
 
 def test_mixed_arrays_are_refused(xp: Any) -> None:

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.signal
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from laws import KERNELS, assert_close, assert_same, system
 
 from gpudeblur.numerics import toeplitz
@@ -28,10 +26,13 @@ def dense(autocorrelation: Any, ridge: Any) -> np.ndarray:
 
 
 def test_the_named_solver_runs(xp: Any) -> None:
-    arrays = [xp.asarray(x) for x in system((5, 7))]
+    """And leaves its inputs alone."""
+    a, rhs, start, ridge = arrays = [xp.asarray(x) for x in system((5, 7))]
     for solver in ("cg", "nnls"):
-        out = toeplitz.solve_kernel(*arrays, solver=solver, iterations=7)
+        out = toeplitz.solve_kernel(a, rhs, start, ridge, solver, 7)
         assert_same(out, getattr(toeplitz, f"toeplitz_{solver}")(*arrays, 7))
+    for after, array in zip(arrays, system((5, 7)), strict=True):
+        assert_same(after, array)
 
 
 @in_every_size
@@ -43,19 +44,6 @@ def test_toeplitz_apply_is_the_valid_part_of_a_convolution(xp: Any, size: tuple[
     out = toeplitz.toeplitz_apply(spectrum, grid, xp.asarray(k))
     expected = [scipy.signal.convolve2d(a[i], k[i], mode="valid") for i in range(2)]
     assert_close(out, np.stack(expected), atol=1e-10)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_toeplitz_apply_is_symmetric(kh: int, kw: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    a, (x, y) = random.normal(size=(2 * kh - 1, 2 * kw - 1)), random.normal(size=(2, kh, kw))
-    spectrum, grid = toeplitz.toeplitz_spectrum(a + a[::-1, ::-1])
-
-    def apply(k: np.ndarray) -> np.ndarray:
-        return toeplitz.toeplitz_apply(spectrum, grid, k)
-
-    np.testing.assert_allclose((apply(x) * y).sum(), (x * apply(y)).sum(), atol=1e-9)
 
 
 @in_every_size
@@ -70,11 +58,11 @@ def test_cg_solves_the_dense_system(xp: Any, size: tuple[int, int]) -> None:
 
 def test_cg_error_falls_at_every_step(xp: Any) -> None:
     """In the norm of A, as theory has it; the residual itself may rise now and then."""
-    arrays = [a.astype(float) for a in system((7, 5), n=1)]
-    matrix, rhs = dense(arrays[0][0], arrays[3][0]), arrays[1][0].ravel()
-    solution, errors = np.linalg.solve(matrix, rhs), []
+    a, rhs, start, ridge = (xp.asarray(x.astype(float)) for x in system((7, 5), n=1))
+    matrix, errors = dense(a[0], ridge[0]), []
+    solution = np.linalg.solve(matrix, to_host(rhs).ravel())
     for iterations in range(12):
-        out = to_host(toeplitz.toeplitz_cg(*(xp.asarray(x) for x in arrays), iterations)).ravel() - solution
+        out = to_host(toeplitz.toeplitz_cg(a, rhs, start, ridge, iterations)).ravel() - solution
         errors.append(out @ matrix @ out)
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-2 * errors[0]
@@ -91,22 +79,13 @@ def test_cg_in_float32_reaches_a_small_residual(xp: Any) -> None:
 
 
 @in_every_size
-def test_nnls_meets_the_optimality_conditions(xp: Any, size: tuple[int, int]) -> None:
-    """k >= 0; the gradient is zero where k > 0 and not negative where k = 0 (Karush, Kuhn, Tucker)."""
+def test_nnls_is_scipys(xp: Any, size: tuple[int, int]) -> None:
+    """Of the dense system; over one pixel, some are zero and some are not."""
     arrays = [a.astype(float) for a in system(size)]
-    out = to_host(toeplitz.toeplitz_nnls(*(xp.asarray(x) for x in arrays), 400))
+    a, rhs, start, ridge = (xp.asarray(x) for x in arrays)
+    out = to_host(toeplitz.toeplitz_nnls(a, rhs, start, ridge, 400))
     assert (out >= 0).all()
-    for i in range(2):
-        derivative = dense(arrays[0][i], arrays[3][i]) @ out[i].ravel() - arrays[1][i].ravel()
-        tolerance = 1e-6 * abs(arrays[1][i]).max()
-        assert (abs(derivative[out[i].ravel() > 0]) < tolerance).all()
-        assert (derivative > -tolerance).all()
-
-
-def test_nnls_agrees_with_scipy(xp: Any) -> None:
-    arrays = [a.astype(float) for a in system((5, 7))]
-    out = to_host(toeplitz.toeplitz_nnls(*(xp.asarray(x) for x in arrays), 400))
-    assert 0 < (out == 0).mean() < 1
+    assert size == (1, 1) or 0 < (out == 0).mean() < 1
     for i in range(2):
         factor = np.linalg.cholesky(dense(arrays[0][i], arrays[3][i]))
         expected, _ = scipy.optimize.nnls(factor.T, np.linalg.solve(factor, arrays[1][i].ravel()))
@@ -142,19 +121,10 @@ def test_a_batch_equals_a_loop_whatever_its_neighbours_hold(xp: Any, solver: str
 
 
 def test_cg_of_a_solved_system_stays_as_it_is(xp: Any) -> None:
-    a, _, start, ridge = system((5, 5))
-    exact = np.stack([(dense(a[i], ridge[i]) @ start[i].ravel()).reshape(5, 5) for i in range(2)])
-    arrays = [xp.asarray(x.astype(np.float32)) for x in (a, exact, start, ridge)]
-    assert_close(toeplitz.toeplitz_cg(*arrays, 100), start, atol=1e-5 * abs(start).max())
-
-
-def test_the_inputs_are_left_alone(xp: Any) -> None:
-    arrays = [xp.asarray(x) for x in system((5, 7))]
-    before = [x.copy() for x in arrays]
-    toeplitz.toeplitz_cg(*arrays, 3)
-    toeplitz.toeplitz_nnls(*arrays, 3)
-    for after, array in zip(arrays, before, strict=True):
-        assert_same(after, array)
+    a, _, start, ridge = (xp.asarray(x) for x in system((5, 5)))
+    exact = np.stack([(dense(a[i], ridge[i]) @ to_host(start[i]).ravel()).reshape(5, 5) for i in range(2)])
+    out = toeplitz.toeplitz_cg(a, xp.asarray(exact.astype(np.float32)), start, ridge, 100)
+    assert_close(out, start, atol=1e-5 * float(abs(start).max()))
 
 
 def test_laws_projected_gradients_is_the_twin() -> None:
