@@ -37,6 +37,7 @@ _DECODER_ERRORS = (
     OSError,
     SyntaxError,  # Pillow's, for a broken PNG chunk
     ValueError,
+    tifffile.TiffFileError,  # not a ValueError in old versions
     TypeError,  # tifffile's, for a tag of the wrong type
     AttributeError,
     RuntimeError,  # imagecodecs' errors

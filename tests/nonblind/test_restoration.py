@@ -355,9 +355,10 @@ def test_without_a_rng_the_result_is_as_good(xp: Any) -> None:
 
 
 @pytest.mark.parametrize("boundary", [None, pytest.param("unknown", marks=pytest.mark.slow), "edge", "wrap"])
-def test_the_device_path_on_a_device_of_numpy(cpu_kernel: Any, boundary: str | None) -> None:
+def test_the_device_path_on_a_device_of_numpy(request: pytest.FixtureRequest, boundary: str | None) -> None:
     """No implicit conversion, nothing mixed, and no waiting but for the checks."""
     pytest.importorskip("cupy", reason="gpudeblur.numerics.device needs it; no GPU is needed")
+    cpu_kernel = request.getfixturevalue("cpu_kernel")
     image, psf = case((24, 31), (5, 3), np.float32)
     stack = np.stack([image, image[::-1]])
     for name, more in {**QUICK, "richardson_lucy": {"num_iter": 4, "filter_epsilon": 0.1}}.items():
