@@ -11,10 +11,10 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_packaging import needs_setuptools
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpudeblur"
@@ -40,16 +40,18 @@ def names() -> frozenset[str]:
     return frozenset(map(name_of, MODULES))
 
 
-def imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
+@functools.cache
+def imports(path: Path) -> list[tuple[str, str]]:
     """Every absolute dotted name that a file imports anywhere in it, with the statement."""
-    package = ["gpudeblur", *path.relative_to(PACKAGE).parts[:-1]]
+    package, found = ["gpudeblur", *path.relative_to(PACKAGE).parts[:-1]], []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
+            found += [(ast.unparse(node), alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = [*base, *(node.module or "").split(".")] if node.module else base
-            yield from ((node, ".".join([*base, alias.name])) for alias in node.names)
+            found += [(ast.unparse(node), ".".join([*base, alias.name])) for alias in node.names]
+    return found
 
 
 def own_module(name: str) -> str | None:
@@ -94,7 +96,7 @@ def at_top(path: Path) -> set[str]:
         lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         if lazy or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             later |= {ast.unparse(inner) for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)}
-    return {name.partition(".")[0] for node, name in imports(path) if ast.unparse(node) not in later}
+    return {name.partition(".")[0] for statement, name in imports(path) if statement not in later}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -169,6 +171,7 @@ def test_the_cuda_sources_are_found_from_the_checkout() -> None:
     check_sources(ROOT, PACKAGE, ROOT / "kernels_cuda")
 
 
+@pytest.mark.slow
 def test_the_cuda_sources_are_found_from_an_editable_install(tmp_path: Path) -> None:
     """An editable install maps names to the checkout and puts no folder on the path (setuptools' finder does so)."""
     pytest.importorskip("cupy")
@@ -185,31 +188,17 @@ sys.meta_path.insert(0, Finder)
     assert out.split()[:2] == [str(PACKAGE.resolve()), str((ROOT / "kernels_cuda").resolve())]
 
 
-def copy_tree(folder: Path) -> None:
-    for name in ("gpudeblur", "kernels_cuda"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(ROOT / name, folder / name)
-
-
+@pytest.mark.slow
 def test_the_cuda_sources_are_found_from_a_wheel(tmp_path: Path) -> None:
-    """A wheel built of this tree, unpacked elsewhere."""
-    setuptools = pytest.importorskip("setuptools", reason="building a wheel takes setuptools")
-    if int(setuptools.__version__.partition(".")[0]) < 77:
-        pytest.skip(f"pyproject.toml asks for setuptools >= 77, this is {setuptools.__version__}")
+    """A wheel built of this tree, unpacked elsewhere; a stray folder beside the package is not taken."""
+    needs_setuptools()
     tree, site = tmp_path / "tree", tmp_path / "site"
-    tree.mkdir()
-    copy_tree(tree)
+    for name in ("gpudeblur", "kernels_cuda"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, tree / name)
     out = run(f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))", tree)
     with zipfile.ZipFile(tmp_path / out.split()[-1]) as archive:
         archive.extractall(site)
+    (site / "kernels_cuda").mkdir()
     check_sources(site, site / "gpudeblur", site / "gpudeblur" / "kernels_cuda")
-
-
-def test_in_a_wheel_the_sources_inside_come_first(tmp_path: Path) -> None:
-    """The layout of a wheel, without building one; a stray folder beside the package is not taken."""
-    (tmp_path / "kernels_cuda").mkdir()
-    package = tmp_path / "gpudeblur"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "kernels_cuda", package / "kernels_cuda")
-    check_sources(tmp_path, package, package / "kernels_cuda")

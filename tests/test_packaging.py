@@ -34,16 +34,16 @@ def repository_files() -> list[str]:
     return sorted(name for name in set(names) if (ROOT / name).is_file())
 
 
-def setuptools_version() -> Version:
-    setuptools = pytest.importorskip("setuptools", reason="building takes setuptools")
-    return Version(setuptools.__version__)
+def needs_setuptools() -> None:
+    version = pytest.importorskip("setuptools", reason="building takes setuptools").__version__
+    if Version(version) < Version("77"):
+        pytest.skip(f"pyproject.toml asks for setuptools >= 77, this is {version}")
 
 
 @pytest.mark.slow
 def test_sdist_holds_the_repository(tmp_path: Path) -> None:
     names = repository_files()
-    if setuptools_version() < Version("77"):
-        pytest.skip(f"pyproject.toml asks for setuptools >= 77, this is {setuptools_version()}")
+    needs_setuptools()
     for name in names:
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "tree" / name)

@@ -62,7 +62,7 @@ def below(folder: Path) -> list[str]:
 
 def table(result: Any) -> dict[str, str]:
     """The rows; a value of several lines is one string."""
-    rows, name = {}, ""
+    rows, name = dict[str, str](), ""
     for line in result.stdout.splitlines():
         if line.startswith(" "):
             rows[name] += "\n" + line.strip()

