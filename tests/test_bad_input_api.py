@@ -188,21 +188,6 @@ def test_a_mask_of_clipped_pixels_is_checked_where_there_is_one() -> None:
             function(PICTURE, KERNEL, saturated=PICTURE > 0.9, callback=Trap())
 
 
-@pytest.mark.parametrize(
-    ("name", "option", "value", "error"),
-    [
-        ("ringing_suppressed", "flat_weight", [0.01, 0.02], ValueError), ("sparse", "reweightings", -1, ValueError),
-        ("hyper_laplacian", "exponent", 2.5, ValueError), ("epll", "stride", 0, ValueError),
-        ("wiener", "prior", 3, ValueError), ("unsupervised_wiener", "burnin", 2.5, TypeError),
-        ("richardson_lucy", "damping", "1", TypeError), ("l0", "boundary", "mirror", ValueError),
-        ("tv", "boundary", None, ValueError),
-    ],
-)  # fmt: skip
-def test_nonblind_functions_refuse(name: str, option: str, value: Any, error: type[Exception]) -> None:
-    refused(error, f"{option} must be ", getattr(nonblind, name), PICTURE, KERNEL, **{option: value})
-    refused(TypeError, f"strength is no option of {name}, ", getattr(nonblind, name), PICTURE, KERNEL, strength=1)
-
-
 # ---- the noise, scikit-image's functions, metrics
 
 
@@ -275,9 +260,3 @@ def test_numpy_and_cupy_do_not_mix() -> None:
         for pair in ((PICTURE, cupy.asarray(KERNEL)), (cupy.asarray(PICTURE), KERNEL)):
             for where in (None, "cpu", "cuda", "auto"):
                 refused(TypeError, message, gd.deconvolve, *pair, device=where)
-
-
-@pytest.mark.gpu
-def test_real_cupy_and_numpy_do_not_mix(cupy: Any) -> None:
-    for pair in ((PICTURE, cupy.asarray(KERNEL)), (cupy.asarray(PICTURE), KERNEL)):
-        refused(TypeError, "arrays must be all NumPy or all CuPy, got ...ndarray, ...ndarray; ", gd.deconvolve, *pair)

@@ -152,7 +152,7 @@ def test_pictures_without_a_kernel_size_are_computed_one_by_one(
 ) -> None:
     results = list(on_device(sizes_by_brightness(monkeypatch), kernel_size=None, batch_size=3))
     assert device.computed == [(1, 24, 32)] * 3
-    assert [np.shape(r.kernel) for r in results] == [(5, 5), (9, 9), (5, 5)]
+    assert [np.asarray(r.kernel).shape for r in results] == [(5, 5), (9, 9), (5, 5)]
 
 
 def test_a_stack_as_a_picture_stays_by_itself(device: NumpyDevice) -> None:

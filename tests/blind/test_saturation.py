@@ -119,6 +119,7 @@ def test_a_light_in_a_flat_scene_leaves_no_trace(xp: Any) -> None:
 def test_views_without_lights_exist_only_where_lights_are(xp: Any) -> None:
     dark, plain = (observe(xp.asarray(image)) for image in (night(), blur(CAMERA, KERNEL).astype(np.float32)))
     views = views_of(dark, (13, 13), TWO_STARTS)
+    assert dark.saturated is not None
     assert views.full is dark.luminance
     unlit, scoring = remove_lights(dark.luminance, dark.saturated[:, 0], (13, 13))
     assert_same(views.unlit, unlit)
