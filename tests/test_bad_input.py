@@ -431,14 +431,6 @@ def test_kernels_of_any_scale_dtype_order_and_sides_are_read() -> None:
         assert_close(METHOD(U, np.ones(sides, np.uint8))[1], padded / padded.sum(), rtol=1e-12)
 
 
-def test_a_callback_of_a_checked_method_is_told_the_fraction() -> None:
-    fractions: list[float] = []
-    METHOD(U, K, callback=fractions.append)[2]["callback"](0.25)
-    assert fractions == [0.25]
-    with refuses(gd.Stopped, "stopped by the callback in stage 'recorded' at 25% of the run"):
-        METHOD(U, K, callback=lambda _: True)[2]["callback"](0.25)
-
-
 # ---- devices
 
 

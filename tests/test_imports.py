@@ -119,6 +119,7 @@ def test_import_gpudeblur_loads_no_heavy_library() -> None:
     assert run(f"import sys, gpudeblur; print({heavy} & {{*sys.modules}})", ROOT) == "set()"
 
 
+@pytest.mark.slow
 def test_every_numpy_module_works_without_cupy() -> None:
     """Every module but the CUDA launches (and the networks) imports where CuPy and torch do not exist."""
     modules = [
@@ -136,22 +137,19 @@ assert not filters.dt_l0(np.ones((3, 4)), 0.1).any()
     run(code, ROOT)
 
 
-def configuration() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-
-
 def test_the_configuration_ships_every_package_and_every_source() -> None:
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent for path in MODULES}
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"gpudeblur.kernels_cuda"}
-    assert set(configuration()["packages"]) == packages
-    assert configuration()["package-dir"] == {"gpudeblur.kernels_cuda": "kernels_cuda"}
-    patterns = configuration()["package-data"]["gpudeblur.kernels_cuda"]
+    assert set(configuration["packages"]) == packages
+    assert configuration["package-dir"] == {"gpudeblur.kernels_cuda": "kernels_cuda"}
+    patterns = configuration["package-data"]["gpudeblur.kernels_cuda"]
     for source in (ROOT / "kernels_cuda").iterdir():
         assert any(fnmatch.fnmatch(source.name, pattern) for pattern in patterns), source.name
     data = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     for path in data:
         package = ".".join(path.parent.relative_to(ROOT).parts)
-        assert path.name in configuration()["package-data"].get(package, []), path
+        assert path.name in configuration["package-data"].get(package, []), path
 
 
 PRINT_SOURCES = """
@@ -161,12 +159,14 @@ print(pathlib.Path(c.__file__).resolve().parents[1], c.SOURCES.resolve(), len([*
 """
 
 
-def check_sources(folder: Path, package: Path, sources: Path) -> None:
+def check_sources(folder: Path, package: Path, sources: Path, finder: str = "", options: tuple[str, ...] = ()) -> None:
     pytest.importorskip("cupy")
     count = len([*(ROOT / "kernels_cuda").glob("*.cu")])
-    assert run(PRINT_SOURCES, folder) == f"{package.resolve()} {sources.resolve()} {count}"
+    printed = run(finder + PRINT_SOURCES, folder, options=options)
+    assert printed == f"{package.resolve()} {sources.resolve()} {count}"
 
 
+@pytest.mark.slow
 def test_the_cuda_sources_are_found_from_the_checkout() -> None:
     check_sources(ROOT, PACKAGE, ROOT / "kernels_cuda")
 
@@ -174,7 +174,6 @@ def test_the_cuda_sources_are_found_from_the_checkout() -> None:
 @pytest.mark.slow
 def test_the_cuda_sources_are_found_from_an_editable_install(tmp_path: Path) -> None:
     """An editable install maps names to the checkout and puts no folder on the path (setuptools' finder does so)."""
-    pytest.importorskip("cupy")
     finder = f"""
 import importlib.util, sys
 class Finder:
@@ -184,8 +183,7 @@ class Finder:
             return importlib.util.spec_from_file_location(name, {str(PACKAGE / "__init__.py")!r})
 sys.meta_path.insert(0, Finder)
 """
-    out = run(finder + PRINT_SOURCES, tmp_path, options=("-P",))
-    assert out.split()[:2] == [str(PACKAGE.resolve()), str((ROOT / "kernels_cuda").resolve())]
+    check_sources(tmp_path, PACKAGE, ROOT / "kernels_cuda", finder, ("-P",))
 
 
 @pytest.mark.slow

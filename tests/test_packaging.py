@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from test_docs import blocks
 
 import gpudeblur
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 
 
 def project() -> dict[str, Any]:
@@ -80,13 +80,9 @@ def test_lowest_versions_are_those_of_pyproject() -> None:
     assert {Requirement(text).name for text in project()["dependencies"]} <= pins.keys()
 
 
-def shell_blocks() -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", README, re.S)
-
-
 def test_readme_commands_are_one_line_each() -> None:
     """The first installs and shows, the last runs every check, the same as .ci/run."""
-    first, last = shell_blocks()[0], shell_blocks()[-1]
+    first, *_, last = blocks("sh")
     assert first.count("\n") == last.count("\n") == 1
     assert first.rstrip().endswith("gpudeblur demo")
     assert last == "make test-all\n"

@@ -144,7 +144,6 @@ def test_a_kernel_that_cannot_be_known_is_not_trusted(name: str, size: int, limi
 
 @pytest.mark.slow
 def test_the_kernel_of_a_sharp_image_is_nearly_a_delta() -> None:
-    """Most of its mass is within a pixel or two of one place."""
     result = gd.deblur(CAMERA[100:196, 180:276], 11, final="hyper-laplacian")
     assert result.info["confidence"] < 0.5
     assert max(result.kernel[y : y + 5, x : x + 5].sum() for y in range(7) for x in range(7)) > 0.9

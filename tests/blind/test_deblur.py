@@ -343,14 +343,12 @@ def test_every_option_changes_the_kernel(name: str, value: Any) -> None:
 
 
 def test_no_option_is_left_out() -> None:
-    """The others have tests of their own."""
     others = {"finest_candidates", "cautious", "finest_prior"}
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == OPTIONS.keys() | others
 
 
 @pytest.mark.parametrize("axis", [None, -1])
 def test_a_cautious_result_is_blended_with_the_input(axis: int | None) -> None:
-    """By as much as the confidence and the signals of the restoration ask for."""
     image = photo(64, color=axis is not None)
     bold = gd.deblur(image, 11, channel_axis=axis, options=dataclasses.replace(QUICK, cautious=False))
     cautious = gd.deblur(image, 11, channel_axis=axis, options=QUICK)
@@ -445,7 +443,6 @@ def test_small_images_give_finite_results(shape: tuple[int, int], size: Any, fin
 
 
 def test_the_residual_is_the_rms_of_the_reblurred_error() -> None:
-    """One number an image; noise raises it."""
     images, options = np.stack([photo(64), photo(64)[::-1]]), dataclasses.replace(QUICK, cautious=False)
     result = gd.deblur(images, 11, options=options)
     residual = result.info["residual"]

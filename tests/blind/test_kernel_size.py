@@ -86,7 +86,6 @@ def test_a_stack_equals_a_loop_but_for_padding(alone: Callable[[int], gd.BlindRe
 
 @pytest.mark.slow
 def test_estimate_kernel_finds_the_same_kernel(alone: Callable[[int], gd.BlindResult]) -> None:
-    """Its progress rises to 1, and a kernel inside its window raises no warning."""
     fractions: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -45,7 +45,6 @@ def blurred_blocks(shape: tuple[int, ...] = (30, 24), noise: float = 0.01) -> np
 
 
 def edge_count(image: Any, threshold: float = 1e-2) -> int:
-    """How many pixels have a gradient above the threshold."""
     gx, gy = gradient(to_host(image))
     return int((gx**2 + gy**2 > threshold**2).sum())
 
@@ -167,7 +166,6 @@ def test_a_latent_step_commutes_with_shifts_and_offsets(xp: Any, shape: tuple[in
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_latent_step_of_a_stack_equals_a_loop(xp: Any, dtype: str) -> None:
-    """One image is constant, one has NaN: they disturb no other."""
     stack = blurred_blocks((2, 2, 30, 24)).astype(dtype)
     stack[0, 1], stack[1, 0], stack[1, 0, 3, 4] = 0.5, 0.2, np.nan
     kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 5, 5).astype(dtype)
@@ -185,7 +183,6 @@ def test_a_latent_step_of_a_stack_equals_a_loop(xp: Any, dtype: str) -> None:
 
 
 def test_the_spectrum_may_come_from_the_caller(xp: Any) -> None:
-    """No argument is modified."""
     image, kernel = xp.asarray(blurred_blocks()), xp.asarray(KERNEL)
     spectrum = rfft2(image)
     before = image.copy(), kernel.copy(), spectrum.copy()

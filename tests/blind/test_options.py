@@ -175,12 +175,6 @@ def test_a_prior_is_given_once(call: str) -> None:
         CALLS[call](9, prior=DarkChannel(), options=options)
 
 
-@pytest.mark.parametrize("call", ["deblur", "estimate_kernel"])
-def test_good_arguments_let_the_image_be_read(call: str) -> None:
-    with pytest.raises(TypeError, match=r"^image must be a NumPy or CuPy array, got "):
-        CALLS[call](9)
-
-
 @pytest.mark.parametrize("call", CALLS)
 def test_there_are_no_other_arguments(call: str) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'iterations'"):

@@ -13,14 +13,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur.blind.observation import Observation
 from gpudeblur.blind.options import Settings
-from gpudeblur.blind.saturated_lights import (
-    DARK_SURROUND,
-    MAX_LIGHT_AREA,
-    RIM,
-    inpaint,
-    light_masks,
-    remove_lights,
-)
+from gpudeblur.blind.saturated_lights import DARK_SURROUND, MAX_LIGHT_AREA, RIM, inpaint, light_masks, remove_lights
 from gpudeblur.blind.two_step import two_step, views_of
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity

@@ -29,7 +29,6 @@ def images() -> np.ndarray:
 
 
 def scores_of(xp: Any, stack: np.ndarray, kernel: np.ndarray) -> KernelScores:
-    """One kernel for every image of a stack, without noise."""
     kernels, ones = np.stack([kernel] * len(stack)), np.ones(len(stack), stack.dtype)
     return score_kernels(xp.asarray(stack), xp.asarray(kernels), xp.asarray(ones))
 
@@ -47,7 +46,6 @@ def test_brightness_and_contrast_keep_the_order(xp: Any) -> None:
 
 
 def test_scores_of_a_stack_equal_a_loop() -> None:
-    """One of its images is constant, and disturbs no other."""
     stack = np.concatenate([images(), np.full((1, 204, 224), 0.5)]).astype(np.float32)
     kernels, noise = np.stack([TRUE, OTHERS["another"], TRUE]), np.array([1, 2, 1], dtype=np.float32)
     together = score_kernels(stack, kernels, noise)

@@ -88,7 +88,6 @@ def test_a_noisy_picture_is_divided(xp: Any, dtype: str) -> None:
 
 
 def test_a_batch_is_a_loop(xp: Any) -> None:
-    """Quiet, noisy and constant pictures, and one that is NaN, beside each other."""
     pictures = [noisy(blurred("camera"), sigma, seed) for seed, sigma in enumerate((0.0, 0.01, 0.05))]
     pictures += [constant(), np.full((256, 256), np.nan)]
     stack = xp.asarray(np.stack(pictures).astype(np.float32)).reshape(5, 1, 256, 256)
@@ -131,7 +130,6 @@ def test_without_noise_next_to_none_is_found(xp: Any, kernel: str) -> None:
 
 
 def test_noise_under_kernels_a_batch_is_a_loop(xp: Any) -> None:
-    """A kernel each, and one for all; a picture that is NaN or 0 beside them."""
     stack = np.stack([noisy(blurred("camera"), sigma) for sigma in (0.01, 0.03, 0.0, 0.0)])
     stack[2, 5, 5], stack[3] = np.nan, 0
     kernels = np.stack([KERNELS["shake"], KERNELS["shake"].T, KERNELS["shake"][::-1], KERNELS["shake"]])
@@ -149,7 +147,6 @@ def test_noise_under_kernels_a_batch_is_a_loop(xp: Any) -> None:
 
 
 def test_estimate_noise_of_every_kind_of_picture(xp: Any) -> None:
-    """Gray and colour, integer and float, one and many, with and without the kernel."""
     k = KERNELS["shake"]
     gray = noisy(blurred("camera"), 0.02)
     assert gd.estimate_noise(xp.asarray(gray)) == pytest.approx(0.02, rel=0.05)
