@@ -8,8 +8,6 @@ Equal hashes mean equal bits of images, kernels and numbers in `info`. They hold
 versions only, so none are kept here.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import sys

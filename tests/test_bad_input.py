@@ -3,8 +3,6 @@
 That the public functions ask the checks is in test_bad_input_api.py; "..." in a message stands for anything.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

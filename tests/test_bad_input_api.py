@@ -4,8 +4,6 @@ Representatives for each, and all that a function checks itself. `deblur_batch` 
 files in images/test_io.py, `restoration` also in nonblind/test_restoration.py, `synthesis` in test_synthesis.py.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import math

@@ -1,7 +1,5 @@
 """What the documents name is there: files, functions, links, public names, options of the command."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

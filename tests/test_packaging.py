@@ -1,7 +1,5 @@
 """What is shipped, and what is said about it: the source distribution, the version, the lowest dependencies, README."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """`gpudeblur batch`: which files are read, where the results go, what is said of failures, and a killed run."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """The signals behind the confidence, and that it is low where the kernel cannot be known."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

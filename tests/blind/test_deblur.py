@@ -1,7 +1,5 @@
 """`deblur` as a whole: what it recovers, and what it promises about its input and its output."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -332,6 +330,7 @@ def base_kernel(**changes: Any) -> np.ndarray:
     return gd.estimate_kernel(photo(32), 7, options=TwoStepOptions(**base | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in OPTIONS for value in OPTIONS[name][1:]])
 def test_every_option_changes_the_kernel(name: str, value: Any) -> None:
     base, kernel = base_kernel(), base_kernel(**{name: value})

@@ -1,7 +1,5 @@
 """The demo, on crops of its pictures: what it reports is what it wrote; a comparison is there whole or not at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The projection of a solution onto kernels, and the L0 refinement."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import laws

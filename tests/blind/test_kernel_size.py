@@ -1,7 +1,5 @@
 """kernel_size=None: the size that is found, and the warning where it may be too small."""
 
-from __future__ import annotations
-
 import functools
 import re
 import warnings

@@ -1,7 +1,5 @@
 """The latent step and its smooth prior: closed forms, what each parameter does, and the laws that every step keeps."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The options of the method and the arguments of a call: every rule has its message, before a pixel is read."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable, Iterator

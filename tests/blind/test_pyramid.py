@@ -1,7 +1,5 @@
 """The scales: sizes of kernel and image, and the two resamplings between them."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Saturated lights: where they are, that they are removed without a trace, and that other images are left alone."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -130,6 +128,7 @@ def test_a_bright_image_with_saturated_paper_stays_as_it_is(xp: Any) -> None:
     assert len(views_of(observed, (13, 13), TWO_STARTS).arrays) == 2
 
 
+@pytest.mark.slow
 def test_a_saturated_image_disturbs_no_other_in_its_stack() -> None:
     options = dataclasses.replace(TWO_STARTS, iterations=1, finest_iterations=1)
     images = [blur(CAMERA, KERNEL).astype(np.float32)[:64, :64], night()[:64, :64]]

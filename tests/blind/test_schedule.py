@@ -1,7 +1,5 @@
 """The schedule: every number of every scale and iteration, from the options alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 

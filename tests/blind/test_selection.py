@@ -1,7 +1,5 @@
 """Selection: the true kernel scores best, and each image has a ranking of its own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

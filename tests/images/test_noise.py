@@ -1,7 +1,5 @@
 """The noise is measured as it was made, and only a noisy picture is divided by it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Input that is odd but may be meant: computed, with a warning where it is likely a slip."""
 
-from __future__ import annotations
-
 import functools
 import re
 import warnings
@@ -22,7 +20,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {name: DECONVOLVE[f"deconvolve {name}
 FUNCTIONS["estimate_noise"] = gd.estimate_noise
 FUNCTIONS["restoration.wiener"] = functools.partial(restoration.wiener, balance=0.1)
 FUNCTIONS["restoration.richardson_lucy"] = functools.partial(restoration.richardson_lucy, num_iter=5, boundary="edge")
-SLOW = dict.fromkeys(("epll", "ringing-suppressed"), pytest.mark.slow)
+SLOW = dict.fromkeys(("epll", "ringing-suppressed", "sparse"), pytest.mark.slow)
 METHODS = [pytest.param(name, marks=SLOW.get(name, ())) for name in METHOD_SPECS]
 
 
