@@ -51,7 +51,8 @@ class NumpyDevice:
         self.uploads: list[int] = []
         self.computed: list[tuple[int, ...]] = []
         self.downloads = 0
-        self.prepare, self.release, self.close = Mock(), Mock(), Mock()
+        self.release, self.close = Mock(), Mock()
+        self.prepare: Callable[[Any], None] = lambda picture: None
         self.changed = threading.Condition()
         self.before_compute: Callable[[], None] = lambda: None
         self.free_bytes = lambda: self.free
@@ -166,22 +167,27 @@ def test_the_free_memory_decides_how_many(device: NumpyDevice) -> None:
 
 
 def test_without_a_batch_size_groups_are_bounded_in_pixels(device: NumpyDevice, monkeypatch: Any) -> None:
+    """At most four groups are in flight, and nothing is kept for those that are taken."""
     monkeypatch.setattr(gpu, "GROUP_PIXELS", 5 * 24 * 32)
     monkeypatch.setattr(gpu, "MIN_SIZE", 1)
-    read: list[int] = []
+    read: list[weakref.ref] = []
 
     def pictures() -> Iterator[np.ndarray]:
         for i in range(50):
-            read.append(i)
-            yield picture(i)
+            u = picture(i)
+            read.append(weakref.ref(u))
+            yield u
 
     with on_device(pictures()) as results:
         for r in results:
             assert len(read) - r.index <= 4 * 5 + 1
+            assert sum(reference() is not None for reference in read) <= 4 * 5 + 2
             if r.index == 15:
                 wait_until_full(results)
                 assert len(read) == 16 + 20
     assert [shape[0] for shape in device.computed] == [5] * 10
+    gc.collect()
+    assert not any(reference() is not None for reference in read)
 
 
 def test_what_is_no_picture_counts_too(device: NumpyDevice) -> None:
@@ -233,24 +239,6 @@ def test_a_group_is_brought_back_while_the_next_is_computed(device: NumpyDevice,
     device.before_compute = begin
     monkeypatch.setattr(device, "download", slow)
     assert len(list(on_device((picture(i) for i in range(8)), batch_size=2))) == 8
-
-
-@slow
-def test_at_most_four_groups_are_in_flight(device: NumpyDevice) -> None:
-    references: list[weakref.ref] = []
-
-    def pictures() -> Iterator[np.ndarray]:
-        for i in range(30):
-            u = picture(i)
-            references.append(weakref.ref(u))
-            yield u
-
-    with on_device(pictures(), batch_size=3) as results:
-        for r in results:
-            assert len(references) - r.index <= 4 * 3 + 1
-            assert sum(ref() is not None for ref in references) <= 4 * 3 + 2
-    gc.collect()
-    assert not any(ref() is not None for ref in references)
 
 
 # ---- what may go wrong
