@@ -39,10 +39,15 @@ def names() -> frozenset[str]:
 
 
 @functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    return [*ast.walk(ast.parse(path.read_text()))]
+
+
+@functools.cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """Every absolute dotted name that a file imports anywhere in it, with its line."""
     package, found = ["gpudeblur", *path.relative_to(PACKAGE).parts[:-1]], []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -62,6 +67,7 @@ def own_module(name: str) -> str | None:
     return name
 
 
+@functools.cache
 def own_imports(path: Path) -> set[str]:
     return {module for _, name in imports(path) if (module := own_module(name)) is not None}
 
@@ -88,9 +94,8 @@ def test_no_imports_in_a_circle() -> None:
 
 def at_top(path: Path) -> set[str]:
     """What the import of a file imports; bodies of functions and of `if TYPE_CHECKING` wait."""
-    tree = ast.parse(path.read_text())
     later: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         if lazy or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             later |= {inner.lineno for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)}

@@ -58,7 +58,9 @@ def below(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize("size", [("-k", "5"), ("-k", "auto"), ()])
+@pytest.mark.parametrize(
+    "size", [("-k", "5"), *(pytest.param(size, marks=pytest.mark.slow) for size in (("-k", "auto"), ()))]
+)
 def test_a_folder_of_pictures(calls: list[Any], photos: Path, tmp_path: Path, size: tuple[str, ...]) -> None:
     before = {name: (photos / name).read_bytes() for name in below(photos)}
     result = run("batch", photos, "-o", tmp_path / "out", *size)

@@ -275,6 +275,7 @@ def test_an_error_of_one_picture_in_a_group_is_its_own(device: NumpyDevice, monk
     assert sorted(shape[0] for shape in device.computed) == [1, 1, 1, 4]
 
 
+@slow
 def test_out_of_memory_halves_the_group_and_says_so_once(device: NumpyDevice) -> None:
     device.fits = 3
     pictures = [picture(i) for i in range(16)]

@@ -276,7 +276,7 @@ def test_the_scale_of_equations_and_kernel_does_not_matter(xp: Any, solver: str)
 
 
 @with_both_solvers
-@in_both_dtypes
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_refining_a_stack_equals_a_loop(xp: Any, solver: str, dtype: str) -> None:
     """One system has NaN, one has no gradients: the kernel of a constant image stays finite, from zero too."""
     a, rhs, kernels = equations(xp, 5, dtype=dtype, error=0.02)
