@@ -3,8 +3,6 @@
 That the public functions ask the checks is in test_bad_input_api.py; "..." in a message stands for anything.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -150,6 +148,7 @@ def test_floats_that_look_like_8_bits_are_warned_of() -> None:
 
 
 def test_gammas_that_cannot_be() -> None:
+    gamma: Any
     for gamma in (0, -1.0, math.nan, math.inf, "2", None):
         with refuses(ValueError, f"gamma must be a positive number, got {gamma!r}; 1 is linear, photos have about 2.2"):
             decode(np.ones((2, 2)), gamma)
@@ -253,6 +252,7 @@ def test_kernels_that_do_not_fit(kernel: Any, image: Any, options: dict[str, Any
 
 
 def test_weights_and_noise_out_of_range() -> None:
+    value: Any
     for value in (-1e-3, -1, math.nan, math.inf, [0.1, -1]):
         estimated = f"got {value!r}; leave it out to have it estimated"
         with refuses(ValueError, f"weight must be positive, and finite, {estimated}"):
@@ -279,6 +279,7 @@ def test_one_number_or_one_a_picture() -> None:
 
 
 def test_counts_that_cannot_be() -> None:
+    value: Any
     for value in (0, -3):
         with refuses(ValueError, f"passes must be at least 1, got {value}; leave it out for the default"):
             check_count("passes", value)
@@ -290,6 +291,7 @@ def test_counts_that_cannot_be() -> None:
 
 
 def test_numbers_that_cannot_be() -> None:
+    value: Any
     check = functools.partial(check_number, "rate", rule="below 2", holds=lambda number: number < 2, way_out="try 1")
     for value in (2.0, math.nan, -math.inf):
         with refuses(ValueError, f"rate must be below 2, and finite, got {value!r}; try 1"):
@@ -308,6 +310,7 @@ def test_names_that_do_not_exist() -> None:
 
 
 def test_true_stops_a_run_and_nothing_else_does() -> None:
+    answer: Any
     for answer in (None, False, 1, "stop", np.False_):
         make_progress(lambda *_, answer=answer: answer, "kernel")(0.5)
     for answer in (True, np.True_):
@@ -370,7 +373,6 @@ K = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"blurred": None}, TypeError, "blurred must be a NumPy or CuPy array, got NoneType; convert it with ..."),
         ({"blurred": U > 0.5}, TypeError, "blurred must have an integer or float dtype, got bool; convert it with ..."),
         *(
             ({"blurred": U.astype(dtype)}, TypeError, f"blurred must have dtype float32 or float64, got {name}; ...")
@@ -378,16 +380,11 @@ K = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
         ),
         ({"blurred": U[0]}, ValueError, f"blurred must have at least 2 axes, ..., got 1 (shape (16,)); {NO_SIGNAL}"),
         ({"blurred": U[:0]}, ValueError, f"blurred must not be empty, got shape (0, 16); {EVERY_SIDE}"),
-        ({"blurred": U * np.nan}, ValueError, "blurred must be finite, got nan at index (0, 0) (192 bad pixels); ..."),
-        ({"blurred": U * 1e200}, ValueError, "blurred must be within 1.3e+150 for float64, got ...; scale it ..."),
-        ({"kernel": K * 0}, ValueError, f"kernel must not sum to zero, got a sum of 0; {LIGHT}"),
         ({"kernel": np.stack([K, K])}, ValueError, "kernel must be one, (kh, kw), for one picture, got ..."),
-        ({"kernel": np.ones((13, 17))}, ValueError, "kernel must not exceed the picture, got 13 x 17 for ..."),
         ({"kernel": np.ones((13, 3)), "boundary": "wrap"}, ValueError, "kernel must not exceed ..., got 13 x 3 ..."),
         ({"strength": 1}, TypeError, "strength is no option of recorded, which has weight, iterations, boundary, ..."),
         ({"weight": [1, 2, 3]}, ValueError, "weight must be a number, got shape (3,); channels share a number"),
         ({"iterations": None}, TypeError, "iterations must be an integer, got None (NoneType); round it"),
-        ({"callback": 3}, TypeError, "callback must be a function, got 3; leave it out for no reports"),
         ({"saturated": True}, TypeError, "saturated must be a NumPy or CuPy array, got bool; convert it with ..."),
         *(
             ({"saturated": mask}, ValueError, "saturated must be bool and like blurred, shape (12, 16), got ...")
@@ -432,14 +429,6 @@ def test_kernels_of_any_scale_dtype_order_and_sides_are_read() -> None:
         assert_close(METHOD(U, np.ones(sides, np.uint8))[1], padded / padded.sum(), rtol=1e-12)
 
 
-def test_a_callback_of_a_checked_method_is_told_the_fraction() -> None:
-    fractions: list[float] = []
-    METHOD(U, K, callback=fractions.append)[2]["callback"](0.25)
-    assert fractions == [0.25]
-    with refuses(gd.Stopped, "stopped by the callback in stage 'recorded' at 25% of the run"):
-        METHOD(U, K, callback=lambda _: True)[2]["callback"](0.25)
-
-
 # ---- devices
 
 
@@ -468,6 +457,7 @@ def test_cuda_without_a_driver_a_gpu_or_cupy(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_devices_that_do_not_exist() -> None:
+    device: Any
     for device in ("gpu", "CUDA", "", 0, "cuda:1"):
         with refuses(ValueError, f"device must be None, 'cpu', 'cuda' or 'auto', got {device!r}"):
             choose_module(U, device)

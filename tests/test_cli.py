@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,12 +44,9 @@ def library(monkeypatch):
         assert "final" not in options
         return deblur(image, kernel_size, **options).kernel
 
-    def two_step_options(**given):
-        return given
-
     monkeypatch.setattr(gpudeblur, "deblur", deblur, raising=False)
     monkeypatch.setattr(gpudeblur, "estimate_kernel", estimate_kernel, raising=False)
-    monkeypatch.setattr(gpudeblur, "TwoStepOptions", two_step_options, raising=False)
+    monkeypatch.setattr(gpudeblur, "TwoStepOptions", dict, raising=False)
     return SimpleNamespace(calls=calls, confidence=confidence)
 
 
@@ -63,7 +61,6 @@ def run(*arguments):
 
 
 def fails(result, message):
-    """Exit code 2, one line on stderr, nothing else."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
@@ -74,6 +71,18 @@ def fails(result, message):
 
 def names(folder):
     return sorted(file.name for file in folder.iterdir())
+
+
+def table(result):
+    """The rows; a value of several lines is one string."""
+    rows, name = dict[str, str](), ""
+    for line in result.stdout.splitlines():
+        if line.startswith(" "):
+            rows[name] += "\n" + line.strip()
+        else:
+            name, value = line.split("  ", 1)
+            rows[name] = value.strip()
+    return rows
 
 
 def test_deblur_with_the_defaults(library, source, tmp_path):
@@ -142,15 +151,13 @@ def test_the_learned_prior_without_torch(library, source, tmp_path, monkeypatch)
 
 def test_the_table_says_what_was_done(library, source, tmp_path):
     result = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--kernel-out", tmp_path / "[k].png")
-    shown = dict(line.split("  ", 1) for line in result.stdout.splitlines() if not line.startswith(" "))
-    shown = {name: value.strip() for name, value in shown.items()}
+    shown = table(result)
     assert shown["picture"] == "40 x 50 x 3"
     assert shown["kernel size"] == "3 x 5"
     assert shown["backend"] == "numpy"
     assert shown["confidence"] == "0.90"
     assert shown["seconds"] == "1.23"
-    assert shown["written"].endswith("out.png")
-    assert result.stdout.rstrip().endswith("[k].png")
+    assert [Path(line).name for line in shown["written"].splitlines()] == ["out.png", "[k].png"]
     assert result.stderr == ""
     library.confidence.value = 0.21
     result = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5")
@@ -190,13 +197,6 @@ def test_the_photograph_itself_is_never_replaced(library, source, tmp_path):
     assert source.read_bytes() == before
 
 
-def test_picture_and_kernel_need_two_names(library, source, tmp_path):
-    fails(
-        run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", tmp_path / "o.png", "-k", "5"),
-        "--kernel-out must be another file than --out",
-    )
-
-
 @pytest.mark.parametrize(
     ("size", "message"),
     [
@@ -230,6 +230,8 @@ def test_files_that_cannot_be_read(library, tmp_path):
 def test_outputs_are_judged_before_the_work(library, source, tmp_path):
     fails(run("deblur", source, "-o", tmp_path / "no" / "out.png", "-k", "5"), "does not exist; create it first")
     fails(run("deblur", source, "-o", tmp_path / "o.png", "-k", "5", "--kernel-out", "k.txt"), "end in .npy, .png")
+    two = run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", tmp_path / "o.png", "-k", "5")
+    fails(two, "--kernel-out must be another file than --out")
     fails(run("kernel", source, "-o", tmp_path / "out.jpg", "-k", "5"), "output file must end in .npy, .png")
     fails(run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--bits", "12"), "bits must be 8, 16 or None")
     tifffile.imwrite(tmp_path / "in.tif", np.zeros((20, 30), np.int16))

@@ -1,7 +1,5 @@
 """What the documents name is there: files, functions, links, public names, options of the command."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path
@@ -19,19 +17,11 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 METHOD = (ROOT / "docs" / "method.md").read_text()
 
 
-def text_id(value: object) -> str:
-    return value.name if isinstance(value, Path) else str(value)
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=text_id)
-def test_links(path: Path) -> None:
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_paths(path: Path) -> None:
+    """Paths in backticks are from the root; those in capitals are placeholders."""
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=text_id)
-def test_paths(path: Path) -> None:
-    """Paths in backticks from the root; in capitals are placeholders."""
     for name in re.findall(r"`((?:gpudeblur|kernels_cuda|tests|bench|docs)/[a-z0-9_/.]*)`", path.read_text()):
         assert (ROOT / name).exists(), name
 

@@ -1,7 +1,5 @@
 """The rooms of docs/architecture.md: who may import whom, what loads lazily, where the CUDA sources lie."""
 
-from __future__ import annotations
-
 import ast
 import fnmatch
 import functools
@@ -11,10 +9,10 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_packaging import needs_setuptools
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpudeblur"
@@ -40,16 +38,23 @@ def names() -> frozenset[str]:
     return frozenset(map(name_of, MODULES))
 
 
-def imports(path: Path) -> Iterator[tuple[ast.AST, str]]:
-    """Every absolute dotted name that a file imports anywhere in it, with the statement."""
-    package = ["gpudeblur", *path.relative_to(PACKAGE).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text())):
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    return [*ast.walk(ast.parse(path.read_text()))]
+
+
+@functools.cache
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Every absolute dotted name that a file imports anywhere in it, with its line."""
+    package, found = ["gpudeblur", *path.relative_to(PACKAGE).parts[:-1]], []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = [*base, *(node.module or "").split(".")] if node.module else base
-            yield from ((node, ".".join([*base, alias.name])) for alias in node.names)
+            found += [(node.lineno, ".".join([*base, alias.name])) for alias in node.names]
+    return found
 
 
 def own_module(name: str) -> str | None:
@@ -62,6 +67,7 @@ def own_module(name: str) -> str | None:
     return name
 
 
+@functools.cache
 def own_imports(path: Path) -> set[str]:
     return {module for _, name in imports(path) if (module := own_module(name)) is not None}
 
@@ -88,13 +94,12 @@ def test_no_imports_in_a_circle() -> None:
 
 def at_top(path: Path) -> set[str]:
     """What the import of a file imports; bodies of functions and of `if TYPE_CHECKING` wait."""
-    tree = ast.parse(path.read_text())
-    later = set()
-    for node in ast.walk(tree):
+    later: set[int] = set()
+    for node in nodes(path):
         lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         if lazy or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            later |= {ast.unparse(inner) for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)}
-    return {name.partition(".")[0] for node, name in imports(path) if ast.unparse(node) not in later}
+            later |= {inner.lineno for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)}
+    return {name.partition(".")[0] for line, name in imports(path) if line not in later}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -117,6 +122,7 @@ def test_import_gpudeblur_loads_no_heavy_library() -> None:
     assert run(f"import sys, gpudeblur; print({heavy} & {{*sys.modules}})", ROOT) == "set()"
 
 
+@pytest.mark.slow
 def test_every_numpy_module_works_without_cupy() -> None:
     """Every module but the CUDA launches (and the networks) imports where CuPy and torch do not exist."""
     modules = [
@@ -134,22 +140,19 @@ assert not filters.dt_l0(np.ones((3, 4)), 0.1).any()
     run(code, ROOT)
 
 
-def configuration() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-
-
 def test_the_configuration_ships_every_package_and_every_source() -> None:
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent for path in MODULES}
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"gpudeblur.kernels_cuda"}
-    assert set(configuration()["packages"]) == packages
-    assert configuration()["package-dir"] == {"gpudeblur.kernels_cuda": "kernels_cuda"}
-    patterns = configuration()["package-data"]["gpudeblur.kernels_cuda"]
+    assert set(configuration["packages"]) == packages
+    assert configuration["package-dir"] == {"gpudeblur.kernels_cuda": "kernels_cuda"}
+    patterns = configuration["package-data"]["gpudeblur.kernels_cuda"]
     for source in (ROOT / "kernels_cuda").iterdir():
         assert any(fnmatch.fnmatch(source.name, pattern) for pattern in patterns), source.name
     data = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     for path in data:
         package = ".".join(path.parent.relative_to(ROOT).parts)
-        assert path.name in configuration()["package-data"].get(package, []), path
+        assert path.name in configuration["package-data"].get(package, []), path
 
 
 PRINT_SOURCES = """
@@ -159,19 +162,21 @@ print(pathlib.Path(c.__file__).resolve().parents[1], c.SOURCES.resolve(), len([*
 """
 
 
-def check_sources(folder: Path, package: Path, sources: Path) -> None:
+def check_sources(folder: Path, package: Path, sources: Path, finder: str = "", options: tuple[str, ...] = ()) -> None:
     pytest.importorskip("cupy")
     count = len([*(ROOT / "kernels_cuda").glob("*.cu")])
-    assert run(PRINT_SOURCES, folder) == f"{package.resolve()} {sources.resolve()} {count}"
+    printed = run(finder + PRINT_SOURCES, folder, options=options)
+    assert printed == f"{package.resolve()} {sources.resolve()} {count}"
 
 
+@pytest.mark.slow
 def test_the_cuda_sources_are_found_from_the_checkout() -> None:
     check_sources(ROOT, PACKAGE, ROOT / "kernels_cuda")
 
 
+@pytest.mark.slow
 def test_the_cuda_sources_are_found_from_an_editable_install(tmp_path: Path) -> None:
     """An editable install maps names to the checkout and puts no folder on the path (setuptools' finder does so)."""
-    pytest.importorskip("cupy")
     finder = f"""
 import importlib.util, sys
 class Finder:
@@ -181,35 +186,20 @@ class Finder:
             return importlib.util.spec_from_file_location(name, {str(PACKAGE / "__init__.py")!r})
 sys.meta_path.insert(0, Finder)
 """
-    out = run(finder + PRINT_SOURCES, tmp_path, options=("-P",))
-    assert out.split()[:2] == [str(PACKAGE.resolve()), str((ROOT / "kernels_cuda").resolve())]
+    check_sources(tmp_path, PACKAGE, ROOT / "kernels_cuda", finder, ("-P",))
 
 
-def copy_tree(folder: Path) -> None:
-    for name in ("gpudeblur", "kernels_cuda"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(ROOT / name, folder / name)
-
-
+@pytest.mark.slow
 def test_the_cuda_sources_are_found_from_a_wheel(tmp_path: Path) -> None:
-    """A wheel built of this tree, unpacked elsewhere."""
-    setuptools = pytest.importorskip("setuptools", reason="building a wheel takes setuptools")
-    if int(setuptools.__version__.partition(".")[0]) < 77:
-        pytest.skip(f"pyproject.toml asks for setuptools >= 77, this is {setuptools.__version__}")
+    """A wheel built of this tree, unpacked elsewhere; a stray folder beside the package is not taken."""
+    needs_setuptools()
     tree, site = tmp_path / "tree", tmp_path / "site"
-    tree.mkdir()
-    copy_tree(tree)
+    for name in ("gpudeblur", "kernels_cuda"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, tree / name)
     out = run(f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))", tree)
     with zipfile.ZipFile(tmp_path / out.split()[-1]) as archive:
         archive.extractall(site)
+    (site / "kernels_cuda").mkdir()
     check_sources(site, site / "gpudeblur", site / "gpudeblur" / "kernels_cuda")
-
-
-def test_in_a_wheel_the_sources_inside_come_first(tmp_path: Path) -> None:
-    """The layout of a wheel, without building one; a stray folder beside the package is not taken."""
-    (tmp_path / "kernels_cuda").mkdir()
-    package = tmp_path / "gpudeblur"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "kernels_cuda", package / "kernels_cuda")
-    check_sources(tmp_path, package, package / "kernels_cuda")

@@ -1,7 +1,5 @@
 """What is shipped, and what is said about it: the source distribution, the version, the lowest dependencies, README."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -14,11 +12,11 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from test_docs import blocks
 
 import gpudeblur
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 
 
 def project() -> dict[str, Any]:
@@ -34,16 +32,16 @@ def repository_files() -> list[str]:
     return sorted(name for name in set(names) if (ROOT / name).is_file())
 
 
-def setuptools_version() -> Version:
-    setuptools = pytest.importorskip("setuptools", reason="building takes setuptools")
-    return Version(setuptools.__version__)
+def needs_setuptools() -> None:
+    version = pytest.importorskip("setuptools", reason="building takes setuptools").__version__
+    if Version(version) < Version("77"):
+        pytest.skip(f"pyproject.toml asks for setuptools >= 77, this is {version}")
 
 
 @pytest.mark.slow
 def test_sdist_holds_the_repository(tmp_path: Path) -> None:
     names = repository_files()
-    if setuptools_version() < Version("77"):
-        pytest.skip(f"pyproject.toml asks for setuptools >= 77, this is {setuptools_version()}")
+    needs_setuptools()
     for name in names:
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "tree" / name)
@@ -80,13 +78,9 @@ def test_lowest_versions_are_those_of_pyproject() -> None:
     assert {Requirement(text).name for text in project()["dependencies"]} <= pins.keys()
 
 
-def shell_blocks() -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", README, re.S)
-
-
 def test_readme_commands_are_one_line_each() -> None:
     """The first installs and shows, the last runs every check, the same as .ci/run."""
-    first, last = shell_blocks()[0], shell_blocks()[-1]
+    first, *_, last = blocks("sh")
     assert first.count("\n") == last.count("\n") == 1
     assert first.rstrip().endswith("gpudeblur demo")
     assert last == "make test-all\n"

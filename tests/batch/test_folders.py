@@ -1,7 +1,5 @@
 """`gpudeblur batch`: which files are read, where the results go, what is said of failures, and a killed run."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import COLOR, KERNEL, fails, names, run, wide
+from test_cli import COLOR, KERNEL, fails, names, run, table, wide
 
 from gpudeblur.batch import cpu
 from gpudeblur.images.files import read_image, write_image
@@ -60,22 +58,14 @@ def below(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
-def table(result: Any) -> dict[str, str]:
-    """The rows; a value of several lines is one string."""
-    rows, name = {}, ""
-    for line in result.stdout.splitlines():
-        if line.startswith(" "):
-            rows[name] += "\n" + line.strip()
-        else:
-            name, value = line.split("  ", 1)
-            rows[name] = value.strip()
-    return rows
-
-
-def test_a_folder_of_pictures(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "size", [("-k", "5"), *(pytest.param(size, marks=pytest.mark.slow) for size in (("-k", "auto"), ()))]
+)
+def test_a_folder_of_pictures(calls: list[Any], photos: Path, tmp_path: Path, size: tuple[str, ...]) -> None:
     before = {name: (photos / name).read_bytes() for name in below(photos)}
-    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5")
+    result = run("batch", photos, "-o", tmp_path / "out", *size)
     assert result.exit_code == 0, result.output
+    assert [side or options.get("kernel_size") for _, side, options in calls] == [(5, 5) if "5" in size else None] * 3
     assert below(tmp_path / "out") == ["a.png", "b.tif", "c.png"]
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png").pixels, 255 - COLOR)
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "b.tif").pixels, 255 - COLOR[..., 0])
@@ -105,13 +95,6 @@ def test_every_option_arrives(calls: list[Any], photos: Path, tmp_path: Path) ->
         assert options == {
             "channel_axis": -1, "device": "cpu", "method": "two-step", "final": "hyper-laplacian", "gamma": 2.2,
         }  # fmt: skip
-
-
-def test_the_kernel_size_is_found_where_none_is_given(calls: list[Any], photos: Path, tmp_path: Path) -> None:
-    for given in ((), ("-k", "auto")):
-        assert run("batch", photos, "-o", tmp_path / "out", "--overwrite", *given).exit_code == 0
-    assert [size for _, size, _ in calls] == [None] * 6
-    assert below(tmp_path / "out") == ["a.png", "b.tif", "c.png"]
 
 
 def test_folders_in_folders_keep_their_place(calls: list[Any], photos: Path, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The memory model against the peak that is measured. If the inner loops change, so may its constants."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

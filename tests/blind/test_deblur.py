@@ -1,7 +1,5 @@
 """`deblur` as a whole: what it recovers, and what it promises about its input and its output."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -145,7 +143,7 @@ def test_all_restorations_differ_and_sparse_is_the_default(xp: Any) -> None:
     [(QUICK, "float32"), *(pytest.param(ALL_STARTS, d, marks=pytest.mark.slow) for d in ("float32", "float64"))],
 )
 def test_a_stack_equals_a_loop_bit_for_bit_on_numpy(
-    xp: Any, options: TwoStepOptions, dtype: str, monkeypatch: pytest.MonkeyPatch
+    xp: Any, options: TwoStepOptions, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In chunks of two, as many as a cache holds here. One image is constant, and comes back as it is."""
     monkeypatch.setattr(chunks, "CACHE_PIXELS", 2 * 52 * 52)
@@ -332,25 +330,24 @@ def base_kernel(**changes: Any) -> np.ndarray:
     return gd.estimate_kernel(photo(32), 7, options=TwoStepOptions(**base | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in OPTIONS for value in OPTIONS[name][1:]])
 def test_every_option_changes_the_kernel(name: str, value: Any) -> None:
     base, kernel = base_kernel(), base_kernel(**{name: value})
     check_kernel(kernel, (7, 7))
     if name == "dtype":
-        assert (base.dtype, kernel.dtype) == (np.float32, np.float64)
+        assert (str(base.dtype), str(kernel.dtype)) == ("float32", "float64")
     else:
         assert abs(kernel - base).max() > 1e-3 * base.max()
 
 
 def test_no_option_is_left_out() -> None:
-    """The others have tests of their own."""
     others = {"finest_candidates", "cautious", "finest_prior"}
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == OPTIONS.keys() | others
 
 
 @pytest.mark.parametrize("axis", [None, -1])
 def test_a_cautious_result_is_blended_with_the_input(axis: int | None) -> None:
-    """By as much as the confidence and the signals of the restoration ask for."""
     image = photo(64, color=axis is not None)
     bold = gd.deblur(image, 11, channel_axis=axis, options=dataclasses.replace(QUICK, cautious=False))
     cautious = gd.deblur(image, 11, channel_axis=axis, options=QUICK)
@@ -375,16 +372,19 @@ RUNS: dict[str, Callable[..., Any]] = {
 in_every_run = pytest.mark.parametrize("run", sorted(RUNS))
 
 
-def stages_of(run: str) -> list[str]:
-    return ["kernel"] if run == "estimate_kernel" else ["kernel", "restoration"]
-
-
 @in_every_run
-def test_progress_rises_to_one_in_the_order_of_the_stages(run: str) -> None:
+def test_progress_rises_to_one_and_true_stops_the_run_at_any_stage(run: str) -> None:
     calls: list[tuple[str, float]] = []
-    RUNS[run](photo(), 11, callback=lambda stage, fraction: calls.append((stage, fraction)))
+    stop = ""
+
+    def callback(stage: str, fraction: float) -> bool:
+        calls.append((stage, fraction))
+        return stage == stop
+
+    RUNS[run](photo(), 11, callback=callback)
     stages, fractions = [stage for stage, _ in calls], [fraction for _, fraction in calls]
-    assert list(dict.fromkeys(stages)) == stages_of(run)
+    expected = ["kernel"] if run == "estimate_kernel" else ["kernel", "restoration"]
+    assert list(dict.fromkeys(stages)) == expected
     assert stages == sorted(stages)  # "kernel" before "restoration", without a way back
     assert fractions == sorted(fractions)
     assert 0 < fractions[0] < 1
@@ -392,27 +392,12 @@ def test_progress_rises_to_one_in_the_order_of_the_stages(run: str) -> None:
     assert fractions.count(1) <= 2
     if run == "deblur":
         assert max(fraction for stage, fraction in calls if stage == "kernel") < 1
-
-
-@in_every_run
-def test_a_callback_that_returns_true_stops_the_run(run: str) -> None:
-    for stage in stages_of(run):
-        calls: list[tuple[str, float]] = []
-
-        def callback(name: str, fraction: float, stage: str = stage, calls: list = calls) -> bool:
-            calls.append((name, fraction))
-            return name == stage
-
+    for stop in expected:
+        calls.clear()
         with pytest.raises(gd.Stopped) as error:
             RUNS[run](photo(), 11, callback=callback)
-        name, fraction = calls[-1]
-        assert [name for name, _ in calls].count(stage) == 1
-        assert str(error.value) == f"stopped by the callback in stage {name!r} at {fraction:.0%} of the run"
-
-
-def test_a_callback_that_returns_anything_else_changes_nothing() -> None:
-    values = itertools.cycle([None, False, 0, 1, "go on"])
-    assert_same(gd.deblur(photo(), 9, options=QUICK, callback=lambda *_: next(values)).image, quick_result().image)
+        assert [stage for stage, _ in calls].count(stop) == 1
+        assert str(error.value) == f"stopped by the callback in stage {stop!r} at {calls[-1][1]:.0%} of the run"
 
 
 def test_an_error_in_the_callback_comes_through() -> None:
@@ -457,7 +442,6 @@ def test_small_images_give_finite_results(shape: tuple[int, int], size: Any, fin
 
 
 def test_the_residual_is_the_rms_of_the_reblurred_error() -> None:
-    """One number an image; noise raises it."""
     images, options = np.stack([photo(64), photo(64)[::-1]]), dataclasses.replace(QUICK, cautious=False)
     result = gd.deblur(images, 11, options=options)
     residual = result.info["residual"]

@@ -1,7 +1,5 @@
 """The demo, on crops of its pictures: what it reports is what it wrote; a comparison is there whole or not at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +14,30 @@ from gpudeblur.images.files import read_image
 NAMES = ["astronaut.png", "clock.png", "astronaut_deblurred.png", "clock_deblurred.png"]
 
 
-@pytest.fixture(scope="module")
-def calls() -> list[tuple[str, float]]:
-    return []
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[str, float]]) -> demo.DemoReport:
-    astronaut, clock = skimage.data.astronaut()[:220, 100:320], skimage.data.clock()[90:180, 110:210]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(skimage.data, "astronaut", lambda: astronaut)
-        patch.setattr(skimage.data, "clock", lambda: clock)
-        folder = tmp_path_factory.mktemp("demo") / "a" / "new folder"
-        return demo.run_demo(folder, device="cpu", progress=lambda stage, part: calls.append((stage, part)))
-
-
 @pytest.mark.slow
-def test_it_writes_what_it_says_and_nothing_else(report: demo.DemoReport) -> None:
-    folder = report.files[0].parent
+def test_the_report_is_about_the_pictures_that_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better than the blurred picture; the demo's own figures, on the whole picture, are checked by the bench."""
+    astronaut, clock = skimage.data.astronaut()[:220, 100:320], skimage.data.clock()[90:180, 110:210]
+    monkeypatch.setattr(skimage.data, "astronaut", lambda: astronaut)
+    monkeypatch.setattr(skimage.data, "clock", lambda: clock)
+    folder, calls = tmp_path / "a" / "new folder", list[tuple[str, float]]()
+    report = demo.run_demo(folder, device="cpu", progress=lambda stage, part: calls.append((stage, part)))
     assert [file.name for file in report.files] == NAMES
-    assert sorted(file.name for file in folder.iterdir()) == sorted(NAMES)
-    astronaut, clock, sharp_astronaut, sharp_clock = (np.asarray(read_image(file).pixels) for file in report.files)
+    assert sorted(folder.iterdir()) == sorted(report.files)
+    first, second, sharp_astronaut, sharp_clock = (np.asarray(read_image(file).pixels) for file in report.files)
     margin = demo.KERNEL_SIZE - 4 - 1
     assert sharp_astronaut.shape == (220 - margin, 220 - margin, 3)
     assert sharp_clock.shape[:2] == (90, 100)
-    for comparison, least in ((astronaut, 3), (clock, 2)):
+    for comparison, least in ((first, 3), (second, 2)):
         height, width = comparison.shape[:2]
         assert width > least * 0.7 * height
         assert comparison.std() > 0
 
-
-@pytest.mark.slow
-def test_the_report_is_about_these_pictures(report: demo.DemoReport) -> None:
-    """Better than the blurred picture; the demo's own figures, on the whole picture, are checked by the bench."""
     assert 15 < report.blurred_psnr < report.psnr < 60
     assert 0 < report.blurred_ssim < report.ssim <= 1
     assert min(report.seconds, report.clock_seconds) > 0
     assert report.backend == "numpy"
 
-
-@pytest.mark.slow
-def test_progress_names_the_picture_and_rises_to_one(report: demo.DemoReport, calls: list[tuple[str, float]]) -> None:
     stages, fractions = zip(*calls, strict=True)
     expected = [f"{name}: {stage}" for name in ("astronaut", "clock") for stage in ("kernel", "restoration")]
     assert list(dict.fromkeys(stages)) == expected

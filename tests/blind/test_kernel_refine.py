@@ -1,7 +1,5 @@
 """The projection of a solution onto kernels, and the L0 refinement."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import laws
@@ -160,14 +158,6 @@ def test_a_projection_is_centered_and_has_no_specks(xp: Any) -> None:
     assert_close(project(xp.asarray(kernel), share=0.05, component=0.1), expected, atol=1e-15)
 
 
-def test_both_limits_of_the_projection_matter(xp: Any) -> None:
-    kernels = xp.asarray(strokes())
-    counts = [int((project(kernels, share=s, component=c) > 0).sum()) for s, c in ((0.01, 0), (0.1, 0), (0.01, 0.05))]
-    assert counts[0] > counts[1] > 0
-    assert counts[0] > counts[2] > 0
-    assert_same(project(kernels, share=1.0, component=1.0)[0], delta((11, 11)))  # a pixel at least
-
-
 @in_both_dtypes
 def test_projecting_a_stack_equals_a_loop(xp: Any, dtype: str) -> None:
     kernels = strokes(4, dtype=dtype)
@@ -196,7 +186,7 @@ def test_a_projection_of_infinite_values_is_a_delta(xp: Any, value: float) -> No
 
 # ---- refinement
 
-DEFAULTS = {"weight": 1e-3, "beta": 0.05, "solver": "nnls", "iterations": 40}
+DEFAULTS: dict[str, Any] = {"weight": 1e-3, "beta": 0.05, "solver": "nnls", "iterations": 40}
 
 
 def equations(xp: Any, n: int = 2, dtype: str = "float64", error: float = 0.0) -> Any:
@@ -255,14 +245,6 @@ def test_every_parameter_of_the_refinement_matters(xp: Any, change: dict[str, An
     assert float(abs(first - second).max()) > 1e-3 * float(first.max())
 
 
-def test_a_smaller_beta_goes_further_from_the_start(xp: Any) -> None:
-    a, rhs, kernels = equations(xp, error=0.02)
-    start = normalize(kernels + 0.02)
-    options = [DEFAULTS | {"beta": beta, "weight": 1e-9} for beta in (1.0, 0.1, 0.01)]
-    moved = [squared(refine_kernel(a, rhs, start, **o) - start) for o in options]
-    assert 0 < moved[0] < moved[1] < moved[2]
-
-
 def test_beta_doubles_to_one_and_the_threshold_falls_with_it(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """r = k where k^2 >= weight / beta, on the scale where k has maximum 1 and a(0) is 1; b + beta r is solved."""
     a, rhs, kernels = equations(xp, n=1)
@@ -294,7 +276,7 @@ def test_the_scale_of_equations_and_kernel_does_not_matter(xp: Any, solver: str)
 
 
 @with_both_solvers
-@in_both_dtypes
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_refining_a_stack_equals_a_loop(xp: Any, solver: str, dtype: str) -> None:
     """One system has NaN, one has no gradients: the kernel of a constant image stays finite, from zero too."""
     a, rhs, kernels = equations(xp, 5, dtype=dtype, error=0.02)

@@ -1,7 +1,5 @@
 """kernel_size=None: the size that is found, and the warning where it may be too small."""
 
-from __future__ import annotations
-
 import functools
 import re
 import warnings
@@ -86,7 +84,6 @@ def test_a_stack_equals_a_loop_but_for_padding(alone: Callable[[int], gd.BlindRe
 
 @pytest.mark.slow
 def test_estimate_kernel_finds_the_same_kernel(alone: Callable[[int], gd.BlindResult]) -> None:
-    """Its progress rises to 1, and a kernel inside its window raises no warning."""
     fractions: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -124,13 +121,3 @@ def test_small_images_give_finite_results(shape: tuple[int, int]) -> None:
     result = gd.deblur(image, options=QUICK, final="hyper-laplacian")
     assert np.isfinite(result.image).all()
     assert result.kernel.shape[-1] <= min(shape)
-
-
-@pytest.mark.parametrize("shape", [(3, 3), (4, 90), (40, 50, 3)])
-def test_an_image_under_five_pixels_is_refused(shape: tuple[int, ...]) -> None:
-    message = f"image must have at least 5 x 5 pixels for kernel_size=None, got {shape[-2]} x {shape[-1]}; give a"
-    image = np.random.default_rng(0).random(shape)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        gd.deblur(image)
-    with gd.deblur_batch([image]) as results:
-        assert isinstance(next(results).error, ValueError)

@@ -1,12 +1,9 @@
 """The latent step and its smooth prior: closed forms, what each parameter does, and the laws that every step keeps."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
 
-import laws
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -20,9 +17,15 @@ from gpudeblur.numerics.fourier import rfft2
 from gpudeblur.synthesis import blur, linear_kernel
 
 # A stroke that is stronger at one end: not symmetric.
-KERNEL = linear_kernel(4, 30, 5) * np.arange(1, 6)
-KERNEL /= KERNEL.sum()
-OPTIONS = {"gradient_weight": 2e-3, "smooth_weight": 4e-3, "smooth_sigma": 0.6, "smooth_radius": 2, "beta_max": 1e3}
+KERNEL = linear_kernel(4, 30, 5) * np.arange(1.0, 6)
+KERNEL = KERNEL / KERNEL.sum()
+OPTIONS: dict[str, Any] = {
+    "gradient_weight": 2e-3,
+    "smooth_weight": 4e-3,
+    "smooth_sigma": 0.6,
+    "smooth_radius": 2,
+    "beta_max": 1e3,
+}
 in_odd_and_even_shapes = pytest.mark.parametrize("shape", [(30, 24), (21, 27)])
 
 
@@ -40,7 +43,6 @@ def blurred_blocks(shape: tuple[int, ...] = (30, 24), noise: float = 0.01) -> np
 
 
 def edge_count(image: Any, threshold: float = 1e-2) -> int:
-    """How many pixels have a gradient above the threshold."""
     gx, gy = gradient(to_host(image))
     return int((gx**2 + gy**2 > threshold**2).sum())
 
@@ -89,7 +91,13 @@ def test_the_closed_form_zeroes_its_own_gradient(xp: Any, shape: tuple[int, int]
     blurred = blocks(shape, 0.05)
     blurred[5:7, 5:7] += 2  # a few gradients over the threshold of 0.5, most under it
     value = split_objective(blurred, (0.2, alpha), sigma=0.8, radius=1)
-    rest = {"smooth_weight": alpha, "smooth_sigma": 0.8, "smooth_radius": 1, "beta_rate": 2.0, "beta_max": 0.3}
+    rest: dict[str, Any] = {
+        "smooth_weight": alpha,
+        "smooth_sigma": 0.8,
+        "smooth_radius": 1,
+        "beta_rate": 2.0,
+        "beta_max": 0.3,
+    }
     x = to_host(latent_step(xp.asarray(blurred), xp.asarray(KERNEL), gradient_weight=0.1, **rest))
     directions = random.normal(size=(8, *shape))
     slopes, elsewhere = (np.array([value(at + d) - value(at - d) for d in directions]) for at in (x, blurred))
@@ -121,19 +129,16 @@ def test_a_larger_gradient_weight_leaves_fewer_edges(xp: Any) -> None:
     assert counts[0] > 1.5 * counts[1] > 3 * counts[2]
 
 
-def test_a_larger_beta_max_makes_flat_regions_flatter(xp: Any) -> None:
-    """Most gradients of the blocks are noise; beta presses them to zero, as |D x|_0 wants."""
-    arrays = xp.asarray(blurred_blocks()), xp.asarray(KERNEL)
-    outs = [latent_step(*arrays, gradient_weight=2e-3, beta_max=beta_max) for beta_max in (1.0, 100.0, 1e5)]
-    counts = [edge_count(out, 1e-3) for out in outs]
-    assert counts[0] > 1.3 * counts[1] > 1.3 * 1.3 * counts[2]
-
-
 def test_a_smaller_beta_rate_takes_more_passes(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """beta = 2 lambda, 2 lambda rate, ... below beta_max: the passes are counted at the closed form."""
     weights: list[float] = []
     solve = latent.spectral_solve
-    monkeypatch.setattr(latent, "spectral_solve", lambda *a: weights.append(a[3]) or solve(*a))
+
+    def count(*arguments: Any) -> Any:
+        weights.append(arguments[3])
+        return solve(*arguments)
+
+    monkeypatch.setattr(latent, "spectral_solve", count)
     arrays, outs = (xp.asarray(blurred_blocks()), xp.asarray(KERNEL)), []
     for rate, expected in ((4.0, [0.02, 0.08, 0.32]), (2.0, [0.02, 0.04, 0.08, 0.16, 0.32, 0.64])):
         weights.clear()
@@ -142,38 +147,23 @@ def test_a_smaller_beta_rate_takes_more_passes(xp: Any, monkeypatch: pytest.Monk
     assert float(abs(outs[0] - outs[1]).max()) > 1e-3
 
 
-def test_the_smooth_prior_preserves_gentle_slopes(xp: Any) -> None:
-    """A wave with all gradients under the threshold: without the smooth prior it is flattened, with it less."""
-    wave = xp.asarray(0.02 * np.sin(2 * np.pi * np.arange(40) / 10) * np.ones((40, 1)))
-    delta, ratios = xp.asarray(np.pad([[1.0]], 1)), []
-    for alpha in (0.0, 0.5, 20.0):
-        out = latent_step(wave, delta, gradient_weight=0.05, smooth_weight=alpha, beta_max=20.0)
-        ratios.append(float(out.std() / wave.std()))
-    assert 0 < ratios[0] < 0.99 * ratios[1] < 0.5 * ratios[2] < 0.5
-
-
-@pytest.mark.parametrize("change", [{"smooth_sigma": 3.0}, {"smooth_radius": 4}, {"smooth_weight": 0.0}])
-def test_every_parameter_of_the_smooth_prior_matters(xp: Any, change: dict[str, Any]) -> None:
-    arrays = xp.asarray(blurred_blocks(noise=0.03)), xp.asarray(KERNEL)
-    options = {"gradient_weight": 0.01, "beta_max": 1.0, "smooth_weight": 0.5, "smooth_sigma": 0.5, "smooth_radius": 1}
-    first, second = (latent_step(*arrays, **o) for o in (options, options | change))
-    assert float(abs(first - second).max()) > 1e-3
-
-
 # ---- laws
 
 
 @in_odd_and_even_shapes
 def test_a_latent_step_commutes_with_shifts_and_offsets(xp: Any, shape: tuple[int, int]) -> None:
-    image, step = blurred_blocks(shape), functools.partial(latent_step, kernel=xp.asarray(KERNEL), **OPTIONS)
-    out = to_host(step(xp.asarray(image)))
-    assert_close(step(xp.asarray(np.roll(image, (7, -5), (0, 1)))), np.roll(out, (7, -5), (0, 1)), atol=1e-9)
-    assert_close(step(xp.asarray(image + 3)), out + 3, atol=1e-9)
+    image, kernel = blurred_blocks(shape), xp.asarray(KERNEL)
+
+    def step(u: np.ndarray) -> Any:
+        return latent_step(xp.asarray(u), kernel, **OPTIONS)
+
+    out = to_host(step(image))
+    assert_close(step(np.roll(image, (7, -5), (0, 1))), np.roll(out, (7, -5), (0, 1)), atol=1e-9)
+    assert_close(step(image + 3), out + 3, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_latent_step_of_a_stack_equals_a_loop(xp: Any, dtype: str) -> None:
-    """One image is constant, one has NaN: they disturb no other."""
     stack = blurred_blocks((2, 2, 30, 24)).astype(dtype)
     stack[0, 1], stack[1, 0], stack[1, 0, 3, 4] = 0.5, 0.2, np.nan
     kernels = np.stack([KERNEL, KERNEL.T, KERNEL[::-1], KERNEL[:, ::-1]]).reshape(2, 2, 5, 5).astype(dtype)
@@ -191,7 +181,6 @@ def test_a_latent_step_of_a_stack_equals_a_loop(xp: Any, dtype: str) -> None:
 
 
 def test_the_spectrum_may_come_from_the_caller(xp: Any) -> None:
-    """No argument is modified."""
     image, kernel = xp.asarray(blurred_blocks()), xp.asarray(KERNEL)
     spectrum = rfft2(image)
     before = image.copy(), kernel.copy(), spectrum.copy()
@@ -215,14 +204,6 @@ def test_without_edges_it_is_the_laplacian_of_the_smooth_image(xp: Any, shape: t
     assert_close(out, gradient_adjoint(*gradient(smooth)), atol=1e-12)
 
 
-@in_every_shape
-def test_edges_everywhere_or_a_constant_give_zero(xp: Any, shape: tuple[int, ...]) -> None:
-    out = dt_smooth_map(xp.asarray(picture(shape)), 0.0, sigma=1.3, radius=0)
-    assert out.shape == shape
-    assert not out.any()
-    assert not smooth_map(xp.full(shape, 0.5), 0.1).any()
-
-
 @pytest.mark.parametrize("radius", [1, 3])
 def test_it_is_zero_within_the_radius_of_an_edge(xp: Any, radius: int) -> None:
     """One bright pixel on gentle waves: t is set at it, above it and left of it. Outside the squares it is not 0."""
@@ -237,39 +218,9 @@ def test_it_is_zero_within_the_radius_of_an_edge(xp: Any, radius: int) -> None:
     assert nonzero[~scipy.ndimage.binary_dilation(t, np.ones((3, 3)))].mean() > 0.9
 
 
-def test_every_parameter_of_the_smooth_map_matters(xp: Any) -> None:
-    """A larger sigma smooths more; a lower threshold and a larger radius leave a smaller smooth part."""
-    image = xp.asarray(np.random.default_rng(0).normal(size=(60, 70)))
-    energies = [float((dt_smooth_map(image, 1e3, sigma=s, radius=1) ** 2).sum()) for s in (0.3, 0.9, 2.7)]
-    assert energies[0] > 2 * energies[1] > 4 * energies[2]
-
-    def area(threshold: float, radius: int) -> int:
-        return int((dt_smooth_map(image, threshold, sigma=0.5, radius=radius) != 0).sum())
-
-    assert area(12.0, 1) > 1.2 * area(8.0, 1) > 0
-    assert area(12.0, 1) > 1.2 * area(12.0, 3) > 0
-
-
 def test_each_image_may_have_a_threshold_of_its_own(xp: Any) -> None:
     images = xp.asarray(picture((2, 20, 30)))
-    out = smooth_map(images, xp.asarray(np.float32([0.3, 1.2])))
+    out = smooth_map(images, xp.asarray([0.3, 1.2], dtype=np.float32))
     for i, threshold in enumerate((0.3, 1.2)):
         assert_close(out[i], smooth_map(images[i], threshold), atol=1e-7)
     assert bool((out[0] != smooth_map(images[0], 1.2)).any())
-
-
-@in_every_shape
-def test_the_smooth_map_sums_to_zero_and_commutes_with_shifts(xp: Any, shape: tuple[int, ...]) -> None:
-    image = xp.asarray(picture(shape, dtype=np.float64))
-    before, out = image.copy(), smooth_map(image, 0.6)
-    assert_same(image, before)
-    assert float(abs(out).max()) > 1e-3
-    assert_close(out.sum((-2, -1)), np.zeros(shape[:-2]), atol=1e-10)
-    laws.assert_shift_covariant(lambda u: smooth_map(u, 0.6), xp.asarray(picture(shape)), (5, -3))
-
-
-def test_the_smooth_map_of_a_stack_equals_a_loop(xp: Any) -> None:
-    stack = picture((4, 20, 30))
-    stack[1, 3, 4], stack[2] = np.nan, 0
-    laws.assert_batch_is_loop(lambda u: smooth_map(u, 0.6), xp.asarray(stack))
-    assert smooth_map(xp.asarray(stack), 0.6)[3].any()

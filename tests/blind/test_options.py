@@ -1,7 +1,5 @@
 """The options of the method and the arguments of a call: every rule has its message, before a pixel is read."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
@@ -117,7 +115,7 @@ def test_options_are_frozen_comparable_and_keyword_only() -> None:
     with pytest.raises(ValueError, match=r"^iterations must be at least 1, got 0; "):
         dataclasses.replace(options, iterations=0)
     with pytest.raises(TypeError, match="positional"):
-        TwoStepOptions(1e-3)  # type: ignore[misc]
+        TwoStepOptions(1e-3)  # type: ignore[call-arg, arg-type]
     with pytest.raises(TypeError, match="unexpected keyword argument 'lamda'"):
         TwoStepOptions(lamda=1e-3)  # type: ignore[call-arg]
 
@@ -138,8 +136,8 @@ def unreadable_images() -> Iterator[Any]:
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "deblur": lambda *args, **more: gd.deblur(Unreadable(), *args, **more),  # type: ignore[arg-type]
-    "estimate_kernel": lambda *args, **more: gd.estimate_kernel(Unreadable(), *args, **more),  # type: ignore[arg-type]
+    "deblur": lambda *args, **more: gd.deblur(Unreadable(), *args, **more),
+    "estimate_kernel": lambda *args, **more: gd.estimate_kernel(Unreadable(), *args, **more),
     "deblur_batch": lambda *args, **more: gd.deblur_batch(unreadable_images(), *args, **more),
 }
 KNOWN_FINALS = ", ".join(map(repr, FINALS))
@@ -175,12 +173,6 @@ def test_a_prior_is_given_once(call: str) -> None:
     options = TwoStepOptions(prior=L0Intensity())
     with pytest.raises(ValueError, match=r"^prior must be given once, got DarkChannel\(.*; leave one out$"):
         CALLS[call](9, prior=DarkChannel(), options=options)
-
-
-@pytest.mark.parametrize("call", ["deblur", "estimate_kernel"])
-def test_good_arguments_let_the_image_be_read(call: str) -> None:
-    with pytest.raises(TypeError, match=r"^image must be a NumPy or CuPy array, got "):
-        CALLS[call](9)
 
 
 @pytest.mark.parametrize("call", CALLS)

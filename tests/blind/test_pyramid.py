@@ -1,7 +1,5 @@
 """The scales: sizes of kernel and image, and the two resamplings between them."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any
@@ -151,13 +149,6 @@ def test_what_the_coarse_grid_cannot_hold_is_removed(xp: Any) -> None:
     assert np.abs(wave - expected)[4:-4, 4:-4].max() < 0.1
 
 
-def test_a_smooth_image_survives_the_way_down_and_up(xp: Any) -> None:
-    y, x = np.indices((64, 60))
-    image = 0.5 + 0.3 * np.sin(y / 9) * np.cos(x / 7)
-    back = resample(resample(xp.asarray(image), (45, 42)), (64, 60))
-    assert np.abs(to_host(back) - image)[6:-6, 6:-6].max() < 0.02
-
-
 def test_resampling_a_stack_equals_a_loop(xp: Any) -> None:
     stack = random(2, 3, 21, 18)
     stack[0, 1], stack[1, 0] = np.nan, 0
@@ -215,8 +206,5 @@ def test_a_kernel_that_was_padded_is_cut_back(xp: Any, larger: tuple[int, int]) 
     rows, columns = (larger[0] - 5) // 2, (larger[1] - 7) // 2
     assert_same(out, np.pad(to_host(kernel), ((0, 0), (rows, rows), (columns, columns))))
     assert_same(fit_size(out, (5, 7)), kernel)
-
-
-def test_one_side_may_be_cut_and_the_other_padded(xp: Any) -> None:
-    kernel = random(7, 3)
-    assert_same(fit_size(xp.asarray(kernel), (3, 7)), np.pad(kernel[2:5], ((0, 0), (2, 2))))
+    cut_and_padded = np.pad(to_host(kernel)[:, 1:-1], ((0, 0), (0, 0), (2, 2)))
+    assert_same(fit_size(kernel, (3, 11)), cut_and_padded)

@@ -1,7 +1,5 @@
 """Saturated lights: where they are, that they are removed without a trace, and that other images are left alone."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -13,14 +11,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur.blind.observation import Observation
 from gpudeblur.blind.options import Settings
-from gpudeblur.blind.saturated_lights import (
-    DARK_SURROUND,
-    MAX_LIGHT_AREA,
-    RIM,
-    inpaint,
-    light_masks,
-    remove_lights,
-)
+from gpudeblur.blind.saturated_lights import DARK_SURROUND, MAX_LIGHT_AREA, RIM, inpaint, light_masks, remove_lights
 from gpudeblur.blind.two_step import two_step, views_of
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity
@@ -119,6 +110,7 @@ def test_a_light_in_a_flat_scene_leaves_no_trace(xp: Any) -> None:
 def test_views_without_lights_exist_only_where_lights_are(xp: Any) -> None:
     dark, plain = (observe(xp.asarray(image)) for image in (night(), blur(CAMERA, KERNEL).astype(np.float32)))
     views = views_of(dark, (13, 13), TWO_STARTS)
+    assert dark.saturated is not None
     assert views.full is dark.luminance
     unlit, scoring = remove_lights(dark.luminance, dark.saturated[:, 0], (13, 13))
     assert_same(views.unlit, unlit)
@@ -136,6 +128,7 @@ def test_a_bright_image_with_saturated_paper_stays_as_it_is(xp: Any) -> None:
     assert len(views_of(observed, (13, 13), TWO_STARTS).arrays) == 2
 
 
+@pytest.mark.slow
 def test_a_saturated_image_disturbs_no_other_in_its_stack() -> None:
     options = dataclasses.replace(TWO_STARTS, iterations=1, finest_iterations=1)
     images = [blur(CAMERA, KERNEL).astype(np.float32)[:64, :64], night()[:64, :64]]

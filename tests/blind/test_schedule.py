@@ -1,7 +1,5 @@
 """The schedule: every number of every scale and iteration, from the options alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 
@@ -74,16 +72,6 @@ def check_course(values: list[float], ends: tuple[float, float], *, closed: bool
         assert values[-1] == pytest.approx(last)
     elif first != last:
         assert values[-1] != last
-
-
-def test_the_gradient_weight_stops_at_its_minimum() -> None:
-    options = TwoStepOptions(smallest_kernel=3, gradient_weight_min=4e-3, gradient_weight_decay=1.1, iterations=4)
-    scales = schedule((64, 64), (11, 7), options)
-    assert scales[-1].size == (17, 13)  # 11 x 7 and the margin
-    weights = [i.gradient_weight for scale in scales for i in scale.iterations]
-    expected = np.maximum(8e-3 / 1.1 ** np.arange(len(weights)), 4e-3)
-    assert 1 < (expected == 4e-3).sum() < len(weights)
-    np.testing.assert_allclose(weights, expected)
 
 
 def test_the_finest_scale_has_numbers_of_its_own() -> None:

@@ -1,7 +1,5 @@
 """Selection: the true kernel scores best, and each image has a ranking of its own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,6 @@ def images() -> np.ndarray:
 
 
 def scores_of(xp: Any, stack: np.ndarray, kernel: np.ndarray) -> KernelScores:
-    """One kernel for every image of a stack, without noise."""
     kernels, ones = np.stack([kernel] * len(stack)), np.ones(len(stack), stack.dtype)
     return score_kernels(xp.asarray(stack), xp.asarray(kernels), xp.asarray(ones))
 
@@ -47,7 +44,6 @@ def test_brightness_and_contrast_keep_the_order(xp: Any) -> None:
 
 
 def test_scores_of_a_stack_equal_a_loop() -> None:
-    """One of its images is constant, and disturbs no other."""
     stack = np.concatenate([images(), np.full((1, 204, 224), 0.5)]).astype(np.float32)
     kernels, noise = np.stack([TRUE, OTHERS["another"], TRUE]), np.array([1, 2, 1], dtype=np.float32)
     together = score_kernels(stack, kernels, noise)
@@ -55,17 +51,6 @@ def test_scores_of_a_stack_equal_a_loop() -> None:
         alone = score_kernels(stack[i : i + 1], kernels[i : i + 1], noise[i : i + 1])
         for field in ("energy", "match", "gain", "score"):
             assert_same(getattr(together, field)[i : i + 1], getattr(alone, field))
-
-
-def test_each_image_has_a_ranking_of_its_own(xp: Any) -> None:
-    """Of equals the first is best; NaN comes last."""
-    energies = [[1, 3, 2], [2, 1, 2], [3, 2, np.nan]]
-    zeros, ones = xp.zeros(3), xp.ones(3)
-    scores = [KernelScores(xp.asarray(energy, dtype=float), zeros, ones, ones) for energy in energies]
-    ranks = rank(scores)
-    assert to_host(ranks).tolist() == [[0, 1, 0], [1, 2, 1], [2, 0, 2]]
-    assert to_host(take([xp.full((3, 2), i) for i in range(3)], ranks[0])).tolist() == [[0, 0], [1, 1], [0, 0]]
-    assert to_host(take_scores(scores, ranks[0]).energy).tolist() == [1, 1, 2]
 
 
 def test_the_order_is_that_of_a_stable_sort(xp: Any) -> None:
@@ -78,7 +63,10 @@ def test_the_order_is_that_of_a_stable_sort(xp: Any) -> None:
     expected = np.argsort(-np.where(np.isnan(values), -np.inf, values), axis=0, kind="stable")
     assert_same(rank(scores), expected)
     assert_same(rank(scores, 2), expected[:2])
-    assert_same(take(list(map(xp.asarray, values)), xp.asarray(expected[0])), values[expected[0], np.arange(50)])
+    best, first = xp.asarray(expected[0]), values[expected[0], np.arange(50)]
+    assert_same(take_scores(scores, best).match, first)
+    stacks = [xp.asarray(np.stack([value, -value], axis=-1)) for value in values]
+    assert_same(take(stacks, best), np.stack([first, -first], axis=-1))
 
 
 def test_energy_counts_for_less_in_a_noisy_image(xp: Any) -> None:

@@ -2,10 +2,8 @@
 
 import contextlib
 import logging
-import re
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
+from test_bad_input import refuses
 
 from gpudeblur.images.files import check_output, read_image, read_kernel, write_image, write_kernel
 
 RNG = np.random.default_rng(7)
 COLOR = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 KERNEL = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
-
-
-def refuses(error: type[Exception], message: str) -> Any:
-    """The whole message, literally but for "...", which stands for anything."""
-    return pytest.raises(error, match=f"^{re.escape(message)}$".replace(r"\.\.\.", r"(.|\n)*"))
 
 
 def integers(shape, dtype=np.uint8):
@@ -46,11 +40,10 @@ def test_lossless_formats_keep_every_bit(tmp_path, suffix, dtype, shape, has_alp
     assert photo.pixels.flags.writeable
     assert photo.pixels.dtype == dtype
     np.testing.assert_array_equal(photo.pixels, pixels)
-    if has_alpha:
+    assert (photo.alpha is None) == (not has_alpha)
+    if photo.alpha is not None:
         assert photo.alpha.dtype == dtype
         np.testing.assert_array_equal(photo.alpha, alpha)
-    else:
-        assert photo.alpha is None
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -119,11 +112,14 @@ def test_broken_exif_harms_no_pixel(tmp_path):
     assert read_image(tmp_path / "a.jpg").pixels.shape == (16, 16, 3)
 
 
-def test_palette_is_expanded(tmp_path):
-    colors = Image.fromarray(integers((6, 7, 3))).convert("P")
-    for suffix in ("png", "tif"):
-        colors.save(tmp_path / f"a.{suffix}")
-        np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}").pixels, np.asarray(colors.convert("RGB")))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("mode", "expanded"), [("P", "RGB"), ("1", "L")])
+def test_palettes_and_bits_are_expanded(tmp_path, suffix, mode, expanded):
+    picture = Image.fromarray(integers((6, 7, 3))).convert(mode)
+    picture.save(tmp_path / f"a.{suffix}")
+    photo = read_image(tmp_path / f"a.{suffix}")
+    assert photo.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(photo.pixels, np.asarray(picture.convert(expanded)))
 
 
 def test_a_transparent_colour_is_alpha(tmp_path):
@@ -139,36 +135,25 @@ def test_a_transparent_colour_is_alpha(tmp_path):
     np.testing.assert_array_equal(photo.alpha, [[255, 0]])
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_one_bit_is_black_and_white(tmp_path, suffix):
-    bits = np.array([[True, False, True]])
-    Image.fromarray(bits).save(tmp_path / f"a.{suffix}")
-    photo = read_image(tmp_path / f"a.{suffix}")
-    assert photo.pixels.dtype == np.uint8
-    np.testing.assert_array_equal(photo.pixels, [[255, 0, 255]])
+DEEP, PLANES = integers((30, 20, 3), np.uint16), RNG.random((9, 8, 3), dtype=np.float32)
 
 
-@pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd", "packbits"])
-def test_compressed_tiff(tmp_path, compression):
-    pixels = integers((30, 20, 3), np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, rowsperstrip=7)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, pixels)
-
-
-def test_tiff_of_separate_planes(tmp_path):
-    pixels = RNG.random((9, 8, 3), dtype=np.float32)
-    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(pixels, -1, 0), photometric="rgb", planarconfig="separate")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, pixels)
-
-
-def test_tiff_with_white_as_zero(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 200]], np.uint8), photometric="miniswhite")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, [[255, 55]])
+@pytest.mark.parametrize(
+    ("stored", "options", "expected"),
+    [
+        *((DEEP, {"compression": c, "rowsperstrip": 7}, DEEP) for c in ("lzw", "zlib", "zstd", "packbits")),
+        (np.moveaxis(PLANES, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}, PLANES),
+        (np.array([[0, 200]], np.uint8), {"photometric": "miniswhite"}, [[255, 55]]),  # white as zero
+    ],
+)
+def test_tiffs_of_other_programs(tmp_path, stored, options, expected):
+    tifffile.imwrite(tmp_path / "a.tif", stored, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, expected)
 
 
 def test_tiff_of_12_bits_fills_16(tmp_path):
-    values = np.array([[0, 4095, 2048, 1]], np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", values, bitspersample=12)
+    """By a name of its own, as old imagecodecs cannot write it: `make test-floors` leaves it out."""
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 4095, 2048, 1]], np.uint16), bitspersample=12)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, [[0, 65535, 32776, 16]])
 
 
@@ -237,18 +222,9 @@ def test_a_file_that_is_not_a_kernel(tmp_path):
         read_kernel(tmp_path / "a.npy")
 
 
-def test_kernels_are_exact_as_npy_and_white_at_most_as_png(tmp_path):
-    write_kernel(tmp_path / "k.npy", KERNEL)
-    np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), KERNEL)
+def test_kernels_are_white_at_most_as_png(tmp_path):
     write_kernel(tmp_path / "k.png", np.array([[0.0, 0.02, 0.01]]))
     np.testing.assert_array_equal(read_image(tmp_path / "k.png").pixels, [[0, 255, 128]])
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"x" * 100_000)
-    write_image(path, integers((2, 2)))
-    assert read_image(path).pixels.shape == (2, 2)
 
 
 def test_a_link_is_written_through(tmp_path):
@@ -279,7 +255,6 @@ def test_pillow_reads_what_is_written(tmp_path):
 
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
-    """The same picture in every format, 8 and 16 bits."""
     folder = tmp_path / "good"
     folder.mkdir()
     write_image(folder / "a.png", COLOR)
@@ -331,7 +306,7 @@ def test_tiff_cut_between_two_strips(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as writer:
         writer.write(COLOR, rowsperstrip=8, compression="zlib", metadata=None)
     with tifffile.TiffFile(path) as tiff:
-        cut = tiff.pages[0].dataoffsets[2]  # type: ignore[union-attr]
+        cut = tiff.pages[0].dataoffsets[2]
     path.write_bytes(path.read_bytes()[:cut])
     cannot_read(path, "is damaged or truncated and cannot be read (it has ... of ... bytes); get a fresh copy")
 
@@ -351,8 +326,6 @@ def test_damaged_tiff_directories_are_read_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("side", "depth"), [(10_000, 8), (10_000, 16), (60_000, 8), (60_000, 16)])
 def test_png_bomb(tmp_path: Path, side: int, depth: int) -> None:
-    """A well-formed PNG that claims to be of this size and holds next to nothing."""
-
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -370,6 +343,7 @@ def test_the_limit_holds_for_every_format_and_can_be_moved(
 ) -> None:
     path = tmp_path / f"a.{suffix}"
     write_image(path, COLOR)
+    limit: int | None
     for limit in (1999, 100):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         cannot_read(path, f"must not hold more than {limit} pixels ...2000...; crop or reduce it, ...")
@@ -393,13 +367,6 @@ def test_tiffs_that_are_no_single_gray_or_rgb_picture(tmp_path: Path, monkeypatc
 
 
 # ---- files to write
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Must be as empty after the test as before."""
-    yield tmp_path
-    assert list(tmp_path.iterdir()) == []
 
 
 GRAY = np.zeros((2, 2))
@@ -431,13 +398,14 @@ GRAY = np.zeros((2, 2))
          "write it as .npy"),
     ],
 )  # fmt: skip
-def test_what_is_not_written(folder: Path, name: str, arguments: Any, error: type[Exception], message: str) -> None:
+def test_what_is_not_written(tmp_path: Path, name: str, arguments: Any, error: type[Exception], message: str) -> None:
     pixels, alpha, bits = (*arguments, None, None)[:3]
     with refuses(error, message):
         if Path(name).name.startswith("k"):
-            write_kernel(folder / name, pixels)
+            write_kernel(tmp_path / name, pixels)
         else:
-            write_image(folder / name, pixels, alpha, bits=bits)
+            write_image(tmp_path / name, pixels, alpha, bits=bits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,27 +434,15 @@ def test_the_input_is_no_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-def test_failure_half_way_leaves_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], name: str
-) -> None:
-    def fill_the_disk(self: Path, data: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_failure_half_way_keeps_the_old_file(tmp_path, monkeypatch, error, name, step):
+    def fail(self: Path, _: Any) -> None:
+        if step == "write_bytes":
+            self.touch()
         raise error("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    (tmp_path / name).write_text("old")
+    monkeypatch.setattr(Path, step, fail)
     with pytest.raises(error, match="disk full"):
-        write_image(folder / name, COLOR)
-
-
-def test_failure_half_way_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.png").write_bytes(b"old")
-
-    def fail(self: Path, target: Path) -> None:
-        raise PermissionError("no")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(PermissionError, match="no"):
-        write_image(tmp_path / "a.png", COLOR)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
-    assert (tmp_path / "a.png").read_bytes() == b"old"
+        write_image(tmp_path / name, COLOR)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "old")]

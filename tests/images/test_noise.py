@@ -1,7 +1,5 @@
 """The noise is measured as it was made, and only a noisy picture is divided by it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,8 @@ import gpudeblur as gd
 from gpudeblur.images.noise import REFERENCE_SIGMA, divide_by_noise, noise_scale, noise_sigma, noise_sigma_under
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, linear_kernel, trajectory_kernel
+
+KERNELS = {"shake": trajectory_kernel(15, rng=2), "line": linear_kernel(9, 30, 11), "box": np.ones((3, 3)) / 9}
 
 
 def constant() -> np.ndarray:
@@ -44,23 +44,20 @@ def test_white_noise_is_measured_on_a_blurred_photograph(xp: Any, name: str, sig
     assert float(noise_sigma(xp.asarray(noisy(picture, sigma)))) == pytest.approx(sigma, rel=0.05)
 
 
-def test_neither_brightness_nor_slopes_are_noise(xp: Any) -> None:
+def test_neither_brightness_nor_slopes_are_noise_and_the_unit_is_the_pictures(xp: Any) -> None:
     y, x = np.mgrid[:64, :70] / 64
     picture = noisy(np.zeros((64, 70)), 0.01)
     alone = float(noise_sigma(xp.asarray(picture)))
     assert float(noise_sigma(xp.asarray(picture + 3 + 2 * x - 5 * y))) == pytest.approx(alone, rel=1e-9)
+    assert float(noise_sigma(xp.asarray(8 * picture))) == 8 * alone
 
 
-def test_the_unit_is_the_pictures(xp: Any) -> None:
-    picture = noisy(constant(), 0.01)
-    assert float(noise_sigma(xp.asarray(8 * picture))) == 8 * float(noise_sigma(xp.asarray(picture)))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (2, 7)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (2, 7), (5, 7)])
 def test_pictures_of_a_few_pixels(xp: Any, shape: tuple[int, int]) -> None:
     picture = xp.asarray(noisy(np.zeros(shape), 1.0))
     assert (float(noise_sigma(picture)) > 0) == (min(shape) > 1)
     assert xp.isfinite(divide_by_noise(picture, noise_scale(picture))).all()
+    assert xp.isfinite(noise_sigma_under(picture, xp.asarray(KERNELS["box"])))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -85,7 +82,6 @@ def test_a_noisy_picture_is_divided(xp: Any, dtype: str) -> None:
 
 
 def test_a_batch_is_a_loop(xp: Any) -> None:
-    """Quiet, noisy and constant pictures, and one that is NaN, beside each other."""
     pictures = [noisy(blurred("camera"), sigma, seed) for seed, sigma in enumerate((0.0, 0.01, 0.05))]
     pictures += [constant(), np.full((256, 256), np.nan)]
     stack = xp.asarray(np.stack(pictures).astype(np.float32)).reshape(5, 1, 256, 256)
@@ -97,13 +93,6 @@ def test_a_batch_is_a_loop(xp: Any) -> None:
 
 
 # ---- with the kernel known
-
-
-KERNELS = {
-    "shake": trajectory_kernel(15, rng=2),
-    "line": linear_kernel(9, 30, 11),
-    "box": np.ones((3, 3)) / 9,
-}
 
 
 @pytest.mark.parametrize(
@@ -134,14 +123,7 @@ def test_without_noise_next_to_none_is_found(xp: Any, kernel: str) -> None:
     assert float(noise_sigma_under(picture, xp.asarray(KERNELS[kernel]))) < 1 / 255 / 12**0.5
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7)])
-def test_noise_under_a_kernel_of_pictures_of_a_few_pixels(xp: Any, shape: tuple[int, int]) -> None:
-    picture = xp.asarray(noisy(np.zeros(shape), 1.0))
-    assert xp.isfinite(noise_sigma_under(picture, xp.asarray(KERNELS["box"])))
-
-
 def test_noise_under_kernels_a_batch_is_a_loop(xp: Any) -> None:
-    """A kernel each, and one for all; a picture that is NaN or 0 beside them."""
     stack = np.stack([noisy(blurred("camera"), sigma) for sigma in (0.01, 0.03, 0.0, 0.0)])
     stack[2, 5, 5], stack[3] = np.nan, 0
     kernels = np.stack([KERNELS["shake"], KERNELS["shake"].T, KERNELS["shake"][::-1], KERNELS["shake"]])
@@ -159,7 +141,6 @@ def test_noise_under_kernels_a_batch_is_a_loop(xp: Any) -> None:
 
 
 def test_estimate_noise_of_every_kind_of_picture(xp: Any) -> None:
-    """Gray and colour, integer and float, one and many, with and without the kernel."""
     k = KERNELS["shake"]
     gray = noisy(blurred("camera"), 0.02)
     assert gd.estimate_noise(xp.asarray(gray)) == pytest.approx(0.02, rel=0.05)

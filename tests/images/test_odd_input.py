@@ -1,7 +1,5 @@
 """Input that is odd but may be meant: computed, with a warning where it is likely a slip."""
 
-from __future__ import annotations
-
 import functools
 import re
 import warnings
@@ -11,22 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_close
+from test_bad_input_api import DECONVOLVE, KERNEL, PICTURE, SCENE
 
 import gpudeblur as gd
 from gpudeblur import nonblind, restoration
 from gpudeblur.nonblind.specs import METHOD_SPECS
-from gpudeblur.synthesis import blur, trajectory_kernel
+from gpudeblur.synthesis import blur
 
-SCENE = np.random.default_rng(0).random((10, 12)).repeat(4, 0).repeat(4, 1)
-KERNEL = trajectory_kernel(5, rng=3)
-PICTURE = blur(SCENE, KERNEL, noise_sigma=0.01, rng=0)
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    name: functools.partial(gd.deconvolve, method=name) for name in METHOD_SPECS
-}
+FUNCTIONS: dict[str, Callable[..., Any]] = {name: DECONVOLVE[f"deconvolve {name}"] for name in METHOD_SPECS}
 FUNCTIONS["estimate_noise"] = gd.estimate_noise
 FUNCTIONS["restoration.wiener"] = functools.partial(restoration.wiener, balance=0.1)
 FUNCTIONS["restoration.richardson_lucy"] = functools.partial(restoration.richardson_lucy, num_iter=5, boundary="edge")
-SLOW = dict.fromkeys(("epll", "ringing-suppressed"), pytest.mark.slow)
+SLOW = dict.fromkeys(("epll", "ringing-suppressed", "sparse"), pytest.mark.slow)
 METHODS = [pytest.param(name, marks=SLOW.get(name, ())) for name in METHOD_SPECS]
 
 
