@@ -8,7 +8,8 @@ Equal hashes mean equal bits of images, kernels and numbers in `info`. They hold
 versions only, so none are kept here.
 """
 
-import functools
+from __future__ import annotations
+
 import hashlib
 import sys
 import warnings
@@ -43,9 +44,19 @@ STACK = blurred_images(3)
 IMAGE = STACK[0]
 KERNELS = np.stack([trajectory_kernel(15, rng=i) for i in range(3)])
 COLOR = np.stack([STACK, STACK**2, STACK], axis=-1)
-LIGHTS, WITH_A_CONSTANT = STACK * 0.5, STACK.copy()
-LIGHTS[:, 40:52, 50:60], WITH_A_CONSTANT[1] = 1, 0.5
 NOISE = np.random.default_rng(0).normal(0, 0.02, STACK.shape).astype(np.float32)
+
+
+def lights() -> np.ndarray:
+    stack = np.clip(STACK * 0.5, 0, 1)
+    stack[:, 40:52, 50:60] = 1
+    return stack
+
+
+def with_a_constant_image() -> np.ndarray:
+    stack = STACK.copy()
+    stack[1] = 0.5
+    return stack
 
 
 def batch() -> list[Any]:
@@ -53,30 +64,34 @@ def batch() -> list[Any]:
     return [array for r in gd.deblur_batch(images, 15, options=QUICK) for array in (r.image, r.kernel)]
 
 
-def gray_and_color(method: str) -> list[Any]:
-    color = gd.deconvolve(COLOR[0], KERNELS[0], channel_axis=-1, method=method)
-    return [gd.deconvolve(STACK, KERNELS, method=method), color]
-
-
 CASES: dict[str, Callable[[], Any]] = {
+    "deblur": lambda: gd.deblur(IMAGE, 15),
     "deblur stack": lambda: gd.deblur(STACK, 15),
     "deblur rectangle": lambda: gd.deblur(blurred_images(1, (131, 87))[0], (15, 11)),
     "deblur unknown size": lambda: gd.deblur(STACK[:2], options=TWO),
     "deblur hyper-laplacian": lambda: gd.deblur(STACK, 15, final="hyper-laplacian", options=QUICK),
     "deblur tv": lambda: gd.deblur(IMAGE, 15, final="tv", options=TWO),
     "deblur no restoration": lambda: gd.deblur(STACK, 15, final=None),
+    "deblur color": lambda: gd.deblur(COLOR[0], 15, channel_axis=-1, options=QUICK),
     "deblur color stack": lambda: gd.deblur(COLOR, 15, channel_axis=-1, options=QUICK),
-    "deblur lights": lambda: gd.deblur(LIGHTS, 15),
+    "deblur lights": lambda: gd.deblur(lights(), 15),
     "deblur uint8": lambda: gd.deblur((IMAGE * 255).astype(np.uint8), 15, options=QUICK),
+    "deblur big-endian": lambda: gd.deblur(IMAGE.astype(">f4"), 15, options=QUICK),
     "deblur float64": lambda: gd.deblur(IMAGE, 15, options=gd.TwoStepOptions(starts=("wide",), dtype="float64")),
     "deblur noise": lambda: gd.deblur(STACK + NOISE, 15),
     "deblur gamma": lambda: gd.deblur(IMAGE, 15, gamma=2.2, options=QUICK),
     "deblur not cautious": lambda: gd.deblur(STACK, 15, options=gd.TwoStepOptions(starts=("wide",), cautious=False)),
-    "deblur constant image": lambda: gd.deblur(WITH_A_CONSTANT, 15, options=QUICK),
+    "deblur constant image": lambda: gd.deblur(with_a_constant_image(), 15, options=QUICK),
     "deblur prior": lambda: gd.deblur(IMAGE, 15, prior=DarkChannel(), options=QUICK),
     "estimate_kernel": lambda: [gd.estimate_kernel(images, 15) for images in (IMAGE, STACK)],
     "deblur_batch": batch,
-    **{f"deconvolve {method}": functools.partial(gray_and_color, method) for method in sorted(nonblind.METHODS)},
+    **{
+        f"deconvolve {method}": lambda method=method: [
+            gd.deconvolve(STACK, KERNELS, method=method),
+            gd.deconvolve(COLOR[0], KERNELS[0], channel_axis=-1, method=method),
+        ]
+        for method in sorted(nonblind.METHODS)
+    },
     "deconvolve boundaries": lambda: [
         gd.deconvolve(STACK, KERNELS, method="hyper-laplacian", boundary=boundary, weight=1e-3)
         for boundary in ("liu-jia", "reflect", "edge", "taper", "wrap")
@@ -86,6 +101,7 @@ CASES: dict[str, Callable[[], Any]] = {
         gd.deconvolve(np.clip(STACK * 1.6, 0, 1), KERNELS, method=method)
         for method in ("tv", "sparse", "hyper-laplacian")
     ],
+    "nonblind unsupervised_wiener": lambda: nonblind.unsupervised_wiener(IMAGE, KERNELS[0], rng=0),
     "restoration wiener": lambda: restoration.wiener(IMAGE, KERNELS[0], 0.1),
     "restoration richardson_lucy": lambda: restoration.richardson_lucy(IMAGE, KERNELS[0], num_iter=10),
     "restoration unsupervised_wiener": lambda: restoration.unsupervised_wiener(IMAGE, KERNELS[0], rng=0)[0],
