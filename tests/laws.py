@@ -148,8 +148,9 @@ def arrays(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def wide(*arrays: np.ndarray) -> tuple[Any, ...]:
-    return tuple(a.astype(np.float64) for a in arrays)
+def wide(a: Any, rhs: Any, start: Any, ridge: Any) -> tuple[Any, Any, Any, Any]:
+    """A `system` in float64."""
+    return a.astype(np.float64), rhs.astype(np.float64), start.astype(np.float64), np.asarray(ridge, np.float64)
 
 
 def copies(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -223,8 +224,8 @@ def selection_twins(shapes: Sequence[tuple[int, ...]]) -> Iterator[Twin]:
         u = picture(shape)
         for window in windows(shape):
             pixels = kernel_step.window_pixels(window)
-            others = [(stepped(u), count) for count in (0, 1, pixels, pixels + 3)] + [(0 * u, 1), (u, pixels // 3)]
-            for v, count in ((stepped(u), pixels // 5), others[next(turn) % len(others)]):
+            others = [(stepped(u), count) for count in (0, 1, pixels // 5, pixels, pixels + 3)] + [(0 * u, 1), (u, 1)]
+            for v, count in ((u, pixels // 3), others[next(turn) % len(others)]):
                 yield Twin("selection_threshold", (v, window, count), kernel_step.selection_threshold)
 
 
@@ -317,7 +318,7 @@ def solver_twins(sizes: Sequence[tuple[int, int]]) -> Iterator[Twin]:
         numbers: list[tuple[Any, int]] = [(ridge, 6), (ridge, 0), (ridge, 1), (float(ridge[0]), 3)]
         for number, iterations in numbers:
             args = (a, rhs, start, number, iterations)
-            yield Twin("toeplitz_cg", args, lambda *args: toeplitz.toeplitz_cg(*wide(*args[:3]), *args[3:]), scale=2e-5)
+            yield Twin("toeplitz_cg", args, lambda *args: toeplitz.toeplitz_cg(*wide(*args[:4]), args[4]), scale=2e-5)
             yield Twin("toeplitz_nnls", (*args[:4], bound(a), iterations), projected_gradients, scale=2e-5)
 
 

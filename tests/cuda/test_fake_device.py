@@ -480,9 +480,9 @@ def test_views_share_memory_and_launch_nothing(cupy: Any) -> None:
     assert cupy.ascontiguousarray(x) is x
     assert cupy.asarray(x, dtype=np.float32) is x
     assert element.data.ptr - x.data.ptr == 4 * 11
-    assert not activity["launches"]
+    before = activity["launches"]
     x[...] = 7
-    assert activity["launches"] == 1
+    assert (before, activity["launches"]) == (0, 1)
     assert float(element) == 7
 
 
@@ -527,7 +527,7 @@ def test_a_lost_device_answers_everything_with_its_error(cupy: Any) -> None:
 @pytest.mark.parametrize("real", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(2, 5, 6), (3, 7), (3, 8)])
 def test_plans_there_and_back(cupy: Any, shape: tuple[int, ...], real: type) -> None:
-    values = np.random.default_rng(0).random(shape).astype(real)
+    values: Any = np.random.default_rng(0).random(shape).astype(real)
     axes = tuple(range(1, len(shape)))
     x = cupy.asarray(values)
     spectrum = cupy.empty((*shape[:-1], shape[-1] // 2 + 1), np.result_type(real, np.complex64))
@@ -558,23 +558,14 @@ def test_a_plan_is_for_one_stream_at_a_time(cupy: Any, streams: Any) -> None:
 
 
 def test_cupys_cache_of_plans(cupy: Any) -> None:
-    cache, before = cupy.fft.config.get_plan_cache(), allocated()
-    assert cache.get_size() == 16
+    """Sixteen, of which the one goes that was not used for the longest time."""
     for _ in range(2):
         for n in range(2, 18):
             cupy.fft.rfft(ones(cupy, n))
-    assert (counts["plans"], cache.get_curr_size()) == (16, 16)
-    cupy.fft.rfft(ones(cupy, 18))
-    cupy.fft.rfft(ones(cupy, 2))
-    assert (counts["plans"], cache.get_curr_size()) == (18, 16)
-    cache.set_memsize(100)
-    with pytest.raises(RuntimeError, match="the plan memsize is too large"):
-        cupy.fft.rfft(ones(cupy, 1000))
-    cache.set_size(0)
-    cupy.fft.rfft(ones(cupy, 1000))
-    cache.clear()
-    cupy.get_default_memory_pool().free_all_blocks()
-    assert allocated() == before
+    assert counts["plans"] == 16
+    for n, plans in ((18, 17), (3, 17), (2, 18)):
+        cupy.fft.rfft(ones(cupy, n))
+        assert counts["plans"] == plans
 
 
 def test_many_arrays_are_joined_by_addresses_that_the_host_sends(cupy: Any) -> None:
