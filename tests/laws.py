@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +63,14 @@ def picture(shape: tuple[int, ...], seed: int = 0, dtype: Any = np.float32) -> n
     return (np.round(random.random(shape) * 3) / 3 + 0.1 * random.random(shape)).astype(dtype)
 
 
+def stepped(u: np.ndarray) -> np.ndarray:
+    """Gradients that are equal, many that are zero, and energies that meet a threshold of 1/16 exactly."""
+    return np.round(4 * u) / 4
+
+
 def one_each(shape: tuple[int, ...], values: tuple[float, ...] = (0.05, 0.2)) -> np.ndarray:
     """A number for each picture of a batch of that shape."""
-    return np.resize(np.float32(values), shape[:-2])
+    return np.resize(np.array(values, np.float32), shape[:-2])
 
 
 def spectra(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,7 +80,7 @@ def spectra(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return data, split, (random.random(bins) + 0.1).astype(np.float32)
 
 
-def system(size: tuple[int, int], n: int = 2) -> tuple[np.ndarray, ...]:
+def system(size: tuple[int, int], n: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(autocorrelation, rhs, start, ridge) of `n` kernel steps on random gradients, float32."""
     random, (kh, kw) = np.random.default_rng(0), size
     u = random.normal(size=(n, 2 * kh + 6, 2 * kw + 6))
@@ -84,7 +89,8 @@ def system(size: tuple[int, int], n: int = 2) -> tuple[np.ndarray, ...]:
     lags = np.fft.ifft2(power).real[:, np.arange(1 - kh, kh)[:, None], np.arange(1 - kw, kw)]
     rhs, start = random.normal(size=(2, n, kh, kw)) * lags.max()
     ridge = np.linspace(0.1, 0.2, n) * lags.max()
-    return tuple(a.astype(np.float32) for a in (lags, rhs, start / lags.max(), ridge))
+    start /= lags.max()
+    return lags.astype(np.float32), rhs.astype(np.float32), start.astype(np.float32), ridge.astype(np.float32)
 
 
 def bound(autocorrelation: np.ndarray) -> np.ndarray:
@@ -110,23 +116,23 @@ def projected_gradients(a: Any, rhs: Any, start: Any, ridge: Any, norm: Any, ite
 
 @dataclass(frozen=True)
 class Twin:
-    """A launch function of `_cuda` on host arrays, and what its NumPy twin gives for them, an array or a tuple."""
+    """A launch function of `_cuda` on host arrays, and its NumPy twin, which gives an array or a tuple for them."""
 
     launch: str
     args: tuple[Any, ...]
-    expected: Callable[[], Any]
+    function: Callable[..., Any]
     rtol: float = 0.0  # 0, with scale 0: equal bit for bit
     scale: float = 0.0  # error allowed as a share of the largest value
 
     def check(self, launch: Callable[..., Any], *args: Any) -> None:
         """That the launch function gives the twin's result, for `args` or these arguments."""
         try:
-            out, expected = launch(*(args or self.args)), self.expected()
-            single = isinstance(expected, np.ndarray)
-            for a, b in zip((out,) if single else out, (expected,) if single else expected, strict=True):
+            out, expected = launch(*(args or self.args)), self.function(*copies(self.args))
+            for a, b in zip(arrays(out), arrays(expected), strict=True):
                 self._check(to_host(a), b)
         except Exception as error:
-            error.add_note(twin_name(self))
+            words = ["x".join(map(str, a.shape)) if isinstance(a, np.ndarray) else str(a) for a in self.args]
+            error.add_note(f"{self.launch}({', '.join(words)})")
             raise
 
     def _check(self, out: np.ndarray, expected: np.ndarray) -> None:
@@ -138,8 +144,13 @@ class Twin:
         np.testing.assert_allclose(out, expected, rtol=self.rtol, atol=self.scale * largest)
 
 
-def wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    return tuple(a.astype(np.float64) for a in arrays)
+def arrays(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def wide(a: Any, rhs: Any, start: Any, ridge: Any) -> tuple[Any, Any, Any, Any]:
+    """A `system` in float64."""
+    return a.astype(np.float64), rhs.astype(np.float64), start.astype(np.float64), np.asarray(ridge, np.float64)
 
 
 def copies(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -175,14 +186,14 @@ def at_the_threshold(beta: float) -> np.ndarray:
     u = np.zeros((1, 9, 32), np.float32)
     u[0, 2, 3::4] = last
     u[0, 6, 3::4] = np.nextafter(last, np.float32(np.inf))
-    return u * np.resize(np.float32([1, -1]), 32)
+    return u * np.resize(np.array([1, -1], np.float32), 32)
 
 
 def signed_values(shape: tuple[int, ...]) -> np.ndarray:
     """Of both signs, with ties, zeros of both signs, infinities and denormals."""
     random = np.random.default_rng(0)
     values = np.round(random.normal(size=shape) * 10.0 ** random.integers(-2, 3, shape), 2).astype(np.float32)
-    special = np.float32([0, -0.0, np.inf, -np.inf, 1e-40, -1e-40, 3e38, -3e38])
+    special = np.array([0, -0.0, np.inf, -np.inf, 1e-40, -1e-40, 3e38, -3e38], np.float32)
     return np.where(random.random(shape) < 0.2, random.choice(special, shape), values)
 
 
@@ -202,149 +213,113 @@ def weighted_sums(u: np.ndarray, first: np.ndarray, weights: np.ndarray, axis: i
     return out if axis == 0 else np.ascontiguousarray(out.swapaxes(-2, -1))
 
 
-def selection_twins(shapes: list[tuple[int, ...]]) -> Iterator[Twin]:
+def selection_twins(shapes: Sequence[tuple[int, ...]]) -> Iterator[Twin]:
     """The launch functions that select by rank."""
     for shape in [(3, 37), (2, 64), (2, 1), (2, 3, 5), (2, 2), (70,), (1, 1100), (0, 9), (2, 0, 9)]:
         values = signed_values(shape)
         for rank in sorted({0, shape[-1] // 3, shape[-1] - 1}):
-            args = (values, rank)
-            yield Twin("select", args, lambda a=args: np.partition(*a, axis=-1)[..., a[1]])
+            yield Twin("select", (values, rank), lambda v, rank: np.partition(v, rank, axis=-1)[..., rank])
+    turn = itertools.count()
     for shape in [*shapes, (0, 3, 4)]:
         u = picture(shape)
-        steps = np.round(4 * u) / 4  # energies that are equal, and many that are zero
         for window in windows(shape):
             pixels = kernel_step.window_pixels(window)
-            cases = [(steps, count) for count in (0, 1, pixels // 5, pixels, pixels + 3)]
-            for v, count in [*cases, (u, pixels // 3), (0 * u, 1)]:
-                args = (v, window, count)
-                yield Twin("selection_threshold", args, lambda a=args: kernel_step.selection_threshold(*a))
+            others = [(stepped(u), count) for count in (0, 1, pixels // 5, pixels, pixels + 3)] + [(0 * u, 1), (u, 1)]
+            for v, count in ((u, pixels // 3), others[next(turn) % len(others)]):
+                yield Twin("selection_threshold", (v, window, count), kernel_step.selection_threshold)
 
 
-def step_twins(shapes: list[tuple[int, ...]], sizes: list[tuple[int, int]]) -> Iterator[Twin]:
+def step_twins(shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]]) -> Iterator[Twin]:
     """The launch functions of the kernel step and of its projection."""
     for shape in [*shapes, (0, 3, 4)]:
         u = picture(shape)
-        steps = np.round(4 * u) / 4  # energies that are equal, and many that are zero
-        for window in windows(shape):
-            for threshold in (0.0625, one_each(shape)):
-                args = (steps, threshold, window)
-                yield Twin("dt_selected", args, lambda a=args: kernel_step.dt_selected(*a))
+        for window, threshold in itertools.product(windows(shape), (0.0625, one_each(shape))):
+            yield Twin("dt_selected", (stepped(u), threshold, window), kernel_step.dt_selected)
         h, w = shape[-2:]
         for rows, columns in ((0, 0), (h - 1, w - 1), (h // 2, w // 3)):
-            yield Twin("central_lags", (u, rows, columns), lambda a=(u, rows, columns): kernel_step.central_lags(*a))
+            yield Twin("central_lags", (u, rows, columns), kernel_step.central_lags)
         data, split, _ = spectra(shape)
-        yield Twin("spectrum_max", (data,), lambda a=data: toeplitz.spectrum_max(a))
-        args = (data, split, data[..., ::-1, :].copy(), shape[-2:])
-        yield Twin("normal_spectra", args, lambda a=args: kernel_step.normal_spectra(*copies(a)), rtol=1e-5, scale=1e-6)
-        args = (data, split)
-        yield Twin("data_terms", args, lambda a=args: filters.data_terms(*copies(a)), rtol=1e-5, scale=1e-6)
+        yield Twin("spectrum_max", (data,), toeplitz.spectrum_max)
+        args = (data, split, data[..., ::-1, :].copy(), (h, w))
+        yield Twin("normal_spectra", args, kernel_step.normal_spectra, rtol=1e-5, scale=1e-6)
+        yield Twin("data_terms", (data, split), filters.data_terms, rtol=1e-5, scale=1e-6)
     for size in [*sizes, (2, 4), (40, 33)]:
-        kernels = blobs(size)
+        kernels, known = blobs(size), np.arange(6) != 1
+        folded = kernels.reshape(2, 3, *size)
         for grid in (size, (size[0] + 5, size[1] + 4), (2 * size[0], 2 * size[1])):
-            yield Twin("kernel_to_grid", (kernels, grid), lambda a=(kernels, grid): fourier.kernel_to_grid(*a))
-        known = np.arange(6) != 1
-        for args in ((kernels,), (kernels, known), (kernels[:0],), (kernels.reshape(2, 3, *size), known.reshape(2, 3))):
-            yield Twin("normalize", args, lambda a=args: kernel_projection.normalize(*a), rtol=2e-6)
-        stacks = ((kernels, 0.05, 0.03), (kernels, 0.0, 0.0), (kernels.reshape(2, 3, *size), 0.3, 0.3))
-        stacks = (*stacks, (kernels, 1.0, 1.0), (kernels[:0], 0.05, 0.03))
-        for k, share, component in stacks if max(size) < 40 else stacks[:1]:
-            yield Twin(
-                "project",
-                (k, share, component),
-                lambda k=k, s=share, c=component: kernel_projection.project(k, share=s, component=c),
-                rtol=2e-6,
-            )
+            yield Twin("kernel_to_grid", (kernels, grid), fourier.kernel_to_grid)
+        stacks: list[tuple[Any, ...]] = [(kernels,), (kernels, known), (kernels[:0],), (folded, known.reshape(2, 3))]
+        yield from (Twin("normalize", stack, kernel_projection.normalize, rtol=2e-6) for stack in stacks)
+        stacks = [(kernels, 0.05, 0.03), (kernels, 0.0, 0.0), (folded, 0.3, 0.3)]
+        stacks += [(kernels, 1.0, 1.0), (kernels[:0], 0.05, 0.03)]
+        for stack in stacks if max(size) < 40 else stacks[:1]:
+            yield Twin("project", stack, lambda k, s, c: kernel_projection.project(k, share=s, component=c), rtol=2e-6)
+
+
+# These visit the same places whatever the rank, the count or the iterations.
+NUMBERS_ALONE = ("select", "selection_threshold", "toeplitz_cg", "toeplitz_nnls")
 
 
 @functools.cache
 def twins(*, borders: bool = False) -> dict[str, list[Twin]]:
     """The twins of each launch function, on every shape and kind of argument.
 
-    With `borders`, what reads and writes other places: few shapes, and one of the twins that differ by values alone.
+    With `borders`, what reads and writes other places: few shapes, and the first of the twins that differ by values.
     """
     shapes, sizes = (BORDERS, KERNEL_BORDERS) if borders else (SHAPES, KERNELS)
     groups: dict[str, dict[Any, Twin]] = {}
     for twin in (*selection_twins(shapes), *step_twins(shapes, sizes), *filter_twins(shapes), *solver_twins(sizes)):
         group = groups.setdefault(twin.launch, {})
-        places = tuple(a if isinstance(a, int | tuple) else getattr(a, "shape", None) for a in twin.args)
+        kinds = tuple if twin.launch in NUMBERS_ALONE else int | tuple
+        places = tuple(a if isinstance(a, kinds) else getattr(a, "shape", None) for a in twin.args)
         group.setdefault(places if borders else len(group), twin)
     return {launch: list(group.values()) for launch, group in groups.items()}
 
 
-def filter_twins(shapes: list[tuple[int, ...]]) -> Iterator[Twin]:
+def filter_twins(shapes: Sequence[tuple[int, ...]]) -> Iterator[Twin]:
     """The launch functions of the latent step and of the pyramid."""
     for shape in [*shapes, (0, 3, 4)]:
         u = picture(shape)
-        for threshold in (0.0, 0.1, one_each(shape)):
-            yield Twin("dt_l0", (u, threshold), lambda u=u, t=threshold: filters.dt_l0(u, t))
-            yield Twin("edge_mask", (u, threshold), lambda u=u, t=threshold: filters.edge_mask(u, t))
+        for v, threshold in ((u, 0.0), (u, 0.1), (u, one_each(shape)), (stepped(u), 0.0625)):  # met exactly
+            yield Twin("dt_l0", (v, threshold), filters.dt_l0)
+            yield Twin("edge_mask", (v, threshold), filters.edge_mask)
         for beta in (2.0, 181.0, 1e5):
-            yield Twin("dt_shrink", (u, beta), lambda u=u, b=beta: dt_shrink(u, b), scale=5e-7)
-        steps = np.round(4 * u) / 4  # gradients that meet the threshold exactly
-        yield Twin("dt_l0", (steps, 0.0625), lambda u=steps: filters.dt_l0(u, 0.0625))
-        yield Twin("edge_mask", (steps, 0.0625), lambda u=steps: filters.edge_mask(u, 0.0625))
+            yield Twin("dt_shrink", (u, beta), dt_shrink, scale=5e-7)
         for radius in (0, 1, 4, 40):
-            mask = np.random.default_rng(radius).random(shape) < 0.02
-            yield Twin("dilate", (mask, radius), lambda m=mask, r=radius: filters.dilate(m, r))
-        for sigma in (0.3, 1.7, 12.0):
-            yield Twin("gaussian_smooth", (u, sigma), lambda u=u, s=sigma: filters.gaussian_smooth(u, s), rtol=2e-6)
+            yield Twin("dilate", (np.random.default_rng(radius).random(shape) < 0.02, radius), filters.dilate)
+        for sigma in (12.0, 0.3, 1.7):
+            yield Twin("gaussian_smooth", (u, sigma), filters.gaussian_smooth, rtol=2e-6)
         for share in (0.0, 0.3, 1.0):
             mask = np.random.default_rng(1).random(shape) < share
-            yield Twin("dt_smooth", (u, mask), lambda u=u, m=mask: filters.dt_smooth(u, m))
-            args = (u, mask, 0.3, u[..., ::-1].copy())
-            yield Twin("dt_smooth", args, lambda a=args: filters.dt_smooth(*a[:3], out=a[3].copy()))
+            yield Twin("dt_smooth", (u, mask), filters.dt_smooth)
+            yield Twin("dt_smooth", (u, mask, 0.3, u[..., ::-1].copy()), filters.dt_smooth)
         for axis, target in itertools.product((0, 1), (1, 5, 40)):
             side = shape[axis - 2]
             for tables in (taps(side, target), taps(side, target, 1.4)):  # some rows of the second are zero
-                args = (u, *tables, axis)
-                yield Twin("resample", args, lambda a=args: weighted_sums(*a))
+                yield Twin("resample", (u, *tables, axis), weighted_sums)
         for weight in (0.01, 100.0, one_each(shape, (0.01, 100.0))):
             args = (*spectra(shape), weight, shape[-2:])
-            yield Twin(
-                "spectral_solve",
-                args,
-                lambda a=args: filters.spectral_solve(a[0], a[1].copy(), *a[2:]),
-                rtol=3e-6,
-                scale=1e-7,
-            )
+            yield Twin("spectral_solve", args, filters.spectral_solve, rtol=3e-6, scale=1e-7)
     for beta in (1.0, 7.3, 181.0):
-        u = at_the_threshold(beta)
-        yield Twin("dt_shrink", (u, beta), lambda u=u, b=beta: dt_shrink(u, b), scale=5e-7)
+        yield Twin("dt_shrink", (at_the_threshold(beta), beta), dt_shrink, scale=5e-7)
     mask = np.random.default_rng(0).random((2, 32, 1024)) < 0.005  # sides that blocks of threads divide
-    yield Twin("dilate", (mask, 3), lambda m=mask: filters.dilate(m, 3))
+    yield Twin("dilate", (mask, 3), filters.dilate)
     # Single pixels around the borders of the 32-bit words and of the 1024-pixel segments.
     for radius in (1, 15, 16, 17, 31, 32, 33, 512, 2000):
         mask = np.zeros((7, 1, 2080), dtype=bool)
         mask[np.arange(7), 0, [0, 31, 32, 1023, 1024, 1055, 2079]] = True
-        yield Twin("dilate", (mask, radius), lambda m=mask, r=radius: filters.dilate(m, r))
+        yield Twin("dilate", (mask, radius), filters.dilate)
 
 
-def solver_twins(sizes: list[tuple[int, int]]) -> Iterator[Twin]:
+def solver_twins(sizes: Sequence[tuple[int, int]]) -> Iterator[Twin]:
     """The launch functions that solve for the kernel."""
     for size in sizes:
         a, rhs, start, ridge = system(size)
-        for number, iterations in ((ridge, 0), (ridge, 1), (ridge, 6), (float(ridge[0]), 3)):
-            args = (a, rhs, start, number)
-            yield Twin(
-                "toeplitz_cg",
-                (*args, iterations),
-                lambda a=args, i=iterations: toeplitz.toeplitz_cg(*wide(*a[:3]), a[3], i),
-                scale=2e-5,
-            )
-            args = (*args, bound(a))
-            yield Twin(
-                "toeplitz_nnls",
-                (*args, iterations),
-                lambda a=args, i=iterations: projected_gradients(*a, i),
-                scale=2e-5,
-            )
-
-
-def twin_name(twin: Twin) -> str:
-    words = [twin.launch]
-    for value in twin.args:
-        words.append("x".join(map(str, value.shape)) if isinstance(value, np.ndarray) else str(value).replace(" ", ""))
-    return "-".join(words[:2] + words[2:][-2:])
+        numbers: list[tuple[Any, int]] = [(ridge, 6), (ridge, 0), (ridge, 1), (float(ridge[0]), 3)]
+        for number, iterations in numbers:
+            args = (a, rhs, start, number, iterations)
+            yield Twin("toeplitz_cg", args, lambda *args: toeplitz.toeplitz_cg(*wide(*args[:4]), args[4]), scale=2e-5)
+            yield Twin("toeplitz_nnls", (*args[:4], bound(a), iterations), projected_gradients, scale=2e-5)
 
 
 def peak_on_numpy(work: Any) -> int:

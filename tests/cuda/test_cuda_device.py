@@ -141,9 +141,9 @@ def test_filters_dispatch_to_the_launches(cupy: Any, cuda: Any) -> None:
     filters.dt_smooth(filters.gaussian_smooth(u, 0.5), mask)
     filters.dt_l0(u, cupy.asarray([0.1, 0.2]))
     filters.dt_l0(u, cupy.asarray(0.1))
-    spectra = on_device(cupy, *laws.spectra((2, 9, 11)))
-    filters.spectral_solve(*spectra, 1.0, (9, 11))
-    filters.data_terms(*spectra[:2])
+    data, split, power = on_device(cupy, *laws.spectra((2, 9, 11)))
+    filters.spectral_solve(data, split, power, 1.0, (9, 11))
+    filters.data_terms(data, split)
     counted = {"edge_mask": 1, "dilate": 2, "gaussian_smooth": 2, "dt_smooth": 1, "dt_l0": 2, "spectral_solve": 1}
     counted["data_terms"] = 1
     assert cuda.launches - before == counted
@@ -183,10 +183,10 @@ def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:
         assert_same(
             cuda.dt_selected(u, cupy.asarray(threshold), window), kernel_step.dt_selected(host, threshold, window)
         )
-    for size in (1000, 1 << 17, 1_000_003):  # one block, and many
-        values = laws.signed_values((3, size))
-        values[1, size // 2] = np.nan
-        for rank in (0, size // 2, size - 1):
+    for number in (1000, 1 << 17, 1_000_003):  # one block, and many
+        values = laws.signed_values((3, number))
+        values[1, number // 2] = np.nan
+        for rank in (0, number // 2, number - 1):
             expected = np.where([False, True, False], np.nan, np.partition(values, rank, axis=-1)[:, rank])
             assert_same(cuda.select(cupy.asarray(values), rank), expected.astype(np.float32))
     # Shared memory by default; 48 KB but for the static part; by asking; global memory.

@@ -14,8 +14,6 @@ from cuda_on_cpu import device
 from cuda_on_cpu.device import activity, counts
 from cuda_on_cpu.transforms import RealPlan
 
-UNORDERED = "on a stream that no event orders after"
-CAPTURING = "capturing"
 FREED = "use after free"
 
 # As CuPy gets it: what the text says of `const` decides what a launch writes to.
@@ -36,8 +34,8 @@ def cupy() -> Iterator[Any]:
 
 
 @pytest.fixture
-def streams(cupy: Any) -> tuple[Any, Any]:
-    return cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+def streams(cupy: Any) -> tuple[Any, ...]:
+    return tuple(cupy.cuda.Stream(non_blocking=True) for _ in range(3))
 
 
 class Captured:
@@ -71,36 +69,23 @@ def double_of_next(x: Any) -> Any:
     return (x + 1) * 2
 
 
+def unordered() -> Any:
+    return pytest.raises(RuntimeError, match="on a stream that no event orders after")
+
+
 # ------------------------------------------------------------------ order
-def test_a_read_needs_an_event_after_the_write_on_another_stream(cupy: Any, streams: Any) -> None:
-    first, second = streams
+def test_a_read_needs_an_event_after_the_write(cupy: Any, streams: Any) -> None:
+    """One recorded after it, on its stream or on one that has waited for such an event."""
+    first, second, third = streams
+    early = first.record()
     with first:
         x = ones(cupy, 5) + 1
-        event = first.record()
+    second.wait_event(early)
     with second:
-        with pytest.raises(RuntimeError, match=UNORDERED):
+        with unordered():
             x + 1
-        second.wait_event(event)
+        second.wait_event(first.record())
         assert (x + 1).get().tolist() == [3] * 5
-
-
-def test_an_event_says_nothing_of_what_comes_after_it(cupy: Any, streams: Any) -> None:
-    first, second = streams
-    x = ones(cupy, 5)
-    with first:
-        event = first.record()
-        x += 1
-    second.wait_event(event)
-    with second, pytest.raises(RuntimeError, match=UNORDERED):
-        x.copy()
-
-
-def test_order_is_handed_on(cupy: Any, streams: Any) -> None:
-    first, second = streams
-    third = cupy.cuda.Stream(non_blocking=True)
-    with first:
-        x = ones(cupy, 5) + 1
-    second.wait_event(first.record())
     third.wait_event(second.record())
     with third:
         x + 1
@@ -109,7 +94,7 @@ def test_order_is_handed_on(cupy: Any, streams: Any) -> None:
 @pytest.mark.parametrize("wait", [lambda s, e: s.synchronize(), lambda s, e: e.synchronize()])
 def test_the_host_orders_what_it_waited_for(cupy: Any, streams: Any, wait: Any) -> None:
     """Another thread may go on where one has waited."""
-    first, second = streams
+    first, second, _ = streams
     with first:
         x = ones(cupy, 5) + 1
     thread = threading.Thread(target=wait, args=(first, first.record()))
@@ -120,15 +105,24 @@ def test_the_host_orders_what_it_waited_for(cupy: Any, streams: Any, wait: Any) 
 
 
 def test_a_write_needs_an_event_after_the_reads(cupy: Any, streams: Any) -> None:
-    first, second = streams
+    """So, too, where the pool of `first` hands a block out again that `second` still reads."""
+    first, second, _ = streams
     x = ones(cupy, 5)
     with first:
         x + 1
+        y = cupy.zeros(1000, np.float32)
     with second:
-        with pytest.raises(RuntimeError, match=UNORDERED):
+        with unordered():
             x[0] = 3
         second.wait_event(first.record())
         x[0] = 3
+        y + 1
+    del y
+    with first:
+        with unordered():
+            cupy.zeros(1000, np.float32)
+        first.wait_event(second.record())
+        cupy.zeros(1000, np.float32)
 
 
 def test_the_null_stream_waits_for_blocking_streams_only(cupy: Any, streams: Any) -> None:
@@ -139,7 +133,7 @@ def test_the_null_stream_waits_for_blocking_streams_only(cupy: Any, streams: Any
     y = x + 1
     with blocking:
         y + 1
-    with streams[0], pytest.raises(RuntimeError, match=UNORDERED):
+    with streams[0], unordered():
         y + 1
 
 
@@ -149,24 +143,8 @@ def test_what_is_sent_is_there_for_its_own_stream_only(cupy: Any, streams: Any) 
         pending = cupy.asarray(np.ones(3))
     with streams[1]:
         complete + 1
-        with pytest.raises(RuntimeError, match=UNORDERED):
+        with unordered():
             pending + 1
-
-
-def test_a_block_remembers_when_it_is_used_again(cupy: Any, streams: Any) -> None:
-    """The pool of `first` may hand it out at once, while `second` still reads."""
-    first, second = streams
-    with first:
-        x = cupy.zeros(1000, np.float32)
-    second.wait_event(first.record())
-    with second:
-        x + 1
-    del x
-    with first, pytest.raises(RuntimeError, match=UNORDERED):
-        cupy.zeros(1000, np.float32)
-    first.wait_event(second.record())
-    with first:
-        cupy.zeros(1000, np.float32)
 
 
 def test_a_cuda_kernel_reads_what_is_const(cupy: Any, streams: Any) -> None:
@@ -179,7 +157,7 @@ def test_a_cuda_kernel_reads_what_is_const(cupy: Any, streams: Any) -> None:
         launch((1,), (32,), (x, out))
         assert out.get().tolist() == [2] * 5
         launch((1,), (32,), (x, out))
-    with streams[1], pytest.raises(RuntimeError, match=UNORDERED):
+    with streams[1], unordered():
         launch((1,), (32,), (x, out))
 
 
@@ -240,8 +218,8 @@ def test_a_free_block_is_for_the_stream_that_asked_for_it(cupy: Any, streams: An
     with cupy.cuda.using_allocator(pool.malloc):
         for stream in (*streams, *streams):
             with stream:
-                cupy.empty(1000, np.uint8)
-    assert pool.n_free_blocks() == 2
+                assert np.isnan(cupy.empty(1000, np.float32).get()).all()  # fresh or not, nobody's numbers
+    assert pool.n_free_blocks() == 3
 
 
 def test_a_full_device_takes_free_blocks_back(cupy: Any) -> None:
@@ -289,21 +267,12 @@ def test_the_allocator_is_each_threads_own(cupy: Any) -> None:
         assert allocated() == before
 
 
-def test_fresh_memory_is_no_number(cupy: Any) -> None:
-    x = ones(cupy, 8)
-    del x
-    assert np.isnan(cupy.empty(8, np.float32).get()).all()
-
-
 # ------------------------------------------------------------------ captures
-def test_a_graph_runs_again_on_what_its_inputs_hold(cupy: Any) -> None:
+def test_a_capture_computes_nothing_until_its_graph_runs_on_what_its_inputs_hold(cupy: Any) -> None:
     captured = Captured(cupy, lambda x: cupy.stack([x * 2, cupy.roll(x, 1)])[1:].sum(axis=0), ones(cupy, 3))
     for i in range(3):
         x = cupy.asarray(np.full(3, i, np.float32), blocking=True)
         assert captured(x).tolist() == [i] * 3
-
-
-def test_a_capture_computes_nothing(cupy: Any) -> None:
     x = ones(cupy, 5)
     captured = Captured(cupy, lambda y: cupy.add(x, y, out=x) + 1, x)
     assert np.isnan(captured.output.get()).all()
@@ -312,50 +281,48 @@ def test_a_capture_computes_nothing(cupy: Any) -> None:
     assert x.get().tolist() == [2] * 5
 
 
-def refused_in_a_capture(cupy: Any) -> dict[str, Callable[[Any], Any]]:
+def test_what_a_capture_refuses(cupy: Any, streams: Any) -> None:
     import cupyx
 
-    return {
-        "get": lambda x: x.get(),
-        "item": lambda x: x[0, 0].item(),
-        "float": lambda x: float(x.sum()),
-        "int": lambda x: int(x.sum()),
-        "bool": lambda x: bool(x.any()),
-        "synchronize": lambda _: cupy.cuda.get_current_stream().synchronize(),
-        "device": lambda _: cupy.cuda.Device().synchronize(),
-        "event": lambda _: cupy.cuda.get_current_stream().record().synchronize(),
-        "upload": lambda _: cupy.asarray(np.ones(3)),
-        "set": lambda x: x.set(np.ones(x.shape, x.dtype)),
-        "download": lambda x: x.get(out=cupyx.empty_pinned(x.shape, x.dtype), blocking=False),
-        "mask": lambda x: x[x > 0],
-        "nonzero": lambda x: x.nonzero(),
-        "median": lambda x: cupy.median(x, axis=-1),
-        "argpartition": lambda x: cupy.argpartition(x, 1, axis=-1),
-        "sort": lambda x: x.sort(),
-        "unique": lambda x: cupy.unique(x),
-        "label": lambda x: cupyx.scipy.ndimage.label(x > 0),
-        "matmul": lambda x: x @ x,
-        "einsum": lambda x: cupy.einsum("ij,jk->ik", x, x),
-        "fft": lambda x: cupy.fft.rfft2(x),
-        "plan": lambda x: RealPlan(1, x.shape, "R2C", x.dtype),
-    }
-
-
-def test_what_a_capture_refuses(cupy: Any) -> None:
-    for name, step in refused_in_a_capture(cupy).items():
-        with pytest.raises(RuntimeError, match=CAPTURING if name not in ("matmul", "einsum") else "cuBLAS"):
-            Captured(cupy, step, ones(cupy, 3, 3))
-        assert Captured(cupy, lambda x: x + 1, ones(cupy, 3))(ones(cupy, 3)).tolist() == [2] * 3, name
-    assert activity["capture plans"] == 2
-
-
-def test_memory_of_a_capture_comes_from_the_pool_it_began_with(cupy: Any) -> None:
     def foreign(x: Any) -> Any:
         with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
             return x + 1
 
-    with pytest.raises(RuntimeError, match="not of the pool that the capture began with"):
-        Captured(cupy, foreign, ones(cupy, 3))
+    event = streams[0].record()
+    refused: dict[str, list[Callable[[Any], Any]]] = {
+        "capturing": [
+            lambda x: x.get(),
+            lambda x: x[0, 0].item(),
+            lambda x: float(x.sum()),
+            lambda x: int(x.sum()),
+            lambda x: bool(x.any()),
+            lambda _: cupy.cuda.get_current_stream().synchronize(),
+            lambda _: cupy.cuda.Device().synchronize(),
+            lambda _: cupy.cuda.get_current_stream().record().synchronize(),
+            lambda _: cupy.asarray(np.ones(3)),
+            lambda x: x.set(np.ones(x.shape, x.dtype)),
+            lambda x: x.get(out=cupyx.empty_pinned(x.shape, x.dtype), blocking=False),
+            lambda x: x[x > 0],
+            lambda x: x.nonzero(),
+            lambda x: cupy.median(x, axis=-1),
+            lambda x: cupy.argpartition(x, 1, axis=-1),
+            lambda x: x.sort(),
+            lambda x: cupy.unique(x),
+            lambda x: cupyx.scipy.ndimage.label(x > 0),
+            lambda x: cupy.fft.rfft2(x),
+            lambda x: RealPlan(1, x.shape, "R2C", x.dtype),
+        ],
+        "cuBLAS": [lambda x: x @ x, lambda x: cupy.einsum("ij,jk->ik", x, x)],
+        "not of the pool that the capture began with": [foreign],
+        "uncaptured work": [lambda _: cupy.cuda.get_current_stream().wait_event(event)],
+        "sends their addresses": [lambda x: cupy.stack([x] * 9)],
+    }
+    for why, steps in refused.items():
+        for step in steps:
+            with pytest.raises(RuntimeError, match=why):
+                Captured(cupy, step, ones(cupy, 3, 3))
+            assert Captured(cupy, lambda x: x + 1, ones(cupy, 3))(ones(cupy, 3)).tolist() == [2] * 3
+    assert activity["capture plans"] == 2
 
 
 def test_allocations_of_a_capture_that_the_pool_cannot_serve_are_counted(cupy: Any) -> None:
@@ -373,7 +340,7 @@ def test_allocations_of_a_capture_that_the_pool_cannot_serve_are_counted(cupy: A
 
 
 def test_other_threads_go_on_during_a_capture(cupy: Any) -> None:
-    values = []
+    values: list[float] = []
 
     def work() -> None:
         with cupy.cuda.Stream(non_blocking=True):
@@ -389,42 +356,26 @@ def test_other_threads_go_on_during_a_capture(cupy: Any) -> None:
     assert values == [3]
 
 
-def test_a_graph_must_not_use_memory_that_was_given_back(cupy: Any) -> None:
-    captured = Captured(cupy, double_of_next, ones(cupy, 3))
-    captured(ones(cupy, 3))
-    captured.pool.free_all_blocks()
-    with pytest.raises(RuntimeError, match=FREED):
-        captured.graph.launch()
-
-
-def test_a_graph_must_not_use_an_array_that_is_gone(cupy: Any) -> None:
-    constants = [ones(cupy, 3)]
-    captured = Captured(cupy, lambda x: x + constants[0], constants[0])
-    assert captured(constants[0]).tolist() == [2] * 3
-    constants.clear()
-    with pytest.raises(RuntimeError, match=FREED):
-        captured.graph.launch()
-
-
-def test_a_graph_must_not_use_a_plan_that_is_gone(cupy: Any) -> None:
+def test_a_graph_must_not_use_what_is_gone(cupy: Any) -> None:
+    """Memory that was given back, an array, a plan, and what CuPy's cache of plans has pushed out."""
     x = ones(cupy, 1, 4, 6)
-    plans, spectrum = [RealPlan(1, (4, 6), "R2C", x.dtype)], cupy.empty((1, 4, 4), np.complex64)
-    captured = Captured(cupy, lambda y: plans[0].fft(y, spectrum, -1), x)
-    captured.graph.launch()
-    plans.clear()
-    with pytest.raises(RuntimeError, match=FREED):
-        captured.graph.launch()
-
-
-def test_cupys_cache_of_plans_may_take_one_from_a_graph(cupy: Any) -> None:
-    x = ones(cupy, 4, 6)
+    constants, plans = [ones(cupy, 1, 4, 6)], [RealPlan(1, (4, 6), "R2C", x.dtype)]
+    spectrum = cupy.empty((1, 4, 4), np.complex64)
+    pool = cupy.cuda.MemoryPool()
     cupy.fft.rfft2(x).get()
-    captured = Captured(cupy, lambda y: cupy.fft.rfft2(y), x)
-    captured(x)
-    for n in range(16):
-        cupy.fft.rfft(ones(cupy, 5 + n))
-    with pytest.raises(RuntimeError, match=FREED):
-        captured(x)
+    cases: list[tuple[Any, Any]] = [
+        (double_of_next, pool.free_all_blocks),
+        (lambda y: y + constants[0], constants.clear),
+        (lambda y: plans[0].fft(y, spectrum, -1), plans.clear),
+        (lambda y: cupy.fft.rfft2(y), lambda: [cupy.fft.rfft(ones(cupy, 5 + n)) for n in range(16)]),
+    ]
+    for function, lose in cases:
+        captured = Captured(cupy, function, x, pool=pool if function is double_of_next else None)
+        captured.graph.launch(captured.stream)
+        captured.stream.synchronize()
+        lose()
+        with pytest.raises(RuntimeError, match=FREED):
+            captured.graph.launch(captured.stream)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -465,7 +416,7 @@ def test_a_capture_has_an_order_of_its_own(cupy: Any, streams: Any) -> None:
         streams[0].wait_event(origin.record())
         with streams[0]:
             x[...] = y
-        with pytest.raises(RuntimeError, match=UNORDERED):
+        with unordered():
             x + 1
         origin.wait_event(streams[0].record())
         return x + 1
@@ -473,29 +424,26 @@ def test_a_capture_has_an_order_of_its_own(cupy: Any, streams: Any) -> None:
     assert Captured(cupy, step, x)(x).tolist() == [2] * 3
 
 
-def test_a_capture_has_nothing_to_do_with_other_work(cupy: Any, streams: Any) -> None:
-    event = streams[0].record()
-    with pytest.raises(RuntimeError, match="uncaptured work"):
-        Captured(cupy, lambda _: cupy.cuda.get_current_stream().wait_event(event), ones(cupy, 3))
+def test_an_event_of_a_capture_that_has_ended_is_refused(cupy: Any, streams: Any) -> None:
     captured = Captured(cupy, lambda _: cupy.cuda.get_current_stream().record(), ones(cupy, 3))
     with pytest.raises(RuntimeError, match="a capture that has ended"):
         streams[0].wait_event(captured.output)
 
 
 def test_a_launch_has_its_place_in_the_order(cupy: Any, streams: Any) -> None:
-    first, second = streams
+    first, second, _ = streams
     captured = Captured(cupy, lambda x: x + 1, ones(cupy, 3))
     with first:
         captured.inputs[0][...] = ones(cupy, 3)
     with second:
-        with pytest.raises(RuntimeError, match=UNORDERED):
+        with unordered():
             captured.graph.launch()
         second.wait_event(first.record())
         captured.graph.launch()
     with first:
-        with pytest.raises(RuntimeError, match=UNORDERED):
+        with unordered():
             captured.output.copy()
-        with pytest.raises(RuntimeError, match=UNORDERED):
+        with unordered():
             captured.graph.launch()
 
 
@@ -506,14 +454,9 @@ def test_dtypes_that_a_gpu_lacks(cupy: Any) -> None:
     assert x.dtype.isnative
     assert x.get().tolist() == [0, 1, 2]
     for dtype in (">f4", ">u2", np.longdouble, np.clongdouble):
-        for refused in (
-            lambda: x.astype(dtype),  # noqa: B023
-            lambda: cupy.empty(3, dtype),  # noqa: B023
-            lambda: cupy.zeros(3, dtype),  # noqa: B023
-            lambda: cupy.asarray([1], dtype=dtype),  # noqa: B023
-        ):
+        for make, first in ((x.astype, ()), (cupy.empty, (3,)), (cupy.zeros, (3,)), (cupy.asarray, ([1],))):
             with pytest.raises(ValueError, match="Unsupported dtype"):
-                refused()
+                make(*first, dtype)
     with pytest.raises(ValueError, match="Unsupported dtype"):
         cupy.asarray(np.ones(3, np.longdouble))
 
@@ -537,9 +480,9 @@ def test_views_share_memory_and_launch_nothing(cupy: Any) -> None:
     assert cupy.ascontiguousarray(x) is x
     assert cupy.asarray(x, dtype=np.float32) is x
     assert element.data.ptr - x.data.ptr == 4 * 11
-    assert not activity["launches"]
+    before = activity["launches"]
     x[...] = 7
-    assert activity["launches"] == 1
+    assert (before, activity["launches"]) == (0, 1)
     assert float(element) == 7
 
 
@@ -550,8 +493,7 @@ def test_what_is_counted(cupy: Any) -> None:
     y *= 2
     y.copy()
     assert dict(counts) == {"allocations": 2}
-    assert (activity["launches"], activity["calls"]) == (3, 3)
-    assert counts["launches"] == 3
+    assert (counts["launches"], activity["calls"]) == (3, 3)
     cupy.asarray(np.ones(3))
     cupy.RawModule(code=SOURCE).get_function("double_it")((1,), (32,), (x, y))
     assert (counts["uploads"], counts["bytes"], counts["waits"]) == (1, 64, 0)
@@ -562,14 +504,10 @@ def test_what_is_counted(cupy: Any) -> None:
 
 def test_what_sorts_or_counts_waits(cupy: Any) -> None:
     x = ones(cupy, 8)
-    sorting = [getattr(cupy, name) for name in ("median", "sort", "argsort", "flatnonzero", "argwhere", "unique")]
-    others = (
-        lambda x: cupy.percentile(x, 50),
-        lambda x: x[x > 0],
-        lambda x: cupy.argpartition(x, 3),
-        lambda x: x.sort(),
-    )
-    for function in (*sorting, *others):
+    names = ("median", "sort", "argsort", "flatnonzero", "argwhere", "unique")
+    functions: list[Callable[[Any], Any]] = [getattr(cupy, name) for name in names]
+    functions += [lambda x: cupy.percentile(x, 50), lambda x: cupy.argpartition(x, 3)]
+    for function in (*functions, lambda x: x[x > 0], lambda x: x.sort()):
         counts.clear()
         function(x)
         assert counts["waits"] == 1
@@ -589,7 +527,7 @@ def test_a_lost_device_answers_everything_with_its_error(cupy: Any) -> None:
 @pytest.mark.parametrize("real", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(2, 5, 6), (3, 7), (3, 8)])
 def test_plans_there_and_back(cupy: Any, shape: tuple[int, ...], real: type) -> None:
-    values = np.random.default_rng(0).random(shape).astype(real)
+    values: Any = np.random.default_rng(0).random(shape).astype(real)
     axes = tuple(range(1, len(shape)))
     x = cupy.asarray(values)
     spectrum = cupy.empty((*shape[:-1], shape[-1] // 2 + 1), np.result_type(real, np.complex64))
@@ -615,28 +553,19 @@ def test_a_plan_is_for_one_stream_at_a_time(cupy: Any, streams: Any) -> None:
     x = ones(cupy, 1, 4, 4)
     plan = RealPlan(1, (4, 4), "R2C", x.dtype)
     for stream in streams:
-        with stream, contextlib.nullcontext() if stream is streams[0] else pytest.raises(RuntimeError, match=UNORDERED):
+        with stream, contextlib.nullcontext() if stream is streams[0] else unordered():
             plan.fft(x, cupy.empty((1, 4, 3), np.complex64), -1)
 
 
 def test_cupys_cache_of_plans(cupy: Any) -> None:
-    cache, before = cupy.fft.config.get_plan_cache(), allocated()
-    assert cache.get_size() == 16
+    """Sixteen, of which the one goes that was not used for the longest time."""
     for _ in range(2):
         for n in range(2, 18):
             cupy.fft.rfft(ones(cupy, n))
-    assert (counts["plans"], cache.get_curr_size()) == (16, 16)
-    cupy.fft.rfft(ones(cupy, 18))
-    cupy.fft.rfft(ones(cupy, 2))
-    assert (counts["plans"], cache.get_curr_size()) == (18, 16)
-    cache.set_memsize(100)
-    with pytest.raises(RuntimeError, match="the plan memsize is too large"):
-        cupy.fft.rfft(ones(cupy, 1000))
-    cache.set_size(0)
-    cupy.fft.rfft(ones(cupy, 1000))
-    cache.clear()
-    cupy.get_default_memory_pool().free_all_blocks()
-    assert allocated() == before
+    assert counts["plans"] == 16
+    for n, plans in ((18, 17), (3, 17), (2, 18)):
+        cupy.fft.rfft(ones(cupy, n))
+        assert counts["plans"] == plans
 
 
 def test_many_arrays_are_joined_by_addresses_that_the_host_sends(cupy: Any) -> None:
@@ -646,10 +575,3 @@ def test_many_arrays_are_joined_by_addresses_that_the_host_sends(cupy: Any) -> N
     assert device.counts["uploads"] == before
     cupy.concatenate(arrays)
     assert device.counts["uploads"] == before + 1
-    stream = cupy.cuda.Stream(non_blocking=True)
-    pool = cupy.cuda.MemoryPool()
-    with cupy.cuda.using_allocator(pool.malloc), stream:
-        stream.begin_capture()
-        with pytest.raises(RuntimeError, match="sends their addresses"):
-            cupy.stack(arrays)
-        stream.end_capture()

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,8 +19,13 @@ if shutil.which("g++") is None:
     pytest.skip("needs g++", allow_module_level=True)
 
 from cuda_on_cpu import device
+from laws import assert_close
 
 from gpudeblur.numerics.fourier import irfft, irfft2, rfft, rfft2
+
+constants: Any
+cuda_graphs: Any
+numerics_device: Any
 
 
 @pytest.fixture
@@ -63,8 +69,8 @@ def test_a_function_runs_then_is_captured_then_replayed(cupy: Any) -> None:
     for number in range(4):
         u = np.random.default_rng(number).random((2, 12, 10), np.float32)
         half, total = cuda_graphs.replay("key", blur, cupy.asarray(u), report=fractions.append)
-        np.testing.assert_allclose(half.get(), u / 2, atol=2e-7)
-        np.testing.assert_allclose(total.get(), u.sum() / 2, rtol=1e-5)
+        assert_close(half, u / 2, atol=2e-7)
+        assert float(total) == pytest.approx(u.sum() / 2, rel=1e-5)
     assert device.counts["graph launches"] == 3
     assert device.counts["capture allocations"] == device.counts["capture plans"] == 0
     assert fractions == [0.5, 1.0, 1.0, 1.0]
@@ -286,12 +292,12 @@ def test_every_shape_is_transformed(cupy: Any, shape: tuple[int, ...], dtype: st
     u = np.random.default_rng(0).random(shape).astype(dtype)
     hat = rfft2(cupy.asarray(u))
     rtol = 1e-5 if dtype == "float32" else 1e-12
-    np.testing.assert_allclose(hat.get(), scipy.fft.rfft2(u), rtol=rtol, atol=rtol)
-    again = irfft2(hat, shape[-2:]) / (shape[-1] * shape[-2])
-    np.testing.assert_allclose(again.get(), u, rtol=rtol, atol=rtol)
+    assert_close(hat, scipy.fft.rfft2(u), rtol=rtol, atol=rtol)
+    again = irfft2(hat, (shape[-2], shape[-1])) / (shape[-1] * shape[-2])
+    assert_close(again, u, rtol=rtol, atol=rtol)
     lines = rfft(cupy.asarray(u))
-    np.testing.assert_allclose(lines.get(), scipy.fft.rfft(u), rtol=rtol, atol=rtol)
-    np.testing.assert_allclose(irfft(lines, shape[-1]).get(), u, rtol=rtol, atol=rtol)
+    assert_close(lines, scipy.fft.rfft(u), rtol=rtol, atol=rtol)
+    assert_close(irfft(lines, shape[-1]), u, rtol=rtol, atol=rtol)
 
 
 def test_a_view_at_an_odd_float_is_copied(cupy: Any) -> None:
@@ -299,7 +305,7 @@ def test_a_view_at_an_odd_float_is_copied(cupy: Any) -> None:
     u = np.random.default_rng(0).random(1 + 6 * 8).astype(np.float32)
     view = cupy.asarray(u)[1:].reshape(6, 8)
     assert view.data.ptr % 8 == 4
-    np.testing.assert_allclose(rfft2(view).get(), scipy.fft.rfft2(u[1:].reshape(6, 8)), rtol=1e-5, atol=1e-5)
+    assert_close(rfft2(view), scipy.fft.rfft2(u[1:].reshape(6, 8)), rtol=1e-5, atol=1e-5)
 
 
 def test_the_users_own_fft_cache_is_left_alone(cupy: Any) -> None:
@@ -311,12 +317,11 @@ def test_the_users_own_fft_cache_is_left_alone(cupy: Any) -> None:
 
 
 def test_the_driver_is_asked_once_how_much_memory_there_is(cupy: Any, monkeypatch: Any) -> None:
-    asked = []
-    info = device.Device.mem_info.fget
-    monkeypatch.setattr(device.Device, "mem_info", property(lambda self: asked.append(1) or info(self)))
+    asked = Mock(wraps=device.memory.memory_info)
+    monkeypatch.setattr(device.memory, "memory_info", asked)
     for side in range(2, 12):
         rfft2(cupy.ones((side, side), dtype=np.float32))
-    assert len(asked) == 1
+    asked.assert_called_once()
 
 
 # ------------------------------------------------------------------ constants

@@ -48,13 +48,13 @@ def host(value: Any, arrays: list[DeviceArray]) -> Any:
     return value
 
 
-def empty(shape: Any, dtype: Any = float, order: str = "C", strides: Any = None) -> DeviceArray:
+def empty(shape: Any, dtype: Any = float, order: Any = "C", strides: Any = None) -> DeviceArray:
     """An array in memory of the current allocator, with whatever is there."""
     dtype = np.dtype(dtype)
     check_dtype(dtype)
     sides = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     mem = memory.allocate(math.prod(sides) * dtype.itemsize).mem
-    return DeviceArray(np.ndarray(sides, dtype, mem.block.buffer, strides=strides, order=order), mem)  # type: ignore[call-overload]
+    return DeviceArray(np.ndarray(sides, dtype, mem.block.buffer, strides=strides, order=order), mem)
 
 
 def like(values: np.ndarray, function: Any) -> DeviceArray:
@@ -179,7 +179,7 @@ def _argument(values: np.ndarray, arrays: list[DeviceArray]) -> DeviceArray | No
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, array: np.ndarray, memory: Any, base: DeviceArray | None = None) -> None:
         self.array, self.memory = array, memory
-        self.base = base if base is None or base.base is None else base.base
+        self.base: DeviceArray | None = base if base is None or base.base is None else base.base
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
     def __array_function__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:

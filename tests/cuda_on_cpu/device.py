@@ -159,7 +159,7 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
     """The modules to stand in `sys.modules` for CuPy's."""
     runtime = Module(
         "cupy.cuda.runtime", None, CUDARuntimeError=streams.CUDARuntimeError, getDeviceCount=lambda: 1,
-        getDeviceProperties=device_properties, memGetInfo=memory.memory_info, deviceSynchronize=waits,
+        getDeviceProperties=device_properties, memGetInfo=memory.memory_info,
     )  # fmt: skip
     driver = Module("cupy.cuda.driver", None, CUDADriverError=streams.CUDADriverError)
     cufft = Module("cupy.cuda.cufft", None, CuFFTError=transforms.CuFFTError, getVersion=lambda: 12000,
@@ -185,9 +185,8 @@ def fake_cupy(cpu_kernel: Callable[[str], Any]) -> dict[str, types.ModuleType]:
     ndimage.__dict__["label"] = label
     cupyx_scipy = Module("cupyx.scipy", None, ndimage=ndimage, fft=fft)
     cupyx = Module("cupyx", None, scipy=cupyx_scipy, empty_pinned=memory.empty_pinned)
-    modules = (cupy, cuda, runtime, driver, cufft, memory_module, cupy_fft, config, random)
-    modules += (cupyx, cupyx_scipy, ndimage, fft)
-    return {module.__name__: module for module in modules}
+    mine = (cupy, cuda, runtime, driver, cufft, memory_module, cupy_fft, config, random)
+    return {module.__name__: module for module in (*mine, cupyx, cupyx_scipy, ndimage, fft)}
 
 
 @contextmanager
@@ -210,7 +209,7 @@ def installed(cpu_kernel: Callable[[str], Any]) -> Iterator[Any]:
         yield modules["cupy"]
     finally:
         lost = None
-        sys.modules["gpudeblur.batch.cuda_device"]._idle_devices.clear()  # type: ignore[attr-defined]
+        sys.modules["gpudeblur.batch.cuda_device"]._idle_devices.clear()
         for name in [*modules, *(f"gpudeblur.numerics.{name}" for name in OWN)]:
             sys.modules.pop(name, None)
             if name in before:

@@ -277,14 +277,11 @@ class PinnedMemoryPool:
     def free_all_blocks(self) -> None:
         pass
 
-    def n_free_blocks(self) -> int:
-        return 0
-
 
 pinned_pool = PinnedMemoryPool()
 
 
-def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray:
+def empty_pinned(shape: Any, dtype: Any = float, order: Any = "C") -> np.ndarray:
     dtype = np.dtype(dtype)
     size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
     flat = np.frombuffer(PinnedMemory(b"\xff" * size), np.uint8, size) if size else np.empty(0, np.uint8)

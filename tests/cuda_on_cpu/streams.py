@@ -230,20 +230,8 @@ class Stream:
     def __exit__(self, *_: Any) -> None:
         local.stream = local.outer.pop()
 
-    def use(self) -> Stream:
-        local.stream = self
-        return self
-
     def is_capturing(self) -> bool:
         return self.capture is not None
-
-    @property
-    def done(self) -> bool:
-        with lock:
-            if self.capture is not None:
-                raise RuntimeError("operation not permitted when stream is capturing")
-            _host.waits_for(self.clock)
-            return True
 
     def synchronize(self) -> None:
         with lock:
@@ -299,22 +287,13 @@ class Event:
             self.clock = dict(stream.clock)
             self.seconds = time.perf_counter()
 
-    @property
-    def done(self) -> bool:
-        with lock:
-            self._complete()
-            return True
-
     def synchronize(self) -> None:
         with lock:
-            self._complete()
+            check_device()
+            if self.capture is not None:
+                raise RuntimeError("operation not permitted on an event last recorded in a capturing stream")
+            _host.waits_for(self.clock)
             counts["waits"] += 1
-
-    def _complete(self) -> None:
-        check_device()
-        if self.capture is not None:
-            raise RuntimeError("operation not permitted on an event last recorded in a capturing stream")
-        _host.waits_for(self.clock)
 
 
 def get_elapsed_time(start: Event, end: Event) -> float:

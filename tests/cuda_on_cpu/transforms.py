@@ -127,52 +127,23 @@ def _transform(source: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -
 
 
 class PlanCache:
-    """The plans that a thread used last."""
+    """The plans that a thread used last, as many as CuPy keeps by default, and its readings of the limits."""
 
     def __init__(self) -> None:
         self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
-        self._size, self._bytes = 16, -1
 
     def get_size(self) -> int:
-        return self._size
-
-    def set_size(self, size: int) -> None:
-        self._size = size
-        self._evict()
+        return 16
 
     def get_memsize(self) -> int:
-        return self._bytes
-
-    def set_memsize(self, memsize: int) -> None:
-        self._bytes = memsize
-        self._evict()
-
-    def get_curr_size(self) -> int:
-        return len(self._plans)
-
-    def get_curr_memsize(self) -> int:
-        return sum(plan.work_area.mem.size for plan in self._plans.values())
-
-    def clear(self) -> None:
-        self._plans.clear()
+        return -1
 
     def plan(self, key: Hashable, size: int) -> Plan:
-        if key in self._plans:
-            self._plans.move_to_end(key)
-            return self._plans[key]
-        plan = Plan(size)
-        if self._size:
-            if 0 <= self._bytes < size:
-                raise RuntimeError("the plan memsize is too large")
-            self._plans[key] = plan
-            self._evict()
-        return plan
-
-    def _evict(self) -> None:
-        while self._plans and (
-            0 <= self._size < len(self._plans) or 0 <= self._bytes < self.get_curr_memsize()
-        ):  # fmt: skip
+        plan = self._plans.pop(key, None) or Plan(size)
+        self._plans[key] = plan
+        if len(self._plans) > self.get_size():
             self._plans.popitem(last=False)
+        return plan
 
 
 class _Thread(threading.local):
