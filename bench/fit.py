@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import skimage.data
 from scipy.optimize import minimize
 
 import gpudeblur
@@ -45,6 +46,7 @@ from .cases import (
     low_light_cases,
     make_case,
     natural_cases,
+    photographs,
     small_face_cases,
 )
 from .evaluate import Evaluation, arguments, parallel, record, roc_area
@@ -71,17 +73,15 @@ FONTS = (
 
 def sharp_cases(data: Path) -> Iterator[Case]:
     """Pictures without blur; `kernel` only says which size to ask for."""
-    from skimage import data as shipped
 
     def case(name: str, picture: np.ndarray, size: int) -> Case:
         return Case(name, picture, picture, np.zeros((size, size)), 0.0, 0)
 
-    paths = sorted((data / "natural" / "train").glob("*.jpg"))[::9]
-    for i, path in enumerate(paths):
+    for i, path in enumerate(photographs(data, "train")[::9]):
         yield case(f"sharp_{path.stem}", gray_picture(path)[:300, :400], (15, 25, 35)[i % 3])
     for name in TEXTURES:
         for size in (15, 25):
-            yield case(f"sharp_{name}_{size}", getattr(shipped, name)()[:256, :256] / 255, size)
+            yield case(f"sharp_{name}_{size}", getattr(skimage.data, name)()[:256, :256] / 255, size)
     for seed in range(4):
         yield case(f"noise_{seed}", np.random.default_rng(seed).random((200, 200)), 25)
 
@@ -105,32 +105,31 @@ def features(rows: np.ndarray) -> np.ndarray:
     return np.stack([np.ones(len(rows)), np.log(border + 0.01), match, np.log(gain + 0.01), agreement], axis=1)
 
 
-def confidence_sets(data: Path) -> dict[str, list[Case]]:
-    shaken = [trajectory_kernel(size, rng=1000 + size) for size in SIZES]
+def common_sets(data: Path, faces: int, noisy: int, noisier: int) -> dict[str, list[Case]]:
+    """Pictures of what both fits see; so many small faces, photographs with 1 % noise and with 2 %."""
+    shaken, measured = [trajectory_kernel(size, rng=1000 + size) for size in SIZES], levin_kernels(data)
     return {
+        "small faces": one_kernel_each(small_face_cases(data, faces, "train")),
         "portraits": list(face_cases(data)),
         "portraits, 1 %": list(face_cases(data, noise=0.01)),
-        "photographs": one_kernel_each(natural_cases(data, levin_kernels(data), 0.0, 32, "train")),
-        "photographs, 1 %": one_kernel_each(natural_cases(data, shaken, 0.01, 32, "train")),
-        "photographs, 2 %": one_kernel_each(natural_cases(data, shaken, 0.02, 16, "train")),
-        "small faces": one_kernel_each(small_face_cases(data, 64, "train")),
+        "photographs": one_kernel_each(natural_cases(data, measured, 0.0, 32, "train")),
+        "photographs, 1 %": one_kernel_each(natural_cases(data, shaken, 0.01, noisy, "train")),
+        "photographs, 2 %": one_kernel_each(natural_cases(data, shaken, 0.02, noisier, "train")),
         "sharp": list(sharp_cases(data)),
         NOT_FITTED: list(levin_cases(data)),
     }
 
 
-def fit_confidence(data: Path, jobs: int, cache: Path | None) -> dict[str, Any]:
-    sets = confidence_sets(data)
+def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
+    sets = common_sets(data, 64, 32, 16)
     rows: dict[str, np.ndarray] = {}
     success: dict[str, np.ndarray] = {}
     for name, cases in sets.items():
         outcomes = list(parallel(signals, cases, jobs))
         rows[name] = np.array([values for _, values in outcomes])
-        if name == "sharp":
-            success[name] = np.zeros(len(cases), dtype=bool)
-        else:
-            pairs = zip(cases, (kernel for kernel, _ in outcomes), strict=True)
-            success[name] = np.array([row["er"] <= 2 for row in parallel(Evaluation(cache=cache), pairs, jobs)])
+        pairs = zip(cases, (kernel for kernel, _ in outcomes), strict=True)
+        judged = parallel(Evaluation(), pairs if name != "sharp" else (), jobs)
+        success[name] = np.array([row["er"] <= 2 for row in judged] or [False] * len(cases))
         shown = rows[name][:, -1]
         print(f"{name}: {success[name].sum()} of {len(cases)} succeed, {(shown > 0.5).sum()} have over 0.5", flush=True)
 
@@ -193,18 +192,10 @@ def pages(kernels: list[np.ndarray]) -> Iterator[Case]:
             yield make_case(f"{font}_{j}", page, kernel, noise=noise, quantise=True, picture=font)
 
 
-def strength_sets(data: Path) -> Iterator[tuple[str, list[Case]]]:
-    shaken = [trajectory_kernel(size, rng=1000 + size) for size in SIZES]
-    yield "small faces", one_kernel_each(small_face_cases(data, 240, "train"))
-    yield "portraits", list(face_cases(data))
-    yield "portraits, 1 %", list(face_cases(data, noise=0.01))
-    yield "photographs", one_kernel_each(natural_cases(data, levin_kernels(data), 0.0, 32, "train"))
-    yield "photographs, 1 %", one_kernel_each(natural_cases(data, shaken, 0.01, 64, "train"))
-    yield "photographs, 2 %", one_kernel_each(natural_cases(data, shaken, 0.02, 32, "train"))
-    yield "pages", list(pages([*levin_kernels(data), *shaken]))
-    yield "low light", [case for i, case in enumerate(low_light_cases(data, 20, "train")) if i % 4 == i // 4 % 4]
-    yield "sharp", list(sharp_cases(data))
-    yield NOT_FITTED, list(levin_cases(data))
+def strength_sets(data: Path) -> dict[str, list[Case]]:
+    kernels = [*levin_kernels(data), *(trajectory_kernel(size, rng=1000 + size) for size in SIZES)]
+    night = [case for i, case in enumerate(low_light_cases(data, 20, "train")) if i % 4 == i // 4 % 4]
+    return common_sets(data, 240, 64, 32) | {"pages": list(pages(kernels)), "low light": night}
 
 
 def gain_at(samples: list[Sample], shares: np.ndarray) -> np.ndarray:
@@ -238,9 +229,9 @@ def shares(samples: list[Sample], constants: np.ndarray) -> np.ndarray:
     return left * np.minimum(1, BLEND_SCALE / (1 + np.exp(-np.clip(score, -30, 30))))
 
 
-def fit_strength(data: Path, jobs: int, _: Path | None) -> dict[str, Any]:
+def fit_strength(data: Path, jobs: int) -> dict[str, Any]:
     samples: dict[str, list[Sample]] = {}
-    for name, cases in strength_sets(data):
+    for name, cases in strength_sets(data).items():
         samples[name] = list(parallel(sample, cases, jobs))
         print(f"{name}: {len(cases)} pictures", flush=True)
     constants = strength_constants(samples)
@@ -261,10 +252,10 @@ FITS = {"confidence": fit_confidence, "strength": fit_strength}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "data", "jobs", "cache", "no-record")
+    parser = arguments(__doc__, "data", "jobs", "no-record")
     parser.add_argument("constants", choices=FITS)
     args = parser.parse_args(argv)
-    line = FITS[args.constants](args.data, args.jobs, args.cache)
+    line = FITS[args.constants](args.data, args.jobs)
     if not args.no_record:
         record(args.constants, line)
 

@@ -1,7 +1,7 @@
 """The classifier behind the learned prior [Li2018]: how well it tells blurred from clear pictures, and what it costs.
 
     python -m bench networks accuracy --pictures DIR
-    python -m bench networks runtime [--device cuda] [--batch 64] [--sizes 1]
+    python -m bench networks runtime [--device cuda] [--repeats 1] [--sizes 1]
 
 accuracy ([Li2018] Fig. 10a): share of clear and blurred pictures classified right, over the factor by which they were
 reduced; DIR is the val folder that `python -m bench.training.classifier_data` makes. runtime (Table 2): seconds for the
@@ -55,7 +55,7 @@ def accuracy(args: Any) -> list[Row]:
 
 def runtime(args: Any) -> list[Row]:
     kernel, rows = trajectory_kernel(25, rng=1), []
-    torch_module().set_num_threads(args.threads)
+    torch_module().set_num_threads(2)
     prior = gd.priors.DiscriminativePrior(weights=args.weights_file)
     methods = {
         "one start, L0 alone": gd.TwoStepOptions(**ALONE),
@@ -65,39 +65,33 @@ def runtime(args: Any) -> list[Row]:
     }
     for h, w in SHAPES[: args.sizes]:
         case = make_case("runtime", resize(camera() / 255, (h + 24, w + 24), order=3), kernel, quantise=True)
-        pictures = np.repeat(case.blurred[None].astype(np.float32), args.batch, axis=0)
         for label, options in methods.items():
-            if args.only not in label:
-                continue
             seconds = []
             for _ in range(1 + args.repeats):  # the first compiles and loads
                 begin, cpu = time.perf_counter(), time.process_time()
-                gd.estimate_kernel(pictures, 25, options=options, device=args.device)  # which brings the kernels here
+                gd.estimate_kernel(
+                    case.blurred, 25, options=options, device=args.device
+                )  # which brings the kernels here
                 seconds.append((time.perf_counter() - begin, time.process_time() - cpu))
             wall, cpu = np.median(seconds[1:], axis=0).tolist()
-            row = {"method": label, "picture": f"{h} x {w}", "pictures": args.batch, "seconds": wall}
-            rows.append({**row, "cpu_seconds": cpu, "pictures_a_second": args.batch / wall})
+            rows.append({"method": label, "picture": f"{h} x {w}", "seconds": wall, "cpu_seconds": cpu})
             print(rows[-1], flush=True)
-    columns = {"method": "", "picture": "", "pictures": "d", "seconds": ".2f", "cpu_seconds": ".2f"}
-    print(table(rows, columns | {"pictures_a_second": ".2f"}))
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "device", "only", "no-record")
+    parser = arguments(__doc__, "device", "no-record")
     parser.add_argument("kind", choices=["accuracy", "runtime"])
     parser.add_argument("--pictures", type=Path, help="accuracy: folder of folders of clear pictures")
     parser.add_argument("--weights-file", type=Path, help="other weights than the package's")
-    parser.add_argument("--threads", type=int, default=2, help="runtime: of torch")
-    parser.add_argument("--batch", type=int, default=1, help="runtime: pictures in a stack")
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--sizes", type=int, default=len(SHAPES), help="runtime: how many of the sizes")
     args = parser.parse_args(argv)
     if args.kind == "accuracy" and args.pictures is None:
         parser.error("accuracy needs --pictures")
     rows = {"accuracy": accuracy, "runtime": runtime}[args.kind](args)
-    if not args.no_record and not args.only:
-        record("networks", {"kind": args.kind, **settings(args, "device", "threads", "batch", "repeats"), "rows": rows})
+    if not args.no_record:
+        record("networks", {"kind": args.kind, **settings(args, "device", "repeats"), "rows": rows})
 
 
 if __name__ == "__main__":
