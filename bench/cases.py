@@ -61,7 +61,6 @@ class Case:
     sharp: np.ndarray
     kernel: np.ndarray
     noise_sigma: float
-    seed: int
     picture: str = ""
 
 
@@ -110,9 +109,8 @@ def make_case(
     name: str, sharp: np.ndarray, kernel: np.ndarray, *, noise: float = 0.0, quantise: bool = False, picture: str = ""
 ) -> Case:
     """Blur `sharp` as a camera does: valid convolution, then noise, then, if asked for, 8-bit steps and clipping."""
-    seed = name_seed(name)
-    blurred = blur(sharp, kernel, noise_sigma=noise, rng=seed)
-    return Case(name, quantised(blurred) if quantise else blurred, valid(sharp, kernel), kernel, noise, seed, picture)
+    blurred = blur(sharp, kernel, noise_sigma=noise, rng=name_seed(name))
+    return Case(name, quantised(blurred) if quantise else blurred, valid(sharp, kernel), kernel, noise, picture)
 
 
 def thinned(cases: Iterable[Case], every: int) -> Iterator[Case]:
@@ -131,7 +129,7 @@ def levin_cases(folder: Path) -> Iterator[Case]:
         m = scipy.io.loadmat(path)
         blurred, sharp, f = (np.asarray(m[key], np.float64) for key in ("y", "x", "f"))
         kernel = np.ascontiguousarray(f[::-1, ::-1])
-        yield Case(path.stem, blurred, sharp, kernel, 0.0, name_seed(path.stem), path.stem[:4])
+        yield Case(path.stem, blurred, sharp, kernel, 0.0, path.stem[:4])
 
 
 def levin_kernels(folder: Path) -> list[np.ndarray]:
@@ -254,11 +252,10 @@ def text_cases(folder: Path) -> Iterator[Case]:
 def night_scene(picture: np.ndarray) -> np.ndarray | None:
     """Linear light of a dark scene with lamps, from a photograph as stored; None where it makes none.
 
-    Light is the value to the power 2.2, scaled so that the brightest 3 % exceed 1, the most that the sensor can hold.
-    Lamps outshine white paper, and a photograph exposed for its highlights has none that do: what exceeds 1 is taken to
-    the power 1.5. With more, a restoration by the true kernel, which knows nothing of clipping, would be worse than the
-    blurred picture, and an error ratio would say nothing. Left out are photographs whose own highlights are clipped
-    (these 3 % are not distinct) and those that are bright all over (half of the pixels over 0.3).
+    Light is the value to the power 2.2, scaled so that the brightest 3 % exceed 1, the most that the sensor can hold;
+    as lamps outshine white paper, these are taken to the power 1.5. With more, a restoration by the true kernel, which
+    knows nothing of clipping, would be worse than the blurred picture. Left out are photographs whose own highlights
+    are clipped (these 3 % are not distinct) and those that are bright all over (half of the pixels over 0.3).
     """
     light = picture**2.2
     white = np.quantile(light, 1 - LIGHTS)
@@ -281,8 +278,7 @@ def low_light_cases(folder: Path, count: int = 15, split: str = "val") -> Iterat
         for name, kernel in mixed_kernels(measured, picture):
             if not name.endswith(NIGHT_KERNELS):
                 continue
-            seed = name_seed(name)
             seen = np.minimum(blur(scene, kernel), 1)
-            seen += 0.01 * np.random.default_rng(seed).standard_normal(seen.shape)
+            seen += 0.01 * np.random.default_rng(name_seed(name)).standard_normal(seen.shape)
             sharp = np.minimum(valid(scene, kernel), 1)
-            yield Case(name, quantised(seen), sharp, kernel, 0.01, seed, picture)
+            yield Case(name, quantised(seen), sharp, kernel, 0.01, picture)

@@ -7,7 +7,6 @@ method, and the squared errors are divided, each at its own best shift.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -16,7 +15,6 @@ import multiprocessing
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,9 +31,9 @@ import gpudeblur
 from gpudeblur.metrics import kernel_error, kernel_similarity, scores
 
 from .cases import Case
+from .gpu_report import REPOSITORY, output_of
 
 Row = dict[str, Any]
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def parallel(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) -> Iterator[Any]:
@@ -53,15 +51,6 @@ def parallel(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) ->
             yield waiting.popleft().result()
 
 
-# ------------------------------------------------------------------ judgement
-def restore(blurred: np.ndarray, kernel: np.ndarray, method: str) -> np.ndarray:
-    """The common restoration: `gpudeblur.deconvolve`, with the weight of Levin's yardstick for "sparse".
-
-    One weight for all kernels: an automatic one would be larger for a wrong kernel, and hide its errors.
-    """
-    return gpudeblur.deconvolve(blurred, kernel, method=method, weight=0.0068 if method == "sparse" else None)
-
-
 def centred(kernel: np.ndarray) -> np.ndarray:
     """Sum 1, centre of mass in the middle to half a pixel, padded so that nothing is cut off."""
     kernel = np.asarray(kernel, np.float64) / float(kernel.sum())
@@ -69,35 +58,29 @@ def centred(kernel: np.ndarray) -> np.ndarray:
     return np.roll(np.pad(kernel, abs(offsets).max()), -offsets, (0, 1))
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Figures of (case, kernel in convolution sense, of any size), as a value that travels to a worker process.
+def evaluation(pair: tuple[Case, np.ndarray]) -> Row:
+    """Figures of (case, kernel in convolution sense, of any size).
 
-    Of the common restoration by `method`, at the best shift, 15 border pixels dropped; `gain` is in dB over the blurred
-    picture.
+    Of the common restoration, "sparse" with the weight of Levin's yardstick, at the best shift, 15 border pixels
+    dropped; `gain` is in dB over the blurred picture. One weight for all kernels: an automatic one would be larger for
+    a wrong kernel, and hide its errors.
     """
-
-    method: str = "sparse"
-
-    def __call__(self, pair: tuple[Case, np.ndarray]) -> Row:
-        case, kernel = pair
-        kernel = centred(kernel)
-        restored, true = (scores(restore(case.blurred, k, self.method), case.sharp) for k in (kernel, case.kernel))
-        blurred = scores(case.blurred, case.sharp).psnr
-        return {
-            "name": case.name,
-            "er": restored.ssd / true.ssd,
-            "psnr": restored.psnr,
-            "ssim": restored.ssim,
-            "similarity": kernel_similarity(kernel, case.kernel),
-            "kernel_error": kernel_error(kernel, case.kernel),
-            "gain": restored.psnr - blurred,
-            "psnr_true": true.psnr,
-            "psnr_blurred": blurred,
-        }
+    case, kernel = pair[0], centred(pair[1])
+    pictures = [gpudeblur.deconvolve(case.blurred, k, method="sparse", weight=0.0068) for k in (kernel, case.kernel)]
+    restored, true, blurred = (scores(picture, case.sharp) for picture in (*pictures, case.blurred))
+    return {
+        "name": case.name,
+        "er": restored.ssd / true.ssd,
+        "psnr": restored.psnr,
+        "ssim": restored.ssim,
+        "similarity": kernel_similarity(kernel, case.kernel),
+        "kernel_error": kernel_error(kernel, case.kernel),
+        "gain": restored.psnr - blurred.psnr,
+        "psnr_true": true.psnr,
+        "psnr_blurred": blurred.psnr,
+    }
 
 
-# ------------------------------------------------------------------ tables
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Markdown; `columns` maps a key to its format, the first one is taken as it is."""
     first, *others = columns
@@ -107,13 +90,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------ arguments
 # What several benches take, said once; a bench names the ones it wants.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "data": {"type": Path, "required": True, "help": "folder that holds levin/, natural/, faces_hq/ and faces/"},
     "jobs": {"type": int, "default": 2, "help": "processes of one thread each"},
     "yardstick": {"type": Path, "help": "eval_levin.py, the script that judges Levin's pictures"},
-    "method": {"default": "sparse", "help": "of the common restoration (gpudeblur.deconvolve)"},
     "options": {"type": json.loads, "default": {}, "help": "fields of TwoStepOptions, as JSON"},
     "device": {"choices": ["cpu", "cuda"], "default": "cpu"},
     "side": {"type": int, "default": 255, "help": "pixels of the picture's side"},
@@ -131,17 +112,9 @@ def arguments(doc: str | None, *names: str) -> argparse.ArgumentParser:
     return parser
 
 
-# ------------------------------------------------------------------ where figures come from
 @functools.cache
 def provenance() -> Row:
     """Date of the run, commit, versions and processor: what a figure needs to be repeated."""
-
-    def git(*arguments: str) -> str:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        return done.stdout.strip()
 
     versions = {"python": platform.python_version()}
     for package in ("numpy", "scipy", "scikit-image", *sorted(m for m in ("cupy", "torch") if m in sys.modules)):
@@ -151,8 +124,8 @@ def provenance() -> Row:
             versions[package] = sys.modules[package].__version__
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "--short", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--", "gpudeblur", "kernels_cuda")),
+        "commit": output_of("git", "rev-parse", "--short", "HEAD"),
+        "modified": bool(output_of("git", "status", "--porcelain", "--", "gpudeblur", "kernels_cuda")),
         "versions": versions,
         "machine": processor_name(),
     }

@@ -49,7 +49,7 @@ from .cases import (
     photographs,
     small_face_cases,
 )
-from .evaluate import Evaluation, arguments, parallel, record, roc_area
+from .evaluate import arguments, evaluation, parallel, record, roc_area
 
 TEXTURES = ("brick", "grass", "gravel", "page", "text", "camera", "coins", "moon")
 SIZES = (15, 19, 23, 27, 31, 35, 41, 51)
@@ -75,7 +75,7 @@ def sharp_cases(data: Path) -> Iterator[Case]:
     """Pictures without blur; `kernel` only says which size to ask for."""
 
     def case(name: str, picture: np.ndarray, size: int) -> Case:
-        return Case(name, picture, picture, np.zeros((size, size)), 0.0, 0)
+        return Case(name, picture, picture, np.zeros((size, size)), 0.0)
 
     for i, path in enumerate(photographs(data, "train")[::9]):
         yield case(f"sharp_{path.stem}", gray_picture(path)[:300, :400], (15, 25, 35)[i % 3])
@@ -128,7 +128,7 @@ def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
         outcomes = list(parallel(signals, cases, jobs))
         rows[name] = np.array([values for _, values in outcomes])
         pairs = zip(cases, (kernel for kernel, _ in outcomes), strict=True)
-        judged = parallel(Evaluation(), pairs if name != "sharp" else (), jobs)
+        judged = parallel(evaluation, pairs if name != "sharp" else (), jobs)
         success[name] = np.array([row["er"] <= 2 for row in judged] or [False] * len(cases))
         shown = rows[name][:, -1]
         print(f"{name}: {success[name].sum()} of {len(cases)} succeed, {(shown > 0.5).sum()} have over 0.5", flush=True)

@@ -28,7 +28,7 @@ from gpudeblur.networks.classifier import data, evaluation
 from gpudeblur.synthesis import trajectory_kernel
 
 from .cases import make_case
-from .evaluate import Row, arguments, record, settings, table
+from .evaluate import Row, arguments, record, settings
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
 MIN_SIDE = 8  # pixels; smaller pictures are not classified
@@ -44,12 +44,10 @@ def accuracy(args: Any) -> list[Row]:
         side = min(min(picture.shape) for picture in folder.images)
         scales = [scale for scale in SCALES if scale * (side - 51) >= MIN_SIDE]
         for scale, result in evaluation.evaluate(prior.probability, folder, scales=scales).items():
+            right = {"clear_right": (result.clear < 0.5).mean(), "blurred_right": (result.blurred > 0.5).mean()}
             row = {"pictures": path.name, "n": 2 * len(folder.images), "scale": scale}
-            row |= {"accuracy": result.accuracy, "ratio": result.ratio}
-            row |= {"clear_right": float((result.clear < 0.5).mean())}
-            rows.append({**row, "blurred_right": float((result.blurred > 0.5).mean())})
-    columns = {"pictures": "", "scale": ".3f", "n": "", "accuracy": ".3f", "ratio": ".4f"}
-    print(table(rows, columns | {"clear_right": ".3f", "blurred_right": ".3f"}))
+            rows.append({**row, "accuracy": result.accuracy, "ratio": result.ratio, **right})
+            print(rows[-1], flush=True)
     return rows
 
 
@@ -87,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--sizes", type=int, default=len(SHAPES), help="runtime: how many of the sizes")
     args = parser.parse_args(argv)
-    if args.kind == "accuracy" and args.pictures is None:
-        parser.error("accuracy needs --pictures")
     rows = {"accuracy": accuracy, "runtime": runtime}[args.kind](args)
     if not args.no_record:
         record("networks", {"kind": args.kind, **settings(args, "device", "repeats"), "rows": rows})

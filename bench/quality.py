@@ -15,11 +15,10 @@
 All but Levin's are cropped as a camera crops and rounded to 8 bits; recipes and seeds are in cases.py. A case is
 `deblur`red with final="sparse" at the true kernel's size unless --kernel-size says otherwise. Its kernel is judged
 by the error ratio (ER): squared error over that with the true kernel, both restored by the same method. `result_gain`
-is of the picture that `deblur` itself returned: what a user gets, be the kernel right or not. Intervals are 95 %, by
-bootstrap over whole pictures; an ER counts as at most 10 in `er_mean_capped`, since a few failures decide a plain mean.
-"blurred <= 2" is the share that the blurred picture would have at that bar: what success is worth there. In low-light
-the common restoration takes clipped pixels as they are, so that a wrong kernel can be the better one: look at the
-similarity too.
+is of the picture that `deblur` itself returned. Intervals are 95 %, by bootstrap over whole pictures; an ER counts as
+at most 10 in `er_mean_capped`, since a few failures decide a plain mean. "blurred <= 2" is the share that the blurred
+picture would have at that bar. In low-light the common restoration takes clipped pixels as they are, so that a wrong
+kernel can be the better one: look at the similarity too.
 
 --variants names options over --options, each run on every set and compared with the first in pairs. An ablation is
 
@@ -51,7 +50,7 @@ import gpudeblur
 from gpudeblur.metrics import scores
 
 from .cases import Case, face_cases, levin_cases, low_light_cases, mixed_cases, small_face_cases, text_cases, thinned
-from .evaluate import Evaluation, Row, arguments, mean_interval, parallel, record, roc_area, settings, table
+from .evaluate import Row, arguments, evaluation, mean_interval, parallel, record, roc_area, settings, table
 
 SETS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "levin": levin_cases,
@@ -86,20 +85,18 @@ COLUMNS = {
 }
 
 
-# ------------------------------------------------------------------ one case
 @dataclass(frozen=True)
 class Trial:
     """`gpudeblur.deblur` and the evaluation of its kernel, as a value that travels to a worker process."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    kernel_size: int | str | None = "true"
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    kernel_size: int | bool | None = True  # the true one
     device: str = "cpu"
     prior: Mapping[str, Any] | None = None  # arguments of DiscriminativePrior
 
     def deblur(self, case: Case) -> tuple[Case, np.ndarray, Row]:
         """Case, kernel, and the figures of what `deblur` returned."""
-        size: Any = case.kernel.shape if self.kernel_size == "true" else self.kernel_size
+        size: Any = case.kernel.shape if self.kernel_size is True else self.kernel_size
         prior = None if self.prior is None else gpudeblur.priors.DiscriminativePrior(**self.prior)
         options = gpudeblur.TwoStepOptions(**self.options, prior=prior)
         picture = case.blurred.astype(options.dtype) if "dtype" in self.options else case.blurred
@@ -112,16 +109,16 @@ class Trial:
         info = {key: value for key, value in result.info.items() if isinstance(value, float)}
         return case, kernel, figures | {"info": info}
 
-    def evaluate(self, outcome: tuple[Case, np.ndarray, Row]) -> tuple[Row, np.ndarray]:
-        case, kernel, figures = outcome
-        return {**self.evaluation((case, kernel)), **figures}, kernel
-
     def __call__(self, case: Case) -> tuple[Row, np.ndarray]:
-        """All figures of a case, those of `info` among them, and the kernel."""
-        return self.evaluate(self.deblur(case))
+        return evaluated(self.deblur(case))
 
 
-# ------------------------------------------------------------------ totals
+def evaluated(outcome: tuple[Case, np.ndarray, Row]) -> tuple[Row, np.ndarray]:
+    """All figures of a case, those of `info` among them, and the kernel."""
+    case, kernel, figures = outcome
+    return {**evaluation((case, kernel)), **figures}, kernel
+
+
 def totals(rows: Sequence[Row]) -> Row:
     """What the bench reports of a set; `..._95` are the ends of an interval."""
     er = np.array([row["er"] for row in rows])
@@ -165,19 +162,18 @@ def table_row(variant: str, total: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-# ------------------------------------------------------------------ a set
 def run(cases: Iterable[Case], trial: Trial, jobs: int, out: Path) -> list[Row]:
     """Rows of all cases; the kernels go to <out>/<case>.npy and the rows to <out>.json."""
     rows = []
     out.mkdir(parents=True, exist_ok=True)
     if trial.device == "cuda":  # a device is used from this process alone
-        outcomes = parallel(trial.evaluate, map(trial.deblur, cases), jobs)
+        outcomes = parallel(evaluated, map(trial.deblur, cases), jobs)
     else:
         outcomes = parallel(trial, cases, jobs)
     for row, kernel in outcomes:
         rows.append(row)
         np.save(out / f"{row['name']}.npy", kernel)
-    about = {"options": dict(trial.options), "kernel_size": trial.kernel_size, "method": trial.evaluation.method}
+    about = {"options": dict(trial.options), "kernel_size": trial.kernel_size}
     out.with_name(f"{out.name}.json").write_text(json.dumps({**about, "rows": rows}))
     return rows
 
@@ -205,12 +201,6 @@ def yardstick_totals(script: Path, data: Path, kernels: Path, names: Sequence[st
     }
 
 
-# ------------------------------------------------------------------ the command
-def kernel_size(text: str) -> int | str | None:
-    """The argument of --kernel-size."""
-    return {"true": "true", "none": None}[text] if text in ("true", "none") else int(text)
-
-
 def chosen_sets(text: str) -> list[str]:
     """Names of SETS from a list with commas; "natural" is all of its noises."""
     chosen = []
@@ -222,9 +212,9 @@ def chosen_sets(text: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "data", "yardstick", "method", "jobs", "options", "device", "every", "no-record")
+    parser = arguments(__doc__, "data", "yardstick", "jobs", "options", "device", "every", "no-record")
     parser.add_argument("--sets", type=chosen_sets, default=list(SETS), help="names with commas; all by default")
-    parser.add_argument("--kernel-size", type=kernel_size, default="true", help="true, none (estimated), or odd pixels")
+    parser.add_argument("--kernel-size", type=json.loads, default="true", help="true, null (estimated), or odd pixels")
     parser.add_argument("--variants", type=json.loads, default=[{"name": "default"}],
                         help='JSON, [{"name": ..., "options": {...}, "prior": {...}}, ...]')  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for kernels and rows, VARIANT/SET/; not kept by default")
@@ -238,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             first: list[Row] | None = None
             for variant in args.variants:
                 options, prior = {**args.options, **variant.get("options", {})}, variant.get("prior")
-                trial = Trial(options, args.kernel_size, Evaluation(args.method), args.device, prior)
+                trial = Trial(options, args.kernel_size, args.device, prior)
                 folder = (args.out or Path(temporary)) / variant["name"] / name
                 rows = run(thinned(SETS[name](args.data), args.every), trial, args.jobs, folder)
                 total = totals(rows) | (over_first(rows, first) if first else {})
@@ -249,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     total["yardstick"] = yardstick_totals(args.yardstick, args.data, folder, names, args.jobs)
                     print(total["yardstick"])
                 if not args.no_record:
-                    about = settings(args, "kernel_size", "method", "every", "jobs", "device")
+                    about = settings(args, "kernel_size", "every", "jobs", "device")
                     line = {"set": name, "variant": variant["name"], "options": options, "prior": prior, **about}
                     each = {row["name"]: [round(row["er"], 4), round(row["confidence"], 3)] for row in rows}
                     record("quality", {**line, "totals": total, "er_and_confidence": each})

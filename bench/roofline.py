@@ -13,7 +13,6 @@ Expressions that are no launch of ours are left out, and arrays that stay in the
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import gpudeblur
 
 from .cases import blurred_camera
 from .evaluate import arguments
+from .host_share import stand_in
 
 # By the place of an argument: what is read and written, and tables that all pictures share.
 IN_PLACE = {"spectral_solve": (1,), "data_terms": (0,), "normal_spectra": (0, 1)}
@@ -99,8 +99,6 @@ def floor_seconds(launches: Sequence[Launch], bandwidth: float, rate: float) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from .host_share import stand_in
-
     parser = arguments(__doc__, "side", "kernel", "options")
     parser.add_argument("--bandwidth", type=float, default=4.3, help="TB/s of a copy")
     parser.add_argument("--rate", type=float, default=50.0, help="TFLOP/s of a float32 matrix product")
@@ -109,12 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         image = cupy.asarray(blurred_camera((args.side, args.side), args.kernel))
         with recorded() as launches:
             gpudeblur.estimate_kernel(image, args.kernel, options=gpudeblur.TwoStepOptions(**args.options))
-    bytes_of: Counter[str] = Counter()
-    for launch in launches:
-        bytes_of[launch.name] += launch.bytes
-    total, seconds = bytes_of.total(), floor_seconds(launches, 1e12 * args.bandwidth, 1e12 * args.rate)
-    print(f"{transforms(launches)} transforms, {len(launches)} launches, {total / 1e9:.2f} GB, {1e3 * seconds:.3f} ms")
-    print("most:", ", ".join(f"{name} {part / total:.0%}" for name, part in bytes_of.most_common(6)))
+    gigabytes = sum(launch.bytes for launch in launches) / 1e9
+    milliseconds = 1e3 * floor_seconds(launches, 1e12 * args.bandwidth, 1e12 * args.rate)
+    print(f"{transforms(launches)} transforms, {len(launches)} launches, {gigabytes:.2f} GB, {milliseconds:.3f} ms")
 
 
 if __name__ == "__main__":
