@@ -24,9 +24,6 @@ class Cpu:
     def put(self, array: np.ndarray) -> Any:
         return array
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return isinstance(error, MemoryError)
-
     def free(self) -> None:
         """Give back what is kept between calls."""
         gc.collect()
@@ -60,11 +57,6 @@ class Cuda(Cpu):
 
     def put(self, array: np.ndarray) -> Any:
         return self.xp.asarray(array)
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        from gpudeblur.numerics import device
-
-        return device.is_out_of_memory(error)
 
     def free(self) -> None:
         from gpudeblur.numerics import constants, device

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
 import json
 import math
 import multiprocessing
@@ -115,18 +114,13 @@ def arguments(doc: str | None, *names: str) -> argparse.ArgumentParser:
 @functools.cache
 def provenance() -> Row:
     """Date of the run, commit, versions and processor: what a figure needs to be repeated."""
-
-    versions = {"python": platform.python_version()}
-    for package in ("numpy", "scipy", "scikit-image", *sorted(m for m in ("cupy", "torch") if m in sys.modules)):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # CuPy's distributions carry the CUDA version in their name
-            versions[package] = sys.modules[package].__version__
+    imported = (sys.modules.get(name) for name in ("numpy", "scipy", "skimage", "cupy", "torch"))
+    versions = {module.__name__: module.__version__ for module in imported if module is not None}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": output_of("git", "rev-parse", "--short", "HEAD"),
         "modified": bool(output_of("git", "status", "--porcelain", "--", "gpudeblur", "kernels_cuda")),
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **versions},
         "machine": processor_name(),
     }
 

@@ -28,16 +28,13 @@ ROWS = 6  # a sheet
 QUALITY = 80  # of JPEG
 
 
-def busiest(picture: np.ndarray, crop: int = CROP) -> tuple[slice, slice]:
+def busiest(picture: np.ndarray, crop: int = CROP) -> tuple[slice, ...]:
     """Where the window of `crop` x `crop` (or of the picture's size) with the largest gradients lies."""
     gray = picture.mean(axis=-1)
-    h, w = min(crop, gray.shape[0]), min(crop, gray.shape[1])
-    energy = sum(np.square(part) for part in np.gradient(gray))
-    # By this origin the mean of the window that begins at a pixel stands there.
-    means = uniform_filter(energy, (h, w), origin=(-(h // 2), -(w // 2)))
-    means = means[: gray.shape[0] - h + 1, : gray.shape[1] - w + 1]
-    top, left = (int(i) for i in np.unravel_index(np.argmax(means), means.shape))
-    return slice(top, top + h), slice(left, left + w)
+    energy = uniform_filter(sum(np.square(part) for part in np.gradient(gray)), crop, mode="constant")
+    centre = np.unravel_index(np.argmax(energy), energy.shape)
+    starts = [max(0, min(int(c) - crop // 2, side - crop)) for c, side in zip(centre, gray.shape, strict=True)]
+    return tuple(slice(start, start + crop) for start in starts)
 
 
 def show(path: Path, kernel_size: int | None) -> tuple[str, list[Image.Image]]:

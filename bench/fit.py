@@ -3,21 +3,18 @@
     python -m bench fit confidence --data DATA [--jobs 2]
     python -m bench fit strength --data DATA [--jobs 2]
 
-confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function. Fitted to 28
-portraits with a kernel each, without noise and with 1 %, training photographs with Levin's kernels (no noise) and with
-trajectories (1 and 2 %), small training faces, and pictures that are not blurred (training photographs, scikit-image's
-textures, white noise), where no kernel is a success.
+confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function. Where a
+picture is not blurred (training photographs, scikit-image's textures, white noise), no kernel is a success.
 
 strength: how much of a restoration a cautious result should have, by what the pictures gain from it. Each picture is
 mixed with its restoration in shares of 0, 0.1 ... 1; each mixture's PSNR is held against that of the blurred picture.
 Fitted is the logistic function of the confidence's log odds and of the logs of ringing and change whose mixtures gain
 most; a loss counts twice, and what it is over 0.5 dB six times. Pictures that are not blurred have no PSNR to lose
-from; theirs counts from 30 dB, and by 3 dB at most. Fitted to training pictures, pages in fonts that quality.py does
-not draw, and the portraits.
+from; theirs counts from 30 dB, and by 3 dB at most.
 
-Every set counts the same, however many pictures it has. Levin's 32 pictures are shown, not fitted to, nor is anything
-that quality.py takes but the portraits. Prints the constants for gpudeblur's module confidence and what they do; a line
-goes to results/confidence.jsonl or results/strength.jsonl.
+Fitted to portraits, training photographs and faces (`common_sets`), the strength to pages and night scenes too. Every
+set counts the same. Levin's 32 pictures are shown, not fitted to, nor is anything that quality.py takes but the
+portraits. Prints the constants and what they do; a line goes to results/confidence.jsonl or results/strength.jsonl.
 """
 
 from __future__ import annotations
@@ -121,7 +118,7 @@ def common_sets(data: Path, faces: int, noisy: int, noisier: int) -> dict[str, l
 
 
 def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
-    sets = common_sets(data, 64, 32, 16)
+    sets, line = common_sets(data, 64, 32, 16), dict[str, Any]()
     rows: dict[str, np.ndarray] = {}
     success: dict[str, np.ndarray] = {}
     for name, cases in sets.items():
@@ -130,11 +127,11 @@ def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
         pairs = zip(cases, (kernel for kernel, _ in outcomes), strict=True)
         judged = parallel(evaluation, pairs if name != "sharp" else (), jobs)
         success[name] = np.array([row["er"] <= 2 for row in judged] or [False] * len(cases))
-        shown = rows[name][:, -1]
-        print(f"{name}: {success[name].sum()} of {len(cases)} succeed, {(shown > 0.5).sum()} have over 0.5", flush=True)
+        confident = int((rows[name][:, -1] > 0.5).sum())
+        line[name] = {"n": len(cases), "successes": int(success[name].sum()), "confident": confident}
+        print(f"{name}: {line[name]}", flush=True)
 
     fitted = [name for name in sets if name != NOT_FITTED]
-    blurred = [name for name in fitted if name != "sharp"]
 
     def together(names: list[str], table: dict[str, np.ndarray]) -> np.ndarray:
         return np.concatenate([table[name] for name in names])
@@ -147,12 +144,9 @@ def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
         return float(share @ np.logaddexp(0, -sign * (x @ weights)) + CONFIDENCE_RIDGE * (weights[1:] ** 2).sum())
 
     weights = minimize(loss, np.zeros(5)).x
-    line: dict[str, Any] = {"fitted": [round(float(w), 2) for w in weights]}
-    for label, names in (("fitted_blurred", blurred), ("fitted_all", fitted), ("levin", [NOT_FITTED])):
+    line["fitted"] = [round(float(w), 2) for w in weights]
+    for label, names in (("fitted", fitted), ("levin", [NOT_FITTED])):
         line[f"auc_{label}"] = roc_area(together(names, rows)[:, -1], together(names, success))
-    for name in sets:
-        counts = [len(success[name]), int(success[name].sum()), int((rows[name][:, -1] > 0.5).sum())]
-        line[name] = dict(zip(("n", "successes", "confident"), counts, strict=True))
     print("INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
     print({key: round(value, 3) for key, value in line.items() if key.startswith("auc")})
     return line

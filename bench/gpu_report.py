@@ -47,8 +47,9 @@ def rows(file: Path) -> list[Row]:
 
 def best_bars(rows: Iterable[Row]) -> list[Row]:
     """Of the rows of one bar the best, as of several batches."""
+    rows = list(rows)
     ascending = sorted(rows, key=lambda row: row["measured"] if row["limit"][0] != "<" else -row["measured"])
-    return list({row["bar"]: row for row in ascending}.values())
+    return list({row["bar"]: row for row in (*rows, *ascending)}.values())
 
 
 def verdict(bar: Row) -> str:

@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.data import camera
-from skimage.transform import resize
 
 import gpudeblur as gd
 from gpudeblur.networks.bridge import torch_module
 from gpudeblur.networks.classifier import data, evaluation
-from gpudeblur.synthesis import trajectory_kernel
 
-from .cases import make_case
+from .cases import blurred_camera
 from .evaluate import Row, arguments, record, settings
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
@@ -52,7 +49,7 @@ def accuracy(args: Any) -> list[Row]:
 
 
 def runtime(args: Any) -> list[Row]:
-    kernel, rows = trajectory_kernel(25, rng=1), []
+    rows = []
     torch_module().set_num_threads(2)
     prior = gd.priors.DiscriminativePrior(weights=args.weights_file)
     methods = {
@@ -61,18 +58,16 @@ def runtime(args: Any) -> list[Row]:
         "defaults": gd.TwoStepOptions(),
         "defaults, learned prior": gd.TwoStepOptions(prior=prior),
     }
-    for h, w in SHAPES[: args.sizes]:
-        case = make_case("runtime", resize(camera() / 255, (h + 24, w + 24), order=3), kernel, quantise=True)
+    for shape in SHAPES[: args.sizes]:
+        blurred = blurred_camera(shape, 25)
         for label, options in methods.items():
             seconds = []
             for _ in range(1 + args.repeats):  # the first compiles and loads
                 begin, cpu = time.perf_counter(), time.process_time()
-                gd.estimate_kernel(
-                    case.blurred, 25, options=options, device=args.device
-                )  # which brings the kernels here
+                gd.estimate_kernel(blurred, 25, options=options, device=args.device)  # brings the kernels here
                 seconds.append((time.perf_counter() - begin, time.process_time() - cpu))
             wall, cpu = np.median(seconds[1:], axis=0).tolist()
-            rows.append({"method": label, "picture": f"{h} x {w}", "seconds": wall, "cpu_seconds": cpu})
+            rows.append({"method": label, "picture": shape, "seconds": wall, "cpu_seconds": cpu})
             print(rows[-1], flush=True)
     return rows
 

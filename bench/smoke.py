@@ -140,10 +140,11 @@ def finals(device: Cpu) -> Row:
 def batch(device: Cpu) -> Row:
     """Pictures of two sizes on the host through `deblur_batch`, three times."""
     pictures = [blurred_camera((96, 112 + 4 * (i % 2)), 21, i % 3) for i in range(8 if device.name == "cpu" else 128)]
+    options: Row = {"final": "hyper-laplacian", "options": FAST, "device": device.name, "batch_size": 16}
     rates = []
     for _ in range(3):
         begin = time.perf_counter()
-        for result in gd.deblur_batch(pictures, 21, options=FAST, device=device.name, batch_size=16):
+        for result in gd.deblur_batch(pictures, 21, **options):
             assert result.error is None, result.error
         rates.append(round(len(pictures) / (time.perf_counter() - begin), 1))
     return {"per_second": rates}
@@ -155,19 +156,17 @@ def deconvolve(device: Cpu) -> Row:
     u, kernel = blurred_cameras(2, (120, 131), 15), trajectory_kernel(15, rng=20).astype(np.float32)
     on_device = device.put(u), device.put(kernel)
     differences: Row = {}
-    failures = []
     for method in METHODS:
         try:
             sharp = gd.deconvolve(*on_device, method=method)
-            differences[method] = round(difference(sharp, gd.deconvolve(u, kernel, method=method)), 5)
+            differences[method] = difference(sharp, gd.deconvolve(u, kernel, method=method))
         except Exception as why:  # noqa: BLE001 - the other methods are to be tried, too
             traceback.print_exc()
-            failures.append(f"{method}: {why!r}"[:200])
+            differences[method] = f"{why!r}"[:200]
     options: Row = {"method": "hyper-laplacian", "boundary": "wrap", "weight": 1e-3}
     wrapped, _ = three_calls(lambda: gd.deconvolve(*on_device, **options))
     differences["replayed at sides of 120 x 131"] = difference(wrapped[2], wrapped[0])
-    assert not failures, failures
-    assert max(differences.values()) < 0.1, differences
+    assert all(isinstance(value, float) and value < 0.1 for value in differences.values()), differences
     return differences
 
 
@@ -175,29 +174,26 @@ def deconvolve(device: Cpu) -> Row:
 def double(device: Cpu) -> Row:
     """float64, which has no CUDA kernels of ours."""
     u, options = blurred_camera((64, 72), 9), gd.TwoStepOptions(starts=("wide", "text"), dtype="float64")
-    result, expected = gd.deblur(device.put(u), 9, options=options), gd.deblur(u, 9, options=options)
+    result, expected = (gd.deblur(v, 9, options=options) for v in (device.put(u), u))
     return {"kernel": difference(result.kernel, expected.kernel), "image": difference(result.image, expected.image)}
 
 
 @step
 def unknown_size(device: Cpu) -> Row:
     result = gd.deblur(device.put(blurred_camera((128, 128), 15)), final=None)
-    return {"size": [int(side) for side in np.atleast_1d(result.info["kernel_size"])]}
+    return {"size": np.atleast_1d(result.info["kernel_size"]).tolist()}
 
 
 @step
 def odd_input(device: Cpu) -> Row:
     """NumPy pictures as files give them come back as they came: big-endian, integers, long double; colors."""
-    u, dtypes = blurred_camera((96, 100), 9), []
-    integers = u.clip(0, 1)
-    for image in (
-        u.astype(">f4"), u.astype(">f8"), (255 * integers).astype(np.uint8), (65535 * integers).astype(">u2"),
-        (32767 * integers).astype(np.int16), u.astype(np.longdouble), np.asfortranarray(u),
-    ):  # fmt: skip
+    u, dtypes = blurred_camera((96, 100), 9), (">f4", ">f8", "|u1", ">u2", "<i2", np.dtype(np.longdouble).str)
+    for dtype in dtypes:
+        largest = np.iinfo(dtype).max if np.dtype(dtype).kind in "ui" else 1
+        image = np.asfortranarray((largest * u.clip(0, 1)).astype(dtype))
         result = gd.deblur(image, 9, options=FAST, device=device.name).image
         assert type(result) is np.ndarray
         assert result.dtype == image.dtype, (result.dtype, image.dtype)
-        dtypes.append(image.dtype.str)
     colors = device.put(np.stack([u, u**2, u], axis=-1))
     sharp = gd.deblur(colors, 9, channel_axis=-1, options=FAST).image
     assert sharp.shape == colors.shape

@@ -49,7 +49,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Ro
     machine_info.pop("node", None)
     machine_info |= {"versions": provenance()["versions"], "processor": processor_name()}
     if config.device.name == "cuda":  # type: ignore[attr-defined]
-        machine_info["gpu"] = device_name()  # type: ignore[attr-defined]
+        machine_info["gpu"] = device_name()
 
 
 def pytest_benchmark_update_json(output_json: Row) -> None:

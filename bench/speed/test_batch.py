@@ -75,7 +75,9 @@ def test_full_batches(measure, device, options, rates, smallest, batch, load) ->
         facts |= {"copy_gb_per_s": rates[0] / 1e9, "product_tflop_per_s": rates[1] / 1e12}
         seconds = measure(work, f"full batches, {load}", pictures=batch, budget=0.5, **facts)
     except Exception as error:
-        if not device.is_out_of_memory(error):
+        from gpudeblur.numerics.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         finished.add(load)
         pytest.skip(f"{type(error).__name__}: no memory for {batch}")
@@ -96,7 +98,7 @@ def test_deblur_batch(measure, device, options, smallest, shape, count, way) -> 
     shape, size, count = (*TINY, 4) if smallest else (shape, 25, count)
     stack, how = blurred_cameras(count, shape, size), options("one start")
 
-    def work():
+    def work() -> None:
         if way == "single calls":
             for picture in stack:
                 gd.estimate_kernel(picture, size, options=how)
@@ -105,12 +107,9 @@ def test_deblur_batch(measure, device, options, smallest, shape, count, way) -> 
         for result in gd.deblur_batch(stack, size, final=None, options=how, workers=workers):
             assert result.error is None, result.error
 
-    seconds = seconds_of[f"{group}, {way}"] = measure(work, group, pictures=count)
-    if shape != (255, 255):
-        return
-    if way == "one worker" and f"{group}, single calls" in seconds_of:  # 2 %: two medians of the same differ by as much
-        ratio = seconds / seconds_of[f"{group}, single calls"]
-        measure.bar(f"{group}, one worker over single calls: times the seconds", ratio, 1.02)
-    if way == "two workers" and f"{group}, one worker" in seconds_of:
-        ratio = seconds_of[f"{group}, one worker"] / seconds
-        measure.bar(f"{group}, two workers over one: times", ratio, 1.7, least=True)
+    seconds_of[f"{group}, {way}"] = measure(work, group, pictures=count)
+    # 2 %: two medians of the same differ by as much
+    before, limit = {"one worker": ("single calls", 1 / 1.02), "two workers": ("one worker", 1.7)}.get(way, ("", 0))
+    if shape == (255, 255) and f"{group}, {before}" in seconds_of:
+        ratio = seconds_of[f"{group}, {before}"] / seconds_of[f"{group}, {way}"]
+        measure.bar(f"{group}, {way} over {before}: times", ratio, limit, least=True)

@@ -26,8 +26,8 @@ from gpudeblur.synthesis import trajectory_kernel
 METHODS = ("tv", "sparse", "hyper-laplacian", "wiener", "richardson-lucy", "epll")
 # Of known kernels. Their work is less: periodic borders, and a number of iterations or a weight that a user must know.
 PEERS = {
-    "richardson_lucy, 30 iterations": lambda library, *x: library.richardson_lucy(*x, num_iter=30, clip=False),
-    "wiener": lambda library, *x: library.wiener(*x, 0.1, clip=False),
+    "peer richardson_lucy, 30 iterations": lambda library, *x: library.richardson_lucy(*x, num_iter=30, clip=False),
+    "peer wiener": lambda library, *x: library.wiener(*x, 0.1, clip=False),
 }
 # Of `gpudeblur.restoration`: the same calls.
 DROP_INS = {
