@@ -8,6 +8,7 @@ pictures nor how many of them are taken changes a case.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -151,10 +152,10 @@ def face_cases(folder: Path, per_image: int = 1, *, noise: float = 0.0, quantise
     Kernel sizes cycle over 21, 23, ..., 41; kernels are trajectories and Gaussian processes in turn.
     """
     paths = sorted((folder / "faces_hq").glob("*.jpg"))
-    for index, (path, copy) in enumerate((path, copy) for path in paths for copy in range(per_image)):
+    for index, (path, copy) in enumerate(itertools.product(paths, range(per_image))):
         kernel_size = FACE_KERNEL_SIZES[index % len(FACE_KERNEL_SIZES)]
-        make = trajectory_kernel if index % 2 == 0 else gaussian_process_kernel
-        name = f"face_{path.stem}_{copy}_{'trajectory' if index % 2 == 0 else 'gp'}{kernel_size}"
+        kind, make = (("trajectory", trajectory_kernel), ("gp", gaussian_process_kernel))[index % 2]
+        name = f"face_{path.stem}_{copy}_{kind}{kernel_size}"
         # Its own seed: the noise draws from the case's, and must not repeat the kernel's numbers.
         kernel = make(kernel_size, rng=name_seed(name + "_kernel"))
         picture, side = gray_picture(path), 320 + kernel_size - 1

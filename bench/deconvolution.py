@@ -16,8 +16,8 @@ Each part is appended to results/deconvolution.jsonl.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
+import runpy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,18 +59,9 @@ def one_kernel_cases(folder: Path, noise: float, count: int = 20) -> Iterator[Ca
 
 
 def levin(data: Path, yardstick: Path | None) -> Iterator[Row]:
-    cases = list(levin_cases(data))
-
-    def judge(out: np.ndarray, sharp: np.ndarray) -> Row:
-        return scores(out, sharp)._asdict()
-
+    cases, judge = list(levin_cases(data)), lambda out, sharp: scores(out, sharp)._asdict()
     if yardstick is not None:
-        spec = importlib.util.spec_from_file_location("eval_levin", yardstick)
-        assert spec is not None
-        assert spec.loader is not None
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        judge = script.image_metrics
+        judge = runpy.run_path(str(yardstick))["image_metrics"]
     for name, (method, options) in LEVIN.items():
         figures = [judge(restored(case, method, options), case.sharp) for case in cases]
         yield {"method": name, **{key: np.mean([row[key] for row in figures]) for key in ("psnr", "ssim")}}

@@ -108,13 +108,16 @@ def test_no_two_pictures_share_a_trajectory(sets: Sets) -> None:
 
 
 def test_a_case_is_the_same_however_many_are_taken(data: Path, sets: Sets) -> None:
-    few = [*cases.mixed_cases(data, 0.01, count=1), *cases.small_face_cases(data, count=2)]
-    few += cases.low_light_cases(data, count=1)
-    full = {case.name: case for name in ("natural-1", "small-faces", "low-light") for case in sets[name]}
-    assert len(few) == 8 + 16 + 4
-    for case in few:
-        for key in ("blurred", "sharp", "kernel"):
-            np.testing.assert_array_equal(getattr(case, key), getattr(full[case.name], key), err_msg=case.name)
+    few = {
+        "natural-1": list(cases.mixed_cases(data, 0.01, count=1)),
+        "small-faces": list(cases.small_face_cases(data, count=2)),
+        "low-light": list(cases.low_light_cases(data, count=1)),
+    }
+    assert [len(members) for members in few.values()] == [8, 16, 4]
+    for name, members in few.items():
+        full = {case.name: dataclasses.asdict(case) for case in sets[name]}
+        for case in members:
+            np.testing.assert_equal(dataclasses.asdict(case), full[case.name])
 
 
 def test_the_noise_is_what_it_is_said_to_be(sets: Sets) -> None:
@@ -245,9 +248,8 @@ def test_the_result_gain_is_of_what_deblur_returned(sets: Sets, monkeypatch: pyt
     outcome = types.SimpleNamespace(image=case.blurred, kernel=case.kernel, info=info)
     monkeypatch.setattr(gd, "deblur", lambda *_, **__: outcome)
     row, _ = quality.Trial()(case)
-    assert row["result_gain"] == pytest.approx(0)
+    assert (row["result_gain"], row["er"]) == pytest.approx((0, 1))
     assert row["gain"] > 0.5
-    assert row["er"] == pytest.approx(1)
     assert (row["confidence"], row["seconds"], row["picture"]) == (0.25, 1.5, "im01")
 
 
@@ -389,7 +391,7 @@ def test_speed(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert end.value.code == 0
     rows = json.loads((tmp_path / "speed.json").read_text())["benchmarks"]
     lines = {line["case"]: line for line in records(results, "speed")}
-    for row in (row for row in rows if row["name"] in lines):
+    for row in rows:
         assert lines[row["name"]]["ms"] == pytest.approx(1e3 * row["stats"]["median"])
     groups = [row["group"] for row in rows]
     assert groups.count("latent step, 1 x 255 x 255") == 2  # rivals in one group
@@ -437,8 +439,8 @@ def test_speed_on_a_device(request: Any, results: Path, monkeypatch: pytest.Monk
     batch = next(line for case, line in lines.items() if "full_batches" in case)
     assert batch["launches"] > batch["transforms"] > 0
     assert batch["floor_ms"] > 0
-    moved = {launch.name: launch.bytes for launch in launches}
-    of_a_pass = sum(moved[name] for name in ("dt_l0", "cufft_r2c", "spectral_solve", "cufft_c2r"))
+    passes = {launch.name: launch.bytes for launch in launches}
+    of_a_pass = sum(passes[name] for name in ("dt_l0", "cufft_r2c", "spectral_solve", "cufft_c2r"))
     assert of_a_pass / (2 * 48 * 200) == pytest.approx(54, rel=0.01)  # half a spectrum has a column more
     assert roofline.floor_seconds(launches, 1e9, math.inf) == pytest.approx(sum(row.bytes for row in launches) / 1e9)
     assert roofline.floor_seconds(launches, math.inf, 1e9) == 0  # no arithmetic but the solvers'
