@@ -1,11 +1,11 @@
 """Benches of gpudeblur: python -m bench COMMAND [options]; COMMAND --help says more.
 
 quality         kernels and pictures of blind deblurring, on eight sets
-deconvolution   every method with a known kernel, every boundary, three noises
+deconvolution   every method with a known kernel, three noises, scikit-image
 speed           pytest-benchmark's benchmarks, bench/speed
 networks        the classifier behind the learned prior: accuracy, run time
 fit             the constants of gpudeblur's confidence and strength
-figures         contact sheets of real photographs, and plots of recorded results
+figures         contact sheets of real photographs
 """
 
 from __future__ import annotations

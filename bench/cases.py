@@ -8,6 +8,7 @@ pictures nor how many of them are taken changes a case.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +62,6 @@ class Case:
     sharp: np.ndarray
     kernel: np.ndarray
     noise_sigma: float
-    seed: int
     picture: str = ""
 
 
@@ -110,11 +110,8 @@ def make_case(
     name: str, sharp: np.ndarray, kernel: np.ndarray, *, noise: float = 0.0, quantise: bool = False, picture: str = ""
 ) -> Case:
     """Blur `sharp` as a camera does: valid convolution, then noise, then, if asked for, 8-bit steps and clipping."""
-    seed = name_seed(name)
-    blurred = blur(sharp, kernel, noise_sigma=noise, rng=seed)
-    if quantise:
-        blurred = quantised(blurred)
-    return Case(name, blurred, valid(sharp, kernel), kernel, noise, seed, picture)
+    blurred = blur(sharp, kernel, noise_sigma=noise, rng=name_seed(name))
+    return Case(name, quantised(blurred) if quantise else blurred, valid(sharp, kernel), kernel, noise, picture)
 
 
 def thinned(cases: Iterable[Case], every: int) -> Iterator[Case]:
@@ -129,57 +126,59 @@ def thinned(cases: Iterable[Case], every: int) -> Iterator[Case]:
 
 def levin_cases(folder: Path) -> Iterator[Case]:
     """The 32 pictures of Levin et al. (2009), really photographed: `sharp` is off `blurred` by up to 4 px."""
-    for path in sorted((Path(folder) / "levin").glob("im??_ker??.mat")):
+    for path in sorted((folder / "levin").glob("im??_ker??.mat")):
         m = scipy.io.loadmat(path)
         blurred, sharp, f = (np.asarray(m[key], np.float64) for key in ("y", "x", "f"))
         kernel = np.ascontiguousarray(f[::-1, ::-1])
-        yield Case(path.stem, blurred, sharp, kernel, 0.0, name_seed(path.stem), path.stem[:4])
+        yield Case(path.stem, blurred, sharp, kernel, 0.0, path.stem[:4])
 
 
 def levin_kernels(folder: Path) -> list[np.ndarray]:
     """The 8 measured kernels of the Levin set, 13 to 27 px, scaled to sum 1 (convolution sense)."""
-    kernels = []
-    for number in range(1, 9):
-        f = np.asarray(scipy.io.loadmat(Path(folder) / "levin" / f"im01_ker{number:02d}.mat")["f"], np.float64)
-        kernels.append(f[::-1, ::-1] / f.sum())
-    return kernels
+    files = [folder / "levin" / f"im01_ker{number:02d}.mat" for number in range(1, 9)]
+    kernels = [np.asarray(scipy.io.loadmat(file)["f"], np.float64) for file in files]
+    return [f[::-1, ::-1] / f.sum() for f in kernels]
 
 
-def face_cases(
-    folder: Path, size: int = 320, per_image: int = 1, *, noise: float = 0.0, quantise: bool = False
-) -> Iterator[Case]:
-    """The 28 portraits, scaled so that the blurred picture is `size` x `size`.
+def photographs(folder: Path, split: str, count: int | None = None) -> list[Path]:
+    """BSDS500's of `split` ("val" or "train"), or `count` of them spread evenly."""
+    paths = sorted((folder / "natural" / split).glob("*.jpg"))
+    return spread(paths, len(paths) if count is None else count)
+
+
+def face_cases(folder: Path, per_image: int = 1, *, noise: float = 0.0, quantise: bool = False) -> Iterator[Case]:
+    """The 28 portraits, scaled so that the blurred picture is 320 x 320.
 
     Kernel sizes cycle over 21, 23, ..., 41; kernels are trajectories and Gaussian processes in turn.
     """
-    paths = sorted((Path(folder) / "faces_hq").glob("*.jpg"))
-    for index, (path, copy) in enumerate((path, copy) for path in paths for copy in range(per_image)):
+    paths = sorted((folder / "faces_hq").glob("*.jpg"))
+    for index, (path, copy) in enumerate(itertools.product(paths, range(per_image))):
         kernel_size = FACE_KERNEL_SIZES[index % len(FACE_KERNEL_SIZES)]
-        make = trajectory_kernel if index % 2 == 0 else gaussian_process_kernel
-        name = f"face_{path.stem}_{copy}_{'trajectory' if index % 2 == 0 else 'gp'}{kernel_size}"
+        kind, make = (("trajectory", trajectory_kernel), ("gp", gaussian_process_kernel))[index % 2]
+        name = f"face_{path.stem}_{copy}_{kind}{kernel_size}"
         # Its own seed: the noise draws from the case's, and must not repeat the kernel's numbers.
         kernel = make(kernel_size, rng=name_seed(name + "_kernel"))
-        picture, side = gray_picture(path), size + kernel_size - 1
+        picture, side = gray_picture(path), 320 + kernel_size - 1
         sharp = resize(picture, (side, side), order=3, anti_aliasing=True)
         yield make_case(name, np.clip(sharp, 0, 1), kernel, noise=noise, quantise=quantise, picture=path.stem)
 
 
-def natural_cases(
-    folder: Path,
-    kernels: Sequence[np.ndarray],
-    noise: float = 0.0,
-    count: int = 10,
-    split: str = "val",
-    *,
-    quantise: bool = False,
+def with_each(
+    paths: Iterable[Path], kernels: Sequence[np.ndarray], prefix: str, *, noise: float = 0.0, quantise: bool = False
 ) -> Iterator[Case]:
-    """`count` BSDS photographs spread evenly over `split` ("val" or "train"), full size, each with every kernel."""
-    paths = sorted((Path(folder) / "natural" / split).glob("*.jpg"))
-    for path in spread(paths, count):
+    """Each picture with each kernel."""
+    for path in paths:
         sharp = gray_picture(path)
         for number, kernel in enumerate(kernels, start=1):
-            name = f"{split}_{path.stem}_ker{number:02d}"
+            name = f"{prefix}_{path.stem}_ker{number:02d}"
             yield make_case(name, sharp, kernel, noise=noise, quantise=quantise, picture=path.stem)
+
+
+def natural_cases(
+    folder: Path, kernels: Sequence[np.ndarray], noise: float, count: int, split: str = "val"
+) -> Iterator[Case]:
+    """`count` BSDS photographs of `split`, full size, each with every kernel."""
+    return with_each(photographs(folder, split, count), kernels, split, noise=noise)
 
 
 def small_face_cases(folder: Path, count: int = 100, split: str = "val") -> Iterator[Case]:
@@ -187,13 +186,9 @@ def small_face_cases(folder: Path, count: int = 100, split: str = "val") -> Iter
 
     The blurred pictures have 97 x 77 to 83 x 63 pixels.
     """
-    paths = sorted((Path(folder) / "faces").glob("*.jpg"))
+    paths = sorted((folder / "faces").glob("*.jpg"))
     paths = [path for path in paths if (path.stem > "007500") == (split == "val")]
-    kernels = levin_kernels(folder)
-    for path in spread(paths, count):
-        sharp = gray_picture(path)
-        for number, kernel in enumerate(kernels, start=1):
-            yield make_case(f"small_{path.stem}_ker{number:02d}", sharp, kernel, quantise=True, picture=path.stem)
+    return with_each(spread(paths, count), levin_kernels(folder), "small", quantise=True)
 
 
 def mixed_kernels(measured: Sequence[np.ndarray], picture: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -212,7 +207,7 @@ def mixed_kernels(measured: Sequence[np.ndarray], picture: str) -> Iterator[tupl
 def mixed_cases(folder: Path, noise: float = 0.0, count: int = 50) -> Iterator[Case]:
     """`count` BSDS validation photographs, each with its 8 `mixed_kernels`; 8 bit, whatever the noise."""
     measured = levin_kernels(folder)
-    for path in spread(sorted((Path(folder) / "natural" / "val").glob("*.jpg")), count):
+    for path in photographs(folder, "val", count):
         sharp, picture = gray_picture(path), f"val_{path.stem}"
         for name, kernel in mixed_kernels(measured, picture):
             yield make_case(name, sharp, kernel, noise=noise, quantise=True, picture=picture)
@@ -239,18 +234,16 @@ def drawn_page(font: str, size: int, dark: bool) -> np.ndarray:
     return np.asarray(page, np.float64) / 255
 
 
-def text_pages() -> Iterator[tuple[str, np.ndarray]]:
-    """(name, page): scikit-image's photographs of print and writing, and `PAGES`."""
-    for name in ("page", "text"):
-        yield name, getattr(skimage.data, name)() / 255
-    for font, size, dark in PAGES:
-        yield f"{font}{size}", drawn_page(font, size, dark)
+def text_pages() -> dict[str, np.ndarray]:
+    """scikit-image's photographs of print and writing, and `PAGES`."""
+    shipped = {name: getattr(skimage.data, name)() / 255 for name in ("page", "text")}
+    return shipped | {f"{font}{size}": drawn_page(font, size, dark) for font, size, dark in PAGES}
 
 
 def text_cases(folder: Path) -> Iterator[Case]:
     """The 10 `text_pages`, each with its 8 `mixed_kernels`; 8 bit, half of them with 1 % noise."""
     measured = levin_kernels(folder)
-    for page, (picture, sharp) in enumerate(text_pages()):
+    for page, (picture, sharp) in enumerate(text_pages().items()):
         for number, (name, kernel) in enumerate(mixed_kernels(measured, picture)):
             # By pairs of pages: dark and light letters take turns, and both shall have noise with each kernel.
             noise = 0.01 * ((page // 2 + number) % 2)
@@ -260,11 +253,10 @@ def text_cases(folder: Path) -> Iterator[Case]:
 def night_scene(picture: np.ndarray) -> np.ndarray | None:
     """Linear light of a dark scene with lamps, from a photograph as stored; None where it makes none.
 
-    Light is the value to the power 2.2, scaled so that the brightest 3 % exceed 1, the most that the sensor can hold.
-    Lamps outshine white paper, and a photograph exposed for its highlights has none that do: what exceeds 1 is taken to
-    the power 1.5. With more, a restoration by the true kernel, which knows nothing of clipping, would be worse than the
-    blurred picture, and an error ratio would say nothing. Left out are photographs whose own highlights are clipped
-    (these 3 % are not distinct) and those that are bright all over (half of the pixels over 0.3).
+    Light is the value to the power 2.2, scaled so that the brightest 3 % exceed 1, the most that the sensor can hold;
+    as lamps outshine white paper, these are taken to the power 1.5. With more, a restoration by the true kernel, which
+    knows nothing of clipping, would be worse than the blurred picture. Left out are photographs whose own highlights
+    are clipped (these 3 % are not distinct) and those that are bright all over (half of the pixels over 0.3).
     """
     light = picture**2.2
     white = np.quantile(light, 1 - LIGHTS)
@@ -281,14 +273,13 @@ def low_light_cases(folder: Path, count: int = 15, split: str = "val") -> Iterat
     8 bits, all in linear light. Sharp is the same scene clipped without the blur: the lamps' excess, whose trails are
     in the blurred picture, cannot be known from it.
     """
-    measured, paths = levin_kernels(folder), sorted((Path(folder) / "natural" / split).glob("*.jpg"))
-    made = ((f"night_{path.stem}", night_scene(gray_picture(path))) for path in paths)
+    measured = levin_kernels(folder)
+    made = ((f"night_{path.stem}", night_scene(gray_picture(path))) for path in photographs(folder, split))
     for picture, scene in spread([(name, scene) for name, scene in made if scene is not None], count):
         for name, kernel in mixed_kernels(measured, picture):
             if not name.endswith(NIGHT_KERNELS):
                 continue
-            seed = name_seed(name)
             seen = np.minimum(blur(scene, kernel), 1)
-            seen += 0.01 * np.random.default_rng(seed).standard_normal(seen.shape)
+            seen += 0.01 * np.random.default_rng(name_seed(name)).standard_normal(seen.shape)
             sharp = np.minimum(valid(scene, kernel), 1)
-            yield Case(name, quantised(seen), sharp, kernel, 0.01, seed, picture)
+            yield Case(name, quantised(seen), sharp, kernel, 0.01, picture)

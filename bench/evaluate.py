@@ -7,16 +7,13 @@ method, and the squared errors are divided, each at its own best shift.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
-import hashlib
-import importlib.metadata
 import json
 import math
 import multiprocessing
 import os
 import platform
-import subprocess
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,22 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import center_of_mass
+from scipy.stats import mannwhitneyu
 
 import gpudeblur
-from gpudeblur.images.files import write_whole
 from gpudeblur.metrics import kernel_error, kernel_similarity, scores
 
 from .cases import Case
+from .gpu_report import REPOSITORY, output_of
 
 Row = dict[str, Any]
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def parallel(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) -> Iterator[Any]:
-    """`map` over `jobs` processes of one thread each, in order; 0 works in this process.
-
-    Items are asked for as they are needed: a few for each process are in memory at a time.
-    """
+    """`map` over `jobs` processes of one thread each, in order; 0 works in this process. Few items are in memory."""
     if jobs == 0:
         yield from map(function, items)
         return
@@ -55,85 +50,36 @@ def parallel(function: Callable[[Any], Any], items: Iterable[Any], jobs: int) ->
             yield waiting.popleft().result()
 
 
-# ------------------------------------------------------------------ judgement
-def restore(blurred: np.ndarray, kernel: np.ndarray, method: str = "sparse") -> np.ndarray:
-    """The common restoration: `gpudeblur.deconvolve`, with the weight of Levin's yardstick for "sparse".
-
-    One weight for all kernels: an automatic one would be larger for a wrong kernel, and hide its errors.
-    """
-    weight: dict[str, Any] = {"weight": 0.0068} if method == "sparse" else {}
-    return gpudeblur.deconvolve(blurred, kernel, method=method, **weight)
-
-
 def centred(kernel: np.ndarray) -> np.ndarray:
     """Sum 1, centre of mass in the middle to half a pixel, padded so that nothing is cut off."""
     kernel = np.asarray(kernel, np.float64) / float(kernel.sum())
-    offsets = [
-        round(float(kernel.sum(axis=1 - axis) @ np.arange(kernel.shape[axis])) - kernel.shape[axis] // 2)
-        for axis in (0, 1)
-    ]
-    padded = np.pad(kernel, max(abs(offset) for offset in offsets))
-    return np.roll(padded, (-offsets[0], -offsets[1]), (0, 1))
+    offsets = np.round(np.subtract(center_of_mass(kernel), np.array(kernel.shape) // 2)).astype(int)
+    return np.roll(np.pad(kernel, abs(offsets).max()), -offsets, (0, 1))
 
 
-@functools.cache
-def code_digest() -> str:
-    """Changes with any file of the package that computes."""
-    package = Path(gpudeblur.__file__).parent
-    files = [path for path in package.rglob("*") if path.suffix in (".py", ".npz")]
-    digest = hashlib.sha256()
-    for path in sorted([*files, *(REPOSITORY / "kernels_cuda").glob("*.cu*")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def evaluation(pair: tuple[Case, np.ndarray]) -> Row:
+    """Figures of (case, kernel in convolution sense, of any size).
 
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Figures of (case, kernel in convolution sense, of any size), as a value that travels to a worker process.
-
-    Of the common restoration by `method`, at the best shift, 15 border pixels dropped; `gain` is in dB over the blurred
-    picture. `cache` is a folder that keeps the figures of the true kernels; they are the slower half.
+    Of the common restoration, "sparse" with the weight of Levin's yardstick, at the best shift, 15 border pixels
+    dropped; `gain` is in dB over the blurred picture. One weight for all kernels: an automatic one would be larger for
+    a wrong kernel, and hide its errors.
     """
-
-    method: str = "sparse"
-    cache: Path | None = None
-
-    def __call__(self, pair: tuple[Case, np.ndarray]) -> Row:
-        case, kernel = pair
-        true, kernel = self.of_true_kernel(case), centred(kernel)
-        restored = scores(restore(case.blurred, kernel, self.method), case.sharp)
-        return {
-            "name": case.name,
-            "er": restored.ssd / true["ssd"],
-            "psnr": restored.psnr,
-            "ssim": restored.ssim,
-            "similarity": kernel_similarity(kernel, case.kernel),
-            "kernel_error": kernel_error(kernel, case.kernel),
-            "gain": restored.psnr - true["psnr_blurred"],
-            "psnr_true": true["psnr"],
-            "psnr_blurred": true["psnr_blurred"],
-        }
-
-    def of_true_kernel(self, case: Case) -> Row:
-        """Figures that depend on the case alone, from the cache where they are there."""
-        path = self.cache and self.cache / f"{case.name}_{self.key(case)}.json"
-        if path and path.exists():
-            return json.loads(path.read_text())
-        restored = scores(restore(case.blurred, case.kernel, self.method), case.sharp)
-        row = {"ssd": restored.ssd, "psnr": restored.psnr, "psnr_blurred": scores(case.blurred, case.sharp).psnr}
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(row).encode())
-        return row
-
-    def key(self, case: Case) -> str:
-        """Changes with the picture, the kernel, the method, and the code of the package."""
-        digest = hashlib.sha256(case.blurred.tobytes() + case.sharp.tobytes() + case.kernel.tobytes())
-        digest.update(f"{self.method} {code_digest()}".encode())
-        return digest.hexdigest()[:16]
+    case, kernel = pair[0], centred(pair[1])
+    pictures = [gpudeblur.deconvolve(case.blurred, k, method="sparse", weight=0.0068) for k in (kernel, case.kernel)]
+    restored, true, blurred = (scores(picture, case.sharp) for picture in (*pictures, case.blurred))
+    return {
+        "name": case.name,
+        "er": restored.ssd / true.ssd,
+        "psnr": restored.psnr,
+        "ssim": restored.ssim,
+        "similarity": kernel_similarity(kernel, case.kernel),
+        "kernel_error": kernel_error(kernel, case.kernel),
+        "gain": restored.psnr - blurred.psnr,
+        "psnr_true": true.psnr,
+        "psnr_blurred": blurred.psnr,
+    }
 
 
-# ------------------------------------------------------------------ tables
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Markdown; `columns` maps a key to its format, the first one is taken as it is."""
     first, *others = columns
@@ -143,65 +89,47 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------ arguments
 # What several benches take, said once; a bench names the ones it wants.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "data": {"type": Path, "required": True, "help": "folder that holds levin/, natural/, faces_hq/ and faces/"},
     "jobs": {"type": int, "default": 2, "help": "processes of one thread each"},
-    "cache": {"type": Path, "help": "folder that keeps the figures of the true kernels"},
-    "method": {"default": "sparse", "help": "of the common restoration (gpudeblur.deconvolve)"},
+    "yardstick": {"type": Path, "help": "eval_levin.py, the script that judges Levin's pictures"},
     "options": {"type": json.loads, "default": {}, "help": "fields of TwoStepOptions, as JSON"},
     "device": {"choices": ["cpu", "cuda"], "default": "cpu"},
-    "only": {"default": "", "help": "substring of the names to run; not recorded"},
+    "side": {"type": int, "default": 255, "help": "pixels of the picture's side"},
+    "kernel": {"type": int, "default": 25, "help": "pixels of the kernel's side"},
     "every": {"type": int, "default": 1, "help": "take one case of so many, evenly"},
     "no-record": {"action": "store_true", "help": "append nothing to bench/results"},
 }
 
 
-def arguments(doc: str | None, *names: str, **changes: dict[str, Any]) -> argparse.ArgumentParser:
-    """A parser whose help is `doc`, with the arguments of those names; `changes` to their settings, by name."""
+def arguments(doc: str | None, *names: str) -> argparse.ArgumentParser:
+    """A parser whose help is `doc`, with the arguments of those names."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
-        parser.add_argument(f"--{name}", **{**ARGUMENTS[name], **changes.get(name, {})})
+        parser.add_argument(f"--{name}", **ARGUMENTS[name])
     return parser
 
 
-# ------------------------------------------------------------------ where figures come from
 @functools.cache
 def provenance() -> Row:
     """Date of the run, commit, versions and processor: what a figure needs to be repeated."""
-
-    def git(*arguments: str) -> str:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        return done.stdout.strip()
-
-    versions = {"python": platform.python_version()}
-    for package in ("numpy", "scipy", "scikit-image", *sorted(m for m in ("cupy", "torch") if m in sys.modules)):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # CuPy's distributions carry the CUDA version in their name
-            versions[package] = sys.modules[package].__version__
+    imported = (sys.modules.get(name) for name in ("numpy", "scipy", "skimage", "cupy", "torch"))
+    versions = {module.__name__: module.__version__ for module in imported if module is not None}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "--short", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--", "gpudeblur", "kernels_cuda")),
-        "versions": versions,
+        "commit": output_of("git", "rev-parse", "--short", "HEAD"),
+        "modified": bool(output_of("git", "status", "--porcelain", "--", "gpudeblur", "kernels_cuda")),
+        "versions": {"python": platform.python_version(), **versions},
         "machine": processor_name(),
     }
 
 
 def processor_name() -> str:
     """The processor's model, where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", information.read_text()) if information.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def device_name() -> str:
@@ -227,30 +155,20 @@ def record(name: str, line: Mapping[str, Any]) -> None:
     path = results_folder() / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write(json.dumps({**provenance(), **line}, default=_plain) + "\n")
+        file.write(json.dumps({**provenance(), **line}, default=lambda value: getattr(value, "item", value.__str__)()))
+        file.write("\n")
 
 
-def _plain(value: Any) -> Any:
-    """NumPy scalars and paths for JSON."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value)
-
-
-def mean_interval(
-    values: Sequence[float], groups: Sequence[str], *, draws: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
+def mean_interval(values: Sequence[float], groups: Sequence[str]) -> tuple[float, float, float]:
     """Mean and its 95 % bootstrap interval; whole groups are drawn, as cases of one picture are not independent."""
-    names = sorted(set(groups))
-    sums = np.array([sum(v for v, g in zip(values, groups, strict=True) if g == name) for name in names])
-    counts = np.array([sum(g == name for g in groups) for name in names])
-    picked = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    means = sums[picked].sum(axis=1) / counts[picked].sum(axis=1)
+    _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    picked = np.random.default_rng(0).integers(len(counts), size=(10_000, len(counts)))
+    means = np.bincount(group, values)[picked].sum(axis=1) / counts[picked].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(sum(values) / len(values)), float(low), float(high)
+    return float(np.mean(values)), float(low), float(high)
 
 
 def roc_area(score: np.ndarray, success: np.ndarray) -> float:
     """Probability that a success scores above a failure, ties count half; NaN where there is only one of the two."""
-    good, bad = score[success][:, None], score[~success]
-    return float(((good > bad) + 0.5 * (good == bad)).mean()) if good.size and bad.size else math.nan
+    pairs = int(success.sum()) * int((~success).sum())
+    return float(mannwhitneyu(score[success], score[~success]).statistic) / pairs if pairs else math.nan

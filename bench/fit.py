@@ -3,21 +3,18 @@
     python -m bench fit confidence --data DATA [--jobs 2]
     python -m bench fit strength --data DATA [--jobs 2]
 
-confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function. Fitted to 28
-portraits with a kernel each, without noise and with 1 %, training photographs with Levin's kernels (no noise) and with
-trajectories (1 and 2 %), small training faces, and pictures that are not blurred (training photographs, scikit-image's
-textures, white noise), where no kernel is a success.
+confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function. Where a
+picture is not blurred (training photographs, scikit-image's textures, white noise), no kernel is a success.
 
 strength: how much of a restoration a cautious result should have, by what the pictures gain from it. Each picture is
 mixed with its restoration in shares of 0, 0.1 ... 1; each mixture's PSNR is held against that of the blurred picture.
 Fitted is the logistic function of the confidence's log odds and of the logs of ringing and change whose mixtures gain
 most; a loss counts twice, and what it is over 0.5 dB six times. Pictures that are not blurred have no PSNR to lose
-from; theirs counts from 30 dB, and by 3 dB at most. Fitted to training pictures, pages in fonts that quality.py does
-not draw, and the portraits.
+from; theirs counts from 30 dB, and by 3 dB at most.
 
-Every set counts the same, however many pictures it has. Levin's 32 pictures are shown, not fitted to, nor is anything
-that quality.py takes but the portraits. Prints the constants for gpudeblur's module confidence and what they do; a line
-goes to results/confidence.jsonl or results/strength.jsonl.
+Fitted to portraits, training photographs and faces (`common_sets`), the strength to pages and night scenes too. Every
+set counts the same. Levin's 32 pictures are shown, not fitted to, nor is anything that quality.py takes but the
+portraits. Prints the constants and what they do; a line goes to results/confidence.jsonl or results/strength.jsonl.
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import skimage.data
 from scipy.optimize import minimize
 
 import gpudeblur
@@ -45,9 +43,10 @@ from .cases import (
     low_light_cases,
     make_case,
     natural_cases,
+    photographs,
     small_face_cases,
 )
-from .evaluate import Evaluation, arguments, parallel, record, roc_area
+from .evaluate import arguments, evaluation, parallel, record, roc_area
 
 TEXTURES = ("brick", "grass", "gravel", "page", "text", "camera", "coins", "moon")
 SIZES = (15, 19, 23, 27, 31, 35, 41, 51)
@@ -71,17 +70,15 @@ FONTS = (
 
 def sharp_cases(data: Path) -> Iterator[Case]:
     """Pictures without blur; `kernel` only says which size to ask for."""
-    from skimage import data as shipped
 
     def case(name: str, picture: np.ndarray, size: int) -> Case:
-        return Case(name, picture, picture, np.zeros((size, size)), 0.0, 0)
+        return Case(name, picture, picture, np.zeros((size, size)), 0.0)
 
-    paths = sorted((data / "natural" / "train").glob("*.jpg"))[::9]
-    for i, path in enumerate(paths):
+    for i, path in enumerate(photographs(data, "train")[::9]):
         yield case(f"sharp_{path.stem}", gray_picture(path)[:300, :400], (15, 25, 35)[i % 3])
     for name in TEXTURES:
         for size in (15, 25):
-            yield case(f"sharp_{name}_{size}", getattr(shipped, name)()[:256, :256] / 255, size)
+            yield case(f"sharp_{name}_{size}", getattr(skimage.data, name)()[:256, :256] / 255, size)
     for seed in range(4):
         yield case(f"noise_{seed}", np.random.default_rng(seed).random((200, 200)), 25)
 
@@ -105,37 +102,36 @@ def features(rows: np.ndarray) -> np.ndarray:
     return np.stack([np.ones(len(rows)), np.log(border + 0.01), match, np.log(gain + 0.01), agreement], axis=1)
 
 
-def confidence_sets(data: Path) -> dict[str, list[Case]]:
-    shaken = [trajectory_kernel(size, rng=1000 + size) for size in SIZES]
+def common_sets(data: Path, faces: int, noisy: int, noisier: int) -> dict[str, list[Case]]:
+    """Pictures of what both fits see; so many small faces, photographs with 1 % noise and with 2 %."""
+    shaken, measured = [trajectory_kernel(size, rng=1000 + size) for size in SIZES], levin_kernels(data)
     return {
+        "small faces": one_kernel_each(small_face_cases(data, faces, "train")),
         "portraits": list(face_cases(data)),
         "portraits, 1 %": list(face_cases(data, noise=0.01)),
-        "photographs": one_kernel_each(natural_cases(data, levin_kernels(data), 0.0, 32, "train")),
-        "photographs, 1 %": one_kernel_each(natural_cases(data, shaken, 0.01, 32, "train")),
-        "photographs, 2 %": one_kernel_each(natural_cases(data, shaken, 0.02, 16, "train")),
-        "small faces": one_kernel_each(small_face_cases(data, 64, "train")),
+        "photographs": one_kernel_each(natural_cases(data, measured, 0.0, 32, "train")),
+        "photographs, 1 %": one_kernel_each(natural_cases(data, shaken, 0.01, noisy, "train")),
+        "photographs, 2 %": one_kernel_each(natural_cases(data, shaken, 0.02, noisier, "train")),
         "sharp": list(sharp_cases(data)),
         NOT_FITTED: list(levin_cases(data)),
     }
 
 
-def fit_confidence(data: Path, jobs: int, cache: Path | None) -> dict[str, Any]:
-    sets = confidence_sets(data)
+def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
+    sets, line = common_sets(data, 64, 32, 16), dict[str, Any]()
     rows: dict[str, np.ndarray] = {}
     success: dict[str, np.ndarray] = {}
     for name, cases in sets.items():
         outcomes = list(parallel(signals, cases, jobs))
         rows[name] = np.array([values for _, values in outcomes])
-        if name == "sharp":
-            success[name] = np.zeros(len(cases), dtype=bool)
-        else:
-            pairs = zip(cases, (kernel for kernel, _ in outcomes), strict=True)
-            success[name] = np.array([row["er"] <= 2 for row in parallel(Evaluation(cache=cache), pairs, jobs)])
-        shown = rows[name][:, -1]
-        print(f"{name}: {success[name].sum()} of {len(cases)} succeed, {(shown > 0.5).sum()} have over 0.5", flush=True)
+        pairs = zip(cases, (kernel for kernel, _ in outcomes), strict=True)
+        judged = parallel(evaluation, pairs if name != "sharp" else (), jobs)
+        success[name] = np.array([row["er"] <= 2 for row in judged] or [False] * len(cases))
+        confident = int((rows[name][:, -1] > 0.5).sum())
+        line[name] = {"n": len(cases), "successes": int(success[name].sum()), "confident": confident}
+        print(f"{name}: {line[name]}", flush=True)
 
     fitted = [name for name in sets if name != NOT_FITTED]
-    blurred = [name for name in fitted if name != "sharp"]
 
     def together(names: list[str], table: dict[str, np.ndarray]) -> np.ndarray:
         return np.concatenate([table[name] for name in names])
@@ -148,12 +144,9 @@ def fit_confidence(data: Path, jobs: int, cache: Path | None) -> dict[str, Any]:
         return float(share @ np.logaddexp(0, -sign * (x @ weights)) + CONFIDENCE_RIDGE * (weights[1:] ** 2).sum())
 
     weights = minimize(loss, np.zeros(5)).x
-    line: dict[str, Any] = {"fitted": [round(float(w), 2) for w in weights]}
-    for label, names in (("fitted_blurred", blurred), ("fitted_all", fitted), ("levin", [NOT_FITTED])):
+    line["fitted"] = [round(float(w), 2) for w in weights]
+    for label, names in (("fitted", fitted), ("levin", [NOT_FITTED])):
         line[f"auc_{label}"] = roc_area(together(names, rows)[:, -1], together(names, success))
-    for name in sets:
-        counts = [len(success[name]), int(success[name].sum()), int((rows[name][:, -1] > 0.5).sum())]
-        line[name] = dict(zip(("n", "successes", "confident"), counts, strict=True))
     print("INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
     print({key: round(value, 3) for key, value in line.items() if key.startswith("auc")})
     return line
@@ -193,18 +186,10 @@ def pages(kernels: list[np.ndarray]) -> Iterator[Case]:
             yield make_case(f"{font}_{j}", page, kernel, noise=noise, quantise=True, picture=font)
 
 
-def strength_sets(data: Path) -> Iterator[tuple[str, list[Case]]]:
-    shaken = [trajectory_kernel(size, rng=1000 + size) for size in SIZES]
-    yield "small faces", one_kernel_each(small_face_cases(data, 240, "train"))
-    yield "portraits", list(face_cases(data))
-    yield "portraits, 1 %", list(face_cases(data, noise=0.01))
-    yield "photographs", one_kernel_each(natural_cases(data, levin_kernels(data), 0.0, 32, "train"))
-    yield "photographs, 1 %", one_kernel_each(natural_cases(data, shaken, 0.01, 64, "train"))
-    yield "photographs, 2 %", one_kernel_each(natural_cases(data, shaken, 0.02, 32, "train"))
-    yield "pages", list(pages([*levin_kernels(data), *shaken]))
-    yield "low light", [case for i, case in enumerate(low_light_cases(data, 20, "train")) if i % 4 == i // 4 % 4]
-    yield "sharp", list(sharp_cases(data))
-    yield NOT_FITTED, list(levin_cases(data))
+def strength_sets(data: Path) -> dict[str, list[Case]]:
+    kernels = [*levin_kernels(data), *(trajectory_kernel(size, rng=1000 + size) for size in SIZES)]
+    night = [case for i, case in enumerate(low_light_cases(data, 20, "train")) if i % 4 == i // 4 % 4]
+    return common_sets(data, 240, 64, 32) | {"pages": list(pages(kernels)), "low light": night}
 
 
 def gain_at(samples: list[Sample], shares: np.ndarray) -> np.ndarray:
@@ -238,9 +223,9 @@ def shares(samples: list[Sample], constants: np.ndarray) -> np.ndarray:
     return left * np.minimum(1, BLEND_SCALE / (1 + np.exp(-np.clip(score, -30, 30))))
 
 
-def fit_strength(data: Path, jobs: int, _: Path | None) -> dict[str, Any]:
+def fit_strength(data: Path, jobs: int) -> dict[str, Any]:
     samples: dict[str, list[Sample]] = {}
-    for name, cases in strength_sets(data):
+    for name, cases in strength_sets(data).items():
         samples[name] = list(parallel(sample, cases, jobs))
         print(f"{name}: {len(cases)} pictures", flush=True)
     constants = strength_constants(samples)
@@ -261,10 +246,10 @@ FITS = {"confidence": fit_confidence, "strength": fit_strength}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "data", "jobs", "cache", "no-record")
+    parser = arguments(__doc__, "data", "jobs", "no-record")
     parser.add_argument("constants", choices=FITS)
     args = parser.parse_args(argv)
-    line = FITS[args.constants](args.data, args.jobs, args.cache)
+    line = FITS[args.constants](args.data, args.jobs)
     if not args.no_record:
         record(args.constants, line)
 

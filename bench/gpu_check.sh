@@ -125,8 +125,7 @@ else
     part tests 100 "${pytest[@]}" -n 10 --maxfail 40 "${ignored[@]}" --ignore $device -k "not ($memory)" tests
     part memory_tests 25 "${pytest[@]}" -k "$memory" $device tests/batch/test_gpu.py tests/batch/test_memory.py
     part kernels 50 "${speed[@]}" --seconds 40 bench/speed/test_cuda_kernels.py
-    part peers 45 "${speed[@]}" --seconds 35 bench/speed/test_latent_step.py bench/speed/test_deconvolution.py \
-        bench/speed/test_restoration.py
+    part peers 45 "${speed[@]}" --seconds 35 bench/speed/test_peers.py
     # None of these is timed.
     beside memcheck 50 "$SANITIZER" --tool memcheck --error-exitcode 9 "${pytest[@]}" -p bench.no_pool -k test_twins $device
     beside racecheck 50 "$SANITIZER" --tool racecheck --error-exitcode 9 "${pytest[@]}" -k test_twins $device

@@ -17,29 +17,25 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("numpy", "scipy", "scikit-image", "cupy-cuda13x", "cupy-cuda12x", "torch", "pytest", "pytest-xdist")
+REPOSITORY = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
 
 
 def output_of(*command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
     except OSError as why:  # no such program here
         return str(why)
 
 
 def versions() -> Row:
     """Of what is installed; nothing is imported, which would take seconds."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "none"
+    found = {each.name: each.version for each in importlib.metadata.distributions() if each.name in PACKAGES}
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "gpu": output_of("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"),
         "commit": output_of("git", "rev-parse", "--short", "HEAD"),
-        "versions": installed,
+        "versions": {"python": platform.python_version(), **found},
     }
 
 
@@ -51,12 +47,14 @@ def rows(file: Path) -> list[Row]:
 
 def best_bars(rows: Iterable[Row]) -> list[Row]:
     """Of the rows of one bar the best, as of several batches."""
-    best: dict[str, Row] = {}
-    for row in rows:
-        sign = -1 if row["limit"].startswith("<=") else 1
-        if row["bar"] not in best or sign * row["measured"] > sign * best[row["bar"]]["measured"]:
-            best[row["bar"]] = row
-    return list(best.values())
+    rows = list(rows)
+    ascending = sorted(rows, key=lambda row: row["measured"] if row["limit"][0] != "<" else -row["measured"])
+    return list({row["bar"]: row for row in (*rows, *ascending)}.values())
+
+
+def verdict(bar: Row) -> str:
+    holds = {True: "holds ", False: "MISSED", None: "no bar"}[bar["holds"]]
+    return f"{holds} {bar['bar']}: {bar['measured']:.4g} {bar['limit']}"
 
 
 def summary(out: Path) -> Row:
@@ -79,8 +77,7 @@ def main(command: str, out: Path) -> int:
         print(json.dumps(row))
         return 0
     for bar in row["bars"]:
-        verdict = {True: "holds ", False: "MISSED", None: "no bar"}[bar["holds"]]
-        print(f"{verdict} {bar['bar']}: {bar['measured']:.4g} {bar['limit']}")
+        print(verdict(bar))
     for key in ("failed_steps", "failed_parts"):
         print(f"{key}: {' '.join(row[key]) or 'none'}")
     return bool(row["failed_parts"])

@@ -1,6 +1,6 @@
 """What the host has to do for one picture on a GPU, counted without one: CuPy calls, launches, uploads and waits.
 
-    python -m bench.host_share [--side 255] [--kernel 25] [--calls 3]
+    python -m bench.host_share [--side 255] [--kernel 25]
 
 Calls `deblur` with the defaults on the strict stand-in for CuPy that the tests use (`tests/cuda_on_cpu`: NumPy arrays,
 CUDA kernels through a C++ shim), and prints what each call asked for. The first call compiles and plans, the second
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,25 +46,15 @@ def stand_in() -> Iterator[tuple[Any, Any]]:
             yield cupy, device
 
 
-def counts_of(device: Any, work: Callable[[], Any]) -> dict[str, int]:
-    """What `work` asks of the device."""
-    device.counts.clear()
-    work()
-    return {name: device.counts[name] for name in COLUMNS}
-
-
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--side", type=int, default=255, help="pixels of the picture's side")
-    parser.add_argument("--kernel", type=int, default=25, help="pixels of the kernel's side")
-    parser.add_argument("--calls", type=int, default=3)
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, "side", "kernel").parse_args(argv)
     print("call", *COLUMNS, sep=" | ")
     with stand_in() as (cupy, device):
         image = cupy.asarray(blurred_camera((args.side, args.side), args.kernel))
-        for number in range(1, args.calls + 1):
-            counts = counts_of(device, lambda: gpudeblur.deblur(image, args.kernel))
-            print(number, *(counts[name] for name in COLUMNS), sep=" | ", flush=True)
+        for number in (1, 2, 3):
+            device.counts.clear()
+            gpudeblur.deblur(image, args.kernel)
+            print(number, *(device.counts[name] for name in COLUMNS), sep=" | ", flush=True)
 
 
 if __name__ == "__main__":

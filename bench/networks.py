@@ -1,7 +1,7 @@
 """The classifier behind the learned prior [Li2018]: how well it tells blurred from clear pictures, and what it costs.
 
     python -m bench networks accuracy --pictures DIR
-    python -m bench networks runtime [--device cuda] [--batch 64] [--sizes 1]
+    python -m bench networks runtime [--device cuda] [--repeats 1] [--sizes 1]
 
 accuracy ([Li2018] Fig. 10a): share of clear and blurred pictures classified right, over the factor by which they were
 reduced; DIR is the val folder that `python -m bench.training.classifier_data` makes. runtime (Table 2): seconds for the
@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.data import camera
-from skimage.transform import resize
 
 import gpudeblur as gd
 from gpudeblur.networks.bridge import torch_module
 from gpudeblur.networks.classifier import data, evaluation
-from gpudeblur.synthesis import trajectory_kernel
 
-from .cases import make_case
-from .evaluate import Row, arguments, record, settings, table
+from .cases import blurred_camera
+from .evaluate import Row, arguments, record, settings
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
 MIN_SIDE = 8  # pixels; smaller pictures are not classified
@@ -44,18 +41,16 @@ def accuracy(args: Any) -> list[Row]:
         side = min(min(picture.shape) for picture in folder.images)
         scales = [scale for scale in SCALES if scale * (side - 51) >= MIN_SIDE]
         for scale, result in evaluation.evaluate(prior.probability, folder, scales=scales).items():
+            right = {"clear_right": (result.clear < 0.5).mean(), "blurred_right": (result.blurred > 0.5).mean()}
             row = {"pictures": path.name, "n": 2 * len(folder.images), "scale": scale}
-            row |= {"accuracy": result.accuracy, "ratio": result.ratio}
-            row |= {"clear_right": float((result.clear < 0.5).mean())}
-            rows.append({**row, "blurred_right": float((result.blurred > 0.5).mean())})
-    columns = {"pictures": "", "scale": ".3f", "n": "", "accuracy": ".3f", "ratio": ".4f"}
-    print(table(rows, columns | {"clear_right": ".3f", "blurred_right": ".3f"}))
+            rows.append({**row, "accuracy": result.accuracy, "ratio": result.ratio, **right})
+            print(rows[-1], flush=True)
     return rows
 
 
 def runtime(args: Any) -> list[Row]:
-    kernel, rows = trajectory_kernel(25, rng=1), []
-    torch_module().set_num_threads(args.threads)
+    rows = []
+    torch_module().set_num_threads(2)
     prior = gd.priors.DiscriminativePrior(weights=args.weights_file)
     methods = {
         "one start, L0 alone": gd.TwoStepOptions(**ALONE),
@@ -63,41 +58,31 @@ def runtime(args: Any) -> list[Row]:
         "defaults": gd.TwoStepOptions(),
         "defaults, learned prior": gd.TwoStepOptions(prior=prior),
     }
-    for h, w in SHAPES[: args.sizes]:
-        case = make_case("runtime", resize(camera() / 255, (h + 24, w + 24), order=3), kernel, quantise=True)
-        pictures = np.repeat(case.blurred[None].astype(np.float32), args.batch, axis=0)
+    for shape in SHAPES[: args.sizes]:
+        blurred = blurred_camera(shape, 25)
         for label, options in methods.items():
-            if args.only not in label:
-                continue
             seconds = []
             for _ in range(1 + args.repeats):  # the first compiles and loads
                 begin, cpu = time.perf_counter(), time.process_time()
-                gd.estimate_kernel(pictures, 25, options=options, device=args.device)  # which brings the kernels here
+                gd.estimate_kernel(blurred, 25, options=options, device=args.device)  # brings the kernels here
                 seconds.append((time.perf_counter() - begin, time.process_time() - cpu))
             wall, cpu = np.median(seconds[1:], axis=0).tolist()
-            row = {"method": label, "picture": f"{h} x {w}", "pictures": args.batch, "seconds": wall}
-            rows.append({**row, "cpu_seconds": cpu, "pictures_a_second": args.batch / wall})
+            rows.append({"method": label, "picture": shape, "seconds": wall, "cpu_seconds": cpu})
             print(rows[-1], flush=True)
-    columns = {"method": "", "picture": "", "pictures": "d", "seconds": ".2f", "cpu_seconds": ".2f"}
-    print(table(rows, columns | {"pictures_a_second": ".2f"}))
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, "device", "only", "no-record")
+    parser = arguments(__doc__, "device", "no-record")
     parser.add_argument("kind", choices=["accuracy", "runtime"])
     parser.add_argument("--pictures", type=Path, help="accuracy: folder of folders of clear pictures")
     parser.add_argument("--weights-file", type=Path, help="other weights than the package's")
-    parser.add_argument("--threads", type=int, default=2, help="runtime: of torch")
-    parser.add_argument("--batch", type=int, default=1, help="runtime: pictures in a stack")
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--sizes", type=int, default=len(SHAPES), help="runtime: how many of the sizes")
     args = parser.parse_args(argv)
-    if args.kind == "accuracy" and args.pictures is None:
-        parser.error("accuracy needs --pictures")
     rows = {"accuracy": accuracy, "runtime": runtime}[args.kind](args)
-    if not args.no_record and not args.only:
-        record("networks", {"kind": args.kind, **settings(args, "device", "threads", "batch", "repeats"), "rows": rows})
+    if not args.no_record:
+        record("networks", {"kind": args.kind, **settings(args, "device", "repeats"), "rows": rows})
 
 
 if __name__ == "__main__":

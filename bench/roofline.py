@@ -13,7 +13,6 @@ Expressions that are no launch of ours are left out, and arrays that stay in the
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from unittest.mock import patch
 import gpudeblur
 
 from .cases import blurred_camera
-from .evaluate import arguments, table
+from .evaluate import arguments
+from .host_share import stand_in
 
 # By the place of an argument: what is read and written, and tables that all pictures share.
 IN_PLACE = {"spectral_solve": (1,), "data_terms": (0,), "normal_spectra": (0, 1)}
@@ -33,9 +33,6 @@ class Launch(NamedTuple):
     name: str
     bytes: int
     operations: int = 0
-
-    def seconds(self, bandwidth: float, rate: float) -> float:
-        return max(self.bytes / bandwidth, self.operations / rate)
 
 
 @contextmanager
@@ -98,15 +95,11 @@ def transforms(launches: Sequence[Launch]) -> int:
 
 def floor_seconds(launches: Sequence[Launch], bandwidth: float, rate: float) -> float:
     """At so many bytes a second of a copy and so many operations a second of a matrix product."""
-    return sum(launch.seconds(bandwidth, rate) for launch in launches)
+    return sum(max(launch.bytes / bandwidth, launch.operations / rate) for launch in launches)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from .host_share import stand_in
-
-    parser = arguments(__doc__, "options")
-    parser.add_argument("--side", type=int, default=255, help="pixels of the picture's side")
-    parser.add_argument("--kernel", type=int, default=25, help="pixels of the kernel's side")
+    parser = arguments(__doc__, "side", "kernel", "options")
     parser.add_argument("--bandwidth", type=float, default=4.3, help="TB/s of a copy")
     parser.add_argument("--rate", type=float, default=50.0, help="TFLOP/s of a float32 matrix product")
     args = parser.parse_args(argv)
@@ -114,19 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         image = cupy.asarray(blurred_camera((args.side, args.side), args.kernel))
         with recorded() as launches:
             gpudeblur.estimate_kernel(image, args.kernel, options=gpudeblur.TwoStepOptions(**args.options))
-    bytes_of: Counter[str] = Counter()
-    for launch in launches:
-        bytes_of[launch.name] += launch.bytes
-    total = bytes_of.total()
-    row = {
-        "case": f"{args.side}x{args.side}_k{args.kernel}", "transforms": transforms(launches),
-        "launches": len(launches), "gigabytes": total / 1e9,
-        "gigaoperations": sum(launch.operations for launch in launches) / 1e9,
-        "floor_ms": 1e3 * floor_seconds(launches, 1e12 * args.bandwidth, 1e12 * args.rate),
-        "most": ", ".join(f"{name} {part / total:.0%}" for name, part in bytes_of.most_common(6)),
-    }  # fmt: skip
-    columns = {"transforms": "d", "launches": "d", "gigabytes": ".2f", "gigaoperations": ".2f", "floor_ms": ".3f"}
-    print(table([row], {"case": "", **columns, "most": ""}))
+    gigabytes = sum(launch.bytes for launch in launches) / 1e9
+    milliseconds = 1e3 * floor_seconds(launches, 1e12 * args.bandwidth, 1e12 * args.rate)
+    print(f"{transforms(launches)} transforms, {len(launches)} launches, {gigabytes:.2f} GB, {milliseconds:.3f} ms")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bench import smoke
+from bench.gpu_report import rows
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = REPOSITORY / "bench" / "gpu_check.sh"
@@ -25,7 +26,7 @@ TOTALS = {"A": 320, "B": 400}
 if shutil.which("bash") is None or shutil.which("timeout") is None:
     pytest.skip("needs bash and GNU coreutils", allow_module_level=True)
 
-# Logs its arguments; "late" never ends, "deaf" ignores SIGINT and leaves a process running, "broken" fails.
+# Logs its arguments; "late" never ends, "deaf" ignores SIGINT and leaves a process running.
 STUB = """#!/usr/bin/env bash
 echo "$*" >>"$STUB/arguments"
 case "$*" in
@@ -66,10 +67,6 @@ def start(stub: Path, call: str, mode: str) -> subprocess.Popen[str]:
     )
 
 
-def rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 def planned(call: str) -> list[tuple[int, str, int]]:
     """Turn, name and limit of each part."""
     output = subprocess.run(["bash", SCRIPT, "--plan", call], capture_output=True, text=True, check=True).stdout
@@ -94,7 +91,7 @@ def test_the_limits_add_up(call: str) -> None:
 
 @pytest.mark.parametrize(("call", "mode", "code"), [("A", "late", 124), ("B", "deaf", 137)])
 def test_to_the_end(stub: Path, call: str, mode: str, code: int) -> None:
-    """One part is stopped at its limit, another fails (A); all others run, and the lines tell so."""
+    """One part is stopped at its limit, another fails (A); all others run, with each step, and the lines tell so."""
     process = start(stub, call, mode)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -118,6 +115,8 @@ def test_to_the_end(stub: Path, call: str, mode: str, code: int) -> None:
         assert {"versions: begun", "smoke_memory: a traceback"} <= set(log)
         assert (out / "cupy_cache.tgz").stat().st_size
         assert summary["failed_steps"] == ["default"]
+        steps = re.findall(r"smoke\.jsonl (.*)", (stub.parent / "arguments").read_text())
+        assert sorted(" ".join(steps).split()) == sorted(smoke.STEPS)
     else:
         assert spare, "there was time"
         assert not runs(int((stub.parent / "pid").read_text())), "what the part left running"
@@ -135,14 +134,6 @@ def test_killed_in_the_middle(stub: Path) -> None:
     assert [row["part"] for row in rows(out / "gpu_check.jsonl")] == names[: names.index("kernels")]
     assert rows(out / "kernels.jsonl") == [{"case": "one"}]
     assert rows(out / "speed.jsonl")[1]["measured"] == 500
-
-
-def test_each_step_is_asked_for(stub: Path) -> None:
-    process = start(stub, "A", "")
-    process.communicate(timeout=60)
-    arguments = (stub.parent / "arguments").read_text()
-    steps = re.findall(r"smoke\.jsonl (.*)", arguments)
-    assert sorted(" ".join(steps).split()) == sorted(smoke.STEPS)
 
 
 def test_the_command_lines_of_the_readme() -> None:
@@ -174,9 +165,7 @@ def test_smoke_on_numpy(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert "broken" in smoke.without_success(file)
 
 
-def test_smoke_names_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    smoke.main(["--list"])
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == list(smoke.STEPS)
+def test_unknown_steps(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         smoke.main(["nothing", "--device", "cpu"])
     assert "no step nothing" in capsys.readouterr().err

@@ -6,7 +6,7 @@
 
 Seconds are: on a CPU, CPU seconds of the process on one thread, which other processes hardly change, but on the wall
 for deblur_batch; on CUDA, between events on the current stream, the host's part included. Our options: --device,
---seconds (what does not fit is skipped), --smallest (the smallest case of each, once: does it run?), --yardstick.
+--seconds (what does not fit is skipped), --smallest (the smallest case of each, once: does it run?).
 """
 
 from __future__ import annotations

@@ -9,21 +9,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy
-import skimage
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
 import gpudeblur as gd
-from bench.evaluate import Row, device_name, processor_name, record
-from bench.gpu_report import best_bars
-from bench.speed.device import Cpu, Cuda
+from bench.device import Cpu, Cuda
+from bench.evaluate import Row, device_name, processor_name, provenance, record
+from bench.gpu_report import best_bars, verdict
 
 TINY = (40, 33), 9
-QUICK = {
-    "iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "finest_beta_max": 0.1, "finest_iterations": 1,
-}  # fmt: skip
+QUICK: Row = {"iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "finest_beta_max": 0.1, "finest_iterations": 1}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", choices=["cpu", "cuda"], default="cpu")
     group.addoption("--smallest", action="store_true", help="the smallest case of each bench, once: does it run?")
     group.addoption("--seconds", type=float, default=float("inf"), help="benches that would begin later are skipped")
-    group.addoption("--yardstick", help="eval_levin.py, whose sparse routine is timed beside ours")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,10 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Row) -> None:
     """What a figure needs to be repeated, and not the machine's name."""
     machine_info.pop("node", None)
-    versions = {module.__name__: module.__version__ for module in (np, scipy, skimage, gd)}
-    machine_info |= {"versions": versions, "processor": processor_name()}
+    machine_info |= {"versions": provenance()["versions"], "processor": processor_name()}
     if config.device.name == "cuda":  # type: ignore[attr-defined]
-        machine_info |= {"gpu": device_name(), "cupy": config.device.xp.__version__}  # type: ignore[attr-defined]
+        machine_info["gpu"] = device_name()
 
 
 def pytest_benchmark_update_json(output_json: Row) -> None:
@@ -67,8 +60,7 @@ def pytest_benchmark_update_json(output_json: Row) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     for row in best_bars(config.bars):  # type: ignore[attr-defined]
-        verdict = {True: "holds", False: "MISSED", None: "no bar"}[row["holds"]]
-        terminalreporter.write_line(f"{verdict}: {row['bar']}: {row['measured']:.4g} {row['limit']}")
+        terminalreporter.write_line(verdict(row))
 
 
 def line(row: Row) -> None:
@@ -83,20 +75,25 @@ def device(request: pytest.FixtureRequest) -> Iterator[Cpu]:
     request.config.device.free()  # type: ignore[attr-defined]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def smallest(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("--smallest")
+
+
+@pytest.fixture(scope="session")
+def rates(request: pytest.FixtureRequest, smallest: bool) -> tuple[float, float]:
+    """(bytes, operations) a second of a copy and of a matrix product."""
+    device = request.config.device  # type: ignore[attr-defined]
+    if device.name == "cpu":
+        pytest.skip("needs --device cuda")
+    return device.rates(*((1 << 10, 16) if smallest else (1 << 28, 8192)))
 
 
 @pytest.fixture
 def options(smallest: bool) -> Callable[[str], gd.TwoStepOptions]:
     """TwoStepOptions by name: "defaults", or "one start"."""
-
-    def named(name: str) -> gd.TwoStepOptions:
-        changes: Row = {"starts": ("wide",)} if name == "one start" else {}
-        return gd.TwoStepOptions(**changes, **(QUICK if smallest else {}))
-
-    return named
+    named: Row = {"defaults": {}, "one start": {"starts": ("wide",)}}
+    return lambda name: gd.TwoStepOptions(**named[name], **(QUICK if smallest else {}))
 
 
 class Measure:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 import gpudeblur as gd
 from bench import roofline
-from bench.cases import blurred_camera, blurred_cameras
+from bench.cases import blurred_cameras
 from bench.evaluate import device_name
 from bench.speed.conftest import TINY
 
@@ -27,17 +24,15 @@ LOADS = {
     "1024 x 1024, k = 25, one start": ((1024, 1024), 25, "one start", None),
 }
 BARS = {"255 x 255, k = 25, one start": 1500, "96 x 112, k = 21, one start, hyper-laplacian": 5000}
-DEFAULT_BARS = {"H100": 400, "H200": 550}  # of the first load, by the GPU
+DEFAULT_BARS = {"H100": 400, "H200": 550}  # of the first load, by the GPU; others have none
 LONGEST = 1.0  # seconds: a larger batch is not tried after a call this long
 finished: set[str] = set()  # loads that had such a call, or no memory left
 seconds_of: dict[str, float] = {}
 
 
 def per_second_to_reach(load: str) -> float | None:
-    """None where there is no bar, or none for this GPU."""
-    if not load.endswith("k = 25, defaults"):
-        return BARS.get(load)
-    return next((limit for name, limit in DEFAULT_BARS.items() if name in device_name()), None)
+    of_this_gpu = (limit for name, limit in DEFAULT_BARS.items() if name in device_name())
+    return next(of_this_gpu, None) if load == next(iter(LOADS)) else BARS.get(load)
 
 
 def test_from_and_to_the_host(measure, device, options, smallest) -> None:
@@ -56,21 +51,12 @@ def test_from_and_to_the_host(measure, device, options, smallest) -> None:
     measure.bar(what, count / seconds, 1000, least=True)
 
 
-@pytest.fixture(scope="module")
-def rates(request):
-    """(bytes, operations) a second of a copy and of a matrix product."""
-    device = request.config.device
-    sizes = (1 << 10, 16) if request.config.getoption("--smallest") else (1 << 28, 8192)
-    return device.copy_bandwidth(sizes[0]), device.operation_rate(sizes[1])
-
-
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("load", LOADS)
-def test_full_batches(measure, device, options, smallest, request, batch, load) -> None:
+def test_full_batches(measure, device, options, rates, smallest, batch, load) -> None:
     """Growing stacks on the device, until memory ends or a call takes too long."""
     if device.name == "cpu" or load in finished or (smallest and batch > 4):
         pytest.skip("on a GPU, while there is memory and time")
-    rates = request.getfixturevalue("rates")
     shape, size, starts, final = LOADS[load]
     shape, size = TINY if smallest else (shape, size)
     how = options(starts)
@@ -89,7 +75,9 @@ def test_full_batches(measure, device, options, smallest, request, batch, load) 
         facts |= {"copy_gb_per_s": rates[0] / 1e9, "product_tflop_per_s": rates[1] / 1e12}
         seconds = measure(work, f"full batches, {load}", pictures=batch, budget=0.5, **facts)
     except Exception as error:
-        if not device.is_out_of_memory(error):
+        from gpudeblur.numerics.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         finished.add(load)
         pytest.skip(f"{type(error).__name__}: no memory for {batch}")
@@ -110,7 +98,7 @@ def test_deblur_batch(measure, device, options, smallest, shape, count, way) -> 
     shape, size, count = (*TINY, 4) if smallest else (shape, 25, count)
     stack, how = blurred_cameras(count, shape, size), options("one start")
 
-    def work():
+    def work() -> None:
         if way == "single calls":
             for picture in stack:
                 gd.estimate_kernel(picture, size, options=how)
@@ -119,33 +107,9 @@ def test_deblur_batch(measure, device, options, smallest, shape, count, way) -> 
         for result in gd.deblur_batch(stack, size, final=None, options=how, workers=workers):
             assert result.error is None, result.error
 
-    seconds = seconds_of[f"{group}, {way}"] = measure(work, group, pictures=count)
-    if shape != (255, 255):
-        return
-    if way == "one worker" and f"{group}, single calls" in seconds_of:  # 2 %: two medians of the same differ by as much
-        ratio = seconds / seconds_of[f"{group}, single calls"]
-        measure.bar(f"{group}, one worker over single calls: times the seconds", ratio, 1.02)
-    if way == "two workers" and f"{group}, one worker" in seconds_of:
-        ratio = seconds_of[f"{group}, one worker"] / seconds
-        measure.bar(f"{group}, two workers over one: times", ratio, 1.7, least=True)
-
-
-def test_a_stream(measure, device, smallest) -> None:
-    """10,000 different pictures of 32 x 32, quick options: memory of this process from the 1,000th on."""
-    count, every = (6, 2) if smallest else (10_000, 1_000)
-    options = gd.TwoStepOptions(iterations=2, kernel_iterations=5, finest_iterations=1, starts=("wide",))
-    random, base, resident = np.random.default_rng(20), blurred_camera((32, 32), 7), []
-
-    def work():
-        pictures = (base + random.normal(0, 0.01, base.shape).astype(np.float32) for _ in range(count))
-        for result in gd.deblur_batch(pictures, 7, final="hyper-laplacian", options=options, device=device.name):
-            assert result.error is None, result.error
-            if (result.index + 1) % every == 0:
-                pages = int(Path("/proc/self/statm").read_text().split()[1])
-                resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
-
-    measure.benchmark.group = "a stream of 10,000 pictures of 32 x 32"
-    measure.benchmark.pedantic(work, rounds=1)
-    measure.benchmark.extra_info |= {"resident_mb": resident}
-    what = "10,000 pictures streamed: MB more at the end than after the first 1,000"
-    measure.bar(what, resident[-1] - resident[0], 5)
+    seconds_of[f"{group}, {way}"] = measure(work, group, pictures=count)
+    # 2 %: two medians of the same differ by as much
+    before, limit = {"one worker": ("single calls", 1 / 1.02), "two workers": ("one worker", 1.7)}.get(way, ("", 0))
+    if shape == (255, 255) and f"{group}, {before}" in seconds_of:
+        ratio = seconds_of[f"{group}, {before}"] / seconds_of[f"{group}, {way}"]
+        measure.bar(f"{group}, {way} over {before}: times", ratio, limit, least=True)

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import functools
 import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -29,110 +33,59 @@ STEPS, CALLS = 30, 20
 SIZES = (((255, 255), 31, 256), ((2048, 2048), 57, 4))
 
 
-class Arrays:
-    """Arrays of one size: pictures, spectra without zeros, kernels as they are found."""
-
-    def __init__(self, xp, shape, support, batch) -> None:
-        self.xp, self.batch, self.support = xp, batch, support
-        self.window = selection_window(shape, (support, support))
-        self.shape = tuple(fast_size(side + support - 1) for side in shape)
-        self.spectrum = (self.shape[0], self.shape[1] // 2 + 1)
-
-    def stack(self, array):
-        array = self.xp.asarray(array)
-        return self.xp.ascontiguousarray(self.xp.broadcast_to(array, (self.batch, *array.shape)))
-
-    @functools.cached_property
-    def u(self):
-        return self.stack(blurred_camera(self.shape, 15))
-
-    @functools.cached_property
-    def mask(self):
-        return self.stack(np.random.default_rng(0).random(self.shape) < 0.02)
-
-    def hat(self):
-        """Complex numbers of magnitude 1, so that what is written in place stays in range."""
-        angle = 2 * np.pi * np.random.default_rng(0).random(self.spectrum)
-        return self.stack(np.exp(1j * angle).astype(np.complex64))
-
-    @functools.cached_property
-    def power(self):
-        return self.stack(np.random.default_rng(1).random(self.spectrum, np.float32) + 0.1)
-
-    @functools.cached_property
-    def kernel(self):
-        return self.stack(trajectory_kernel(self.support, rng=0).astype(np.float32))
-
-    @functools.cached_property
-    def autocorrelation(self):
-        """Of white gradients: the solvers take as long whatever the matrix."""
-        side = 2 * self.support - 1
-        lags = np.random.default_rng(2).random((side, side), np.float32) * 0.01
-        lags[side // 2, side // 2] = 10
-        return self.stack(lags)
+@functools.cache
+def arrays(xp: Any, shape: tuple[int, int], support: int, batch: int) -> dict[str, Any]:
+    """Pictures, spectra without zeros, kernels as they are found; on white gradients the solvers take as long."""
+    grid = fast_size(shape[0] + support - 1), fast_size(shape[1] + support - 1)
+    spectrum, side = (grid[0], grid[1] // 2 + 1), 2 * support - 1
+    uniform = [np.random.default_rng(seed).random for seed in range(3)]
+    lags = uniform[2]((side, side), np.float32) * 0.01
+    lags[side // 2, side // 2] = 10
+    made = {
+        "u": blurred_camera(grid, 15),
+        "mask": uniform[0](grid) < 0.02,
+        "hat": np.exp(2j * np.pi * uniform[0](spectrum)).astype(np.complex64),  # of magnitude 1: stays so in place
+        "power": uniform[1](spectrum, np.float32) + np.float32(0.1),
+        "kernel": trajectory_kernel(support, rng=0).astype(np.float32),
+        "autocorrelation": lags,
+    }
+    put = {name: xp.ascontiguousarray(xp.broadcast_to(xp.asarray(a), (batch, *a.shape))) for name, a in made.items()}
+    return {**put, "shape": grid, "window": selection_window(shape, (support, support))}
 
 
-def of(function, *names, **keywords):
-    """A call of `function` with attributes of `Arrays` by their names; "hat" makes an array that may be overwritten."""
-
-    def call(a):
-        args = [a.hat() if name == "hat" else getattr(a, name) if isinstance(name, str) else name for name in names]
-        return functools.partial(function, *args, **keywords)
-
-    return call
-
-
-KERNELS = {
-    "dt_l0": of(filters.dt_l0, "u", 1e-4),
-    "spectral_solve": of(filters.spectral_solve, "hat", "hat", "power", 1.0, "shape"),
-    "edge_mask": of(filters.edge_mask, "u", 1e-4),
-    "dilate": of(filters.dilate, "mask", 8),
-    "gaussian_smooth": of(filters.gaussian_smooth, "u", 1.5),
-    "dt_smooth": of(filters.dt_smooth, "u", "mask"),
-    "data_terms": of(filters.data_terms, "hat", "hat"),
-    "kernel_to_grid": of(fourier.kernel_to_grid, "kernel", "shape"),
-    "dt_shrink": of(dt_shrink, "u", 64.0),
-    "selection_threshold": lambda a: functools.partial(
-        kernel_step.selection_threshold, a.u, a.window, window_pixels(a.window) // 5
-    ),
-    "dt_selected": of(kernel_step.dt_selected, "u", 1e-4, "window"),
-    "normal_spectra": of(kernel_step.normal_spectra, "hat", "hat", "hat", "shape"),
-    "central_lags": lambda a: functools.partial(kernel_step.central_lags, a.u, a.support - 1, a.support - 1),
-    "spectrum_max": of(toeplitz.spectrum_max, "hat"),
-    "toeplitz_nnls": of(toeplitz.toeplitz_nnls, "autocorrelation", "kernel", "kernel", 0.1, STEPS),
-    "toeplitz_cg": of(toeplitz.toeplitz_cg, "autocorrelation", "kernel", "kernel", 0.1, STEPS),
-    "normalize": of(kernel_projection.normalize, "kernel"),
-    "project": of(kernel_projection.project, "kernel", share=0.05, component=0.03),
-    "resample": lambda a: functools.partial(resample.resample, a.u, (a.shape[0] // 2, a.shape[1] // 2)),
-    "select": lambda a: functools.partial(noise.median, a.u.reshape(a.batch, -1)),
+# By `arrays`, and `hats`, which may be overwritten.
+KERNELS: dict[str, Callable[[Any], Any]] = {
+    "dt_l0": lambda a: filters.dt_l0(a.u, 1e-4),
+    "spectral_solve": lambda a: filters.spectral_solve(a.hats[0], a.hats[1], a.power, 1.0, a.shape),
+    "edge_mask": lambda a: filters.edge_mask(a.u, 1e-4),
+    "dilate": lambda a: filters.dilate(a.mask, 8),
+    "gaussian_smooth": lambda a: filters.gaussian_smooth(a.u, 1.5),
+    "dt_smooth": lambda a: filters.dt_smooth(a.u, a.mask),
+    "data_terms": lambda a: filters.data_terms(a.hats[0], a.hats[1]),
+    "kernel_to_grid": lambda a: fourier.kernel_to_grid(a.kernel, a.shape),
+    "dt_shrink": lambda a: dt_shrink(a.u, 64.0),
+    "selection_threshold": lambda a: kernel_step.selection_threshold(a.u, a.window, window_pixels(a.window) // 5),
+    "dt_selected": lambda a: kernel_step.dt_selected(a.u, 1e-4, a.window),
+    "normal_spectra": lambda a: kernel_step.normal_spectra(a.hats[0], a.hats[1], a.hats[2], a.shape),
+    "central_lags": lambda a: kernel_step.central_lags(a.u, a.kernel.shape[-1] - 1, a.kernel.shape[-1] - 1),
+    "spectrum_max": lambda a: toeplitz.spectrum_max(a.hats[0]),
+    "toeplitz_nnls": lambda a: toeplitz.toeplitz_nnls(a.autocorrelation, a.kernel, a.kernel, 0.1, STEPS),
+    "toeplitz_cg": lambda a: toeplitz.toeplitz_cg(a.autocorrelation, a.kernel, a.kernel, 0.1, STEPS),
+    "normalize": lambda a: kernel_projection.normalize(a.kernel),
+    "project": lambda a: kernel_projection.project(a.kernel, share=0.05, component=0.03),
+    "resample": lambda a: resample.resample(a.u, (a.shape[0] // 2, a.shape[1] // 2)),
+    "select": lambda a: noise.median(a.u.reshape(len(a.u), -1)),
 }
 
 
-def as_expression(call):
-    """`call` as CuPy's expressions, where no CUDA kernel of ours takes its arrays."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("gpudeblur")]
-    patches = [patch.object(module, "goes_to_cuda", lambda *_: False) for module in modules
-               if hasattr(module, "goes_to_cuda")]  # fmt: skip
-
-    def patched():
-        for each in patches:
-            each.start()
-        try:
-            return call()
-        finally:
-            for each in patches:
-                each.stop()
-
-    return patched
-
-
-@pytest.fixture(scope="module")
-def rates(request):
-    device = request.config.device
-    if device.name == "cpu":
-        pytest.skip("needs --device cuda")
-    sizes = (1 << 10, 16) if request.config.getoption("--smallest") else (1 << 28, 8192)
-    return device.copy_bandwidth(sizes[0]), device.operation_rate(sizes[1])
+@contextmanager
+def expressions() -> Iterator[None]:
+    """No CUDA kernel of ours takes any array."""
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("gpudeblur") and hasattr(module, "goes_to_cuda"):
+                stack.enter_context(patch.object(module, "goes_to_cuda", lambda *_: False))
+        yield
 
 
 @pytest.mark.parametrize("form", ["CuPy expression", "CUDA kernel"])
@@ -140,21 +93,21 @@ def rates(request):
 @pytest.mark.parametrize(("shape", "support", "batch"), SIZES, ids=lambda value: str(value).strip("()"))
 def test_cuda_kernel(rates, measure, device, smallest, form, shape, support, batch, kernel) -> None:
     shape, support, batch, calls = ((40, 33), 9, 2, 2) if smallest else (shape, support, batch, CALLS)
-    call, facts = KERNELS[kernel](Arrays(device.xp, shape, support, batch)), {}
+    made = arrays(device.xp, shape, support, batch)
+    given, facts = types.SimpleNamespace(**made, hats=[made["hat"].copy() for _ in range(3)]), {}
     group = f"{kernel} {batch}x{shape[0]}x{shape[1]} k{support}"
     if form == "CUDA kernel":
         with roofline.recorded() as launches:
-            call()
+            KERNELS[kernel](given)
         launches = [launch for launch in launches if launch.name == kernel]
         facts = {"launches": len(launches), "megabytes": sum(launch.bytes for launch in launches) / 1e6}
         facts["floor_us"] = 1e6 * roofline.floor_seconds(launches, *rates)
-    else:
-        call = as_expression(call)
 
-    def work():
+    def work() -> None:
         for _ in range(calls):
-            call()
+            KERNELS[kernel](given)
 
-    seconds = measure(work, group, calls=calls, budget=0.2, **facts)
+    with nullcontext() if facts else expressions():
+        seconds = measure(work, group, calls=calls, budget=0.2, **facts)
     if facts:
         measure.benchmark.extra_info["share"] = 1e-6 * facts["floor_us"] / seconds

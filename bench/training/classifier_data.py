@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.cases import PAGES, WORDS, gray_picture, name_seed
+from bench.cases import PAGES, WORDS, gray_picture, name_seed, photographs
 from bench.evaluate import arguments
 
 PAGES_OF_A_FONT = 8
@@ -69,27 +69,22 @@ def night(picture: np.ndarray, seed: int) -> np.ndarray:
 
 def main() -> None:
     parser = arguments(__doc__, "data")
-    parser.add_argument("--out", required=True, type=Path, help="folder to make them in")
+    parser.add_argument("--out", required=True, type=Path, help="new folder to make them in")
     args = parser.parse_args()
     for split in ("train", "val"):
         for kind in ("natural", "faces", "text", "night"):
-            (args.out / split / kind).mkdir(parents=True, exist_ok=True)
-        for path in sorted((args.data / "natural" / split).glob("*.jpg")):
-            _link(path, args.out / split / "natural")
+            (args.out / split / kind).mkdir(parents=True)
+        for path in photographs(args.data, split):
+            (args.out / split / "natural" / path.name).symlink_to(path.resolve())
             scene = night(gray_picture(path), name_seed(f"night{path.stem}"))
             tifffile.imwrite(args.out / split / "night" / f"{path.stem}.tif", scene, metadata=None)
-    for path in sorted((args.data / "faces").glob("*.jpg")):
-        _link(path, args.out / ("train" if path.stem <= LAST_TRAINING_FACE else "val") / "faces")
+    for path in (args.data / "faces").glob("*.jpg"):
+        split = "train" if path.stem <= LAST_TRAINING_FACE else "val"
+        (args.out / split / "faces" / path.name).symlink_to(path.resolve())
     for file, judge in fonts():
         for number in range(PAGES_OF_A_FONT):
             folder = args.out / ("val" if judge else "train") / "text"
             Image.fromarray(page(file, number)).save(folder / f"{file.stem}_{number}.png")
-
-
-def _link(path: Path, folder: Path) -> None:
-    target = folder / path.name
-    if not target.exists():
-        target.symlink_to(path.resolve())
 
 
 if __name__ == "__main__":

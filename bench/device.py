@@ -1,11 +1,9 @@
-"""What the benches of speed ask of a device: NumPy on one thread, or CuPy."""
+"""What the benches ask of a device: NumPy on one thread, or CuPy."""
 
 from __future__ import annotations
 
 import gc
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,22 +24,12 @@ class Cpu:
     def put(self, array: np.ndarray) -> Any:
         return array
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        return isinstance(error, MemoryError)
-
     def free(self) -> None:
         """Give back what is kept between calls."""
         gc.collect()
 
-    def seconds(self, work: Callable[[], Any], *, rounds: int = 5) -> float:
-        """Median of a few calls."""
-        work()
-        durations = []
-        for _ in range(rounds):
-            begin = self.timer()
-            work()
-            durations.append(self.timer() - begin)
-        return statistics.median(durations)
+    def free_bytes(self) -> int:
+        return 0
 
 
 class Cuda(Cpu):
@@ -55,7 +43,7 @@ class Cuda(Cpu):
         self._event, self._seconds = self.xp.cuda.Event(), 0.0
         self._event.record()
 
-    def timer(self) -> float:  # type: ignore[override]
+    def timer(self) -> float:
         """Seconds on the device's clock when all that was launched on the current stream is done.
 
         Summed from reading to reading: the time between two distant events is a float32 of milliseconds.
@@ -70,30 +58,31 @@ class Cuda(Cpu):
     def put(self, array: np.ndarray) -> Any:
         return self.xp.asarray(array)
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        from gpudeblur.numerics import device
-
-        return device.is_out_of_memory(error)
-
     def free(self) -> None:
-        from gpudeblur.numerics import device
+        from gpudeblur.numerics import constants, device
 
+        self.xp.cuda.Device().synchronize()
         device.clear()
+        constants.clear()
         gc.collect()
         self.xp.fft.config.get_plan_cache().clear()
         self.xp.get_default_memory_pool().free_all_blocks()
 
-    def copy_bandwidth(self, size: int = 1 << 28) -> float:
-        """Bytes a second of a copy of `size` float32 numbers, read and write counted; a GB, far more than the cache."""
-        source = self.xp.ones(size, np.float32)
-        target = self.xp.empty_like(source)
+    def free_bytes(self) -> int:
+        return self.xp.cuda.Device().mem_info[0]
 
-        def copy() -> None:
-            target[...] = source
+    def rates(self, size: int, side: int) -> tuple[float, float]:
+        """(bytes a second of a copy of `size` float32 numbers, operations a second of a float32 matrix product).
 
-        return 2 * source.nbytes / self.seconds(copy)
-
-    def operation_rate(self, side: int = 8192) -> float:
-        """Operations a second of a large float32 matrix product: what the arithmetic can reach."""
-        a = self.xp.asarray(np.random.default_rng(0).random((side, side), np.float32))
-        return 2 * side**3 / self.seconds(lambda: a @ a)
+        Read and write are counted; a GB is far more than the cache holds.
+        """
+        source, matrix = (self.xp.ones(shape, np.float32) for shape in (size, (side, side)))
+        target, done = self.xp.empty_like(source), (2 * source.nbytes, 2 * side**3)
+        rates = []
+        for work in (lambda: target.__setitem__(..., source), lambda: matrix @ matrix):
+            times = []
+            for _ in range(7):  # the first one compiles and loads
+                work()
+                times.append(self.timer())
+            rates.append(float(np.median(np.diff(times))))
+        return done[0] / rates[0], done[1] / rates[1]
