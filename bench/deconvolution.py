@@ -1,11 +1,14 @@
-"""Deconvolution with a known kernel: every method, three noises, scikit-image's filters.
+"""Deconvolution with a known kernel: every method, boundary and noise, saturated scenes, scikit-image's filters.
 
-    python -m bench deconvolution --data DATA [--yardstick eval_levin.py] [--parts levin,noise,peers]
+    python -m bench deconvolution --data DATA [--yardstick eval_levin.py] [--parts levin,noise,edges,saturated,peers]
 
 levin: the 32 pictures of Levin et al. with their true kernels, mean PSNR and SSIM; aligned and scored by the yardstick
 script itself where it is given, by `gpudeblur.metrics.scores` else (the same numbers).
 noise: 20 photographs of BSDS500 (val), valid-cropped, 8 bit, a kernel each (Levin's eight and two trajectories), with
 0, 1 and 5 % noise, no option; and fixed weights.
+edges: the same photographs, every boundary of every method: PSNR of the outer 5, 15 and 30 pixels, and of the rest.
+saturated: every third night scene (`low_light_cases`) with its true kernel, `saturation` None and "auto": PSNR of the
+whole picture, and of what is not saturated.
 peers: three photographs of 255 x 255, valid-cropped. scikit-image's Richardson-Lucy and Wiener filters get what is best
 on this very picture and no user knows: the setting, and whether they see the picture alone or wrapped smoothly by
 `boundary.wrap`, as ours have it inside; ours run as they are. Times are those of `python -m bench speed`.
@@ -26,12 +29,14 @@ import numpy as np
 import skimage
 
 from gpudeblur import deconvolve
+from gpudeblur.images.saturation import PLATEAU
 from gpudeblur.metrics import psnr, scores
 from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind.specs import METHOD_SPECS
 from gpudeblur.numerics.boundary import crop, pad_liu_jia
 from gpudeblur.synthesis import trajectory_kernel
 
-from .cases import Case, gray_picture, levin_cases, levin_kernels, make_case, photographs
+from .cases import Case, gray_picture, levin_cases, levin_kernels, low_light_cases, make_case, photographs
 from .evaluate import Row, arguments, record, table
 
 NOISES = (0.0, 0.01, 0.05)
@@ -43,6 +48,7 @@ FIXED = {
     "hyper-laplacian, fixed weight, liu-jia": ("hyper-laplacian", FAST),
 }
 LEVIN = PLAIN | FIXED | {"hyper-laplacian 1/2": ("hyper-laplacian", {"exponent": 0.5})}
+FRAMES = ("outer 5", "outer 15", "outer 30", "center")
 PEERS = {"richardson_lucy": ("num_iter", (10, 30, 100)), "wiener": ("balance", (1e-3, 1e-2, 1e-1, 1.0))}
 
 
@@ -74,6 +80,37 @@ def noises(data: Path, _: Path | None) -> Iterator[Row]:
         for name, (method, options) in (PLAIN | FIXED).items():
             mean = np.mean([psnr(restored(case, method, options), case.sharp) for case in cases])
             yield {"method": name, "noise": noise, "psnr": mean, "gain": mean - blurred}
+
+
+def in_frames(image: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
+    """PSNR of the outer 5, 15 and 30 pixels, and of what is further inside than 15."""
+    distance = np.minimum(*np.ogrid[: sharp.shape[0], : sharp.shape[1]])
+    distance = np.minimum(distance, distance[::-1, ::-1])
+    parts = {f"outer {k}": distance < k for k in (5, 15, 30)} | {"center": distance >= 15}
+    return {name: psnr(image[part], sharp[part]) for name, part in parts.items()}
+
+
+def edges(data: Path, _: Path | None) -> Iterator[Row]:
+    runs = [(name, mode) for name in PLAIN for mode in METHOD_SPECS[name].boundaries]
+    for noise in NOISES:
+        cases = list(one_kernel_cases(data, noise))
+        for name, mode in runs:
+            options = {"boundary": mode} if len(METHOD_SPECS[name].boundaries) > 1 else {}
+            frames = [in_frames(restored(case, name, options), case.sharp) for case in cases]
+            means = {key: np.mean([row[key] for row in frames]) for key in frames[0]}
+            yield {"method": name, "boundary": mode, "noise": noise, **means}
+
+
+def saturated(data: Path, _: Path | None) -> Iterator[Row]:
+    cases = list(low_light_cases(data))[::3]
+    for method, saturation in itertools.product(("tv", "sparse", "hyper-laplacian"), (None, "auto")):
+        rows = []
+        for case in cases:
+            image = deconvolve(case.blurred.astype(np.float32), case.kernel, method=method, saturation=saturation)
+            image, exact = image.clip(0, 1), case.blurred < PLATEAU
+            rows.append([psnr(image, case.sharp), psnr(image[exact], case.sharp[exact])])
+        whole, rest = np.mean(rows, axis=0)
+        yield {"method": method, "saturation": str(saturation), "psnr": whole, "unsaturated": rest}
 
 
 def peer_cases() -> Iterator[Case]:
@@ -110,6 +147,8 @@ def peers(*_: Any) -> Iterator[Row]:
 PARTS: dict[str, tuple[Callable[[Path, Path | None], Iterator[Row]], dict[str, str]]] = {
     "levin": (levin, {"method": "", "psnr": ".2f", "ssim": ".4f"}),
     "noise": (noises, {"method": "", "noise": "g", "psnr": ".2f", "gain": "+.2f"}),
+    "edges": (edges, {"method": "", "boundary": "", "noise": "g", **dict.fromkeys(FRAMES, ".2f")}),
+    "saturated": (saturated, {"method": "", "saturation": "", "psnr": ".2f", "unsaturated": ".2f"}),
     "peers": (peers, {"case": "", "method": "", "setting": "", "psnr": ".2f"}),
 }
 

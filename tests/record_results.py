@@ -10,6 +10,7 @@ versions only, so none are kept here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
 import warnings
@@ -64,6 +65,11 @@ def batch() -> list[Any]:
     return [array for r in gd.deblur_batch(images, 15, options=QUICK) for array in (r.image, r.kernel)]
 
 
+def deconvolutions(method: str) -> list[np.ndarray]:
+    color = gd.deconvolve(COLOR[0], KERNELS[0], channel_axis=-1, method=method)
+    return [gd.deconvolve(STACK, KERNELS, method=method), color]
+
+
 CASES: dict[str, Callable[[], Any]] = {
     "deblur": lambda: gd.deblur(IMAGE, 15),
     "deblur stack": lambda: gd.deblur(STACK, 15),
@@ -85,13 +91,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "deblur prior": lambda: gd.deblur(IMAGE, 15, prior=DarkChannel(), options=QUICK),
     "estimate_kernel": lambda: [gd.estimate_kernel(images, 15) for images in (IMAGE, STACK)],
     "deblur_batch": batch,
-    **{
-        f"deconvolve {method}": lambda method=method: [
-            gd.deconvolve(STACK, KERNELS, method=method),
-            gd.deconvolve(COLOR[0], KERNELS[0], channel_axis=-1, method=method),
-        ]
-        for method in sorted(nonblind.METHODS)
-    },
+    **{f"deconvolve {method}": functools.partial(deconvolutions, method) for method in sorted(nonblind.METHODS)},
     "deconvolve boundaries": lambda: [
         gd.deconvolve(STACK, KERNELS, method="hyper-laplacian", boundary=boundary, weight=1e-3)
         for boundary in ("liu-jia", "reflect", "edge", "taper", "wrap")

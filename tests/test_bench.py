@@ -309,7 +309,9 @@ def test_deconvolution(data: Path, results: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(deconvolution, name, value)
     __main__.main(["deconvolution", "--data", str(data)])
     rows = {line["part"]: line["rows"] for line in records(results, "deconvolution")}
-    assert list(rows) == ["levin", "noise", "peers"]
+    assert list(rows) == ["levin", "noise", "edges", "saturated", "peers"]
+    assert [row["boundary"] for row in rows["edges"][:4]] == ["unknown", "reflect", "edge", "wrap"]
+    assert [row["saturation"] for row in rows["saturated"]] == 3 * ["None", "auto"]
     assert [row["method"] for row in rows["noise"]] == 3 * ["wiener"]
     assert [row["gain"] for row in rows["noise"]] == sorted((row["gain"] for row in rows["noise"]), reverse=True)
     best = {row["case"]: row["psnr"] for row in rows["peers"] if row["method"] == "skimage wiener"}
