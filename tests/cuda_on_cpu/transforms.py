@@ -138,6 +138,9 @@ class PlanCache:
     def get_memsize(self) -> int:
         return -1
 
+    def clear(self) -> None:
+        self._plans.clear()
+
     def plan(self, key: Hashable, size: int) -> Plan:
         plan = self._plans.pop(key, None) or Plan(size)
         self._plans[key] = plan
