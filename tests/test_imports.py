@@ -203,3 +203,12 @@ def test_the_cuda_sources_are_found_from_a_wheel(tmp_path: Path) -> None:
         archive.extractall(site)
     (site / "kernels_cuda").mkdir()
     check_sources(site, site / "gpudeblur", site / "gpudeblur" / "kernels_cuda")
+
+
+def test_every_public_name_is_an_attribute() -> None:
+    import gpudeblur
+
+    assert {*gpudeblur.__all__} <= {*dir(gpudeblur)}
+    assert all(getattr(gpudeblur, name) is not None for name in gpudeblur.__all__)
+    with pytest.raises(AttributeError, match="module 'gpudeblur' has no attribute 'magic'"):
+        _ = gpudeblur.magic
