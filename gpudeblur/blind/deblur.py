@@ -224,7 +224,7 @@ def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
     if truncated:
         warn(
             f"kernel_size=None found kernels that touch the border of their window in {truncated} of "
-            f"{sum(map(len, (part.kernel for part in parts)))} images; give a larger kernel_size if the blur is longer",
+            f"{sum(len(part.kernel) for part in parts)} images; give a larger kernel_size if the blur is longer",
             RuntimeWarning,
         )
 

@@ -6,7 +6,6 @@ import itertools
 import math
 
 import numpy as np
-import scipy.fft
 
 from .arrays import Array, array_module, fft_module, goes_to_cuda
 
@@ -37,7 +36,7 @@ def rfft2(x: Array, *, overwrite: bool = False, out: Array | None = None) -> Arr
     On a GPU the result goes to `out`, if it is given; the NumPy path ignores it.
     """
     if array_module(x) is np:
-        return scipy.fft.rfft2(x, axes=AXES, overwrite_x=overwrite)
+        return fft_module(np).rfft2(x, axes=AXES, overwrite_x=overwrite)
     from . import device
 
     return device.rfft2(x, out)
@@ -49,7 +48,7 @@ def irfft2(x: Array, shape: tuple[int, int], *, overwrite: bool = False, out: Ar
     With `overwrite`, the contents of `x` are undefined afterwards; without it, cuFFT works on a copy.
     """
     if array_module(x) is np:
-        return scipy.fft.irfft2(x, s=shape, axes=AXES, norm="forward", overwrite_x=overwrite)
+        return fft_module(np).irfft2(x, s=shape, axes=AXES, norm="forward", overwrite_x=overwrite)
     from . import device
 
     return device.irfft2(x if overwrite else x.copy(), shape, out)
