@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..blocks import channels_last
 from ..weights import unpack
 
 # Output channels of every convolution except the last, which has one. The paper uses 64 throughout; these cost a tenth
@@ -19,11 +20,6 @@ CHANNELS = (16, 16, 32, 64, 64)
 CONTRAST = 4.0
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")
 CHECKSUM = "0e0a9c0c5c3c6266f4173e2a9294fe592a6a5d2977c4e08b93f2567b9c6dfea3"  # SHA-256 of WEIGHTS
-
-
-def channels_last(network: Any) -> None:
-    """Store the weights channels last, which is twice as fast on a CPU."""
-    network.to(memory_format=torch.channels_last)
 
 
 class Classifier(nn.Module):

@@ -23,9 +23,10 @@ import torch
 
 from ...images.checks import check_choice, check_count, check_number
 from ...images.files import write_whole
+from ..blocks import channels_last
 from ..weights import pack, unpack
 from .data import DataConfig, ImageFolder, make_batches
-from .network import CHANNELS, Classifier, channels_last, load_classifier
+from .network import CHANNELS, Classifier, load_classifier
 
 # The learning rate is divided by RATE_DROP (paper: 5) after these fractions of the steps.
 RATE_DROPS = (0.6, 0.85)

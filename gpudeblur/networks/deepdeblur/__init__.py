@@ -1,0 +1,1 @@
+"""DeepDeblur of [WangL2017]: network and training."""

@@ -1,0 +1,1 @@
+"""The enhancement GAN of [Qi2020]: network and training."""

@@ -1,0 +1,1 @@
+"""Sketch synthesis of [Lin2020]: network and training."""

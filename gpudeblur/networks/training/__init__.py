@@ -1,0 +1,1 @@
+"""Training of the networks: one loop, the data of the restoring networks, their losses."""

@@ -1,0 +1,23 @@
+"""Losses of the restoring networks; each is a mean over the batch, for pictures in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+
+CHARBONNIER_EPSILON = 1e-3
+
+
+def charbonnier(image: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:
+    """mean sqrt(|x - x_true|^2 + epsilon^2): the absolute difference, smooth at 0."""
+    return ((image - sharp).square() + CHARBONNIER_EPSILON**2).sqrt().mean()
+
+
+def spectral(image: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:
+    """mean |F (x - x_true)|, F orthonormal: errors of few frequencies, such as a remaining blur, count more."""
+    return torch.view_as_real(torch.fft.rfft2((image - sharp).float(), norm="ortho")).abs().mean()
+
+
+def total_variation(image: torch.Tensor) -> torch.Tensor:
+    """mean |D x|^2 ([WangL2017] eq. 6, there a sum)."""
+    dx, dy = image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
+    return dx.square().mean() + dy.square().mean()

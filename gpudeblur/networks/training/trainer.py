@@ -1,0 +1,449 @@
+"""One training loop for every network: optimizers, schedule, averaged weights, checkpoints, log.
+
+Step n uses batch n of the task, and a checkpoint holds everything else that a step depends on: weights, their moving
+average and the moments of the optimizers. A run that was killed and resumed therefore ends with exactly the weights of
+an uninterrupted run (on the CPU, with the same number of threads, and with a number of steps rather than minutes).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+from ...images.checks import check_choice, check_count, check_number
+from ...images.files import write_whole
+from ..weights import pack, unpack
+
+LOG_EVERY = 20  # steps, whose mean losses are one line of the log
+PROBE_STEPS = 6  # of each number of threads and precision before a run begins
+LAST_RATE = 0.01  # of the cosine schedule, as a fraction of the first
+DROPS = (0.6, 0.85)  # shares of the run after which the schedule "drops" divides the rate by 5
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Loss(NamedTuple):
+    """A loss of one module of a task, whose optimizer makes a step with it, and figures for the log."""
+
+    module: str
+    value: torch.Tensor
+    figures: Mapping[str, float] = {}
+
+
+class Task(Protocol):
+    """What is trained: modules, data and losses.
+
+    Attributes
+    ----------
+    modules : each has an optimizer of its own.
+    shipped : the name of the module whose weights are the result.
+    """
+
+    modules: Mapping[str, nn.Module]
+    shipped: str
+
+    def batch(self, index: int) -> Any:
+        """Batch `index`, whatever came before. Called in another thread."""
+
+    def losses(self, batch: Any, share: float) -> Iterator[Loss]:
+        """The losses of a batch; `share` of the run is done. After each, the optimizer of its module makes a step."""
+
+    def describe(self) -> dict[str, Any]:
+        """Everything except the pixels that the result depends on, for JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how a network is trained.
+
+    Attributes
+    ----------
+    steps : number of batches, if `minutes` is None.
+    minutes : of the clock that the run takes, the pauses between resumed parts left out; the schedule follows it.
+    rate : learning rate. For a residual network without normalization 2e-3 was seen to diverge.
+    warm_up : steps over which the rate rises from 0.
+    schedule : "cosine" to a hundredth of the rate, "drops" (by 5 after 60 % and 85 % of the run), or "constant".
+    optimizer : "adamw", "sgd" (with momentum betas[0]) or "rmsprop".
+    betas : of AdamW.
+    weight_decay : of the optimizer.
+    clip : maximum norm of the gradient of a module's weights together; a longer one is scaled down to it.
+    average : decay of the moving average of the weights, which is the result; 0: the last weights are.
+    checkpoint_every : steps between checkpoints.
+    threads : of torch; None: one or all, whichever was faster in a few steps before the run.
+    device : torch device, "cpu", "cuda", "cuda:1", ...
+    precision : of the convolutions, "float32", "bfloat16", or None: the faster one on a CPU, which depends on the
+        processor. Weights and sums are float32.
+    """
+
+    steps: int = 6000
+    minutes: float | None = None
+    rate: float = 7e-4
+    warm_up: int = 150
+    schedule: Literal["cosine", "drops", "constant"] = "cosine"
+    optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    average: float = 0.998
+    checkpoint_every: int = 200
+    threads: int | None = 1
+    device: str = "cpu"
+    precision: Precision | None = "float32"
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("steps", 1), ("checkpoint_every", 1), ("warm_up", 0)):
+            check_count(name, getattr(self, name), minimum=minimum)
+        if self.threads is not None:
+            check_count("threads", self.threads)
+        if self.minutes is not None:
+            check_number("minutes", self.minutes, "positive", lambda value: value > 0)
+        for name in ("rate", "clip"):
+            check_number(name, getattr(self, name), "positive", lambda value: value > 0)
+        for name in ("weight_decay", "average"):
+            check_number(name, getattr(self, name), "in [0, 1)", lambda value: 0 <= value < 1)
+        check_choice("schedule", self.schedule, ("cosine", "drops", "constant"))
+        check_choice("optimizer", self.optimizer, ("adamw", "sgd", "rmsprop"))
+        if self.precision is not None:
+            check_choice("precision", self.precision, ("float32", "bfloat16"))
+        check_device(self.device)
+
+
+def check_device(device: Any) -> None:
+    """Refuse what is no torch device here."""
+    if not (isinstance(device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", device)):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {device!r}; leave it out for cpu")
+    gpus = torch.cuda.device_count()
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= gpus:
+        raise ValueError(
+            f"device must be one of the {gpus} GPUs that torch {torch.__version__} (CUDA: {torch.version.cuda}) "
+            f"sees, or cpu, got {device!r}"
+        )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The trained weights, and the mean figures of the last 100 steps, each on a batch not seen before."""
+
+    weights: dict[str, torch.Tensor]
+    step: int
+    seconds: float
+    figures: dict[str, float]
+
+
+def rate_factor(step: int, share: float, config: TrainConfig) -> float:
+    """The learning rate as a fraction of `config.rate`, for a step counted from 0 and the share of the run done."""
+    factor = min(1.0, (step + 1) / max(1, config.warm_up))
+    if config.schedule == "cosine":
+        factor *= LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    elif config.schedule == "drops":
+        factor /= 5.0 ** sum(share >= drop for drop in DROPS)
+    return factor
+
+
+def train(
+    task: Task,
+    config: TrainConfig,
+    checkpoint: Path,
+    *,
+    resume: bool = False,
+    log: Path | None = None,
+    progress: Callable[[int, float, Mapping[str, float]], bool | None] = lambda *_: None,
+) -> TrainResult:
+    """Train the modules of a task, in place, from the weights that they have, or resume from a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : file, written atomically every `checkpoint_every` steps and at the end.
+    resume : resume from `checkpoint` if it exists. It must be of the same task and settings.
+    log : file of JSON lines: step, mean losses and figures, and at checkpoints rate and seconds. Lines after the
+        checkpoint that a run resumes from are removed.
+    progress : called with (steps done, share of the run done, figures) after each step; True stops with a checkpoint.
+
+    Raises
+    ------
+    FloatingPointError
+        A loss is not finite. The message names the step and the last good checkpoint, which is not overwritten.
+    """
+    run = _Run.begin(task, config, Path(checkpoint), resume)
+    lines = _log_lines(log, run.step)
+    saved_step, resumed_seconds, start = run.step, run.seconds, time.perf_counter()
+    recent: list[dict[str, float]] = []
+    pending: list[dict[str, float]] = []
+    batches = _batches(task, run.step)
+    # Closed explicitly: otherwise its thread would live for as long as a caller holds the error and its traceback.
+    with closing(batches), _without_tf32():
+        while (share := run.share) < 1:
+            rate = config.rate * rate_factor(run.step, share, config)
+            figures = run.advance(next(batches), share, rate)
+            run.seconds = resumed_seconds + time.perf_counter() - start
+            bad = [name for name, value in figures.items() if not math.isfinite(value)]
+            if bad:
+                source = f"from {checkpoint}, of step {saved_step}, with --initial" if saved_step else "again"
+                raise FloatingPointError(
+                    f"the {bad[0]} of step {run.step} is {figures[bad[0]]}; start {source}, and a smaller --rate than "
+                    f"{config.rate:g}"
+                )
+            recent, pending = [*recent[-99:], figures], [*pending, figures]
+            stop = progress(run.step, min(run.share, 1.0), _means(recent))
+            save = run.step % config.checkpoint_every == 0 or run.share >= 1 or stop
+            if save or run.step % LOG_EVERY == 0:
+                line = {"step": run.step} | {name: round(value, 6) for name, value in _means(pending).items()}
+                line |= {"rate": rate, "seconds": round(run.seconds, 1)} if save else {}
+                lines.append(json.dumps(line))
+                pending = []
+            if save:
+                run.save()
+                saved_step = run.step
+                if log is not None:
+                    write_whole(log, ("\n".join(lines) + "\n").encode())
+            if stop:
+                break
+    return TrainResult(run.result(), run.step, run.seconds, _means(recent))
+
+
+class _Run:
+    """The state of a run: modules, optimizers, average, step and seconds."""
+
+    def __init__(self, task: Task, config: TrainConfig, checkpoint: Path) -> None:
+        self.task, self.config, self.checkpoint = task, config, checkpoint
+        self.step, self.seconds = 0, 0.0
+        for module in task.modules.values():
+            module.to(config.device)
+        self.optimizers = {name: _optimizer(module, config) for name, module in task.modules.items()}
+        shipped = task.modules[task.shipped]
+        self.average = {name: weight.detach().clone() for name, weight in shipped.named_parameters()}
+
+    @classmethod
+    def begin(cls, task: Task, config: TrainConfig, checkpoint: Path, resume: bool) -> _Run:
+        if resume and checkpoint.exists():
+            tensors, state = _read_checkpoint(checkpoint)
+            config = replace(config, **state["measured"])
+            torch.set_num_threads(config.threads or 1)
+            run = cls(task, config, checkpoint)
+            run.load(tensors, state)
+            return run
+        config = measured(task, config)
+        torch.set_num_threads(config.threads or 1)
+        return cls(task, config, checkpoint)
+
+    @property
+    def share(self) -> float:
+        """Of the run that is done, 1 at its end."""
+        if self.config.minutes is None:
+            return self.step / self.config.steps
+        return self.seconds / (60 * self.config.minutes)
+
+    def advance(self, batch: Any, share: float, rate: float) -> dict[str, float]:
+        """One step of every module: the figures. Nothing changes by a loss that is not finite."""
+        figures = optimize(self.task, self.optimizers, batch, share, rate, self.config)
+        self.step += 1
+        if all(map(math.isfinite, figures.values())) and self.config.average:
+            shipped = self.task.modules[self.task.shipped]
+            # The first average is over few steps: a fixed decay would keep the random weights of the beginning.
+            decay = min(self.config.average, self.step / (self.step + 10))
+            with torch.no_grad():
+                for name, weight in shipped.named_parameters():
+                    self.average[name].lerp_(weight, 1 - decay)
+        return figures
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """The weights that ship."""
+        shipped = self.task.modules[self.task.shipped]
+        weights = {name: tensor.detach().clone() for name, tensor in shipped.state_dict().items()}
+        return weights | self.average if self.config.average else weights
+
+    # -------------------------------------------------------------- files
+    def describe(self) -> dict[str, Any]:
+        """Everything except the pixels that the result of a run depends on; a checkpoint must agree with it."""
+        run = {**asdict(self.config), **self.task.describe()}
+        for name in ("checkpoint_every", "threads", "precision"):
+            del run[name]
+        return dict(json.loads(json.dumps(run)))
+
+    def save(self) -> None:
+        """Write weights, average and moments as safetensors, atomically."""
+        tensors = {f"average.{name}": tensor for name, tensor in self.average.items()}
+        for name, module in self.task.modules.items():
+            tensors |= {f"module.{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+            for index, state in self.optimizers[name].state_dict()["state"].items():
+                tensors |= {f"moment.{name}.{index}.{key}": value for key, value in state.items() if value is not None}
+        state = {
+            "step": self.step, "seconds": self.seconds, "about": self.describe(), "shipped": self.task.shipped,
+            "measured": {"threads": self.config.threads, "precision": self.config.precision},
+        }  # fmt: skip
+        write_whole(self.checkpoint, pack(tensors, {"checkpoint": json.dumps(state)}))
+
+    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, of the same task and settings."""
+        saved, here = state["about"], self.describe()
+        for name in ("architecture", "network"):
+            if saved.get(name) != here[name]:
+                raise ValueError(
+                    f"checkpoint {self.checkpoint} is of another network, {name} {saved.get(name)}, not {here[name]}; "
+                    "train with its settings, or name another file"
+                )
+        differences = [f"{name} {saved.get(name)} there, {here[name]} here" for name in here
+                       if saved.get(name) != here[name]]  # fmt: skip
+        if differences:
+            changes = ", ".join(differences)
+            raise ValueError(
+                f"checkpoint {self.checkpoint} is of another run: {changes}; resume with its settings, or name "
+                "another file"
+            )
+        for name, module in self.task.modules.items():
+            module.load_state_dict(_part(tensors, f"module.{name}."))
+            optimizer = self.optimizers[name]
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            for key, tensor in _part(tensors, f"moment.{name}.").items():
+                number, _, kind = key.partition(".")
+                moments.setdefault(int(number), {})[kind] = tensor
+            for index, weight in enumerate(module.parameters()):
+                # Moments get the strides of the weights, as in an uninterrupted run: the order of a sum affects
+                # rounding.
+                optimizer.state[weight] = {
+                    kind: torch.zeros_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor.clone()
+                    for kind, tensor in moments.get(index, {}).items()
+                }
+        for name, tensor in _part(tensors, "average.").items():
+            self.average[name].copy_(tensor)
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def optimize(
+    task: Task,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    batch: Any,
+    share: float,
+    rate: float,
+    config: TrainConfig,
+) -> dict[str, float]:
+    """One step of every optimizer, in place: the losses by the name of their module, and the figures."""
+    figures: dict[str, float] = {}
+    context = torch.autocast(
+        config.device.partition(":")[0], torch.bfloat16, enabled=config.precision == "bfloat16"
+    )  # fmt: skip
+    with context:
+        for loss in task.losses(batch, share):
+            optimizer, module = optimizers[loss.module], task.modules[loss.module]
+            optimizer.zero_grad(set_to_none=True)
+            loss.value.backward()
+            norm = float(nn.utils.clip_grad_norm_(module.parameters(), config.clip))
+            value = float(loss.value.detach())
+            figures |= {loss.module: value if math.isfinite(norm) else math.nan, **loss.figures}
+            if not math.isfinite(figures[loss.module]):
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+    return figures
+
+
+def _optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    weights, rate, decay = list(module.parameters()), config.rate, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=rate, momentum=config.betas[0], weight_decay=decay)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(weights, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(weights, lr=rate, betas=config.betas, weight_decay=decay)
+
+
+def measured(task: Task, config: TrainConfig) -> TrainConfig:
+    """`config` with the number of threads and the precision that are fastest here, where it leaves them open.
+
+    Two threads beside other work can be many times slower than one, and bfloat16 is twice as fast on some processors
+    and slower on others. The weights are the same after the measurement.
+    """
+    threads = [config.threads] if config.threads else sorted({1, torch.get_num_threads()})
+    cpu = config.device == "cpu"
+    all_precisions: tuple[Precision, ...] = ("float32", "bfloat16") if cpu else ("bfloat16",)
+    precisions = (config.precision,) if config.precision else all_precisions
+    if not cpu:
+        threads = threads[:1]
+    choices = [replace(config, threads=count, precision=kind) for count in threads for kind in precisions]
+    if len(choices) == 1:
+        return choices[0]
+    for module in task.modules.values():
+        module.to(config.device)
+    before = {name: {k: v.clone() for k, v in module.state_dict().items()} for name, module in task.modules.items()}
+    batch = task.batch(0)
+    seconds = []
+    for choice in choices:
+        torch.set_num_threads(choice.threads or 1)
+        optimizers = {name: _optimizer(module, choice) for name, module in task.modules.items()}
+        optimize(task, optimizers, batch, 0.0, 0.0, choice)
+        start = time.perf_counter()
+        for _ in range(PROBE_STEPS):
+            optimize(task, optimizers, batch, 0.0, 0.0, choice)
+        seconds.append(time.perf_counter() - start)
+    for name, module in task.modules.items():
+        module.load_state_dict(before[name])
+    return choices[seconds.index(min(seconds))]
+
+
+def _batches(task: Task, first: int) -> Generator[Any, None, None]:
+    """The batches from `first` on, each made while the previous one is in use.
+
+    The caller must close the generator, which ends its thread after the batch in progress.
+    """
+    with ThreadPoolExecutor(1, "batches") as executor:
+        future = executor.submit(task.batch, first)
+        while True:
+            first, batch = first + 1, future.result()
+            future = executor.submit(task.batch, first)
+            yield batch
+
+
+def _means(lines: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the lines that have it."""
+    names = dict.fromkeys(name for line in lines for name in line)
+    values = {name: [line[name] for line in lines if name in line] for name in names}
+    return {name: math.fsum(numbers) / len(numbers) for name, numbers in values.items()}
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """By default cuDNN computes float32 convolutions on a GPU with the 10-bit mantissa of TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors, metadata = unpack(path)
+    if "checkpoint" not in metadata:
+        raise ValueError(f"{path} must be a checkpoint of gpudeblur train, got other weights; name another file")
+    return tensors, json.loads(metadata["checkpoint"])
+
+
+def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights that ship, of a checkpoint: their average where there is one."""
+    tensors, state = _read_checkpoint(path)
+    weights = _part(tensors, f"module.{state['shipped']}.")
+    return weights | _part(tensors, "average.") if state["about"]["average"] else weights
+
+
+def _log_lines(log: Path | None, step: int) -> list[str]:
+    """The lines of the log up to a step."""
+    if log is None or not step or not Path(log).exists():
+        return []
+    return [line for line in Path(log).read_text().splitlines() if line and json.loads(line)["step"] <= step]
