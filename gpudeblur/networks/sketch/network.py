@@ -1,4 +1,4 @@
-"""Sketch synthesis ([Lin2020]): a network draws the structure of the face, from which the kernel follows in closed form.
+"""Sketch synthesis ([Lin2020]): a network draws the structure of the face, the kernel follows in closed form.
 
 sketch s = G(y) -> kernel k by least squares (eq. 8) -> picture x0 by a Wiener filter (eq. 11) -> x = A(x0, s, y)
 """

@@ -1,4 +1,4 @@
-"""The closed forms between the networks of [Lin2020], differentiable: the kernel (eq. 8, 9) and the picture (eq. 10, 11).
+"""The closed forms between the networks of [Lin2020], differentiable: kernel (eq. 8, 9) and picture (eq. 10, 11).
 
 Both are the library's own steps for torch: `blind.kernel_step.normal_equations` with `numerics.toeplitz.toeplitz_cg`,
 and the Wiener filter `nonblind.wiener` with the identity prior and periodic borders.
