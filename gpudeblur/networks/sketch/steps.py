@@ -44,7 +44,7 @@ def normal_equations(
     correlation : (N, side, side).
     """
     h, w = sketch.shape[-2:]
-    grid = fast_size(h + side), fast_size(w + side)
+    grid = fast_size(max(h, side) + side), fast_size(max(w, side) + side)
     votes = gradient(sketch)
     votes_hat = torch.fft.rfft2(weight[..., None, :, :] * votes, grid).conj()
     power = (votes_hat * torch.fft.rfft2(votes, grid)).sum(dim=-3).real.clamp_min(0)
@@ -104,7 +104,8 @@ def kernel_fft(sketch: torch.Tensor, blurred: torch.Tensor, beta: torch.Tensor, 
     power = dx.abs().square() + dy.abs().square()
     sketch_hat, blurred_hat = torch.fft.rfft2(sketch), torch.fft.rfft2(blurred)
     quotient = power * sketch_hat.conj() * blurred_hat / (power * sketch_hat.abs().square() + beta.reshape(-1, 1, 1))
-    return central_lags(torch.fft.irfft2(quotient, shape), side // 2)
+    radius = min(side // 2, (min(shape) - 1) // 2)  # a small picture has no longer lags
+    return functional.pad(central_lags(torch.fft.irfft2(quotient, shape), radius), (side // 2 - radius,) * 4)
 
 
 def difference_otf(shape: torch.Size, axis: int, like: torch.Tensor) -> torch.Tensor:
