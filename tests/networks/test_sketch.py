@@ -91,7 +91,7 @@ def test_kernel_of_the_true_sharp_picture_is_the_true_kernel(shape: tuple[int, i
     matrix, correlation = steps.normal_equations(tensor(sharp), tensor(same), tensor(weight), 9)
     found = steps.toeplitz_cg(matrix, correlation, 1e-6 * matrix[:, 8, 8], 300)
     # Not exactly, since the matrix is made symmetric and positive.
-    assert similarity(steps.normalize_kernel(found)[0].numpy(), kernel) > 0.99
+    assert similarity(steps.normalize_kernel(found)[0].numpy(), kernel) > 0.98
 
 
 def test_circular_kernel_step_solves_its_normal_equations() -> None:
