@@ -80,6 +80,14 @@ class Sketch(nn.Module):
         kernel = self.kernel(images, sketch, weight)
         return self.picture(images, kernel, sketch), kernel
 
+    def estimate_kernel(self, images: torch.Tensor) -> torch.Tensor:
+        """The kernels alone."""
+        return self.kernel(images, *self.sketch(images))
+
+    def restore(self, images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        """The pictures for kernels of another source (N, side, side), such as another part of a large picture."""
+        return self.picture(images, kernel, self.sketch(images)[0])
+
     def sketch(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(s, w), (N, H, W) each: the structure of the sharp picture, and how far each of its gradients counts."""
         output = self.generator(images - 0.5).float()
