@@ -18,13 +18,11 @@ MULTIPLE = 8  # pixels; the sides of pictures inside `UNet` are multiples of it
 
 
 def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, zero: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size (at stride 1), with He's weights for leaky ReLUs, or zeros, and no bias yet.
+    """A convolution with He's weights for leaky ReLUs, or zeros, and biases of 0.
 
-    An even size has one pixel less before than after, as the 14 x 14 filters of [WangL2017].
+    Odd filters have a margin of zeros that keeps the size (at stride 1); even ones have none.
     """
-    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2 if size % 2 or stride > 1 else "same")
-    if stride > 1 and size == stride:
-        layer.padding = (0, 0)  # pictures are multiples of the stride
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2 if size % 2 else 0)
     if zero:
         nn.init.zeros_(layer.weight)
     else:
