@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from bench import identity  # noqa: E402
 from gpudeblur.networks.training import face_features  # noqa: E402
 from gpudeblur.networks.training.face_features import (  # noqa: E402
     ALIGNED_SHAPE,
@@ -196,6 +199,46 @@ def test_perceptual_loss_is_relative_to_the_sharp_face(faces: Any) -> None:
     torch.testing.assert_close(perceptual_loss(powers, 0 * faces, faces), torch.tensor(1.0))
     scaled: Any = Powers(7.0)
     torch.testing.assert_close(perceptual_loss(scaled, flipped, faces), perceptual_loss(powers, flipped, faces))
+
+
+# ------------------------------------------------------------------ the bench
+@pytest.fixture(scope="module")
+def random_weights(tensors: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "face.dat"
+    path.write_bytes(written(tensors))
+    return path
+
+
+@pytest.mark.slow
+def test_identity(random_weights: Path, faces: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sharp picture is its own nearest one; the gallery is embedded once; crops are recognized as well."""
+    monkeypatch.setenv("GPUDEBLUR_RESULTS", str(tmp_path))
+    pixels = (255 * torch.cat([faces, 1 - faces])).round().byte().permute(0, 2, 3, 1).numpy()
+    folder, cache = tmp_path / "faces", tmp_path / "cache"
+    folder.mkdir()
+    for index, picture in enumerate(pixels):
+        iio.imwrite(folder / f"{index}.png", picture)
+    yardstick = identity.Identity(folder, cache, random_weights)
+    sharp = yardstick.sharp(range(4))
+    result = yardstick.measure(sharp, range(4))
+    assert result.rank_1 == 1
+    assert result.mean_distance == pytest.approx(0, abs=1e-4)
+    assert yardstick.measure(sharp[:2], [1, 0]).rank_1 == 0
+    distance = np.linalg.norm(yardstick.gallery[0] - yardstick.gallery[1])
+    np.testing.assert_allclose(yardstick.measure(sharp[:2], [1, 0]).distance, distance, rtol=1e-4)
+    assert yardstick.measure(sharp[2:, :, 20:100, 10:80], [2, 3], [(20, 10)] * 2).mean_distance < 1e-3
+    with pytest.raises(ValueError, match="must have one length, got 4 and 2"):
+        yardstick.measure(sharp, [0, 1])
+
+    (file,) = cache.iterdir()
+    np.save(file, yardstick.gallery + 1)
+    assert identity.Identity(folder, cache, random_weights).gallery[0, 0] == yardstick.gallery[0, 0] + 1
+    identity.main([f"--faces={folder}", f"--cache={tmp_path / 'new'}", f"--weights-file={random_weights}", "--count=2"])
+    (line,) = (tmp_path / "identity.jsonl").read_text().splitlines()
+    assert len(json.loads(line)["rows"]) == 6
+    iio.imwrite(folder / "4.png", pixels[0, :50])
+    with pytest.raises(ValueError, match=r"4.png must be \(109, 89\) pixels, got \(50, 89\)"):
+        identity.Identity(folder, cache, random_weights)
 
 
 # ------------------------------------------------------------------ the real network
