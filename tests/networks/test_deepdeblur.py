@@ -112,13 +112,17 @@ def squares(count: int = 8, side: int = 72) -> Pictures:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "steps"),
-    [(lambda: DeepDeblur("unet", (8, 16, 16), (1,) * 5), 200), (lambda: DeepDeblur("inception", (8,), (6,)), 200)],
+    [(lambda: DeepDeblur("unet", (8, 16, 16), (1,) * 5), 200), (lambda: DeepDeblur("inception", (8,), (2,)), 200)],
     ids=["default", "paper"],
 )
 def test_200_steps_of_training_lower_the_loss(make: Any, steps: int, tmp_path: Any) -> None:
     config = RestorationConfig(batch=4, crop=(24, 32), kernels=(5, 9), pool=40, natural=0)
-    task, lines = DeepDeblurTask(initialized(make, 0), BatchMaker([squares()], config)), []
-    settings = TrainConfig(steps=steps, rate=2e-3, warm_up=20)
-    train(task, settings, tmp_path / "c.safetensors", progress=lambda n, share, figures: lines.append(dict(figures)))
-    assert lines[-1]["gain"] > 0.1  # dB, the mean of the last 100 batches
-    assert lines[-1]["network"] < 0.95 * lines[9]["network"]
+    task = DeepDeblurTask(initialized(make, 0), BatchMaker([squares()], config))
+
+    def loss() -> float:
+        with torch.no_grad():
+            return sum(float(next(task.losses(task.batch(index), 0.0)).value) for index in range(1000, 1008))
+
+    before = loss()
+    train(task, TrainConfig(steps=steps, rate=2e-3, warm_up=20, average=0), tmp_path / "c.safetensors")
+    assert loss() < 0.97 * before
