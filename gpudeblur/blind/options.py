@@ -228,11 +228,10 @@ class TwoStepOptions:
         return replace(self, **STARTS[name])
 
 
-def check_call(channel_axis: Any, device: Any, gamma: Any, callback: Any) -> None:
-    """Check the arguments that `deblur` and `restore` share."""
+def check_call(channel_axis: Any, device: Any, callback: Any) -> None:
+    """Check the arguments that mean the same to `deblur` and `restore`."""
     if channel_axis is not None:
         checks.check_axis(channel_axis)
-    checks.check_gamma(gamma)
     make_progress(callback, "kernel")
     if device is not None:
         choose_module(np.empty(0), device)
@@ -269,7 +268,8 @@ class Settings:
             checks.check_choice("final", final, FINALS)
         if kernel_size is not None:
             kernel_size = checks.check_kernel_size(kernel_size)
-        check_call(channel_axis, device, gamma, callback)
+        checks.check_gamma(gamma)
+        check_call(channel_axis, device, callback)
         if not isinstance(options, TwoStepOptions | None):
             raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
         if prior is not None:

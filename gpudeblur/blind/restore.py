@@ -73,7 +73,8 @@ class RestoreSettings:
     ) -> RestoreSettings:
         """Check the arguments, with the errors of `restore`; the weights are read, so that they are checked too."""
         checks.check_choice("network", network, network_names())
-        check_call(channel_axis, device, gamma, callback)
+        checks.check_gamma(gamma, "1 takes the picture as it is, 1 / 2.2 is linear intensity")
+        check_call(channel_axis, device, callback)
         if isinstance(strength, str) and strength == "auto":
             strength = None
         else:

@@ -249,9 +249,9 @@ def check_largest(largest: float, dtype: Any, advice: str | None = SCALE_ADVICE,
         warn(f"{name} has values up to {largest:.4g}: {advice}")
 
 
-def check_gamma(gamma: Any) -> None:
+def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:
     is_positive = isinstance(gamma, (int, float, np.number)) and bool(0 < gamma < math.inf)
-    check_rule("gamma", gamma, is_positive, "be a positive number", "1 is linear, photos have about 2.2")
+    check_rule("gamma", gamma, is_positive, "be a positive number", way_out)
 
 
 def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None:
