@@ -48,6 +48,15 @@ def shipped_weights(name: str) -> Path:
     return Path(__file__).parent / folder / f"{folder}.safetensors"
 
 
+# Of all weights in the package.
+LICENSE = "research use: trained on CelebA"
+
+
+def all_weights() -> list[Path]:
+    """The files of all weights in the package, those of the classifier included."""
+    return sorted(Path(__file__).parent.glob("*/*.safetensors"))
+
+
 def load_network(name: str, path: Path | None = None) -> nn.Module:
     """A network with the weights of the package, or with those of a file, in float32 for evaluation.
 

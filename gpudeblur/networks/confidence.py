@@ -10,14 +10,14 @@ from ..images.noise import noise_sigma
 from ..images.planes import luminance
 from ..numerics.arrays import Array, array_module, constant, sum_pixels
 from ..numerics.filters import gradient
-from ..numerics.fourier import fast_shape, irfft2, psf_to_otf, rfft2
+from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 
 KERNEL_SIDE = 25  # pixels, of the kernel that blurs the restored image again; at most half of the image
 RIDGE = 1e-3  # of its least squares, as a fraction of the mean power
 MIN_NOISE = 2e-3  # of an image in [0, 1]; 8 bits have 0.0011
 # Confidence: a logistic function of log(change + OFFSET), log(reblur + OFFSET) and log(gradient energy + OFFSET).
 # Chosen by hand so that strength is 1 where a network explains its image; to be fitted by `python -m bench fit`.
-INTERCEPT, CHANGE_WEIGHT, REBLUR_WEIGHT, ENERGY_WEIGHT = 6.0, 0.3, -1.0, 0.0
+INTERCEPT, CHANGE_WEIGHT, REBLUR_WEIGHT, ENERGY_WEIGHT = 6.0, 0.3, -2.0, 0.0
 # Strength is the confidence times this, at most 1: a confident result is returned unblended.
 BLEND_SCALE, OFFSET = 1.1, 1e-4
 
@@ -57,7 +57,7 @@ def reblur_residual(restored: Array, blurred: Array) -> Array:
     """
     xp, (h, w) = array_module(restored, blurred), blurred.shape[-2:]
     half = min(KERNEL_SIDE, min(h, w) // 2) // 2
-    grid = fast_shape((h, w))
+    grid = fast_size(h), fast_size(w)
     taper = constant(xp, _hann_window, h, w, blurred.dtype)
     x, y = (images - sum_pixels(images)[..., None, None] / (h * w) for images in (restored, blurred))
 

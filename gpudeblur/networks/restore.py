@@ -50,6 +50,12 @@ def load(name: str, weights: Path | None, device: Any = "cpu") -> Any:
         return _load(name, weights, modified, str(device))
 
 
+def estimates_kernel(name: str) -> bool:
+    """Whether a network returns kernels; an ImportError without PyTorch."""
+    bridge.torch_module()
+    return hasattr(catalog.NETWORKS[name].network, "estimate_kernel")
+
+
 @functools.lru_cache(maxsize=8)
 def _load(name: str, weights: Path | None, modified: int | None, device: str) -> Any:
     """`modified` makes the cache miss when the file has changed."""
