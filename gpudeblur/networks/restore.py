@@ -1,8 +1,8 @@
 """Restoring networks on arrays: gray and RGB images, stacks, and large images in tiles.
 
-A network maps RGB images (N, 3, H, W) in display values to the same shape. One that also estimates the blur has two
-methods instead of one: `estimate_kernel(images)` to (N, K, K) and `restore(images, kernel)`. Its attribute `reach` says
-how many pixels away an input pixel may still influence an output pixel.
+A network maps RGB images (N, 3, H, W) in display values to the same shape. One that also estimates the blur returns the
+pair (images, kernels (N, K, K)), and has a method for each, `estimate_kernel(images)` and `restore(images, kernels)`.
+Its attribute `reach` says how many pixels away an input pixel may still influence an output pixel.
 """
 
 from __future__ import annotations
@@ -97,12 +97,13 @@ def restore_images(
     for begin in range(0, n, count):
         part, target = images[begin : begin + count], result[begin : begin + count]
         function = network
-        if hasattr(network, "estimate_kernel"):
-            window = part if len(tiles) == 1 else textured_window(part)
-            kernels.append(_run(network.estimate_kernel, _network_input(window)))
-            function = functools.partial(_restore_with, network, kernels[-1])
+        if hasattr(network, "estimate_kernel") and len(tiles) > 1:
+            (kernel,) = _run(network.estimate_kernel, _network_input(textured_window(part)))
+            kernels.append(kernel)
+            function = functools.partial(_restore_with, network, kernel)
         for index, ((rows, row_weights), (columns, column_weights)) in enumerate(tiles):
-            change = _change(function, part[..., rows, columns])
+            change, *kernel_of_whole = _change(function, part[..., rows, columns])
+            kernels += kernel_of_whole
             weights = np.outer(row_weights, column_weights).astype(np.float32)
             target[..., rows, columns] += change if len(tiles) == 1 else change * xp.asarray(weights)
             report((begin + len(part) * (index + 1) / len(tiles)) / n)
@@ -151,23 +152,27 @@ def _network_input(images: Array) -> Array:
     return clipped if images.shape[1] == 3 else xp.repeat(clipped, 3, axis=1)
 
 
-def _change(function: Callable[[Any], Any], images: Array) -> Array:
-    """function(x) - x for images (n, C, H, W), float32."""
+def _change(function: Callable[[Any], Any], images: Array) -> list[Array]:
+    """[function(x) - x] for images (n, C, H, W), float32; and the kernels, if the function returns them too."""
     inputs = _network_input(images)
-    change = _run(function, inputs.copy())
-    if change.shape != inputs.shape:
-        raise ValueError(f"network must return the shape that it gets, {inputs.shape}, got {change.shape}")
-    change = change - inputs
-    return change if images.shape[1] == 3 else change.mean(axis=1, keepdims=True)
+    output, *kernels = _run(function, inputs.copy())
+    if output.shape != inputs.shape:
+        raise ValueError(f"network must return the shape that it gets, {inputs.shape}, got {output.shape}")
+    change = output - inputs
+    return [change if images.shape[1] == 3 else change.mean(axis=1, keepdims=True), *kernels]
 
 
-def _run(function: Callable[[Any], Any], images: Array) -> Array:
-    """function of the tensor that shares the memory of `images`, as an array; all of it must be finite."""
+def _run(function: Callable[[Any], Any], images: Array) -> list[Array]:
+    """What a function of the tensor that shares the memory of `images` returns, as arrays; all must be finite."""
     with bridge.stream_of(images), bridge.torch_module().no_grad():
-        output = bridge.from_torch(function(bridge.to_torch(images)).contiguous(), images)
-    finite = array_module(output).isfinite(sum_pixels(output))
-    if not bool(finite.all()):  # waits for a device
-        raise ValueError(
-            "network must return finite numbers, got NaN or infinity; its weights may not be those of a trained network"
-        )
-    return output
+        outputs = function(bridge.to_torch(images))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        arrays = [bridge.from_torch(output.contiguous(), images) for output in outputs]
+    for array in arrays:
+        finite = array_module(array).isfinite(sum_pixels(array))
+        if not bool(finite.all()):  # waits for a device
+            raise ValueError(
+                "network must return finite numbers, got NaN or infinity; its weights may not be those of a trained "
+                "network"
+            )
+    return arrays
