@@ -228,6 +228,15 @@ class TwoStepOptions:
         return replace(self, **STARTS[name])
 
 
+def check_call(channel_axis: Any, device: Any, callback: Any) -> None:
+    """Check the arguments that mean the same to `deblur` and `restore`."""
+    if channel_axis is not None:
+        checks.check_axis(channel_axis)
+    make_progress(callback, "kernel")
+    if device is not None:
+        choose_module(np.empty(0), device)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The arguments of `deblur`, `estimate_kernel` and `deblur_batch`, checked without reading a pixel."""
@@ -259,10 +268,8 @@ class Settings:
             checks.check_choice("final", final, FINALS)
         if kernel_size is not None:
             kernel_size = checks.check_kernel_size(kernel_size)
-        if channel_axis is not None:
-            checks.check_axis(channel_axis)
         checks.check_gamma(gamma)
-        make_progress(callback, "kernel")
+        check_call(channel_axis, device, callback)
         if not isinstance(options, TwoStepOptions | None):
             raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
         if prior is not None:
@@ -271,8 +278,6 @@ class Settings:
                     f"prior must be given once, got {prior!r} and options.prior={options.prior!r}; leave one out"
                 )
             options = replace(options or TwoStepOptions(), prior=prior)
-        if device is not None:
-            choose_module(np.empty(0), device)
         return cls(kernel_size, channel_axis, device, final, gamma, options or TwoStepOptions(), callback)
 
     def size_progress(self) -> OnProgress:

@@ -88,6 +88,10 @@ class UNet(nn.Module):
             for width, count in zip((large, middle, small, middle, large), counts, strict=True)
         )
         self.exit = conv(large, 4 * outputs, zero=True)
+        # Pixels from an output pixel to the farthest input pixel that influences it: each 3 x 3 filter adds a pixel of
+        # its size, and up to 7 pixels share one at the smallest size.
+        first, second, smallest, third, last = (2 * count for count in counts)
+        self.reach = 2 * (2 + first + last) + 4 * (second + third) + 8 * smallest + MULTIPLE - 1
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, inputs, H, W) of any size from 16 pixels to (N, outputs, H, W)."""

@@ -116,7 +116,9 @@ def squares(count: int = 8, side: int = 72) -> Pictures:
     ids=["default", "paper"],
 )
 def test_200_steps_of_training_lower_the_loss(make: Any, steps: int, tmp_path: Any) -> None:
-    config = RestorationConfig(batch=4, crop=(24, 32), kernels=(5, 9), pool=40, natural=0)
+    config = RestorationConfig(
+        batch=4, crop=(24, 32), kernels=(5, 9), pool=40, natural=0, noise=0, jpeg=0, linear_light=0, sharp=0
+    )
     task = DeepDeblurTask(initialized(make, 0), BatchMaker([squares()], config))
 
     def loss() -> float:
@@ -125,4 +127,4 @@ def test_200_steps_of_training_lower_the_loss(make: Any, steps: int, tmp_path: A
 
     before = loss()
     train(task, TrainConfig(steps=steps, rate=2e-3, warm_up=20, average=0), tmp_path / "c.safetensors")
-    assert loss() < 0.97 * before
+    assert loss() < 0.95 * before

@@ -50,6 +50,7 @@ class InceptionTrunk(nn.Module):
         self.entry = conv(3, width)
         self.modules_ = nn.Sequential(*(Inception(width) for _ in range(modules)))
         self.exit = conv(width, 3, 1, zero=True)
+        self.reach = 1 + modules * (max(BRANCHES) // 2)  # see `UNet`
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.exit(self.modules_(leaky_relu(self.entry(images))))
@@ -77,6 +78,7 @@ class DeepDeblur(nn.Module):
         super().__init__()
         self.config: dict[str, Any] = {"trunk": trunk, "widths": list(widths), "counts": list(counts)}
         self.trunk = UNet(3, 3, widths, counts) if trunk == "unet" else InceptionTrunk(*widths, *counts)
+        self.reach = self.trunk.reach
         channels_last(self)
 
     @classmethod
