@@ -35,6 +35,8 @@ STARTS: Mapping[str, Mapping[str, Any]] = {
         "edge_fraction": (0.3, 0.6),
         "prior": L0Intensity(which="both"),
     },
+    # The kernel of the network "sketch" instead of the coarser scales: for faces; needs PyTorch. No default.
+    "network": {},
 }
 # Fractions of the run: the kernel, where a restoration follows; of that, finding the kernel's size.
 KERNEL_FRACTION, SIZE_FRACTION = 0.7, 0.4
@@ -51,7 +53,8 @@ class TwoStepOptions:
     ----------
     starts : tuple of str
         Initializations, names in `STARTS`. The kernel that scores best is kept, for each image by itself
-        (`selection`). Values in `STARTS` override these options for that initialization; the finest scale uses these
+        (`selection`). "network", which is no default, is the kernel of `restore(image, "sketch")`: it finds kernels of
+        small faces that the others miss, and needs PyTorch. Values in `STARTS` override these options for that initialization; the finest scale uses these
         options, except as `schedule.finest_options` states. Each costs about as much as the finest scale. With a single
         one nothing is ranked, and ``("wide",)`` is the fastest choice.
     finest_candidates : int

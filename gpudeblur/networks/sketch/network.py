@@ -106,8 +106,10 @@ class Sketch(nn.Module):
         matrix, correlation = steps.normal_equations(sketch, luminance(images), weight, self.side)
         ridge = self.log_beta.exp() * matrix[:, self.side - 1, self.side - 1] + steps.TINY
         kernel = steps.toeplitz_cg(matrix, correlation, ridge, ITERATIONS)
-        kernel = kernel / kernel.amax(dim=(-2, -1), keepdim=True).clamp_min(steps.TINY)
-        return steps.normalize_kernel(kernel + self.kernel_network(kernel[:, None])[:, 0].float())
+        peak = kernel.amax(dim=(-2, -1), keepdim=True)
+        kernel = kernel / peak.clamp_min(steps.TINY)
+        kernel = kernel + self.kernel_network(kernel[:, None])[:, 0].float()
+        return steps.normalize_kernel(torch.where(peak > steps.TINY, kernel, 0))  # a flat picture has none
 
     def wiener(self, images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         """x0 of eq. 11."""
