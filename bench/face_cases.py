@@ -115,13 +115,11 @@ def own_kernel_cases(folder: Path, choose: bool, limit: int | None) -> Iterator[
 
 
 def centred_kernel(kernel: np.ndarray) -> np.ndarray:
-    """The centre of mass moved to the middle by whole pixels, in the smallest window with odd sides that holds it."""
+    """The centre of mass moved to the middle by whole pixels, in the smallest odd window that holds the kernel."""
     kernel = centred(kernel)
-    for axis in (0, 1):
-        support = np.flatnonzero(kernel.any(axis=1 - axis))
-        margin = min(support[0], kernel.shape[axis] - 1 - support[-1])
-        kernel = np.take(kernel, range(margin, kernel.shape[axis] - margin), axis=axis)
-    return np.ascontiguousarray(kernel)
+    supports = [np.flatnonzero(kernel.any(axis=1 - axis)) for axis in (0, 1)]
+    m = min(min(s[0], n - 1 - s[-1]) for s, n in zip(supports, kernel.shape, strict=True))
+    return np.ascontiguousarray(kernel[m : kernel.shape[0] - m, m : kernel.shape[1] - m])
 
 
 def levin_kernel_cases(folder: Path, choose: bool, limit: int | None) -> Iterator[FaceCase]:
