@@ -38,6 +38,7 @@ class Entry:
 
 NETWORKS = {
     "deepdeblur": Entry(".deepdeblur.network:DeepDeblur", None),
+    "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 
 
