@@ -46,17 +46,22 @@ def random_images(*shape: int, seed: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def pictures() -> Pictures:
-    """Eight drawn pictures."""
+    """Eight regions of a photograph, four of them mirrored."""
     regions = [astronaut()[60 * i : 60 * i + 64, 100:164] for i in range(4)]
     regions += [region[:, ::-1] for region in regions]
     return Pictures(Path("drawn"), [torch.from_numpy(region.transpose(2, 0, 1).copy()) for region in regions], [])
 
 
-def make_task(pictures: Pictures, data: RestorationConfig = DATA, **options: Any) -> EnhancementTask:
+@pytest.fixture(scope="module")
+def maker(pictures: Pictures) -> BatchMaker:
+    return BatchMaker([pictures], DATA)
+
+
+def make_task(maker: BatchMaker, **options: Any) -> EnhancementTask:
     network = initialized(lambda: EnhancementGAN(**SMALL), 0)
     critic: Any = initialized(lambda: Critic(4), 1)
     config = EnhancementConfig(**{"adversarial_from": 0.5, "penalty_every": 2, **options})
-    return EnhancementTask(network, critic, BatchMaker([pictures], data), config)
+    return EnhancementTask(network, critic, maker, config)
 
 
 # ------------------------------------------------------------------ networks
@@ -223,8 +228,8 @@ def test_penalty_of_a_flat_critic_has_a_gradient() -> None:
 
 
 # ------------------------------------------------------------------ training
-def test_critic_comes_in_after_its_share_of_the_run(pictures: Pictures) -> None:
-    task = make_task(pictures)
+def test_critic_comes_in_after_its_share_of_the_run(maker: BatchMaker) -> None:
+    task = make_task(maker)
     index, pair = task.batch(3)
     assert [loss.module for loss in task.losses((index, pair), 0.49)] == ["network"]
     losses = list(task.losses((index, pair), 0.5))
@@ -235,9 +240,9 @@ def test_critic_comes_in_after_its_share_of_the_run(pictures: Pictures) -> None:
     assert all(weight.grad is None and weight.requires_grad for weight in task.critic.parameters())
 
 
-def test_every_weight_of_the_losses_matters(pictures: Pictures) -> None:
+def test_every_weight_of_the_losses_matters(maker: BatchMaker) -> None:
     def value(**options: Any) -> list[float]:
-        task = make_task(pictures, adversarial_from=0, **options)
+        task = make_task(maker, adversarial_from=0, **options)
         task.perceptual = lambda image, sharp: (image - sharp).abs().mean()
         perturbed(task.network)
         return [float(loss.value.detach()) for loss in task.losses(task.batch(2), 0)]
@@ -251,13 +256,13 @@ def test_every_weight_of_the_losses_matters(pictures: Pictures) -> None:
         EnhancementConfig(adversarial_from=2)
 
 
-def test_killed_run_resumes_bit_for_bit(pictures: Pictures, tmp_path: Path) -> None:
+def test_killed_run_resumes_bit_for_bit(maker: BatchMaker, tmp_path: Path) -> None:
     """Before and after the critic comes in, weights, moments and average."""
 
     def tensors(name: str) -> dict[str, np.ndarray]:
         return {key: tensor.numpy() for key, tensor in unpack(tmp_path / name)[0].items()}
 
-    train(make_task(pictures), SCHEDULE, tmp_path / "whole")
+    train(make_task(maker), SCHEDULE, tmp_path / "whole")
     expected = tensors("whole")
     assert any(name.startswith("moment.critic.") for name in expected)
     for killed_at in (2, 5):
@@ -268,18 +273,18 @@ def test_killed_run_resumes_bit_for_bit(pictures: Pictures, tmp_path: Path) -> N
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train(make_task(pictures), SCHEDULE, tmp_path / name, progress=kill)
-        train(make_task(pictures), SCHEDULE, tmp_path / name, resume=True)
+            train(make_task(maker), SCHEDULE, tmp_path / name, progress=kill)
+        train(make_task(maker), SCHEDULE, tmp_path / name, resume=True)
         resumed = tensors(name)
         assert resumed.keys() == expected.keys()
         assert all(np.array_equal(resumed[key], expected[key]) for key in expected)
     with pytest.raises(ValueError, match=r"is of another run: penalty_weight 10.0 there, 1.0 here"):
-        train(make_task(pictures, penalty_weight=1.0), SCHEDULE, tmp_path / "whole", resume=True)
+        train(make_task(maker, penalty_weight=1.0), SCHEDULE, tmp_path / "whole", resume=True)
 
 
-def test_both_precisions_train(pictures: Pictures) -> None:
+def test_both_precisions_train(maker: BatchMaker) -> None:
     for precision in ("float32", "bfloat16"):
-        task = make_task(pictures, adversarial_from=0)
+        task = make_task(maker, adversarial_from=0)
         config = replace(SCHEDULE, precision=precision)
         optimizers = {name: torch.optim.AdamW(module.parameters()) for name, module in task.modules.items()}
         for index in range(3):
