@@ -71,10 +71,17 @@ def test_numbers_of_weights() -> None:
     assert counts == [34_976_195, 1_143_824, 2_764_737, 694_241]
 
 
-@pytest.mark.parametrize("make", [lambda: EnhancementGAN(**SMALL), lambda: EnhancementGAN("recurrent", (4,))])
+@pytest.mark.parametrize(
+    ("make", "tolerance"),
+    [
+        (lambda: EnhancementGAN(**SMALL), 1e-5),
+        (lambda: EnhancementGAN("recurrent", (4,)), 1e-4),  # instance norms of 2 x 2 pixels amplify rounding
+    ],
+    ids=["unet", "recurrent"],
+)
 @pytest.mark.parametrize("size", [(16, 16), (17, 30), (33, 48), (64, 131)])
-def test_any_size_from_16_pixels(make: Any, size: tuple[int, int]) -> None:
-    network = perturbed(make()).eval()
+def test_any_size_from_16_pixels(make: Any, tolerance: float, size: tuple[int, int]) -> None:
+    network = perturbed(initialized(make, 0))
     images = random_images(2, 3, *size)
     before = images.clone()
     with torch.inference_mode():
@@ -83,7 +90,7 @@ def test_any_size_from_16_pixels(make: Any, size: tuple[int, int]) -> None:
     assert restored.shape == images.shape
     assert restored.dtype == torch.float32
     assert torch.equal(images, before)
-    torch.testing.assert_close(restored, rows, atol=1e-5, rtol=0)
+    torch.testing.assert_close(restored, rows, atol=tolerance, rtol=0)
 
 
 @pytest.mark.slow
@@ -250,7 +257,7 @@ def test_every_weight_of_the_losses_matters(maker: BatchMaker) -> None:
     network, critic = value()
     for change in ({"content_weight": 2}, {"perceptual_weight": 2}, {"adversarial_weight": 2}, {"content": "mse"}):
         assert value(**change)[0] != network
-    for change in ({"penalty_weight": 2}, {"penalty_every": 1}, {"penalty_every": 4}):
+    for change in ({"penalty_weight": 2}, {"penalty_every": 4}):
         assert value(**change)[1] != critic
     with pytest.raises(ValueError, match=r"adversarial_from must be in \[0, 1\], and finite, got 2"):
         EnhancementConfig(adversarial_from=2)
@@ -280,6 +287,20 @@ def test_killed_run_resumes_bit_for_bit(maker: BatchMaker, tmp_path: Path) -> No
         assert all(np.array_equal(resumed[key], expected[key]) for key in expected)
     with pytest.raises(ValueError, match=r"is of another run: penalty_weight 10.0 there, 1.0 here"):
         train(make_task(maker, penalty_weight=1.0), SCHEDULE, tmp_path / "whole", resume=True)
+
+
+@pytest.mark.slow
+def test_penalty_holds_the_critic(maker: BatchMaker) -> None:
+    """Its gradient's norm stays near 1 with a penalty on every fourth step; clipped as a network's it reaches 10."""
+    task = make_task(maker, adversarial_from=0, penalty_every=4)
+    optimizers = {
+        name: torch.optim.AdamW(module.parameters(), betas=(0.5, 0.99)) for name, module in task.modules.items()
+    }
+    batch = task.batch(0)[1]
+    steps = [optimize(task, optimizers, (index, batch), 0.0, 1e-3, SCHEDULE) for index in range(81)]
+    penalties = [figures["penalty"] for figures in steps if "penalty" in figures]
+    assert len(penalties) == 21
+    assert max(penalties[10:]) < 1
 
 
 def test_both_precisions_train(maker: BatchMaker) -> None:

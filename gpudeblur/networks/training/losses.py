@@ -25,6 +25,13 @@ def total_variation(image: torch.Tensor) -> torch.Tensor:
     return dx.square().mean() + dy.square().mean()
 
 
+def psnr_gain(image: torch.Tensor, blurred: torch.Tensor, sharp: torch.Tensor) -> float:
+    """How much nearer to the sharp pictures the restored ones are than the blurred ones, all together, in dB."""
+    errors = torch.stack([(pictures - sharp).square().mean() for pictures in (blurred, image)])
+    before, after = errors.clamp_min(1e-12).log10().tolist()
+    return float(10 * (before - after))
+
+
 def critic_loss(sharp_scores: torch.Tensor, restored_scores: torch.Tensor) -> torch.Tensor:
     """E D(x) - E D(x_true): [Qi2020] eq. 5 without its penalty, negated."""
     return restored_scores.float().mean() - sharp_scores.float().mean()
@@ -56,9 +63,3 @@ def gradient_penalty(
         (gradient,) = torch.autograd.grad(scores, points, create_graph=True)
         # `vector_norm` has the gradient 0 at 0, where a square root has none.
         return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
-
-
-def psnr_gain(image: torch.Tensor, blurred: torch.Tensor, sharp: torch.Tensor) -> float:
-    """dB, of the restored picture over the blurred one; a figure for the log."""
-    with torch.no_grad():
-        return float(10 * torch.log10((blurred - sharp).square().mean() / (image - sharp).square().mean()))
