@@ -40,6 +40,7 @@ class Entry:
 NETWORKS = {
     "deepdeblur": Entry(".deepdeblur.network:DeepDeblur", None),
     "sketch": Entry(".sketch.network:Sketch", None),
+    "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 
 

@@ -112,12 +112,9 @@ def restore_images(
 
 def estimate_kernels(network: Any, images: Array) -> Array:
     """Kernels (n, K, K) float32 of images (n, C, H, W), C = 1 or 3; of large images, from their strongest window."""
-    is_large = max(images.shape[-2:]) > KERNEL_WINDOW
-    return _estimate_kernels(network, textured_window(images) if is_large else images)
-
-
-def _estimate_kernels(network: Any, images: Array) -> Array:
-    return _run(network.estimate_kernel, _network_input(images))
+    window = textured_window(images) if max(images.shape[-2:]) > KERNEL_WINDOW else images
+    (kernels,) = _run(network.estimate_kernel, _network_input(window))
+    return kernels
 
 
 def _windows(length: int, tile: int, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
