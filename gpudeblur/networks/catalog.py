@@ -38,8 +38,10 @@ class Entry:
 
 
 NETWORKS = {
-    "deepdeblur": Entry(".deepdeblur.network:DeepDeblur", None),
-    "sketch": Entry(".sketch.network:Sketch", None),
+    "deepdeblur": Entry(
+        ".deepdeblur.network:DeepDeblur", "28a7c935ff14f5b9ea8c445e7cb6c344c5451352761eaf72187e8b54e5e0f50a"
+    ),
+    "sketch": Entry(".sketch.network:Sketch", "68dede23d9aa0d00c9b7e1ecaeb3868b53a8b3d61771cd26069667f8d8bbda3e"),
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 

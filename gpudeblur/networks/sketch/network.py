@@ -6,7 +6,7 @@ sketch s = G(y) -> kernel k by least squares (eq. 8) -> picture x0 by a Wiener f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,17 +19,20 @@ from .paper import ArtifactNetwork, SketchGenerator
 
 KERNEL_SIDE = 27  # pixels
 ITERATIONS = 12  # of conjugate gradients
+ROUNDS = 2
 KERNEL_WIDTHS = (16, 32, 48)  # of the network that cleans kernels
+GAMMAS = (0.01, 0.1)  # of eq. 10, before training: two pictures, one sharper, one with less noise
 MARGIN = 3  # pixels at the border whose gradients have no weight
 
 
 class Sketch(nn.Module):
     """Restored pictures and their kernels from blurred RGB pictures (N, 3, H, W) in [0, 1].
 
-    The default differs from the paper in both networks, which are trunks without normalization, and in eq. 9: its
-    circular transforms are wrong at the borders of a photograph, so the least squares are those of the blind method,
-    on the kernel's window and with a weight for each gradient, which the generator gives as well. Their solution has
-    a pedestal and blurred tracks, and a small network cleans it.
+    The default differs from the paper in both networks, which are trunks without normalization, and in these points.
+    The circular transforms of eq. 9 are wrong at the borders of a photograph, so the least squares are those of the
+    blind method, on the kernel's window and with a weight for each gradient, which the networks give as well; their
+    solution has a pedestal and blurred tracks, and a small network cleans it. Eq. 11 is solved for x - y, so that no
+    prior darkens the picture and a sharp one stays. There are two rounds.
 
     Attributes
     ----------
@@ -66,10 +69,11 @@ class Sketch(nn.Module):
         if self.is_paper:
             self.generator, self.artifacts = SketchGenerator(*widths), ArtifactNetwork(*artifact_widths)
         else:
-            self.generator, self.artifacts = UNet(3, 2, widths, counts), UNet(7, 3, artifact_widths, artifact_counts)
+            self.generator = UNet(3, 2, widths, counts)
+            self.artifacts = UNet(3 * len(GAMMAS) + 4, 4, artifact_widths, artifact_counts)
             self.kernel_network = UNet(1, 1, KERNEL_WIDTHS, (1,) * 5)
         self.log_beta = nn.Parameter(torch.tensor(math.log(0.02)))
-        self.log_gamma = nn.Parameter(torch.tensor(math.log(0.01)))
+        self.log_gamma = nn.Parameter(torch.tensor(GAMMAS[: 1 if self.is_paper else None]).log())
         channels_last(self)
 
     @classmethod
@@ -79,17 +83,29 @@ class Sketch(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(pictures (N, 3, H, W), kernels (N, side, side))."""
+        *_, last = self.rounds(images)
+        return last
+
+    def rounds(self, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(pictures, kernels) of each round."""
         sketch, weight = self.sketch(images)
-        kernel = self.kernel(images, sketch, weight)
-        return self.picture(images, kernel, sketch), kernel
+        for _ in range(1 if self.is_paper else ROUNDS):
+            kernel = self.kernel(images, sketch, weight)
+            picture, weight = self.picture(images, kernel, sketch)
+            sketch = luminance(picture)
+            yield picture, kernel
 
     def estimate_kernel(self, images: torch.Tensor) -> torch.Tensor:
         """The kernels alone."""
-        return self.kernel(images, *self.sketch(images))
+        return self(images)[1]
 
     def restore(self, images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         """The pictures for kernels of another source (N, side, side), such as another part of a large picture."""
-        return self.picture(images, kernel, self.sketch(images)[0])
+        sketch = self.sketch(images)[0]
+        for _ in range(1 if self.is_paper else ROUNDS):
+            picture, _ = self.picture(images, kernel, sketch)
+            sketch = luminance(picture)
+        return picture
 
     def sketch(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(s, w), (N, H, W) each: the structure of the sharp picture, and how far each of its gradients counts."""
@@ -111,17 +127,26 @@ class Sketch(nn.Module):
         kernel = kernel + self.kernel_network(kernel[:, None])[:, 0].float()
         return steps.normalize_kernel(torch.where(peak > steps.TINY, kernel, 0))  # a flat picture has none
 
-    def wiener(self, images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        """x0 of eq. 11."""
+    def wiener(self, images: torch.Tensor, kernel: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+        """x0 of eq. 11, for x - y in the default."""
         radius, (h, w) = self.side // 2, images.shape[-2:]
         data = steps.periodic_border(images, kernel)
-        return steps.wiener(data, kernel, self.log_gamma.exp())[..., radius : radius + h, radius : radius + w]
+        if self.is_paper:
+            start = steps.wiener(data, kernel, gamma)
+        else:
+            start = data + steps.wiener(data - steps.convolve(data, kernel), kernel, gamma)
+        return start[..., radius : radius + h, radius : radius + w].clamp(-0.5, 1.5)
 
-    def picture(self, images: torch.Tensor, kernel: torch.Tensor, sketch: torch.Tensor) -> torch.Tensor:
-        """x, from the Wiener filter's x0 without its artifacts."""
-        start = self.wiener(images, kernel).clamp(-0.5, 1.5)
-        inputs = [start, sketch[:, None]] if self.is_paper else [start, images, sketch[:, None]]
-        return start + self.artifacts(torch.cat(inputs, dim=1) - 0.5)
+    def picture(
+        self, images: torch.Tensor, kernel: torch.Tensor, sketch: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x (N, 3, H, W), x0 without its artifacts; the weights (N, H, W) of its gradients in the next round)."""
+        starts = [self.wiener(images, kernel, gamma) for gamma in self.log_gamma.exp()]
+        inputs = [*starts, sketch[:, None]] if self.is_paper else [*starts, images, sketch[:, None]]
+        change = self.artifacts(torch.cat(inputs, dim=1) - 0.5).float()
+        if self.is_paper:
+            return starts[-1] + change, torch.ones_like(sketch)
+        return starts[-1] + change[:, :3], torch.sigmoid(change[:, 3]) * border_window(images)
 
 
 def luminance(images: torch.Tensor) -> torch.Tensor:

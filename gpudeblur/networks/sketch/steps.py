@@ -133,6 +133,12 @@ def kernel_otf(kernel: torch.Tensor, shape: Shape) -> torch.Tensor:
     return torch.fft.rfft2(padded.roll((-radius, -radius), (-2, -1)))[:, None]
 
 
+def convolve(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """x * k for (N, C, H, W) with periodic borders."""
+    shape = (images.shape[-2], images.shape[-1])
+    return torch.fft.irfft2(torch.fft.rfft2(images) * kernel_otf(kernel, shape), shape)
+
+
 def wiener(blurred: torch.Tensor, kernel: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
     """Eq. 11: argmin_x |x * k - y|^2 + gamma |x|^2 for (N, C, H, W) with periodic borders."""
     shape = (blurred.shape[-2], blurred.shape[-1])

@@ -16,8 +16,9 @@ from ..training.trainer import Loss
 from .network import Sketch, luminance
 
 SPECTRAL_WEIGHT = 0.05
-# Of sum |k - k_true| beside the pictures' losses: alone with the sketch, and in the last stage.
-KERNEL_WEIGHT, LAST_KERNEL_WEIGHT = 0.1, 0.02
+KERNEL_WEIGHT = 0.1  # of sum |k - k_true| beside the loss of the sketch
+PICTURE_KERNEL_WEIGHT = 0.05  # beside the loss of the picture, in each round
+FIRST_ROUND_WEIGHT = 0.5  # of the losses of the first round beside the second
 # Shares of the run at which the stages end: the generator alone, the network that removes artifacts alone.
 STAGES = (0.6, 0.85)
 
@@ -41,22 +42,25 @@ class SketchTask:
 
     def losses(self, batch: Batch, share: float) -> Iterator[Loss]:
         network, (first, second) = self.network, self.stages
-        with torch.set_grad_enabled(share < first or share >= second):
+        truth = fit_side(batch.kernel, network.side)
+        if share < first:
             sketch, weight = network.sketch(batch.blurred)
             kernel = network.kernel(batch.blurred, sketch, weight)
-        truth = fit_side(batch.kernel, network.side)
-        kernel_loss = (kernel - truth).abs().sum(dim=(-2, -1)).mean()
-        similarity = functional.cosine_similarity(kernel.flatten(1), truth.flatten(1)).mean()
-        figures = {"similarity": float(similarity.detach())}
-        if share < first:
-            loss = charbonnier(sketch, luminance(batch.sharp)) + KERNEL_WEIGHT * kernel_loss
-        else:
-            image = network.picture(batch.blurred, kernel, sketch)
-            loss = charbonnier(image, batch.sharp) + SPECTRAL_WEIGHT * spectral(image, batch.sharp)
-            if share >= second:
-                loss = loss + LAST_KERNEL_WEIGHT * kernel_loss
+            loss = charbonnier(sketch, luminance(batch.sharp)) + KERNEL_WEIGHT * kernel_loss(kernel, truth)
+            yield Loss("network", loss, {"similarity": similarity(kernel, truth)})
+            return
+        for parameter in network.generator.parameters():
+            parameter.requires_grad_(share >= second)
+        loss, figures = torch.zeros((), device=batch.sharp.device), {}
+        rounds = list(network.rounds(batch.blurred))
+        for number, (image, kernel) in enumerate(rounds, 1):
+            part = charbonnier(image, batch.sharp) + SPECTRAL_WEIGHT * spectral(image, batch.sharp)
+            if not network.is_paper:
+                part = part + PICTURE_KERNEL_WEIGHT * kernel_loss(kernel, truth)
+            loss = loss + part * (1 if number == len(rounds) else FIRST_ROUND_WEIGHT)
             errors = [(picture - batch.sharp).square().mean() for picture in (batch.blurred, image.detach())]
-            figures["gain"] = float(10 * torch.log10(errors[0] / errors[1]))
+            figures[f"gain_{number}"] = float(10 * torch.log10(errors[0] / errors[1]))
+            figures[f"similarity_{number}"] = similarity(kernel, truth)
         yield Loss("network", loss, figures)
 
     def describe(self) -> dict[str, Any]:
@@ -65,6 +69,16 @@ class SketchTask:
             "architecture": Sketch.NAME, "network": self.network.config, "folders": folders,
             "stages": list(self.stages), **asdict(self.maker.config),
         }  # fmt: skip
+
+
+def kernel_loss(kernel: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """The mean of sum |k - k_true|."""
+    return (kernel - truth).abs().sum(dim=(-2, -1)).mean()
+
+
+def similarity(kernel: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean normalized correlation, without shifts."""
+    return float(functional.cosine_similarity(kernel.detach().flatten(1), truth.flatten(1)).mean())
 
 
 def fit_side(kernels: torch.Tensor, side: int) -> torch.Tensor:
