@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..images.files import write_whole
-from .weights import pack, unpack
+from .weights import pack, read_weights
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def shipped_weights(name: str) -> Path:
 
 
 def load_network(name: str, path: Path | None = None) -> nn.Module:
-    """A network with the weights of the package, or with those of a file, in float32 for evaluation.
+    """A network with the weights of the package, or with those of a file or checkpoint, in float32 for evaluation.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
         As `unpack`; or the file is of another network.
     """
     path, checksum = (Path(path), None) if path is not None else (shipped_weights(name), NETWORKS[name].checksum)
-    tensors, metadata = unpack(path, checksum)
+    tensors, metadata = read_weights(path, checksum)
     architecture = metadata.get("architecture")
     if architecture != name:
         raise ValueError(
