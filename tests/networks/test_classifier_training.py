@@ -151,8 +151,8 @@ def test_interrupted_run_resumes_bit_for_bit(folders: Folders, tmp_path: Path) -
     write_classifier(tmp_path / "w.safetensors", networks[0])
     load_initial(again, tmp_path / "w.safetensors")
     assert torch.equal(again.network.layers[0].weight, networks[0].layers[0].weight)
-    for change in ({"folders": folders * 2}, {"config": replace(DATA, seed=1)}):
-        task = ClassifierTask(**{"network": Classifier(CHANNELS), "folders": folders, "config": DATA, **change})
+    for other in ((folders * 2, DATA), (folders, replace(DATA, seed=1))):
+        task = ClassifierTask(Classifier(CHANNELS), *other)
         with pytest.raises(ValueError, match=r"is of another run: (folders|seed)"):
             train(task, settings(steps=5), paths[0], resume=True)
 

@@ -46,7 +46,7 @@ class ToyTask:
     def __init__(self, size: int = 3) -> None:
         self.size = size
         network = torch.nn.ParameterDict({"matrix": torch.eye(size), "scale": torch.tensor(0.5)})
-        self.modules: dict[str, Any] = {"network": network, "critic": torch.nn.Linear(size, 1)}
+        self.modules: Any = {"network": network, "critic": torch.nn.Linear(size, 1)}
         torch.nn.init.ones_(self.modules["critic"].weight)
         torch.nn.init.zeros_(self.modules["critic"].bias)
         self.spoiled: set[int] = set()
