@@ -107,11 +107,11 @@ def load_pictures(path: Path, *, limit: slice = slice(None), min_side: int = MIN
 
 # ------------------------------------------------------------------ kernels
 def make_kernels(config: RestorationConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(kernels (pool, K, K) float32, their sides), K the largest side, sorted by side; each in the middle of its window.
+    """(kernels (pool, K, K) float32, their sides), K the largest side, sorted by side, each in the middle of K x K.
 
     Their centers of mass are in the middle as far as the supports leave room (see `trajectory_kernel`): one in nine is
-    off by more than 0.75 px, at most by 2. Log-uniform sides. 5 % are straight motion, 3 % defocus, the others trajectories and Gaussian processes, a third of
-    them without a margin.
+    off by more than 0.75 px, at most by 2. Log-uniform sides. 5 % are straight motion, 3 % defocus, the others
+    trajectories and Gaussian processes, a third of them without a margin.
     """
     rng = np.random.default_rng((config.seed, POOL_SEED))
     low, high = config.kernels
