@@ -3,7 +3,8 @@
 quality         kernels and pictures of blind deblurring, on eight sets
 deconvolution   every method with a known kernel, three noises, scikit-image
 speed           pytest-benchmark's benchmarks, bench/speed
-networks        the classifier behind the learned prior: accuracy, run time
+networks        those that restore faces; the classifier behind the learned prior
+identity        whether a face is still recognized, by dlib's network: what a blur takes away
 fit             the constants of gpudeblur's confidence and strength
 figures         contact sheets of real photographs
 """
@@ -14,7 +15,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("quality", "deconvolution", "speed", "networks", "fit", "figures")
+COMMANDS = ("quality", "deconvolution", "speed", "networks", "identity", "fit", "figures")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

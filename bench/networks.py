@@ -1,7 +1,10 @@
-"""The classifier behind the learned prior [Li2018]: how well it tells blurred from clear pictures, and what it costs.
+"""The networks: those that restore faces, and the classifier behind the learned prior [Li2018].
 
+    python -m bench networks faces --data DATA ...                             see faces --help
     python -m bench networks accuracy --pictures DIR
     python -m bench networks runtime [--device cuda] [--repeats 1] [--sizes 1]
+
+The last two say how well the classifier tells blurred from clear pictures, and what it costs.
 
 accuracy ([Li2018] Fig. 10a): share of clear and blurred pictures classified right, over the factor by which they were
 reduced; DIR is the val folder that `python -m bench.training.classifier_data` makes. runtime (Table 2): seconds for the
@@ -13,6 +16,7 @@ Each appends a line to results/networks.jsonl.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +77,12 @@ def runtime(args: Any) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["faces"]:
+        from . import faces
+
+        faces.main(argv[1:])
+        return
     parser = arguments(__doc__, "device", "no-record")
     parser.add_argument("kind", choices=["accuracy", "runtime"])
     parser.add_argument("--pictures", type=Path, help="accuracy: folder of folders of clear pictures")

@@ -22,6 +22,7 @@ from . import nonblind, priors
 from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind.deblur import BlindResult, deblur, estimate_kernel
 from .blind.options import TwoStepOptions
+from .blind.restore import RestoreResult, restore
 from .images.noise import estimate_noise
 from .nonblind.deconvolve import deconvolve
 from .numerics.progress import Stopped
@@ -35,6 +36,7 @@ __all__ = [
     "BatchResult",
     "BlindResult",
     "Progress",
+    "RestoreResult",
     "Stopped",
     "TwoStepOptions",
     "deblur",
@@ -48,6 +50,7 @@ __all__ = [
     "read_image",
     "read_kernel",
     "restoration",
+    "restore",
     "synthesis",
     "write_image",
     "write_kernel",

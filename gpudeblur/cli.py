@@ -1,4 +1,4 @@
-"""The `gpudeblur` command: deblur, batch, kernel, demo, train and info.
+"""The `gpudeblur` command: deblur, restore, batch, kernel, demo, train and info.
 
 An error that a user can correct is one red line on stderr and exit code 2; no file is left half-written.
 """
@@ -6,6 +6,7 @@ An error that a user can correct is one red line on stderr and exit code 2; no f
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import platform
 import time
@@ -26,7 +27,9 @@ import gpudeblur
 
 from .batch.folders import deblur_files, plan
 from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, summary, write_report
+from .blind.restore import network_names
 from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
+from .networks.catalog import LICENSE, all_weights
 from .networks.training.command import RECIPES, train_network
 from .numerics.arrays import require_cuda
 
@@ -92,9 +95,7 @@ def deblur(
         size = _parse_kernel_size(kernel_size)
         check_output(out, bits=bits, source=source)
         if kernel_out is not None:
-            check_output(kernel_out, suffixes=KERNEL_SUFFIXES, source=source)
-            if kernel_out.resolve() == out.resolve():
-                raise ValueError(f"--kernel-out must be another file than --out, got {out} for both; rename one")
+            _check_kernel_out(kernel_out, out, source)
         photo = read_image(source)
         check_output(out, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype)
         with _progress_bar() as callback:
@@ -127,6 +128,65 @@ def deblur(
 
 
 @app.command()
+def restore(
+    source: Source,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="The restored picture: .png, .jpg, .jpeg, .tif or .tiff.")
+    ],
+    network: Annotated[str, typer.Option(metavar="|".join(network_names()), help="The network; needs PyTorch.")],
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights that gpudeblur train wrote; default: the package's.")
+    ] = None,
+    strength: Annotated[
+        str, typer.Option(metavar="auto|S", help="Share of the network's change in the result, 0 to 1.")
+    ] = "auto",
+    kernel_out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the kernel, if the network estimates one: .npy or .png."),
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(metavar="N", help="Side of the tiles of a large picture; default: what is needed.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    bits: Bits = None,
+) -> None:
+    """Restore a blurred face by a trained network."""
+    with _user_errors():
+        share = _parse_strength(strength)
+        check_output(out, bits=bits, source=source)
+        if kernel_out is not None:
+            _check_kernel_out(kernel_out, out, source)
+            _check_estimates_kernel("--kernel-out", network)
+        photo = read_image(source)
+        check_output(out, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype)
+        with _progress_bar() as callback:
+            result = gpudeblur.restore(
+                photo.pixels,
+                network,
+                channel_axis=_channel_axis(photo.pixels),
+                device=device.value,
+                weights=weights,
+                strength=share,
+                tile="auto" if tile is None else tile,
+                callback=callback,
+            )
+        write_image(out, result.image, photo.alpha, bits=bits)
+        if kernel_out is not None and result.kernel is not None:
+            write_kernel(kernel_out, result.kernel)
+        _print_table(
+            {
+                "picture": _shape(photo.pixels),
+                "network": network,
+                "backend": result.info["backend"],
+                "confidence": f"{result.info['confidence']:.2f}",
+                "strength": f"{result.info['strength']:.2f}",
+                "seconds": f"{result.info['seconds']:.2f}",
+                "written": "\n".join(str(file) for file in (out, kernel_out) if file is not None),
+            }
+        )
+
+
+@app.command()
 def batch(
     sources: Annotated[
         list[Path], typer.Argument(metavar="IN...", help="Pictures, and folders of pictures: PNG, JPEG or TIFF.")
@@ -134,6 +194,13 @@ def batch(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the sharp pictures; created if need be.")
     ],
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(("two-step", *network_names())),
+            help="two-step, or a network for faces, which takes no option of the method or of the kernel.",
+        ),
+    ] = "two-step",
     kernel_size: KernelSize = "auto",
     kernels_out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the kernels: NAME.npy.")] = None,
     recursive: Annotated[
@@ -164,6 +231,8 @@ def batch(
     with _user_errors():
         if report is not None:
             check_output(report, suffixes=REPORT_SUFFIXES)
+        if kernels_out is not None:
+            _check_estimates_kernel("--kernels-out", method)
         suffix = None if format is None else f".{format.value}"
         tasks = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix)
         start, outcomes = time.perf_counter(), []
@@ -175,6 +244,7 @@ def batch(
                     overwrite=overwrite,
                     bits=bits,
                     device=device.value,
+                    method=method,
                     final=final.value,
                     gamma=gamma,
                     options=_options(gradient_weight, smooth_weight, prior),
@@ -188,7 +258,8 @@ def batch(
             outcomes.sort(key=lambda outcome: order[outcome.source])
             if report is not None and outcomes:
                 write_report(report, outcomes)
-        rows = summary(outcomes, len(tasks), time.perf_counter() - start)
+        meaning = {} if method == "two-step" else {"low_confidence": "the network may not have helped"}
+        rows = summary(outcomes, len(tasks), time.perf_counter() - start, **meaning)
         _print_table(rows if report is None else rows | {"report": str(report)})
     if "failed" in rows:
         raise typer.Exit(1)
@@ -278,7 +349,7 @@ for _name, _recipe in RECIPES.items():
 
 @app.command()
 def info() -> None:
-    """Show versions, GPUs, and which backends work here."""
+    """Show versions, GPUs, which backends work here, and the weights of the package."""
     rows = {"python": f"{platform.python_version()} on {platform.platform()}"}
     for name in ("gpudeblur", "numpy", "scipy"):
         rows[name] = _version(name)
@@ -286,6 +357,10 @@ def info() -> None:
     rows["torch"] = _version("torch")
     rows["numpy backend"] = "works, FFT: scipy.fft (pocketfft)"
     rows.update(_cuda_rows())
+    for file in all_weights():
+        data = file.read_bytes()
+        checksum = hashlib.sha256(data).hexdigest()[:12]
+        rows[f"weights of {file.stem.replace('_', '-')}"] = f"{len(data) / 1e3:.0f} kB, SHA-256 {checksum}, {LICENSE}"
     _print_table(rows)
 
 
@@ -357,6 +432,27 @@ def _parse_kernel_size(text: str) -> Any:
             "use for instance 31 or 31x25"
         ) from None
     return sizes if len(sizes) > 1 else sizes[0]
+
+
+def _parse_strength(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"--strength must be auto or a number from 0 to 1, got {text!r}; auto decides") from None
+
+
+def _check_kernel_out(kernel_out: Path, out: Path, source: Path) -> None:
+    check_output(kernel_out, suffixes=KERNEL_SUFFIXES, source=source)
+    if kernel_out.resolve() == out.resolve():
+        raise ValueError(f"--kernel-out must be another file than --out, got {out} for both; rename one")
+
+
+def _check_estimates_kernel(option: str, method: str) -> None:
+    """Refuse a file for kernels with a network that estimates none."""
+    from .networks.restore import estimates_kernel
+
+    if method in network_names() and not estimates_kernel(method):
+        raise ValueError(f"{option} needs a method that estimates the kernel, got {method!r}; leave it out")
 
 
 def _channel_axis(pixels: Any) -> int | None:

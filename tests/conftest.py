@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,40 @@ def cpu_kernel(build_folder: Path) -> Callable[[str], Any]:
 
     sources = {path.stem: cuda.source(path.stem) for path in sorted(cuda.SOURCES.glob("*.cu"))}
     return build_all(sources, build_folder, sanitize=SANITIZE).__getitem__
+
+
+@pytest.fixture(scope="session")
+def network_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a small "deepdeblur" whose weights are random: it changes every picture."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    from gpudeblur.networks.blocks import initialized
+    from gpudeblur.networks.catalog import write_network
+    from gpudeblur.networks.deepdeblur.network import DeepDeblur
+
+    def make() -> Any:
+        network = DeepDeblur("unet", (8, 12, 16), (1, 1, 1, 1, 1))
+        for name, parameter in network.named_parameters():
+            if not parameter.any() and name.endswith("weight"):  # the last layer of each branch
+                torch.nn.init.normal_(parameter, std=0.02)
+        return network
+
+    network, path = initialized(make, 0), tmp_path_factory.mktemp("weights") / "random.safetensors"
+    write_network(path, network, network.state_dict())
+    return path
+
+
+@pytest.fixture
+def shipped(network_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`network_weights` in place of those that ship."""
+    from gpudeblur.networks import catalog, restore
+
+    entry = dataclasses.replace(catalog.NETWORKS["deepdeblur"], checksum=None)
+    monkeypatch.setitem(catalog.NETWORKS, "deepdeblur", entry)
+    monkeypatch.setattr(catalog, "shipped_weights", lambda name: network_weights)
+    restore._load.cache_clear()
+    yield network_weights
+    restore._load.cache_clear()
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -264,7 +264,7 @@ def test_help_and_usage_errors_name_the_choices():
     assert "cuda" in result.stderr
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("deblur", "batch", "kernel", "demo", "train", "info"):
+    for command in ("deblur", "restore", "batch", "kernel", "demo", "train", "info"):
         assert command in result.stdout
 
 
@@ -278,7 +278,42 @@ def test_info_names_versions_and_backends(monkeypatch):
     for name in ("gpudeblur", "python", "scipy", "cupy", "torch", "numpy backend", "cupy backend", "FFT"):
         assert name in result.stdout
     assert np.__version__ in result.stdout
+    assert "SHA-256 0e0a9c0c5c3c, research use: trained on CelebA" in table(result)["weights of classifier"]
     assert "does not work: device='cuda' needs an NVIDIA GPU, CUDA sees none" in result.stdout
+
+
+def test_restore(network_weights, source, tmp_path):
+    write_image(source, COLOR, COLOR[..., 1])
+    out = tmp_path / "out.png"
+    command = ("restore", source, "-o", out, "--network", "deepdeblur", "--weights", network_weights)
+    result = run(*command, "--strength", "0.5", "--tile", "64", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    expected = gpudeblur.restore(
+        COLOR, "deepdeblur", channel_axis=-1, weights=network_weights, strength=0.5, tile=64, device="cpu"
+    )
+    np.testing.assert_array_equal(read_image(out).pixels, expected.image)
+    np.testing.assert_array_equal(read_image(out).alpha, COLOR[..., 1])
+    rows = table(result)
+    assert (rows["network"], rows["backend"], rows["strength"]) == ("deepdeblur", "numpy", "0.50")
+    assert rows["written"] == str(out)
+    out.unlink()
+    for arguments, message in {
+        ("--strength", "full"): "--strength must be auto or a number from 0 to 1, got 'full'; auto decides",
+        ("--strength", "2"): "strength must be in [0, 1], and finite, got 2.0",
+        ("--network", "magic"): "network must be one of 'deepdeblur'",
+        ("--kernel-out", tmp_path / "k.npy"): "--kernel-out needs a method that estimates the kernel, got 'deepdeblur'",
+        ("--weights", tmp_path / "none"): "No such file or directory",
+        ("--weights", source): "must be safetensors, got a damaged file",
+    }.items():
+        fails(run(*command, *arguments), message)
+    assert names(tmp_path) == ["in.png"]
+
+
+def test_restore_without_torch(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("restore", source, "-o", tmp_path / "out.png", "--network", "deepdeblur")
+    fails(result, "a network needs PyTorch, which cannot be imported")
+    assert "pip install 'gpudeblur[torch]'" in result.stderr
 
 
 @pytest.mark.slow

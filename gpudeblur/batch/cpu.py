@@ -1,4 +1,4 @@
-"""The CPU executor: threads that deblur small stacks of equal images."""
+"""The CPU executor: threads that deblur, or restore by a network, small stacks of equal images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..blind.deblur import BlindResult, deblur
+from ..blind.restore import RestoreResult, restore
 from ..numerics.progress import Stopped
 from .gpu import split_info
 from .pipeline import BatchResult, Pipeline, Task
@@ -16,12 +17,17 @@ from .pipeline import BatchResult, Pipeline, Task
 # Pixels and images in a stack, at most. The images of a stack share NumPy's overhead per call and the waits for the
 # interpreter's lock; a larger stack would not fit a core's cache.
 STACK_PIXELS, STACK_IMAGES = 1 << 19, 16
+NETWORK_STACK = 8  # images, for a network
 # Stacks in flight for each worker: one that is computed, and one that waits.
 STACKS_PER_WORKER = 2
 
 
 class CpuExecutor:
-    """`workers` threads, each with a stack of equal images at a time."""
+    """`workers` threads, each with a stack of equal images at a time.
+
+    `settings` are the arguments of `deblur`, or with a "network" those of `restore`, for which one thread is enough:
+    PyTorch has its own.
+    """
 
     def __init__(
         self,
@@ -32,7 +38,8 @@ class CpuExecutor:
         batch_size: int | None,
     ) -> None:
         self._pipeline, self._settings, self._device = pipeline, settings, device
-        self._workers, self._batch_size = workers or usable_cpus(), batch_size
+        self._workers = workers or (1 if "network" in settings else usable_cpus())
+        self._batch_size = batch_size
         self.limit, self.in_flight = STACKS_PER_WORKER * (batch_size or STACK_IMAGES) * self._workers, 0
         self._tasks: deque[Task] = deque()
         self._idle = self._started = 0
@@ -70,9 +77,11 @@ class CpuExecutor:
 
     def _max_stack(self, image: Any) -> int:
         """Images like this one that are computed together, at most: 1 if each is to find its own kernel size."""
-        if not isinstance(image, np.ndarray) or self._settings["kernel_size"] is None:
+        is_network = "network" in self._settings
+        if not isinstance(image, np.ndarray) or (not is_network and self._settings["kernel_size"] is None):
             return 1
-        return self._batch_size or max(1, min(STACK_IMAGES, STACK_PIXELS // max(1, image.size)))
+        count = NETWORK_STACK if is_network else STACK_IMAGES
+        return self._batch_size or max(1, min(count, STACK_PIXELS // max(1, image.size)))
 
     def _take_stack(self, first: Task) -> list[Task]:
         """The first task and the next ones, while they are like it and within one worker's fair share."""
@@ -98,16 +107,18 @@ class CpuExecutor:
             return [result for task in tasks for result in self._deblur([task])]
         results = []
         for i, task in enumerate(tasks):  # copies: one result must not keep the others in memory
-            image = None if stack.image is None else stack.image[i].copy()
-            results.append(BatchResult(task.index, image, stack.kernel[i].copy(), split_info(stack.info, i, count)))
+            arrays = (stack.image, stack.kernel)
+            result_image, kernel = (None if array is None else array[i].copy() for array in arrays)
+            results.append(BatchResult(task.index, result_image, kernel, split_info(stack.info, i, count)))
         return results
 
-    def _call(self, image: Any, rank: int | None = None) -> BlindResult:
-        """`deblur` of an image, or of a stack of images of that rank."""
+    def _call(self, image: Any, rank: int | None = None) -> BlindResult | RestoreResult:
+        """The result of an image, or of a stack of images of that rank."""
         settings, axis = self._settings, self._settings["channel_axis"]
         if rank is not None and axis is not None and axis >= 0:
             settings = settings | {"channel_axis": axis - rank}  # counted from the end, which a stack leaves in place
-        return deblur(image, device=self._device, callback=lambda *_: self._pipeline.stopping, **settings)
+        function: Any = restore if "network" in settings else deblur
+        return function(image, device=self._device, callback=lambda *_: self._pipeline.stopping, **settings)
 
 
 def stackable(image: Any, other: Any, channel_axis: int | None) -> bool:

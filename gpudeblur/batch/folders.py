@@ -128,7 +128,7 @@ def _check_outputs(tasks: list[FileTask]) -> None:
 
 
 def deblur_files(
-    tasks: list[FileTask], kernel_size: Any, *, overwrite: bool = False, bits: int | None = None, **settings: Any
+    tasks: list[FileTask], kernel_size: Any = None, *, overwrite: bool = False, bits: int | None = None, **settings: Any
 ) -> Iterator[Outcome]:
     """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
@@ -161,14 +161,14 @@ def deblur_files(
             while failed:
                 yield failed.popleft()
             task, alpha = pending.popleft()
-            if result.image is None or result.kernel is None:
+            if result.image is None:
                 yield task.failed(result.error)
                 continue
             image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
             try:
                 if overwrite or not task.output.exists():
                     write_image(task.output, image, alpha, bits=bits)
-                if task.kernel is not None and (overwrite or not task.kernel.exists()):
+                if task.kernel is not None and result.kernel is not None and (overwrite or not task.kernel.exists()):
                     write_kernel(task.kernel, result.kernel)
             except FILE_ERRORS as error:
                 yield task.failed(error)

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..blind.deblur import BlindResult
-from ..images import checks
 from ..numerics.progress import Stopped
 from .pipeline import BatchResult, Pipeline, Task, clear_tracebacks
 
@@ -72,7 +71,12 @@ class _Group:
 class GpuExecutor:
     """Computes equal images together: `batch_size` of them, or as many as memory and `GROUP_PIXELS` allow.
 
-    Without a kernel size it computes one by one: in a stack, all kernels would be padded to the largest.
+    Parameters
+    ----------
+    deblur : function of (stack, channel_axis=, callback=).
+    bytes_per_image : memory that an image of a shape takes.
+    check : raises what `deblur` would raise for an image.
+    one_by_one : whether no images are stacked.
     """
 
     def __init__(
@@ -82,13 +86,14 @@ class GpuExecutor:
         deblur: Callable[..., BlindResult],
         bytes_per_image: Callable[[tuple[int, ...]], int],
         *,
-        kernel_size: Any,
+        check: Callable[[Any], None],
+        one_by_one: bool,
         channel_axis: int | None = None,
         batch_size: int | None = None,
         timeout: float = BATCH_TIMEOUT,
     ) -> None:
         self._pipeline, self._device, self._deblur, self._bytes_per_image = pipeline, device, deblur, bytes_per_image
-        self._kernel_size, self._channel_axis = kernel_size, channel_axis
+        self._check, self._one_by_one, self._channel_axis = check, one_by_one, channel_axis
         self._batch_size, self._timeout = batch_size, timeout
         self.limit, self.in_flight = GROUPS_IN_FLIGHT * (batch_size or GROUP_PIXELS), 0
         # Bytes. A batch size that the user gives is tried whatever the model says of memory.
@@ -112,12 +117,7 @@ class GpuExecutor:
         """The error that `deblur` would raise for it: one bad image must not fail its whole group."""
         try:
             self._device.prepare(image)
-            checks.check_picture(image, channel_axis=self._channel_axis)
-            shape = checks.without_channels(image, self._channel_axis)
-            if self._kernel_size is None:
-                checks.check_minimum_size(shape)
-            else:
-                checks.check_kernel_size(self._kernel_size, shape)
+            self._check(image)
         except Exception as error:  # noqa: BLE001 - whatever this image raises is its result
             return error
         return None
@@ -141,8 +141,8 @@ class GpuExecutor:
     # ---- which images are computed together
 
     def _max_group(self, shape: tuple[int, ...]) -> int:
-        """Images of this shape that are computed together, at most: 1 if each is to find its own kernel size."""
-        if self._kernel_size is None:
+        """Images of this shape that are computed together, at most."""
+        if self._one_by_one:
             return 1
         count = self._batch_size or GROUP_PIXELS // math.prod(shape)
         return max(1, int(min(count, self._budget // self._bytes_per_image(shape))))
@@ -278,8 +278,8 @@ class GpuExecutor:
                 pipeline.finish(BatchResult(task.index, None, None, {}, error))
         else:
             for i, task in enumerate(tasks):
-                image = None if stack.image is None else stack.image[i]
-                pipeline.finish(BatchResult(task.index, image, stack.kernel[i], split_info(stack.info, i, count)))
+                image, kernel = (None if array is None else array[i] for array in (stack.image, stack.kernel))
+                pipeline.finish(BatchResult(task.index, image, kernel, split_info(stack.info, i, count)))
         self._group_done()
 
     def _group_done(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..blind.deblur import deblur
 from ..blind.options import Settings, TwoStepOptions
+from ..blind.restore import RestoreSettings, network_names, restore
 from ..images import checks
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
@@ -28,6 +29,7 @@ from .memory import bytes_per_image
 from .pipeline import BatchResult, Executor, Pipeline
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
+NETWORK_ARRAYS = 16  # live arrays of an image's size around a network on a GPU, at most, in float64
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,18 @@ def deblur_batch(
     pictures : stack, or any iterable of NumPy or CuPy arrays
         Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread.
         A picture must not be changed before its result is there.
-    kernel_size, channel_axis, device, method, final, gamma, prior, options
+    kernel_size, channel_axis, device, final, gamma, prior, options
         As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture.
+    method : {"two-step"} or a network of `restore`, such as "deepdeblur"
+        A network takes `channel_axis`, `device` and `gamma` alone, and the results are those of `restore`.
     batch_size : int, optional
         How many pictures of one shape are computed together, at most. None: on a GPU what fits into its free memory by
         the model in `batch.memory` (if it does not fit, the group is halved with a warning); on the CPU up to 2^19
-        pixels. If kernel_size is None, pictures are computed one by one, because their kernels differ in size.
+        pixels, with a network 8 pictures. If kernel_size is None, the two-step method computes pictures one by one,
+        because their kernels differ in size.
     workers : int, optional
-        CPU only: the number of threads. None: one for each CPU that this process may use.
+        CPU only: the number of threads. None: one for each CPU that this process may use, and one for a network, as
+        PyTorch has its own.
     callback : callable(Progress), optional
         Called in the iterating thread each time the next result is asked for. If it returns True, the batch ends with
         `Stopped`.
@@ -108,8 +114,8 @@ def deblur_batch(
 
     Notes
     -----
-    On the CPU each result equals that of `deblur` bit by bit, except with a network as the prior, which rounds
-    differently in a stack. On a GPU, CUDA graphs are captured while the first groups of a shape are computed. During a
+    On the CPU each result equals that of `deblur` bit by bit, except with a network, which rounds differently in a
+    stack. On a GPU, CUDA graphs are captured while the first groups of a shape are computed. During a
     capture CUDA may refuse to synchronize the whole device, so synchronize streams or events instead.
 
     Examples
@@ -121,24 +127,38 @@ def deblur_batch(
     """
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
-        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options)
+        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, prior, options)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
         checks.check_count("workers", workers, way_out="leave it out for one per CPU")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}; it is called with a Progress")
-    arguments = {
-        "kernel_size": settings.kernel_size,
-        "channel_axis": channel_axis,
-        "method": method,
-        "final": final,
-        "gamma": gamma,
-        "options": settings.options,
-    }
     if device == "auto":
         device = "cpu" if choose_module(np.empty(0), device) is np else "cuda"
     return BatchIterator(pictures, total, device, arguments, workers, batch_size, callback)
+
+
+def _check_method(
+    kernel_size: Any, channel_axis: Any, device: Any, method: Any, final: Any, gamma: Any, prior: Any, options: Any
+) -> dict[str, Any]:
+    """The arguments of `deblur` for a picture, or those of `restore` if the method is a network; checked."""
+    networks = network_names()
+    checks.check_choice("method", method, ("two-step", *networks))
+    if method not in networks:
+        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options)
+        return {
+            "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
+            "gamma": gamma, "options": settings.options,
+        }  # fmt: skip
+    given = {"kernel_size": kernel_size, "prior": prior, "options": options}
+    if not (isinstance(final, str) and final == "sparse"):
+        given["final"] = final
+    for name, value in given.items():
+        if value is not None or name == "final":
+            raise ValueError(f"{name} is not known to method {method!r}, got {value!r}; leave it out")
+    RestoreSettings.of(method, channel_axis, device, gamma=gamma)
+    return {"network": method, "channel_axis": channel_axis, "gamma": gamma}
 
 
 class BatchIterator(Iterator[BatchResult]):
@@ -252,10 +272,12 @@ def _is_on_device(picture: Any) -> bool:
 
 
 def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], batch_size: int | None) -> GpuExecutor:
-    axis = settings["channel_axis"]
+    axis, is_network = settings["channel_axis"], "network" in settings
 
     @functools.lru_cache(maxsize=64)
     def bytes_of(shape: tuple[int, ...]) -> int:
+        if is_network:  # the arrays outside the network, which takes few pixels at a time
+            return NETWORK_ARRAYS * 8 * math.prod(shape)
         sides, channels = list(shape), 1
         if axis is not None:
             channels = sides.pop(axis)
@@ -270,12 +292,25 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
         # Each of the three threads has an input or a result as well, of float64 at most.
         return size * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
 
+    def check(image: Any) -> None:
+        if is_network:
+            checks.check_network_picture(image, channel_axis=axis)
+            return
+        checks.check_picture(image, channel_axis=axis)
+        shape = checks.without_channels(image, axis)
+        if settings["kernel_size"] is None:
+            checks.check_minimum_size(shape)
+        else:
+            checks.check_kernel_size(settings["kernel_size"], shape)
+
+    function: Any = restore if is_network else deblur
     return GpuExecutor(
         pipeline,
         device,
-        functools.partial(deblur, **{name: value for name, value in settings.items() if name != "channel_axis"}),
+        functools.partial(function, **{name: value for name, value in settings.items() if name != "channel_axis"}),
         bytes_of,
-        kernel_size=settings["kernel_size"],
+        check=check,
+        one_by_one=not is_network and settings["kernel_size"] is None,  # kernels would be padded to the largest
         channel_axis=axis,
         batch_size=batch_size,
     )

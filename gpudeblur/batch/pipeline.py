@@ -36,9 +36,9 @@ class BatchResult:
     index : int
         Position of the image in the input, from 0.
     image, kernel, info
-        As in `BlindResult`; None, None and {} if there is an error.
+        As in `BlindResult`, with a network as in `RestoreResult`; None, None and {} if there is an error.
     error : Exception or None
-        What `deblur` raises for this image alone.
+        What `deblur` or `restore` raises for this image alone.
     """
 
     index: int

@@ -35,6 +35,8 @@ STARTS: Mapping[str, Mapping[str, Any]] = {
         "edge_fraction": (0.3, 0.6),
         "prior": L0Intensity(which="both"),
     },
+    # The kernel of the network "sketch" instead of the coarser scales: for faces; needs PyTorch. No default.
+    "network": {},
 }
 # Fractions of the run: the kernel, where a restoration follows; of that, finding the kernel's size.
 KERNEL_FRACTION, SIZE_FRACTION = 0.7, 0.4
@@ -51,7 +53,8 @@ class TwoStepOptions:
     ----------
     starts : tuple of str
         Initializations, names in `STARTS`. The kernel that scores best is kept, for each image by itself
-        (`selection`). Values in `STARTS` override these options for that initialization; the finest scale uses these
+        (`selection`). "network", which is no default, is the kernel of `restore(image, "sketch")`: it finds kernels of
+        small faces that the others miss, and needs PyTorch. Values in `STARTS` override these options for that initialization; the finest scale uses these
         options, except as `schedule.finest_options` states. Each costs about as much as the finest scale. With a single
         one nothing is ranked, and ``("wide",)`` is the fastest choice.
     finest_candidates : int
@@ -228,6 +231,15 @@ class TwoStepOptions:
         return replace(self, **STARTS[name])
 
 
+def check_call(channel_axis: Any, device: Any, callback: Any) -> None:
+    """Check the arguments that mean the same to `deblur` and `restore`."""
+    if channel_axis is not None:
+        checks.check_axis(channel_axis)
+    make_progress(callback, "kernel")
+    if device is not None:
+        choose_module(np.empty(0), device)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The arguments of `deblur`, `estimate_kernel` and `deblur_batch`, checked without reading a pixel."""
@@ -259,10 +271,8 @@ class Settings:
             checks.check_choice("final", final, FINALS)
         if kernel_size is not None:
             kernel_size = checks.check_kernel_size(kernel_size)
-        if channel_axis is not None:
-            checks.check_axis(channel_axis)
         checks.check_gamma(gamma)
-        make_progress(callback, "kernel")
+        check_call(channel_axis, device, callback)
         if not isinstance(options, TwoStepOptions | None):
             raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
         if prior is not None:
@@ -271,8 +281,6 @@ class Settings:
                     f"prior must be given once, got {prior!r} and options.prior={options.prior!r}; leave one out"
                 )
             options = replace(options or TwoStepOptions(), prior=prior)
-        if device is not None:
-            choose_module(np.empty(0), device)
         return cls(kernel_size, channel_axis, device, final, gamma, options or TwoStepOptions(), callback)
 
     def size_progress(self) -> OnProgress:

@@ -75,7 +75,8 @@ def two_step(
         functools.partial(coarse_kernels, size=size, options=options),
         *views.arrays,
         report=subrange(progress, 0, begin),
-        capturable=all(is_replayable(options.of_start(name).prior) for name in options.starts),
+        capturable="network" not in options.starts
+        and all(is_replayable(options.of_start(name).prior) for name in options.starts),
     )
     kernel, *signals = replayed(
         ("finest", size, options),
@@ -121,7 +122,10 @@ def coarse_kernels(
     def run(i: int, name: str) -> tuple[Array, Array, Array, Array]:
         image = views.full if views.unlit is None or name not in WITHOUT_LIGHTS else views.unlit
         progress = subrange(report, i / len(options.starts), 1 / len(options.starts))
-        kernel = coarse_to_fine(image, size, options.of_start(name), progress)
+        if name == "network":
+            kernel = network_kernel(image, size)
+        else:
+            kernel = coarse_to_fine(image, size, options.of_start(name), progress)
         if not several:
             return kernel, *(views.noise_scale,) * 3
         return kernel, *score_kernels(scoring, kernel, views.noise_scale).parts
@@ -131,6 +135,15 @@ def coarse_kernels(
     )
     kernels, energy, match, gain = (stack(column) for column in zip(*results, strict=True))
     return kernels, energy, match, gain
+
+
+def network_kernel(image: Array, size: tuple[int, int]) -> Array:
+    """The kernels (n, *size) of images (n, H, W) by the network "sketch" ([Lin2020])."""
+    from ..networks import bridge, restore
+
+    network = restore.load("sketch", None, bridge.device_of(image))
+    kernel = restore.estimate_kernels(network, image[:, None]).astype(image.dtype, copy=False)
+    return normalize(fit_size(kernel, size))
 
 
 def finest_kernel(

@@ -123,6 +123,24 @@ def check_minimum_size(shape: tuple[int, ...]) -> None:
         )
 
 
+MIN_NETWORK_SIDE = 16  # pixels, of a picture for a network
+
+
+def check_network_picture(image: Any, *, channel_axis: int | None = None) -> None:
+    """`check_picture`, and raise unless a network can restore it: 16 x 16 pixels, and 1, 3 or 4 channels."""
+    check_picture(image, channel_axis=channel_axis)
+    rows, columns = without_channels(image, channel_axis)[-2:]
+    if min(rows, columns) < MIN_NETWORK_SIDE:
+        way_out = "channel_axis=-1 if it has channels (H, W, C), else enlarge it"
+        raise ValueError(f"image must have at least 16 x 16 pixels for a network, got {rows} x {columns}; {way_out}")
+    if channel_axis is not None and image.shape[channel_axis] not in (1, 3, 4):
+        channels = image.shape[channel_axis]
+        raise ValueError(
+            f"image must have 1, 3 or 4 channels for a network (gray, RGB, RGB and alpha), got {channels}; "
+            "pass its channels as a stack of gray pictures"
+        )
+
+
 def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool = False) -> Any:
     """A positive number, or an array of one for each picture of a `stack` (...); with `zero`, 0 is allowed."""
     try:
@@ -231,9 +249,9 @@ def check_largest(largest: float, dtype: Any, advice: str | None = SCALE_ADVICE,
         warn(f"{name} has values up to {largest:.4g}: {advice}")
 
 
-def check_gamma(gamma: Any) -> None:
+def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:
     is_positive = isinstance(gamma, (int, float, np.number)) and bool(0 < gamma < math.inf)
-    check_rule("gamma", gamma, is_positive, "be a positive number", "1 is linear, photos have about 2.2")
+    check_rule("gamma", gamma, is_positive, "be a positive number", way_out)
 
 
 def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None:

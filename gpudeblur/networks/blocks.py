@@ -6,7 +6,7 @@ every trunk ends in a convolution whose weights begin as 0: a new network change
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +15,17 @@ from torch.nn import functional
 
 SLOPE = 0.1  # of leaky ReLUs below 0
 MULTIPLE = 8  # pixels; the sides of pictures inside `UNet` are multiples of it
+RECYCLES = 2  # of a recurrent convolution
+DENSE_SLOPE = 0.2  # of leaky ReLUs below 0 in dense blocks, as [Qi2020]
+DENSE_SCALE = 0.2  # alpha of [Qi2020]: of what a dense block adds
 
 
 def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, zero: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size (at stride 1), with He's weights for leaky ReLUs, or zeros, and no bias yet.
+    """A convolution with He's weights for leaky ReLUs, or zeros, and biases of 0.
 
-    An even size has one pixel less before than after, as the 14 x 14 filters of [WangL2017].
+    Odd filters have a margin of zeros that keeps the size (at stride 1); even ones have none.
     """
-    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2 if size % 2 or stride > 1 else "same")
-    if stride > 1 and size == stride:
-        layer.padding = (0, 0)  # pictures are multiples of the stride
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2 if size % 2 else 0)
     if zero:
         nn.init.zeros_(layer.weight)
     else:
@@ -90,6 +91,10 @@ class UNet(nn.Module):
             for width, count in zip((large, middle, small, middle, large), counts, strict=True)
         )
         self.exit = conv(large, 4 * outputs, zero=True)
+        # Pixels from an output pixel to the farthest input pixel that influences it: each 3 x 3 filter adds a pixel of
+        # its size, and up to 7 pixels share one at the smallest size.
+        first, second, smallest, third, last = (2 * count for count in counts)
+        self.reach = 2 * (2 + first + last) + 4 * (second + third) + 8 * smallest + MULTIPLE - 1
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, inputs, H, W) of any size from 16 pixels to (N, outputs, H, W)."""
@@ -112,3 +117,79 @@ def initialized(make: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
+
+
+class RecurrentConv(nn.Module):
+    """y = f(W x), then twice y = f(W (x + y)) with the same W: "recycles twice" ([Qi2020], section 3.3)."""
+
+    def __init__(self, width: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.filters, self.activation = conv(width, width), activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.activation(self.filters(x))
+        for _ in range(RECYCLES):
+            y = self.activation(self.filters(x + y))
+        return y
+
+
+class RRRB(nn.Module):
+    """Residual-in-recurrent residual block ([Qi2020], Fig. 3b): x + r(r(x)), r(x) = x + two recurrent convolutions."""
+
+    def __init__(self, width: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(RecurrentConv(width, activation), RecurrentConv(width, activation)) for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for block in self.blocks:
+            y = y + block(y)
+        return x + y
+
+
+class DenseBlock(nn.Module):
+    """x + alpha D(x): each of five convolutions reads x and what all earlier ones added to it."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.filters = nn.ModuleList(
+            conv(width + index * growth, growth if index < 4 else width) for index in range(5)
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = x
+        for filters in self.filters[:-1]:
+            features = torch.cat([features, functional.leaky_relu(filters(features), DENSE_SLOPE)], dim=1)
+        return x + DENSE_SCALE * self.filters[-1](features)
+
+
+class RRDB(nn.Module):
+    """Residual in residual dense block: x + alpha times three dense blocks."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(DenseBlock(width, growth) for _ in range(3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + DENSE_SCALE * self.blocks(x)
+
+
+class DRDBU(nn.Module):
+    """Dense-in-residual dense blocks unit ([Qi2020], Fig. 3a): RRDBs, each of which reads x and all earlier ones.
+
+    1 x 1 filters join what a block reads. The result is x + alpha times all blocks, joined.
+    """
+
+    def __init__(self, width: int, growth: int = 8, blocks: int = 3) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(RRDB(width, growth) for _ in range(blocks))
+        self.joins = nn.ModuleList(conv((index + 2) * width, width, 1) for index in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs, joined = [x], x
+        for block, join in zip(self.blocks, self.joins, strict=True):
+            outputs.append(block(joined))
+            joined = join(torch.cat(outputs, dim=1))
+        return x + DENSE_SCALE * joined

@@ -1,8 +1,9 @@
 """Run PyTorch networks on the arrays of this library, sharing memory and stream through DLPack.
 
 Apart from the network itself no torch type enters or leaves, and torch is imported when a function here is first
-called. A network receives images (..., H, W) as one tensor (N, 1, H, W). Nothing is copied except arrays that torch
-cannot represent (reversed, read-only). A round trip takes some microseconds.
+called. A network receives images (..., H, W) as one tensor (N, 1, H, W). Arrays that torch cannot represent (reversed,
+read-only) are copied, and so is what enters a network outside autograd, as layers may work in place. A round trip takes
+some microseconds.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def apply_network(module: Callable[..., Any], images: Array, *arguments: Any) ->
     check_module(module, images)
     with stream_of(images), torch_module().no_grad():
         batch = _to_batch(images)
-        output = _call(module, batch, *arguments)
+        output = _call(module, batch.clone(), *arguments)
         if output.shape != batch.shape:
             shapes = f"{tuple(batch.shape)}, got {tuple(output.shape)}"
             raise ValueError(f"module must return the shape that it gets, {shapes}; use a network for pictures")
@@ -122,7 +123,7 @@ def evaluate(module: Callable[..., Any], images: Array) -> Array:
     """module(images) for a network with one number per image: (...). Parameters and errors as in `gradient`."""
     check_module(module, images)
     with stream_of(images), torch_module().no_grad():
-        return from_torch(_call_scalar(module, _to_batch(images)), images).reshape(images.shape[:-2])
+        return from_torch(_call_scalar(module, _to_batch(images).clone()), images).reshape(images.shape[:-2])
 
 
 def gradient(module: Callable[..., Any], images: Array) -> Array:

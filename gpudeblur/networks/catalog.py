@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ..images.files import write_whole
-from .weights import pack, read_weights
+
+if TYPE_CHECKING:  # the names of the networks are needed without torch
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Entry:
 
 NETWORKS = {
     "deepdeblur": Entry(".deepdeblur.network:DeepDeblur", None),
+    "sketch": Entry(".sketch.network:Sketch", None),
+    "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 
 
@@ -47,14 +50,31 @@ def shipped_weights(name: str) -> Path:
     return Path(__file__).parent / folder / f"{folder}.safetensors"
 
 
+# Of all weights in the package.
+LICENSE = "research use: trained on CelebA"
+
+
+def all_weights() -> list[Path]:
+    """The files of all weights in the package, those of the classifier included."""
+    return sorted(Path(__file__).parent.glob("*/*.safetensors"))
+
+
 def load_network(name: str, path: Path | None = None) -> nn.Module:
     """A network with the weights of the package, or with those of a file or checkpoint, in float32 for evaluation.
 
     Raises
     ------
+    OSError
+        The file cannot be read, or no weights of this network ship.
     ValueError
-        As `unpack`; or the file is of another network.
+        As `weights.unpack`; or the file is of another network.
     """
+    from .weights import read_weights
+
+    if path is None and not shipped_weights(name).exists():
+        raise FileNotFoundError(
+            f"no weights of the network {name!r} ship with this version; train some, and name the file"
+        )
     path, checksum = (Path(path), None) if path is not None else (shipped_weights(name), NETWORKS[name].checksum)
     tensors, metadata = read_weights(path, checksum)
     architecture = metadata.get("architecture")
@@ -62,7 +82,10 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
         raise ValueError(
             f"weights {path} must be of the network {name!r}, got {architecture!r}; name another file or network"
         )
-    network = NETWORKS[name].network(**json.loads(metadata["config"]))
+    try:
+        network = NETWORKS[name].network(**json.loads(metadata["config"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"weights {path} must hold the config of {name!r}, got {error!r}; get a fresh copy") from error
     expected = network.state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if shapes != {key: tuple(tensor.shape) for key, tensor in expected.items()}:
@@ -73,6 +96,8 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
 
 def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
     """Write weights of a network in float16, atomically; returns the SHA-256 of the file."""
+    from .weights import pack
+
     metadata = {"architecture": str(network.NAME), "config": json.dumps(network.config)}
     data = pack({name: tensor.half() for name, tensor in weights.items()}, metadata)
     write_whole(Path(path), data)

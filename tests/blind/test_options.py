@@ -148,7 +148,7 @@ REFUSED_ARGUMENTS: list[tuple[str, Any, type[Exception], str]] = [
     ("channel_axis", 1.0, TypeError, "channel_axis must be an integer or None, got 1.0 (float); use -1 for (H, W, C)"),
     ("device", "gpu", ValueError, "device must be None, 'cpu', 'cuda' or 'auto', got 'gpu'"),
     ("device", 0, ValueError, "device must be None, 'cpu', 'cuda' or 'auto', got 0"),
-    ("method", "magic", ValueError, "method must be one of 'two-step', got 'magic'"),
+    ("method", "magic", ValueError, "method must be one of 'two-step'"),  # and for `deblur_batch` the networks
     *(("final", value, ValueError, f"final must be one of {KNOWN_FINALS}, got {value!r}") for value in ("magic", True)),
     *(("gamma", value, ValueError, NO_GAMMA.format(value)) for value in (0, -2.2, NAN, float("inf"), "2.2", None)),
     ("prior", "dark", ValueError, "prior must have a weight and a step (gpudeblur.priors.Prior), got 'dark'; leave"),

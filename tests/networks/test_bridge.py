@@ -77,6 +77,17 @@ def test_apply_network_keeps_the_shape_and_passes_arguments() -> None:
     np.testing.assert_array_equal(bridge.apply_network(lambda batch, sigma: batch * sigma, x, 2.0), 2 * x)
 
 
+def test_networks_that_work_in_place_leave_the_images_alone() -> None:
+    x = images(2)
+    before = x.copy()
+    np.testing.assert_array_equal(bridge.apply_network(lambda batch: batch.mul_(2), x), 2 * before)
+    sums = (2 * before[:, None]) ** 2
+    np.testing.assert_allclose(bridge.evaluate(lambda batch: square(batch.mul_(2)), x), sums.sum((1, 2, 3)), rtol=1e-5)
+    with pytest.raises(ValueError, match="in-place operation"):
+        bridge.gradient(lambda batch: square(batch.mul_(2)), x)
+    np.testing.assert_array_equal(x, before)
+
+
 def test_gradient_overrides_no_grad_and_leaves_none_in_the_network() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(1))
     with torch.no_grad():

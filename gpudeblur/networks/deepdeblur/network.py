@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ..blocks import UNet, channels_last, conv, leaky_relu
 
@@ -28,8 +29,17 @@ class Inception(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branches = zip(self.reductions, self.filters, strict=True)
-        parts = [leaky_relu(filters(leaky_relu(reduction(x)))) for reduction, filters in branches]
+        parts = [
+            leaky_relu(filters(pad_even(leaky_relu(reduction(x)), filters.kernel_size[0])))
+            for reduction, filters in branches
+        ]
         return x + self.join(torch.cat(parts, dim=1))
+
+
+def pad_even(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Zeros around `x` so that filters of an even size keep its size: one pixel less before than after."""
+    before, after = (size - 1) // 2, size // 2
+    return x if size % 2 else functional.pad(x, (before, after, before, after))
 
 
 class InceptionTrunk(nn.Module):
@@ -40,6 +50,7 @@ class InceptionTrunk(nn.Module):
         self.entry = conv(3, width)
         self.modules_ = nn.Sequential(*(Inception(width) for _ in range(modules)))
         self.exit = conv(width, 3, 1, zero=True)
+        self.reach = 1 + modules * (max(BRANCHES) // 2)  # see `UNet`
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.exit(self.modules_(leaky_relu(self.entry(images))))
@@ -67,6 +78,7 @@ class DeepDeblur(nn.Module):
         super().__init__()
         self.config: dict[str, Any] = {"trunk": trunk, "widths": list(widths), "counts": list(counts)}
         self.trunk = UNet(3, 3, widths, counts) if trunk == "unet" else InceptionTrunk(*widths, *counts)
+        self.reach = self.trunk.reach
         channels_last(self)
 
     @classmethod

@@ -84,7 +84,7 @@ def restoring(name: str, task: str) -> Callable[[Request], Prepared]:
     Parameters
     ----------
     name : in the catalog. The class makes the default network, its `paper` that of the paper.
-    task : "module:class", relative to `gpudeblur.networks`; called with (network, maker, paper=...).
+    task : "module:class", relative to `gpudeblur.networks`; called with (network, maker), and paper=True for --paper.
     """
 
     def prepare(request: Request) -> Prepared:
@@ -99,7 +99,7 @@ def restoring(name: str, task: str) -> Callable[[Request], Prepared]:
             getattr(import_module(module, "gpudeblur.networks"), task_class)(
                 initialized(network.paper if request.paper else network, request.seed),
                 BatchMaker(folders, config, request.device),
-                paper=request.paper,
+                **({"paper": True} if request.paper else {}),
             ),
             folders,
             lambda path, network: write_network(path, network, network.state_dict()),

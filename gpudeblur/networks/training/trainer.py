@@ -37,11 +37,15 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Loss(NamedTuple):
-    """A loss of one module of a task, whose optimizer makes a step with it, and figures for the log."""
+    """A loss of one module of a task, whose optimizer makes a step with it, and figures for the log.
+
+    `clipped`: whether `TrainConfig.clip` bounds its gradient.
+    """
 
     module: str
     value: torch.Tensor
     figures: Mapping[str, float] = {}
+    clipped: bool = True
 
 
 class Task(Protocol):
@@ -413,7 +417,7 @@ def optimize(
         optimizer, module = optimizers[loss.module], task.modules[loss.module]
         optimizer.zero_grad(set_to_none=True)
         loss.value.backward()
-        norm = float(nn.utils.clip_grad_norm_(module.parameters(), config.clip))
+        norm = float(nn.utils.clip_grad_norm_(module.parameters(), config.clip if loss.clipped else math.inf))
         value = float(loss.value.detach())
         figures |= {loss.module: value if math.isfinite(norm) else math.nan, **loss.figures}
         if not math.isfinite(figures[loss.module]):

@@ -1,0 +1,242 @@
+"""`restore`: images restored by a trained network, in one step, with the arguments and results of `deblur`."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..images import checks
+from ..images.planes import decode, to_picture, to_planes
+from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
+from ..numerics.progress import Callback, OnProgress, make_progress
+from .deblur import as_info
+from .options import check_call
+
+MIN_TILE = 64  # pixels
+
+
+@dataclass(frozen=True)
+class RestoreResult:
+    """What `restore` returns.
+
+    Attributes
+    ----------
+    image : array like the input
+        The restored image, with the shape, dtype and memory of the input.
+    kernel : (..., K, K) float32 array, or None
+        The blur kernel, from a network that estimates one.
+    info : dict
+        One value an image, a float for a single image, else an array:
+
+        - ``confidence``: in [0, 1], the estimated probability that the network has brought the image nearer to the true
+          one. It is made of ``change``, ``reblur`` and ``gradient_energy``, see `networks.confidence.signals`.
+        - ``strength``: the share of the network's change in the result.
+
+        And for the run: ``backend`` ("numpy" or "cupy"), ``precision`` ("float32": what networks compute in),
+        ``method`` (the name of the network) and ``seconds``.
+    """
+
+    image: Array
+    kernel: Array | None
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RestoreSettings:
+    """The arguments of `restore` and of `deblur_batch` with a network, checked without reading a pixel."""
+
+    network: str
+    channel_axis: int | None
+    device: str | None
+    weights: Path | None
+    strength: float | None  # None: by the confidence
+    tile: int | None  # None: whole, or as small as a large image needs
+    gamma: float
+    callback: Callback | None
+
+    @classmethod
+    def of(
+        cls,
+        network: Any,
+        channel_axis: Any = None,
+        device: Any = None,
+        weights: Any = None,
+        strength: Any = "auto",
+        tile: Any = "auto",
+        gamma: Any = 1.0,
+        callback: Any = None,
+    ) -> RestoreSettings:
+        """Check the arguments, with the errors of `restore`; the weights are read, so that they are checked too."""
+        checks.check_choice("network", network, network_names())
+        checks.check_gamma(gamma, "1 takes the picture as it is, 1 / 2.2 is linear intensity")
+        check_call(channel_axis, device, callback)
+        if isinstance(strength, str) and strength == "auto":
+            strength = None
+        else:
+            way_out = "'auto' decides for each image"
+            strength = checks.check_number("strength", strength, "in [0, 1]", lambda s: 0 <= s <= 1, way_out=way_out)
+        if isinstance(tile, str) and tile == "auto":
+            tile = None
+        else:
+            tile = checks.check_count("tile", tile, minimum=MIN_TILE, way_out="'auto' takes images whole if it can")
+        if weights is not None:
+            if not isinstance(weights, str | os.PathLike):
+                came = f"{weights!r} ({type(weights).__name__})"
+                raise TypeError(f"weights must be a path to a file, got {came}; leave it out for those of the package")
+            weights = Path(weights)
+        settings = cls(network, channel_axis, device, weights, strength, tile, gamma, callback)
+        settings.load()
+        return settings
+
+    def load(self, device: Any = "cpu") -> Any:
+        """The network on a torch device."""
+        from ..networks.restore import load
+
+        return load(self.network, self.weights, device)
+
+
+def network_names() -> tuple[str, ...]:
+    """The networks that `restore` accepts."""
+    from ..networks.catalog import NETWORKS
+
+    return tuple(NETWORKS)
+
+
+def restore(
+    image: Array,
+    network: str,
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    weights: Path | str | None = None,
+    strength: float | str = "auto",
+    tile: int | str = "auto",
+    gamma: float = 1.0,
+    callback: Callback | None = None,
+) -> RestoreResult:
+    """The sharp image of a blurred face, or of each image of a stack, by a trained network (needs PyTorch).
+
+    result = image + strength (network(image) - image). The networks know small faces, some 15 to 30 pixels between the
+    eyes; `deblur` is for everything else.
+
+    Parameters
+    ----------
+    image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
+        Sides of at least 16 pixels. Gray, RGB, or RGB and alpha, which passes through unchanged. Floats are
+        intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes are a stack.
+    network : str
+        "deepdeblur": the picture in one step ([WangL2017]). An error lists the networks of this version.
+    channel_axis : int, optional
+        Axis of the colors.
+    device : {None, "cpu", "cuda", "auto"}
+        Where to compute; None: where the image lives. The result has the type of the input.
+    weights : path, optional
+        A file written by `gpudeblur train`; None: the weights of the package.
+    strength : float in [0, 1], or "auto"
+        The share of the network's change in the result; "auto" decides by the confidence in each image.
+    tile : int or "auto"
+        The side, in pixels, of the tiles that an image is cut into, without their overlap: less memory, the same
+        result. "auto" takes images of less than 2^21 pixels whole, and others in tiles of 512.
+    gamma : float
+        The image's values are v ** (1 / gamma) for the display values v that networks are trained on. 1: a photograph,
+        taken as it is; 1 / 2.2: linear intensity.
+    callback : callable(stage, fraction), optional
+        Called with the progress, in the stage "restoration". Returning True ends the run by `Stopped`.
+
+    Returns
+    -------
+    RestoreResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not as described above, or a file of weights is not one of this network; the message names the
+        rule. What can be checked without the image is checked first.
+    ImportError
+        PyTorch is missing: ``pip install "gpudeblur[torch]"``.
+    OSError
+        The weights cannot be read.
+    RuntimeError
+        ``device="cuda"`` where there is none.
+    Stopped
+        The callback returned True.
+
+    References
+    ----------
+    [WangL2017] L. Wang, Y. Li, S. Wang: DeepDeblur: fast one-step blurry face images restoration, 2017.
+
+    Examples
+    --------
+    >>> import gpudeblur as gd
+    >>> result = gd.restore(face, "deepdeblur", channel_axis=-1)    # doctest: +SKIP
+    >>> result.image, result.info["strength"]                       # doctest: +SKIP
+    """
+    begin = time.perf_counter()
+    with device_errors():
+        settings = RestoreSettings.of(network, channel_axis, device, weights, strength, tile, gamma, callback)
+        planes = network_planes(image, settings)
+        stack = checks.without_channels(image, channel_axis)[:-2]
+        observed = decode(planes[:, :3], gamma)
+        restored, kernel, signals = restore_planes(observed, settings, make_progress(callback, "restoration"))
+        xp = array_module(planes)
+        share = signals["strength"].astype(planes.dtype)[:, None, None, None]
+        result = observed + share * (restored - observed)
+        if planes.shape[1] == 4:
+            result = xp.concatenate([result, planes[:, 3:]], axis=1)
+        result = result.reshape(*stack, *(result.shape[1:] if channel_axis is not None else result.shape[-2:]))
+        result = to_picture(result, gamma, image, channel_axis=channel_axis)
+        if channel_axis is not None and planes.shape[1] == 4:
+            _copy_alpha(image, result, channel_axis)
+        if kernel is not None:
+            kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
+        info = as_info(signals, stack) | {"method": network, "precision": "float32", "backend": backend_name(xp)}
+        info["seconds"] = time.perf_counter() - begin
+        return RestoreResult(result, kernel, info)
+
+
+def network_planes(image: Array, settings: RestoreSettings) -> Array:
+    """Check `image` and bring it to the device that computes: (n, C, H, W), float64 if float32 would round its values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `images.checks.check_network_picture`.
+    """
+    checks.check_network_picture(image, channel_axis=settings.channel_axis)
+    xp = choose_module(image, settings.device)
+    dtype = np.float32 if np.can_cast(image.dtype, np.float32) else np.float64
+    planes = to_planes(move(image, xp), channel_axis=settings.channel_axis, dtype=dtype)
+    channels = 1 if settings.channel_axis is None else planes.shape[-3]
+    planes = planes.reshape(-1, channels, *planes.shape[-2:])
+    checks.check_largest(float(abs(planes[:, :3]).max()), np.dtype(np.float32))
+    return planes
+
+
+def restore_planes(
+    observed: Array, settings: RestoreSettings, report: OnProgress
+) -> tuple[Array, Array | None, dict[str, Array]]:
+    """(restored images, kernels (n, K, K) or None, signals with confidence and strength, (n,)) of (n, C, H, W)."""
+    from ..networks import bridge, confidence
+    from ..networks.restore import restore_images
+
+    report(0.0)
+    network = settings.load(bridge.device_of(observed))
+    restored, kernel = restore_images(network, observed, tile=settings.tile, report=report)
+    signals = confidence.signals(restored, observed)
+    certainty = confidence.confidence(**signals)
+    if settings.strength is None:
+        share = confidence.strength(certainty)
+    else:
+        share = array_module(observed).full_like(certainty, settings.strength)
+    return restored, kernel, signals | {"confidence": certainty, "strength": share}
+
+
+def _copy_alpha(image: Array, result: Array, channel_axis: int) -> None:
+    """The last channel as it came, to the last bit."""
+    xp = array_module(image, result)
+    xp.moveaxis(result, channel_axis, -1)[..., 3] = xp.moveaxis(image, channel_axis, -1)[..., 3]
