@@ -30,7 +30,7 @@ from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, summary, write_report
 from .blind.restore import network_names
 from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
 from .networks.catalog import LICENSE, all_weights
-from .networks.classifier.command import classifier as train_classifier
+from .networks.training.command import RECIPES, train_network
 from .numerics.arrays import require_cuda
 
 app = typer.Typer(
@@ -337,11 +337,14 @@ def train(context: typer.Context) -> None:
     context.obj = _progress_bar
 
 
-@train_app.command("classifier")
-@functools.wraps(train_classifier)
-def _train_classifier(**arguments: Any) -> None:
+@functools.wraps(train_network)
+def _train_network(**arguments: Any) -> None:
     with _user_errors():
-        _print_table(train_classifier(**arguments))
+        _print_table(train_network(**arguments))
+
+
+for _name, _recipe in RECIPES.items():
+    train_app.command(_name, help=_recipe.help)(_train_network)
 
 
 @app.command()

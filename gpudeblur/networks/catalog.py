@@ -62,7 +62,7 @@ def all_weights() -> list[Path]:
 
 
 def load_network(name: str, path: Path | None = None) -> nn.Module:
-    """A network with the weights of the package, or with those of a file, in float32 for evaluation.
+    """A network with the weights of the package, or with those of a file or checkpoint, in float32 for evaluation.
 
     Raises
     ------
@@ -71,14 +71,14 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
     ValueError
         As `weights.unpack`; or the file is of another network.
     """
-    from .weights import unpack
+    from .weights import read_weights
 
     if path is None and not shipped_weights(name).exists():
         raise FileNotFoundError(
             f"no weights of the network {name!r} ship with this version; train some, and name the file"
         )
     path, checksum = (Path(path), None) if path is not None else (shipped_weights(name), NETWORKS[name].checksum)
-    tensors, metadata = unpack(path, checksum)
+    tensors, metadata = read_weights(path, checksum)
     architecture = metadata.get("architecture")
     if architecture != name:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,4 +52,22 @@ def unpack(path: Path, checksum: str | None = None) -> tuple[dict[str, torch.Ten
         raise ValueError(
             f"weights {path} must be safetensors, got a damaged file ({error}); get a fresh copy"
         ) from error
+    return tensors, metadata
+
+
+def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def read_weights(path: Path, checksum: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """`unpack`, of a file of weights or of a checkpoint: of that, what would ship, the average where there is one."""
+    tensors, metadata = unpack(path, checksum)
+    if "checkpoint" in metadata:
+        state = json.loads(metadata["checkpoint"])
+        tensors = part(tensors, f"module.{state['shipped']}.") | part(tensors, "average.")
+        metadata = {
+            "architecture": state["about"]["architecture"],
+            "config": json.dumps(state["about"]["network"]),
+        }
     return tensors, metadata

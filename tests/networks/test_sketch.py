@@ -17,7 +17,8 @@ from gpudeblur.networks.sketch import steps  # noqa: E402
 from gpudeblur.networks.sketch.network import Sketch, luminance  # noqa: E402
 from gpudeblur.networks.sketch.training import SketchTask, fit_side  # noqa: E402
 from gpudeblur.networks.training.data import BatchMaker, Pictures, RestorationConfig  # noqa: E402
-from gpudeblur.networks.training.trainer import TrainConfig, checkpoint_weights, train  # noqa: E402
+from gpudeblur.networks.training.trainer import TrainConfig, train  # noqa: E402
+from gpudeblur.networks.weights import read_weights  # noqa: E402
 from gpudeblur.numerics import toeplitz  # noqa: E402
 from gpudeblur.numerics.filters import gradient, gradient_adjoint  # noqa: E402
 from gpudeblur.numerics.fourier import rfft2  # noqa: E402
@@ -244,7 +245,7 @@ def test_resumed_training_is_the_same_in_every_stage(tmp_path: Any) -> None:
     train(small_task((0.34, 0.67)), config, paths[0])
     for stop in (1, 3, 6):
         train(small_task((0.34, 0.67)), config, paths[1], resume=True, progress=lambda n, *_, end=stop: n == end)
-    whole, parts = map(checkpoint_weights, paths)
+    whole, parts = (read_weights(path)[0] for path in paths)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 

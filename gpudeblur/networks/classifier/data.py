@@ -8,19 +8,18 @@ only the noise itself is drawn separately. A batch depends on its index and the 
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ...images.checks import check_count, check_number, check_picture
-from ...images.files import PICTURE_SUFFIXES, read_image
-from ...images.planes import luminance, to_planes
+from ...images.checks import check_count, check_number
+from ...images.planes import luminance
 from ...numerics.resample import resample
 from ...synthesis import blur, gaussian_process_kernel, trajectory_kernel
+from ..training.pictures import Pictures, check_sides, read_folder
 
 MIN_CROP = 32  # pixels; an image must hold such a crop and the smallest kernel
 CROP_STEP = 8  # pixels; crop sides are multiples of it, so that few shapes occur
@@ -68,58 +67,20 @@ class DataConfig:
         check_number("jpeg", self.jpeg, "in [0, 1]", lambda fraction: 0 <= fraction <= 1)
 
 
-@dataclass(frozen=True, eq=False)
-class ImageFolder:
-    """The usable images of a folder, in the order of their names.
+def load_folder(path: Path, *, smallest_kernel: int = 7) -> Pictures:
+    """The luminance of the images of a folder, (H, W) float16, linear; lights may exceed the range of a sensor.
 
-    Attributes
-    ----------
-    path : the folder.
-    images : (H, W) float16, linear in [0, 1]; lights may exceed the range of a sensor.
-    skipped : (file name, reason) of the other images.
+    `smallest_kernel`: pixels, side of the smallest blur kernel. See `read_folder`.
     """
 
-    path: Path
-    images: list[np.ndarray]
-    skipped: list[tuple[str, str]]
+    def convert(planes: np.ndarray) -> np.ndarray:
+        check_sides(planes, MIN_CROP + smallest_kernel - 1)
+        gray = planes if planes.ndim == 2 else luminance(planes)
+        if mean_gradient(np.minimum(gray, 1)) < FLAT_GRADIENT:
+            raise ValueError("flat: it looks the same when it is blurred")
+        return gray.astype(np.float16)
 
-
-def load_folder(path: Path, *, smallest_kernel: int = 7) -> ImageFolder:
-    """The luminance of all images of a folder; unusable images are listed with the reason.
-
-    `smallest_kernel`: pixels, side of the smallest blur kernel. A folder without any usable image is an error.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise NotADirectoryError(f"folder of clear pictures {path} is not a folder; check its name")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
-    if not files:
-        raise ValueError(f"folder {path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), got none")
-    folder = ImageFolder(path, [], [])
-    flat, min_side = 0, MIN_CROP + smallest_kernel - 1
-    for file in files:
-        try:
-            pixels = read_image(file).pixels
-            axis = -1 if pixels.ndim == 3 else None
-            check_picture(pixels, channel_axis=axis)
-            planes = to_planes(pixels, channel_axis=axis, dtype="float32")
-        except (OSError, ValueError, TypeError) as error:
-            folder.skipped.append((file.name, str(error)))
-            continue
-        gray = planes if axis is None else luminance(planes)
-        if min(gray.shape) < min_side:
-            folder.skipped.append((file.name, f"{gray.shape[0]} x {gray.shape[1]} pixels, less than {min_side}"))
-        elif mean_gradient(np.minimum(gray, 1)) < FLAT_GRADIENT:
-            flat += 1
-            folder.skipped.append((file.name, "flat: it looks the same when it is blurred"))
-        else:
-            folder.images.append(gray.astype(np.float16))
-    if flat == len(files):
-        raise ValueError(f"folder {path} must hold pictures that blur changes, all {flat} are flat; take photographs")
-    if not folder.images:
-        name, reason = folder.skipped[0]
-        raise ValueError(f"folder {path} must hold usable pictures, none of {len(files)} is; {name}: {reason}")
-    return folder
+    return read_folder(path, convert)
 
 
 def mean_gradient(image: np.ndarray) -> float:
@@ -178,7 +139,7 @@ def _crop(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(region[::-1] if rng.random() < 0.5 else region)
 
 
-def make_batch(folders: Sequence[ImageFolder], config: DataConfig, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def make_batch(folders: Sequence[Pictures], config: DataConfig, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Batch `index` as stacks of equal shape: [(images (n, h, w) float32, labels (n,), 1 for blurred), ...].
 
     Folders are drawn with equal probability, whatever their number of images.
@@ -200,21 +161,3 @@ def make_batch(folders: Sequence[ImageFolder], config: DataConfig, index: int) -
         groups.setdefault(reduced, []).extend(resample(crop, (reduced, reduced)) for crop in pair)
     labels = np.array([0, 1], np.float32)
     return [(np.stack(crops), np.tile(labels, len(crops) // 2)) for _, crops in sorted(groups.items())]
-
-
-def make_batches(
-    folders: Sequence[ImageFolder], config: DataConfig, first: int, stop: int
-) -> Generator[list[tuple[np.ndarray, np.ndarray]], None, None]:
-    """`make_batch` for the indices from `first` to `stop`, each made while the previous batch is in use.
-
-    A caller that does not take all batches must close the generator, which ends its thread after the batch in progress.
-    """
-    if first >= stop:
-        return
-    with ThreadPoolExecutor(1, "batches") as executor:
-        future = executor.submit(make_batch, folders, config, first)
-        for index in range(first + 1, stop + 1):
-            batch = future.result()
-            if index < stop:
-                future = executor.submit(make_batch, folders, config, index)
-            yield batch

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...numerics.resample import resample, scaled_shape
-from .data import ImageFolder, draw_kernel, largest_kernel, make_pair
+from ..training.pictures import Pictures
+from .data import draw_kernel, largest_kernel, make_pair
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25)
 SEED = 1 << 20  # far from any training seed, so that the kernels were never trained on
@@ -34,7 +35,7 @@ class Evaluation:
 
 def evaluate(
     probability: Callable[[np.ndarray], np.ndarray],
-    folder: ImageFolder,
+    folder: Pictures,
     *,
     scales: Sequence[float] = SCALES,
     kernels: tuple[int, int] = (7, 51),

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from ..blocks import channels_last
-from ..weights import unpack
+from ..weights import read_weights
 
 # Output channels of every convolution except the last, which has one. The paper uses 64 throughout; these cost a tenth
 # as much per pixel, because the first layers, where the image is largest, are the narrowest.
 CHANNELS = (16, 16, 32, 64, 64)
+PAPER_CHANNELS = (64, 64, 64, 64, 64)
 # The image is shifted to mean 0, so that zero padding creates no edge, and scaled to about unit variance.
 CONTRAST = 4.0
 WEIGHTS = Path(__file__).with_name("classifier.safetensors")
@@ -34,11 +35,14 @@ class Classifier(nn.Module):
     channels : five numbers, see `CHANNELS`.
     """
 
+    NAME = "classifier"
+
     def __init__(self, channels: Sequence[int] = CHANNELS) -> None:
         super().__init__()
         if len(channels) != len(CHANNELS) or min(channels) < 1:
             raise ValueError(f"channels must be {len(CHANNELS)} positive numbers, got {channels}; leave it out")
         self.channels = tuple(map(int, channels))
+        self.config: dict[str, Any] = {"channels": list(self.channels)}
         widths = (1, *self.channels, 1)
         self.layers: Any = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         channels_last(self)
@@ -81,8 +85,7 @@ def load_classifier(path: Path | None = None, *, checksum: str | None = None) ->
     """
     if path is None:
         path, checksum = WEIGHTS, CHECKSUM
-    tensors, _ = unpack(path, checksum)
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("momentum.")}
+    tensors, _ = read_weights(path, checksum)
     filters = [tensors.get(f"layers.{index}.weight") for index in range(len(CHANNELS) + 1)]
     if any(weight is None or weight.ndim != 4 for weight in filters):
         raise ValueError(f"weights {path} must be those of a Classifier, got {sorted(tensors)}; name another file")

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ...images.checks import check_count, check_number, check_picture
-from ...images.files import PICTURE_SUFFIXES, read_image
-from ...images.planes import LUMA, to_planes
+from ...images.checks import check_count, check_number
+from ...images.planes import LUMA
 from ...numerics.fourier import fast_size
 from ...synthesis import gaussian_process_kernel, linear_kernel, trajectory_kernel
 from .jpeg import compress
+from .pictures import Pictures, check_sides, read_folder
 
 MIN_SIDE = 64  # pixels, of a usable picture
 DISPLAY_GAMMA = 2.2  # of the batches that are blurred in linear light
@@ -35,8 +35,8 @@ class RestorationConfig:
     ----------
     seed : of all random numbers.
     batch : crops per batch.
-    crop : pixels, smallest and largest side of a crop. One shape a batch; a crop and the margin of its kernels must
-        fit into the smallest picture, so large crops come with small kernels.
+    crop : pixels, smallest and largest side of a crop. One shape a batch; a crop and the margin of its kernels fit into
+        the smallest picture, so large crops come with small kernels there.
     kernels : pixels, smallest and largest side of the blur kernels, both odd.
     pool : number of kernels; flips and transposes make eight of each.
     mirrored : batches whose pictures are mirrored at their borders before the blur; the others are blurred as a camera
@@ -47,7 +47,7 @@ class RestorationConfig:
     saturated : crops that are brightened by up to 1.5 before the blur.
     jpeg, rounded : crops that are JPEG-compressed with a quality of 60 to 95, and that are rounded to 8 bits.
     gray : crops without color.
-    natural : crops from the second and further folders, together; the others are from the first.
+    natural : crops from the second and further folders together, if there are any; the others are from the first.
     """
 
     seed: int = 0
@@ -74,6 +74,8 @@ class RestorationConfig:
         low, high = self.kernels
         if not (3 <= low <= high and low % 2 == 1 and high % 2 == 1):
             raise ValueError(f"kernels must be two odd sides of at least 3, smallest first, got {self.kernels}")
+        if small < high // 2:
+            raise ValueError(f"crop must be at least half of the largest kernel, {high // 2}, got {small}")
         check_number("noise", self.noise, "in [0, 0.5)", lambda sigma: 0 <= sigma < 0.5)
         for name in ("mirrored", "linear_light", "sharp", "saturated", "jpeg", "rounded", "gray", "natural"):
             check_number(name, getattr(self, name), "in [0, 1]", lambda fraction: 0 <= fraction <= 1)
@@ -92,65 +94,24 @@ class Batch(NamedTuple):
     linear_light: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """The usable pictures of a folder, in the order of their names.
-
-    Attributes
-    ----------
-    path : the folder.
-    images : (3, H, W) uint8 tensors.
-    skipped : (file name, reason) of the other pictures.
-    """
-
-    path: Path
-    images: list[torch.Tensor]
-    skipped: list[tuple[str, str]]
-
-    def to(self, device: str) -> Pictures:
-        return self if device == "cpu" else Pictures(self.path, [i.to(device) for i in self.images], self.skipped)
-
-
 def load_pictures(path: Path, *, limit: slice = slice(None), min_side: int = MIN_SIDE) -> Pictures:
-    """All pictures of a folder in RGB; unusable ones are listed with the reason. A folder without any is an error.
+    """The pictures of a folder as (3, H, W) uint8 tensors, gray ones with three equal channels; see `read_folder`."""
 
-    `limit`: which of the files, in the order of their names.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise NotADirectoryError(f"folder of sharp pictures {path} is not a folder; check its name")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)[limit]
-    if not files:
-        raise ValueError(f"folder {path} must hold pictures ({', '.join(PICTURE_SUFFIXES)}), got none")
-    pictures = Pictures(path, [], [])
-    for file in files:
-        try:
-            pixels = read_image(file).pixels
-            axis = -1 if pixels.ndim == 3 else None
-            check_picture(pixels, channel_axis=axis)
-            planes = to_planes(pixels, channel_axis=axis, dtype="float32")
-        except (OSError, ValueError, TypeError) as error:
-            pictures.skipped.append((file.name, str(error)))
-            continue
-        planes = planes if planes.ndim == 3 else planes[None]
-        if min(planes.shape[1:]) < min_side:
-            height, width = planes.shape[1:]
-            pictures.skipped.append((file.name, f"{height} x {width} pixels, less than {min_side}"))
-            continue
-        rgb = np.broadcast_to(planes if len(planes) == 3 else planes[:1], (3, *planes.shape[1:]))
-        pictures.images.append(torch.from_numpy(np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)))
-    if not pictures.images:
-        name, reason = pictures.skipped[0]
-        raise ValueError(f"folder {path} must hold usable pictures, none of {len(files)} is; {name}: {reason}")
-    return pictures
+    def convert(planes: np.ndarray) -> torch.Tensor:
+        check_sides(planes, min_side)
+        rgb = np.broadcast_to(planes, (3, *planes.shape[-2:]))
+        return torch.from_numpy(np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8))
+
+    return read_folder(path, convert, limit=limit)
 
 
 # ------------------------------------------------------------------ kernels
 def make_kernels(config: RestorationConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(kernels (pool, K, K) float32, their sides), K the largest side, sorted by side; each is centered in its window.
+    """(kernels (pool, K, K) float32, their sides), K the largest side, sorted by side, each in the middle of K x K.
 
-    Log-uniform sides. 5 % are straight motion, 3 % defocus, the others trajectories and Gaussian processes, a third of
-    them without a margin.
+    Their centers of mass are in the middle as far as the supports leave room (see `trajectory_kernel`): one in nine is
+    off by more than 0.75 px, at most by 2. Log-uniform sides. 5 % are straight motion, 3 % defocus, the others
+    trajectories and Gaussian processes, a third of them without a margin.
     """
     rng = np.random.default_rng((config.seed, POOL_SEED))
     low, high = config.kernels
@@ -158,6 +119,7 @@ def make_kernels(config: RestorationConfig) -> tuple[np.ndarray, np.ndarray]:
     sides = np.minimum(2 * (lengths / 2).astype(int) + 1, high)
     kernels = np.zeros((config.pool, high, high), np.float32)
     sides.sort()
+    sides[0] = low  # which few kernels may lack
     for kernel, side in zip(kernels, sides.tolist(), strict=True):
         start, kind, margin = (high - side) // 2, rng.random(), 0 if rng.random() < 1 / 3 else None
         if kind < 0.05:
@@ -188,26 +150,34 @@ class BatchMaker:
     ----------
     folders : the first is what the network is for; the others share `config.natural` of the crops.
     device : torch device of the pictures, kernels and batches.
+    kernels : what `make_kernels(config)` returns, which takes a minute for 8000; None: it is called.
     """
 
-    def __init__(self, folders: Sequence[Pictures], config: RestorationConfig, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        folders: Sequence[Pictures],
+        config: RestorationConfig,
+        device: str = "cpu",
+        kernels: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         self.config, self.device = config, torch.device(device)
-        self.folders = [folder.to(device) for folder in folders]
-        kernels, self.sides = make_kernels(config)
-        self.kernels = torch.from_numpy(kernels).to(self.device)
+        self.folders = [replace(folder, images=[i.to(self.device) for i in folder.images]) for folder in folders]
         shapes = [image.shape[1:] for folder in folders for image in folder.images]
         self.smallest = tuple(min(shape[axis] for shape in shapes) for axis in (0, 1))
-        if min(self.smallest) < config.crop[0] + config.kernels[0] - 1:
+        self.largest_kernel = min(self.smallest) - config.crop[0] + 1  # that leaves room for the smallest crop
+        if self.largest_kernel < config.kernels[0]:
             raise ValueError(
                 f"crop must fit with a kernel of {config.kernels[0]} pixels into the smallest picture, "
                 f"{self.smallest[0]} x {self.smallest[1]}, got {config.crop[0]}; use a smaller crop or larger pictures"
             )
+        pool, self.sides = make_kernels(config) if kernels is None else kernels
+        self.kernels = torch.from_numpy(pool).to(self.device)
 
     def __call__(self, index: int) -> Batch:
         """Batch `index`."""
         config, rng = self.config, np.random.default_rng((self.config.seed, index))
         mirrored, linear_light = rng.random() < config.mirrored, rng.random() < config.linear_light
-        limit = self._kernel_limit(rng)
+        limit = self._kernel_limit(rng, mirrored)
         h, w = (self._crop_side(rng, side, 0 if mirrored else limit - 1) for side in self.smallest)
         margin = 0 if mirrored else limit // 2
         sharp = self._regions(rng, h + 2 * margin, w + 2 * margin)
@@ -224,15 +194,17 @@ class BatchMaker:
         sharp = sharp[..., r : sharp.shape[-2] - r, r : sharp.shape[-1] - r].clamp(0, 1).contiguous()
         return Batch(sharp, self._degrade(rng, generator, blurred), kernel, linear_light)
 
-    def _kernel_limit(self, rng: np.random.Generator) -> int:
+    def _kernel_limit(self, rng: np.random.Generator, mirrored: bool) -> int:
         """The largest kernel side of a batch: small ones leave room for large crops."""
-        low, high = self.config.kernels
-        return int(rng.choice([max(low, round(high * share) | 1) for share in (0.34, 0.5, 0.65, 0.8, 1, 1, 1)]))
+        high = self.config.kernels[1]
+        limit = int(rng.choice([round(high * share) | 1 for share in (0.34, 0.5, 0.65, 0.8, 1, 1, 1)]))
+        if not mirrored:
+            limit = min(limit, (self.largest_kernel - 1) | 1)
+        return max(limit, self.config.kernels[0])
 
     def _crop_side(self, rng: np.random.Generator, side: int, margin: int) -> int:
         low, high = self.config.crop
-        high = min(high, side - margin)
-        return int(rng.integers(min(low, high), high + 1))
+        return int(rng.integers(low, min(high, side - margin) + 1))
 
     def _regions(self, rng: np.random.Generator, h: int, w: int) -> torch.Tensor:
         """Random regions (N, 3, h, w) of random pictures, half of them flipped left-right, in [0, 1]."""
@@ -250,7 +222,7 @@ class BatchMaker:
         """Random kernels (N, limit, limit), flipped and transposed at random; some are a delta."""
         count, largest = int(np.searchsorted(self.sides, limit, "right")), self.kernels.shape[-1]
         start = (largest - limit) // 2
-        choice = torch.from_numpy(rng.integers(0, max(count, 1), self.config.batch)).to(self.device)
+        choice = torch.from_numpy(rng.integers(0, count, self.config.batch)).to(self.device)
         kernels = self.kernels[choice, start : start + limit, start : start + limit]
         flips, sharp = rng.random((3, self.config.batch)) < 0.5, rng.random(self.config.batch) < self.config.sharp
         for changed, change in zip(

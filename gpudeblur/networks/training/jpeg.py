@@ -26,11 +26,11 @@ def compress(images: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     h, w = images.shape[-2:]
     matrix = torch.tensor(TO_YCC, dtype=images.dtype, device=images.device)
     levels = (255 * images.clamp(0, 1)).round()
-    ycc = torch.einsum("ij,njhw->nihw", matrix, levels)
+    ycc = torch.einsum("ij,njhw->nihw", matrix, levels).round()
     ycc = functional.pad(ycc, (0, -w % 16, 0, -h % 16), mode="replicate")
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None, None, None, None]
+    scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)[:, None, None, None, None, None]
     light = _quantize(ycc[:, :1] - 128, LUMINANCE, scale) + 128
-    color = _quantize(functional.avg_pool2d(ycc[:, 1:], 2), CHROMINANCE, scale)
+    color = _quantize(functional.avg_pool2d(ycc[:, 1:], 2).round(), CHROMINANCE, scale).round()
     color = functional.interpolate(color, scale_factor=2, mode="bilinear")
     ycc = torch.cat([light, color], dim=1).round()
     rgb = torch.einsum("ij,njhw->nihw", torch.linalg.inv(matrix.double()).to(matrix), ycc)

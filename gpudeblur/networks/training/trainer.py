@@ -7,10 +7,12 @@ an uninterrupted run (on the CPU, with the same number of threads, and with a nu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -23,13 +25,13 @@ from torch import nn
 
 from ...images.checks import check_choice, check_count, check_number
 from ...images.files import write_whole
-from ..weights import pack, unpack
+from ..weights import pack, part, read_weights, unpack
 
 LOG_EVERY = 20  # steps, whose mean losses are one line of the log
+RECENT = 100  # steps, whose mean figures are the result's
 PROBE_STEPS = 6  # of each number of threads and precision before a run begins
-LAST_RATE = 0.01  # of the cosine schedule, as a fraction of the first
+LAST_RATE = 0.01  # of the schedules "cosine" and "exponential", as a fraction of the first
 DROPS = (0.6, 0.85)  # shares of the run after which the schedule "drops" divides the rate by 5
-
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -49,6 +51,9 @@ class Loss(NamedTuple):
 class Task(Protocol):
     """What is trained: modules, data and losses.
 
+    A resumed run equals an uninterrupted one if a batch depends on nothing but its index, and the losses on nothing but
+    the weights, the batch and the share: random numbers that the losses need are part of the batch.
+
     Attributes
     ----------
     modules : each has an optimizer of its own.
@@ -59,13 +64,13 @@ class Task(Protocol):
     shipped: str
 
     def batch(self, index: int) -> Any:
-        """Batch `index`, whatever came before. Called in another thread."""
+        """Batch `index`, whatever came before, on the device. Called in another thread."""
 
     def losses(self, batch: Any, share: float) -> Iterator[Loss]:
         """The losses of a batch; `share` of the run is done. After each, the optimizer of its module makes a step."""
 
     def describe(self) -> dict[str, Any]:
-        """Everything except the pixels that the result depends on, for JSON."""
+        """Everything except the pixels that the result depends on, for JSON; among it "architecture" and "network"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +83,26 @@ class TrainConfig:
     minutes : of the clock that the run takes, the pauses between resumed parts left out; the schedule follows it.
     rate : learning rate. For a residual network without normalization 2e-3 was seen to diverge.
     warm_up : steps over which the rate rises from 0.
-    schedule : "cosine" to a hundredth of the rate, "drops" (by 5 after 60 % and 85 % of the run), or "constant".
+    schedule : "cosine" or "exponential" to a hundredth of the rate, "drops" (by 5 after 60 % and 85 % of the run), or
+        "constant".
     optimizer : "adamw", "sgd" (with momentum betas[0]) or "rmsprop".
-    betas : of AdamW.
+    betas : decays of AdamW's moments.
     weight_decay : of the optimizer.
     clip : maximum norm of the gradient of a module's weights together; a longer one is scaled down to it.
     average : decay of the moving average of the weights, which is the result; 0: the last weights are.
     checkpoint_every : steps between checkpoints.
-    threads : of torch; None: one or all, whichever was faster in a few steps before the run.
-    device : torch device, "cpu", "cuda", "cuda:1", ...
-    precision : of the convolutions, "float32", "bfloat16", or None: the faster one on a CPU, which depends on the
-        processor. Weights and sums are float32.
+    threads : of torch; None: one or all, whichever was faster in a few steps before the run. The number affects
+        rounding.
+    device : torch device, "cpu", "cuda", "cuda:1", ... A resumed run is bit-equal on the CPU only.
+    precision : of the convolutions, "float32", "bfloat16", or None: on a CPU whichever was faster in a few steps before
+        the run, which depends on the processor; bfloat16 on a GPU. Weights and sums are float32.
     """
 
     steps: int = 6000
     minutes: float | None = None
     rate: float = 7e-4
     warm_up: int = 150
-    schedule: Literal["cosine", "drops", "constant"] = "cosine"
+    schedule: Literal["cosine", "exponential", "drops", "constant"] = "cosine"
     optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
@@ -117,7 +124,9 @@ class TrainConfig:
             check_number(name, getattr(self, name), "positive", lambda value: value > 0)
         for name in ("weight_decay", "average"):
             check_number(name, getattr(self, name), "in [0, 1)", lambda value: 0 <= value < 1)
-        check_choice("schedule", self.schedule, ("cosine", "drops", "constant"))
+        for beta in self.betas:
+            check_number("betas", beta, "in [0, 1)", lambda value: 0 <= value < 1)
+        check_choice("schedule", self.schedule, ("cosine", "exponential", "drops", "constant"))
         check_choice("optimizer", self.optimizer, ("adamw", "sgd", "rmsprop"))
         if self.precision is not None:
             check_choice("precision", self.precision, ("float32", "bfloat16"))
@@ -138,12 +147,21 @@ def check_device(device: Any) -> None:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The trained weights, and the mean figures of the last 100 steps, each on a batch not seen before."""
+    """What a run made.
+
+    Attributes
+    ----------
+    weights : that ship.
+    step, seconds : of the whole run.
+    figures : means of losses and figures over the last 100 steps, each on a batch not trained on before.
+    config : the settings, with what was measured.
+    """
 
     weights: dict[str, torch.Tensor]
     step: int
     seconds: float
     figures: dict[str, float]
+    config: TrainConfig
 
 
 def rate_factor(step: int, share: float, config: TrainConfig) -> float:
@@ -151,6 +169,8 @@ def rate_factor(step: int, share: float, config: TrainConfig) -> float:
     factor = min(1.0, (step + 1) / max(1, config.warm_up))
     if config.schedule == "cosine":
         factor *= LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    elif config.schedule == "exponential":
+        factor *= LAST_RATE ** min(share, 1.0)
     elif config.schedule == "drops":
         factor /= 5.0 ** sum(share >= drop for drop in DROPS)
     return factor
@@ -161,86 +181,92 @@ def train(
     config: TrainConfig,
     checkpoint: Path,
     *,
+    initial: Path | None = None,
     resume: bool = False,
     log: Path | None = None,
     progress: Callable[[int, float, Mapping[str, float]], bool | None] = lambda *_: None,
 ) -> TrainResult:
-    """Train the modules of a task, in place, from the weights that they have, or resume from a checkpoint.
+    """Train the modules of a task, in place, or resume from a checkpoint.
 
     Parameters
     ----------
     checkpoint : file, written atomically every `checkpoint_every` steps and at the end.
-    resume : resume from `checkpoint` if it exists. It must be of the same task and settings.
+    initial : file of weights of the same network, or a checkpoint, for the shipped module to begin with; None: the
+        weights that it has.
+    resume : resume from `checkpoint` if it exists. It must be of the same task, settings and initial weights.
     log : file of JSON lines: step, mean losses and figures, and at checkpoints rate and seconds. Lines after the
         checkpoint that a run resumes from are removed.
-    progress : called with (steps done, share of the run done, figures) after each step; True stops with a checkpoint.
+    progress : called with (steps done, share of the run done, mean figures) after each step; True stops with a
+        checkpoint.
 
     Raises
     ------
     FloatingPointError
         A loss is not finite. The message names the step and the last good checkpoint, which is not overwritten.
+    OSError
+        A file cannot be written; its earlier version is as it was. The message names it.
     """
-    run = _Run.begin(task, config, Path(checkpoint), resume)
+    run = _Run.begin(task, config, Path(checkpoint), initial, resume)
     lines = _log_lines(log, run.step)
     saved_step, resumed_seconds, start = run.step, run.seconds, time.perf_counter()
-    recent: list[dict[str, float]] = []
-    pending: list[dict[str, float]] = []
     batches = _batches(task, run.step)
     # Closed explicitly: otherwise its thread would live for as long as a caller holds the error and its traceback.
-    with closing(batches), _without_tf32():
+    with closing(batches), _torch_settings(run.config.threads):
         while (share := run.share) < 1:
             rate = config.rate * rate_factor(run.step, share, config)
             figures = run.advance(next(batches), share, rate)
             run.seconds = resumed_seconds + time.perf_counter() - start
-            bad = [name for name, value in figures.items() if not math.isfinite(value)]
+            bad = [name for name in task.modules if not math.isfinite(figures.get(name, 0))]
             if bad:
-                source = f"from {checkpoint}, of step {saved_step}, with --initial" if saved_step else "again"
+                source = f"from {checkpoint}, of step {saved_step}, as initial weights" if saved_step else "again"
                 raise FloatingPointError(
-                    f"the {bad[0]} of step {run.step} is {figures[bad[0]]}; start {source}, and a smaller --rate than "
-                    f"{config.rate:g}"
+                    f"the loss of the {bad[0]} is {figures[bad[0]]} in step {run.step}; start {source}, with a smaller "
+                    f"rate than {config.rate:g}"
                 )
-            recent, pending = [*recent[-99:], figures], [*pending, figures]
-            stop = progress(run.step, min(run.share, 1.0), _means(recent))
-            save = run.step % config.checkpoint_every == 0 or run.share >= 1 or stop
-            if save or run.step % LOG_EVERY == 0:
-                line = {"step": run.step} | {name: round(value, 6) for name, value in _means(pending).items()}
-                line |= {"rate": rate, "seconds": round(run.seconds, 1)} if save else {}
+            stop = progress(run.step, min(run.share, 1.0), run.figures())
+            milestone = run.step % config.checkpoint_every == 0 or run.share >= 1
+            if milestone or run.step % LOG_EVERY == 0:
+                line = {"step": run.step} | {name: round(value, 6) for name, value in run.unlogged_figures().items()}
+                line |= {"rate": rate, "seconds": round(run.seconds, 1)} if milestone else {}
                 lines.append(json.dumps(line))
-                pending = []
-            if save:
+            if milestone or stop:
                 run.save()
                 saved_step = run.step
                 if log is not None:
-                    write_whole(log, ("\n".join(lines) + "\n").encode())
+                    _write(Path(log), ("\n".join([*lines, ""])).encode())
             if stop:
                 break
-    return TrainResult(run.result(), run.step, run.seconds, _means(recent))
+    return TrainResult(run.result(), run.step, run.seconds, run.figures(), run.config)
 
 
 class _Run:
-    """The state of a run: modules, optimizers, average, step and seconds."""
+    """The state of a run: modules, optimizers, average, step, seconds and the last figures."""
 
-    def __init__(self, task: Task, config: TrainConfig, checkpoint: Path) -> None:
+    def __init__(self, task: Task, config: TrainConfig, checkpoint: Path, initial: Path | None) -> None:
         self.task, self.config, self.checkpoint = task, config, checkpoint
+        self.initial = None if initial is None else hashlib.sha256(Path(initial).read_bytes()).hexdigest()
         self.step, self.seconds = 0, 0.0
+        self.recent, self.unlogged = deque[dict[str, float]](maxlen=RECENT), 0  # figures; how many are in no line yet
         for module in task.modules.values():
             module.to(config.device)
         self.optimizers = {name: _optimizer(module, config) for name, module in task.modules.items()}
-        shipped = task.modules[task.shipped]
-        self.average = {name: weight.detach().clone() for name, weight in shipped.named_parameters()}
+        shipped = task.modules[task.shipped].named_parameters() if config.average else ()
+        self.average = {name: weight.detach().clone() for name, weight in shipped}
 
     @classmethod
-    def begin(cls, task: Task, config: TrainConfig, checkpoint: Path, resume: bool) -> _Run:
-        if resume and checkpoint.exists():
-            tensors, state = _read_checkpoint(checkpoint)
-            config = replace(config, **state["measured"])
-            torch.set_num_threads(config.threads or 1)
-            run = cls(task, config, checkpoint)
-            run.load(tensors, state)
-            return run
-        config = measured(task, config)
-        torch.set_num_threads(config.threads or 1)
-        return cls(task, config, checkpoint)
+    def begin(cls, task: Task, config: TrainConfig, checkpoint: Path, initial: Path | None, resume: bool) -> _Run:
+        if not (resume and checkpoint.exists()):
+            if initial is not None:
+                load_initial(task, Path(initial))
+            return cls(task, measured(task, config), checkpoint, initial)
+        tensors, metadata = unpack(checkpoint)
+        if "checkpoint" not in metadata:
+            raise ValueError(f"{checkpoint} must be a checkpoint of gpudeblur train, got other weights; name another")
+        state = json.loads(metadata["checkpoint"])
+        choice = {name: value for name, value in state["measured"].items() if getattr(config, name) is None}
+        run = cls(task, replace(config, **choice), checkpoint, initial)
+        run.load(tensors, state)
+        return run
 
     @property
     def share(self) -> float:
@@ -250,31 +276,45 @@ class _Run:
         return self.seconds / (60 * self.config.minutes)
 
     def advance(self, batch: Any, share: float, rate: float) -> dict[str, float]:
-        """One step of every module: the figures. Nothing changes by a loss that is not finite."""
+        """One step of every module: the figures. A module does not change by a loss that is not finite."""
         figures = optimize(self.task, self.optimizers, batch, share, rate, self.config)
         self.step += 1
-        if all(map(math.isfinite, figures.values())) and self.config.average:
-            shipped = self.task.modules[self.task.shipped]
-            # The first average is over few steps: a fixed decay would keep the random weights of the beginning.
-            decay = min(self.config.average, self.step / (self.step + 10))
-            with torch.no_grad():
-                for name, weight in shipped.named_parameters():
-                    self.average[name].lerp_(weight, 1 - decay)
+        self.recent.append(figures)
+        self.unlogged += 1
+        # The first average is over few steps: a fixed decay would keep the random weights of the beginning.
+        decay = min(self.config.average, self.step / (self.step + 10))
+        weights = dict(self.task.modules[self.task.shipped].named_parameters())
+        with torch.no_grad():
+            for name, average in self.average.items():
+                average.lerp_(weights[name], 1 - decay)
         return figures
+
+    def figures(self) -> dict[str, float]:
+        """The means over the last steps."""
+        return _means(list(self.recent))
+
+    def unlogged_figures(self) -> dict[str, float]:
+        """The means over the steps since the last call, for a line of the log."""
+        count, self.unlogged = min(self.unlogged, len(self.recent)), 0
+        return _means(list(self.recent)[-count:])
 
     def result(self) -> dict[str, torch.Tensor]:
         """The weights that ship."""
         shipped = self.task.modules[self.task.shipped]
-        weights = {name: tensor.detach().clone() for name, tensor in shipped.state_dict().items()}
-        return weights | self.average if self.config.average else weights
+        return {name: tensor.detach().clone() for name, tensor in (shipped.state_dict() | self.average).items()}
 
     # -------------------------------------------------------------- files
     def describe(self) -> dict[str, Any]:
         """Everything except the pixels that the result of a run depends on; a checkpoint must agree with it."""
-        run = {**asdict(self.config), **self.task.describe()}
+        run = {**asdict(self.config), **self.task.describe(), "initial": self.initial}
         for name in ("checkpoint_every", "threads", "precision"):
             del run[name]
         return dict(json.loads(json.dumps(run)))
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What was measured where the settings leave it open; it affects rounding."""
+        return {"threads": self.config.threads, "precision": self.config.precision}
 
     def save(self) -> None:
         """Write weights, average and moments as safetensors, atomically."""
@@ -283,23 +323,23 @@ class _Run:
             tensors |= {f"module.{name}.{key}": tensor for key, tensor in module.state_dict().items()}
             for index, state in self.optimizers[name].state_dict()["state"].items():
                 tensors |= {f"moment.{name}.{index}.{key}": value for key, value in state.items() if value is not None}
-        state = {
+        run = {
             "step": self.step, "seconds": self.seconds, "about": self.describe(), "shipped": self.task.shipped,
-            "measured": {"threads": self.config.threads, "precision": self.config.precision},
+            "measured": self.measured, "recent": list(self.recent), "unlogged": self.unlogged,
         }  # fmt: skip
-        write_whole(self.checkpoint, pack(tensors, {"checkpoint": json.dumps(state)}))
+        _write(self.checkpoint, pack(tensors, {"checkpoint": json.dumps(run)}))
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, of the same task and settings."""
-        saved, here = state["about"], self.describe()
+        saved, here = state["about"] | state["measured"], self.describe() | self.measured
         for name in ("architecture", "network"):
             if saved.get(name) != here[name]:
                 raise ValueError(
                     f"checkpoint {self.checkpoint} is of another network, {name} {saved.get(name)}, not {here[name]}; "
                     "train with its settings, or name another file"
                 )
-        differences = [f"{name} {saved.get(name)} there, {here[name]} here" for name in here
-                       if saved.get(name) != here[name]]  # fmt: skip
+        differences = [f"{name} {saved.get(name)} there, {here.get(name)} here" for name in {**saved, **here}
+                       if saved.get(name) != here.get(name)]  # fmt: skip
         if differences:
             changes = ", ".join(differences)
             raise ValueError(
@@ -307,22 +347,54 @@ class _Run:
                 "another file"
             )
         for name, module in self.task.modules.items():
-            module.load_state_dict(_part(tensors, f"module.{name}."))
+            module.load_state_dict(part(tensors, f"module.{name}."))
             optimizer = self.optimizers[name]
             moments: dict[int, dict[str, torch.Tensor]] = {}
-            for key, tensor in _part(tensors, f"moment.{name}.").items():
+            for key, tensor in part(tensors, f"moment.{name}.").items():
                 number, _, kind = key.partition(".")
                 moments.setdefault(int(number), {})[kind] = tensor
             for index, weight in enumerate(module.parameters()):
-                # Moments get the strides of the weights, as in an uninterrupted run: the order of a sum affects
-                # rounding.
+                # Moments get the device and the strides of the weights, as in an uninterrupted run: the order of a sum
+                # affects rounding. AdamW's number of steps stays on the CPU.
                 optimizer.state[weight] = {
-                    kind: torch.zeros_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor.clone()
+                    kind: tensor if kind == "step" else torch.zeros_like(weight).copy_(tensor)
                     for kind, tensor in moments.get(index, {}).items()
                 }
-        for name, tensor in _part(tensors, "average.").items():
+        for name, tensor in part(tensors, "average.").items():
             self.average[name].copy_(tensor)
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.recent.extend(state.get("recent", []))
+        self.unlogged = int(state.get("unlogged", 0))
+
+
+def validate(task: Task, batches: int) -> dict[str, float]:
+    """The means of losses and figures over the first batches of a task, without a step."""
+    lines: list[dict[str, float]] = []
+    for index in range(batches):
+        lines.append({})
+        for loss in task.losses(task.batch(index), 1.0):
+            lines[-1] |= {loss.module: float(loss.value.detach()), **loss.figures}
+    return _means(lines)
+
+
+def load_initial(task: Task, path: Path) -> None:
+    """Give the shipped module of a task the weights of a file or checkpoint of the same network."""
+    about, module = task.describe(), task.modules[task.shipped]
+    tensors, metadata = read_weights(path)
+    architecture = metadata.get("architecture", about["architecture"])  # the classifier's weights have none
+    if architecture != about["architecture"]:
+        raise ValueError(
+            f"initial weights {path} must be of the network {about['architecture']!r}, got {architecture!r}; name "
+            "another file"
+        )
+    shapes, expected = ({name: tuple(t.shape) for name, t in ts.items()} for ts in (tensors, module.state_dict()))
+    if shapes != expected:
+        found = metadata.get("config") or f"tensors of {sum(tensor.numel() for tensor in tensors.values())} numbers"
+        raise ValueError(
+            f"initial weights {path} must be of a {architecture} with {json.dumps(about['network'])}, got {found}; "
+            "train with its settings, or name another file"
+        )
+    module.load_state_dict(tensors)
 
 
 def optimize(
@@ -335,23 +407,24 @@ def optimize(
 ) -> dict[str, float]:
     """One step of every optimizer, in place: the losses by the name of their module, and the figures."""
     figures: dict[str, float] = {}
-    context = torch.autocast(
-        config.device.partition(":")[0], torch.bfloat16, enabled=config.precision == "bfloat16"
-    )  # fmt: skip
-    with context:
-        for loss in task.losses(batch, share):
-            optimizer, module = optimizers[loss.module], task.modules[loss.module]
-            optimizer.zero_grad(set_to_none=True)
-            loss.value.backward()
-            norm = float(nn.utils.clip_grad_norm_(module.parameters(), config.clip if loss.clipped else math.inf))
-            value = float(loss.value.detach())
-            figures |= {loss.module: value if math.isfinite(norm) else math.nan, **loss.figures}
-            if not math.isfinite(figures[loss.module]):
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-    return figures
+    kind, losses = config.device.partition(":")[0], task.losses(batch, share)
+    while True:
+        # Autocast is left for each step: it keeps the rounded weights for as long as it lasts.
+        with torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss = next(losses, None)
+        if loss is None:
+            return figures
+        optimizer, module = optimizers[loss.module], task.modules[loss.module]
+        optimizer.zero_grad(set_to_none=True)
+        loss.value.backward()
+        norm = float(nn.utils.clip_grad_norm_(module.parameters(), config.clip if loss.clipped else math.inf))
+        value = float(loss.value.detach())
+        figures |= {loss.module: value if math.isfinite(norm) else math.nan, **loss.figures}
+        if not math.isfinite(figures[loss.module]):
+            return figures
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
 
 
 def _optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -369,28 +442,24 @@ def measured(task: Task, config: TrainConfig) -> TrainConfig:
     Two threads beside other work can be many times slower than one, and bfloat16 is twice as fast on some processors
     and slower on others. The weights are the same after the measurement.
     """
-    threads = [config.threads] if config.threads else sorted({1, torch.get_num_threads()})
     cpu = config.device == "cpu"
-    all_precisions: tuple[Precision, ...] = ("float32", "bfloat16") if cpu else ("bfloat16",)
-    precisions = (config.precision,) if config.precision else all_precisions
-    if not cpu:
-        threads = threads[:1]
+    threads = [config.threads] if config.threads else sorted({1, torch.get_num_threads()}) if cpu else [1]
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16") if cpu else ("bfloat16",)
+    if config.precision:
+        precisions = (config.precision,)
     choices = [replace(config, threads=count, precision=kind) for count in threads for kind in precisions]
     if len(choices) == 1:
         return choices[0]
-    for module in task.modules.values():
-        module.to(config.device)
     before = {name: {k: v.clone() for k, v in module.state_dict().items()} for name, module in task.modules.items()}
-    batch = task.batch(0)
-    seconds = []
+    seconds, batch = [], task.batch(0)
     for choice in choices:
-        torch.set_num_threads(choice.threads or 1)
         optimizers = {name: _optimizer(module, choice) for name, module in task.modules.items()}
-        optimize(task, optimizers, batch, 0.0, 0.0, choice)
-        start = time.perf_counter()
-        for _ in range(PROBE_STEPS):
+        with _torch_settings(choice.threads):
             optimize(task, optimizers, batch, 0.0, 0.0, choice)
-        seconds.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for _ in range(PROBE_STEPS):
+                optimize(task, optimizers, batch, 0.0, 0.0, choice)
+            seconds.append(time.perf_counter() - start)
     for name, module in task.modules.items():
         module.load_state_dict(before[name])
     return choices[seconds.index(min(seconds))]
@@ -417,33 +486,26 @@ def _means(lines: list[dict[str, float]]) -> dict[str, float]:
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
-    """By default cuDNN computes float32 convolutions on a GPU with the 10-bit mantissa of TF32."""
-    before = torch.backends.cudnn.allow_tf32
+def _torch_settings(threads: int | None) -> Iterator[None]:
+    """A number of threads, and no TF32, whose 10 bits cuDNN takes for float32 by default; afterwards as before."""
+    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(threads or before[0])
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    tensors, metadata = unpack(path)
-    if "checkpoint" not in metadata:
-        raise ValueError(f"{path} must be a checkpoint of gpudeblur train, got other weights; name another file")
-    return tensors, json.loads(metadata["checkpoint"])
-
-
-def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights that ship, of a checkpoint: their average where there is one."""
-    tensors, state = _read_checkpoint(path)
-    weights = _part(tensors, f"module.{state['shipped']}.")
-    return weights | _part(tensors, "average.") if state["about"]["average"] else weights
+def _write(path: Path, data: bytes) -> None:
+    """`write_whole` whose error names the file and says that what was there is whole."""
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        state = "the file that is there is whole" if path.exists() else "nothing is there"
+        reason = error.strerror or str(error)
+        raise OSError(f"{path} cannot be written ({reason}), {state}; make room, and resume") from error
 
 
 def _log_lines(log: Path | None, step: int) -> list[str]:

@@ -1,0 +1,64 @@
+"""bench/train_gpu.sh on a CPU, from an archive of drawn pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+
+from bench.training import networks_gpu
+from gpudeblur.networks.catalog import load_network
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Of two folders of two pictures, the first of each."""
+    for name in ("faces", "natural"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            picture = astronaut()[40 * index : 40 * index + 100, 150:250]
+            Image.fromarray(picture).save(tmp_path / name / f"{index}.jpg", quality=95)
+    out = tmp_path / "pictures.tar"
+    folders = [f"--clear={tmp_path / name}" for name in ("faces", "natural")]
+    networks_gpu.main(["pack", *folders, "--first", "1", "--pool", "8", "-o", str(out)])
+    return out
+
+
+def test_archive_holds_the_files_as_they_are(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(archive) as packed:
+        assert packed.getnames() == ["0_faces/0.jpg", "1_natural/0.jpg", "kernels.npz"]
+        stored = packed.extractfile("0_faces/0.jpg")
+        assert stored is not None
+        assert stored.read() == (tmp_path / "faces" / "0.jpg").read_bytes()
+    monkeypatch.setattr(networks_gpu, "LARGEST_ARCHIVE", 1000)
+    with pytest.raises(SystemExit, match="must be at most 60 MiB"):
+        networks_gpu.main(["pack", f"--clear={tmp_path / 'faces'}", "--pool", "8", "-o", str(archive)])
+
+
+@pytest.mark.slow
+def test_script_trains_both_networks(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    environment = {**os.environ, "OUT": str(out), "PYTHON": sys.executable, "DEVICE": "cpu", "BATCH": "1"}
+    command = ["bash", "bench/train_gpu.sh", str(archive), "0.2"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
+    lines = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    assert [line["network"] for line in lines] == ["deepdeblur-wide", "deepdeblur-paper"]
+    for line, share in zip(lines, (0.6, 0.4), strict=True):
+        assert line["steps"] == line["crops"] >= 1
+        assert line["minutes"] >= round(0.2 * share, 2)
+        assert np.isfinite(list(line["figures"].values())).all()
+        load_network("deepdeblur", out / f"{line['network']}.safetensors")
+        assert (out / f"{line['network']}.jsonl").exists()
