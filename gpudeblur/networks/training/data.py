@@ -107,10 +107,10 @@ def load_pictures(path: Path, *, limit: slice = slice(None), min_side: int = MIN
 
 # ------------------------------------------------------------------ kernels
 def make_kernels(config: RestorationConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(kernels (pool, K, K) float32, their sides), K the largest side, sorted by side, each in the middle of K x K.
+    """(kernels (pool, K, K) float32, their sides), K the largest side, sorted by side, each centered in K x K.
 
-    Their centers of mass are in the middle as far as the supports leave room (see `trajectory_kernel`): one in nine is
-    off by more than 0.75 px, at most by 2. Log-uniform sides. 5 % are straight motion, 3 % defocus, the others
+    The center of mass is in the middle by whole pixels: where a blurred picture lies, nothing else tells. Log-uniform
+    sides. 5 % are straight motion, 3 % defocus, the others
     trajectories and Gaussian processes, a third of them without a margin.
     """
     rng = np.random.default_rng((config.seed, POOL_SEED))
@@ -132,7 +132,21 @@ def make_kernels(config: RestorationConfig) -> tuple[np.ndarray, np.ndarray]:
             duration = float(rng.uniform(0.5, 2))
             shape = gaussian_process_kernel(side, rng=rng, duration=duration, margin=margin, dtype=np.float32)
         kernel[start : start + side, start : start + side] = shape
-    return kernels, sides
+    sides = np.array([_center(kernel, side) for kernel, side in zip(kernels, sides.tolist(), strict=True)])
+    order = np.argsort(sides, kind="stable")
+    return kernels[order], sides[order]
+
+
+def _center(kernel: np.ndarray, side: int) -> int:
+    """Move the center of mass to the middle by whole pixels, in place; the side of the window that then holds it.
+
+    A kernel of the largest sides moves as far as its support stays inside.
+    """
+    room, radius = (len(kernel) - side) // 2, len(kernel) // 2
+    shifts = [radius - round(float(kernel.sum(axis=1 - axis) @ np.arange(len(kernel)))) for axis in (0, 1)]
+    shifts = [min(max(shift, -room), room) for shift in shifts]
+    kernel[:] = np.roll(kernel, shifts, (0, 1))
+    return side + 2 * max(map(abs, shifts))
 
 
 def _disk(radius: float, side: int) -> np.ndarray:
