@@ -54,9 +54,9 @@ class TwoStepOptions:
     starts : tuple of str
         Initializations, names in `STARTS`. The kernel that scores best is kept, for each image by itself
         (`selection`). "network", which is no default, is the kernel of `restore(image, "sketch")`: it finds kernels of
-        small faces that the others miss, and needs PyTorch. Values in `STARTS` override these options for that initialization; the finest scale uses these
-        options, except as `schedule.finest_options` states. Each costs about as much as the finest scale. With a single
-        one nothing is ranked, and ``("wide",)`` is the fastest choice.
+        small faces that the others miss, and needs PyTorch. Values in `STARTS` override these options for that
+        initialization; the finest scale uses these options, except as `schedule.finest_options` states. Each costs
+        about as much as the finest scale. With a single one nothing is ranked, and ``("wide",)`` is the fastest choice.
     finest_candidates : int
         How many initializations, the best ones, are taken through the finest scale.
     cautious : bool

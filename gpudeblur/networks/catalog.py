@@ -88,6 +88,11 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
         network = NETWORKS[name].network(**json.loads(metadata["config"]))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"weights {path} must hold the config of {name!r}, got {error!r}; get a fresh copy") from error
+    for prefix, other in shared_tensors(network).items():
+        trained_with, here = json.loads(metadata.get("shared", "{}")).get(other), NETWORKS[other].checksum
+        if trained_with != here:
+            raise ValueError(f"weights {path} must be for the {other!r} of this version, {here}, got {trained_with}")
+        tensors |= {key: t for key, t in load_network(other).state_dict().items() if key.startswith(prefix)}
     expected = network.state_dict()
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if shapes != {key: tuple(tensor.shape) for key, tensor in expected.items()}:
@@ -96,11 +101,20 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def shared_tensors(network: nn.Module) -> dict[str, str]:
+    """{prefix of tensors: name of the network whose they are}: what the file of a network does not hold."""
+    return dict(getattr(network, "shared", {}))
+
+
 def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
     """Write weights of a network in float16, atomically; returns the SHA-256 of the file."""
     from .weights import pack
 
+    shared = shared_tensors(network)
     metadata = {"architecture": str(network.NAME), "config": json.dumps(network.config)}
-    data = pack({name: tensor.half() for name, tensor in weights.items()}, metadata)
+    if shared:
+        metadata["shared"] = json.dumps({other: NETWORKS[other].checksum for other in shared.values()})
+    kept = {name: tensor.half() for name, tensor in weights.items() if not name.startswith(tuple(shared))}
+    data = pack(kept, metadata)
     write_whole(Path(path), data)
     return hashlib.sha256(data).hexdigest()

@@ -33,7 +33,8 @@ def random_network(seed: int = 0) -> Any:
 def test_paper_has_its_layers() -> None:
     network = DeepDeblur.paper()
     assert parameter_count(network) == 1_847_491
-    assert [tuple(layer.kernel_size) for layer in network.trunk.modules_[0].filters] == [(k, k) for k in BRANCHES]
+    filters = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert [layer.kernel_size[0] for layer in filters[6:11]] == list(BRANCHES)  # after the entry and five reductions
     with torch.no_grad():
         assert network(images(1, 3, 33, 20)).shape == (1, 3, 33, 20)
     # Without the 1 x 1 reductions the paper counts filters of k x k x 64 x 32.

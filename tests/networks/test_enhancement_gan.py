@@ -19,7 +19,7 @@ from gpudeblur.networks.blocks import DRDBU, RRRB, initialized, parameter_count 
 from gpudeblur.networks.deepdeblur.network import DeepDeblur  # noqa: E402
 from gpudeblur.networks.enhancement_gan.network import Critic, EnhancementGAN  # noqa: E402
 from gpudeblur.networks.enhancement_gan.training import EnhancementConfig, EnhancementTask  # noqa: E402
-from gpudeblur.networks.training.data import BatchMaker, Pictures, RestorationConfig  # noqa: E402
+from gpudeblur.networks.training.data import Batch, BatchMaker, Pictures, RestorationConfig  # noqa: E402
 from gpudeblur.networks.training.losses import critic_loss, generator_loss, gradient_penalty  # noqa: E402
 from gpudeblur.networks.training.trainer import TrainConfig, optimize, train  # noqa: E402
 from gpudeblur.networks.weights import unpack  # noqa: E402
@@ -126,12 +126,26 @@ def test_config_rebuilds_the_generator() -> None:
         rebuilt.load_state_dict(network.state_dict())
 
 
-def test_weights_travel_through_a_file(tmp_path: Path) -> None:
-    path, network = tmp_path / "w.safetensors", perturbed(EnhancementGAN(**SMALL))
+@pytest.mark.parametrize("arguments", [{}, {"trunk": "recurrent", "widths": (4,)}], ids=["default", "paper"])
+def test_weights_travel_through_a_file(arguments: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    """Those of the first stage are in DeepDeblur's own file."""
+    deepdeblur, entries = tmp_path / "d.safetensors", catalog.NETWORKS
+    first = perturbed(DeepDeblur())
+    checksum = catalog.write_network(deepdeblur, first, first.state_dict())
+    monkeypatch.setitem(entries, "deepdeblur", catalog.Entry(entries["deepdeblur"].location, checksum))
+    monkeypatch.setattr(catalog, "shipped_weights", lambda name: deepdeblur)
+    path, network = tmp_path / "w.safetensors", perturbed(EnhancementGAN(**arguments))
+    if not arguments:
+        network.start_from_deepdeblur(first.state_dict())
     catalog.write_network(path, network, network.state_dict())
     loaded = catalog.load_network("enhancement-gan", path)
     images = random_images(1, 3, 24, 24)
-    torch.testing.assert_close(loaded(images), network(images).detach(), atol=5e-3, rtol=0)
+    torch.testing.assert_close(loaded(images), network(images).detach(), atol=2e-2, rtol=0)
+    if not arguments:
+        assert path.stat().st_size < 0.5 * deepdeblur.stat().st_size
+        monkeypatch.setitem(entries, "deepdeblur", catalog.Entry(entries["deepdeblur"].location, "0" * 64))
+        with pytest.raises(ValueError, match="must be for the 'deepdeblur' of this version"):
+            catalog.load_network("enhancement-gan", path)
 
 
 def test_generator_starts_as_deepdeblur() -> None:
@@ -247,10 +261,14 @@ def test_critic_comes_in_after_its_share_of_the_run(maker: BatchMaker) -> None:
     assert all(weight.grad is None and weight.requires_grad for weight in task.critic.parameters())
 
 
+def difference(image: Any, batch: Batch) -> Any:
+    return (image - batch.sharp).abs().mean()
+
+
 def test_every_weight_of_the_losses_matters(maker: BatchMaker) -> None:
     def value(**options: Any) -> list[float]:
         task = make_task(maker, adversarial_from=0, **options)
-        task.perceptual = lambda image, sharp: (image - sharp).abs().mean()
+        task.perceptual = difference
         perturbed(task.network)
         return [float(loss.value.detach()) for loss in task.losses(task.batch(2), 0)]
 

@@ -22,16 +22,15 @@ class Inception(nn.Module):
 
     def __init__(self, width: int, branches: tuple[int, ...] = BRANCHES) -> None:
         super().__init__()
-        half = width // 2
+        half, self.sizes = width // 2, branches
         self.reductions = nn.ModuleList(conv(width, half, 1) for _ in branches)
         self.filters = nn.ModuleList(conv(half, half, size) for size in branches)
         self.join = conv(half * len(branches), width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branches = zip(self.reductions, self.filters, strict=True)
         parts = [
-            leaky_relu(filters(pad_even(leaky_relu(reduction(x)), filters.kernel_size[0])))
-            for reduction, filters in branches
+            leaky_relu(filters(pad_even(leaky_relu(reduction(x)), size)))
+            for size, reduction, filters in zip(self.sizes, self.reductions, self.filters, strict=True)
         ]
         return x + self.join(torch.cat(parts, dim=1))
 

@@ -1,8 +1,8 @@
 """The enhancement GAN of [Qi2020]: a generator of two stages, and a critic of patches that only training needs.
 
 The paper's generator is `EnhancementGAN.paper()`. The default, which ships, has the same two stages without
-normalization and at half size, so that a CPU can train it: the first is DeepDeblur's U-Net and starts from its weights;
-the second, dense blocks and a small U-Net, adds to the first one's picture.
+normalization and at half size, so that a CPU can train it: the first is the DeepDeblur that ships, as it is, the
+second, dense blocks and a small U-Net, adds to its picture. Its file holds the second stage alone.
 """
 
 from __future__ import annotations
@@ -115,10 +115,14 @@ class EnhancementGAN(nn.Module):
 
     The default is y = B + trunk(B), x = y + enhancement(B, y).
 
+    Attributes
+    ----------
+    shared : {prefix of tensors: name of the network whose they are}; they are not in the file of weights.
+
     Parameters
     ----------
     trunk : {"unet", "recurrent"}
-        The default, or the paper's, which takes `widths` alone.
+        The default, which is not trained, or the paper's, which takes `widths` alone.
     widths : channels: three for "unet", one for "recurrent".
     counts : blocks of the first stage's U-Net, five.
     dense, growth : channels of the DRDBU, a multiple of 4, and those that each of its convolutions adds.
@@ -139,6 +143,7 @@ class EnhancementGAN(nn.Module):
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"trunk": trunk, "widths": list(widths)}
+        self.shared = {} if trunk == "recurrent" else {"trunk.": "deepdeblur"}
         self.trunk: nn.Module
         self.enhancement: Enhancement | None = None
         if trunk == "recurrent":
@@ -148,7 +153,7 @@ class EnhancementGAN(nn.Module):
                 "counts": list(counts), "dense": dense, "growth": growth,
                 "enhancement_widths": list(enhancement_widths), "enhancement_counts": list(enhancement_counts),
             }  # fmt: skip
-            self.trunk = UNet(3, 3, widths, counts)
+            self.trunk = UNet(3, 3, widths, counts).requires_grad_(False)
             self.enhancement = Enhancement(dense, growth, enhancement_widths, enhancement_counts)
         channels_last(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -11,14 +12,17 @@ import torch
 from torch import nn
 
 from ...images.checks import check_choice, check_count, check_number
+from ..blocks import initialized
+from ..catalog import load_network
 from ..training.data import Batch, BatchMaker
+from ..training.face_features import FaceFeatures, loss_on_faces, perceptual_loss
 from ..training.losses import charbonnier, critic_loss, generator_loss, gradient_penalty, psnr_gain
 from ..training.trainer import Loss
 from .network import Critic, EnhancementGAN
 
 POSITIONS_SEED = 1_000_033  # keeps the positions of the penalty apart from the random numbers of a batch
 
-PerceptualLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+PerceptualLoss = Callable[[torch.Tensor, Batch], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,8 @@ class EnhancementConfig:
 
     content: Literal["charbonnier", "mse"] = "charbonnier"
     content_weight: float = 1.0
-    perceptual_weight: float = 0.1
-    adversarial_weight: float = 0.005
+    perceptual_weight: float = 0.01
+    adversarial_weight: float = 0.002
     adversarial_from: float = 0.6
     penalty_weight: float = 10.0
     penalty_every: int = 4
@@ -62,7 +66,7 @@ class EnhancementTask:
 
     Parameters
     ----------
-    perceptual : the loss of eq. 4, of (image, sharp), for which the paper takes features of VGG-19; None: left out.
+    perceptual : the loss of eq. 4, of (image, batch), for which the paper takes features of VGG-19; None: left out.
     """
 
     shipped = "network"
@@ -98,7 +102,7 @@ class EnhancementTask:
         loss = config.content_weight * content
         figures = {"content": float(content.detach()), "gain": psnr_gain(image.detach(), pair.blurred, pair.sharp)}
         if self.perceptual is not None:
-            perceptual = self.perceptual(image, pair.sharp)
+            perceptual = self.perceptual(image, pair)
             loss = loss + config.perceptual_weight * perceptual
             figures["perceptual"] = float(perceptual.detach())
         if adversarial:
@@ -135,3 +139,18 @@ class EnhancementTask:
 def content_loss(image: torch.Tensor, sharp: torch.Tensor, kind: str) -> torch.Tensor:
     """Charbonnier, or [Qi2020] eq. 3 as the text has it, the mean squared error of pictures in [-1, 1]."""
     return charbonnier(image, sharp) if kind == "charbonnier" else (2 * (image - sharp)).square().mean()
+
+
+def make_task(
+    network: EnhancementGAN, maker: BatchMaker, *, paper: bool = False, faces: FaceFeatures | None = None
+) -> EnhancementTask:
+    """The task of the paper, or of the generator that adds to the DeepDeblur that ships; `faces`: see [King2017]."""
+    critic = initialized(Critic.paper if paper else Critic, maker.config.seed)
+    if not paper:
+        network.start_from_deepdeblur(load_network("deepdeblur").state_dict())
+    perceptual = None if faces is None else functools.partial(_perceptual, faces)
+    return EnhancementTask(network, critic, maker, EnhancementConfig.paper() if paper else None, perceptual)
+
+
+def _perceptual(faces: FaceFeatures, image: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return loss_on_faces(perceptual_loss, faces, image, batch)

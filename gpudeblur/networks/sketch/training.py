@@ -29,11 +29,14 @@ class SketchTask:
     Parameters
     ----------
     stages : shares of the run at which the first and the second stage end.
+    paper : nothing; the layout of the network says it.
     """
 
     shipped = "network"
 
-    def __init__(self, network: Sketch, maker: BatchMaker, stages: tuple[float, float] = STAGES) -> None:
+    def __init__(
+        self, network: Sketch, maker: BatchMaker, stages: tuple[float, float] = STAGES, *, paper: bool = False
+    ) -> None:
         self.network, self.maker, self.stages = network, maker, stages
         self.modules: Mapping[str, nn.Module] = {"network": network}
 

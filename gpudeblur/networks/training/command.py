@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 VALIDATION_SEED = 1 << 20  # far from any training seed, so that the kernels were never trained on
 VALIDATION_BATCHES = 20
 VALIDATION_POOL = 400  # kernels
+FACIAL = ("deepdeblur", "enhancement-gan")  # networks that --faces is for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Request:
     seed : of the weights and the data.
     batch_size : crops; None: the default of the network.
     paper : the configuration of the paper, in place of the one that ships.
+    faces : the loss of a face recognizer too.
     device : torch device.
     validation : few kernels are enough.
     """
@@ -44,6 +46,7 @@ class Request:
     seed: int
     batch_size: int | None
     paper: bool
+    faces: bool
     device: str
     validation: bool = False
 
@@ -78,28 +81,34 @@ class Recipe:
     paper: Mapping[str, Any] = field(default_factory=dict)
 
 
-def restoring(name: str, task: str) -> Callable[[Request], Prepared]:
+def restoring(name: str, task: str, **data: Any) -> Callable[[Request], Prepared]:
     """`Recipe.prepare` of a restoring network.
 
     Parameters
     ----------
     name : in the catalog. The class makes the default network, its `paper` that of the paper.
-    task : "module:class", relative to `gpudeblur.networks`; called with (network, maker), and paper=True for --paper.
+    task : "module:function", relative to `gpudeblur.networks`; called with (network, maker), paper=True for --paper,
+        and faces, the recognizer, for --faces.
+    data : what differs from the defaults of `RestorationConfig`.
     """
 
     def prepare(request: Request) -> Prepared:
         from ..blocks import initialized
         from ..catalog import NETWORKS, write_network
         from .data import BatchMaker, RestorationConfig, load_pictures
+        from .face_features import FaceFeatures
 
-        config = RestorationConfig(**request.data | ({"pool": VALIDATION_POOL} if request.validation else {}))
+        options: dict[str, Any] = {"paper": True} if request.paper else {}
+        if request.faces:
+            options["faces"] = FaceFeatures().to(request.device)
+        config = RestorationConfig(**data | request.data | ({"pool": VALIDATION_POOL} if request.validation else {}))
         folders, network = [load_pictures(path) for path in request.clear], cast(Any, NETWORKS[name].network)
         module, _, task_class = task.partition(":")
         return Prepared(
             getattr(import_module(module, "gpudeblur.networks"), task_class)(
                 initialized(network.paper if request.paper else network, request.seed),
                 BatchMaker(folders, config, request.device),
-                **({"paper": True} if request.paper else {}),
+                **options,
             ),
             folders,
             lambda path, network: write_network(path, network, network.state_dict()),
@@ -133,6 +142,19 @@ RECIPES = {
         restoring("deepdeblur", ".deepdeblur.training:DeepDeblurTask"),
         # The paper's rate also halves when the loss stalls.
         paper={"optimizer": "rmsprop", "schedule": "exponential", "rate": 1e-3, "weight_decay": 0.0},
+    ),
+    "enhancement-gan": Recipe(
+        "The enhancement GAN: DeepDeblur's picture with the texture of sharp ones.",
+        restoring("enhancement-gan", ".enhancement_gan.training:make_task"),
+        {"rate": 3e-4},
+        {"betas": (0.5, 0.999), "schedule": "constant", "rate": 1e-4, "weight_decay": 0.0},
+    ),
+    "sketch": Recipe(
+        "Sketch synthesis: the blur kernel by the structure of the face, and the picture with it.",
+        # Whole faces: the kernel needs them. Smaller batches make as good a step of so many pixels.
+        restoring("sketch", ".sketch.training:SketchTask", batch=8, crop=(64, 101)),
+        {"average": 0.999},
+        {"rate": 2e-4, "weight_decay": 0.0},
     ),
 }
 
@@ -174,6 +196,14 @@ def train_network(
         int, typer.Option(help="Equal seeds, steps, threads and precisions give equal weights on a CPU.")
     ] = 0,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's network, losses and optimizer.")] = False,
+    faces: Annotated[
+        bool,
+        typer.Option(
+            "--faces",
+            help="For deepdeblur and enhancement-gan, on CelebA's faces of 109 x 89 pixels: the loss of "
+            "a face recognizer too, which pip install 'gpudeblur[faces]' brings.",
+        ),
+    ] = False,
 ) -> dict[str, str]:
     """Train the network that the command is named after."""
     bridge.torch_module()  # raises the ImportError that says how to install it
@@ -186,15 +216,18 @@ def train_network(
         raise ValueError(f"--checkpoint must be another file than --out, got {out} for both; rename one")
     if log is not None:
         check_output(log, suffixes=(".jsonl",))
-    recipe = RECIPES[str(context.command.name)]
+    name = str(context.command.name)
+    recipe = RECIPES[name]
+    if faces and name not in FACIAL:
+        raise ValueError(f"--faces must be for {' or '.join(FACIAL)}, got {name}; leave it out")
     options = _without_none(steps=steps, minutes=minutes, rate=rate, checkpoint_every=checkpoint_every)
     settings = {**recipe.settings, **(recipe.paper if paper else {}), **options}
     settings |= {"device": device, "threads": threads, "precision": precision}
     config = trainer.TrainConfig(**settings)
-    request = Request(clear=clear, seed=seed, batch_size=batch_size, paper=paper, device=device)
+    request = Request(clear=clear, seed=seed, batch_size=batch_size, paper=paper, faces=faces, device=device)
     task, folders, write = recipe.prepare(request)
     validations = {
-        path: recipe.prepare(replace(request, clear=[path], seed=VALIDATION_SEED, validation=True))
+        path: recipe.prepare(replace(request, clear=[path], faces=False, seed=VALIDATION_SEED, validation=True))
         for path in validate or []
     }
     with context.obj() as callback:

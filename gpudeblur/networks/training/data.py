@@ -85,13 +85,16 @@ class Batch(NamedTuple):
     """Crops: sharp and blurred (N, 3, H, W) in [0, 1], and the kernels (N, K, K) in the sense of a convolution.
 
     `linear_light`: whether the pictures were blurred in linear light, so that no kernel explains the blurred pictures
-    exactly.
+    exactly. `is_main` (N,): whether a crop is from the first folder. `corner` (N, 2): row and column of its first pixel
+    in its whole picture, or in the flipped one.
     """
 
     sharp: torch.Tensor
     blurred: torch.Tensor
     kernel: torch.Tensor
     linear_light: bool
+    is_main: torch.Tensor
+    corner: torch.Tensor
 
 
 def load_pictures(path: Path, *, limit: slice = slice(None), min_side: int = MIN_SIDE) -> Pictures:
@@ -194,7 +197,7 @@ class BatchMaker:
         limit = self._kernel_limit(rng, mirrored)
         h, w = (self._crop_side(rng, side, 0 if mirrored else limit - 1) for side in self.smallest)
         margin = 0 if mirrored else limit // 2
-        sharp = self._regions(rng, h + 2 * margin, w + 2 * margin)
+        sharp, is_main, corner = self._regions(rng, h + 2 * margin, w + 2 * margin)
         kernel = self._kernels(rng, limit)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         if mirrored:
@@ -206,7 +209,8 @@ class BatchMaker:
             blurred = blurred.clamp_min(0) ** (1 / DISPLAY_GAMMA)
         r = limit // 2
         sharp = sharp[..., r : sharp.shape[-2] - r, r : sharp.shape[-1] - r].clamp(0, 1).contiguous()
-        return Batch(sharp, self._degrade(rng, generator, blurred), kernel, linear_light)
+        blurred = self._degrade(rng, generator, blurred)
+        return Batch(sharp, blurred, kernel, linear_light, is_main, corner + margin)
 
     def _kernel_limit(self, rng: np.random.Generator, mirrored: bool) -> int:
         """The largest kernel side of a batch: small ones leave room for large crops."""
@@ -220,17 +224,20 @@ class BatchMaker:
         low, high = self.config.crop
         return int(rng.integers(low, min(high, side - margin) + 1))
 
-    def _regions(self, rng: np.random.Generator, h: int, w: int) -> torch.Tensor:
-        """Random regions (N, 3, h, w) of random pictures, half of them flipped left-right, in [0, 1]."""
-        regions = []
-        for natural in rng.random(self.config.batch) < self.config.natural:
-            others = self.folders[1:] if natural and len(self.folders) > 1 else self.folders[:1]
-            images = others[int(rng.integers(len(others)))].images
+    def _regions(self, rng: np.random.Generator, h: int, w: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Random regions (N, 3, h, w) of random pictures, half of them flipped left-right, in [0, 1]; see `Batch`."""
+        regions, corners = [], []
+        is_natural = rng.random(self.config.batch) < (self.config.natural if len(self.folders) > 1 else 0)
+        for natural in is_natural:
+            folders = self.folders[1:] if natural else self.folders[:1]
+            images = folders[int(rng.integers(len(folders)))].images
             image = images[int(rng.integers(len(images)))]
             top, left = (int(rng.integers(0, n - k + 1)) for n, k in zip(image.shape[1:], (h, w), strict=True))
-            region = image[:, top : top + h, left : left + w]
-            regions.append(region.flip(-1) if rng.random() < 0.5 else region)
-        return torch.stack(regions).float() / 255
+            region, flipped = image[:, top : top + h, left : left + w], rng.random() < 0.5
+            regions.append(region.flip(-1) if flipped else region)
+            corners.append((top, image.shape[2] - w - left if flipped else left))
+        is_main, corner = torch.from_numpy(~is_natural), torch.tensor(corners)
+        return torch.stack(regions).float() / 255, is_main.to(self.device), corner.to(self.device)
 
     def _kernels(self, rng: np.random.Generator, limit: int) -> torch.Tensor:
         """Random kernels (N, limit, limit), flipped and transposed at random; some are a delta."""

@@ -10,13 +10,15 @@ smaller distance for other faces is less of a proof that the person is the same.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from .data import Batch
 
 WEIGHTS_NAME = "dlib_face_recognition_resnet_model_v1.dat"
 CHIP_SIDE = 150  # pixels, of the network's input
@@ -31,6 +33,9 @@ MEAN = (122.782, 117.001, 104.298)  # of the network's input, for pictures up to
 ALIGNED_SHAPE = (109, 89)  # pixels, of the aligned CelebA pictures at half size
 # Pixels: where the eyes are in such pictures as in dlib's chips. In the middle from left to right, so a flip keeps it.
 FACE_TOP, FACE_LEFT, FACE_SIDE = 38, 16, 57
+# In training: faces a batch, each of which costs as much as a crop does in the trained network, and how much of the
+# face a crop must have.
+MAX_FACES, MIN_FACE_SHARE = 4, 0.8
 
 
 # ------------------------------------------------------------------ weights
@@ -252,3 +257,18 @@ def perceptual_loss(
         for output, target in zip(outputs, targets, strict=True)
     ]
     return torch.stack(ratios).mean()
+
+
+FaceLoss = Callable[[FaceFeatures, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def loss_on_faces(loss: FaceLoss, features: FaceFeatures, image: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """`facial_loss` or `perceptual_loss` of the first `MAX_FACES` crops that have nearly all of a face; 0 without any.
+
+    Where less of a face is left, the recognizer answers to what is missing.
+    """
+    share = face_share(batch.sharp, batch.corner)
+    chosen = torch.nonzero(batch.is_main & (share >= MIN_FACE_SHARE))[:MAX_FACES, 0]
+    if not len(chosen):
+        return image.new_zeros(())
+    return loss(features, image[chosen], batch.sharp[chosen], batch.corner[chosen])
