@@ -117,6 +117,12 @@ def estimate_kernels(network: Any, images: Array) -> Array:
     return kernels
 
 
+def restore_with_kernels(network: Any, images: Array, kernels: Array) -> Array:
+    """Restored images like (n, C, H, W), C = 1 or 3, whole, for kernels (n, K, K) of the network's size."""
+    (change,) = _change(functools.partial(_restore_with, network, kernels.astype(np.float32)), images)
+    return images + change
+
+
 def _windows(length: int, tile: int, reach: int) -> Iterator[tuple[slice, np.ndarray]]:
     """(pixels, weights) of each tile along an axis. Outside the weights' support the pixels are overlap, of `reach`.
 

@@ -19,6 +19,7 @@ SPECTRAL_WEIGHT = 0.05
 KERNEL_WEIGHT = 0.1  # of sum |k - k_true| beside the loss of the sketch
 PICTURE_KERNEL_WEIGHT = 0.05  # beside the loss of the picture, in each round
 FIRST_ROUND_WEIGHT = 0.5  # of the losses of the first round beside the second
+BETTER_KERNEL_WEIGHT = 0.5  # of the picture for a kernel that is nearer to the truth
 # Shares of the run at which the stages end: the generator alone, the network that removes artifacts alone.
 STAGES = (0.6, 0.85)
 
@@ -64,6 +65,12 @@ class SketchTask:
             errors = [(picture - batch.sharp).square().mean() for picture in (batch.blurred, image.detach())]
             figures[f"gain_{number}"] = float(10 * torch.log10(errors[0] / errors[1]))
             figures[f"similarity_{number}"] = similarity(kernel, truth)
+        if not network.is_paper:
+            # Kernels from elsewhere are better than its own: between those of the last round and the true ones.
+            share_of_truth = torch.linspace(0.2, 0.9, len(truth), device=truth.device)[:, None, None]
+            better = torch.lerp(rounds[-1][1].detach(), truth, share_of_truth)
+            image, _ = network.picture(batch.blurred, better, luminance(rounds[-1][0]).detach())
+            loss = loss + BETTER_KERNEL_WEIGHT * charbonnier(image, batch.sharp)
         yield Loss("network", loss, figures)
 
     def describe(self) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""`restore(image, "face")`: what two networks and the blind method make of a face, mixed as far as each is right.
+
+    one step           x1 = DeepDeblur(B)
+    sketch             x2, k2 = Sketch(B)
+    MAP                x3, k3 = deblur(B) with k2 among the initializations, moved onto x1
+    sketch with MAP    x4 = the picture of the sketch network for the kernel k3
+
+The errors of these images differ, so a mean is nearer to the true image than the best of them. The weights of the mean
+are a softmax of linear functions of signals that need no true image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..images.kernels import fit_size
+from ..images.planes import luminance
+from ..numerics.arrays import Array, array_module, ndimage_module, to_host
+from ..numerics.progress import OnProgress, subrange
+from .confidence import log_odds
+from .deblur import deblur
+from .kernel_projection import normalize
+from .options import TwoStepOptions
+
+STARTS = (*TwoStepOptions.starts, "network")
+MASS = 0.99  # of the sketch's kernel, that the window of the blind method holds
+MARGIN, SMALLEST = 2, 7  # pixels: around it on each side, and the side of the smallest window
+MAX_SHIFT = 4  # pixels between an image of the blind method and those of the networks
+OFFSET = 1e-4  # added to signals before their logarithm
+CANDIDATES = ("one step", "sketch", "MAP", "sketch with MAP")
+# Scores of `CANDIDATES` by their features, fitted by `python -m bench fit --parts face`: 1, log change, log reblur and
+# log gradient energy (`networks.confidence.signals`), log distance from the first image, log odds of MAP's confidence.
+SCORES = np.zeros((len(CANDIDATES), 6))
+
+
+def restore_faces(observed: Array, tile: int | None, report: OnProgress) -> tuple[Array, Array]:
+    """(restored images, kernels (n, K, K)) of (n, C, H, W), C = 1 or 3. The kernel is that of the larger weight."""
+    xp = array_module(observed)
+    images, kernels, features = candidates(observed, tile, report)
+    weight = mixture(features, SCORES)
+    restored = sum(weight[:, i, None, None, None] * image for i, image in enumerate(images))
+    by_map = weight[:, 2] + weight[:, 3] > weight[:, 1]
+    return restored, xp.where(by_map[:, None, None], kernels[1], kernels[0])
+
+
+def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[list[Array], list[Array], Array]:
+    """(images (n, C, H, W) in the order of `CANDIDATES`, kernels of sketch and MAP (n, K, K), features (n, m, f))."""
+    from ..networks import bridge, confidence
+    from ..networks.restore import load, restore_images, restore_with_kernels
+
+    xp, device = array_module(observed), bridge.device_of(observed)
+    one_step, _ = restore_images(load("deepdeblur", None, device), observed, tile=tile)
+    network = load("sketch", None, device)
+    sketch, kernel = restore_images(network, observed, tile=tile)
+    assert kernel is not None
+    report(0.1)
+    by_map, map_kernel, odds = blind_images(observed, kernel, subrange(report, 0.1, 0.9))
+    move = shift_between(by_map, one_step)
+    map_kernel = moved(map_kernel[:, None], -move)[:, 0]
+    map_kernel = normalize(map_kernel)
+    images = [one_step, sketch, moved(by_map, move), restore_with_kernels(network, observed, map_kernel)]
+    features = []
+    for number, image in enumerate(images):
+        signals = confidence.signals(image, observed)
+        columns = [signals[name] for name in ("change", "reblur", "gradient_energy")]
+        columns.append(relative_square(image - one_step, observed))
+        certainty = odds if number >= 2 else xp.zeros_like(odds)
+        columns = [xp.log(column + OFFSET) for column in columns]
+        features.append(xp.stack([xp.ones_like(certainty), *columns, certainty], axis=-1))
+    return images, [kernel, map_kernel], xp.stack(features, axis=1)
+
+
+def mixture(features: Array, scores: np.ndarray) -> Array:
+    """Weights (n, m) of the candidates, sum 1, from features (n, m, f) and scores (m, f)."""
+    xp = array_module(features)
+    score = (features * xp.asarray(scores, dtype=features.dtype)).sum(axis=-1)
+    weight = xp.exp(score - score.max(axis=-1, keepdims=True))
+    return weight / weight.sum(axis=-1, keepdims=True)
+
+
+def blind_images(observed: Array, kernel: Array, report: OnProgress) -> tuple[Array, Array, Array]:
+    """(restorations, kernels, log odds of the confidence) by `deblur`, with windows as large as `kernel` (n, K, K)."""
+    xp = array_module(observed)
+    restored, kernels, odds = xp.empty_like(observed), xp.zeros_like(kernel), xp.empty_like(observed[:, 0, 0, 0])
+    sides, done = support_sides(kernel, observed.shape[-2:]), 0.0
+    for side in np.unique(sides):
+        group = np.flatnonzero(sides == side)
+        progress = subrange(report, done, len(group) / len(sides))
+        result = deblur(
+            observed[group], int(side), channel_axis=1, final="tv",
+            options=TwoStepOptions(starts=STARTS, cautious=False),
+            callback=lambda _, fraction, progress=progress: progress(fraction),
+        )  # fmt: skip
+        restored[group], kernels[group] = result.image, fit_size(result.kernel, kernel.shape[-2:])
+        odds[group] = log_odds(xp.asarray(result.info["confidence"]))
+        done += len(group) / len(sides)
+    return restored, kernels, odds
+
+
+def support_sides(kernel: Array, shape: Sequence[int]) -> np.ndarray:
+    """Odd sides (n,) of windows that hold `MASS` of each kernel (n, K, K) and a margin, for images of `shape`."""
+    kernel, radius = to_host(kernel), kernel.shape[-1] // 2  # waits for a device
+    y = np.abs(np.arange(-radius, radius + 1))
+    ring = np.maximum(y[:, None], y)
+    inside = np.stack([(kernel * (ring <= r)).sum(axis=(1, 2)) for r in range(radius + 1)], axis=1)
+    sides = 2 * ((inside < MASS * inside[:, -1:]).sum(axis=1) + MARGIN) + 1
+    return np.clip(sides, SMALLEST, max(SMALLEST, (min(shape) // 2 - 1) | 1))
+
+
+def relative_square(difference: Array, blurred: Array) -> Array:
+    """Mean square of (n, C, H, W) over the variance of the blurred images, (n,)."""
+    xp, n = array_module(blurred), len(blurred)
+    variance = blurred.reshape(n, -1).var(axis=1)
+    return xp.square(difference).reshape(n, -1).mean(axis=1) / (variance + OFFSET**2)
+
+
+def moved(images: Array, move: Array) -> Array:
+    """Images (n, C, H, W), each moved by its (down, right) in `move` (n, 2), fractions of a pixel included."""
+    xp, result = array_module(images), images.copy()
+    ndimage = ndimage_module(xp)
+    for image, shift in zip(result, to_host(move).tolist(), strict=True):  # waits for a device
+        for plane in image:
+            plane[...] = ndimage.shift(plane, shift, order=3, mode="nearest")
+    return result
+
+
+def shift_between(images: Array, references: Array) -> Array:
+    """(n, 2): by how many pixels down and right each image must move to lie on its reference, at most `MAX_SHIFT`.
+
+    A kernel and its image are known but for opposite shifts, and the networks are trained to centered kernels. The
+    maximum of the cross-correlation of the luminances' gradients, to a fraction by a parabola.
+    """
+    xp, (h, w) = array_module(images), images.shape[-2:]
+    window = xp.asarray(np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1]), dtype=images.dtype)
+    spectra = []
+    for planes in (images, references):
+        gray = planes[:, 0] if planes.shape[1] == 1 else luminance(planes)
+        gray = gray - gray.mean(axis=(-2, -1), keepdims=True)
+        spectra.append(xp.fft.rfft2(gray * window))
+    fy, fx = xp.fft.fftfreq(h)[:, None], xp.fft.rfftfreq(w)
+    power = xp.asarray(fy**2 + fx**2, dtype=images.dtype)
+    correlation = xp.fft.irfft2(power * spectra[1] * spectra[0].conj(), s=(h, w))
+    lags = xp.arange(-MAX_SHIFT - 1, MAX_SHIFT + 2)
+    near = correlation[:, lags[:, None], lags]
+    inner = near[:, 1:-1, 1:-1]
+    best = inner.reshape(len(near), -1).argmax(axis=1)
+    row, column, item = best // inner.shape[2] + 1, best % inner.shape[2] + 1, xp.arange(len(near))
+    middle = near[item, row, column]
+    shifts = []
+    for before, after, start in (
+        (near[item, row - 1, column], near[item, row + 1, column], row),
+        (near[item, row, column - 1], near[item, row, column + 1], column),
+    ):
+        curvature = xp.minimum(before + after - 2 * middle, -float(np.finfo(near.dtype).tiny))
+        shifts.append(start - MAX_SHIFT - 1 + xp.clip(0.5 * (before - after) / curvature, -0.5, 0.5))
+    return xp.stack(shifts, axis=1)
