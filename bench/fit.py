@@ -2,6 +2,9 @@
 
     python -m bench fit confidence --data DATA [--jobs 2]
     python -m bench fit strength --data DATA [--jobs 2]
+    python -m bench fit mixture|networks --data DATA [--jobs 2]
+
+mixture and networks: see `bench.fit_faces`.
 
 confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function. Where a
 picture is not blurred (training photographs, scikit-image's textures, white noise), no kernel is a success.
@@ -19,7 +22,7 @@ portraits. Prints the constants and what they do; a line goes to results/confide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,7 +245,23 @@ def fit_strength(data: Path, jobs: int) -> dict[str, Any]:
     return line
 
 
-FITS = {"confidence": fit_confidence, "strength": fit_strength}
+def fit_faces(name: str) -> Callable[[Path, int], dict[str, Any]]:
+    """A fit of `fit_faces`, which needs PyTorch."""
+
+    def fit(data: Path, jobs: int) -> dict[str, Any]:
+        from . import fit_faces
+
+        return dict(getattr(fit_faces, f"fit_{name}")(data, jobs))
+
+    return fit
+
+
+FITS = {
+    "confidence": fit_confidence,
+    "strength": fit_strength,
+    "mixture": fit_faces("mixture"),
+    "networks": fit_faces("networks"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ are a softmax of linear functions of signals that need no true image.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ MARGIN, SMALLEST = 2, 7  # pixels: around it on each side, and the side of the s
 MAX_SHIFT = 4  # pixels between an image of the blind method and those of the networks
 OFFSET = 1e-4  # added to signals before their logarithm
 CANDIDATES = ("one step", "sketch", "MAP", "sketch with MAP")
-# Scores of `CANDIDATES` by their features, fitted by `python -m bench fit --parts face`: 1, log change, log reblur and
+# Scores of `CANDIDATES` by their features, fitted by `python -m bench fit mixture`: 1, log change, log reblur and
 # log gradient energy (`networks.confidence.signals`), log distance from the first image, log odds of MAP's confidence.
 SCORES = np.zeros((len(CANDIDATES), 6))
 
@@ -91,12 +92,16 @@ def blind_images(observed: Array, kernel: Array, report: OnProgress) -> tuple[Ar
         result = deblur(
             observed[group], int(side), channel_axis=1, final="tv",
             options=TwoStepOptions(starts=STARTS, cautious=False),
-            callback=lambda _, fraction, progress=progress: progress(fraction),
+            callback=functools.partial(_report, progress),
         )  # fmt: skip
         restored[group], kernels[group] = result.image, fit_size(result.kernel, kernel.shape[-2:])
         odds[group] = log_odds(xp.asarray(result.info["confidence"]))
         done += len(group) / len(sides)
     return restored, kernels, odds
+
+
+def _report(progress: OnProgress, stage: str, fraction: float) -> None:
+    progress(fraction)
 
 
 def support_sides(kernel: Array, shape: Sequence[int]) -> np.ndarray:

@@ -18,6 +18,7 @@ from .deblur import as_info
 from .options import check_call
 
 MIN_TILE = 64  # pixels
+FACE_NETWORKS = ("deepdeblur", "sketch")  # of "face"
 
 
 @dataclass(frozen=True)
@@ -88,23 +89,27 @@ class RestoreSettings:
             if not isinstance(weights, str | os.PathLike):
                 came = f"{weights!r} ({type(weights).__name__})"
                 raise TypeError(f"weights must be a path to a file, got {came}; leave it out for those of the package")
+            if network == "face":
+                raise ValueError(f"weights must be None for 'face', which has several networks, got {weights}")
             weights = Path(weights)
         settings = cls(network, channel_axis, device, weights, strength, tile, gamma, callback)
         settings.load()
         return settings
 
     def load(self, device: Any = "cpu") -> Any:
-        """The network on a torch device."""
+        """The network on a torch device; of "face", the last of its networks."""
         from ..networks.restore import load
 
-        return load(self.network, self.weights, device)
+        for name in FACE_NETWORKS if self.network == "face" else (self.network,):
+            network = load(name, self.weights, device)
+        return network
 
 
 def network_names() -> tuple[str, ...]:
-    """The networks that `restore` accepts."""
+    """What `restore` accepts: the networks, and "face"."""
     from ..networks.catalog import NETWORKS
 
-    return tuple(NETWORKS)
+    return (*NETWORKS, "face")
 
 
 def restore(
@@ -130,7 +135,12 @@ def restore(
         Sides of at least 16 pixels. Gray, RGB, or RGB and alpha, which passes through unchanged. Floats are
         intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes are a stack.
     network : str
-        "deepdeblur": the picture in one step ([WangL2017]). An error lists the networks of this version.
+        - "deepdeblur": in one step ([WangL2017]); no kernel.
+        - "sketch": by the structure of the face, from which the kernel follows ([Lin2020]).
+        - "face": both, and the blind method with the kernel of "sketch" among its initializations, mixed as far as each
+          is right. The best of all, and the slowest.
+        - "enhancement-gan": with the texture of sharp faces ([Qi2020]), which the blurred picture may not hold: it
+          pleases, where the others are faithful.
     channel_axis : int, optional
         Axis of the colors.
     device : {None, "cpu", "cuda", "auto"}
@@ -169,6 +179,10 @@ def restore(
     References
     ----------
     [WangL2017] L. Wang, Y. Li, S. Wang: DeepDeblur: fast one-step blurry face images restoration, 2017.
+
+    [Qi2020] Q. Qi et al.: Blurry face image deblurring by an enhancement generative adversarial network, 2020.
+
+    [Lin2020] S. Lin et al.: Learning to deblur face images via sketch synthesis, AAAI 2020.
 
     Examples
     --------
@@ -225,15 +239,21 @@ def restore_planes(
     from ..networks.restore import restore_images
 
     report(0.0)
-    network = settings.load(bridge.device_of(observed))
-    restored, kernel = restore_images(network, observed, tile=settings.tile, report=report)
-    signals = confidence.signals(restored, observed)
-    certainty = confidence.confidence(**signals)
-    if settings.strength is None:
-        share = confidence.strength(certainty)
+    if settings.network == "face":
+        from .face import restore_faces
+
+        restored, kernel = restore_faces(observed, settings.tile, report)
     else:
-        share = array_module(observed).full_like(certainty, settings.strength)
-    return restored, kernel, signals | {"confidence": certainty, "strength": share}
+        network = settings.load(bridge.device_of(observed))
+        restored, kernel = restore_images(network, observed, tile=settings.tile, report=report)
+    signals = confidence.signals(restored, observed)
+    features = confidence.features(**signals)
+    signals["confidence"] = confidence.confidence(settings.network, features)
+    if settings.strength is None:
+        signals["strength"] = confidence.strength(settings.network, features)
+    else:
+        signals["strength"] = array_module(observed).full_like(signals["confidence"], settings.strength)
+    return restored, kernel, signals
 
 
 def _copy_alpha(image: Array, result: Array, channel_axis: int) -> None:

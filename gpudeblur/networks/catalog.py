@@ -39,9 +39,9 @@ class Entry:
 
 NETWORKS = {
     "deepdeblur": Entry(
-        ".deepdeblur.network:DeepDeblur", "28a7c935ff14f5b9ea8c445e7cb6c344c5451352761eaf72187e8b54e5e0f50a"
+        ".deepdeblur.network:DeepDeblur", "283692de2b2526aa9cb5498ad7adcb9f51441816ade8b6aa602796539beae02b"
     ),
-    "sketch": Entry(".sketch.network:Sketch", "68dede23d9aa0d00c9b7e1ecaeb3868b53a8b3d61771cd26069667f8d8bbda3e"),
+    "sketch": Entry(".sketch.network:Sketch", "25b4bc2fbf0db9a710553fdf20dd0f569107469c6507b1517af0ee4d18771cb9"),
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 

