@@ -87,6 +87,42 @@ def shipped(network_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     restore._load.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def sketch_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a small "sketch" whose weights are random: its kernels have 11 pixels a side."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    from gpudeblur.networks.blocks import initialized
+    from gpudeblur.networks.catalog import write_network
+    from gpudeblur.networks.sketch.network import Sketch
+
+    def make() -> Any:
+        network = Sketch("default", (8, 8, 8), (1,) * 5, (8, 8, 8), (1,) * 5, 11)
+        for name, parameter in network.named_parameters():
+            if not parameter.any() and name.endswith("weight"):
+                torch.nn.init.normal_(parameter, std=0.01)
+        torch.nn.init.constant_(network.log_beta, 0)  # equations of a random sketch amplify rounding otherwise
+        return network
+
+    network, path = initialized(make, 0), tmp_path_factory.mktemp("weights") / "sketch.safetensors"
+    write_network(path, network, network.state_dict())
+    return path
+
+
+@pytest.fixture
+def shipped_networks(network_weights: Path, sketch_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small random networks in place of "deepdeblur" and "sketch", the networks of "face"."""
+    from gpudeblur.networks import catalog, restore
+
+    files = {"deepdeblur": network_weights, "sketch": sketch_weights}
+    for name in files:
+        monkeypatch.setitem(catalog.NETWORKS, name, dataclasses.replace(catalog.NETWORKS[name], checksum=None))
+    monkeypatch.setattr(catalog, "shipped_weights", files.__getitem__)
+    restore._load.cache_clear()
+    yield
+    restore._load.cache_clear()
+
+
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request: pytest.FixtureRequest) -> Any:
     """NumPy, then CuPy: one test body for both."""
