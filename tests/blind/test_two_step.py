@@ -45,7 +45,7 @@ def coarse(images: np.ndarray, options: gd.TwoStepOptions) -> tuple[np.ndarray, 
 
 
 @pytest.fixture
-def network(shipped_networks: None) -> Any:
+def network(shipped_networks: dict[str, Path]) -> Any:
     return restore.load("sketch", None)
 
 

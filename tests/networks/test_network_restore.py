@@ -255,6 +255,11 @@ def test_signals_of_a_true_picture_and_of_a_wrong_one() -> None:
     assert signals["change"][0] < signals["change"][1]
     assert signals["gradient_energy"][0] > 1
     assert signals["gradient_energy"][2] == 1
+    features = confidence.features(**signals)
+    assert features.shape == (3, 4)
+    for name in (*catalog.NETWORKS, "face"):
+        certainty, share = confidence.confidence(name, features), confidence.strength(name, features)
+        assert ((certainty > 0) & (certainty <= 1) & (share >= 0) & (share <= 1)).all()
 
 
 @pytest.mark.parametrize("name", confidence.CONFIDENCE)
