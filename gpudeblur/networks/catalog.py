@@ -39,9 +39,9 @@ class Entry:
 
 NETWORKS = {
     "deepdeblur": Entry(
-        ".deepdeblur.network:DeepDeblur", "283692de2b2526aa9cb5498ad7adcb9f51441816ade8b6aa602796539beae02b"
+        ".deepdeblur.network:DeepDeblur", "31799d4ad28e26e95b555ed29ae94348855c295531841bb14af295147751cda9"
     ),
-    "sketch": Entry(".sketch.network:Sketch", "25b4bc2fbf0db9a710553fdf20dd0f569107469c6507b1517af0ee4d18771cb9"),
+    "sketch": Entry(".sketch.network:Sketch", "06a0bdc0b28da61bfc2c5bee3767f68934a78eff821df0f8c3bb508afb37e158"),
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 

@@ -135,15 +135,12 @@ class Sketch(nn.Module):
         kernel = kernel + self.kernel_network(kernel[:, None])[:, 0].float()
         return steps.normalize_kernel(torch.where(peak > steps.TINY, kernel, 0))  # a flat picture has none
 
-    def wiener(self, images: torch.Tensor, kernel: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-        """x0 of eq. 11, for x - y in the default."""
+    def wiener(self, images: torch.Tensor, kernel: torch.Tensor) -> list[torch.Tensor]:
+        """x0 of eq. 11 for each gamma; for x - y in the default."""
         radius, (h, w) = self.side // 2, images.shape[-2:]
-        data = steps.periodic_border(images, kernel)
-        if self.is_paper:
-            start = steps.wiener(data, kernel, gamma)
-        else:
-            start = data + steps.wiener(data - steps.convolve(data, kernel), kernel, gamma)
-        return start[..., radius : radius + h, radius : radius + w].clamp(-0.5, 1.5)
+        data, gammas = steps.periodic_border(images, kernel), self.log_gamma.exp()
+        starts = [steps.wiener(data, kernel, gammas[0])] if self.is_paper else steps.corrected(data, kernel, gammas)
+        return [start[..., radius : radius + h, radius : radius + w].clamp(-0.5, 1.5) for start in starts]
 
     def picture(
         self, images: torch.Tensor, one_step: torch.Tensor, kernel: torch.Tensor, sketch: torch.Tensor
@@ -152,7 +149,7 @@ class Sketch(nn.Module):
 
         The paper's is x0 without its artifacts, the default DeepDeblur's picture with what x0 adds.
         """
-        starts = [self.wiener(images, kernel, gamma) for gamma in self.log_gamma.exp()]
+        starts = self.wiener(images, kernel)
         if self.is_paper:
             change = self.artifacts(torch.cat([*starts, sketch[:, None]], dim=1) - 0.5)
             return starts[0] + change, torch.ones_like(sketch)

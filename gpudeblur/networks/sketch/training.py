@@ -21,7 +21,7 @@ PICTURE_KERNEL_WEIGHT = 0.05  # beside the loss of the picture, in each round
 FIRST_ROUND_WEIGHT = 0.5  # of the losses of the first round beside the second
 BETTER_KERNEL_WEIGHT = 0.5  # of the picture for a kernel that is nearer to the truth
 # Shares of the run at which the stages end: the generator alone, the network that removes artifacts alone.
-STAGES = (0.6, 0.85)
+STAGES = (0.3, 0.4)
 
 
 class SketchTask:
