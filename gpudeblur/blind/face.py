@@ -28,6 +28,7 @@ from .options import TwoStepOptions
 STARTS = (*TwoStepOptions.starts, "network")
 MASS = 0.99  # of the sketch's kernel, that the window of the blind method holds
 MARGIN, SMALLEST = 2, 7  # pixels: around it on each side, and the side of the smallest window
+LARGE = 160  # pixels, of the shorter side of a picture that is larger than what the networks know
 MAX_SHIFT = 4  # pixels between an image of the blind method and those of the networks
 MIN_GRADIENT = 1e-6  # rms, of images in [0, 1] that can be aligned; less is rounding
 MIN_CURVATURE = 1e-6  # of a peak of the correlation, as a fraction of its height
@@ -62,8 +63,11 @@ def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[l
     by_map, map_kernel, odds = blind_images(observed, kernel, subrange(report, 0.1, 0.9))
     move = shift_between(by_map, one_step)
     map_kernel = normalize(moved(map_kernel[:, None], -move, mode="grid-constant")[:, 0])
-    sketch_with_map, _ = restore_images(network, observed, tile=tile, kernels=map_kernel)
-    images = [one_step, sketch, moved(by_map, move), sketch_with_map]
+    by_map, side = moved(by_map, move), kernel.shape[-1]
+    sketch_with_map = by_map
+    if map_kernel.shape[-1] <= side:
+        sketch_with_map, _ = restore_images(network, observed, tile=tile, kernels=fit_size(map_kernel, (side, side)))
+    images = [one_step, sketch, by_map, sketch_with_map]
     features = []
     for number, image in enumerate(images):
         signals = confidence.signals(image, observed)
@@ -72,7 +76,8 @@ def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[l
         certainty = odds if number >= 2 else xp.zeros_like(odds)
         columns = [xp.log(column + OFFSET) for column in columns]
         features.append(xp.stack([xp.ones_like(certainty), *columns, certainty], axis=-1))
-    return images, [kernel, map_kernel], xp.stack(features, axis=1)
+    side = max(side, map_kernel.shape[-1])
+    return images, [fit_size(k, (side, side)) for k in (kernel, map_kernel)], xp.stack(features, axis=1)
 
 
 def mixture(features: Array, scores: np.ndarray) -> Array:
@@ -84,16 +89,22 @@ def mixture(features: Array, scores: np.ndarray) -> Array:
 
 
 def blind_images(observed: Array, kernel: Array, report: OnProgress) -> tuple[Array, Array, Array]:
-    """(restorations, kernels, log odds of the confidence) by `deblur`, with windows as large as `kernel` (n, K, K)."""
-    xp = array_module(observed)
+    """(restorations, kernels, log odds of the confidence) by `deblur`, with windows as large as `kernel` (n, K, K).
+
+    In a large picture a kernel may be longer than any that the network knows: there `deblur` finds the size.
+    """
+    xp, options = array_module(observed), TwoStepOptions(starts=STARTS, cautious=False)
+    if min(observed.shape[-2:]) > LARGE:
+        callback = functools.partial(_report, report)
+        result = deblur(observed, channel_axis=1, final="tv", options=options, callback=callback)
+        return result.image, result.kernel, log_odds(xp.asarray(result.info["confidence"], dtype=observed.dtype))
     restored, kernels, odds = xp.empty_like(observed), xp.zeros_like(kernel), xp.empty_like(observed[:, 0, 0, 0])
     sides, done = support_sides(kernel, observed.shape[-2:]), 0.0
     for side in np.unique(sides):
         group = xp.asarray(np.flatnonzero(sides == side))
         progress = subrange(report, done, len(group) / len(sides))
         result = deblur(
-            observed[group], int(side), channel_axis=1, final="tv",
-            options=TwoStepOptions(starts=STARTS, cautious=False),
+            observed[group], int(side), channel_axis=1, final="tv", options=options,
             callback=functools.partial(_report, progress),
         )  # fmt: skip
         restored[group], kernels[group] = result.image, fit_size(result.kernel, kernel.shape[-2:])
