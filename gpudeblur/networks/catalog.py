@@ -39,7 +39,7 @@ class Entry:
 
 NETWORKS = {
     "deepdeblur": Entry(
-        ".deepdeblur.network:DeepDeblur", "31799d4ad28e26e95b555ed29ae94348855c295531841bb14af295147751cda9"
+        ".deepdeblur.network:DeepDeblur", "cc59144d9c15ceadf36dc27b96bb4ee50bde04ae8789eef20a1c99e96515e564"
     ),
     "sketch": Entry(".sketch.network:Sketch", "06a0bdc0b28da61bfc2c5bee3767f68934a78eff821df0f8c3bb508afb37e158"),
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),

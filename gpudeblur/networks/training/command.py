@@ -148,14 +148,14 @@ RECIPES = {
     "enhancement-gan": Recipe(
         "The enhancement GAN: DeepDeblur's picture with the texture of sharp ones.",
         restoring("enhancement-gan", ".enhancement_gan.training:make_task"),
-        {"rate": 3e-4},
+        {"rate": 5e-4},
         {"betas": (0.5, 0.999), "schedule": "constant", "rate": 1e-4, "weight_decay": 0.0},
     ),
     "sketch": Recipe(
         "Sketch synthesis: the blur kernel by the structure of the face, and the picture with it.",
         # Whole faces: the kernel needs them. Smaller batches make as good a step of so many pixels.
         restoring("sketch", ".sketch.training:SketchTask", batch=8, crop=(64, 101)),
-        {"average": 0.999},
+        {"rate": 6e-4},
         {"rate": 2e-4, "weight_decay": 0.0},
     ),
 }

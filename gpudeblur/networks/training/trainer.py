@@ -107,7 +107,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
     clip: float = 1.0
-    average: float = 0.998
+    average: float = 0.999
     checkpoint_every: int = 200
     threads: int | None = 1
     device: str = "cpu"
