@@ -1,4 +1,4 @@
-"""The networks that restore pictures: their classes, their weights in the package, and files of weights."""
+"""The networks that restore pictures or judge them: their classes, their weights in the package, files of weights."""
 
 from __future__ import annotations
 
@@ -44,11 +44,18 @@ NETWORKS = {
     "sketch": Entry(".sketch.network:Sketch", "25b4bc2fbf0db9a710553fdf20dd0f569107469c6507b1517af0ee4d18771cb9"),
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
+# Networks that restore nothing, but judge images for those that do.
+JUDGES = {"face-gate": Entry(".face_gate.network:FaceGate", None)}
+
+
+def entry(name: str) -> Entry:
+    """The entry of a network or judge."""
+    return NETWORKS[name] if name in NETWORKS else JUDGES[name]
 
 
 def shipped_weights(name: str) -> Path:
     """The file of the weights that ship with the package."""
-    folder = NETWORKS[name].location.split(".")[1]
+    folder = entry(name).location.split(".")[1]
     return Path(__file__).parent / folder / f"{folder}.safetensors"
 
 
@@ -77,7 +84,7 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
         raise FileNotFoundError(
             f"no weights of the network {name!r} ship with this version; train some, and name the file"
         )
-    path, checksum = (Path(path), None) if path is not None else (shipped_weights(name), NETWORKS[name].checksum)
+    path, checksum = (Path(path), None) if path is not None else (shipped_weights(name), entry(name).checksum)
     tensors, metadata = read_weights(path, checksum)
     architecture = metadata.get("architecture")
     if architecture != name:
@@ -85,11 +92,11 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
             f"weights {path} must be of the network {name!r}, got {architecture!r}; name another file or network"
         )
     try:
-        network = NETWORKS[name].network(**json.loads(metadata["config"]))
+        network = entry(name).network(**json.loads(metadata["config"]))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"weights {path} must hold the config of {name!r}, got {error!r}; get a fresh copy") from error
     for prefix, other in shared_tensors(network).items():
-        trained_with, here = json.loads(metadata.get("shared", "{}")).get(other), NETWORKS[other].checksum
+        trained_with, here = json.loads(metadata.get("shared", "{}")).get(other), entry(other).checksum
         if trained_with != here:
             raise ValueError(f"weights {path} must be for the {other!r} of this version, {here}, got {trained_with}")
         tensors |= {key: t for key, t in load_network(other).state_dict().items() if key.startswith(prefix)}
@@ -113,7 +120,7 @@ def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Te
     shared = shared_tensors(network)
     metadata = {"architecture": str(network.NAME), "config": json.dumps(network.config)}
     if shared:
-        metadata["shared"] = json.dumps({other: NETWORKS[other].checksum for other in shared.values()})
+        metadata["shared"] = json.dumps({other: entry(other).checksum for other in shared.values()})
     kept = {name: tensor.half() for name, tensor in weights.items() if not name.startswith(tuple(shared))}
     data = pack(kept, metadata)
     write_whole(Path(path), data)
