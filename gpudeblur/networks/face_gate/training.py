@@ -48,11 +48,7 @@ class FaceGateTask:
 
     def batch(self, index: int) -> Labeled:
         rng, batch = np.random.default_rng((self.maker.config.seed, index, DRAWING_SEED)), self.maker(index)
-        weights = torch.tensor(LUMA, device=batch.sharp.device)
-        sharp, blurred = (
-            torch.einsum("c,nchw->nhw", weights, images)[:, None].contiguous()
-            for images in (batch.sharp, batch.blurred)
-        )
+        sharp, blurred = gray(batch.sharp), gray(batch.blurred)
         margin = batch.kernel.shape[-1] // 2
         shape = sharp.shape[-2] + 2 * margin, sharp.shape[-1] + 2 * margin
         for i in torch.nonzero(~batch.is_main)[:, 0].tolist():
@@ -85,6 +81,11 @@ class FaceGateTask:
             "architecture": FaceGate.NAME, "network": self.network.config, "folders": folders,
             **asdict(self.maker.config),
         }  # fmt: skip
+
+
+def gray(images: torch.Tensor) -> torch.Tensor:
+    """The luminance (n, 1, h, w) of (n, 3, h, w), a new tensor."""
+    return torch.einsum("c,nchw->nhw", torch.tensor(LUMA).to(images), images)[:, None].contiguous()
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
