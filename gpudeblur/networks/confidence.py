@@ -26,6 +26,7 @@ CONFIDENCE = {
     "face": (4.0, 0.0, 0.0, 0.0),
 }
 STRENGTH = dict(CONFIDENCE)
+OTHER_SHARE = 0.5  # of the automatic strength, for an image that is certainly no small face
 STRENGTH_SCALE = 1.05  # of the share, at most 1: the best restorations are returned unblended
 
 
@@ -113,6 +114,14 @@ def confidence(name: str, features: Array) -> Array:
 def strength(name: str, features: Array) -> Array:
     """Share, (n,), of the restored image in the result."""
     return array_module(features).minimum(STRENGTH_SCALE * _logistic(features, STRENGTH[name]), 1)
+
+
+def face_share(face: Array) -> Array:
+    """Factor of the automatic strength, (n,), by the probability that an image is of a small face.
+
+    It falls from 1 at 1/2 to `OTHER_SHARE` at 0.
+    """
+    return OTHER_SHARE + (1 - OTHER_SHARE) * array_module(face).minimum(2 * face, 1)
 
 
 def _logistic(features: Array, weights: tuple[float, ...]) -> Array:

@@ -150,8 +150,8 @@ RECIPES = {
         {"betas": (0.5, 0.999), "schedule": "constant", "rate": 1e-4, "weight_decay": 0.0},
     ),
     "face-gate": Recipe(
-        "The gate of the networks for faces: which pictures are of a small face, the first --clear and each --validate, "
-        "and which are not, the other --clear.",
+        "The gate of restore: which pictures are small faces, as the first --clear and every --validate, and which are "
+        "not, as the other --clear.",
         # Crops that hold most of a face.
         cataloged("face-gate", ".face_gate.training:FaceGateTask", batch=24, crop=(64, 109), natural=0.5),
         {"rate": 2e-3},
