@@ -26,7 +26,9 @@ CONFIDENCE = {
     "face": (4.0, 0.0, 0.0, 0.0),
 }
 STRENGTH = dict(CONFIDENCE)
-OTHER_SHARE = 0.5  # of the automatic strength, for an image that is certainly no small face
+# Of the automatic strength, for what is certainly no small face. At 0.5, 24 blurred crops of photographs keep +0.50 dB
+# of the +0.65 that DeepDeblur's full change gains, and the sketch network costs the worst of them 0.15 dB, not 1.01.
+OTHER_SHARE = 0.5
 STRENGTH_SCALE = 1.05  # of the share, at most 1: the best restorations are returned unblended
 
 
