@@ -18,8 +18,8 @@ from ..training.data import BatchMaker, blur
 from ..training.trainer import Loss
 from .network import FaceGate
 
-SCALES = (0.7, 1.6)  # of faces that count as such, in the sizes of the first folder
-LARGE_SCALES = (2.1, 3.5)  # of faces that do not: the networks do not know them
+SCALES = (0.7, 1.8)  # of faces that count as such, in the sizes of the first folder
+LARGE_SCALES = (2.3, 3.5)  # of faces that do not: the networks do not know them
 LARGE, LARGE_BATCH = 0.2, 8  # share of the batches with large pictures, and how many they have: they cost as much
 DRAWN = 0.25  # of the crops that are no face
 NOISE = 0.03  # largest standard deviation of what is added to half of the images
@@ -89,13 +89,15 @@ def gray(images: torch.Tensor) -> torch.Tensor:
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """A page of text (half of the pictures), a texture, or a flat picture; (h, w) float32 in [0, 1]."""
+    """A page of text (two of five pictures), a texture, ellipses, or a flat picture; (h, w) float32 in [0, 1]."""
     kind = rng.random()
     dark, light = np.sort(rng.uniform(0, 1, 2))
-    if kind < 0.5:
+    if kind < 0.4:
         picture = draw_text(rng, shape)
-    elif kind < 0.9:
+    elif kind < 0.75:
         picture = draw_texture(rng, shape)
+    elif kind < 0.92:
+        picture = draw_ellipses(rng, shape)
     else:
         picture = np.full(shape, 0.5)
     if rng.random() < 0.3:  # uneven light
@@ -128,3 +130,12 @@ def draw_texture(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray
     spectrum[0, 0] = 0
     texture = np.fft.irfft2(spectrum, shape)
     return (texture - texture.min()) / max(float(np.ptp(texture)), 1e-9)
+
+
+def draw_ellipses(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Some ellipses of random levels, as round as faces are, on a texture."""
+    ground = Image.fromarray((255 * draw_texture(rng, shape)).astype(np.uint8))
+    for _ in range(int(rng.integers(1, 12))):
+        center, radius = rng.uniform(0, shape[::-1]), rng.uniform(0.05, 0.4) * min(shape) * rng.uniform(0.7, 1, 2)
+        ImageDraw.Draw(ground).ellipse([*(center - radius), *(center + radius)], int(rng.integers(0, 256)))
+    return np.asarray(ground) / 255
