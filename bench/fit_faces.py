@@ -109,8 +109,8 @@ def set_weights(names: list[str]) -> np.ndarray:
 
 
 def fit_mixture(data: Path, jobs: int) -> dict[str, Any]:
-    names = [name for name, cases in sets(data).items() for _ in cases]
-    cases = [case for group in sets(data).values() for case in group]
+    groups = sets(data)
+    names, cases = [name for name in groups for _ in groups[name]], [case for name in groups for case in groups[name]]
     samples = list(parallel(mixture_sample, cases, jobs))
     features, products, before = (np.stack(column) for column in zip(*samples, strict=True))
     center, spread = features.mean(axis=(0, 1)), features.std(axis=(0, 1))
@@ -138,8 +138,8 @@ def fit_mixture(data: Path, jobs: int) -> dict[str, Any]:
 
 
 def fit_networks(data: Path, jobs: int) -> dict[str, Any]:
-    names = [name for name, cases in sets(data).items() for _ in cases]
-    cases = [case for group in sets(data).values() for case in group]
+    groups = sets(data)
+    names, cases = [name for name in groups for _ in groups[name]], [case for name in groups for case in groups[name]]
     count, line = set_weights(names), dict[str, Any]()
     available = [name for name in catalog.NETWORKS if catalog.shipped_weights(name).exists()]
     for network in (*available, "face"):

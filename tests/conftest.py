@@ -115,6 +115,59 @@ def shipped(shipped_files: dict[str, Path]) -> Path:
     return shipped_files["deepdeblur"]
 
 
+@pytest.fixture(scope="session")
+def face_networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """{name: (file, its checksum)} of random networks for "face": a "deepdeblur", and a small "sketch" with its trunk.
+
+    Kernels have 11 pixels a side.
+    """
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    from gpudeblur.networks import catalog
+    from gpudeblur.networks.blocks import initialized
+    from gpudeblur.networks.deepdeblur.network import DeepDeblur
+    from gpudeblur.networks.sketch.network import Sketch
+
+    def random(network: Any) -> Any:
+        for name, parameter in network.named_parameters():
+            if not parameter.any() and name.endswith("weight"):  # the last layer of each branch
+                torch.nn.init.normal_(parameter, std=0.01)
+        return network
+
+    def make_sketch() -> Any:
+        network = random(Sketch("default", (8, 8, 8), (1,) * 5, (8, 8, 8), (1,) * 5, 11))
+        torch.nn.init.constant_(network.log_beta, 0)  # equations of a random sketch amplify rounding otherwise
+        return network
+
+    folder, result = tmp_path_factory.mktemp("weights"), dict[str, tuple[Path, str]]()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, make in (("deepdeblur", lambda: random(DeepDeblur())), ("sketch", make_sketch)):
+            network, path = initialized(make, 0), folder / f"{name}.safetensors"
+            checksum = catalog.write_network(path, network, network.state_dict())
+            result[name] = path, checksum
+            patch.setitem(catalog.NETWORKS, name, dataclasses.replace(catalog.NETWORKS[name], checksum=checksum))
+    return result
+
+
+@pytest.fixture
+def shipped_networks(
+    face_networks: dict[str, tuple[Path, str]], gates: dict[bool, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Path]]:
+    """{name: file} of `face_networks`, in place of those that ship; every picture counts as a face."""
+    from gpudeblur.networks import catalog, restore
+
+    gate = dataclasses.replace(catalog.JUDGES["face-gate"], checksum=None)
+    monkeypatch.setitem(catalog.JUDGES, "face-gate", gate)
+    for name, (_, checksum) in face_networks.items():
+        entry = dataclasses.replace(catalog.NETWORKS[name], checksum=checksum)
+        monkeypatch.setitem(catalog.NETWORKS, name, entry)
+    files = {name: path for name, (path, _) in face_networks.items()} | {"face-gate": gates[True]}
+    monkeypatch.setattr(catalog, "shipped_weights", files.__getitem__)
+    restore._load.cache_clear()
+    yield files
+    restore._load.cache_clear()
+
+
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request: pytest.FixtureRequest) -> Any:
     """NumPy, then CuPy: one test body for both."""

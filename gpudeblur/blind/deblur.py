@@ -128,6 +128,8 @@ def deblur(
     TypeError, ValueError
         An argument is not as described above; the message names the rule. What can be checked without the image is
         checked first.
+    ImportError, OSError
+        The initialization "network" without PyTorch, or without its weights.
     RuntimeError
         ``device="cuda"`` where there is none.
     Stopped

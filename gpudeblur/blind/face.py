@@ -28,7 +28,10 @@ from .options import TwoStepOptions
 STARTS = (*TwoStepOptions.starts, "network")
 MASS = 0.99  # of the sketch's kernel, that the window of the blind method holds
 MARGIN, SMALLEST = 2, 7  # pixels: around it on each side, and the side of the smallest window
+LARGE = 160  # pixels, of the shorter side of a picture that is larger than what the networks know
 MAX_SHIFT = 4  # pixels between an image of the blind method and those of the networks
+MIN_GRADIENT = 1e-6  # rms, of images in [0, 1] that can be aligned; less is rounding
+MIN_CURVATURE = 1e-6  # of a peak of the correlation, as a fraction of its height
 OFFSET = 1e-4  # added to signals before their logarithm
 CANDIDATES = ("one step", "sketch", "MAP", "sketch with MAP")
 # Scores of `CANDIDATES` by their features, fitted by `python -m bench fit mixture`: 1, log change, log reblur and
@@ -49,7 +52,7 @@ def restore_faces(observed: Array, tile: int | None, report: OnProgress) -> tupl
 def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[list[Array], list[Array], Array]:
     """(images (n, C, H, W) in the order of `CANDIDATES`, kernels of sketch and MAP (n, K, K), features (n, m, f))."""
     from ..networks import bridge, confidence
-    from ..networks.restore import load, restore_images, restore_with_kernels
+    from ..networks.restore import load, restore_images
 
     xp, device = array_module(observed), bridge.device_of(observed)
     one_step, _ = restore_images(load("deepdeblur", None, device), observed, tile=tile)
@@ -59,9 +62,12 @@ def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[l
     report(0.1)
     by_map, map_kernel, odds = blind_images(observed, kernel, subrange(report, 0.1, 0.9))
     move = shift_between(by_map, one_step)
-    map_kernel = moved(map_kernel[:, None], -move)[:, 0]
-    map_kernel = normalize(map_kernel)
-    images = [one_step, sketch, moved(by_map, move), restore_with_kernels(network, observed, map_kernel)]
+    map_kernel = normalize(moved(map_kernel[:, None], -move, mode="grid-constant")[:, 0])
+    by_map, side = moved(by_map, move), kernel.shape[-1]
+    sketch_with_map = by_map
+    if map_kernel.shape[-1] <= side:
+        sketch_with_map, _ = restore_images(network, observed, tile=tile, kernels=fit_size(map_kernel, (side, side)))
+    images = [one_step, sketch, by_map, sketch_with_map]
     features = []
     for number, image in enumerate(images):
         signals = confidence.signals(image, observed)
@@ -70,7 +76,8 @@ def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[l
         certainty = odds if number >= 2 else xp.zeros_like(odds)
         columns = [xp.log(column + OFFSET) for column in columns]
         features.append(xp.stack([xp.ones_like(certainty), *columns, certainty], axis=-1))
-    return images, [kernel, map_kernel], xp.stack(features, axis=1)
+    side = max(side, map_kernel.shape[-1])
+    return images, [fit_size(k, (side, side)) for k in (kernel, map_kernel)], xp.stack(features, axis=1)
 
 
 def mixture(features: Array, scores: np.ndarray) -> Array:
@@ -82,16 +89,22 @@ def mixture(features: Array, scores: np.ndarray) -> Array:
 
 
 def blind_images(observed: Array, kernel: Array, report: OnProgress) -> tuple[Array, Array, Array]:
-    """(restorations, kernels, log odds of the confidence) by `deblur`, with windows as large as `kernel` (n, K, K)."""
-    xp = array_module(observed)
+    """(restorations, kernels, log odds of the confidence) by `deblur`, with windows as large as `kernel` (n, K, K).
+
+    In a large picture a kernel may be longer than any that the network knows: there `deblur` finds the size.
+    """
+    xp, options = array_module(observed), TwoStepOptions(starts=STARTS, cautious=False)
+    if min(observed.shape[-2:]) > LARGE:
+        callback = functools.partial(_report, report)
+        result = deblur(observed, channel_axis=1, final="tv", options=options, callback=callback)
+        return result.image, result.kernel, log_odds(xp.asarray(result.info["confidence"], dtype=observed.dtype))
     restored, kernels, odds = xp.empty_like(observed), xp.zeros_like(kernel), xp.empty_like(observed[:, 0, 0, 0])
     sides, done = support_sides(kernel, observed.shape[-2:]), 0.0
     for side in np.unique(sides):
-        group = np.flatnonzero(sides == side)
+        group = xp.asarray(np.flatnonzero(sides == side))
         progress = subrange(report, done, len(group) / len(sides))
         result = deblur(
-            observed[group], int(side), channel_axis=1, final="tv",
-            options=TwoStepOptions(starts=STARTS, cautious=False),
+            observed[group], int(side), channel_axis=1, final="tv", options=options,
             callback=functools.partial(_report, progress),
         )  # fmt: skip
         restored[group], kernels[group] = result.image, fit_size(result.kernel, kernel.shape[-2:])
@@ -121,13 +134,16 @@ def relative_square(difference: Array, blurred: Array) -> Array:
     return xp.square(difference).reshape(n, -1).mean(axis=1) / (variance + OFFSET**2)
 
 
-def moved(images: Array, move: Array) -> Array:
-    """Images (n, C, H, W), each moved by its (down, right) in `move` (n, 2), fractions of a pixel included."""
+def moved(images: Array, move: Array, mode: str = "nearest") -> Array:
+    """Images (n, C, H, W), each moved by its (down, right) in `move` (n, 2), fractions of a pixel included.
+
+    `mode` is that of `scipy.ndimage.shift`; beyond a kernel there are zeros: "grid-constant".
+    """
     xp, result = array_module(images), images.copy()
     ndimage = ndimage_module(xp)
     for image, shift in zip(result, to_host(move).tolist(), strict=True):  # waits for a device
         for plane in image:
-            plane[...] = ndimage.shift(plane, shift, order=3, mode="nearest")
+            plane[...] = ndimage.shift(plane, shift, order=3, mode=mode)
     return result
 
 
@@ -135,29 +151,39 @@ def shift_between(images: Array, references: Array) -> Array:
     """(n, 2): by how many pixels down and right each image must move to lie on its reference, at most `MAX_SHIFT`.
 
     A kernel and its image are known but for opposite shifts, and the networks are trained to centered kernels. The
-    maximum of the cross-correlation of the luminances' gradients, to a fraction by a parabola.
+    maximum of the cross-correlation of the luminances' gradients, to a fraction by a parabola. The window at the border
+    pulls it towards 0, so the moved image is measured once more. 0 where there is no texture.
     """
-    xp, (h, w) = array_module(images), images.shape[-2:]
-    window = xp.asarray(np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1]), dtype=images.dtype)
-    spectra = []
-    for planes in (images, references):
-        gray = planes[:, 0] if planes.shape[1] == 1 else luminance(planes)
-        gray = gray - gray.mean(axis=(-2, -1), keepdims=True)
-        spectra.append(xp.fft.rfft2(gray * window))
+    xp = array_module(images)
+    gray, reference = (x[:, 0] if x.shape[1] == 1 else luminance(x) for x in (images, references))
+    move = _correlation_peak(gray, reference)
+    move = move + _correlation_peak(moved(gray[:, None], move)[:, 0], reference)
+    return xp.clip(move, -MAX_SHIFT, MAX_SHIFT)
+
+
+def _correlation_peak(gray: Array, reference: Array) -> Array:
+    """One measurement of `shift_between`, of (n, H, W); it may exceed `MAX_SHIFT` by half a pixel."""
+    xp, (h, w) = array_module(gray), gray.shape[-2:]
+    window = xp.asarray(np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1]), dtype=gray.dtype)
+    centered = (x - x.mean(axis=(-2, -1), keepdims=True) for x in (gray, reference))
+    spectrum, reference_spectrum = (xp.fft.rfft2(x * window) for x in centered)
     fy, fx = xp.fft.fftfreq(h)[:, None], xp.fft.rfftfreq(w)
-    power = xp.asarray(fy**2 + fx**2, dtype=images.dtype)
-    correlation = xp.fft.irfft2(power * spectra[1] * spectra[0].conj(), s=(h, w))
+    power = xp.asarray(fy**2 + fx**2, dtype=gray.dtype)
+    correlation = xp.fft.irfft2(power * reference_spectrum * spectrum.conj(), s=(h, w))
     lags = xp.arange(-MAX_SHIFT - 1, MAX_SHIFT + 2)
     near = correlation[:, lags[:, None], lags]
     inner = near[:, 1:-1, 1:-1]
     best = inner.reshape(len(near), -1).argmax(axis=1)
     row, column, item = best // inner.shape[2] + 1, best % inner.shape[2] + 1, xp.arange(len(near))
     middle = near[item, row, column]
+    textured = middle > h * w * MIN_GRADIENT**2
     shifts = []
     for before, after, start in (
         (near[item, row - 1, column], near[item, row + 1, column], row),
         (near[item, row, column - 1], near[item, row, column + 1], column),
     ):
-        curvature = xp.minimum(before + after - 2 * middle, -float(np.finfo(near.dtype).tiny))
-        shifts.append(start - MAX_SHIFT - 1 + xp.clip(0.5 * (before - after) / curvature, -0.5, 0.5))
+        curvature = before + after - 2 * middle
+        is_peak = textured & (curvature < -MIN_CURVATURE * middle)
+        offset = xp.where(is_peak, 0.5 * (before - after) / xp.where(is_peak, curvature, 1), 0)
+        shifts.append(xp.where(textured, start - MAX_SHIFT - 1 + xp.clip(offset, -0.5, 0.5), 0))
     return xp.stack(shifts, axis=1)

@@ -281,7 +281,12 @@ class Settings:
                     f"prior must be given once, got {prior!r} and options.prior={options.prior!r}; leave one out"
                 )
             options = replace(options or TwoStepOptions(), prior=prior)
-        return cls(kernel_size, channel_axis, device, final, gamma, options or TwoStepOptions(), callback)
+        options = options or TwoStepOptions()
+        if "network" in options.starts:  # without PyTorch or weights, this fails before the other starts have run
+            from ..networks.restore import load
+
+            load("sketch", None)
+        return cls(kernel_size, channel_axis, device, final, gamma, options, callback)
 
     def size_progress(self) -> OnProgress:
         """The progress of finding the kernel's size."""

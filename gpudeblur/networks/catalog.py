@@ -39,9 +39,9 @@ class Entry:
 
 NETWORKS = {
     "deepdeblur": Entry(
-        ".deepdeblur.network:DeepDeblur", "283692de2b2526aa9cb5498ad7adcb9f51441816ade8b6aa602796539beae02b"
+        ".deepdeblur.network:DeepDeblur", "31799d4ad28e26e95b555ed29ae94348855c295531841bb14af295147751cda9"
     ),
-    "sketch": Entry(".sketch.network:Sketch", "25b4bc2fbf0db9a710553fdf20dd0f569107469c6507b1517af0ee4d18771cb9"),
+    "sketch": Entry(".sketch.network:Sketch", "06a0bdc0b28da61bfc2c5bee3767f68934a78eff821df0f8c3bb508afb37e158"),
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 # Networks that restore nothing, but judge images for those that do.
@@ -95,22 +95,34 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
         network = entry(name).network(**json.loads(metadata["config"]))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"weights {path} must hold the config of {name!r}, got {error!r}; get a fresh copy") from error
-    for prefix, other in shared_tensors(network).items():
+    for other in shared_tensors(network).values():
         trained_with, here = json.loads(metadata.get("shared", "{}")).get(other), entry(other).checksum
         if trained_with != here:
             raise ValueError(f"weights {path} must be for the {other!r} of this version, {here}, got {trained_with}")
-        tensors |= {key: t for key, t in load_network(other).state_dict().items() if key.startswith(prefix)}
-    expected = network.state_dict()
+    load_shared(network)
+    expected = {key: t for key, t in network.state_dict().items() if not _is_shared(network, key)}
+    tensors = {key: tensor for key, tensor in tensors.items() if not _is_shared(network, key)}  # of a checkpoint
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if shapes != {key: tuple(tensor.shape) for key, tensor in expected.items()}:
         raise ValueError(f"weights {path} must hold the tensors of its config, got others; get a fresh copy")
-    network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, strict=False)
     return network.eval().requires_grad_(False)
 
 
 def shared_tensors(network: nn.Module) -> dict[str, str]:
     """{prefix of tensors: name of the network whose they are}: what the file of a network does not hold."""
     return dict(getattr(network, "shared", {}))
+
+
+def _is_shared(network: nn.Module, name: str) -> bool:
+    return name.startswith(tuple(shared_tensors(network)))
+
+
+def load_shared(network: nn.Module) -> None:
+    """Give a network the tensors that it shares with others, from their weights in the package."""
+    for prefix, other in shared_tensors(network).items():
+        tensors = load_network(other).state_dict()
+        network.load_state_dict({key: t for key, t in tensors.items() if key.startswith(prefix)}, strict=False)
 
 
 def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
@@ -121,7 +133,7 @@ def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Te
     metadata = {"architecture": str(network.NAME), "config": json.dumps(network.config)}
     if shared:
         metadata["shared"] = json.dumps({other: entry(other).checksum for other in shared.values()})
-    kept = {name: tensor.half() for name, tensor in weights.items() if not name.startswith(tuple(shared))}
+    kept = {name: tensor.half() for name, tensor in weights.items() if not _is_shared(network, name)}
     data = pack(kept, metadata)
     write_whole(Path(path), data)
     return hashlib.sha256(data).hexdigest()

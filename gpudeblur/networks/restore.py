@@ -68,7 +68,12 @@ def _load(name: str, weights: Path | None, modified: int | None, device: str) ->
 
 
 def restore_images(
-    network: Any, images: Array, *, tile: int | None = None, report: Callable[[float], None] = lambda fraction: None
+    network: Any,
+    images: Array,
+    *,
+    tile: int | None = None,
+    kernels: Array | None = None,
+    report: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[Array, Array | None]:
     """(restored images, their kernels or None) by a network on the device of the images.
 
@@ -77,13 +82,14 @@ def restore_images(
     images : (n, C, H, W) float32 or float64, C = 1 or 3. Gray images enter as three equal channels, of which the mean
         is taken. The network computes in float32; its change is added in the dtype of the images.
     tile : pixels per side, without the overlap; None: whole up to `MAX_PIXELS`, else `TILE`.
+    kernels : (n, K, K) of the network's size, in place of those that it would estimate.
     report : called with the completed fraction.
 
     Returns
     -------
     restored : like `images`, a new array.
-    kernels : (n, K, K) float32, or None if the network estimates none. Of an image in several tiles it is estimated
-        from the window with the strongest gradients.
+    kernels : (n, K, K) float32, those given, or None if the network estimates none. Of an image in several tiles it is
+        estimated from the window with the strongest gradients.
 
     Raises
     ------
@@ -95,37 +101,43 @@ def restore_images(
         tile = max(h, w) if h * w < MAX_PIXELS else TILE
     reach = getattr(network, "reach", DEFAULT_REACH)
     tiles = [*product(_windows(h, tile, reach), _windows(w, tile, reach))]
-    count = max(1, MAX_PIXELS // (h * w))
-    if xp is np:
-        count = min(count, CPU_STACK)
-    result, kernels = images.copy(), []
-    for begin in range(0, n, count):
-        part, target = images[begin : begin + count], result[begin : begin + count]
-        function = network
-        if hasattr(network, "estimate_kernel") and len(tiles) > 1:
+    result, estimates = images.copy(), []
+    for stack in _stacks(images):
+        part, target, function = images[stack], result[stack], network
+        kernel = None if kernels is None else kernels[stack].astype(np.float32, copy=False)
+        if kernel is None and hasattr(network, "estimate_kernel") and len(tiles) > 1:
             (kernel,) = _run(network.estimate_kernel, _network_input(textured_window(part)))
-            kernels.append(kernel)
+        if kernel is not None:
+            estimates.append(kernel)
             function = functools.partial(_restore_with, network, kernel)
         for index, ((rows, row_weights), (columns, column_weights)) in enumerate(tiles):
             change, *kernel_of_whole = _change(function, part[..., rows, columns])
-            kernels += kernel_of_whole
+            estimates += kernel_of_whole
             weights = np.outer(row_weights, column_weights).astype(np.float32)
             target[..., rows, columns] += change if len(tiles) == 1 else change * xp.asarray(weights)
-            report((begin + len(part) * (index + 1) / len(tiles)) / n)
-    return result, xp.concatenate(kernels) if kernels else None
+            report((stack.start + len(part) * (index + 1) / len(tiles)) / n)
+    return result, xp.concatenate(estimates) if estimates else None
 
 
 def estimate_kernels(network: Any, images: Array) -> Array:
-    """Kernels (n, K, K) float32 of images (n, C, H, W), C = 1 or 3; of large images, from their strongest window."""
+    """Kernels (n, K, K) float32 of images (n, C, H, W), C = 1 or 3; of large images, from their strongest window.
+
+    On NumPy one image at a time: layers round differently in a stack, and the blind method, which goes on from these
+    kernels and decides by thresholds, would make other kernels of a stack than of its images alone.
+    """
     window = textured_window(images) if max(images.shape[-2:]) > KERNEL_WINDOW else images
-    (kernels,) = _run(network.estimate_kernel, _network_input(window))
-    return kernels
+    stacks = _stacks(window, 1 if array_module(images) is np else None)
+    kernels = [_run(network.estimate_kernel, _network_input(window[stack]))[0] for stack in stacks]
+    return array_module(images).concatenate(kernels)
 
 
-def restore_with_kernels(network: Any, images: Array, kernels: Array) -> Array:
-    """Restored images like (n, C, H, W), C = 1 or 3, whole, for kernels (n, K, K) of the network's size."""
-    (change,) = _change(functools.partial(_restore_with, network, kernels.astype(np.float32)), images)
-    return images + change
+def _stacks(images: Array, count: int | None = None) -> Iterator[slice]:
+    """Which of the images (n, C, H, W) a network takes at a time: `count`, or as many as are fastest."""
+    n, _, h, w = images.shape
+    if count is None:
+        count = max(1, MAX_PIXELS // (h * w))
+        count = min(count, CPU_STACK) if array_module(images) is np else count
+    return (slice(begin, min(begin + count, n)) for begin in range(0, n, count))
 
 
 def face_probability(images: Array) -> Array:

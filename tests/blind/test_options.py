@@ -29,7 +29,7 @@ class Unhashable:
         return latent
 
 
-NAMES = "wide, relaxed, sparse, compact, text"
+NAMES = "wide, relaxed, sparse, compact, text, network"
 NAN = float("nan")
 
 REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [

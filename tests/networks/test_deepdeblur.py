@@ -94,6 +94,13 @@ def test_padding_reflects_and_is_cropped() -> None:
     assert UNet(1, 1, (8, 8, 8), (1,) * 5)(x).shape == x.shape
 
 
+def test_mirrored_picture_gives_the_mirrored_result() -> None:
+    network, x = random_network(), images(1, 3, 33, 40)
+    with torch.no_grad():
+        np.testing.assert_allclose(network(x.flip(-1)).flip(-1), network(x), atol=1e-6)
+        assert not torch.allclose(network.train()(x.flip(-1)).flip(-1), network(x), atol=1e-4)
+
+
 def test_initial_weights_depend_on_the_seed_alone() -> None:
     state = torch.get_rng_state()
     a, b, c = (initialized(DeepDeblur, seed).trunk.entry.weight for seed in (0, 0, 1))

@@ -181,6 +181,17 @@ def test_in_tiles_the_kernel_is_that_of_the_window_with_the_most_texture(monkeyp
     np.testing.assert_allclose(result - x, np.broadcast_to(kernels[:, None, :1, :1], x.shape), atol=1e-6)
 
 
+@pytest.mark.parametrize("tile", [None, 64])
+def test_kernels_may_be_given(tile: int | None) -> None:
+    """Whole or in tiles, for every image of a stack its own."""
+    x, given = images(9, 1, 70, 80), images(9, 5, 5, seed=1).astype(np.float64)
+    result, kernels = restore_images(WithKernel(), x, tile=tile, kernels=given)
+    assert kernels is not None
+    assert kernels.dtype == np.float32
+    np.testing.assert_array_equal(kernels, given.astype(np.float32))
+    np.testing.assert_allclose(result - x, np.broadcast_to(given[:, None, :1, :1], x.shape), atol=1e-6)
+
+
 def test_what_a_network_must_not_return() -> None:
     x = images(1, 3, 16, 16)
     with pytest.raises(ValueError, match=r"^network must return finite numbers, got NaN or infinity; its weights"):
@@ -244,11 +255,31 @@ def test_signals_of_a_true_picture_and_of_a_wrong_one() -> None:
     assert signals["change"][0] < signals["change"][1]
     assert signals["gradient_energy"][0] > 1
     assert signals["gradient_energy"][2] == 1
-    certainty = confidence.confidence(**signals)
-    share = confidence.strength(certainty)
-    assert ((certainty > 0) & (certainty <= 1) & (share <= 1)).all()
-    assert share[0] > 0.95
-    assert share[0] > share[1]
+    features = confidence.features(**signals)
+    assert features.shape == (3, 4)
+    for name in (*catalog.NETWORKS, "face"):
+        certainty, share = confidence.confidence(name, features), confidence.strength(name, features)
+        assert ((certainty > 0) & (certainty <= 1) & (share >= 0) & (share <= 1)).all()
+
+
+@pytest.mark.parametrize("name", confidence.CONFIDENCE)
+def test_confidence_and_strength_are_logistic_functions_of_the_features(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    signals = dict(zip(("change", "reblur", "gradient_energy"), rng.exponential(size=(3, 50)), strict=True))
+    features = confidence.features(**signals)
+    expected = np.log(np.stack([np.full(50, np.e), *(value + confidence.OFFSET for value in signals.values())], axis=1))
+    np.testing.assert_allclose(features, expected)
+    for table in (confidence.CONFIDENCE, confidence.STRENGTH):
+        assert len(table[name]) == features.shape[1]
+        monkeypatch.setitem(table, name, (1.5, 0.3, -2.0, 0.7))
+    score = 1.5 + features[:, 1:] @ (0.3, -2.0, 0.7)
+    np.testing.assert_allclose(confidence.confidence(name, features), 1 / (1 + np.exp(-score)))
+    share = confidence.strength(name, features)
+    np.testing.assert_allclose(share, np.minimum(confidence.STRENGTH_SCALE / (1 + np.exp(-score)), 1))
+    assert share.max() == 1
+    assert share.min() < 0.5
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (31, 18)])

@@ -7,7 +7,7 @@ second, dense blocks and a small U-Net, adds to its picture. Its file holds the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -167,20 +167,6 @@ class EnhancementGAN(nn.Module):
             return (self.trunk(2 * images - 1).to(images.dtype) + 1) / 2
         image = images + self.trunk(images - 0.5)
         return image + self.enhancement(images - 0.5, image - 0.5)
-
-    def start_from_deepdeblur(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy the weights of a DeepDeblur of the same trunk; a new generator then restores what that one does."""
-        if self.enhancement is None:
-            raise ValueError("trunk must be 'unet' to start from DeepDeblur's weights, got 'recurrent'; train from new")
-        trunk = {name.removeprefix("trunk."): tensor for name, tensor in tensors.items()}
-        expected = {name: tuple(tensor.shape) for name, tensor in self.trunk.state_dict().items()}
-        if {name: tuple(tensor.shape) for name, tensor in trunk.items()} != expected:
-            widths, counts = self.config["widths"], self.config["counts"]
-            raise ValueError(
-                f"tensors must be of a DeepDeblur with widths {widths} and counts {counts}, got others; give the "
-                "generator those of the file"
-            )
-        self.trunk.load_state_dict(trunk)
 
 
 class Critic(nn.Module):

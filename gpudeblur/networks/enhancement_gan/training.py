@@ -13,7 +13,6 @@ from torch import nn
 
 from ...images.checks import check_choice, check_count, check_number
 from ..blocks import initialized
-from ..catalog import load_network
 from ..training.data import Batch, BatchMaker
 from ..training.face_features import FaceFeatures, loss_on_faces, perceptual_loss
 from ..training.losses import charbonnier, critic_loss, generator_loss, gradient_penalty, psnr_gain
@@ -144,10 +143,8 @@ def content_loss(image: torch.Tensor, sharp: torch.Tensor, kind: str) -> torch.T
 def make_task(
     network: EnhancementGAN, maker: BatchMaker, *, paper: bool = False, faces: FaceFeatures | None = None
 ) -> EnhancementTask:
-    """The task of the paper, or of the generator that adds to the DeepDeblur that ships; `faces`: see [King2017]."""
+    """The task of the paper, or of the default; `faces`: the recognizer of the perceptual loss."""
     critic = initialized(Critic.paper if paper else Critic, maker.config.seed)
-    if not paper:
-        network.start_from_deepdeblur(load_network("deepdeblur").state_dict())
     perceptual = None if faces is None else functools.partial(_perceptual, faces)
     return EnhancementTask(network, critic, maker, EnhancementConfig.paper() if paper else None, perceptual)
 

@@ -36,6 +36,7 @@ class Sketch(nn.Module):
 
     Attributes
     ----------
+    shared : {prefix of tensors: name of the network whose they are}; they are not in the file of weights.
     log_beta : logarithm of beta, eq. 8, as a fraction of the energy of the sketch's gradients.
     log_gamma : logarithm of gamma, eq. 10.
 
@@ -64,13 +65,15 @@ class Sketch(nn.Module):
             "artifact_counts": list(artifact_counts), "side": side,
         }  # fmt: skip
         self.side, self.is_paper = side, layout == "paper"
+        self.shared = {} if self.is_paper else {"trunk.": "deepdeblur"}
         self.generator: nn.Module
         self.artifacts: nn.Module
         if self.is_paper:
             self.generator, self.artifacts = SketchGenerator(*widths), ArtifactNetwork(*artifact_widths)
         else:
             self.generator = UNet(3, 2, widths, counts)
-            self.artifacts = UNet(3 * len(GAMMAS) + 4, 4, artifact_widths, artifact_counts)
+            self.trunk = UNet(3, 3).requires_grad_(False)
+            self.artifacts = UNet(3 * len(GAMMAS) + 7, 4, artifact_widths, artifact_counts)
             self.kernel_network = UNet(1, 1, KERNEL_WIDTHS, (1,) * 5)
         self.log_beta = nn.Parameter(torch.tensor(math.log(0.02)))
         self.log_gamma = nn.Parameter(torch.tensor(GAMMAS[: 1 if self.is_paper else None]).log())
@@ -89,9 +92,10 @@ class Sketch(nn.Module):
     def rounds(self, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """(pictures, kernels) of each round."""
         sketch, weight = self.sketch(images)
+        one_step = self.one_step(images)
         for _ in range(1 if self.is_paper else ROUNDS):
             kernel = self.kernel(images, sketch, weight)
-            picture, weight = self.picture(images, kernel, sketch)
+            picture, weight = self.picture(images, one_step, kernel, sketch)
             sketch = luminance(picture)
             yield picture, kernel
 
@@ -101,11 +105,15 @@ class Sketch(nn.Module):
 
     def restore(self, images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         """The pictures for kernels of another source (N, side, side), such as another part of a large picture."""
-        sketch = self.sketch(images)[0]
+        sketch, one_step = self.sketch(images)[0], self.one_step(images)
         for _ in range(1 if self.is_paper else ROUNDS):
-            picture, _ = self.picture(images, kernel, sketch)
+            picture, _ = self.picture(images, one_step, kernel, sketch)
             sketch = luminance(picture)
         return picture
+
+    def one_step(self, images: torch.Tensor) -> torch.Tensor:
+        """DeepDeblur's picture; in the paper's network, none."""
+        return images if self.is_paper else (images + self.trunk(images - 0.5)).float()
 
     def sketch(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(s, w), (N, H, W) each: the structure of the sharp picture, and how far each of its gradients counts."""
@@ -127,26 +135,26 @@ class Sketch(nn.Module):
         kernel = kernel + self.kernel_network(kernel[:, None])[:, 0].float()
         return steps.normalize_kernel(torch.where(peak > steps.TINY, kernel, 0))  # a flat picture has none
 
-    def wiener(self, images: torch.Tensor, kernel: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-        """x0 of eq. 11, for x - y in the default."""
+    def wiener(self, images: torch.Tensor, kernel: torch.Tensor) -> list[torch.Tensor]:
+        """x0 of eq. 11 for each gamma; for x - y in the default."""
         radius, (h, w) = self.side // 2, images.shape[-2:]
-        data = steps.periodic_border(images, kernel)
-        if self.is_paper:
-            start = steps.wiener(data, kernel, gamma)
-        else:
-            start = data + steps.wiener(data - steps.convolve(data, kernel), kernel, gamma)
-        return start[..., radius : radius + h, radius : radius + w].clamp(-0.5, 1.5)
+        data, gammas = steps.periodic_border(images, kernel), self.log_gamma.exp()
+        starts = [steps.wiener(data, kernel, gammas[0])] if self.is_paper else steps.corrected(data, kernel, gammas)
+        return [start[..., radius : radius + h, radius : radius + w].clamp(-0.5, 1.5) for start in starts]
 
     def picture(
-        self, images: torch.Tensor, kernel: torch.Tensor, sketch: torch.Tensor
+        self, images: torch.Tensor, one_step: torch.Tensor, kernel: torch.Tensor, sketch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x (N, 3, H, W), x0 without its artifacts; the weights (N, H, W) of its gradients in the next round)."""
-        starts = [self.wiener(images, kernel, gamma) for gamma in self.log_gamma.exp()]
-        inputs = [*starts, sketch[:, None]] if self.is_paper else [*starts, images, sketch[:, None]]
-        change = self.artifacts(torch.cat(inputs, dim=1) - 0.5).float()
+        """(x (N, 3, H, W), the weights (N, H, W) of its gradients in the next round).
+
+        The paper's is x0 without its artifacts, the default DeepDeblur's picture with what x0 adds.
+        """
+        starts = self.wiener(images, kernel)
         if self.is_paper:
-            return starts[-1] + change, torch.ones_like(sketch)
-        return starts[-1] + change[:, :3], torch.sigmoid(change[:, 3]) * border_window(images)
+            change = self.artifacts(torch.cat([*starts, sketch[:, None]], dim=1) - 0.5)
+            return starts[0] + change, torch.ones_like(sketch)
+        change = self.artifacts(torch.cat([*starts, images, one_step, sketch[:, None]], dim=1) - 0.5).float()
+        return one_step + change[:, :3], torch.sigmoid(change[:, 3]) * border_window(images)
 
 
 def luminance(images: torch.Tensor) -> torch.Tensor:

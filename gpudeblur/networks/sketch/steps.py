@@ -133,18 +133,24 @@ def kernel_otf(kernel: torch.Tensor, shape: Shape) -> torch.Tensor:
     return torch.fft.rfft2(padded.roll((-radius, -radius), (-2, -1)))[:, None]
 
 
-def convolve(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """x * k for (N, C, H, W) with periodic borders."""
-    shape = (images.shape[-2], images.shape[-1])
-    return torch.fft.irfft2(torch.fft.rfft2(images) * kernel_otf(kernel, shape), shape)
-
-
 def wiener(blurred: torch.Tensor, kernel: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
     """Eq. 11: argmin_x |x * k - y|^2 + gamma |x|^2 for (N, C, H, W) with periodic borders."""
     shape = (blurred.shape[-2], blurred.shape[-1])
     otf = kernel_otf(kernel, shape)
     quotient = otf.conj() * torch.fft.rfft2(blurred) / (otf.abs().square() + gamma)
     return torch.fft.irfft2(quotient, shape)
+
+
+def corrected(blurred: torch.Tensor, kernel: torch.Tensor, gammas: torch.Tensor) -> list[torch.Tensor]:
+    """Eq. 11 for x - y, of which y - y * k is the blurred version: argmin_x |x * k - y|^2 + gamma |x - y|^2.
+
+    y + the Wiener filter of y - y * k, for each gamma (G,). Unlike eq. 11 it does not darken, and a delta kernel
+    changes nothing.
+    """
+    shape = (blurred.shape[-2], blurred.shape[-1])
+    otf, spectrum = kernel_otf(kernel, shape), torch.fft.rfft2(blurred)
+    residual, power = otf.conj() * (1 - otf) * spectrum, otf.abs().square()
+    return [torch.fft.irfft2(spectrum + residual / (power + gamma), shape) for gamma in gammas]
 
 
 def periodic_border(blurred: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:

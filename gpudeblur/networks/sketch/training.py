@@ -21,7 +21,7 @@ PICTURE_KERNEL_WEIGHT = 0.05  # beside the loss of the picture, in each round
 FIRST_ROUND_WEIGHT = 0.5  # of the losses of the first round beside the second
 BETTER_KERNEL_WEIGHT = 0.5  # of the picture for a kernel that is nearer to the truth
 # Shares of the run at which the stages end: the generator alone, the network that removes artifacts alone.
-STAGES = (0.6, 0.85)
+STAGES = (0.3, 0.4)
 
 
 class SketchTask:
@@ -69,7 +69,8 @@ class SketchTask:
             # Kernels from elsewhere are better than its own: between those of the last round and the true ones.
             share_of_truth = torch.linspace(0.2, 0.9, len(truth), device=truth.device)[:, None, None]
             better = torch.lerp(rounds[-1][1].detach(), truth, share_of_truth)
-            image, _ = network.picture(batch.blurred, better, luminance(rounds[-1][0]).detach())
+            sketch = luminance(rounds[-1][0]).detach()
+            image, _ = network.picture(batch.blurred, network.one_step(batch.blurred), better, sketch)
             loss = loss + BETTER_KERNEL_WEIGHT * charbonnier(image, batch.sharp)
         yield Loss("network", loss, figures)
 

@@ -94,7 +94,7 @@ def cataloged(name: str, task: str, **data: Any) -> Callable[[Request], Prepared
 
     def prepare(request: Request) -> Prepared:
         from ..blocks import initialized
-        from ..catalog import entry, write_network
+        from ..catalog import entry, load_shared, write_network
         from .data import BatchMaker, RestorationConfig, load_pictures
         from .face_features import FaceFeatures
 
@@ -104,9 +104,11 @@ def cataloged(name: str, task: str, **data: Any) -> Callable[[Request], Prepared
         config = RestorationConfig(**data | request.data | ({"pool": VALIDATION_POOL} if request.validation else {}))
         folders, network = [load_pictures(path) for path in request.clear], cast(Any, entry(name).network)
         module, _, task_class = task.partition(":")
+        new = initialized(network.paper if request.paper else network, request.seed)
+        load_shared(new)
         return Prepared(
             getattr(import_module(module, "gpudeblur.networks"), task_class)(
-                initialized(network.paper if request.paper else network, request.seed),
+                new,
                 BatchMaker(folders, config, request.device),
                 **options,
             ),
