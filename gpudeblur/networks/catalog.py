@@ -45,7 +45,11 @@ NETWORKS = {
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
 # Networks that restore nothing, but judge images for those that do.
-JUDGES = {"face-gate": Entry(".face_gate.network:FaceGate", None)}
+JUDGES = {
+    "face-gate": Entry(
+        ".face_gate.network:FaceGate", "07cfff4da9f56d3e065812a9f00ee709b0a260bb56a0340c40054475b7cce7fe"
+    )
+}
 
 
 def entry(name: str) -> Entry:
