@@ -3,13 +3,17 @@
     python -m bench networks faces --data DATA ...                             see faces --help
     python -m bench networks accuracy --pictures DIR
     python -m bench networks runtime [--device cuda] [--repeats 1] [--sizes 1]
+    python -m bench networks gate --data DATA [--pictures-per-set N]
 
-The last two say how well the classifier tells blurred from clear pictures, and what it costs.
+Accuracy and runtime say how well the classifier tells blurred from clear pictures, and what it costs.
 
 accuracy ([Li2018] Fig. 10a): share of clear and blurred pictures classified right, over the factor by which they were
 reduced; DIR is the val folder that `python -m bench.training.classifier_data` makes. runtime (Table 2): seconds for the
 kernel of 25 px with and without the learned prior, one start and the defaults. Whether the kernels are better is a
 question for `python -m bench quality` with a variant that has a "prior" (Fig. 10b).
+
+gate: the share of pictures that restore takes for small faces: the sets A, C, D and F of `faces`, on the faces to
+choose by (7501 to 7900); E, photographs of BSDS500 val and pages; scikit-image's textures, sharp and with 2 px of blur.
 
 Each appends a line to results/networks.jsonl.
 """
@@ -18,22 +22,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import skimage.data
+from scipy.ndimage import gaussian_filter
 
 import gpudeblur as gd
 from gpudeblur.networks.bridge import torch_module
 from gpudeblur.networks.classifier import data, evaluation
+from gpudeblur.networks.restore import face_probability
 
-from .cases import blurred_camera
+from .cases import Case, blurred_camera
 from .evaluate import Row, arguments, record, settings
+from .face_cases import linear_cases, other_cases, own_kernel_cases, portrait_cases, sharp_case, sharp_cases
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
 MIN_SIDE = 8  # pixels; smaller pictures are not classified
 SHAPES = ((255, 255), (600, 600), (800, 800))
+TEXTURES = ("brick", "coins", "grass", "gravel", "moon")  # of scikit-image, in the package
 # One start without the smooth prior: objective (4) of the paper and the steps that minimise it.
 ALONE: dict[str, Any] = {"starts": ("wide",), "smooth_weight": 0.0}
 
@@ -76,6 +85,36 @@ def runtime(args: Any) -> list[Row]:
     return rows
 
 
+def textures() -> Iterator[Case]:
+    """Three crops of 109 x 89 pixels of each texture, sharp and blurred."""
+    for name in TEXTURES:
+        texture = getattr(skimage.data, name)() / 255
+        for number in range(3):
+            crop = texture[60 * number : 60 * number + 109, 60 * number : 60 * number + 89]
+            for sigma, state in ((0, "sharp"), (2, "blurred")):
+                blurred = gaussian_filter(crop, sigma)
+                yield sharp_case(f"{name}{number}_{state}", blurred, group=f"textures, {state}", picture=name)
+
+
+def gate(args: Any) -> list[Row]:
+    folder, count, rows = args.data, args.pictures_per_set, list[Row]()
+    sets = {
+        "A": own_kernel_cases(folder, True, count), "C": linear_cases(folder, True, count),
+        "D": sharp_cases(folder, True, count), "E": other_cases(folder, False, count),
+        "F": portrait_cases(folder, True, count), "textures": textures(),
+    }  # fmt: skip
+    for name, cases in sets.items():
+        groups: dict[str, list[float]] = {}
+        for case in cases:
+            planes = np.moveaxis(np.atleast_3d(case.blurred), -1, 0)[None].astype(np.float32)
+            groups.setdefault(getattr(case, "group", ""), []).append(float(face_probability(planes)[0]))
+        for group, values in groups.items():
+            faces, mean = float(np.mean(np.array(values) > 0.5)), float(np.mean(values))
+            rows.append({"set": name, "group": group, "n": len(values), "faces": faces, "mean": mean})
+            print(rows[-1], flush=True)
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["faces"]:
@@ -84,13 +123,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         faces.main(argv[1:])
         return
     parser = arguments(__doc__, "device", "no-record")
-    parser.add_argument("kind", choices=["accuracy", "runtime"])
+    parser.add_argument("kind", choices=["accuracy", "runtime", "gate"])
     parser.add_argument("--pictures", type=Path, help="accuracy: folder of folders of clear pictures")
     parser.add_argument("--weights-file", type=Path, help="other weights than the package's")
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--sizes", type=int, default=len(SHAPES), help="runtime: how many of the sizes")
+    parser.add_argument("--data", type=Path, help="gate: folder that holds natural/, faces_hq/ and faces/")
+    parser.add_argument("--pictures-per-set", type=int, metavar="N", help="gate: so many, not all")
     args = parser.parse_args(argv)
-    rows = {"accuracy": accuracy, "runtime": runtime}[args.kind](args)
+    rows = {"accuracy": accuracy, "runtime": runtime, "gate": gate}[args.kind](args)
     if not args.no_record:
         record("networks", {"kind": args.kind, **settings(args, "device", "repeats"), "rows": rows})
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -27,7 +28,7 @@ import gpudeblur
 
 from .batch.folders import deblur_files, plan
 from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, summary, write_report
-from .blind.restore import network_names
+from .blind.restore import NoFaceWarning, network_names
 from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
 from .networks.catalog import LICENSE, all_weights
 from .networks.training.command import RECIPES, train_network
@@ -371,15 +372,22 @@ def main() -> None:
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """Print errors about the user's input, files and devices as one line instead of a traceback."""
+    """Print errors about the user's input, files and devices as one line instead of a traceback; warnings too."""
     # tifffile also logs what it raises, and Python prints logs that nobody handles.
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning  # type: ignore[assignment]  # takes all arguments by position
+            yield
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError, ArithmeticError) as error:
         message = f"error: {str(error) or type(error).__name__}".replace("\n", " ")
         Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+def _print_warning(message: Warning | str, *_: Any) -> None:
+    text = message.at_command_line if isinstance(message, NoFaceWarning) else str(message)
+    Console(stderr=True).print(Text(f"warning: {text}".replace("\n", " "), style="yellow"), soft_wrap=True)
 
 
 @contextmanager

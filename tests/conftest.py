@@ -74,17 +74,45 @@ def network_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Weights of a gate that takes everything for a face, and of one that takes nothing for one."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    from gpudeblur.networks.catalog import write_network
+    from gpudeblur.networks.face_gate.network import FaceGate
+
+    network, folder = FaceGate((1, 1, 1, 1, 1)), tmp_path_factory.mktemp("gates")
+    files = {face: folder / f"{face}.safetensors" for face in (True, False)}
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    for face, path in files.items():
+        torch.nn.init.constant_(network.layers[-1].bias, 4 if face else -4)
+        write_network(path, network, network.state_dict())
+    return files
+
+
 @pytest.fixture
-def shipped(network_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """`network_weights` in place of those that ship."""
+def shipped_files(
+    network_weights: Path, gates: dict[bool, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Path]]:
+    """The files in place of the weights that ship, for a test to change: `network_weights`, and all are faces."""
     from gpudeblur.networks import catalog, restore
 
-    entry = dataclasses.replace(catalog.NETWORKS["deepdeblur"], checksum=None)
-    monkeypatch.setitem(catalog.NETWORKS, "deepdeblur", entry)
-    monkeypatch.setattr(catalog, "shipped_weights", lambda name: network_weights)
+    for entries in (catalog.NETWORKS, catalog.JUDGES):
+        for name, entry in entries.items():
+            monkeypatch.setitem(entries, name, dataclasses.replace(entry, checksum=None))
+    files = {"deepdeblur": network_weights, "face-gate": gates[True]}
+    monkeypatch.setattr(catalog, "shipped_weights", files.__getitem__)
     restore._load.cache_clear()
-    yield network_weights
+    yield files
     restore._load.cache_clear()
+
+
+@pytest.fixture
+def shipped(shipped_files: dict[str, Path]) -> Path:
+    """`network_weights` in place of those that ship; every picture counts as a face."""
+    return shipped_files["deepdeblur"]
 
 
 @pytest.fixture(scope="session")
@@ -123,15 +151,17 @@ def face_networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[P
 
 @pytest.fixture
 def shipped_networks(
-    face_networks: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+    face_networks: dict[str, tuple[Path, str]], gates: dict[bool, Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, Path]]:
-    """{name: file} of `face_networks`, in place of those that ship."""
+    """{name: file} of `face_networks`, in place of those that ship; every picture counts as a face."""
     from gpudeblur.networks import catalog, restore
 
+    gate = dataclasses.replace(catalog.JUDGES["face-gate"], checksum=None)
+    monkeypatch.setitem(catalog.JUDGES, "face-gate", gate)
     for name, (_, checksum) in face_networks.items():
         entry = dataclasses.replace(catalog.NETWORKS[name], checksum=checksum)
         monkeypatch.setitem(catalog.NETWORKS, name, entry)
-    files = {name: path for name, (path, _) in face_networks.items()}
+    files = {name: path for name, (path, _) in face_networks.items()} | {"face-gate": gates[True]}
     monkeypatch.setattr(catalog, "shipped_weights", files.__getitem__)
     restore._load.cache_clear()
     yield files

@@ -381,6 +381,10 @@ def test_networks(data: Path, results: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(networks, "SHAPES", ((48, 48),))
     __main__.main(["networks", "runtime", "--repeats", "1", *weights])
     assert len(records(results, "networks")[1]["rows"]) == 4
+    __main__.main(["networks", "gate", "--data", str(data), "--pictures-per-set", "1"])
+    rows = records(results, "networks")[2]["rows"]
+    assert [row["set"] for row in rows if row["group"].startswith("textures")] == ["textures"] * 2
+    assert all(0 <= row["faces"] <= 1 and row["n"] for row in rows)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..blind.deblur import BlindResult, deblur
-from ..blind.restore import RestoreResult, restore
+from ..blind.restore import RestoreResult, restore_silently
 from ..numerics.progress import Stopped
 from .gpu import split_info
 from .pipeline import BatchResult, Pipeline, Task
@@ -117,7 +117,7 @@ class CpuExecutor:
         settings, axis = self._settings, self._settings["channel_axis"]
         if rank is not None and axis is not None and axis >= 0:
             settings = settings | {"channel_axis": axis - rank}  # counted from the end, which a stack leaves in place
-        function: Any = restore if "network" in settings else deblur
+        function: Any = restore_silently if "network" in settings else deblur
         return function(image, device=self._device, callback=lambda *_: self._pipeline.stopping, **settings)
 
 

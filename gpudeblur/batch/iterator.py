@@ -16,7 +16,7 @@ import numpy as np
 
 from ..blind.deblur import deblur
 from ..blind.options import Settings, TwoStepOptions
-from ..blind.restore import RestoreSettings, network_names, restore
+from ..blind.restore import NoFaceWarning, RestoreSettings, count_others, network_names, restore_silently
 from ..images import checks
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
@@ -86,7 +86,8 @@ def deblur_batch(
     kernel_size, channel_axis, device, final, gamma, prior, options
         As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture.
     method : {"two-step"} or a network of `restore`, such as "deepdeblur"
-        A network takes `channel_axis`, `device` and `gamma` alone, and the results are those of `restore`.
+        A network takes `channel_axis`, `device` and `gamma` alone, and the results are those of `restore`. Its warning
+        of pictures that are no small faces comes once, after the last result.
     batch_size : int, optional
         How many pictures of one shape are computed together, at most. None: on a GPU what fits into its free memory by
         the model in `batch.memory` (if it does not fit, the group is halved with a warning); on the CPU up to 2^19
@@ -177,6 +178,8 @@ class BatchIterator(Iterator[BatchResult]):
         self._pictures: Iterable[Any] | None = pictures
         self._total, self._callback = total, callback
         self._done = self._failed = 0
+        self._network = settings.get("network")
+        self._others = self._judged = 0  # pictures that do not look like small faces, of those that the gate has seen
         self._start = 0.0
         self._pipeline = pipeline = Pipeline(_executors(settings, device, workers, batch_size))
         # Also called by the garbage collector and at the interpreter's exit.
@@ -200,10 +203,14 @@ class BatchIterator(Iterator[BatchResult]):
             while pipeline.warnings:
                 warn(pipeline.warnings.popleft(), RuntimeWarning)
             result = pipeline.take(self._done)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, StopIteration) and self._others:
+                warn(NoFaceWarning(str(self._network), self._others, self._judged))
             raise
         self._done += 1
+        others, judged = count_others(result.info)
+        self._others, self._judged = self._others + others, self._judged + judged
         self._failed += result.error is not None
         return result
 
@@ -303,7 +310,7 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
         else:
             checks.check_kernel_size(settings["kernel_size"], shape)
 
-    function: Any = restore if is_network else deblur
+    function: Any = restore_silently if is_network else deblur
     return GpuExecutor(
         pipeline,
         device,

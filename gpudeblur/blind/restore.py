@@ -14,11 +14,23 @@ from ..images import checks
 from ..images.planes import decode, to_picture, to_planes
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
 from ..numerics.progress import Callback, OnProgress, make_progress
+from ..numerics.user_warnings import warn
 from .deblur import as_info
 from .options import check_call
 
 MIN_TILE = 64  # pixels
+FACE_LIMIT = 0.5  # probability, below which an image is no face
 FACE_NETWORKS = ("deepdeblur", "sketch")  # of "face"
+
+
+class NoFaceWarning(UserWarning):
+    """Images given to a network for small faces do not look like one. `at_command_line` is the text for there."""
+
+    def __init__(self, network: str, others: int, total: int) -> None:
+        which = "this picture does" if total == 1 else f"{others} of {total} pictures do"
+        text = f"is for small faces, and {which} not look like one"
+        super().__init__(f'restore(..., "{network}") {text}; deblur() is for other pictures')
+        self.at_command_line = f"{network} {text}; gpudeblur deblur is for other pictures"
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class RestoreResult:
         - ``confidence``: in [0, 1], the estimated probability that the network has brought the image nearer to the true
           one. It is made of ``change``, ``reblur`` and ``gradient_energy``, see `networks.confidence.signals`.
         - ``strength``: the share of the network's change in the result.
+        - ``face``: with the weights of the package, the probability that the image is of a small face, sharp or
+          blurred. Below 0.5 there is a warning, and an automatic strength is reduced.
 
         And for the run: ``backend`` ("numpy" or "cupy"), ``precision`` ("float32": what networks compute in),
         ``method`` (the name of the network) and ``seconds``.
@@ -97,12 +111,19 @@ class RestoreSettings:
         return settings
 
     def load(self, device: Any = "cpu") -> Any:
-        """The network on a torch device; of "face", the last of its networks."""
+        """The network on a torch device; of "face", the last of its networks. The gate is loaded too if it is used."""
         from ..networks.restore import load
 
         for name in FACE_NETWORKS if self.network == "face" else (self.network,):
             network = load(name, self.weights, device)
+        if self.for_faces:
+            load("face-gate", None, device)
         return network
+
+    @property
+    def for_faces(self) -> bool:
+        """Whether the network is for small faces; nobody knows what a user's weights are for."""
+        return self.weights is None
 
 
 def network_names() -> tuple[str, ...]:
@@ -127,7 +148,7 @@ def restore(
     """The sharp image of a blurred face, or of each image of a stack, by a trained network (needs PyTorch).
 
     result = image + strength (network(image) - image). The networks know small faces, some 15 to 30 pixels between the
-    eyes; `deblur` is for everything else.
+    eyes; `deblur` is for everything else, and a warning says so if an image does not look like such a face.
 
     Parameters
     ----------
@@ -148,7 +169,8 @@ def restore(
     weights : path, optional
         A file written by `gpudeblur train`; None: the weights of the package.
     strength : float in [0, 1], or "auto"
-        The share of the network's change in the result; "auto" decides by the confidence in each image.
+        The share of the network's change in the result; "auto" decides by the confidence in each image, and takes less
+        where it is no small face.
     tile : int or "auto"
         The side, in pixels, of the tiles that an image is cut into, without their overlap: less memory, the same
         result. "auto" takes images of less than 2^21 pixels whole, and others in tiles of 512.
@@ -190,13 +212,36 @@ def restore(
     >>> result = gd.restore(face, "deepdeblur", channel_axis=-1)    # doctest: +SKIP
     >>> result.image, result.info["strength"]                       # doctest: +SKIP
     """
-    begin = time.perf_counter()
     with device_errors():
         settings = RestoreSettings.of(network, channel_axis, device, weights, strength, tile, gamma, callback)
+    result = _restore(image, settings)
+    others, total = count_others(result.info)
+    if others:
+        warn(NoFaceWarning(network, others, total))
+    return result
+
+
+def count_others(info: dict[str, Any]) -> tuple[int, int]:
+    """(images that do not look like small faces, those that the gate has seen) in a result."""
+    face = np.asarray(info.get("face", []))
+    return int((face < FACE_LIMIT).sum()), face.size
+
+
+def restore_silently(image: Array, **arguments: Any) -> RestoreResult:
+    """`restore` without the warning of images that are no faces: a batch has one for all images."""
+    with device_errors():
+        settings = RestoreSettings.of(**arguments)
+    return _restore(image, settings)
+
+
+def _restore(image: Array, settings: RestoreSettings) -> RestoreResult:
+    begin = time.perf_counter()
+    with device_errors():
+        channel_axis, gamma = settings.channel_axis, settings.gamma
         planes = network_planes(image, settings)
         stack = checks.without_channels(image, channel_axis)[:-2]
         observed = decode(planes[:, :3], gamma)
-        restored, kernel, signals = restore_planes(observed, settings, make_progress(callback, "restoration"))
+        restored, kernel, signals = restore_planes(observed, settings, make_progress(settings.callback, "restoration"))
         xp = array_module(planes)
         share = signals["strength"].astype(planes.dtype)[:, None, None, None]
         result = observed + share * (restored - observed)
@@ -208,7 +253,11 @@ def restore(
             _copy_alpha(image, result, channel_axis)
         if kernel is not None:
             kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
-        info = as_info(signals, stack) | {"method": network, "precision": "float32", "backend": backend_name(xp)}
+        info = as_info(signals, stack) | {
+            "method": settings.network,
+            "precision": "float32",
+            "backend": backend_name(xp),
+        }
         info["seconds"] = time.perf_counter() - begin
         return RestoreResult(result, kernel, info)
 
@@ -236,7 +285,7 @@ def restore_planes(
 ) -> tuple[Array, Array | None, dict[str, Array]]:
     """(restored images, kernels (n, K, K) or None, signals with confidence and strength, (n,)) of (n, C, H, W)."""
     from ..networks import bridge, confidence
-    from ..networks.restore import restore_images
+    from ..networks.restore import face_probability, restore_images
 
     report(0.0)
     if settings.network == "face":
@@ -249,8 +298,11 @@ def restore_planes(
     signals = confidence.signals(restored, observed)
     features = confidence.features(**signals)
     signals["confidence"] = confidence.confidence(settings.network, features)
+    if settings.for_faces:
+        signals["face"] = face_probability(observed)
     if settings.strength is None:
-        signals["strength"] = confidence.strength(settings.network, features)
+        strength = confidence.strength(settings.network, features)
+        signals["strength"] = strength * confidence.face_share(signals["face"]) if settings.for_faces else strength
     else:
         signals["strength"] = array_module(observed).full_like(signals["confidence"], settings.strength)
     return restored, kernel, signals

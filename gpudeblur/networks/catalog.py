@@ -1,4 +1,4 @@
-"""The networks that restore pictures: their classes, their weights in the package, and files of weights."""
+"""The networks that restore pictures or judge them: their classes, their weights in the package, files of weights."""
 
 from __future__ import annotations
 
@@ -44,11 +44,22 @@ NETWORKS = {
     "sketch": Entry(".sketch.network:Sketch", "06a0bdc0b28da61bfc2c5bee3767f68934a78eff821df0f8c3bb508afb37e158"),
     "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
 }
+# Networks that restore nothing, but judge images for those that do.
+JUDGES = {
+    "face-gate": Entry(
+        ".face_gate.network:FaceGate", "07cfff4da9f56d3e065812a9f00ee709b0a260bb56a0340c40054475b7cce7fe"
+    )
+}
+
+
+def entry(name: str) -> Entry:
+    """The entry of a network or judge."""
+    return NETWORKS[name] if name in NETWORKS else JUDGES[name]
 
 
 def shipped_weights(name: str) -> Path:
     """The file of the weights that ship with the package."""
-    folder = NETWORKS[name].location.split(".")[1]
+    folder = entry(name).location.split(".")[1]
     return Path(__file__).parent / folder / f"{folder}.safetensors"
 
 
@@ -77,7 +88,7 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
         raise FileNotFoundError(
             f"no weights of the network {name!r} ship with this version; train some, and name the file"
         )
-    path, checksum = (Path(path), None) if path is not None else (shipped_weights(name), NETWORKS[name].checksum)
+    path, checksum = (Path(path), None) if path is not None else (shipped_weights(name), entry(name).checksum)
     tensors, metadata = read_weights(path, checksum)
     architecture = metadata.get("architecture")
     if architecture != name:
@@ -85,11 +96,11 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
             f"weights {path} must be of the network {name!r}, got {architecture!r}; name another file or network"
         )
     try:
-        network = NETWORKS[name].network(**json.loads(metadata["config"]))
+        network = entry(name).network(**json.loads(metadata["config"]))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"weights {path} must hold the config of {name!r}, got {error!r}; get a fresh copy") from error
     for other in shared_tensors(network).values():
-        trained_with, here = json.loads(metadata.get("shared", "{}")).get(other), NETWORKS[other].checksum
+        trained_with, here = json.loads(metadata.get("shared", "{}")).get(other), entry(other).checksum
         if trained_with != here:
             raise ValueError(f"weights {path} must be for the {other!r} of this version, {here}, got {trained_with}")
     load_shared(network)
@@ -125,7 +136,7 @@ def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Te
     shared = shared_tensors(network)
     metadata = {"architecture": str(network.NAME), "config": json.dumps(network.config)}
     if shared:
-        metadata["shared"] = json.dumps({other: NETWORKS[other].checksum for other in shared.values()})
+        metadata["shared"] = json.dumps({other: entry(other).checksum for other in shared.values()})
     kept = {name: tensor.half() for name, tensor in weights.items() if not _is_shared(network, name)}
     data = pack(kept, metadata)
     write_whole(Path(path), data)

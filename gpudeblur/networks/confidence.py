@@ -26,6 +26,9 @@ CONFIDENCE = {
     "face": (4.0, 0.0, 0.0, 0.0),
 }
 STRENGTH = dict(CONFIDENCE)
+# Of the automatic strength, for what is certainly no small face. At 0.5, 24 blurred crops of photographs keep +0.50 dB
+# of the +0.65 that DeepDeblur's full change gains, and the sketch network costs the worst of them 0.15 dB, not 1.01.
+OTHER_SHARE = 0.5
 STRENGTH_SCALE = 1.05  # of the share, at most 1: the best restorations are returned unblended
 
 
@@ -113,6 +116,14 @@ def confidence(name: str, features: Array) -> Array:
 def strength(name: str, features: Array) -> Array:
     """Share, (n,), of the restored image in the result."""
     return array_module(features).minimum(STRENGTH_SCALE * _logistic(features, STRENGTH[name]), 1)
+
+
+def face_share(face: Array) -> Array:
+    """Factor of the automatic strength, (n,), by the probability that an image is of a small face.
+
+    It falls from 1 at 1/2 to `OTHER_SHARE` at 0.
+    """
+    return OTHER_SHARE + (1 - OTHER_SHARE) * array_module(face).minimum(2 * face, 1)
 
 
 def _logistic(features: Array, weights: tuple[float, ...]) -> Array:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ..images.planes import luminance
 from ..numerics.arrays import Array, array_module, sum_pixels, to_host
 from ..numerics.filters import gradient
+from ..numerics.resample import resample
 from . import bridge, catalog
 
 # Pixels that a network takes at a time: larger images are cut into tiles, stacks into parts.
@@ -28,6 +30,9 @@ BLEND_WIDTH = 16  # pixels, over which neighboring tiles fade into each other
 DEFAULT_REACH = 128  # pixels, of a network without the attribute
 ALIGNMENT = 8  # pixels; tiles begin at multiples, as networks reduce images by up to 8
 KERNEL_WINDOW, WINDOW_STEP = 256, 32  # pixels: the part of a tiled image that its kernel is estimated from
+# Pixels, the longer side of what the gate for faces sees: it is trained to refuse faces that fill such an image, as the
+# networks do not know them either.
+GATE_SIDE, GATE_MIN_SIDE = 256, 16
 # Networks are trained on values in [0, 1]. They receive those clipped to this range; the remainder is added back.
 INPUT_RANGE = (-0.1, 1.1)
 
@@ -133,6 +138,27 @@ def _stacks(images: Array, count: int | None = None) -> Iterator[slice]:
         count = max(1, MAX_PIXELS // (h * w))
         count = min(count, CPU_STACK) if array_module(images) is np else count
     return (slice(begin, min(begin + count, n)) for begin in range(0, n, count))
+
+
+def face_probability(images: Array) -> Array:
+    """Probability, (n,), that an image is of a small face, sharp or blurred, by the gate of the package.
+
+    Parameters
+    ----------
+    images : (n, C, H, W) in display values, C = 1 or 3.
+    """
+    xp, (h, w) = array_module(images), images.shape[-2:]
+    gray = images[:, 0] if images.shape[1] == 1 else luminance(images)
+    gray = xp.ascontiguousarray(xp.clip(gray, 0, 1).astype(xp.float32))
+    scale = min(1.0, GATE_SIDE / max(h, w))
+    h, w = (side if scale == 1 else max(GATE_MIN_SIDE, round(side * scale)) for side in (h, w))
+    gray = resample(gray, (h, w))[:, None]
+    network, count = load("face-gate", None, bridge.device_of(images)), max(1, MAX_PIXELS // (h * w))
+    if xp is np:
+        count = min(count, CPU_STACK)
+    parts = [gray[begin : begin + count] for begin in range(0, len(gray), count)]
+    # `_run` takes outputs with pixels.
+    return xp.concatenate([_run(lambda x: network(x)[:, None, None], part)[0][:, 0, 0] for part in parts])
 
 
 def _windows(length: int, tile: int, reach: int) -> Iterator[tuple[slice, np.ndarray]]:

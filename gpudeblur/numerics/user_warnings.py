@@ -10,7 +10,7 @@ from pathlib import Path
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
+def warn(message: str | Warning, category: type[Warning] = UserWarning) -> None:
     """`warnings.warn`, attributed to the innermost caller outside this package.
 
     That is what `skip_file_prefixes` does from Python 3.12 on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_a_batch_equals_a_loop(shipped: Path) -> None:
 
 
 def test_equal_pictures_are_restored_by_eights(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes, all_there, restore = list[Any](), threading.Event(), cpu.restore
+    shapes, all_there, restore = list[Any](), threading.Event(), cpu.restore_silently
 
     def spy(image: Any, *args: Any, **kwargs: Any) -> gd.RestoreResult:
         assert all_there.wait(JOIN_TIMEOUT)
@@ -75,7 +76,7 @@ def test_equal_pictures_are_restored_by_eights(shipped: Path, monkeypatch: pytes
         yield from (picture(i) for i in range(10))
         all_there.set()
 
-    monkeypatch.setattr(cpu, "restore", spy)
+    monkeypatch.setattr(cpu, "restore_silently", spy)
     results = list(gd.deblur_batch(pictures(), method="deepdeblur", channel_axis=-1))
     monkeypatch.undo()
     assert shapes == [(18, 18, 3), (8, 20, 26, 3), (2, 20, 26, 3)]
@@ -90,6 +91,41 @@ def test_the_executor_of_a_gpu_groups_pictures(device: NumpyDevice, shipped: Pat
     assert [type(results[i].error) for i in (2, 3)] == [ValueError, TypeError]
     for i in (0, 1, 4, 5, 6):
         check_equal(results[i], gd.restore(pictures[i], "deepdeblur", channel_axis=-1))
+
+
+def test_a_batch_warns_once_of_what_is_no_face(
+    device: NumpyDevice, shipped_files: dict[str, Path], gates: dict[bool, Path]
+) -> None:
+    """After the last result, with the number of all, at the line of the user."""
+    shipped_files["face-gate"] = gates[False]
+    pictures: list[Any] = [*(picture(i, (20, 26 + i % 2, 3)) for i in range(5)), None]
+    for where in ("cpu", "cuda"):
+        with gd.deblur_batch(pictures, method="deepdeblur", channel_axis=-1, device=where, batch_size=1) as results:
+            for _ in pictures:
+                next(results)
+            with pytest.warns(UserWarning, match="5 of 5 pictures do not look like one") as caught:
+                assert next(results, None) is None
+        assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_command_line_names_its_own_way_out(
+    shipped_files: dict[str, Path], gates: dict[bool, Path], tmp_path: Path
+) -> None:
+    shipped_files["face-gate"] = gates[False]
+    write_image(tmp_path / "a.png", COLOR)
+    write_image(tmp_path / "b.png", COLOR)
+    for which, command in {
+        "this picture does": ("restore", tmp_path / "a.png", "-o", tmp_path / "out.png", "--network"),
+        "2 of 2 pictures do": ("batch", tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out", "--method"),
+    }.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            result = run(*command, "deepdeblur")
+        assert result.exit_code == 0, result.output
+        assert result.stderr == (
+            f"warning: deepdeblur is for small faces, and {which} not look like one; gpudeblur deblur is for other "
+            "pictures\n"
+        )
 
 
 @pytest.mark.gpu

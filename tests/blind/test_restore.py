@@ -16,6 +16,8 @@ from test_options import Unreadable
 import gpudeblur as gd
 from gpudeblur.blind.restore import network_names
 from gpudeblur.networks import catalog
+from gpudeblur.networks.confidence import OTHER_SHARE
+from gpudeblur.networks.restore import _load
 from gpudeblur.numerics.arrays import to_host
 
 torch = pytest.importorskip("torch")
@@ -130,6 +132,28 @@ def test_the_callback_sees_the_run_and_may_end_it(network_weights: Path) -> None
 
 def test_the_weights_of_the_package(shipped: Path) -> None:
     np.testing.assert_array_equal(gd.restore(RGB, "deepdeblur", channel_axis=-1).image, restore(RGB, shipped).image)
+
+
+def test_what_is_no_face_is_warned_of_and_restored_gently(
+    shipped_files: dict[str, Path], gates: dict[bool, Path]
+) -> None:
+    """Not where the user says how much, or what the weights are for."""
+    face = gd.restore(RGB, "deepdeblur", channel_axis=-1).info
+    shipped_files["face-gate"] = gates[False]
+    _load.cache_clear()
+    message = 'restore(..., "deepdeblur") is for small faces, and this picture does not look like one; deblur() is for'
+    with pytest.warns(UserWarning, match="^" + re.escape(message)) as caught:
+        other = gd.restore(RGB, "deepdeblur", channel_axis=-1).info
+    assert [warning.filename for warning in caught] == [__file__]
+    assert (face["face"], other["face"]) == pytest.approx((1 / (1 + np.exp(-4)), 1 / (1 + np.exp(4))))
+    share = OTHER_SHARE + (1 - OTHER_SHARE) * 2 * other["face"]
+    assert other["strength"] == pytest.approx(share * face["strength"], rel=1e-5)
+    assert other["confidence"] == face["confidence"]
+    with pytest.warns(UserWarning, match="2 of 2 pictures do not look like one") as caught:
+        result = gd.restore(np.stack([RGB, RGB]), "deepdeblur", channel_axis=-1, strength=0.7)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(result.info["strength"], np.float32(0.7))
+    assert "face" not in restore(RGB, shipped_files["deepdeblur"]).info
 
 
 @pytest.mark.gpu

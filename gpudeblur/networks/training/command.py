@@ -81,8 +81,8 @@ class Recipe:
     paper: Mapping[str, Any] = field(default_factory=dict)
 
 
-def restoring(name: str, task: str, **data: Any) -> Callable[[Request], Prepared]:
-    """`Recipe.prepare` of a restoring network.
+def cataloged(name: str, task: str, **data: Any) -> Callable[[Request], Prepared]:
+    """`Recipe.prepare` of a network of the catalog.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def restoring(name: str, task: str, **data: Any) -> Callable[[Request], Prepared
 
     def prepare(request: Request) -> Prepared:
         from ..blocks import initialized
-        from ..catalog import NETWORKS, load_shared, write_network
+        from ..catalog import entry, load_shared, write_network
         from .data import BatchMaker, RestorationConfig, load_pictures
         from .face_features import FaceFeatures
 
@@ -102,7 +102,7 @@ def restoring(name: str, task: str, **data: Any) -> Callable[[Request], Prepared
         if request.faces:
             options["faces"] = FaceFeatures().to(request.device)
         config = RestorationConfig(**data | request.data | ({"pool": VALIDATION_POOL} if request.validation else {}))
-        folders, network = [load_pictures(path) for path in request.clear], cast(Any, NETWORKS[name].network)
+        folders, network = [load_pictures(path) for path in request.clear], cast(Any, entry(name).network)
         module, _, task_class = task.partition(":")
         new = initialized(network.paper if request.paper else network, request.seed)
         load_shared(new)
@@ -141,20 +141,27 @@ RECIPES = {
     ),
     "deepdeblur": Recipe(
         "DeepDeblur: the sharp picture from the blurred one in one step.",
-        restoring("deepdeblur", ".deepdeblur.training:DeepDeblurTask"),
+        cataloged("deepdeblur", ".deepdeblur.training:DeepDeblurTask"),
         # The paper's rate also halves when the loss stalls.
         paper={"optimizer": "rmsprop", "schedule": "exponential", "rate": 1e-3, "weight_decay": 0.0},
     ),
     "enhancement-gan": Recipe(
         "The enhancement GAN: DeepDeblur's picture with the texture of sharp ones.",
-        restoring("enhancement-gan", ".enhancement_gan.training:make_task"),
+        cataloged("enhancement-gan", ".enhancement_gan.training:make_task"),
         {"rate": 5e-4},
         {"betas": (0.5, 0.999), "schedule": "constant", "rate": 1e-4, "weight_decay": 0.0},
+    ),
+    "face-gate": Recipe(
+        "The gate of restore: which pictures are small faces, as the first --clear and every --validate, and which are "
+        "not, as the other --clear.",
+        # Crops that hold most of a face.
+        cataloged("face-gate", ".face_gate.training:FaceGateTask", batch=24, crop=(64, 109), natural=0.5),
+        {"rate": 2e-3},
     ),
     "sketch": Recipe(
         "Sketch synthesis: the blur kernel by the structure of the face, and the picture with it.",
         # Whole faces: the kernel needs them. Smaller batches make as good a step of so many pixels.
-        restoring("sketch", ".sketch.training:SketchTask", batch=8, crop=(64, 101)),
+        cataloged("sketch", ".sketch.training:SketchTask", batch=8, crop=(64, 101)),
         {"rate": 6e-4},
         {"rate": 2e-4, "weight_decay": 0.0},
     ),

@@ -1,0 +1,1 @@
+"""The gate of `restore`: which images are of a small face."""
