@@ -29,11 +29,12 @@ COLUMNS = {
     "least": ("to_input_min", ".1f"),
     "rank-1": ("recognized", ".0%"),
     "distance": ("distance", ".3f"),
+    "features": ("features", ".3f"),
     "verified": ("verified", ".1%"),  # by the papers alone
     "ms": ("milliseconds", ".1f"),
     "CPU ms": ("cpu_milliseconds", ".1f"),
 }
-MEANS = ("psnr", "gain", "aligned_gain", "ssim", "similarity", "to_input", "recognized", "distance")
+MEANS = ("psnr", "gain", "aligned_gain", "ssim", "similarity", "to_input", "recognized", "distance", "features")
 WITH_INTERVALS = ("gain", "aligned_gain", "similarity", "recognized")
 WITH_LEAST = ("gain", "aligned_gain", "to_input")
 MIN_LOSS = 0.01  # dB

@@ -232,14 +232,15 @@ def evaluate(
 
 
 def recognize(faces: Sequence[tuple[Row, np.ndarray]], identity: Any) -> None:
-    """Add `recognized` and `distance` to the rows of restored faces."""
+    """Add `recognized`, `distance` and `features` to the rows of restored faces."""
     if not faces:
         return
     index = {file.stem: number for number, file in enumerate(identity.files)}
     images = np.stack([image for _, image in faces]).transpose(0, 3, 1, 2)
     result = identity.measure(images, [index[row["picture"]] for row, _ in faces])
-    for (row, _), recognized, distance in zip(faces, result.recognized, result.distance, strict=True):
-        row |= {"recognized": bool(recognized), "distance": float(distance)}
+    values = zip(faces, result.recognized, result.distance, result.features, strict=True)
+    for (row, _), recognized, distance, features in values:
+        row |= {"recognized": bool(recognized), "distance": float(distance), "features": float(features)}
 
 
 def make_identity(data: Path, cache: Path, weights: Path | None) -> Any:

@@ -34,6 +34,7 @@ from gpudeblur.networks.training.face_features import (
     Offset,
     face_chips,
     find_weights,
+    perceptual_loss,
 )
 from gpudeblur.synthesis import blur, gaussian_process_kernel, trajectory_kernel
 
@@ -47,13 +48,16 @@ NOISE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Recognition:
-    """Of each restored face: whether its own sharp picture is the nearest one, and its distance to it.
+    """Of each restored face: whether its own sharp picture is the nearest one, its distance to it, and that of features.
+
+    `features` is `perceptual_loss`: how far the recognizer's early layers are from those of the sharp picture.
 
     Two figures of the set: `rank_1`, the share of those, and `mean_distance`.
     """
 
     recognized: np.ndarray
     distance: np.ndarray
+    features: np.ndarray
 
     @property
     def rank_1(self) -> float:
@@ -124,7 +128,26 @@ class Identity:
             raise ValueError(f"restored and indices must have one length, got {len(embedding)} and {len(own)}")
         squares = (embedding**2).sum(1)[:, None] - 2 * embedding @ self.gallery.T + (self.gallery**2).sum(1)
         distance = np.linalg.norm(embedding - self.gallery[own], axis=1)
-        return Recognition(squares.argmin(axis=1) == own, distance)
+        return Recognition(squares.argmin(axis=1) == own, distance, self._features(restored, indices, offset))
+
+    def _features(
+        self, restored: np.ndarray | torch.Tensor, indices: Sequence[int], offset: Offset = None
+    ) -> np.ndarray:
+        images = torch.as_tensor(restored, dtype=torch.float32).clamp(0, 1)
+        sharp = torch.from_numpy(self.sharp(indices))
+        if images.shape[-2:] != sharp.shape[-2:]:
+            whole, (h, w) = sharp.shape[-2:], images.shape[-2:]
+            offset = [(whole[0] - h) // 2, (whole[1] - w) // 2] if offset is None else offset
+            corners = torch.as_tensor(offset).reshape(-1, 2).expand(len(images), 2).int().tolist()
+            crops = [y[:, top : top + h, left : left + w] for y, (top, left) in zip(sharp, corners, strict=True)]
+            sharp = torch.stack(crops)
+        offsets = None if offset is None else torch.as_tensor(offset).reshape(-1, 2).expand(len(images), 2)
+        with torch.no_grad():
+            losses = [
+                perceptual_loss(self.features, x[None], y[None], None if offsets is None else offsets[i])
+                for i, (x, y) in enumerate(zip(images, sharp, strict=True))
+            ]
+        return np.array([float(loss) for loss in losses])
 
 
 def blurred_faces(identity: Identity, indices: Sequence[int], side: int) -> np.ndarray:
