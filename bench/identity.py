@@ -48,9 +48,9 @@ NOISE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Recognition:
-    """Of each restored face: whether its own sharp picture is the nearest one, its distance to it, and that of features.
+    """Of each restored face: whether its own sharp picture is the nearest one, and its distances to it.
 
-    `features` is `perceptual_loss`: how far the recognizer's early layers are from those of the sharp picture.
+    `distance` is that of the 128 numbers, `features` is `perceptual_loss`, that of the recognizer's early layers.
 
     Two figures of the set: `rank_1`, the share of those, and `mean_distance`.
     """
