@@ -41,8 +41,10 @@ NETWORKS = {
     "deepdeblur": Entry(
         ".deepdeblur.network:DeepDeblur", "cc59144d9c15ceadf36dc27b96bb4ee50bde04ae8789eef20a1c99e96515e564"
     ),
-    "sketch": Entry(".sketch.network:Sketch", "06a0bdc0b28da61bfc2c5bee3767f68934a78eff821df0f8c3bb508afb37e158"),
-    "enhancement-gan": Entry(".enhancement_gan.network:EnhancementGAN", None),
+    "sketch": Entry(".sketch.network:Sketch", "adfc7ba3606108b3d3e4b94d5c45fd450aa8cedee82a003d5a05590ea93cf956"),
+    "enhancement-gan": Entry(
+        ".enhancement_gan.network:EnhancementGAN", "49d31af8eef9e3befc37f265d69c17166bcd4117eb5ae7d8bee558cb6fdc9a3d"
+    ),
 }
 # Networks that restore nothing, but judge images for those that do.
 JUDGES = {
