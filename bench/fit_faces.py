@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 
 from gpudeblur.blind import face
 from gpudeblur.networks import catalog, confidence
-from gpudeblur.networks.restore import load, restore_images
+from gpudeblur.networks.restore import face_probability, load, restore_images
 
 from .cases import levin_kernels
 from .evaluate import parallel
@@ -41,7 +41,8 @@ from .face_cases import (
 FLOOR = 10**-4.2  # mean square error that counts as none
 LOSS, GREAT_LOSS, GREAT = 1.0, 4.0, 0.3  # what a dB of loss counts more than one of gain, and more again from 0.3 dB
 RIDGE = 1e-3
-COUNTS = {"own kernels": 30, "linear": 20, "sharp": 20, "other": 25, "levin": 6}  # pictures of each set
+NOT_MIXED = "other"  # the mixture is for faces; the share of it in a result is fitted to other pictures too
+COUNTS = {"own kernels": 45, "linear": 20, "sharp": 20, "other": 25, "levin": 6}  # pictures of each set
 
 
 def levin_cases(folder: Path, limit: int) -> Iterator[FaceCase]:
@@ -89,7 +90,8 @@ def share_sample(job: tuple[str, FaceCase]) -> tuple[np.ndarray, np.ndarray]:
         restored, _ = face.restore_faces(observed, None, lambda fraction: None)
     else:
         restored, _ = restore_images(load(name, None), observed)
-    features = confidence.features(**confidence.signals(restored, observed))
+    signals = confidence.signals(restored, observed)
+    features = confidence.features(**signals, face=face_probability(observed))
     return features[0].astype(np.float64), gram([observed, restored], sharp)
 
 
@@ -116,7 +118,8 @@ def fit_mixture(data: Path, jobs: int) -> dict[str, Any]:
     center, spread = features.mean(axis=(0, 1)), features.std(axis=(0, 1))
     center[0], spread[0] = 0, 1
     spread[spread == 0] = 1
-    standard, count = (features - center) / spread, set_weights(names)
+    standard = (features - center) / spread
+    count = set_weights(names) * [name != NOT_MIXED for name in names]
 
     def loss(scores: np.ndarray) -> float:
         weights = face.mixture(standard, scores.reshape(features.shape[1:]))
@@ -149,6 +152,7 @@ def fit_networks(data: Path, jobs: int) -> dict[str, Any]:
         full = gains(products, np.tile([0.0, 1.0], (len(cases), 1)), before)
         center, spread = features.mean(axis=0), features.std(axis=0)
         center[0], spread[0] = 0, 1
+        spread[spread == 0] = 1
         standard = (features - center) / spread
 
         def share(weights: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -169,7 +173,7 @@ def fit_networks(data: Path, jobs: int) -> dict[str, Any]:
 
         line[network] = {}
         for label, loss in (("confidence", confidence_loss), ("strength", strength_loss)):
-            starts = [np.array([start, 0.0, 0.0, 0.0]) for start in (-1.0, 1.0, 3.0)]
+            starts = [np.array([start, *[0.0] * (features.shape[1] - 1)]) for start in (-1.0, 1.0, 3.0)]
             fitted = min((minimize(loss, start, method="Powell") for start in starts), key=lambda fit: float(fit.fun)).x
             weights = fitted / spread
             weights[0] = fitted[0] - weights[1:] @ center[1:]

@@ -296,13 +296,12 @@ def restore_planes(
         network = settings.load(bridge.device_of(observed))
         restored, kernel = restore_images(network, observed, tile=settings.tile, report=report)
     signals = confidence.signals(restored, observed)
-    features = confidence.features(**signals)
-    signals["confidence"] = confidence.confidence(settings.network, features)
     if settings.for_faces:
         signals["face"] = face_probability(observed)
+    features = confidence.features(**signals)
+    signals["confidence"] = confidence.confidence(settings.network, features)
     if settings.strength is None:
-        strength = confidence.strength(settings.network, features)
-        signals["strength"] = strength * confidence.face_share(signals["face"]) if settings.for_faces else strength
+        signals["strength"] = confidence.strength(settings.network, features)
     else:
         signals["strength"] = array_module(observed).full_like(signals["confidence"], settings.strength)
     return restored, kernel, signals

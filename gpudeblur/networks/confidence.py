@@ -16,19 +16,21 @@ KERNEL_SIDE = 25  # pixels, of the kernel that blurs the restored image again; a
 RIDGE = 1e-3  # of its least squares, as a fraction of the mean power
 MIN_NOISE = 2e-3  # of an image in [0, 1]; 8 bits have 0.0011
 OFFSET = 1e-4  # added to signals before their logarithm
-# Logistic functions of 1, log change, log reblur and log gradient energy, by `python -m bench fit networks`:
-# the probability that a restoration is nearer to the true image than the blurred one, and the share of it to take, with
-# losses weighted most.
+# Logistic functions of `features`, by `python -m bench fit networks`: the probability that a restoration is nearer to the
+# true image than the blurred one, and the share of it to take, with losses weighted most.
 CONFIDENCE = {
-    "deepdeblur": (4.0, 0.0, 0.0, 0.0),
-    "enhancement-gan": (4.0, 0.0, 0.0, 0.0),
-    "sketch": (4.0, 0.0, 0.0, 0.0),
-    "face": (4.0, 0.0, 0.0, 0.0),
+    "deepdeblur": (8.807, 1.507, -0.303, -2.123, 0.341),
+    "enhancement-gan": (7.753, 1.366, -0.1, -2.252, 0.32),
+    "sketch": (5.631, 1.041, -0.072, -0.158, 0.235),
+    "face": (7.199, 1.236, -0.212, -2.022, 0.274),
 }
-STRENGTH = dict(CONFIDENCE)
-# Of the automatic strength, for what is certainly no small face. At 0.5, 24 blurred crops of photographs keep +0.50 dB
-# of the +0.65 that DeepDeblur's full change gains, and the sketch network costs the worst of them 0.15 dB, not 1.01.
-OTHER_SHARE = 0.5
+STRENGTH = {
+    "deepdeblur": (5.101, 1.376, -1.292, 1.102, 0.795),
+    "enhancement-gan": (4.132, 1.266, -0.968, 1.363, 0.705),
+    "sketch": (3.099, 1.084, -0.795, 1.84, 0.64),
+    "face": (6.894, 1.818, -1.1, -0.03, 1.11),
+}
+MAX_ODDS = 4.0  # log odds of the gate count up to here
 STRENGTH_SCALE = 1.05  # of the share, at most 1: the best restorations are returned unblended
 
 
@@ -101,11 +103,13 @@ def _hann_window(h: int, w: int, dtype: Any) -> np.ndarray:
     return np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1]).astype(dtype)
 
 
-def features(change: Array, reblur: Array, gradient_energy: Array) -> Array:
-    """(n, 4): 1 and the logarithms of `signals`."""
+def features(change: Array, reblur: Array, gradient_energy: Array, face: Array | None = None) -> Array:
+    """(n, 5): 1, the logarithms of `signals`, and the log odds of the gate's probability `face`; None: surely faces."""
     xp = array_module(change, reblur, gradient_energy)
     columns = [xp.log(signal + OFFSET) for signal in (change, reblur, gradient_energy)]
-    return xp.stack([xp.ones_like(change), *columns], axis=-1)
+    face = xp.ones_like(change) if face is None else xp.clip(face, OFFSET, 1 - OFFSET)
+    odds = xp.clip(xp.log(face / xp.maximum(1 - face, OFFSET)), -MAX_ODDS, MAX_ODDS)
+    return xp.stack([xp.ones_like(change), *columns, odds], axis=-1)
 
 
 def confidence(name: str, features: Array) -> Array:
@@ -116,14 +120,6 @@ def confidence(name: str, features: Array) -> Array:
 def strength(name: str, features: Array) -> Array:
     """Share, (n,), of the restored image in the result."""
     return array_module(features).minimum(STRENGTH_SCALE * _logistic(features, STRENGTH[name]), 1)
-
-
-def face_share(face: Array) -> Array:
-    """Factor of the automatic strength, (n,), by the probability that an image is of a small face.
-
-    It falls from 1 at 1/2 to `OTHER_SHARE` at 0.
-    """
-    return OTHER_SHARE + (1 - OTHER_SHARE) * array_module(face).minimum(2 * face, 1)
 
 
 def _logistic(features: Array, weights: tuple[float, ...]) -> Array:

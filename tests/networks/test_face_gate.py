@@ -129,7 +129,9 @@ def test_on_a_gpu(cupy: Any) -> None:
     np.testing.assert_allclose(to_host(result), restore.face_probability(images), atol=1e-3)
 
 
-def test_share_of_the_strength_falls_below_one_half() -> None:
-    share = confidence.face_share(np.array([0, 0.25, 0.5, 1], np.float32))
-    middle = (1 + confidence.OTHER_SHARE) / 2
-    np.testing.assert_allclose(share, [confidence.OTHER_SHARE, middle, 1, 1])
+def test_the_log_odds_of_the_gate_are_a_feature_up_to_a_limit() -> None:
+    one, face = np.ones(4, np.float32), np.array([0, 0.25, 0.5, 1], np.float32)
+    odds = confidence.features(one, one, one, face)[:, -1]
+    limit = confidence.MAX_ODDS
+    np.testing.assert_allclose(odds, [-limit, np.log(1 / 3), 0, limit], atol=1e-5)
+    np.testing.assert_allclose(confidence.features(one, one, one)[:, -1], limit)

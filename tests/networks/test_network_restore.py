@@ -256,7 +256,7 @@ def test_signals_of_a_true_picture_and_of_a_wrong_one() -> None:
     assert signals["gradient_energy"][0] > 1
     assert signals["gradient_energy"][2] == 1
     features = confidence.features(**signals)
-    assert features.shape == (3, 4)
+    assert features.shape == (3, 5)
     for name in (*catalog.NETWORKS, "face"):
         certainty, share = confidence.confidence(name, features), confidence.strength(name, features)
         assert ((certainty > 0) & (certainty <= 1) & (share >= 0) & (share <= 1)).all()
