@@ -210,7 +210,7 @@ def test_restored_faces_are_recognized_by_their_own(data: Path, sets: Sets, monk
             gallery = np.stack([face_cases.color_picture(file) for file in self.files]).transpose(0, 3, 1, 2)
             distances = np.sqrt(((images[:, None] - gallery) ** 2).mean(axis=(2, 3, 4)))
             own = distances[range(len(indices)), indices]
-            return types.SimpleNamespace(recognized=distances.argmin(axis=1) == indices, distance=own)
+            return types.SimpleNamespace(recognized=distances.argmin(axis=1) == indices, distance=own, features=own)
 
     monkeypatch.setattr(faces, "RECOGNITION_FACES", 4)
     rows = faces.evaluate(sets["G"], TOYS, identity=Pixels())

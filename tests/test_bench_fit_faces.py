@@ -165,7 +165,7 @@ def test_strength_and_confidence_are_found_by_their_features(
 
     def sample(job: tuple[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([ord(letter) for letter in job[1]])
-        features = np.array([1, *rng.normal(size=3)])
+        features = np.array([1, *rng.normal(size=4)])
         features[1] = features[1] + np.sign(features[1])
         return features, np.diag([1e-2, 1e-1 if features[1] > 0 else 1e-3])
 
@@ -188,7 +188,7 @@ def test_samples_have_the_features_of_the_package() -> None:
     case = blurred_case("name", np.moveaxis(smooth, 0, -1), kernel, group="g", picture="p", noise=0.01)
     error = pytest.approx(np.square(case.blurred - case.sharp).mean(), rel=1e-4)
     features, products = fit_faces.share_sample(("deepdeblur", case))
-    assert features.shape == (4,)
+    assert features.shape == (5,)
     assert products[0, 0] == error
     features, products, before = fit_faces.mixture_sample(case)
     assert features.shape == face.SCORES.shape

@@ -16,8 +16,8 @@ KERNEL_SIDE = 25  # pixels, of the kernel that blurs the restored image again; a
 RIDGE = 1e-3  # of its least squares, as a fraction of the mean power
 MIN_NOISE = 2e-3  # of an image in [0, 1]; 8 bits have 0.0011
 OFFSET = 1e-4  # added to signals before their logarithm
-# Logistic functions of `features`, by `python -m bench fit networks`: the probability that a restoration is nearer to the
-# true image than the blurred one, and the share of it to take, with losses weighted most.
+# Logistic functions of `features`, by `python -m bench fit networks`: the probability that a restoration is nearer to
+# the true image than the blurred one, and the share of it to take, with losses weighted most.
 CONFIDENCE = {
     "deepdeblur": (8.807, 1.507, -0.303, -2.123, 0.341),
     "enhancement-gan": (7.753, 1.366, -0.1, -2.252, 0.32),
