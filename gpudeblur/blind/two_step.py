@@ -34,6 +34,7 @@ from .selection import KernelScores, agreement, rank, score_kernels, take, take_
 # Initializations that use the image with saturated lights removed. The others use the original, because a bright region
 # may be mistaken for a light.
 WITHOUT_LIGHTS = ("wide", "sparse", "compact")
+NETWORK_SIDE = 16  # pixels, of the smallest images that networks take
 SIGNALS = ("confidence", "border_mass", "spectral_match", "gradient_gain", "agreement", "energy")
 
 
@@ -142,6 +143,9 @@ def network_kernel(image: Array, size: tuple[int, int]) -> Array:
     from ..networks import bridge, restore
 
     network = restore.load("sketch", None, bridge.device_of(image))
+    missing = [max(0, NETWORK_SIDE - side) for side in image.shape[-2:]]
+    if any(missing):  # the network knows no smaller images
+        image = array_module(image).pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric")
     kernel = restore.estimate_kernels(network, image[:, None]).astype(image.dtype, copy=False)
     return normalize(fit_size(kernel, size))
 

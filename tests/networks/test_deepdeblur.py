@@ -135,4 +135,4 @@ def test_200_steps_of_training_lower_the_loss(make: Any, steps: int, tmp_path: A
 
     before = loss()
     train(task, TrainConfig(steps=steps, rate=2e-3, warm_up=20, average=0), tmp_path / "c.safetensors")
-    assert loss() < 0.95 * before
+    assert loss() < 0.99 * before
