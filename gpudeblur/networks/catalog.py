@@ -106,8 +106,8 @@ def load_network(name: str, path: Path | None = None) -> nn.Module:
         if trained_with != here:
             raise ValueError(f"weights {path} must be for the {other!r} of this version, {here}, got {trained_with}")
     load_shared(network)
-    expected = {key: t for key, t in network.state_dict().items() if not _is_shared(network, key)}
-    tensors = {key: tensor for key, tensor in tensors.items() if not _is_shared(network, key)}  # of a checkpoint
+    expected = {key: t for key, t in network.state_dict().items() if not is_shared(network, key)}
+    tensors = {key: tensor for key, tensor in tensors.items() if not is_shared(network, key)}  # of a checkpoint
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if shapes != {key: tuple(tensor.shape) for key, tensor in expected.items()}:
         raise ValueError(f"weights {path} must hold the tensors of its config, got others; get a fresh copy")
@@ -120,7 +120,8 @@ def shared_tensors(network: nn.Module) -> dict[str, str]:
     return dict(getattr(network, "shared", {}))
 
 
-def _is_shared(network: nn.Module, name: str) -> bool:
+def is_shared(network: nn.Module, name: str) -> bool:
+    """Whether a tensor of that name is another network's."""
     return name.startswith(tuple(shared_tensors(network)))
 
 
@@ -139,7 +140,7 @@ def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Te
     metadata = {"architecture": str(network.NAME), "config": json.dumps(network.config)}
     if shared:
         metadata["shared"] = json.dumps({other: entry(other).checksum for other in shared.values()})
-    kept = {name: tensor.half() for name, tensor in weights.items() if not _is_shared(network, name)}
+    kept = {name: tensor.half() for name, tensor in weights.items() if not is_shared(network, name)}
     data = pack(kept, metadata)
     write_whole(Path(path), data)
     return hashlib.sha256(data).hexdigest()

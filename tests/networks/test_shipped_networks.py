@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from skimage.data import astronaut, page
-from skimage.transform import resize
+from skimage.data import astronaut, page  # noqa: E402
+from skimage.transform import resize  # noqa: E402
 
-import gpudeblur as gd
-from gpudeblur.metrics import kernel_similarity, psnr
-from gpudeblur.networks import catalog
-from gpudeblur.synthesis import blur, trajectory_kernel
+import gpudeblur as gd  # noqa: E402
+from gpudeblur.metrics import kernel_similarity, psnr  # noqa: E402
+from gpudeblur.networks import catalog  # noqa: E402
+from gpudeblur.networks.deepdeblur.training import DeepDeblurTask  # noqa: E402
+from gpudeblur.networks.enhancement_gan.training import make_task  # noqa: E402
+from gpudeblur.networks.sketch.training import SketchTask  # noqa: E402
+from gpudeblur.networks.training.data import BatchMaker, Pictures, RestorationConfig  # noqa: E402
+from gpudeblur.networks.training.trainer import load_initial  # noqa: E402
+from gpudeblur.synthesis import blur, trajectory_kernel  # noqa: E402
 
 SIDE = 11
 
@@ -76,3 +82,16 @@ def test_what_is_no_face_is_hardly_changed(name: str) -> None:
         result = gd.restore(text, name)
     assert psnr(result.image, text) > 25
     assert result.info["face"] < 0.5
+
+
+@pytest.mark.parametrize("name", list(catalog.NETWORKS))
+def test_training_goes_on_from_the_weights_of_the_package(name: str) -> None:
+    """Those that a network shares with another are in the other's file."""
+    tasks: dict[str, Any] = {"deepdeblur": DeepDeblurTask, "sketch": SketchTask, "enhancement-gan": make_task}
+    pictures = Pictures(Path("faces"), [torch.zeros(3, 109, 89, dtype=torch.uint8)], [])
+    maker = BatchMaker([pictures], RestorationConfig(pool=8))
+    network = catalog.NETWORKS[name].network()
+    catalog.load_shared(network)
+    load_initial(tasks[name](network, maker), catalog.shipped_weights(name))
+    expected = catalog.load_network(name).state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in network.state_dict().items())

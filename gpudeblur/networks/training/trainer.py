@@ -25,6 +25,7 @@ from torch import nn
 
 from ...images.checks import check_choice, check_count, check_number
 from ...images.files import write_whole
+from ..catalog import is_shared
 from ..weights import pack, part, read_weights, unpack
 
 LOG_EVERY = 20  # steps, whose mean losses are one line of the log
@@ -378,7 +379,10 @@ def validate(task: Task, batches: int) -> dict[str, float]:
 
 
 def load_initial(task: Task, path: Path) -> None:
-    """Give the shipped module of a task the weights of a file or checkpoint of the same network."""
+    """Give the shipped module of a task the weights of a file or checkpoint of the same network.
+
+    What it shares with another network stays as it is: a file may have been trained beside an earlier one.
+    """
     about, module = task.describe(), task.modules[task.shipped]
     tensors, metadata = read_weights(path)
     architecture = metadata.get("architecture", about["architecture"])  # the classifier's weights have none
@@ -387,14 +391,18 @@ def load_initial(task: Task, path: Path) -> None:
             f"initial weights {path} must be of the network {about['architecture']!r}, got {architecture!r}; name "
             "another file"
         )
-    shapes, expected = ({name: tuple(t.shape) for name, t in ts.items()} for ts in (tensors, module.state_dict()))
+    tensors, expected_tensors = (
+        {name: tensor for name, tensor in group.items() if not is_shared(module, name)}
+        for group in (tensors, module.state_dict())
+    )
+    shapes, expected = ({name: tuple(t.shape) for name, t in ts.items()} for ts in (tensors, expected_tensors))
     if shapes != expected:
         found = metadata.get("config") or f"tensors of {sum(tensor.numel() for tensor in tensors.values())} numbers"
         raise ValueError(
             f"initial weights {path} must be of a {architecture} with {json.dumps(about['network'])}, got {found}; "
             "train with its settings, or name another file"
         )
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors, strict=False)
 
 
 def optimize(
