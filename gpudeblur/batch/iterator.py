@@ -152,10 +152,10 @@ def _check_method(
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "options": settings.options,
         }  # fmt: skip
-    given = {"kernel_size": kernel_size, "prior": prior, "options": options}
+    two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
     if not (isinstance(final, str) and final == "sparse"):
-        given["final"] = final
-    for name, value in given.items():
+        two_step_arguments["final"] = final
+    for name, value in two_step_arguments.items():
         if value is not None or name == "final":
             raise ValueError(f"{name} is not known to method {method!r}, got {value!r}; leave it out")
     RestoreSettings.of(method, channel_axis, device, gamma=gamma)

@@ -140,7 +140,7 @@ def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Te
     metadata = {"architecture": str(network.NAME), "config": json.dumps(network.config)}
     if shared:
         metadata["shared"] = json.dumps({other: entry(other).checksum for other in shared.values()})
-    kept = {name: tensor.half() for name, tensor in weights.items() if not is_shared(network, name)}
-    data = pack(kept, metadata)
+    tensors = {name: tensor.half() for name, tensor in weights.items() if not is_shared(network, name)}
+    data = pack(tensors, metadata)
     write_whole(Path(path), data)
     return hashlib.sha256(data).hexdigest()

@@ -397,9 +397,9 @@ def load_initial(task: Task, path: Path) -> None:
     )
     shapes, expected = ({name: tuple(t.shape) for name, t in ts.items()} for ts in (tensors, expected_tensors))
     if shapes != expected:
-        found = metadata.get("config") or f"tensors of {sum(tensor.numel() for tensor in tensors.values())} numbers"
+        network = metadata.get("config") or f"tensors of {sum(tensor.numel() for tensor in tensors.values())} numbers"
         raise ValueError(
-            f"initial weights {path} must be of a {architecture} with {json.dumps(about['network'])}, got {found}; "
+            f"initial weights {path} must be of a {architecture} with {json.dumps(about['network'])}, got {network}; "
             "train with its settings, or name another file"
         )
     module.load_state_dict(tensors, strict=False)
