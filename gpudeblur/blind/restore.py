@@ -47,7 +47,7 @@ class RestoreResult:
         One value an image, a float for a single image, else an array:
 
         - ``confidence``: in [0, 1], the estimated probability that the network has brought the image nearer to the true
-          one. It is made of ``change``, ``reblur`` and ``gradient_energy``, see `networks.confidence.signals`.
+          one. It is made of ``change``, ``reblur``, ``gradient_energy`` (`networks.confidence.signals`) and ``face``.
         - ``strength``: the share of the network's change in the result.
         - ``face``: with the weights of the package, the probability that the image is of a small face, sharp or
           blurred. Below 0.5 there is a warning, and an automatic strength is reduced.

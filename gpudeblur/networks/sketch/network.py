@@ -32,7 +32,8 @@ class Sketch(nn.Module):
     The circular transforms of eq. 9 are wrong at the borders of a photograph, so the least squares are those of the
     blind method, on the kernel's window and with a weight for each gradient, which the networks give as well; their
     solution has a pedestal and blurred tracks, and a small network cleans it. Eq. 11 is solved for x - y, so that no
-    prior darkens the picture and a sharp one stays. There are two rounds.
+    prior darkens the picture and a sharp one stays. There are two rounds: the picture of the first is the sketch of the
+    second. The last network corrects DeepDeblur's picture, not x0.
 
     Attributes
     ----------

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..training.data import Batch, BatchMaker
-from ..training.losses import charbonnier, spectral
+from ..training.losses import charbonnier, psnr_gain, spectral
 from ..training.trainer import Loss
 from .network import Sketch, luminance
 
@@ -30,7 +30,7 @@ class SketchTask:
     Parameters
     ----------
     stages : shares of the run at which the first and the second stage end.
-    paper : nothing; the layout of the network says it.
+    paper : accepted as by every task; the layout of the network says it already.
     """
 
     shipped = "network"
@@ -62,8 +62,7 @@ class SketchTask:
             if not network.is_paper:
                 part = part + PICTURE_KERNEL_WEIGHT * kernel_loss(kernel, truth)
             loss = loss + part * (1 if number == len(rounds) else FIRST_ROUND_WEIGHT)
-            errors = [(picture - batch.sharp).square().mean() for picture in (batch.blurred, image.detach())]
-            figures[f"gain_{number}"] = float(10 * torch.log10(errors[0] / errors[1]))
+            figures[f"gain_{number}"] = psnr_gain(image.detach(), batch.blurred, batch.sharp)
             figures[f"similarity_{number}"] = similarity(kernel, truth)
         if not network.is_paper:
             # Kernels from elsewhere are better than its own: between those of the last round and the true ones.
