@@ -86,7 +86,7 @@ def blurred_camera(shape: tuple[int, int], kernel_size: int, seed: int = 0) -> n
 
 def blurred_cameras(count: int, shape: tuple[int, int], kernel_size: int) -> np.ndarray:
     """A stack of differently blurred ones; from the 17th on they come again."""
-    return np.stack([blurred_camera(shape, kernel_size, i % 16) for i in range(count)])
+    return np.resize([blurred_camera(shape, kernel_size, i) for i in range(min(count, 16))], (count, *shape))
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

@@ -99,7 +99,7 @@ fi
 
 smoke=("$PYTHON" -m bench.smoke --device cuda --out "${OUT:-}/smoke.jsonl")
 speed=("$PYTHON" -m pytest -q -p no:cacheprovider --benchmark-only --device cuda)
-pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --require-gpu)
+pytest=("$PYTHON" -m pytest -q -p no:cacheprovider -p no:benchmark -m gpu --require-gpu)
 bars="255x255-25 or 2048x2048 or host or full_batches"
 memory="peak_on_a_gpu or full_gpu or more_pixels_than_32_bits"
 device=tests/cuda/test_cuda_device.py

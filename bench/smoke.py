@@ -243,6 +243,7 @@ def streams(device: Cpu) -> Row:
         with nullcontext() if device.name == "cpu" else device.xp.cuda.Stream(non_blocking=True):
             together.wait(60)
             differences = [difference(gd.estimate_kernel(u, 15, options=FAST), expected) for _ in range(3)]
+            together.wait(60)  # CUDA refuses to synchronize the device while the other thread captures
             device.free()
         return differences
 

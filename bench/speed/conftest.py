@@ -115,8 +115,7 @@ class Measure:
         As many rounds as fit into the budget in seconds, 3 to 50, after calls that compile and load; one where a call
         takes longer than five budgets.
         """
-        if time.monotonic() - self.config.begin > self.config.getoption("--seconds"):
-            pytest.skip("the time is up")
+        self.skip_if_late()
         for _ in range(self.device.warm_up):
             work()
         begin = time.perf_counter()
@@ -133,6 +132,10 @@ class Measure:
         self.benchmark.extra_info |= facts
         line({"case": self.benchmark.name, "group": group, "ms": 1e3 * median, **self.benchmark.extra_info})
         return median
+
+    def skip_if_late(self) -> None:
+        if time.monotonic() - self.config.begin > self.config.getoption("--seconds"):
+            pytest.skip("the time is up")
 
     def bar(self, what: str, measured: float, limit: float | None, *, least: bool = False) -> None:
         """`measured` may be at most `limit`, or at least; of several of one name the best counts."""

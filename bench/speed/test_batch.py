@@ -57,6 +57,7 @@ def test_full_batches(measure, device, options, rates, smallest, batch, load) ->
     """Growing stacks on the device, until memory ends or a call takes too long."""
     if device.name == "cpu" or load in finished or (smallest and batch > 4):
         pytest.skip("on a GPU, while there is memory and time")
+    measure.skip_if_late()
     shape, size, starts, final = LOADS[load]
     shape, size = TINY if smallest else (shape, size)
     how = options(starts)

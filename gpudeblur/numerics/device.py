@@ -217,6 +217,8 @@ def _plan(x: Any, kind: str, sides: tuple[int, ...]) -> Any:
     else:
         with lasting_memory(), capture_lock:
             plan = plans[key] = _new_plan(x, kind, count, sides)
+            # cuFFT sends its tables on the legacy stream, for which a non-blocking one does not wait.
+            cupy.cuda.Stream.null.synchronize()
         limit_size(plans, MAX_PLANS, MEMORY_FRACTION, lambda plan: plan.work_area.mem.size)
     capture.use(plan)
     return plan

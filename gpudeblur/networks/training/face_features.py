@@ -10,6 +10,7 @@ smaller distance for other faces is less of a proof that the person is the same.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,9 +34,9 @@ MEAN = (122.782, 117.001, 104.298)  # of the network's input, for pictures up to
 ALIGNED_SHAPE = (109, 89)  # pixels, of the aligned CelebA pictures at half size
 # Pixels: where the eyes are in such pictures as in dlib's chips. In the middle from left to right, so a flip keeps it.
 FACE_TOP, FACE_LEFT, FACE_SIDE = 38, 16, 57
-# In training: faces a batch, each of which costs as much as a crop does in the trained network, and how much of the
-# face a crop must have.
-MAX_FACES, MIN_FACE_SHARE = 4, 0.8
+# In training: the share of a batch's crops whose faces are looked at, each of which costs as much as a crop does in the
+# trained network, and how much of the face a crop must have.
+MAX_FACES, MIN_FACE_SHARE = 0.25, 0.8
 
 
 # ------------------------------------------------------------------ weights
@@ -263,12 +264,12 @@ FaceLoss = Callable[[FaceFeatures, torch.Tensor, torch.Tensor, torch.Tensor], to
 
 
 def loss_on_faces(loss: FaceLoss, features: FaceFeatures, image: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """`facial_loss` or `perceptual_loss` of the first `MAX_FACES` crops that have nearly all of a face; 0 without any.
+    """`facial_loss` or `perceptual_loss` of the first crops that have nearly all of a face; 0 without any.
 
     Where less of a face is left, the recognizer answers to what is missing.
     """
     share = face_share(batch.sharp, batch.corner)
-    chosen = torch.nonzero(batch.is_main & (share >= MIN_FACE_SHARE))[:MAX_FACES, 0]
+    chosen = torch.nonzero(batch.is_main & (share >= MIN_FACE_SHARE))[: math.ceil(MAX_FACES * len(share)), 0]
     if not len(chosen):
         return image.new_zeros(())
     return loss(features, image[chosen], batch.sharp[chosen], batch.corner[chosen])
