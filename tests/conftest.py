@@ -25,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
+def full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on a GPU without TF32, whose 10 bits torch takes for float32 by default."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture
 def cupy(request: pytest.FixtureRequest) -> Any:
     """CuPy on a machine where it can compute; a test that asks for it is to be marked `gpu`."""
     try:

@@ -129,6 +129,7 @@ def test_the_command_line_names_its_own_way_out(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("full_float32")
 def test_a_batch_on_a_gpu_equals_a_loop(cupy: Any, shipped: Path) -> None:
     pictures = [picture(i, (20, 26 + i % 2, 3)) for i in range(9)]
     for given in (pictures, [cupy.asarray(p) for p in pictures]):

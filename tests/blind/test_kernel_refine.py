@@ -162,9 +162,14 @@ def test_a_projection_is_centered_and_has_no_specks(xp: Any) -> None:
 def test_projecting_a_stack_equals_a_loop(xp: Any, dtype: str) -> None:
     kernels = strokes(4, dtype=dtype)
     kernels[1], kernels[2] = np.nan, 0
-    laws.assert_batch_is_loop(lambda k: project(k, **LIMITS), xp.asarray(kernels))
+    together = project(xp.asarray(kernels), **LIMITS)
     folded = project(xp.asarray(kernels.reshape(2, 2, 11, 11)), **LIMITS)
-    assert_same(folded.reshape(4, 11, 11), project(xp.asarray(kernels), **LIMITS))
+    assert_same(folded.reshape(4, 11, 11), together)
+    if xp is np or dtype == "float32":
+        laws.assert_batch_is_loop(lambda k: project(k, **LIMITS), xp.asarray(kernels))
+        return
+    for kernel, alone in zip(together, kernels, strict=True):  # CuPy's own sums, whose order depends on the shape
+        assert_close(kernel, project(xp.asarray(alone), **LIMITS), rtol=1e-14)
 
 
 def test_a_projection_does_not_depend_on_scale(xp: Any) -> None:

@@ -155,6 +155,7 @@ def test_what_is_no_face_is_warned_of_and_restored_gently(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("full_float32")
 def test_on_a_gpu(cupy: Any, network_weights: Path) -> None:
     expected = restore(RGB, network_weights)
     result = restore(cupy.asarray(RGB), network_weights)

@@ -97,7 +97,7 @@ def test_more_pictures_than_a_grid_has_layers(cupy: Any, cuda: Any) -> None:
     assert_close(cuda.gaussian_smooth(u, 0.6), filters.gaussian_smooth(host, 0.6), rtol=2e-6)
     a, rhs, start, ridge = (np.repeat(x, 35001, axis=0) for x in system((3, 3)))
     out = cuda.toeplitz_cg(*on_device(cupy, a, rhs, start, ridge), 3)
-    assert_same(out[-1], out[35000])
+    assert_same(out[-1], out[35001])
 
 
 def test_more_pixels_than_32_bits_count(cupy: Any, cuda: Any) -> None:

@@ -224,6 +224,7 @@ def test_a_network_is_made_once_for_each_file(network_weights: Path, tmp_path: P
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("full_float32")
 def test_numpy_and_cupy_agree(cupy: Any, network_weights: Path) -> None:
     x = images(3, 3, 61, 50)
     expected = restored(load("deepdeblur", network_weights), x)

@@ -41,7 +41,7 @@ class EnhancementConfig:
 
     content: Literal["charbonnier", "mse"] = "charbonnier"
     content_weight: float = 1.0
-    perceptual_weight: float = 0.05
+    perceptual_weight: float = 0.15
     adversarial_weight: float = 0.002
     adversarial_from: float = 0.6
     penalty_weight: float = 10.0
