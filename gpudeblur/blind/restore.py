@@ -165,9 +165,9 @@ def restore(
     channel_axis : int, optional
         Axis of the colors.
     device : {None, "cpu", "cuda", "auto"}
-        Where to compute; None: where the image lives. The result has the type of the input. On a
-        GPU, torch's convolutions take TF32 unless `torch.backends.cudnn.allow_tf32` is False, and results then differ
-        by some 2e-4 from those of a CPU.
+        Where to compute; None: where the image lives. The result has the type of the input. On a GPU torch's
+        convolutions take TF32 unless `torch.backends.cudnn.allow_tf32` is False; results then differ by some 2e-4 from
+        those of a CPU.
     weights : path, optional
         A file written by `gpudeblur train`; None: the weights of the package.
     strength : float in [0, 1], or "auto"
