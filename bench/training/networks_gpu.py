@@ -75,7 +75,10 @@ class Run:
 RUNS = {
     "deepdeblur": Run(DeepDeblur, lambda network, maker, _: DeepDeblurTask(network, maker), settings={"rate": 5e-4}),
     "sketch": Run(
-        Sketch, lambda network, maker, _: SketchTask(network, maker, (0.0, 0.0)), crop=(64, 101), settings={"rate": 5e-4}
+        Sketch,
+        lambda network, maker, _: SketchTask(network, maker, (0.0, 0.0)),
+        crop=(64, 101),
+        settings={"rate": 5e-4},
     ),
     "enhancement-gan": Run(
         EnhancementGAN,
@@ -91,7 +94,7 @@ RUNS = {
     ),
     "deepdeblur-paper": Run(
         DeepDeblur.paper,
-        lambda network, maker, _: DeepDeblurTask(network, maker, paper=True),
+        lambda network, maker, _: DeepDeblurTask(network, maker),
         batch=32,
         settings=dict(RECIPES["deepdeblur"].paper),
         ships=False,

@@ -179,6 +179,7 @@ def test_a_new_network_changes_nothing_and_has_a_kernel(shape: tuple[int, int]) 
     np.testing.assert_allclose(kernel.sum(dim=(1, 2)), 1, atol=1e-5)
     np.testing.assert_allclose(image, images, atol=1e-6)
     with torch.no_grad():
+        np.testing.assert_array_equal(network.estimate_kernel(images), kernel)
         alone = [network(images[i : i + 1]) for i in range(2)]
     np.testing.assert_allclose(image, torch.cat([picture for picture, _ in alone]), atol=1e-5)
 

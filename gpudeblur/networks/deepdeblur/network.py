@@ -76,7 +76,8 @@ class DeepDeblur(nn.Module):
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"trunk": trunk, "widths": list(widths), "counts": list(counts)}
-        self.trunk = UNet(3, 3, widths, counts) if trunk == "unet" else InceptionTrunk(*widths, *counts)
+        self.is_paper = trunk == "inception"
+        self.trunk = InceptionTrunk(*widths, *counts) if self.is_paper else UNet(3, 3, widths, counts)
         self.reach = self.trunk.reach
         channels_last(self)
 

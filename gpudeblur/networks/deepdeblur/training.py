@@ -16,23 +16,19 @@ from .network import DeepDeblur
 
 SPECTRAL_WEIGHT = 0.05
 TOTAL_VARIATION_WEIGHT = 1e-3  # alpha of eq. 5, whose value the paper does not give
-
-
 FACIAL_WEIGHT = 1e-3  # beta of eq. 5: a tenth to a third of the gradient of the other losses
 
 
 class DeepDeblurTask:
     """Charbonnier and spectral loss of the restored picture, and that of a face recognizer if there is one.
 
-    `paper`: squared error and total variation instead of the first two ([WangL2017] eq. 5).
+    The paper's network has squared error and total variation instead of the first two ([WangL2017] eq. 5).
     """
 
     shipped = "network"
 
-    def __init__(
-        self, network: DeepDeblur, maker: BatchMaker, *, paper: bool = False, faces: FaceFeatures | None = None
-    ) -> None:
-        self.network, self.maker, self.paper, self.faces = network, maker, paper, faces
+    def __init__(self, network: DeepDeblur, maker: BatchMaker, *, faces: FaceFeatures | None = None) -> None:
+        self.network, self.maker, self.faces = network, maker, faces
         self.modules: Mapping[str, nn.Module] = {"network": network}
 
     def batch(self, index: int) -> Batch:
@@ -40,7 +36,7 @@ class DeepDeblurTask:
 
     def losses(self, batch: Batch, share: float) -> Iterator[Loss]:
         image = self.network(batch.blurred)
-        if self.paper:
+        if self.network.is_paper:
             loss = (image - batch.sharp).square().mean() + TOTAL_VARIATION_WEIGHT * total_variation(image)
         else:
             loss = charbonnier(image, batch.sharp) + SPECTRAL_WEIGHT * spectral(image, batch.sharp)
@@ -54,6 +50,6 @@ class DeepDeblurTask:
         folders = [[folder.path.name, len(folder.images)] for folder in self.maker.folders]
         return {
             "architecture": DeepDeblur.NAME, "network": self.network.config, "folders": folders,
-            **asdict(self.maker.config), **({"loss": "paper"} if self.paper else {}),
+            **asdict(self.maker.config), **({"loss": "paper"} if self.network.is_paper else {}),
             **({"facial": FACIAL_WEIGHT} if self.faces is not None else {}),
         }  # fmt: skip

@@ -140,10 +140,9 @@ def content_loss(image: torch.Tensor, sharp: torch.Tensor, kind: str) -> torch.T
     return charbonnier(image, sharp) if kind == "charbonnier" else (2 * (image - sharp)).square().mean()
 
 
-def make_task(
-    network: EnhancementGAN, maker: BatchMaker, *, paper: bool = False, faces: FaceFeatures | None = None
-) -> EnhancementTask:
-    """The task of the paper, or of the default; `faces`: the recognizer of the perceptual loss."""
+def make_task(network: EnhancementGAN, maker: BatchMaker, *, faces: FaceFeatures | None = None) -> EnhancementTask:
+    """The task of the paper's network, or of the default; `faces`: the recognizer of the perceptual loss."""
+    paper = network.enhancement is None
     critic = initialized(Critic.paper if paper else Critic, maker.config.seed)
     perceptual = None if faces is None else functools.partial(_perceptual, faces)
     return EnhancementTask(network, critic, maker, EnhancementConfig.paper() if paper else None, perceptual)

@@ -66,6 +66,7 @@ class Sketch(nn.Module):
             "artifact_counts": list(artifact_counts), "side": side,
         }  # fmt: skip
         self.side, self.is_paper = side, layout == "paper"
+        self.round_count = 1 if self.is_paper else ROUNDS
         self.shared = {} if self.is_paper else {"trunk.": "deepdeblur"}
         self.generator: nn.Module
         self.artifacts: nn.Module
@@ -87,27 +88,30 @@ class Sketch(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(pictures (N, 3, H, W), kernels (N, side, side))."""
-        *_, last = self.rounds(images)
+        *_, last = self.rounds(images, self.one_step(images))
         return last
 
-    def rounds(self, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def rounds(self, images: torch.Tensor, one_step: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """(pictures, kernels) of each round."""
         sketch, weight = self.sketch(images)
-        one_step = self.one_step(images)
-        for _ in range(1 if self.is_paper else ROUNDS):
+        for _ in range(self.round_count):
             kernel = self.kernel(images, sketch, weight)
             picture, weight = self.picture(images, one_step, kernel, sketch)
             sketch = luminance(picture)
             yield picture, kernel
 
     def estimate_kernel(self, images: torch.Tensor) -> torch.Tensor:
-        """The kernels alone."""
-        return self(images)[1]
+        """The kernels alone, without the picture of the last round."""
+        (sketch, weight), one_step = self.sketch(images), self.one_step(images)
+        for _ in range(self.round_count - 1):
+            picture, weight = self.picture(images, one_step, self.kernel(images, sketch, weight), sketch)
+            sketch = luminance(picture)
+        return self.kernel(images, sketch, weight)
 
     def restore(self, images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         """The pictures for kernels of another source (N, side, side), such as another part of a large picture."""
         sketch, one_step = self.sketch(images)[0], self.one_step(images)
-        for _ in range(1 if self.is_paper else ROUNDS):
+        for _ in range(self.round_count):
             picture, _ = self.picture(images, one_step, kernel, sketch)
             sketch = luminance(picture)
         return picture

@@ -30,14 +30,11 @@ class SketchTask:
     Parameters
     ----------
     stages : shares of the run at which the first and the second stage end.
-    paper : accepted as by every task; the layout of the network says it already.
     """
 
     shipped = "network"
 
-    def __init__(
-        self, network: Sketch, maker: BatchMaker, stages: tuple[float, float] = STAGES, *, paper: bool = False
-    ) -> None:
+    def __init__(self, network: Sketch, maker: BatchMaker, stages: tuple[float, float] = STAGES) -> None:
         self.network, self.maker, self.stages = network, maker, stages
         self.modules: Mapping[str, nn.Module] = {"network": network}
 
@@ -56,7 +53,8 @@ class SketchTask:
         for parameter in network.generator.parameters():
             parameter.requires_grad_(share >= second)
         loss, figures = torch.zeros((), device=batch.sharp.device), {}
-        rounds = list(network.rounds(batch.blurred))
+        one_step = network.one_step(batch.blurred)
+        rounds = list(network.rounds(batch.blurred, one_step))
         for number, (image, kernel) in enumerate(rounds, 1):
             part = charbonnier(image, batch.sharp) + SPECTRAL_WEIGHT * spectral(image, batch.sharp)
             if not network.is_paper:
@@ -69,7 +67,7 @@ class SketchTask:
             share_of_truth = torch.linspace(0.2, 0.9, len(truth), device=truth.device)[:, None, None]
             better = torch.lerp(rounds[-1][1].detach(), truth, share_of_truth)
             sketch = luminance(rounds[-1][0]).detach()
-            image, _ = network.picture(batch.blurred, network.one_step(batch.blurred), better, sketch)
+            image, _ = network.picture(batch.blurred, one_step, better, sketch)
             loss = loss + BETTER_KERNEL_WEIGHT * charbonnier(image, batch.sharp)
         yield Loss("network", loss, figures)
 

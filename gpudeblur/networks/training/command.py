@@ -87,8 +87,8 @@ def cataloged(name: str, task: str, **data: Any) -> Callable[[Request], Prepared
     Parameters
     ----------
     name : in the catalog. The class makes the default network, its `paper` that of the paper.
-    task : "module:function", relative to `gpudeblur.networks`; called with (network, maker), paper=True for --paper,
-        and faces, the recognizer, for --faces.
+    task : "module:function", relative to `gpudeblur.networks`; called with (network, maker), and with
+        faces, the recognizer, for --faces.
     data : what differs from the defaults of `RestorationConfig`.
     """
 
@@ -98,9 +98,7 @@ def cataloged(name: str, task: str, **data: Any) -> Callable[[Request], Prepared
         from .data import BatchMaker, RestorationConfig, load_pictures
         from .face_features import FaceFeatures
 
-        options: dict[str, Any] = {"paper": True} if request.paper else {}
-        if request.faces:
-            options["faces"] = FaceFeatures().to(request.device)
+        options = {"faces": FaceFeatures().to(request.device)} if request.faces else {}
         config = RestorationConfig(**data | request.data | ({"pool": VALIDATION_POOL} if request.validation else {}))
         folders, network = [load_pictures(path) for path in request.clear], cast(Any, entry(name).network)
         module, _, task_class = task.partition(":")
