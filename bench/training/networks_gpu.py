@@ -22,7 +22,7 @@ import json
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,21 +109,21 @@ def pack(folders: list[Path], out: Path, *, first: int | None, pool: int) -> Non
             for file in files[:first]:
                 archive.add(file.resolve(), f"{number}_{folder.name}/{file.name}")
         kernels, sides = make_kernels(RestorationConfig(pool=pool))
-        _add_arrays(archive, KERNELS, kernels=kernels, sides=sides)
+        _add_arrays(archive, KERNELS, {"kernels": kernels, "sides": sides})
         try:
             tensors = read_dlib(find_weights())
         except ImportError as why:
             print(f"without a face recognizer: {why}")
         else:
-            _add_arrays(archive, RECOGNIZER, *(tensor.half().numpy() for tensor in tensors))
+            _add_arrays(archive, RECOGNIZER, {f"{i:02}": tensor.half().numpy() for i, tensor in enumerate(tensors)})
     if out.stat().st_size > LARGEST_ARCHIVE:
         raise SystemExit(f"{out} must be at most 60 MiB, got {out.stat().st_size / 2**20:.0f}; give a smaller --first")
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 
-def _add_arrays(archive: tarfile.TarFile, name: str, *arrays: np.ndarray, **named: np.ndarray) -> None:
+def _add_arrays(archive: tarfile.TarFile, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     with io.BytesIO() as content:
-        np.savez_compressed(content, *arrays, **named)
+        np.savez_compressed(content, allow_pickle=False, **arrays)
         header = tarfile.TarInfo(name)
         header.size = content.tell()
         content.seek(0)
