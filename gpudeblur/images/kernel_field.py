@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +119,9 @@ class KernelField:
         """
         limits = [part.indices(n) for part, n in zip(window, self.shape, strict=True)]
         if any(step != 1 or stop <= start for start, stop, step in limits):
-            raise ValueError(f"window must be two slices without a step that hold a pixel of {self.shape}, got {window}")
+            raise ValueError(
+                f"window must be two slices without a step that hold a pixel of {self.shape}, got {window}"
+            )
         shape = tuple(stop - start for start, stop, _ in limits)
         nodes = [at - start for at, (start, _, _) in zip(self.positions, limits, strict=True)]
         used = tuple(reaching(at, n) for at, n in zip(nodes, shape, strict=True))
@@ -130,9 +131,10 @@ class KernelField:
         """The field with its kernels in the memory of `xp`, NumPy or CuPy."""
         return self._with(move(self.kernels, xp), self.shape, self.nodes)
 
-    def as_kernel(self) -> KernelField | Array:
-        """The kernel itself where there is only one, so that it is computed as such."""
-        return self.kernels[0, 0] if self.kernels.shape[:2] == (1, 1) else self
+    def prepared(self, dtype: Any) -> KernelField | Array:
+        """The field with kernels of `dtype`; of a single node, its kernel, so that it is computed as a uniform blur."""
+        kernels = self.kernels.astype(dtype, copy=False)
+        return kernels[0, 0] if kernels.shape[:2] == (1, 1) else self._with(kernels, self.shape, self.nodes)
 
     def _with(self, kernels: Array, shape: Any, nodes: Any) -> KernelField:
         """A field of parts that were checked: their kernels stay as they are, to the bit."""
@@ -175,7 +177,9 @@ class KernelField:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 parts = {name: file[name] for name in ("kernels", "shape", "rows", "columns")}
         except KeyError as why:
-            raise ValueError(f"{path} must be a file that KernelField.save wrote, but has no {why}; write it again") from why
+            raise ValueError(
+                f"{path} must be a file that KernelField.save wrote, but has no {why}; write it again"
+            ) from why
         except Exception as why:  # of zipfile, zlib and the parser of NumPy's headers
             raise ValueError(f"{path} is damaged or truncated and cannot be read ({why}); get a fresh copy") from why
         return cls(parts["kernels"], tuple(parts["shape"].tolist()), (parts["rows"], parts["columns"]))
@@ -253,14 +257,18 @@ def _checked_nodes(nodes: Any, counts: tuple[int, int]) -> tuple[np.ndarray, np.
         rows, columns = (np.array(at, dtype=np.float64) for at in nodes)
     except (TypeError, ValueError):
         raise TypeError(
-            f"nodes must be a pair (rows, columns) of positions in pixels, got {nodes!r}; leave it out for a regular grid"
+            f"nodes must be a pair (rows, columns) of positions in pixels, got {nodes!r}; leave it out for a regular "
+            "grid"
         ) from None
     for name, at, count in (("rows", rows, counts[0]), ("columns", columns, counts[1])):
         if at.shape != (count,):
             raise ValueError(
-                f"nodes must have {count} {name}, one for each of the kernels, got shape {at.shape}; leave it out for a "
-                "regular grid"
+                f"nodes must have {count} {name}, one for each of the kernels, got shape {at.shape}; leave it out "
+                "for a regular grid"
             )
         if not (np.isfinite(at).all() and (np.diff(at) >= 1).all()):
-            raise ValueError(f"nodes must be finite, and each of the {name} at least 1 pixel after the one before, got {at}; take fewer")
+            raise ValueError(
+                f"nodes must be finite, and each of the {name} at least 1 pixel after the one before, got {at}; take "
+                "fewer"
+            )
     return rows, columns

@@ -99,7 +99,7 @@ def noise_sigma_under(image: Array, kernel: Array | KernelField) -> Array:
     padded[..., :h, :w] *= constant(xp, _hann_window, h, w, image.dtype)
     power = abs(rfft2(padded, overwrite=True)) ** 2
     if isinstance(kernel, KernelField):
-        signal = mean_power(kernels.astype(image.dtype), kernel.positions, (h, w), grid)
+        signal = mean_power(kernels.astype(image.dtype, copy=False), kernel.positions, (h, w), grid)
     else:
         signal = abs(psf_to_otf(kernel, grid)) ** 2
     signal /= constant(xp, _inverse_signal, grid, image.dtype)

@@ -1,7 +1,8 @@
-"""The blur of `sparse` as an operator on spectra: by one kernel, or by a field of kernels."""
+"""The blur of `sparse` as an operator on spectra, by one kernel or by a field of kernels; checks of a field."""
 
 from __future__ import annotations
 
+from ..images import checks
 from ..images.kernel_field import KernelField
 from ..numerics.arrays import Array, array_module
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
@@ -50,14 +51,15 @@ class Varying:
     """`Uniform` for a field of kernels; `power` is the mean over the image."""
 
     def __init__(self, blurred: Array, field: KernelField) -> None:
-        kernels, shape = field.kernels.astype(blurred.dtype), field.shape
+        kernels, shape = field.kernels.astype(blurred.dtype, copy=False), field.shape
         self.grid, self.window = _geometry(blurred, kernels)
         size = self.grid[0] * self.grid[1]
         self._operator = VaryingBlur(kernels, field.positions, shape, blurred.dtype, scale=size**-0.5)
         self.power = mean_power(kernels, field.positions, shape, self.grid) * (1 / size)
         xp = array_module(blurred, kernels)
         self._padded = xp.zeros((*blurred.shape[:-2], *self.grid), dtype=blurred.dtype)
-        self._extent = (..., *map(slice, self._operator.padded_shape))
+        rows, columns = self._operator.padded_shape
+        self._extent = (..., slice(rows), slice(columns))
 
     def blur(self, spectrum: Array) -> Array:
         return self._operator.blur(irfft2(spectrum, self.grid)[self._extent])
@@ -72,3 +74,15 @@ def _geometry(blurred: Array, kernel: Array) -> tuple[tuple[int, int], tuple]:
     top, left = kh // 2, kw // 2
     grid = (fast_size(h + kh - 1), fast_size(w + kw - 1))
     return grid, (..., slice(top, top + h), slice(left, left + w))
+
+
+def check_field(field: KernelField, image: Array, *, boundary: str, channel_axis: int | None = None) -> None:
+    """Raise unless a method can restore `image`, which `checks.check_picture` accepts, with the field."""
+    if boundary != "unknown":
+        raise ValueError(f"boundary must be 'unknown' for a KernelField, got {boundary!r}; leave it out")
+    shape = checks.without_channels(image, channel_axis)[-2:]
+    if field.shape != shape:
+        raise ValueError(
+            f"kernel must be a KernelField of the picture's shape, {shape}, got {field.shape}; make one with that "
+            "shape, or cut one with field.crop"
+        )

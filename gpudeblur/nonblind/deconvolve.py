@@ -13,6 +13,7 @@ from ..images.planes import decode, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
 from ..numerics.progress import Callback, make_progress
+from .blurring import check_field
 from .specs import METHOD_SPECS, METHODS, MethodSpec
 from .tiles import tiled
 
@@ -55,7 +56,7 @@ def deconvolve(
         "ringing-suppressed": tv and l0 combined, for inexact kernels. "wiener", |grad x|^2: one quotient, and for the
         boundary "unknown" a "tv" of what lies beyond it. "richardson-lucy": no prior, Poisson noise; x >= 0. None is
         "tv" for a kernel and "sparse" for a field, which "richardson-lucy" supports too, both with the boundary
-        "unknown"; for cells of two to three kernel sides a field takes about FACTOR times as long.
+        "unknown". A field takes about five times as long as a kernel.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is assumed outside the image, see `numerics.boundary.pad`. "unknown" assumes nothing: x extends as far as
         the blur, and only observed pixels are compared. The others take half of the transforms ("wiener": a tenth), and
@@ -111,8 +112,7 @@ def deconvolve(
     _check_saturation(saturation, method, boundary)
     checks.check_picture(image, channel_axis=channel_axis)
     if isinstance(kernel, KernelField):
-        _check_field(kernel, image, channel_axis, boundary)
-        kernel = kernel.as_kernel()
+        check_field(kernel, image, boundary=boundary, channel_axis=channel_axis)
     else:
         checks.check_kernel(kernel, odd=False)
     with device_errors():
@@ -133,7 +133,7 @@ def deconvolve(
         planes = decode(planes, gamma)
         checks.check_range(planes, checks.SCALE_ADVICE if spec.weight_rule else None)  # the others accept any unit
         if isinstance(kernel, KernelField):
-            kernel = kernel.to(xp)
+            kernel = kernel.to(xp).prepared(dtype)
         else:
             kernel = prepare_kernel(move(kernel, xp)).astype(dtype)
             if channel_axis is not None:
@@ -165,17 +165,6 @@ def _method(method: Any, kernel: Any) -> str:
         "method for a KernelField", method, [name for name, spec in METHOD_SPECS.items() if spec.varying]
     )
     return str(method)
-
-
-def _check_field(field: KernelField, image: Array, channel_axis: int | None, boundary: str) -> None:
-    if boundary != "unknown":
-        raise ValueError(f"boundary must be 'unknown' for a KernelField, got {boundary!r}; leave it out")
-    shape = checks.without_channels(image, channel_axis)[-2:]
-    if field.shape != shape:
-        raise ValueError(
-            f"kernel must be a field of the image's shape, {shape}, got {field.shape}; make it anew with that shape, or "
-            "cut it with field.crop"
-        )
 
 
 def _options(

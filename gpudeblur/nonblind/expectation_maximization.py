@@ -68,9 +68,12 @@ def em_iterations(
     elif boundary != "wrap":
         data, window = pad_crossfade(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
         grid = data.shape[-ndim:]
+    blur: Step
+    blur_adjoint: Step
     if isinstance(kernel, KernelField):
         operator = VaryingBlur(kernels, kernel.positions, kernel.shape, data.dtype)
-        blur, blur_adjoint, kernel_sum = operator.blur, operator.adjoint, xp.ones((1,) * ndim, dtype=data.dtype)
+        blur, blur_adjoint = operator.blur, operator.adjoint
+        kernel_sum = xp.ones((1,) * ndim, dtype=data.dtype)
     else:
         blur, blur_adjoint = observed_convolutions(kernel, grid, origin, data, observed)
         kernel_sum = sum_last_axes(kernel, ndim)

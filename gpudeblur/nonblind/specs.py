@@ -42,7 +42,8 @@ class MethodSpec:
     iterations : the parameter that ``deconvolve(iterations=)`` sets, or "".
     weight_rule : the automatic weight as a function of the noise, or None.
     live_arrays : by backend, how many arrays of the grid's size live at once with an unknown boundary: measured on
-        NumPy (tests/nonblind/test_tiles.py), on CuPy by `deblur` on an H200 (tests/batch/test_memory.py). None: the image cannot be cut into tiles.
+        NumPy (tests/nonblind/test_tiles.py), on CuPy by `deblur` on an H200 (tests/batch/test_memory.py). None: the
+        image cannot be cut into tiles.
     varying : whether it takes a `KernelField` for the kernel.
     final : options with which `deblur` ends in this method, or None if it does not offer it.
     """

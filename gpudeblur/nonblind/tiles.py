@@ -73,7 +73,7 @@ def tiled(
     spec, sides = METHOD_SPECS[method], kernel_sides(kernel)
     overlap = max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides))
     if tile is None:
-        tile = _tile_that_fits(blurred, sides, overlap, method, xp, None)
+        tile = _tile_that_fits(blurred, sides, overlap, method, xp, None, kernel)
     if tile < overlap:
         raise ValueError(f"tile must be at least {overlap}, the overlap of the tiles, got {tile}; use a larger one")
     kernel = kernel.to(xp) if isinstance(kernel, KernelField) else move(kernel, xp)
@@ -86,7 +86,7 @@ def tiled(
         return move(xp_in.ascontiguousarray(array[(..., *window)]), xp)
 
     def kernel_of(window: Any) -> Any:
-        return kernel.crop(window).as_kernel() if isinstance(kernel, KernelField) else kernel
+        return kernel.crop(window).prepared(blurred.dtype) if isinstance(kernel, KernelField) else kernel
 
     if weight is None:
         assert spec.weight_rule is not None, "tiled methods have an automatic weight"
@@ -140,19 +140,40 @@ def _fade(cut: slice, grown: slice, ramp: int, n: int) -> np.ndarray:
     return np.clip(np.minimum(rise, fall), 0, 1)
 
 
+def _field_arrays(field: KernelField, part: list[int], *, rows_together: bool) -> float:
+    """What the blur of a part of the image with a field adds to `live_arrays`.
+
+    The cells with their margins are as many pixels as `area` arrays. So are the spectra of the kernels; six arrays of a
+    row of cells, or of all rows together, are in use at a time (measured on NumPy, tests/nonblind/test_tiles.py).
+    """
+    cells = [min([n, *np.diff(nodes)]) for n, nodes in zip(part, field.positions, strict=True)]
+    area = float(np.prod([1 + (k - 1) / cell for k, cell in zip(kernel_sides(field), cells, strict=True)]))
+    return area * (1 + 6 * (1 if rows_together else min(1, float(cells[0]) / part[0])))
+
+
 def _tile_that_fits(
-    blurred: Array, sides: tuple[int, int], overlap: int, method: str, xp: Any, memory: int | None
+    blurred: Array,
+    sides: tuple[int, int],
+    overlap: int,
+    method: str,
+    xp: Any,
+    memory: int | None,
+    kernel: Array | KernelField | None = None,
 ) -> int:
     """The largest side of a tile, without its overlap, whose restoration takes no more than `memory` bytes."""
     if memory is None:
         memory = HOST_MEMORY if xp is np else free_bytes(xp) // 2
     live_arrays = METHOD_SPECS[method].live_arrays
     assert live_arrays is not None, "tiled methods know their memory"
-    bytes_per_pixel = live_arrays[backend_name(xp)] * blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
+    bytes_of_array = blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
 
     def required(tile: int) -> float:
-        grid = [fast_size(min(n, tile + 2 * overlap) + k - 1) for n, k in zip(blurred.shape[-2:], sides, strict=True)]
-        return bytes_per_pixel * grid[0] * grid[1]
+        part = [min(n, tile + 2 * overlap) for n in blurred.shape[-2:]]
+        grid = [fast_size(n + k - 1) for n, k in zip(part, sides, strict=True)]
+        arrays = live_arrays[backend_name(xp)]
+        if isinstance(kernel, KernelField):
+            arrays += _field_arrays(kernel, part, rows_together=xp is not np)
+        return arrays * bytes_of_array * grid[0] * grid[1]
 
     tile = max(overlap, *blurred.shape[-2:])
     while tile > overlap and required(tile) > memory:

@@ -27,7 +27,7 @@ from .arrays import Array, array_module
 from .fourier import fast_shape, fast_size, irfft2, kernel_to_grid, psf_to_otf, rfft2
 
 # Pixels of the cells that are transformed at a time: on NumPy what a cache holds, on a device 64 MiB of float32.
-CHUNK_PIXELS = {True: 1 << 17, False: 1 << 24}
+CHUNK_PIXELS = {True: 1 << 16, False: 1 << 24}
 Nodes = tuple[np.ndarray, np.ndarray]
 
 
@@ -132,9 +132,7 @@ class VaryingBlur:
     The spectra of all kernels are kept; the rest of the memory is bounded by CHUNK_PIXELS.
     """
 
-    def __init__(
-        self, kernels: Array, nodes: Nodes, shape: tuple[int, int], dtype: Any, *, scale: float = 1.0
-    ) -> None:
+    def __init__(self, kernels: Array, nodes: Nodes, shape: tuple[int, int], dtype: Any, *, scale: float = 1.0) -> None:
         self._xp, self._sides = array_module(kernels), (int(kernels.shape[-2]), int(kernels.shape[-1]))
         self.shape = shape
         self.padded_shape = (shape[0] + self._sides[0] - 1, shape[1] + self._sides[1] - 1)
