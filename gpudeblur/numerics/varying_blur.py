@@ -9,7 +9,7 @@ moving camera; windows on x before the blur would preserve the sum of the light 
 
 Between four nodes lies a cell. Its part of x, with a margin of the kernel's size, is transformed once, multiplied by
 the spectra of the four kernels, transformed back and weighted. Cells do not overlap, so that each pixel is written
-once. A patch for each node instead is twice as long: for cells of two to three kernel sides, 1.3 to 1.5 times the area
+once. A patch for each node instead is twice as long: for cells of two to three kernel sides, 1.3 to 1.4 times the area
 would be transformed.
 """
 
