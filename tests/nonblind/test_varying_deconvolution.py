@@ -84,10 +84,10 @@ def test_sparse_solves_its_equations(xp: Any) -> None:
     """The first solve, quadratic, by dense matrices: each row of K is the kernel at its pixel."""
     (h, w), grid, weight, random = (11, 13), (14, 16), 0.02, np.random.default_rng(1)
     field, blurred = gd.KernelField(random.random((2, 3, 3, 3)), (h, w)), random.random((h, w))
-    K = np.zeros((h, w, *grid))
+    rows = np.zeros((h, w, *grid))
     for i, j in np.ndindex(h, w):
-        K[i, j, i : i + 3, j : j + 3] = field.at((i, j))[::-1, ::-1]
-    K = K.reshape(h * w, -1)
+        rows[i, j, i : i + 3, j : j + 3] = field.at((i, j))[::-1, ::-1]
+    K = rows.reshape(h * w, -1)
     units = np.eye(grid[0] * grid[1]).reshape(-1, *grid)
     D = np.concatenate([part.reshape(len(units), -1) for part in derivatives(units)], axis=1).T
     expected = np.linalg.solve(K.T @ K + weight * D.T @ D, K.T @ blurred.ravel()).reshape(grid)[1 : 1 + h, 1 : 1 + w]
