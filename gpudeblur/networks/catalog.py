@@ -41,9 +41,9 @@ NETWORKS = {
     "deepdeblur": Entry(
         ".deepdeblur.network:DeepDeblur", "cc59144d9c15ceadf36dc27b96bb4ee50bde04ae8789eef20a1c99e96515e564"
     ),
-    "sketch": Entry(".sketch.network:Sketch", "adfc7ba3606108b3d3e4b94d5c45fd450aa8cedee82a003d5a05590ea93cf956"),
+    "sketch": Entry(".sketch.network:Sketch", "f006a3e93e9390ce568bcd61789b185a41f48c28123887d73c4b5181efc94757"),
     "enhancement-gan": Entry(
-        ".enhancement_gan.network:EnhancementGAN", "49d31af8eef9e3befc37f265d69c17166bcd4117eb5ae7d8bee558cb6fdc9a3d"
+        ".enhancement_gan.network:EnhancementGAN", "8c015feed98dec3d8c150e0f898a19b11d9abf93e7f214ba68a622296f54e466"
     ),
 }
 # Networks that restore nothing, but judge images for those that do.
