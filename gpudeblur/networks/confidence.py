@@ -20,15 +20,15 @@ OFFSET = 1e-4  # added to signals before their logarithm
 # the true image than the blurred one, and the share of it to take, with losses weighted most.
 CONFIDENCE = {
     "deepdeblur": (8.807, 1.507, -0.303, -2.123, 0.341),
-    "enhancement-gan": (7.753, 1.366, -0.1, -2.252, 0.32),
-    "sketch": (5.631, 1.041, -0.072, -0.158, 0.235),
-    "face": (7.199, 1.236, -0.212, -2.022, 0.274),
+    "enhancement-gan": (8.051, 1.413, -0.042, -2.255, 0.324),
+    "sketch": (2.829, 0.627, -0.02, 0.453, 0.261),
+    "face": (7.39, 1.256, 0.019, -3.191, 0.287),
 }
 STRENGTH = {
-    "deepdeblur": (5.101, 1.376, -1.292, 1.102, 0.795),
-    "enhancement-gan": (4.132, 1.266, -0.968, 1.363, 0.705),
-    "sketch": (3.099, 1.084, -0.795, 1.84, 0.64),
-    "face": (6.894, 1.818, -1.1, -0.03, 1.11),
+    "deepdeblur": (4.86, 1.391, -1.334, 1.6, 0.819),
+    "enhancement-gan": (3.895, 1.264, -1.036, 1.365, 0.704),
+    "sketch": (1.499, 0.836, -0.28, 1.504, 0.547),
+    "face": (6.497, 2.187, -0.369, -4.002, 1.787),
 }
 MAX_ODDS = 4.0  # log odds of the gate count up to here
 STRENGTH_SCALE = 1.05  # of the share, at most 1: the best restorations are returned unblended
