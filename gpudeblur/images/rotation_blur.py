@@ -17,14 +17,15 @@ from .checks import as_integer, check_number, check_rule
 COVARIANCE_RIDGE = 1e-8
 
 
-def gaussian_process_paths(
-    times: np.ndarray, count: int, length_scale: float, rng: np.random.Generator | int
-) -> np.ndarray:
-    """(times, count): draws of Gaussian processes with Matern's covariance of order 5/2 ([WangL2017] eq. 4)."""
+def matern_factor(times: np.ndarray, length_scale: float) -> np.ndarray:
+    """Cholesky factor of Matern's covariance of order 5/2 at these times ([WangL2017] eq. 4).
+
+    Its product with standard normal numbers is a draw of the Gaussian process.
+    """
     s = math.sqrt(5.0) * np.abs(times[:, None] - times[None, :]) / length_scale
     covariance = (1 + s + s * s / 3) * np.exp(-s)
     covariance[np.diag_indices_from(covariance)] += COVARIANCE_RIDGE
-    return np.linalg.cholesky(covariance) @ np.random.default_rng(rng).standard_normal((times.size, count))
+    return np.linalg.cholesky(covariance)
 
 
 def pose_path(
@@ -72,7 +73,8 @@ def pose_path(
     check_number("length_scale", length_scale, "above 0", lambda number: number > 0)
     count = as_integer(samples)
     check_rule("samples", samples, count is not None and count >= 2, "be an integer of at least 2")
-    path = gaussian_process_paths(np.linspace(0.0, 1.0, samples), 3, length_scale, rng)
+    factor = matern_factor(np.linspace(0.0, 1.0, samples), length_scale)
+    path = factor @ np.random.default_rng(rng).standard_normal((samples, 3))
     path -= path.mean(axis=0)
     spans = np.ptp(path, axis=0)
     path[:, :2] *= length / spans[:2].max()

@@ -12,7 +12,7 @@ from gpudeblur.numerics.poses import (
     PoseGrid,
     corner_radius,
     displacement,
-    enlarge_weights,
+    scale_weights,
     node_counts,
     node_points,
     rotation_matrices,
@@ -114,10 +114,10 @@ def test_weights_of_a_scaled_image() -> None:
     small = PoseGrid((5, 5), 5, (31, 41), 40.0)
     weights = np.zeros(small.lattice)
     weights[3, 3, 1] = 1
-    large = enlarge_weights(weights, 2.0, (11, 11, 11))
+    large = scale_weights(weights, 2.0, (11, 11, 11))
     assert large.sum() == pytest.approx(1)
     assert large.argmax() == np.ravel_multi_index((7, 7, 3), (11, 11, 11))
-    assert_close(enlarge_weights(weights, 1.0, small.lattice), weights)
+    assert_close(scale_weights(weights, 1.0, small.lattice), weights)
 
 
 def test_kernels_move_by_at_most_a_pixel_between_nodes() -> None:
