@@ -16,7 +16,7 @@ from gpudeblur.synthesis import blur, blur_by_poses, gaussian_process_kernel, po
 from .cases import gray_picture, name_seed, photographs, quantised, valid
 
 # The blurred pictures' sides are those of the photograph minus twice this.
-MARGIN = 24
+MARGIN = 36
 NOISE = 0.005
 KERNEL_SIZE = 31
 # Roll in pixels at the corner, and focal length in longer sides of the picture.
