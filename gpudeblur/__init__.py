@@ -23,6 +23,7 @@ from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind.deblur import BlindResult, deblur, estimate_kernel
 from .blind.options import TwoStepOptions
 from .blind.restore import RestoreResult, restore
+from .images.kernel_field import KernelField, show_kernels
 from .images.noise import estimate_noise
 from .nonblind.deconvolve import deconvolve
 from .numerics.progress import Stopped
@@ -35,6 +36,7 @@ __all__ = [
     "BatchIterator",
     "BatchResult",
     "BlindResult",
+    "KernelField",
     "Progress",
     "RestoreResult",
     "Stopped",
@@ -51,6 +53,7 @@ __all__ = [
     "read_kernel",
     "restoration",
     "restore",
+    "show_kernels",
     "synthesis",
     "write_image",
     "write_kernel",

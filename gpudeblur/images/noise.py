@@ -9,7 +9,9 @@ import numpy as np
 from ..numerics.arrays import Array, array_module, choose_module, constant, goes_to_cuda, move, sum_pixels, to_host
 from ..numerics.fourier import fast_size, psf_to_otf, rfft2
 from ..numerics.spectra import gradient_spectrum
+from ..numerics.varying_blur import mean_power
 from . import checks
+from .kernel_field import KernelField
 from .kernels import prepare_kernel
 from .planes import to_planes
 
@@ -76,7 +78,7 @@ def noise_sigma(image: Array) -> Array:
     return median(diagonal.reshape(*image.shape[:-2], -1))
 
 
-def noise_sigma_under(image: Array, kernel: Array) -> Array:
+def noise_sigma_under(image: Array, kernel: Array | KernelField) -> Array:
     """Standard deviation of the white noise in images (..., H, W) with a known blur kernel, (...).
 
     The median periodogram over the 3 % of the frequencies where |F k|^2 / |F D|^2 is smallest. The spectrum of a
@@ -87,15 +89,19 @@ def noise_sigma_under(image: Array, kernel: Array) -> Array:
     Parameters
     ----------
     image : (..., H, W) float.
-    kernel : (..., kh, kw), odd sides, sum 1.
+    kernel : (..., kh, kw), odd sides, sum 1; or a field, with its mean power as |F k|^2.
     """
-    xp, (h, w) = array_module(image, kernel), image.shape[-2:]
-    grid = (fast_size(max(h, kernel.shape[-2])), fast_size(max(w, kernel.shape[-1], 4)))
+    kernels = kernel.kernels if isinstance(kernel, KernelField) else kernel
+    xp, (h, w) = array_module(image, kernels), image.shape[-2:]
+    grid = (fast_size(max(h, kernels.shape[-2])), fast_size(max(w, kernels.shape[-1], 4)))
     padded: Any = xp.zeros((*image.shape[:-2], *grid), dtype=image.dtype)
     padded[..., :h, :w] = image - sum_pixels(image)[..., None, None] / (h * w)
     padded[..., :h, :w] *= constant(xp, _hann_window, h, w, image.dtype)
     power = abs(rfft2(padded, overwrite=True)) ** 2
-    signal = abs(psf_to_otf(kernel, grid)) ** 2
+    if isinstance(kernel, KernelField):
+        signal = mean_power(kernels.astype(image.dtype, copy=False), kernel.positions, (h, w), grid)
+    else:
+        signal = abs(psf_to_otf(kernel, grid)) ** 2
     signal /= constant(xp, _inverse_signal, grid, image.dtype)
     # Without the first and the last column, whose frequencies occur twice.
     power, signal = (spectrum[..., 1:-1].reshape(*spectrum.shape[:-2], -1) for spectrum in (power, signal))

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from ..images import checks
+from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
 from ..numerics.arrays import Array, array_module, move
 from ..numerics.progress import make_progress
+from .blurring import check_field
 from .specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec
 
 P = ParamSpec("P")
@@ -30,16 +32,23 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
     parameters, names, boundaries = spec.parameters, spec.parameter_names, spec.boundaries
 
     @functools.wraps(method)
-    def wrapper(blurred: Array, kernel: Array, **options: Any) -> Array:
+    def wrapper(blurred: Array, kernel: Array | KernelField, **options: Any) -> Array:
         for name in options:
             if name not in names:
                 raise TypeError(f"{name} is no option of {method.__name__}, which has {', '.join(names)}; leave it out")
         _check_picture(blurred)
-        checks.check_kernel(kernel, odd=False)
-        xp = array_module(blurred, kernel)
+        if isinstance(kernel, KernelField) and not spec.varying:
+            name = method.__name__
+            raise TypeError(f"kernel must be an array for {name}, got a KernelField; use sparse or richardson_lucy")
+        if isinstance(kernel, KernelField):
+            check_field(kernel, blurred, boundary=options.get("boundary", "unknown"))
+        else:
+            checks.check_kernel(kernel, odd=False)
+        kernels = kernel.kernels[0, 0] if isinstance(kernel, KernelField) else kernel
+        xp = array_module(blurred, kernels)
         if "boundary" in options:
             checks.check_choice("boundary", options["boundary"], boundaries)
-        checks.check_kernel_fits(kernel, blurred, both=options.get("boundary") == "wrap")
+        checks.check_kernel_fits(kernels, blurred, both=options.get("boundary") == "wrap")
         for name, check in parameters.items():
             if name in options:
                 value = check(name, options[name], blurred.shape[:-2])
@@ -51,7 +60,10 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
             adapter = callback if not callable(callback) else lambda _, fraction: callback(fraction)
             options["callback"] = make_progress(adapter, method.__name__)
         blurred = xp.asarray(blurred, dtype=blurred.dtype.newbyteorder("="), order="C")
-        kernel = prepare_kernel(xp.asarray(kernel)).astype(blurred.dtype)
+        if isinstance(kernel, KernelField):
+            kernel = kernel.prepared(blurred.dtype)
+        else:
+            kernel = prepare_kernel(xp.asarray(kernel)).astype(blurred.dtype)
         call: Callable[..., Array] = method
         return call(blurred, kernel, **options)
 

@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 
 from ..images import checks
+from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
 from ..images.planes import decode, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
 from ..numerics.progress import Callback, make_progress
+from .blurring import check_field
 from .specs import METHOD_SPECS, METHODS, MethodSpec
 from .tiles import tiled
 
 
 def deconvolve(
     image: Array,
-    kernel: Array,
+    kernel: Array | KernelField,
     *,
-    method: str = "tv",
+    method: str | None = None,
     boundary: str = "unknown",
     weight: Any = None,
     noise_sigma: Any = None,
@@ -44,14 +46,17 @@ def deconvolve(
     kernel : (kh, kw), or one per image, (..., kh, kw)
         ``image = conv(sharp, kernel)``. It is scaled to sum 1 and need not be centered. Its origin is pixel
         (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the image. In the same kind of
-        memory as `image`. It may be larger than the image along one axis, unless the boundary is "wrap".
+        memory as `image`. It may be larger than the image along one axis, unless the boundary is "wrap". Or a
+        `KernelField` of the image's height and width: a blur that varies over the image, the same in a whole stack.
     method : {"tv", "hyper-laplacian", "sparse", "epll", "l0", "ringing-suppressed", "wiener", "richardson-lucy"}
         phi; each is a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise.
         "sparse", |derivatives|^0.8: the best without noise, about as slow. "hyper-laplacian", |gradient|^(2/3): between
         them. "epll", minus the log likelihood of patches of 8 x 8 under a mixture learned from photographs: the best
         under noise, two to four times as slow as "tv". "l0", the number of edges: for text and drawings.
         "ringing-suppressed": tv and l0 combined, for inexact kernels. "wiener", |grad x|^2: one quotient, and for the
-        boundary "unknown" a "tv" of what lies beyond it. "richardson-lucy": no prior, Poisson noise; x >= 0.
+        boundary "unknown" a "tv" of what lies beyond it. "richardson-lucy": no prior, Poisson noise; x >= 0. None is
+        "tv" for a kernel and "sparse" for a field, which "richardson-lucy" supports too, both with the boundary
+        "unknown". A field takes about five times as long as a kernel.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is assumed outside the image, see `numerics.boundary.pad`. "unknown" assumes nothing: x extends as far as
         the blur, and only observed pixels are compared. The others take half of the transforms ("wiener": a tenth), and
@@ -98,7 +103,7 @@ def deconvolve(
     >>> bool(abs(restored - sharp[:, 1:-1]).mean() < abs(blurred - sharp[:, 1:-1]).mean() / 3)
     True
     """
-    checks.check_choice("method", method, METHOD_SPECS)
+    method = _method(method, kernel)
     spec = METHOD_SPECS[method]
     checks.check_choice("dtype", dtype, ("float32", "float64"))
     checks.check_choice(f"boundary of method {method!r}", boundary, spec.boundaries)
@@ -106,10 +111,14 @@ def deconvolve(
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
     checks.check_picture(image, channel_axis=channel_axis)
-    checks.check_kernel(kernel, odd=False)
+    if isinstance(kernel, KernelField):
+        check_field(kernel, image, boundary=boundary, channel_axis=channel_axis)
+    else:
+        checks.check_kernel(kernel, odd=False)
     with device_errors():
-        xp_in, xp = array_module(image, kernel), choose_module(image, device)
-        checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=boundary == "wrap")
+        kernels = kernel.kernels[0, 0] if isinstance(kernel, KernelField) else kernel
+        xp_in, xp = array_module(image, kernels), choose_module(image, device)
+        checks.check_kernel_fits(kernels, image, channel_axis=channel_axis, both=boundary == "wrap")
         stack = checks.without_channels(image, channel_axis)[:-2]
         options = _options(method, spec, weight, noise_sigma, iterations, stack)
         progress = make_progress(callback, "restoration")
@@ -123,9 +132,12 @@ def deconvolve(
                 saturated = None
         planes = decode(planes, gamma)
         checks.check_range(planes, checks.SCALE_ADVICE if spec.weight_rule else None)  # the others accept any unit
-        kernel = prepare_kernel(move(kernel, xp)).astype(dtype)
-        if channel_axis is not None:
-            kernel = kernel[..., None, :, :]
+        if isinstance(kernel, KernelField):
+            kernel = kernel.to(xp).prepared(dtype)
+        else:
+            kernel = prepare_kernel(move(kernel, xp)).astype(dtype)
+            if channel_axis is not None:
+                kernel = kernel[..., None, :, :]
         for name, value in options.items():
             if getattr(value, "ndim", 0):  # one per image: to the memory of the planes, with an axis for the channels
                 options[name] = move(value, xp) if channel_axis is None else move(value, xp)[..., None]
@@ -139,6 +151,20 @@ def deconvolve(
                 options["boundary"] = boundary
             sharp = METHODS[method](planes, kernel, callback=progress, **options)
         return to_picture(sharp, gamma, image, channel_axis=channel_axis)
+
+
+def _method(method: Any, kernel: Any) -> str:
+    """The checked name of the method; None is the default for a kernel, or for a field of them."""
+    if not isinstance(kernel, KernelField):
+        checks.check_choice("method", "tv" if method is None else method, METHOD_SPECS)
+        return "tv" if method is None else str(method)
+    if method is None:
+        return "sparse"
+    checks.check_choice("method", method, METHOD_SPECS)
+    checks.check_choice(
+        "method for a KernelField", method, [name for name, spec in METHOD_SPECS.items() if spec.varying]
+    )
+    return str(method)
 
 
 def _options(

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..images.kernel_field import KernelField
 from ..numerics.arrays import Array, array_module
 from ..numerics.boundary import pad_crossfade
 from ..numerics.fourier import Shape, fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
 from ..numerics.progress import OnProgress
+from ..numerics.varying_blur import VaryingBlur
 
 # Pixels outside the image of which less than this fraction was observed are not estimated, but black (Bertero).
 MIN_OBSERVED = 1e-3
@@ -22,7 +24,7 @@ Step = Callable[[Array], Array]
 
 def em_iterations(
     blurred: Array,
-    kernel: Array,
+    kernel: Array | KernelField,
     ndim: int,
     *,
     num_iter: int,
@@ -40,7 +42,8 @@ def em_iterations(
 
     Parameters
     ----------
-    kernel : its origin is pixel (side - 1) // 2, for even sides that of scikit-image.
+    kernel : its origin is pixel (side - 1) // 2, for even sides that of scikit-image. Or a field, for two axes and the
+        boundary "unknown".
     boundary : {"unknown", "reflect", "edge", "wrap"}
     filter_epsilon : where x * k is below it, the ratio counts as 0; None: nowhere.
     damping : B / (x * k), B - x * k -> the replacement of the ratio.
@@ -49,7 +52,8 @@ def em_iterations(
     tolerance : (..., 1, 1), the rms of B - x * k at which an image has converged; None: never.
     return_padded : return x on the whole grid, the first pixel of the image at index 0.
     """
-    xp, shape, sides = array_module(blurred, kernel), blurred.shape[-ndim:], kernel.shape[-ndim:]
+    kernels = kernel.kernels if isinstance(kernel, KernelField) else kernel
+    xp, shape, sides = array_module(blurred, kernels), blurred.shape[-ndim:], kernels.shape[-ndim:]
     tiny = float(np.finfo(blurred.dtype).tiny)
     origin = tuple((side - 1) // 2 for side in sides)
     data = xp.maximum(blurred, 0)
@@ -57,16 +61,23 @@ def em_iterations(
     observed: tuple[Any, ...] = (...,)  # the position of the data on the grid
     window: tuple[Any, ...] = (...,)  # that of the image
     if boundary == "unknown":
-        grid = fast_shape(tuple(a + b - 1 for a, b in zip(shape, sides, strict=True)))
+        grid = tuple(a + b - 1 for a, b in zip(shape, sides, strict=True))
+        grid = grid if isinstance(kernel, KernelField) else fast_shape(grid)
         begins = [b - 1 - o for b, o in zip(sides, origin, strict=True)]
         observed = window = (..., *(slice(begin, begin + a) for begin, a in zip(begins, shape, strict=True)))
     elif boundary != "wrap":
         data, window = pad_crossfade(data, tuple(2 * (side - 1) for side in sides), boundary), (..., *map(slice, shape))
         grid = data.shape[-ndim:]
-    blur, blur_adjoint = convolutions(kernel, grid, origin)
-    ratio = xp.zeros((*data.shape[:-ndim], *grid), dtype=data.dtype)
-    ratio[observed] = 1
-    observability, kernel_sum = blur_adjoint(ratio), sum_last_axes(kernel, ndim)  # H^T 1: how much reached the data
+    blur: Step
+    blur_adjoint: Step
+    if isinstance(kernel, KernelField):
+        operator = VaryingBlur(kernels, kernel.positions, kernel.shape, data.dtype)
+        blur, blur_adjoint = operator.blur, operator.adjoint
+        kernel_sum = xp.ones((1,) * ndim, dtype=data.dtype)
+    else:
+        blur, blur_adjoint = observed_convolutions(kernel, grid, origin, data, observed)
+        kernel_sum = sum_last_axes(kernel, ndim)
+    observability = blur_adjoint(xp.ones_like(data))  # H^T 1: how much reached the data
     estimated = observability > MIN_OBSERVED * kernel_sum
     inverse = xp.where(estimated, 1 / xp.where(estimated, observability, 1), 0)
     pixels = math.prod(data.shape[-ndim:])
@@ -75,7 +86,7 @@ def em_iterations(
     floor = xp.maximum(mean * float(np.finfo(data.dtype).eps), tiny)
 
     def step(x: Array) -> tuple[Array, Array | None]:
-        reblurred = blur(x)[observed]
+        reblurred = blur(x)
         if saturated is not None:
             reblurred = xp.where(saturated, xp.minimum(reblurred, data), reblurred)
         converged = None
@@ -84,8 +95,7 @@ def em_iterations(
         quotient = data / xp.maximum(reblurred, floor)
         if filter_epsilon:
             quotient = xp.where(reblurred < filter_epsilon, 0, quotient)
-        ratio[observed] = quotient if damping is None else damping(quotient, data - reblurred)
-        factor = blur_adjoint(ratio)
+        factor = blur_adjoint(quotient if damping is None else damping(quotient, data - reblurred))
         factor *= inverse
         if regularizer is not None:
             factor /= xp.maximum(regularizer(x), 0.5)
@@ -96,6 +106,20 @@ def em_iterations(
     if return_padded:
         return xp.roll(latent, tuple(-(part.start or 0) for part in window[1:]), tuple(range(1 - len(window), 0)))
     return latent[window]
+
+
+def observed_convolutions(
+    kernel: Array, grid: Shape, origin: Shape, data: Array, observed: tuple[Any, ...]
+) -> tuple[Step, Step]:
+    """H: x on the grid * k where `data` were observed, and its adjoint."""
+    convolve, correlate = convolutions(kernel, grid, origin)
+    padded = array_module(data).zeros((*data.shape[: data.ndim - len(grid)], *grid), dtype=data.dtype)
+
+    def adjoint(u: Array) -> Array:
+        padded[observed] = u
+        return correlate(padded)
+
+    return lambda x: convolve(x)[observed], adjoint
 
 
 def convolutions(kernel: Array, grid: Shape, origin: Shape) -> tuple[Step, Step]:

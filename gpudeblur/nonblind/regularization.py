@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..images.kernel_field import KernelField
 from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.filters import per_image
@@ -43,13 +44,13 @@ def equivalent_weight(weight: Any, rule: WeightRule, target: WeightRule) -> Any:
     return target.factor * array_module(weight).power(weight / rule.factor, target.power / rule.power)
 
 
-def estimate_weight(blurred: Array, kernel: Array, rule: WeightRule) -> Array:
+def estimate_weight(blurred: Array, kernel: Array | KernelField, rule: WeightRule) -> Array:
     """The weight for the noise of images (..., H, W) in [0, 1], measured by `noise_sigma_under`; (...)."""
     sigma = noise_sigma_under(blurred, kernel)
-    return array_module(blurred, kernel).asarray(rule.weight(sigma), dtype=blurred.dtype)
+    return array_module(blurred).asarray(rule.weight(sigma), dtype=blurred.dtype)
 
 
-def resolve_weight(weight: Any, blurred: Array, kernel: Array, rule: WeightRule) -> Any:
+def resolve_weight(weight: Any, blurred: Array, kernel: Array | KernelField, rule: WeightRule) -> Any:
     """`weight`, or the estimated one for None, shaped to broadcast over images: a number, or (..., 1, 1)."""
     return as_column(estimate_weight(blurred, kernel, rule) if weight is None else weight, blurred)
 

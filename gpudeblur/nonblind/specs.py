@@ -42,7 +42,9 @@ class MethodSpec:
     iterations : the parameter that ``deconvolve(iterations=)`` sets, or "".
     weight_rule : the automatic weight as a function of the noise, or None.
     live_arrays : by backend, how many arrays of the grid's size live at once with an unknown boundary: measured on
-        NumPy (tests/nonblind/test_tiles.py), on CuPy by `deblur` on an H200 (tests/batch/test_memory.py). None: the image cannot be cut into tiles.
+        NumPy (tests/nonblind/test_tiles.py), on CuPy by `deblur` on an H200 (tests/batch/test_memory.py). None: the
+        image cannot be cut into tiles.
+    varying : whether it takes a `KernelField` for the kernel.
     final : options with which `deblur` ends in this method, or None if it does not offer it.
     """
 
@@ -53,6 +55,7 @@ class MethodSpec:
     iterations: str = ""
     weight_rule: WeightRule | None = None
     live_arrays: Mapping[str, float] | None = None
+    varying: bool = False
     final: Mapping[str, Any] | None = None
 
     @property
@@ -134,6 +137,7 @@ METHOD_SPECS = {
         iterations="iterations",
         weight_rule=SPARSE_RULE,
         live_arrays={"numpy": 22.0, "cupy": 31.0},
+        varying=True,
         final={},
     ),
     "epll": MethodSpec(
@@ -179,6 +183,7 @@ METHOD_SPECS = {
         },
         boundaries=FILTER_BOUNDARIES,
         iterations="num_iter",
+        varying=True,
     ),
 }
 # Not a method of `deconvolve`, since its result depends on random numbers.

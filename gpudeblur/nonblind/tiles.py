@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..images.kernel_field import KernelField, kernel_sides
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, free_bytes, move
 from ..numerics.fourier import fast_size
 from ..numerics.progress import subrange
@@ -22,7 +23,7 @@ WEIGHT_SAMPLES = 9  # tiles in which the noise is measured
 
 def tiled(
     blurred: Array,
-    kernel: Array,
+    kernel: Array | KernelField,
     *,
     method: str = "tv",
     weight: Any = None,
@@ -41,7 +42,7 @@ def tiled(
     Parameters
     ----------
     blurred : (..., H, W) float in [0, 1]. It stays in its memory: only tiles are moved to the device.
-    kernel : (..., kh, kw), odd sides, sum 1.
+    kernel : (..., kh, kw), odd sides, sum 1; or a field, of which each tile takes the nodes that reach it.
     method : one that has `live_arrays` in its `MethodSpec`.
     weight : of the prior, a number or one per image (...). None is the median of the automatic weights of up to nine
         tiles: different weights would make the tiles visible.
@@ -68,14 +69,14 @@ def tiled(
     the border of the image, where few pixels were observed, it differs by up to 0.008 for any overlap: see
     bench/README.md.
     """
-    xp, xp_in = choose_module(blurred, device), array_module(blurred, kernel)
-    spec, sides = METHOD_SPECS[method], (int(kernel.shape[-2]), int(kernel.shape[-1]))
+    xp, xp_in = choose_module(blurred, device), array_module(blurred)
+    spec, sides = METHOD_SPECS[method], kernel_sides(kernel)
     overlap = max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides))
     if tile is None:
-        tile = _tile_that_fits(blurred, sides, overlap, method, xp, None)
+        tile = _tile_that_fits(blurred, sides, overlap, method, xp, None, kernel)
     if tile < overlap:
         raise ValueError(f"tile must be at least {overlap}, the overlap of the tiles, got {tile}; use a larger one")
-    kernel = move(kernel, xp)
+    kernel = kernel.to(xp) if isinstance(kernel, KernelField) else move(kernel, xp)
     cuts = [[*_cuts(n, tile)] for n in blurred.shape[-2:]]
     ramps = [_ramp(axis_cuts, overlap) for axis_cuts in cuts]
     tiles = [*itertools.product(*cuts)]
@@ -84,10 +85,15 @@ def tiled(
     def crop_to_device(array: Array, window: Any) -> Array:
         return move(xp_in.ascontiguousarray(array[(..., *window)]), xp)
 
+    def kernel_of(window: Any) -> Any:
+        return kernel.crop(window).prepared(blurred.dtype) if isinstance(kernel, KernelField) else kernel
+
     if weight is None:
         assert spec.weight_rule is not None, "tiled methods have an automatic weight"
         sample = windows[:: -(-len(tiles) // WEIGHT_SAMPLES)]
-        weights = [estimate_weight(crop_to_device(blurred, window), kernel, spec.weight_rule) for window in sample]
+        weights = [
+            estimate_weight(crop_to_device(blurred, window), kernel_of(window), spec.weight_rule) for window in sample
+        ]
         weight = xp.median(xp.stack(weights), axis=0)
     elif np.ndim(weight):
         weight = move(weight, xp)
@@ -98,7 +104,9 @@ def tiled(
         if saturated is not None:
             options["saturated"] = crop_to_device(saturated, window)
         progress = subrange(callback, index / len(tiles), 1 / len(tiles))
-        sharp = METHODS[method](crop_to_device(blurred, window), kernel, weight=weight, callback=progress, **options)
+        part = crop_to_device(blurred, window)
+        sharp = METHODS[method](part, kernel_of(window), weight=weight, callback=progress, **options)
+        del part
         for axis, (cut, grown) in enumerate(zip(cut_pair, window, strict=True)):
             fade = xp.asarray(_fade(cut, grown, ramps[axis], blurred.shape[axis - 2]), dtype=blurred.dtype)
             sharp = sharp * (fade[:, None] if axis == 0 else fade)
@@ -132,19 +140,40 @@ def _fade(cut: slice, grown: slice, ramp: int, n: int) -> np.ndarray:
     return np.clip(np.minimum(rise, fall), 0, 1)
 
 
+def _field_arrays(field: KernelField, part: list[int], *, rows_together: bool) -> float:
+    """What the blur of a part of the image with a field adds to `live_arrays`.
+
+    The cells with their margins are as many pixels as `area` arrays. So are the spectra of the kernels; six arrays of a
+    row of cells, or of all rows together, are in use at a time (measured on NumPy, tests/nonblind/test_tiles.py).
+    """
+    cells = [min([n, *np.diff(nodes)]) for n, nodes in zip(part, field.positions, strict=True)]
+    area = float(np.prod([1 + (k - 1) / cell for k, cell in zip(kernel_sides(field), cells, strict=True)]))
+    return area * (1 + 6 * (1 if rows_together else min(1, float(cells[0]) / part[0])))
+
+
 def _tile_that_fits(
-    blurred: Array, sides: tuple[int, int], overlap: int, method: str, xp: Any, memory: int | None
+    blurred: Array,
+    sides: tuple[int, int],
+    overlap: int,
+    method: str,
+    xp: Any,
+    memory: int | None,
+    kernel: Array | KernelField | None = None,
 ) -> int:
     """The largest side of a tile, without its overlap, whose restoration takes no more than `memory` bytes."""
     if memory is None:
         memory = HOST_MEMORY if xp is np else free_bytes(xp) // 2
     live_arrays = METHOD_SPECS[method].live_arrays
     assert live_arrays is not None, "tiled methods know their memory"
-    bytes_per_pixel = live_arrays[backend_name(xp)] * blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
+    bytes_of_array = blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
 
     def required(tile: int) -> float:
-        grid = [fast_size(min(n, tile + 2 * overlap) + k - 1) for n, k in zip(blurred.shape[-2:], sides, strict=True)]
-        return bytes_per_pixel * grid[0] * grid[1]
+        part = [min(n, tile + 2 * overlap) for n in blurred.shape[-2:]]
+        grid = [fast_size(n + k - 1) for n, k in zip(part, sides, strict=True)]
+        arrays = live_arrays[backend_name(xp)]
+        if isinstance(kernel, KernelField):
+            arrays += _field_arrays(kernel, part, rows_together=xp is not np)
+        return arrays * bytes_of_array * grid[0] * grid[1]
 
     tile = max(overlap, *blurred.shape[-2:])
     while tile > overlap and required(tile) > memory:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...images.kernel_field import KernelField
 from ...images.kernels import pad_to_odd
 from ...images.noise import noise_sigma_under
 from ...numerics.arrays import Array, array_module
@@ -20,7 +21,7 @@ FLAT_GRADIENT = 1e-3  # |grad x| of the TV term is smoothed below this fraction 
 
 def richardson_lucy(
     blurred: Array,
-    kernel: Array,
+    kernel: Array | KernelField,
     *,
     num_iter: int = 30,
     accelerated: bool = True,
@@ -65,7 +66,7 @@ def richardson_lucy(
     >>> bool(restored[8, 8] > 0.95), round(float(restored.sum()), 3)
     (True, 1.0)
     """
-    xp, tiny = array_module(blurred, kernel), float(np.finfo(blurred.dtype).tiny)
+    xp, tiny = array_module(blurred), float(np.finfo(blurred.dtype).tiny)
     sigma: Any = 0.0
     if damping or discrepancy:
         sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
@@ -88,7 +89,7 @@ def richardson_lucy(
 
     return em_iterations(
         blurred,
-        pad_to_odd(kernel),
+        kernel if isinstance(kernel, KernelField) else pad_to_odd(kernel),
         2,
         num_iter=num_iter,
         boundary=boundary,

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from ...images.kernel_field import KernelField, kernel_sides
 from ...numerics.arrays import Array, array_module, constant
 from ...numerics.conjugate_gradient import conjugate_gradient, dot, total
-from ...numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ...numerics.fourier import irfft2, rfft2
 from ...numerics.spectra import difference_spectrum
+from ..blurring import Uniform, Varying
+from ..expectation_maximization import em_iterations
 from ..regularization import WeightRule, resolve_weight
+from ..saturation import START_STEPS
 from ..splitting import TV_RULE, tv_admm
 
 # Levin's code: the c_i of first and second derivatives in the reweighted solves, and the lower bound on |D_i x|.
@@ -45,7 +49,7 @@ def derivatives_adjoint(parts: list[Array], out: Array) -> Array:
 
 def sparse(
     blurred: Array,
-    kernel: Array,
+    kernel: Array | KernelField,
     *,
     weight: Any = None,
     exponent: float = 0.8,
@@ -69,30 +73,16 @@ def sparse(
     exponent : in (0, 2]. Smaller: sharper edges, flatter regions.
     reweightings, iterations : solves after the first; conjugate-gradient steps in each, four transforms per step.
     """
-    xp, weight = array_module(blurred, kernel), resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
-    (h, w), (kh, kw), real = blurred.shape[-2:], kernel.shape[-2:], blurred.dtype
-    # x, and zeros beyond it up to a fast size. Where pixels were observed, a circular convolution is exact.
-    grid = (fast_size(h + kh - 1), fast_size(w + kw - 1))
+    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
+    xp, real, (h, w) = array_module(blurred), blurred.dtype, blurred.shape[-2:]
+    operator = Varying(blurred, kernel) if isinstance(kernel, KernelField) else Uniform(blurred, kernel)
+    grid, window = operator.grid, operator.window
     size = grid[0] * grid[1]
-    top, left = kh // 2, kw // 2
-    window = (..., slice(top, top + h), slice(left, left + w))
     # The unknowns are spectra divided by `size`, viewed as pairs of real numbers. All columns but the first and the
-    # last stand for two of the full spectrum. The blur enters twice, so its spectrum is divided by the root of `size`.
-    otf = psf_to_otf(kernel, grid)
-    otf *= size**-0.5
+    # last stand for two of the full spectrum.
+    as_spectrum = np.result_type(real, np.complex64)
     multiplicity = constant(xp, _multiplicity, grid, real)
-    padded = xp.zeros((*blurred.shape[:-2], *grid), dtype=real)
     steps, done = (reweightings + 1) * (iterations + 1), 0
-
-    def blur(spectrum: Array) -> Array:
-        return irfft2(otf * spectrum, grid, overwrite=True)[window]
-
-    def blur_adjoint(u: Array) -> Array:
-        padded[window] = u
-        spectrum = rfft2(padded)
-        xp.conjugate(spectrum, out=spectrum)  # conj(K) F = conj(K conj(F)), all in place
-        spectrum *= otf
-        return xp.conjugate(spectrum, out=spectrum)
 
     def product(a: Array, b: Array) -> Array:
         return dot(a * multiplicity, b)
@@ -105,7 +95,7 @@ def sparse(
             done += 1
             if callback is not None:  # at each step, so that a long solve of a large image can be stopped
                 callback(done / (steps + 1))
-            spectrum = vector.view(otf.dtype)
+            spectrum = vector.view(as_spectrum)
             u = irfft2(spectrum, grid)
             parts = derivatives(u)
             for part, scale in zip(parts, weights, strict=True):
@@ -113,34 +103,32 @@ def sparse(
             u[...] = 0
             result = rfft2(derivatives_adjoint(parts, u), overwrite=True)
             del parts, u
-            reblurred = blur(spectrum)
-            result += blur_adjoint(reblurred if mask is None else reblurred * mask)
+            reblurred = operator.blur(spectrum)
+            result += operator.adjoint(reblurred if mask is None else reblurred * mask)
             return result.view(real)
 
-        inverse = _preconditioner(otf, weights, grid)
-        rhs = blur_adjoint((blurred if mask is None else blurred * mask) * size**-0.5).view(real)
+        inverse = _preconditioner(operator.power, weights, grid)
+        rhs = operator.adjoint((blurred if mask is None else blurred * mask) * size**-0.5).view(real)
         start = rfft2(start)
         start *= 1 / size
         solution = conjugate_gradient(
             normal, rhs, start.view(real), iterations, preconditioner=lambda r: r * inverse, inner=product
         )
-        return irfft2(solution.view(otf.dtype), grid, overwrite=True)
+        return irfft2(solution.view(as_spectrum), grid, overwrite=True)
 
+    top, left = window[-2].start, window[-1].start
     margin = [(0, 0)] * (blurred.ndim - 2) + [(top, grid[0] - h - top), (left, grid[1] - w - left)]
     uniform = xp.ones((1, 1), dtype=real) * (weight / size)
     latent = solve(xp.pad(blurred, margin, mode="edge"), [uniform] * 5, None)
     if saturated is not None:
-        tv_weight = resolve_weight(None, blurred, kernel, TV_RULE)
-        bright = tv_admm(
-            blurred, kernel, tv_weight, saturated=saturated, iterations=TV_ITERATIONS, return_padded=True
-        )  # fmt: skip
+        bright = _saturated_start(blurred, kernel, saturated, grid)
         any_saturated = saturated.any(axis=(-2, -1), keepdims=True)
-        latent = xp.where(any_saturated, xp.roll(bright, (top, left), (-2, -1)), latent)
+        latent = xp.where(any_saturated, bright, latent)
         del bright
     for _ in range(reweightings):
         mask = None
         if saturated is not None:
-            mask = (~saturated | (blur(rfft2(latent)) < blurred * size**0.5)).astype(real)
+            mask = (~saturated | (operator.blur(rfft2(latent)) < blurred * size**0.5)).astype(real)
         weights = derivatives(latent)
         for part, order in zip(weights, (FIRST_ORDER,) * 2 + (SECOND_ORDER,) * 3, strict=True):
             xp.abs(part, out=part)
@@ -155,6 +143,21 @@ def sparse(
     return latent[window]
 
 
+def _saturated_start(blurred: Array, kernel: Array | KernelField, saturated: Array, grid: tuple[int, int]) -> Array:
+    """An image on `grid` whose blur may exceed B where it is `saturated`: by "tv", for a field by Richardson-Lucy."""
+    xp, middle = array_module(blurred, saturated), tuple(side // 2 for side in kernel_sides(kernel))
+    if not isinstance(kernel, KernelField):
+        weight = resolve_weight(None, blurred, kernel, TV_RULE)
+        bright = tv_admm(blurred, kernel, weight, saturated=saturated, iterations=TV_ITERATIONS, return_padded=True)
+        return xp.roll(bright, middle, (-2, -1))
+    bright = em_iterations(
+        blurred, kernel, 2, num_iter=START_STEPS, boundary="unknown", accelerated=True, saturated=saturated,
+        return_padded=True,
+    )  # fmt: skip
+    margin = [(0, side - n) for side, n in zip(grid, bright.shape[-2:], strict=True)]
+    return xp.pad(xp.roll(bright, middle, (-2, -1)), [(0, 0)] * (blurred.ndim - 2) + margin, mode="edge")
+
+
 def _multiplicity(grid: tuple[int, int], dtype: Any) -> np.ndarray:
     """(W + 2,): how many numbers of the full spectrum each number of a row of `rfft2` stands for, times H W."""
     size = grid[0] * grid[1]
@@ -163,12 +166,12 @@ def _multiplicity(grid: tuple[int, int], dtype: Any) -> np.ndarray:
     return count.astype(dtype)
 
 
-def _preconditioner(otf: Array, weights: list[Array], shape: tuple[int, int]) -> Array:
+def _preconditioner(power: Array, weights: list[Array], shape: tuple[int, int]) -> Array:
     """1 / (|K|^2 + sum_i mean(weights_i) |D_i|^2), (..., H, W + 2): each number twice."""
-    xp, (h, w) = array_module(otf), shape
-    rows = constant(xp, difference_spectrum, h, h, otf.real.dtype)[:, None]
-    columns = constant(xp, difference_spectrum, w, w // 2 + 1, otf.real.dtype)
-    denominator = otf.real**2 + otf.imag**2
+    xp, (h, w) = array_module(power), shape
+    rows = constant(xp, difference_spectrum, h, h, power.dtype)[:, None]
+    columns = constant(xp, difference_spectrum, w, w // 2 + 1, power.dtype)
+    denominator = power
     for part, spectrum in zip(weights, (columns, rows, columns**2, rows**2, rows * columns), strict=True):
         # max: a single row or column has no derivatives across it.
         denominator = denominator + total(part) * (1 / max(1, part.shape[-2] * part.shape[-1])) * spectrum
