@@ -85,7 +85,10 @@ def rolled(image: np.ndarray, angle: float) -> np.ndarray:
     """`image` turned about its middle by `angle` radians, cubic."""
     y, x = np.indices(image.shape) - (np.array(image.shape)[:, None, None] - 1) / 2
     middle = (np.array(image.shape) - 1) / 2
-    points = [math.sin(angle) * x + math.cos(angle) * y + middle[0], math.cos(angle) * x - math.sin(angle) * y + middle[1]]
+    points = [
+        math.sin(angle) * x + math.cos(angle) * y + middle[0],
+        math.cos(angle) * x - math.sin(angle) * y + middle[1],
+    ]
     return map_coordinates(image, points, order=3, mode="nearest")
 
 

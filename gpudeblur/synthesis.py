@@ -14,7 +14,7 @@ import scipy.fft
 from numpy.typing import DTypeLike
 
 from .images.checks import as_integer, check_choice, check_number, check_rule
-from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_kernels
+from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_field
 
 __all__ = [
     "blur",
@@ -22,7 +22,7 @@ __all__ = [
     "gaussian_process_kernel",
     "linear_kernel",
     "pose_path",
-    "rotation_kernels",
+    "rotation_field",
     "trajectory_kernel",
 ]
 

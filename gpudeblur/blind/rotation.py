@@ -5,7 +5,7 @@
 
 Within a patch the blur is a convolution with k_r = M_r w (`numerics.poses`), so that the latent step and the normal
 equations are those of the uniform method, on a batch of patches. Only the weights w are common to them. The cost does
-not depend on the image's size, as there are at most MAX_PATCHES patches.
+not depend on the image's size, as the number of patches is bounded.
 """
 
 from __future__ import annotations
@@ -16,30 +16,27 @@ from typing import Any
 
 import numpy as np
 
+from ..images.kernel_field import KernelField
 from ..images.noise import divide_by_noise
-from ..numerics.arrays import Array, Workspace, array_module
+from ..numerics.arrays import Array, Workspace, array_module, to_host
 from ..numerics.boundary import pad_liu_jia
 from ..numerics.chunks import map_in_chunks
-from ..numerics.filters import gradient
 from ..numerics.fourier import rfft2
-from ..numerics.poses import PoseGrid, Splatting, corner_radius, node_counts, node_points, scale_weights
+from ..numerics.poses import PoseGrid, Splatting, node_counts, node_points, scale_weights
 from ..numerics.progress import OnProgress
 from ..numerics.resample import resample, scaled_shape
 from ..numerics.toeplitz import toeplitz_apply, toeplitz_spectrum, zero_lag
 from .kernel_step import normal_equations, select_edges, selection_window
 from .latent import latent_step
 from .options import TwoStepOptions
+from .patches import cut_patches, patch_centers, patch_corners, patch_side
 from .schedule import Iteration
-from .selection import score_kernels
 
 # Scales of the image, and latent and pose steps at each. Started at the finest alone, the roll is not found.
 SCALES, ITERATIONS = (0.35, 0.5, 0.71, 1.0), 5
 # lambda in the first iteration, its factor from one to the next, and its end; the share of the gradients in pose steps.
 GRADIENT_WEIGHT, GRADIENT_WEIGHT_FACTOR, GRADIENT_WEIGHT_MIN, EDGE_FRACTION = 4e-3, 0.8, 2e-4, 0.2
 BETA_MAX, FINEST_BETA_MAX = 60.0, 1e3
-# Sides of patches: pixels at full size (with the square root of the scale), the least, and in kernels.
-PATCH_SIDE, MIN_PATCH_SIDE, PATCH_KERNELS = 144, 64, 4
-MAX_PATCHES = 48
 # Pixels added to the kernels' windows in patches, as the blur is longer there than in the middle.
 WINDOW_MARGIN = 6
 # Steps of the pose step, and steps of the power method that bounds its operator, with a factor for what they miss.
@@ -50,8 +47,6 @@ WEIGHT_THRESHOLD = 0.03
 ROLL_SPREAD = 1 / 6
 # Poses further than this from all that have a weight are left out at the next scale, in bins.
 ACTIVE_RADIUS = 2
-# By how much the score of a field must exceed that of the uniform kernel.
-FIELD_MARGIN = 0.015
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,7 @@ class PoseWeights:
     @property
     def active(self) -> np.ndarray:
         """Flat indices of the poses with a weight."""
-        weights = self.weights if isinstance(self.weights, np.ndarray) else self.weights.get()
-        return np.flatnonzero(weights > 0)
+        return np.flatnonzero(to_host(self.weights) > 0)
 
     def kernels(self, points: np.ndarray, window: tuple[int, int] | None = None) -> Array:
         """Kernels (..., kh, kw), sum 1, at `points` (..., 2); by default in a window that holds all of them."""
@@ -78,70 +72,14 @@ class PoseWeights:
         kernels = self.grid.splatting(points, window, active=active, like=weights).expand(weights)
         return kernels / kernels.sum(axis=(-2, -1), keepdims=True)
 
-    def field(self) -> Array:
-        """(gy, gx, kh, kw): kernels on nodes between which no kernel point moves by more than a pixel."""
+    def field(self) -> KernelField:
+        """Kernels on nodes between which no kernel point moves by more than a pixel."""
         counts = node_counts(self.grid.poses(self.active), self.grid.shape, self.grid.focal)
-        return self.kernels(node_points(counts, self.grid.shape))
+        return KernelField(self.kernels(node_points(counts, self.grid.shape)), self.grid.shape)
 
     def center_kernel(self) -> Array:
         """The kernel in the middle of the image, of the grid's size."""
         return self.kernels(node_points((1, 1), self.grid.shape)[0, 0], self.grid.size)
-
-
-def patch_side(shape: tuple[int, int], size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Sides of the patches of an image of `shape` at `scale`: many kernels, and not larger than the image."""
-    side = max(MIN_PATCH_SIDE, round(PATCH_SIDE * math.sqrt(scale)), PATCH_KERNELS * max(size))
-    return min(side, shape[0]), min(side, shape[1])
-
-
-def patch_corners(image: Array, side: tuple[int, int]) -> np.ndarray:
-    """(R, 2): upper left corners of at most MAX_PATCHES patches of an image (H, W), with strides of half a side.
-
-    Where there are more positions, the image is divided into cells, and of each the patch with most gradient energy is
-    taken.
-    """
-    positions = [
-        np.round(np.linspace(0, n - p, 1 + math.ceil((n - p) / (p / 2)))).astype(int)
-        for n, p in zip(image.shape, side, strict=True)
-    ]
-    rows, columns = (len(position) for position in positions)
-    if rows * columns <= MAX_PATCHES:
-        return np.stack(np.meshgrid(*positions, indexing="ij"), axis=-1).reshape(-1, 2)
-    energy = _energies(image, positions, side)
-    cell_rows = min(rows, max(1, MAX_PATCHES // columns, int(math.sqrt(MAX_PATCHES * rows / columns))))
-    cell_columns = min(columns, MAX_PATCHES // cell_rows)
-    corners = []
-    for row_cell in np.array_split(np.arange(rows), cell_rows):
-        for column_cell in np.array_split(np.arange(columns), cell_columns):
-            part = energy[np.ix_(row_cell, column_cell)]
-            row, column = np.unravel_index(np.argmax(part), part.shape)
-            corners.append((positions[0][row_cell[row]], positions[1][column_cell[column]]))
-    return np.array(corners)
-
-
-def _energies(image: Array, positions: list[np.ndarray], side: tuple[int, int]) -> np.ndarray:
-    """Sum of |D B|^2 in the patch at each position, (rows, columns). Waits for a device once."""
-    gx, gy = gradient(image)
-    energy = (gx * gx + gy * gy).astype(np.float64)
-    if not isinstance(energy, np.ndarray):
-        energy = energy.get()
-    total = np.pad(energy.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    (top, left), (bottom, right) = positions, [p + s for p, s in zip(positions, side, strict=True)]
-    inside = total[np.ix_(bottom, right)] - total[np.ix_(top, right)] - total[np.ix_(bottom, left)]
-    return inside + total[np.ix_(top, left)]
-
-
-def cut_patches(image: Array, corners: np.ndarray, side: tuple[int, int]) -> Array:
-    """(R, *side): the patches of an image (H, W) at these corners."""
-    xp = array_module(image)
-    rows = xp.asarray(corners[:, 0, None] + np.arange(side[0]))
-    columns = xp.asarray(corners[:, 1, None] + np.arange(side[1]))
-    return image[rows[:, :, None], columns[:, None, :]]
-
-
-def patch_centers(corners: np.ndarray, side: tuple[int, int]) -> np.ndarray:
-    """(R, 2): (row, column) of the patches' middles."""
-    return corners + (np.array(side) - 1) / 2
 
 
 def estimate_weights(
@@ -157,7 +95,7 @@ def estimate_weights(
     noise_scale : scalar, see `images.noise.noise_scale`.
     """
     shape, size = (image.shape[0], image.shape[1]), (kernel.shape[0], kernel.shape[1])
-    host = kernel if isinstance(kernel, np.ndarray) else kernel.get()
+    host = to_host(kernel)
     weights, previous = host[None], 1.0
     for level, scale in enumerate(SCALES):
         scaled = scaled_shape(shape, scale)
@@ -224,9 +162,8 @@ def alternate_patches(
 
         a, b = map_in_chunks(equations, patches, kernels)
         flat = pose_step(a, b, flat, splatting, options.kernel_weight)
-        host = flat if isinstance(flat, np.ndarray) else flat.get()
         solution = np.zeros_like(weights)
-        solution.reshape(-1)[active] = host
+        solution.reshape(-1)[active] = to_host(flat)  # waits for a device
         weights = project_weights(solution, iteration.threshold)
     return weights
 
@@ -324,13 +261,3 @@ def project_weights(weights: np.ndarray, threshold: float) -> np.ndarray:
         lost = slice(side - shift, side) if shift > 0 else slice(0, -shift)
         weights[(slice(None),) * axis + (lost,)] = 0
     return weights / weights.sum()
-
-
-def score_patches(image: Array, noise_scale: Any, kernels: Any, options: Any = None) -> float:
-    """Mean score (`selection.KernelScores`) of patches of an image (H, W). `kernels`: points (R, 2) to (R, kh, kw)."""
-    size = kernels(np.zeros((1, 2))).shape[-2:]
-    side = patch_side((image.shape[0], image.shape[1]), size, 1.0)
-    corners = patch_corners(image, side)
-    patches = cut_patches(divide_by_noise(image, noise_scale), corners, side)
-    scale = array_module(image).full(len(patches), noise_scale, dtype=image.dtype)
-    return float(score_kernels(patches, kernels(patch_centers(corners, side)), scale).score.mean())

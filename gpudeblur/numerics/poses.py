@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, array_module
+from .varying_blur import regular_nodes
 
 # Poses and points are evaluated for so many pairs at a time.
 CHUNK_PAIRS = 1 << 20
@@ -84,16 +85,15 @@ def node_counts(poses: np.ndarray, shape: tuple[int, int], focal: float, step: f
     With 1 pixel, kernels interpolated between the nodes cost 0.1 dB of a restoration, with 1.5 pixels 0.4 dB.
     """
     rates = displacement_rate(poses, shape, focal)
-    counts = [1 + math.ceil((side - 1) * rate / step - 1e-6) for side, rate in zip(shape, rates, strict=True)]
+    counts = [
+        min(side, 1 + math.ceil((side - 1) * rate / step - 1e-6)) for side, rate in zip(shape, rates, strict=True)
+    ]
     return counts[0], counts[1]
 
 
 def node_points(grid: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
     """(gy, gx, 2): nodes evenly over the image, the outer ones on its border; a single one is in the middle."""
-    rows, columns = (
-        np.linspace(0, side - 1, count) if count > 1 else np.array([(side - 1) / 2])
-        for count, side in zip(grid, shape, strict=True)
-    )
+    rows, columns = (regular_nodes(count, side) for count, side in zip(grid, shape, strict=True))
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
 
 

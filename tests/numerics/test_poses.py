@@ -37,7 +37,9 @@ def test_rotations_are_rotations() -> None:
     matrices = rotation_matrices(poses, 5.0)
     assert_close(matrices @ matrices.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (3, 3, 3)), atol=1e-12)
     assert_close(matrices[1], np.eye(3))
-    assert_close(matrices[2][:2, :2], np.array([[math.cos(0.1), -math.sin(0.1)], [math.sin(0.1), math.cos(0.1)]]), atol=1e-12)
+    assert_close(
+        matrices[2][:2, :2], np.array([[math.cos(0.1), -math.sin(0.1)], [math.sin(0.1), math.cos(0.1)]]), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("focal", [50.0, math.inf])
