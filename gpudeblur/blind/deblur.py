@@ -247,7 +247,8 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
             rotations = choose_rotations(
                 images, kernel, settings.focal, settings.options, subrange(kernel_progress, 0.5, 0.5)
             )
-            kernel, signals, fields = with_rotations(kernel, signals, rotations)
+            kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
+            fields = tuple(part_fields)
         yield Part(group, images, kernel, signals, start, clock.now(), final_progress, fields)
         start = clock.now()
 

@@ -1,4 +1,4 @@
-"""Patches of an image in which a blur that varies over it is nearly uniform: a bounded number, where there is texture."""
+"""Patches of an image in which a blur that varies over it is nearly uniform: a bounded number, with texture."""
 
 from __future__ import annotations
 

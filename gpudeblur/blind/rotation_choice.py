@@ -6,6 +6,7 @@ a field must win by a margin in the score that ranks kernels (`selection`), aver
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,14 +67,14 @@ def choose_rotations(
     rotations = []
     for i, (image, scored) in enumerate(zip(images, scoring, strict=True)):
         scale = observed.noise_scale[i]
-        uniform = score_patches(scored, scale, lambda points, k=kernel[i]: _repeated(k, points), size)
+        uniform = score_patches(scored, scale, functools.partial(_repeated, kernel[i]), size)
         best: tuple[PoseWeights, KernelScores] | None = None
         for j, focal_length in enumerate(focals):
             begin, fraction = (i + j / len(focals)) / len(observed), 1 / (len(observed) * len(focals))
             part = subrange(progress, begin, fraction)
             weights = estimate_weights(image, kernel[i], focal_length, scale, options, part)
             window = size[0] + WINDOW_MARGIN, size[1] + WINDOW_MARGIN
-            scores = score_patches(scored, scale, lambda points, w=weights, k=window: w.kernels(points, k), size)
+            scores = score_patches(scored, scale, functools.partial(weights.kernels, window=window), size)
             if best is None or float(scores.score.mean()) > float(best[1].score.mean()):
                 best = weights, scores
         assert best is not None, "there is a focal length"

@@ -174,7 +174,7 @@ def blur_by_poses(
         raise ValueError(
             f"sharp must exceed the path's reach, got {sharp.shape} for {margin} pixels; use a shorter path"
         )
-    points = np.stack(np.mgrid[margin : h - margin, margin : w - margin], axis=-1).astype(np.float64)
+    points = np.moveaxis(np.mgrid[margin : h - margin, margin : w - margin], 0, -1).astype(np.float64)
     total: Any = np.zeros(points.shape[:2])
     for pose in path:
         total += _bilinear(sharp, points + displacement(pose[None], points, (h, w), focal)[0])

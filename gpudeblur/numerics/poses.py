@@ -42,8 +42,9 @@ def rotation_matrices(poses: np.ndarray, focal: float) -> np.ndarray:
 def displacement(poses: np.ndarray, points: np.ndarray, shape: tuple[int, int], focal: float) -> np.ndarray:
     """H_t c - c of every pose at every point, (T, *points.shape), as (rows, columns).
 
-    H_t = K R_t K^-1 with K = diag(f, f, 1) and R_t the rotation by (-v/f, u/f, phi). To first order
-    dx = u (1 + x^2/f^2) + v x y / f^2 - phi y and dy = v (1 + y^2/f^2) + u x y / f^2 + phi x. An infinite focal length takes H_t = [R2(phi) | (u, v)], a roll and a shift in the image plane.
+    H_t = K R_t K^-1 with K = diag(f, f, 1) and R_t the rotation by (-v/f, u/f, phi) ([Li2018] eq. 14). To first order
+    dx = u (1 + x^2/f^2) + v x y / f^2 - phi y and dy = v (1 + y^2/f^2) + u x y / f^2 + phi x. An infinite focal length
+    takes H_t = [R2(phi) | (u, v)], a roll and a shift in the image plane.
 
     Parameters
     ----------

@@ -12,10 +12,10 @@ from gpudeblur.numerics.poses import (
     PoseGrid,
     corner_radius,
     displacement,
-    scale_weights,
     node_counts,
     node_points,
     rotation_matrices,
+    scale_weights,
 )
 
 SHAPE = (60, 91)
