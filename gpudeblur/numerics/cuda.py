@@ -430,7 +430,9 @@ def cells_cut(u: Any, rows: Any, columns: Any, sides: tuple[int, int], weights: 
     rows, columns = (_checked("cells", cells, np.int32, (3, cells.shape[1])) for cells in (rows, columns))
     out = _target("out", out, (*u.shape[:-2], rows.shape[1], columns.shape[1], *sides), np.float32)
     args = (u, rows, columns, *_pixel_weights(weights, u), out, *_sides(u))
-    _launch("cells_cut", _tiles(out), _TILE_BLOCK, *args, np.int32(rows.shape[1]), np.int32(columns.shape[1]), *_sides(out))
+    _launch(
+        "cells_cut", _tiles(out), _TILE_BLOCK, *args, np.int32(rows.shape[1]), np.int32(columns.shape[1]), *_sides(out)
+    )
     return out
 
 
@@ -473,9 +475,7 @@ def cells_add(
 def _pixel_weights(weights: Any, u: Any) -> tuple[Any, Any]:
     if weights is None:
         return _NULL, _NULL
-    row, column = (
-        _checked("weights", w, np.float32, (side,)) for w, side in zip(weights, u.shape[-2:], strict=True)
-    )
+    row, column = (_checked("weights", w, np.float32, (side,)) for w, side in zip(weights, u.shape[-2:], strict=True))
     return row, column
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .arrays import Array, array_module
+from .arrays import Array, array_module, goes_to_cuda
 from .varying_blur import regular_nodes
 
 # Poses and points are evaluated for so many pairs at a time.
@@ -129,9 +129,54 @@ def splat(poses: np.ndarray, points: np.ndarray, shape: tuple[int, int], focal: 
     return csr_matrix((np.concatenate(values), np.concatenate(indices), ends), shape=shape_of_matrix)
 
 
+def candidates(grid: PoseGrid, points: np.ndarray, window: tuple[int, int]) -> np.ndarray:
+    """Where in the lattice the poses are that reach a pixel of the kernel at a point, for each roll.
+
+    Parameters
+    ----------
+    points : (R, 2).
+    window : (kh, kw) of the kernels.
+
+    Returns
+    -------
+    (R, rolls, 2, 4) float32
+        a, b, c and reach, along rows and columns of the lattice: within one pixel of pixel (y, x) are only poses at
+        most `reach` from a + b y + c x. The line is fitted to 25 shifts, and `reach` is what a pixel is in the lattice,
+        and half more than the largest error. Where a line does not fit within a bin, all poses are within `reach`.
+    """
+    reaches = [np.linspace(-max(1, side // 2), max(1, side // 2), 5) for side in grid.size]
+    bins = np.stack(np.meshgrid(*reaches, indexing="ij"), axis=-1).reshape(-1, 2)  # from the middle
+    rolls = (np.arange(grid.rolls) - grid.rolls // 2) * grid.step
+    poses = np.concatenate([np.tile(-bins[:, ::-1], (grid.rolls, 1)), np.repeat(rolls, len(bins))[:, None]], axis=1)
+    with np.errstate(all="ignore"):
+        d = -displacement(poses, points, grid.shape, grid.focal)
+    d = d.reshape(grid.rolls, len(bins), len(points), 2).transpose(2, 0, 1, 3)
+    d = np.where(np.isfinite(d).all(axis=(-2, -1), keepdims=True), d, 0)
+    design = np.concatenate([np.ones_like(d[..., :1]), d], axis=-1)
+    lines = np.linalg.pinv(design) @ bins  # (R, rolls, 3, 2)
+    error = abs(design @ lines - bins).max(axis=-2)
+    reach = abs(lines[..., 1:, :]).sum(axis=-2) + 1.5 * error + 0.01  # 0.01 for the rounding to float32
+    fits = error < 1
+    lines, reach = lines * fits[..., None, :], np.where(fits, reach, 4 * max(grid.size))
+    lines[..., 0, :] += (
+        np.array(grid.size) // 2 - lines[..., 1, :] * (window[0] // 2) - lines[..., 2, :] * (window[1] // 2)
+    )
+    return np.concatenate([lines, reach[..., None, :]], axis=-2).swapaxes(-2, -1).astype(np.float32)
+
+
+class Splatting(Protocol):
+    """M and M^T for fixed poses and points: `PoseGrid.splatting`."""
+
+    def expand(self, weights: Array) -> Array:
+        """k_r = M_r w: weights (..., T) of the poses as kernels (..., *points, kh, kw)."""
+
+    def collect(self, kernels: Array) -> Array:
+        """sum_r M_r^T k_r: kernels (..., *points, kh, kw) as weights (..., T). The adjoint of `expand`."""
+
+
 @dataclass(frozen=True)
-class Splatting:
-    """M and M^T for fixed poses and points: `PoseGrid.splatting`.
+class SparseSplatting:
+    """A stored matrix.
 
     Attributes
     ----------
@@ -146,12 +191,12 @@ class Splatting:
     window: tuple[int, int]
 
     def expand(self, weights: Array) -> Array:
-        """k_r = M_r w: weights (..., T) of the poses as kernels (..., *points, kh, kw)."""
+        """`Splatting.expand`. pose_expand.cu."""
         flat = weights.reshape(-1, weights.shape[-1])
         return _product(self.transposed, flat).reshape(*weights.shape[:-1], *self.points, *self.window)
 
     def collect(self, kernels: Array) -> Array:
-        """sum_r M_r^T k_r: kernels (..., *points, kh, kw) as weights (..., T). The adjoint of `expand`."""
+        """`Splatting.collect`. pose_collect.cu."""
         lead = kernels.shape[: kernels.ndim - len(self.points) - 2]
         flat = kernels.reshape(math.prod(lead), -1)
         return _product(self.matrix, flat).reshape(*lead, -1)
@@ -161,6 +206,55 @@ def _product(matrix: Any, rows: Array) -> Array:
     """matrix @ row for each of `rows` (n, size), (n, size'); one by one, so that a batch equals a loop."""
     xp = array_module(rows)
     return xp.stack([matrix @ row for row in rows])
+
+
+@dataclass(frozen=True)
+class CudaSplatting:
+    """Nothing stored but numbers for each point and roll: CUDA kernels find each pose's place anew, in float32.
+
+    Attributes
+    ----------
+    positions : (R, 2) float32, the points from the middle of the image.
+    candidates : (R, rolls, 2, 4) float32, see `candidates`.
+    active, place : flat indices of the poses in the lattice, (T,), and the lattice's in these or -1; None for all.
+    points, window : as in `SparseSplatting`.
+    """
+
+    grid: PoseGrid
+    positions: Array
+    candidates: Array
+    active: Array | None
+    place: Array | None
+    points: tuple[int, ...]
+    window: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, grid: PoseGrid, points: np.ndarray, window: tuple[int, int], active: np.ndarray | None, xp: Any
+    ) -> CudaSplatting:
+        flat = np.asarray(points, np.float64).reshape(-1, 2)
+        positions = xp.asarray((flat - (np.array(grid.shape) - 1) / 2).astype(np.float32))
+        place = None
+        if active is not None:
+            place = np.full(grid.lattice, -1, np.int32)
+            place.reshape(-1)[active] = np.arange(len(active))
+            active, place = xp.asarray(active.astype(np.int32)), xp.asarray(place)
+        tables = xp.asarray(candidates(grid, flat, window))
+        return cls(grid, positions, tables, active, place, points.shape[:-1], window)
+
+    def expand(self, weights: Array) -> Array:
+        from . import cuda
+
+        grid, numbers = self.grid, (self.window, self.grid.step, self.grid.focal)
+        kernels = cuda.pose_expand(weights, self.positions, self.candidates, self.place, grid.lattice, *numbers)
+        return kernels.reshape(*weights.shape[:-1], *self.points, *self.window)
+
+    def collect(self, kernels: Array) -> Array:
+        from . import cuda
+
+        grid, lead = self.grid, kernels.shape[: kernels.ndim - len(self.points) - 2]
+        flat = kernels.reshape(*lead, -1, *self.window)
+        return cuda.pose_collect(flat, self.positions, self.active, grid.lattice, grid.step, grid.focal)
 
 
 @dataclass(frozen=True)
@@ -195,12 +289,19 @@ class PoseGrid:
         """(rolls, kh, kw), the shape of a volume of weights."""
         return self.rolls, *self.size
 
+    @property
+    def step(self) -> float:
+        """From roll to roll, in radians."""
+        return 1 / corner_radius(self.shape)
+
     def poses(self, active: np.ndarray | None = None) -> np.ndarray:
         """(T, 3): (u, v, phi) of all poses, or of those with the flat indices in `active`."""
         indices = np.arange(math.prod(self.lattice)) if active is None else active
         roll, row, column = np.unravel_index(indices, self.lattice)
-        (kh, kw), step = self.size, 1 / corner_radius(self.shape)
-        return np.stack([kw // 2 - column, kh // 2 - row, (roll - self.rolls // 2) * step], axis=-1).astype(np.float64)
+        kh, kw = self.size
+        return np.stack([kw // 2 - column, kh // 2 - row, (roll - self.rolls // 2) * self.step], axis=-1).astype(
+            np.float64
+        )
 
     def displacement(self, points: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
         """`poses.displacement` of these poses, (T, *points.shape)."""
@@ -216,10 +317,12 @@ class PoseGrid:
     ) -> Splatting:
         """M for these points and for kernels of `window` (by default `size`), of the dtype and memory of `like`.
 
-        Memory: 4 entries of 8 bytes (12 in float64) for each pose and point, twice on a device. For large kernels
-        restrict the poses to those with the flat indices in `active`, in rising order.
+        Memory: 4 entries of 8 bytes (12 in float64) for each pose and point, twice in float64 on a device; none in
+        float32 there. For large kernels restrict the poses to those with the flat indices in `active`, in rising order.
         """
         window = self.size if window is None else window
+        if like is not None and goes_to_cuda(like):
+            return CudaSplatting.of(self, points, window, active, array_module(like))
         matrix = splat(self.poses(active), points, self.shape, self.focal, window)
         if like is not None:
             matrix = matrix.astype(like.dtype)
@@ -229,7 +332,7 @@ class PoseGrid:
 
             # On a device a product with M^T would add up in no fixed order.
             matrix, transposed = csr_matrix(matrix), csr_matrix(transposed.tocsr())
-        return Splatting(matrix, transposed, points.shape[:-1], window)
+        return SparseSplatting(matrix, transposed, points.shape[:-1], window)
 
     def expand(self, weights: Array, points: np.ndarray, window: tuple[int, int] | None = None) -> Array:
         """k_r = sum_t w_t delta_bilinear(. - (c_r - H_t c_r)): the kernels that weights of poses make at `points`.
