@@ -10,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
 cells_add(const float* __restrict__ blocks, const int* __restrict__ rows, const int* __restrict__ columns,
           const int* __restrict__ row_spans, const int* __restrict__ column_spans,
           const float* __restrict__ row_weights, const float* __restrict__ column_weights, float* __restrict__ out,
-          int h, int w, int down, int across, int gh, int gw, int first_row, int begin, int end, int add) {
+          int h, int w, int across, int down, int gh, int gw, int first_row, int begin, int end, int add) {
     const Tile at = this_tile(end - begin, w);
     const int x = at.x + threadIdx.x;
     if (x >= w) return;

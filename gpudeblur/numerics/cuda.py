@@ -415,7 +415,16 @@ def _poses(name: str, indices: Any, shape: tuple[int, ...], count: int) -> Any:
     return _NULL
 
 
-def cells_cut(u: Any, rows: Any, columns: Any, sides: tuple[int, int], weights: Any = None, *, out: Any = None) -> Any:
+def cells_cut(
+    u: Any,
+    rows: Any,
+    columns: Any,
+    sides: tuple[int, int],
+    weights: Any = None,
+    chunk: tuple[int, int] | None = None,
+    *,
+    out: Any = None,
+) -> Any:
     """`varying_blur.VaryingBlur._blocks` of float32 images, with zeros beyond them.
 
     Parameters
@@ -425,14 +434,16 @@ def cells_cut(u: Any, rows: Any, columns: Any, sides: tuple[int, int], weights: 
         copy, which must not.
     sides : (gh, gw) of a block.
     weights : (H,) and (W,) float32, factors of the pixels; or None.
+    chunk : first and end of the rows of cells to cut, by default all.
     """
     u = _checked("u", u, np.float32)
     rows, columns = (_checked("cells", cells, np.int32, (3, cells.shape[1])) for cells in (rows, columns))
-    out = _target("out", out, (*u.shape[:-2], rows.shape[1], columns.shape[1], *sides), np.float32)
+    all_rows, across = rows.shape[1], columns.shape[1]
+    first, last = chunk or (0, all_rows)
+    out = _target("out", out, (*u.shape[:-2], last - first, across, *sides), np.float32)
     args = (u, rows, columns, *_pixel_weights(weights, u), out, *_sides(u))
-    _launch(
-        "cells_cut", _tiles(out), _TILE_BLOCK, *args, np.int32(rows.shape[1]), np.int32(columns.shape[1]), *_sides(out)
-    )
+    numbers = (np.int32(n) for n in (all_rows, across, last - first, *sides, first))
+    _launch("cells_cut", _tiles(out), _TILE_BLOCK, *args, *numbers)
     return out
 
 
@@ -443,7 +454,6 @@ def cells_add(
     spans: tuple[Any, Any],
     out: Any,
     weights: Any = None,
-    *,
     first_row: int = 0,
     visited: tuple[int, int] | None = None,
     add: bool = False,
@@ -452,23 +462,22 @@ def cells_add(
 
     Parameters
     ----------
-    blocks : (..., down, columns, gh, gw) float32, those of rows of cells from `first_row`.
-    rows, columns : (3, cells) int32, of all rows of cells.
-    spans : (2, H) and (2, W) int32, the first cell that has a pixel and the end of those, per row and column.
-    visited : first and end of the pixels' rows that these cells have, by default all.
+    blocks : (..., down, columns, gh, gw) float32, those of the rows of cells from `first_row`.
+    rows, columns, weights : as in `cells_cut`.
+    spans : (2, H) and (2, W) int32, the first cell that has a row or column of pixels, and the end of those.
+    visited : first and end of the rows of pixels that these cells have, by default all.
     add : to what is in `out`, also where a pixel's first cell is among these.
     """
-    blocks, out = _checked("blocks", blocks, np.float32), _in_place("out", out, np.float32)
-    h, w = out.shape[-2:]
+    out = _in_place("out", out, np.float32)
     rows, columns = (_checked("cells", cells, np.int32, (3, cells.shape[1])) for cells in (rows, columns))
-    shape = (*out.shape[:-2], blocks.shape[-4], columns.shape[1], *blocks.shape[-2:])
-    blocks = _checked("blocks", blocks, np.float32, shape)
-    checked = (_checked("spans", span, np.int32, (2, side)) for span, side in zip(spans, (h, w), strict=True))
-    begin, end = visited or (0, h)
-    numbers = (*blocks.shape[-4:], first_row, begin, end, add)
+    across, (down, *_, gh, gw) = columns.shape[1], blocks.shape[-4:]
+    blocks = _checked("blocks", blocks, np.float32, (*out.shape[:-2], down, across, gh, gw))
+    checked = (_checked("spans", span, np.int32, (2, side)) for span, side in zip(spans, out.shape[-2:], strict=True))
+    begin, end = visited or (0, out.shape[-2])
     args = (blocks, rows, columns, *checked, *_pixel_weights(weights, out), out, *_sides(out))
-    tiles = _batch(out) * -(-(end - begin) // _TILE) * -(-w // _TILE)
-    _launch("cells_add", tiles, _TILE_BLOCK, *args, *(np.int32(n) for n in numbers))
+    tiles = _batch(out) * -(-(end - begin) // _TILE) * -(-out.shape[-1] // _TILE)
+    numbers = (np.int32(n) for n in (across, down, gh, gw, first_row, begin, end, add))
+    _launch("cells_add", tiles, _TILE_BLOCK, *args, *numbers)
     return out
 
 

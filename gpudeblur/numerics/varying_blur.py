@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, array_module
+from .arrays import Array, array_module, goes_to_cuda
 from .fourier import fast_shape, fast_size, irfft2, kernel_to_grid, psf_to_otf, rfft2
 
 # Pixels of the cells that are transformed at a time: on NumPy what a cache holds, on a device 64 MiB of float32.
@@ -114,6 +114,43 @@ class Cells:
         weights = np.stack([all_hats[cells + corner, cells] * inside for corner in range(min(2, len(nodes)))])
         return cls(used, bounds.tolist(), starts.tolist(), length, grid, weights)
 
+    def pixel_weights(self, dtype: Any) -> np.ndarray:
+        """`weights` of each pixel's own cell, (1 or 2, n)."""
+        pixels, cells = np.arange(self.bounds[-1]), np.repeat(np.arange(len(self.starts)), np.diff(self.bounds))
+        return self.weights[:, cells, pixels - np.array(self.starts)[cells]].astype(dtype)
+
+
+@dataclass(frozen=True)
+class CellTables:
+    """What `cuda.cells_cut` and `cells_add` take of the cells along an axis, on a device.
+
+    Attributes
+    ----------
+    cells : (3, cells) int32: first pixel of the block with its margin, and first and end of the pixels it takes.
+    spans : (2, n) int32: the first cell that has a pixel and the end of those.
+    """
+
+    cells: Array
+    spans: Array
+
+    @classmethod
+    def of(cls, xp: Any, first: np.ndarray, begin: np.ndarray, end: np.ndarray, n: int) -> CellTables:
+        pixels = np.arange(n)
+        spans = [np.searchsorted(end, pixels, "right"), np.searchsorted(begin, pixels, "right")]
+        return cls(xp.asarray(np.array([first, begin, end], np.int32)), xp.asarray(np.array(spans, np.int32)))
+
+    @classmethod
+    def own(cls, xp: Any, cells: Cells, margin: int) -> CellTables:
+        """Each pixel of the blurred image in its cell, `margin` after the start of the block."""
+        bounds = np.array(cells.bounds)
+        return cls.of(xp, np.array(cells.starts) - margin, bounds[:-1], bounds[1:], cells.bounds[-1])
+
+    @classmethod
+    def whole(cls, xp: Any, cells: Cells, n: int) -> CellTables:
+        """Each pixel of the image with its margins in all blocks that have it."""
+        first = np.array(cells.starts)
+        return cls.of(xp, first, first, np.minimum(first + cells.grid, n), n)
+
 
 class VaryingBlur:
     """K and its adjoint for one field of kernels and one size of image.
@@ -147,9 +184,18 @@ class VaryingBlur:
         self._valid = (..., slice(top, top + self._rows.length), slice(left, left + self._columns.length))
         wy, wx = (self._xp.asarray(cells.weights.astype(dtype)) for cells in (self._rows, self._columns))
         self._wy, self._wx = wy[:, :, None, :, None], wx[:, None, :, None, :]
+        self._cuda = goes_to_cuda(self._otf)
+        if self._cuda:
+            both = (self._rows, self._columns)
+            self._own = [CellTables.own(self._xp, *pair) for pair in zip(both, (top, left), strict=True)]
+            self._whole = [CellTables.whole(self._xp, *pair) for pair in zip(both, self.padded_shape, strict=True)]
+            wy, wx = (self._xp.asarray(cells.pixel_weights(dtype)) for cells in both)
+            self._corners = [(a, b, (wy[a], wx[b])) for a, b in np.ndindex(len(wy), len(wx))]
 
     def blur(self, x: Array) -> Array:
         """K x: (..., H + kh - 1, W + kw - 1) to the pixels (..., H, W) whose whole neighborhood x has."""
+        if self._cuda:
+            return self._blur_by_launches(x)
         xp, rows, columns = self._xp, self._rows, self._columns
         lead = x.shape[:-2]
         x = self._at_least(x, self._grid)
@@ -177,6 +223,8 @@ class VaryingBlur:
 
     def adjoint(self, y: Array) -> Array:
         """K^T y: (..., H, W) to (..., H + kh - 1, W + kw - 1)."""
+        if self._cuda:
+            return self._adjoint_by_launches(y)
         xp, rows, columns = self._xp, self._rows, self._columns
         lead, block = y.shape[:-2], (rows.length, columns.length)
         y = self._at_least(y, block)
@@ -204,6 +252,40 @@ class VaryingBlur:
                 first = rows.starts[strip]
                 out[..., first : first + self._grid[0], :] += strips[..., i, :, :]
         return out[..., : self.padded_shape[0], : self.padded_shape[1]]
+
+    def _blur_by_launches(self, x: Array) -> Array:
+        """`blur` in float32 on a device, without a loop over cells. cells_cut.cu, cells_add.cu."""
+        from . import cuda
+
+        (rows, columns), bounds = self._whole, self._rows.bounds
+        out = self._xp.empty((*x.shape[:-2], *self.shape), dtype=x.dtype)
+        for chunk in self._chunks(x.shape[:-2]):
+            ends = (chunk.start, chunk.stop)
+            spectrum = rfft2(cuda.cells_cut(x, rows.cells, columns.cells, self._grid, None, ends), overwrite=True)
+            visited = (bounds[chunk.start], bounds[chunk.stop])
+            for number, (a, b, weights) in enumerate(self._corners):
+                part = irfft2(spectrum * self._corner(chunk, a, b), self._grid, overwrite=True)
+                _add_cells(part, self._own, out, weights, chunk.start, visited, number > 0)
+        return out
+
+    def _adjoint_by_launches(self, y: Array) -> Array:
+        """`adjoint` likewise."""
+        from . import cuda
+
+        (rows, columns), (height, width) = self._own, self.padded_shape
+        out = self._xp.empty((*y.shape[:-2], height, width), dtype=y.dtype)
+        for chunk in self._chunks(y.shape[:-2]):
+            ends, total = (chunk.start, chunk.stop), None
+            for a, b, weights in self._corners:
+                part = rfft2(cuda.cells_cut(y, rows.cells, columns.cells, self._grid, weights, ends), overwrite=True)
+                self._xp.conjugate(part, out=part)
+                part *= self._corner(chunk, a, b)
+                total = part if total is None else _add(total, part)
+            parts = irfft2(self._xp.conjugate(total, out=total), self._grid, overwrite=True)
+            del total, part
+            visited = (self._rows.starts[chunk.start], min(height, self._rows.starts[chunk.stop - 1] + self._grid[0]))
+            _add_cells(parts, self._whole, out, None, chunk.start, visited, False)
+        return out
 
     def _chunks(self, lead: tuple[int, ...]) -> Iterator[slice]:
         """Rows of cells, as many at a time as CHUNK_PIXELS allow."""
@@ -235,3 +317,10 @@ class VaryingBlur:
 def _add(total: Array, part: Array) -> Array:
     total += part
     return total
+
+
+def _add_cells(blocks: Array, tables: list[CellTables], out: Array, *numbers: Any) -> None:
+    from . import cuda
+
+    rows, columns = tables
+    cuda.cells_add(blocks, rows.cells, columns.cells, (rows.spans, columns.spans), out, *numbers)
