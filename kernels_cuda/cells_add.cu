@@ -1,10 +1,10 @@
-// cells_add: the adjoint of cells_cut; each pixel of an image sums its cells, along a row of cells and then over the
-// rows, in their order. Cells first_row..first_row + down - 1 of `all` rows; of out, rows begin..end - 1 are visited and
-// pixels with one of these cells are written; what earlier cells of a pixel have left is added to, with `add` anything.
-// blocks: (n, down, across, gh, gw) float32; rows: (3, all) int32 and columns: (3, across) int32 as in cells_cut;
-// row_spans: (2, h), column_spans: (2, w) int32, the first cell and the end of those that have a pixel; row_weights: h
-// floats, column_weights: w, or both null; out: (n, h, w) float32; C order.
-// grid (ceil(w / 32) ceil((end - begin) / 32) n), block (32, 8).  NumPy twin: varying_blur.VaryingBlur.adjoint, .blur.
+// cells_add: the adjoint of cells_cut. Each pixel of an image adds up its cells in their order: along a row of cells,
+// times the weights, then over the rows. Given are rows first_row..first_row + down - 1 of the cells, and out is written
+// where a pixel of its rows begin..end - 1 has one of them; it is added to where a pixel has earlier ones, or with `add`.
+// blocks: (n, down, across, gh, gw) float32; rows: (3, all), columns: (3, across) int32 as in cells_cut; row_spans:
+// (2, h), column_spans: (2, w) int32, the first cell that has a pixel and the end of those; row_weights: h floats,
+// column_weights: w, or both null; out: (n, h, w) float32; C order.
+// grid (ceil(w / 32) ceil((end - begin) / 32) n), block (32, 8).  NumPy twin: varying_blur.VaryingBlur._add_blocks.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)
 cells_add(const float* __restrict__ blocks, const int* __restrict__ rows, const int* __restrict__ columns,

@@ -1,8 +1,8 @@
-// cells_cut: blocks of an image, (y, x) of cell (i, j) from its pixel (rows.first(i) + y, columns.first(j) + x) where
-// rows.begin(i) <= row < rows.end(i) and likewise for the columns, else 0; times the pixel's row and column weights.
+// cells_cut: blocks of an image. Pixel (y, x) of cell (i, j) is the image's (rows.first(i) + y, columns.first(j) + x),
+// times its row and column weights, where rows.begin(i) <= row < rows.end(i) and likewise for the column, else 0.
 // u: (n, h, w) float32; rows: (3, all) int32, first, begin, end, the last two within 0..h; columns: (3, across) int32,
-// within 0..w; row_weights: h floats, column_weights: w, or both null; out: (n, down, across, gh, gw) float32, of the
-// rows of cells from first_row; C order.
+// within 0..w; row_weights: h floats, column_weights: w, or both null; out: (n, down, across, gh, gw) float32, the rows
+// of cells from first_row; C order.
 // grid (ceil(gw / 32) ceil(gh / 32) n down across), block (32, 8).  NumPy twin: varying_blur.VaryingBlur._blocks.
 
 extern "C" __global__ void __launch_bounds__(TILE * TILE_ROWS)

@@ -183,10 +183,10 @@ __device__ inline void toeplitz_product(const float* a, const float* v, float* o
     }
 }
 
-// H_t - 1 for the pose t = (u, v, phi) of a camera, in pixels and radians, with `curvature` 1 / f, or 0 for motion in the
-// plane: a matrix on (x, y, 1) in pixels from the principal point. numerics.poses.displacement.
-// float32: H c - c is never a difference of large numbers here, so that it has the rounding errors of a few of its own
-// terms (1e-5 pixels where these are 30 pixels), whatever the coordinates are.
+// H_t - 1 of the pose (u, v, phi) of a camera, in pixels and radians, with curvature 1 / f, or 0 for motion in the image
+// plane: a matrix on (x, y, 1), in pixels from the principal point. NumPy twin: poses.displacement.
+// float32 suffices: H c - c is never a difference of large numbers here, so that it has the rounding errors of a few
+// terms of its own size (some 1e-6 pixels where these are 15 pixels), whatever the coordinates are.
 struct PoseMotion {
     float xx, xy, x1, yx, yy, y1, zx, zy, z1;  // z is multiplied by 1 / f
 

@@ -1,9 +1,9 @@
-// pose_collect: weights(t) = sum of bilinear samples of kernels_r at c_r - H_t c_r, 0 beyond their borders, in the order
-// of r. The matrix of the sum is never stored: displacements are computed in float32, see PoseMotion.
+// pose_collect: weights(t) = sum of bilinear samples of kernels_r at c_r - H_t c_r, 0 beyond their borders, in the
+// order of r. The matrix of the sum is never stored: displacements are computed, in float32 (see PoseMotion).
 // kernels: (n, count, kh, kw) float32; points c: (count, 2) float32, (row, column) from the image's middle; active:
 // `poses` int32, rising flat indices in the lattice (rolls, gh, gw), or null for all; out: (n, poses) float32; C order.
 // Pose (m, i, j) is u = gw / 2 - j, v = gh / 2 - i, phi = (m - rolls / 2) step.
-// grid ceil(poses / 128) n, block 128.  NumPy twin: poses.SparseSplatting.collect.
+// grid (ceil(poses / 128) n), block (128).  NumPy twin: poses.SparseSplatting.collect.
 
 extern "C" __global__ void __launch_bounds__(128)
 pose_collect(const float* __restrict__ kernels, const float* __restrict__ points, const int* __restrict__ active,

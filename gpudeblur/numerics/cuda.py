@@ -420,7 +420,8 @@ def cells_cut(
     rows: Any,
     columns: Any,
     sides: tuple[int, int],
-    weights: Any = None,
+    row_weights: Any = None,
+    column_weights: Any = None,
     chunk: tuple[int, int] | None = None,
     *,
     out: Any = None,
@@ -433,7 +434,7 @@ def cells_cut(
     rows, columns : (3, cells) int32: first pixel of the block, which may lie outside, and first and end of those to
         copy, which must not.
     sides : (gh, gw) of a block.
-    weights : (H,) and (W,) float32, factors of the pixels; or None.
+    row_weights, column_weights : (H,) and (W,) float32, factors of the pixels; or None for both.
     chunk : first and end of the rows of cells to cut, by default all.
     """
     u = _checked("u", u, np.float32)
@@ -441,7 +442,7 @@ def cells_cut(
     all_rows, across = rows.shape[1], columns.shape[1]
     first, last = chunk or (0, all_rows)
     out = _target("out", out, (*u.shape[:-2], last - first, across, *sides), np.float32)
-    args = (u, rows, columns, *_pixel_weights(weights, u), out, *_sides(u))
+    args = (u, rows, columns, *_pixel_weights(row_weights, column_weights, u), out, *_sides(u))
     numbers = (np.int32(n) for n in (all_rows, across, last - first, *sides, first))
     _launch("cells_cut", _tiles(out), _TILE_BLOCK, *args, *numbers)
     return out
@@ -451,20 +452,22 @@ def cells_add(
     blocks: Any,
     rows: Any,
     columns: Any,
-    spans: tuple[Any, Any],
+    row_spans: Any,
+    column_spans: Any,
     out: Any,
-    weights: Any = None,
+    row_weights: Any = None,
+    column_weights: Any = None,
     first_row: int = 0,
     visited: tuple[int, int] | None = None,
     add: bool = False,
 ) -> Any:
-    """The adjoint of `cells_cut`, as `varying_blur.VaryingBlur` adds up blocks; in place in `out`, (..., H, W) float32.
+    """`varying_blur.VaryingBlur._add_blocks`, the adjoint of `cells_cut`; in place in `out`, (..., H, W) float32.
 
     Parameters
     ----------
     blocks : (..., down, columns, gh, gw) float32, those of the rows of cells from `first_row`.
-    rows, columns, weights : as in `cells_cut`.
-    spans : (2, H) and (2, W) int32, the first cell that has a row or column of pixels, and the end of those.
+    rows, columns, row_weights, column_weights : as in `cells_cut`.
+    row_spans, column_spans : (2, H) and (2, W) int32, the first cell that has a pixel, and the end of those.
     visited : first and end of the rows of pixels that these cells have, by default all.
     add : to what is in `out`, also where a pixel's first cell is among these.
     """
@@ -472,20 +475,22 @@ def cells_add(
     rows, columns = (_checked("cells", cells, np.int32, (3, cells.shape[1])) for cells in (rows, columns))
     across, (down, *_, gh, gw) = columns.shape[1], blocks.shape[-4:]
     blocks = _checked("blocks", blocks, np.float32, (*out.shape[:-2], down, across, gh, gw))
-    checked = (_checked("spans", span, np.int32, (2, side)) for span, side in zip(spans, out.shape[-2:], strict=True))
+    row_spans = _checked("row_spans", row_spans, np.int32, (2, out.shape[-2]))
+    column_spans = _checked("column_spans", column_spans, np.int32, (2, out.shape[-1]))
     begin, end = visited or (0, out.shape[-2])
-    args = (blocks, rows, columns, *checked, *_pixel_weights(weights, out), out, *_sides(out))
+    weights = _pixel_weights(row_weights, column_weights, out)
+    args = (blocks, rows, columns, row_spans, column_spans, *weights, out, *_sides(out))
     tiles = _batch(out) * -(-(end - begin) // _TILE) * -(-out.shape[-1] // _TILE)
     numbers = (np.int32(n) for n in (across, down, gh, gw, first_row, begin, end, add))
     _launch("cells_add", tiles, _TILE_BLOCK, *args, *numbers)
     return out
 
 
-def _pixel_weights(weights: Any, u: Any) -> tuple[Any, Any]:
-    if weights is None:
+def _pixel_weights(rows: Any, columns: Any, u: Any) -> tuple[Any, Any]:
+    if rows is None:
         return _NULL, _NULL
-    row, column = (_checked("weights", w, np.float32, (side,)) for w, side in zip(weights, u.shape[-2:], strict=True))
-    return row, column
+    checked = _checked("row_weights", rows, np.float32, (u.shape[-2],))
+    return checked, _checked("column_weights", columns, np.float32, (u.shape[-1],))
 
 
 def spectrum_max(spectrum: Any, *, out: Any = None) -> Any:

@@ -191,12 +191,12 @@ class SparseSplatting:
     window: tuple[int, int]
 
     def expand(self, weights: Array) -> Array:
-        """`Splatting.expand`. pose_expand.cu."""
+        """`Splatting.expand`. CUDA kernel: pose_expand.cu."""
         flat = weights.reshape(-1, weights.shape[-1])
         return _product(self.transposed, flat).reshape(*weights.shape[:-1], *self.points, *self.window)
 
     def collect(self, kernels: Array) -> Array:
-        """`Splatting.collect`. pose_collect.cu."""
+        """`Splatting.collect`. CUDA kernel: pose_collect.cu."""
         lead = kernels.shape[: kernels.ndim - len(self.points) - 2]
         flat = kernels.reshape(math.prod(lead), -1)
         return _product(self.matrix, flat).reshape(*lead, -1)

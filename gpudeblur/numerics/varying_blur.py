@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,42 +114,63 @@ class Cells:
         weights = np.stack([all_hats[cells + corner, cells] * inside for corner in range(min(2, len(nodes)))])
         return cls(used, bounds.tolist(), starts.tolist(), length, grid, weights)
 
+    def own_pixels(self, margin: int) -> np.ndarray:
+        """(3, cells): first pixels of blocks with a `margin`, and the first and the end of the cell's own in them."""
+        return np.array([np.array(self.starts) - margin, self.bounds[:-1], self.bounds[1:]], np.int32)
+
+    def all_pixels(self, n: int) -> np.ndarray:
+        """Likewise of an image that has its margins, `n` pixels, of which a block takes all."""
+        return np.array([self.starts, self.starts, np.minimum(np.array(self.starts) + self.grid, n)], np.int32)
+
     def pixel_weights(self, dtype: Any) -> np.ndarray:
         """`weights` of each pixel's own cell, (1 or 2, n)."""
         pixels, cells = np.arange(self.bounds[-1]), np.repeat(np.arange(len(self.starts)), np.diff(self.bounds))
         return self.weights[:, cells, pixels - np.array(self.starts)[cells]].astype(dtype)
 
 
-@dataclass(frozen=True)
-class CellTables:
-    """What `cuda.cells_cut` and `cells_add` take of the cells along an axis, on a device.
+class CudaCells:
+    """The cells of an image on a device, as `cuda.cells_cut` and `cells_add` take them.
 
-    Attributes
+    Parameters
     ----------
-    cells : (3, cells) int32: first pixel of the block with its margin, and first and end of the pixels it takes.
-    spans : (2, n) int32: the first cell that has a pixel and the end of those.
+    axes : for rows and columns of cells, (3, cells) int32 by `Cells.own_pixels` or `all_pixels`.
+    shape : (H, W) of the image.
+    sides : of a block.
     """
 
-    cells: Array
-    spans: Array
+    def __init__(self, xp: Any, axes: Sequence[np.ndarray], shape: tuple[int, int], sides: tuple[int, int]) -> None:
+        self._sides = sides
+        self._rows, self._columns = (xp.asarray(axis) for axis in axes)
+        # The first cell that has a pixel, and the end of those.
+        spans = [
+            [np.searchsorted(side, np.arange(n), "right") for side in (end, begin)]
+            for (_, begin, end), n in zip(axes, shape, strict=True)
+        ]
+        self._spans = xp.asarray(np.array(spans[0], np.int32)), xp.asarray(np.array(spans[1], np.int32))
+        self._begin, self._end = axes[0][1].tolist(), axes[0][2].tolist()
 
-    @classmethod
-    def of(cls, xp: Any, first: np.ndarray, begin: np.ndarray, end: np.ndarray, n: int) -> CellTables:
-        pixels = np.arange(n)
-        spans = [np.searchsorted(end, pixels, "right"), np.searchsorted(begin, pixels, "right")]
-        return cls(xp.asarray(np.array([first, begin, end], np.int32)), xp.asarray(np.array(spans, np.int32)))
+    def cut(self, x: Array, chunk: slice, wy: Array | None = None, wx: Array | None = None) -> Array:
+        """Blocks (..., rows, columns, *sides) of `x` times the weights of its rows and columns, zero elsewhere."""
+        from . import cuda
 
-    @classmethod
-    def own(cls, xp: Any, cells: Cells, margin: int) -> CellTables:
-        """Each pixel of the blurred image in its cell, `margin` after the start of the block."""
-        bounds = np.array(cells.bounds)
-        return cls.of(xp, np.array(cells.starts) - margin, bounds[:-1], bounds[1:], cells.bounds[-1])
+        return cuda.cells_cut(x, self._rows, self._columns, self._sides, wy, wx, (chunk.start, chunk.stop))
 
-    @classmethod
-    def whole(cls, xp: Any, cells: Cells, n: int) -> CellTables:
-        """Each pixel of the image with its margins in all blocks that have it."""
-        first = np.array(cells.starts)
-        return cls.of(xp, first, first, np.minimum(first + cells.grid, n), n)
+    def add(
+        self,
+        out: Array,
+        blocks: Array,
+        chunk: slice,
+        wy: Array | None = None,
+        wx: Array | None = None,
+        add: bool = False,
+    ) -> None:
+        """The adjoint. A pixel's first cell is written to `out`, the others are added; with `add` all are."""
+        from . import cuda
+
+        rows, columns = self._spans
+        visited = self._begin[chunk.start], self._end[chunk.stop - 1]
+        cells = (self._rows, self._columns, rows, columns)
+        cuda.cells_add(blocks, *cells, out, wy, wx, first_row=chunk.start, visited=visited, add=add)
 
 
 class VaryingBlur:
@@ -187,10 +208,12 @@ class VaryingBlur:
         self._cuda = goes_to_cuda(self._otf)
         if self._cuda:
             both = (self._rows, self._columns)
-            self._own = [CellTables.own(self._xp, *pair) for pair in zip(both, (top, left), strict=True)]
-            self._whole = [CellTables.whole(self._xp, *pair) for pair in zip(both, self.padded_shape, strict=True)]
+            own = [cells.own_pixels(margin) for cells, margin in zip(both, (top, left), strict=True)]
+            all_pixels = [cells.all_pixels(n) for cells, n in zip(both, self.padded_shape, strict=True)]
+            self._disjoint = CudaCells(self._xp, own, shape, self._grid)
+            self._margined = CudaCells(self._xp, all_pixels, self.padded_shape, self._grid)
             wy, wx = (self._xp.asarray(cells.pixel_weights(dtype)) for cells in both)
-            self._corners = [(a, b, (wy[a], wx[b])) for a, b in np.ndindex(len(wy), len(wx))]
+            self._corners = [(a, b, wy[a], wx[b]) for a, b in np.ndindex(len(wy), len(wx))]
 
     def blur(self, x: Array) -> Array:
         """K x: (..., H + kh - 1, W + kw - 1) to the pixels (..., H, W) whose whole neighborhood x has."""
@@ -225,8 +248,7 @@ class VaryingBlur:
         """K^T y: (..., H, W) to (..., H + kh - 1, W + kw - 1)."""
         if self._cuda:
             return self._adjoint_by_launches(y)
-        xp, rows, columns = self._xp, self._rows, self._columns
-        lead, block = y.shape[:-2], (rows.length, columns.length)
+        xp, lead, block = self._xp, y.shape[:-2], (self._rows.length, self._columns.length)
         y = self._at_least(y, block)
         size = [max(pair) for pair in zip(self.padded_shape, self._grid, strict=True)]
         out = xp.zeros((*lead, *size), dtype=y.dtype)
@@ -244,47 +266,31 @@ class VaryingBlur:
                     total = part if total is None else _add(total, part)
             parts = irfft2(xp.conjugate(total, out=total), self._grid, overwrite=True)
             del total, blocks, padded
-            # Margins overlap. They are added in the order of the cells, whatever the chunks are.
-            strips = xp.zeros((*lead, parts.shape[-4], self._grid[0], size[1]), dtype=y.dtype)
-            for j, first in enumerate(columns.starts):
-                strips[..., first : first + self._grid[1]] += parts[..., :, j, :, :]
-            for i, strip in enumerate(range(chunk.start, chunk.stop)):
-                first = rows.starts[strip]
-                out[..., first : first + self._grid[0], :] += strips[..., i, :, :]
+            self._add_blocks(out, parts, chunk)
         return out[..., : self.padded_shape[0], : self.padded_shape[1]]
 
     def _blur_by_launches(self, x: Array) -> Array:
-        """`blur` in float32 on a device, without a loop over cells. cells_cut.cu, cells_add.cu."""
-        from . import cuda
-
-        (rows, columns), bounds = self._whole, self._rows.bounds
+        """`blur` in float32 on a device, without a loop over cells."""
         out = self._xp.empty((*x.shape[:-2], *self.shape), dtype=x.dtype)
         for chunk in self._chunks(x.shape[:-2]):
-            ends = (chunk.start, chunk.stop)
-            spectrum = rfft2(cuda.cells_cut(x, rows.cells, columns.cells, self._grid, None, ends), overwrite=True)
-            visited = (bounds[chunk.start], bounds[chunk.stop])
-            for number, (a, b, weights) in enumerate(self._corners):
+            spectrum = rfft2(self._margined.cut(x, chunk), overwrite=True)
+            for number, (a, b, wy, wx) in enumerate(self._corners):
                 part = irfft2(spectrum * self._corner(chunk, a, b), self._grid, overwrite=True)
-                _add_cells(part, self._own, out, weights, chunk.start, visited, number > 0)
+                self._disjoint.add(out, part, chunk, wy, wx, number > 0)
         return out
 
     def _adjoint_by_launches(self, y: Array) -> Array:
         """`adjoint` likewise."""
-        from . import cuda
-
-        (rows, columns), (height, width) = self._own, self.padded_shape
-        out = self._xp.empty((*y.shape[:-2], height, width), dtype=y.dtype)
+        out = self._xp.empty((*y.shape[:-2], *self.padded_shape), dtype=y.dtype)
         for chunk in self._chunks(y.shape[:-2]):
-            ends, total = (chunk.start, chunk.stop), None
-            for a, b, weights in self._corners:
-                part = rfft2(cuda.cells_cut(y, rows.cells, columns.cells, self._grid, weights, ends), overwrite=True)
+            total: Any = None
+            for a, b, wy, wx in self._corners:
+                part = rfft2(self._disjoint.cut(y, chunk, wy, wx), overwrite=True)
                 self._xp.conjugate(part, out=part)
                 part *= self._corner(chunk, a, b)
                 total = part if total is None else _add(total, part)
             parts = irfft2(self._xp.conjugate(total, out=total), self._grid, overwrite=True)
-            del total, part
-            visited = (self._rows.starts[chunk.start], min(height, self._rows.starts[chunk.stop - 1] + self._grid[0]))
-            _add_cells(parts, self._whole, out, None, chunk.start, visited, False)
+            self._margined.add(out, parts, chunk)
         return out
 
     def _chunks(self, lead: tuple[int, ...]) -> Iterator[slice]:
@@ -298,7 +304,10 @@ class VaryingBlur:
         return self._otf[chunk.start + a : chunk.stop + a, b : b + len(self._columns.starts)]
 
     def _blocks(self, x: Array, chunk: slice, sides: tuple[int, int]) -> Array:
-        """Blocks of `x` (..., H, W) that start where those of the cells do, (..., rows, columns, *sides)."""
+        """Blocks of `x` (..., H, W) that start where those of the cells do, (..., rows, columns, *sides).
+
+        CUDA kernel: cells_cut.cu.
+        """
         lead, columns = x.shape[:-2], self._columns.starts
         strips = self._xp.empty((*lead, chunk.stop - chunk.start, sides[0], x.shape[-1]), dtype=x.dtype)
         for i, first in enumerate(self._rows.starts[chunk]):
@@ -307,6 +316,17 @@ class VaryingBlur:
         for j, first in enumerate(columns):
             blocks[..., j, :, :] = strips[..., first : first + sides[1]]
         return blocks
+
+    def _add_blocks(self, out: Array, blocks: Array, chunk: slice) -> None:
+        """Blocks (..., rows, columns, *grid) into `out`, where their margins overlap. CUDA kernel: cells_add.cu.
+
+        They are added in the order of the cells, whatever the chunks are.
+        """
+        strips = self._xp.zeros((*out.shape[:-2], blocks.shape[-4], self._grid[0], out.shape[-1]), dtype=out.dtype)
+        for j, first in enumerate(self._columns.starts):
+            strips[..., first : first + self._grid[1]] += blocks[..., :, j, :, :]
+        for i, first in enumerate(self._rows.starts[chunk]):
+            out[..., first : first + self._grid[0], :] += strips[..., i, :, :]
 
     def _at_least(self, x: Array, sides: tuple[int, int]) -> Array:
         """`x` (..., H, W), with zeros below and to the right up to `sides` if it is smaller."""
@@ -317,10 +337,3 @@ class VaryingBlur:
 def _add(total: Array, part: Array) -> Array:
     total += part
     return total
-
-
-def _add_cells(blocks: Array, tables: list[CellTables], out: Array, *numbers: Any) -> None:
-    from . import cuda
-
-    rows, columns = tables
-    cuda.cells_add(blocks, rows.cells, columns.cells, (rows.spans, columns.spans), out, *numbers)

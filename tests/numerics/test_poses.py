@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from laws import assert_close, inner
+from laws import assert_close, inner, pose_grids
 
 from gpudeblur.numerics.poses import (
     PoseGrid,
+    candidates,
     corner_radius,
     displacement,
     node_counts,
@@ -131,3 +132,18 @@ def test_kernels_move_by_at_most_a_pixel_between_nodes() -> None:
     assert node_counts(np.array([[3.0, 1.0, 0.0]]), SHAPE, math.inf) == (1, 1)
     assert_close(node_points((1, 2), (5, 7)), np.array([[[2.0, 0], [2, 6]]]))
     assert corner_radius((1, 1)) == 1
+
+
+@pytest.mark.parametrize(("grid", "window"), [*pose_grids()])
+def test_no_pose_is_missed_among_the_candidates(grid: PoseGrid, window: tuple[int, int]) -> None:
+    """What a CUDA kernel looks at for a pixel has every pose that reaches it, and few others."""
+    points = node_points((3, 3), grid.shape).reshape(-1, 2)
+    lines = candidates(grid, points, window)[:, :, None].astype(np.float64)  # (R, rolls, 1, 2, 4)
+    d = -grid.displacement(points).reshape(grid.rolls, -1, len(points), 2).transpose(2, 0, 1, 3)
+    bins = np.stack(np.meshgrid(*map(np.arange, grid.size), indexing="ij"), axis=-1).reshape(-1, 2)
+    for offset in np.stack(np.meshgrid([-0.999, 0, 0.999], [-0.999, 0, 0.999]), axis=-1).reshape(-1, 2):
+        pixel = d + offset + np.array(window) // 2  # anything within a pixel of the pose
+        middle = lines[..., 0] + lines[..., 1] * pixel[..., :1] + lines[..., 2] * pixel[..., 1:]
+        assert (abs(middle - bins) <= lines[..., 3]).all()
+    if min(grid.shape) > 12:
+        assert lines[..., 3].max() < 2
