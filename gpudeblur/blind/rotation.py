@@ -69,7 +69,7 @@ class PoseWeights:
             reach = abs(self.grid.displacement(points, active)).reshape(-1, 2).max(axis=0)
             height, width = (max(k, 2 * math.ceil(r - 1e-6) + 1) for k, r in zip(self.grid.size, reach, strict=True))
             window = height, width
-        weights = self.weights.reshape(-1)[active]
+        weights = self.weights.reshape(-1)[array_module(self.weights).asarray(active)]
         kernels = self.grid.splatting(points, window, active=active, like=weights).expand(weights)
         return kernels / kernels.sum(axis=(-2, -1), keepdims=True)
 
