@@ -144,10 +144,11 @@ def with_rotations(
             fields.append(None)
             continue
         fields.append(rotation.weights.field())
+        one = slice(i, i + 1)
         kernel[i] = rotation.weights.center_kernel()
-        signals["border_mass"][i] = border_mass(kernel[i])
-        signals["spectral_match"][i] = xp.minimum(signals["spectral_match"][i] + rotation.match, 1)
-        signals["gradient_gain"][i] *= rotation.gain
+        signals["border_mass"][one] = border_mass(kernel[one])
+        signals["spectral_match"][one] = xp.minimum(signals["spectral_match"][one] + rotation.match, 1)
+        signals["gradient_gain"][one] *= rotation.gain
         names = ("border_mass", "spectral_match", "gradient_gain", "agreement")
-        signals["confidence"][i] = confidence(kernel[i], **{name: signals[name][i] for name in names})
+        signals["confidence"][one] = confidence(kernel[one], **{name: signals[name][one] for name in names})
     return kernel, signals, fields
