@@ -182,7 +182,10 @@ class KernelField:
             ) from why
         except Exception as why:  # of zipfile, zlib and the parser of NumPy's headers
             raise ValueError(f"{path} is damaged or truncated and cannot be read ({why}); get a fresh copy") from why
-        return cls(parts["kernels"], tuple(parts["shape"].tolist()), (parts["rows"], parts["columns"]))
+        try:
+            return cls(parts["kernels"], tuple(parts["shape"].ravel().tolist()), (parts["rows"], parts["columns"]))
+        except (TypeError, ValueError) as why:
+            raise ValueError(f"{path} holds no kernel field: {why}") from why
 
 
 def kernel_sides(kernel: KernelField | Array) -> tuple[int, int]:

@@ -278,6 +278,23 @@ def test_batch_after_batch_keeps_memory_flat(monkeypatch: pytest.MonkeyPatch) ->
         assert len(cuda_device._idle_devices) == 1
 
 
+@pytest.mark.parametrize("method", ["sparse", "richardson-lucy"])
+def test_a_field_of_kernels_on_a_device(cupy: Any, method: str) -> None:
+    """Whole, in tiles, and with the host's memory as home; rows of cells all at once, which is no difference."""
+    image, kernels = photos(1, 80)[0], np.stack([trajectory_kernel(7, rng=i) for i in range(6)]).reshape(2, 3, 7, 7)
+    on_host, on_device = (gd.KernelField(xp.asarray(kernels), (80, 80)) for xp in (np, cupy))
+    for dtype, atol in (("float64", 1e-9), ("float32", 2e-4)):
+        options: dict[str, Any] = {"method": method, "dtype": dtype, "noise_sigma": 0.01}
+        expected = gd.deconvolve(image, on_host, **options)
+        assert_close(gd.deconvolve(cupy.asarray(image), on_device, **options), expected, atol=atol)
+        assert_close(gd.deconvolve(image, on_host, device="cuda", **options), expected, atol=atol)
+    if method == "sparse":
+        tiled = gd.deconvolve(image, on_host, tile=64, **options)
+        assert_close(gd.deconvolve(image, on_host, tile=64, device="cuda", **options), tiled, atol=2e-4)
+    with pytest.raises(TypeError, match="arrays must be all NumPy or all CuPy"):
+        gd.deconvolve(image, on_device)
+
+
 # ---- pictures as they come
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "longdouble", ">u2", "uint8"])

@@ -102,6 +102,10 @@ def test_files_that_are_no_field(tmp_path: Path) -> None:
     np.savez(path, kernels=np.array([{}]), shape=[1], rows=[0], columns=[0])
     with pytest.raises(ValueError, match=r"field.npz is damaged .*pickle"):
         gd.KernelField.load(path)
+    for shape, kernels, message in ((5, ONES, "shape must be two"), ((9, 9), -ONES, "kernels must not be negative")):
+        np.savez(path, kernels=kernels, shape=shape, rows=[0, 9], columns=[0, 9])
+        with pytest.raises(ValueError, match=rf"field.npz holds no kernel field: {message}"):
+            gd.KernelField.load(path)
     with pytest.raises(FileNotFoundError):
         gd.KernelField.load(tmp_path / "none.npz")
     with pytest.raises(ValueError, match=r"output file must end in .npz, got '.npy'"):

@@ -12,6 +12,7 @@ from skimage import data
 import gpudeblur as gd
 from gpudeblur.images.noise import noise_sigma_under
 from gpudeblur.metrics import psnr
+from gpudeblur.nonblind.methods.sparse import derivatives
 from gpudeblur.nonblind.specs import METHOD_SPECS, METHODS
 from gpudeblur.nonblind.tiles import _field_arrays, _tile_that_fits
 from gpudeblur.numerics.arrays import to_host
@@ -77,6 +78,21 @@ def test_equal_kernels_are_one_kernel(xp: Any, method: str, saturation: float | 
         assert np.sqrt(((varying - uniform) ** 2).mean()) < 0.03
     else:
         assert_close(varying, uniform, atol=1e-3 if method == "richardson-lucy" else 1e-8)
+
+
+def test_sparse_solves_its_equations(xp: Any) -> None:
+    """The first solve, quadratic, by dense matrices: each row of K is the kernel at its pixel."""
+    (h, w), grid, weight, random = (11, 13), (14, 16), 0.02, np.random.default_rng(1)
+    field, blurred = gd.KernelField(random.random((2, 3, 3, 3)), (h, w)), random.random((h, w))
+    rows = np.zeros((h, w, *grid))
+    for i, j in np.ndindex(h, w):
+        rows[i, j, i : i + 3, j : j + 3] = field.at((i, j))[::-1, ::-1]
+    K = rows.reshape(h * w, -1)
+    units = np.eye(grid[0] * grid[1]).reshape(-1, *grid)
+    D = np.concatenate([part.reshape(len(units), -1) for part in derivatives(units)], axis=1).T
+    expected = np.linalg.solve(K.T @ K + weight * D.T @ D, K.T @ blurred.ravel()).reshape(grid)[1 : 1 + h, 1 : 1 + w]
+    out = METHODS["sparse"](xp.asarray(blurred), field.to(xp), weight=weight, reweightings=0, iterations=80)
+    assert_close(out, expected, atol=1e-8)
 
 
 def test_the_default_method(xp: Any) -> None:

@@ -51,6 +51,8 @@ def richardson_lucy(
     discrepancy : an image is done when the rms of B - x * k is below this multiple of `noise_sigma`; 0: only after
         `num_iter`.
 
+    A `KernelField` as kernel makes H a blur that varies over the image, for the boundary "unknown".
+
     Negative values of `blurred` count as 0. With the boundary "unknown", x extends beyond B as far as the kernel does,
     and pixels that were partly observed are weighted by that part ([Bertero2005]).
 

@@ -66,12 +66,16 @@ def sparse(
     The preconditioner is the inverse of the equations of a periodic, fully observed image, with the mean of each
     derivative's weights. The iteration works on spectra, where it needs no transform.
 
+    A `KernelField` as kernel stands for x * k that varies over the image; the preconditioner then has the mean of
+    |F k|^2.
+
     Parameters
     ----------
     blurred, kernel, weight, saturated, callback : common to all methods, see `help(gpudeblur.nonblind)`. The weight of
         Levin's code is 0.0068. The boundary is always "unknown".
     exponent : in (0, 2]. Smaller: sharper edges, flatter regions.
-    reweightings, iterations : solves after the first; conjugate-gradient steps in each, four transforms per step.
+    reweightings, iterations : solves after the first; conjugate-gradient steps in each, four transforms per step (for
+        a field, four and those of `numerics.varying_blur.VaryingBlur`).
     """
     weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
     xp, real, (h, w) = array_module(blurred), blurred.dtype, blurred.shape[-2:]
