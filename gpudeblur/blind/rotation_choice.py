@@ -118,8 +118,8 @@ def score_patches(
     side = patch_side((image.shape[0], image.shape[1]), size, 1.0)
     corners = patch_corners(image, side)
     scale = array_module(image).full(len(corners), noise_scale, dtype=image.dtype)
-    patches = divide_by_noise(cut_patches(image, corners, side), scale)
-    return score_kernels(patches, kernels(patch_centers(corners, side)), scale)
+    patches = cut_patches(image, corners, side)
+    return score_kernels(divide_by_noise(patches, scale), kernels(patch_centers(corners, side)), scale)
 
 
 def _repeated(kernel: Array, points: np.ndarray) -> Array:
