@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +90,3 @@ def rolled(image: np.ndarray, angle: float) -> np.ndarray:
         math.cos(angle) * x - math.sin(angle) * y + middle[1],
     ]
     return map_coordinates(image, points, order=3, mode="nearest")
-
-
-def spread_of(values: Sequence[float]) -> str:
-    """Mean, least and largest of some numbers."""
-    return f"{np.mean(values):+.2f} [{min(values):+.2f}, {max(values):+.2f}]"

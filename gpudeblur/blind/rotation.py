@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from ..images.kernel_field import KernelField
-from ..images.noise import divide_by_noise
 from ..numerics.arrays import Array, Workspace, array_module, to_host
 from ..numerics.boundary import pad_liu_jia
 from ..numerics.chunks import map_in_chunks
@@ -44,6 +43,9 @@ POSE_STEPS, POWER_STEPS, BOUND_FACTOR = 80, 8, 1.1
 # Weights below this share of the largest become 0. With 0.1 the roll is lost, as 8 neighbors share a path's weight;
 # with 0.02 kernels stay blurred.
 WEIGHT_THRESHOLD = 0.03
+# Iterations of the finest scale whose mean is the result, and the share of all weight below which components of it are
+# removed. Removed in each iteration, they are missing for good, and kernels get gaps.
+FINEST_AVERAGE, WEIGHT_COMPONENT = 4, 0.03
 # Standard deviation of the first rolls, as a share of their range.
 ROLL_SPREAD = 1 / 6
 # Poses further than this from all that have a weight are left out at the next scale, in bins.
@@ -107,12 +109,13 @@ def estimate_weights(
             weights = scale_weights(weights, scale / previous, grid.lattice)
         finest = scale == SCALES[-1]
         picture = resample(image, scaled)
-        picture = divide_by_noise(picture, noise_scale) if finest else picture
+        picture = picture / noise_scale if finest else picture  # as `noise.divide_by_noise`
         iterations = [_iteration(level * ITERATIONS + i) for i in range(ITERATIONS)]
-        beta_max = FINEST_BETA_MAX if finest else BETA_MAX
-        weights = alternate_patches(picture, weights, grid, iterations, scale, beta_max, options)
+        beta_max, average = (FINEST_BETA_MAX, FINEST_AVERAGE) if finest else (BETA_MAX, 1)
+        weights = alternate_patches(picture, weights, grid, iterations, scale, beta_max, average, options)
         previous = scale
         progress((level + 1) / len(SCALES))
+    weights = project_weights(drop_components(weights, WEIGHT_COMPONENT), 0.0)
     return PoseWeights(array_module(image).asarray(weights), grid)
 
 
@@ -141,9 +144,12 @@ def alternate_patches(
     iterations: list[Iteration],
     scale: float,
     beta_max: float,
+    average: int,
     options: TwoStepOptions,
 ) -> np.ndarray:
     """Latent and pose steps of one scale: weights (rolls, kh, kw) for an image (H, W) of that scale.
+
+    The result is the mean of the last `average` iterations.
 
     Poses further than ACTIVE_RADIUS bins from those that have a weight at the beginning keep none.
     """
@@ -154,6 +160,7 @@ def alternate_patches(
     patches = cut_patches(image, corners, side)
     active = active_poses(weights)
     splatting = grid.splatting(patch_centers(corners, side), window, active=active, like=image)
+    history: list[np.ndarray] = []
     for iteration in iterations:
         flat = xp.asarray(weights.reshape(-1)[active], dtype=image.dtype)
         kernels = splatting.expand(flat)
@@ -166,7 +173,8 @@ def alternate_patches(
         solution = np.zeros_like(weights)
         solution.reshape(-1)[active] = to_host(flat)  # waits for a device
         weights = project_weights(solution, iteration.threshold)
-    return weights
+        history.append(weights)
+    return np.mean(history[-average:], axis=0)
 
 
 def active_poses(weights: np.ndarray) -> np.ndarray:
@@ -232,7 +240,7 @@ def pose_step(
 
     rhs = splatting.collect(correlation)
     tiny = float(np.finfo(weights.dtype).tiny)
-    vector = xp.maximum(rhs, 0) + xp.maximum(weights, 0)
+    vector = xp.maximum(rhs, 0)
     for _ in range(POWER_STEPS):
         vector = apply(vector / xp.maximum(xp.sqrt((vector * vector).sum()), tiny))
     bound = BOUND_FACTOR * xp.sqrt((vector * vector).sum())
@@ -245,6 +253,16 @@ def pose_step(
         y = new + ((t - 1) / t_next) * (new - weights)
         weights, t = new, t_next
     return xp.where(bound > tiny, weights, start)
+
+
+def drop_components(weights: np.ndarray, share: float) -> np.ndarray:
+    """26-connected components with less than the fraction `share` of the sum become 0; the heaviest always stays."""
+    from scipy.ndimage import label
+
+    labels, count = label(weights > 0, structure=np.ones((3, 3, 3), dtype=bool))
+    mass = np.bincount(labels.ravel(), weights=weights.ravel(), minlength=count + 1)
+    keep = (mass >= share * mass.sum()) | (mass == mass.max())
+    return np.where(keep[labels], weights, 0)
 
 
 def project_weights(weights: np.ndarray, threshold: float) -> np.ndarray:

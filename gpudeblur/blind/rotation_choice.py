@@ -118,8 +118,8 @@ def score_patches(
     side = patch_side((image.shape[0], image.shape[1]), size, 1.0)
     corners = patch_corners(image, side)
     scale = array_module(image).full(len(corners), noise_scale, dtype=image.dtype)
-    patches = divide_by_noise(cut_patches(image, corners, side), scale)
-    return score_kernels(patches, kernels(patch_centers(corners, side)), scale)
+    patches = cut_patches(image, corners, side)
+    return score_kernels(divide_by_noise(patches, scale), kernels(patch_centers(corners, side)), scale)
 
 
 def _repeated(kernel: Array, points: np.ndarray) -> Array:
@@ -144,10 +144,11 @@ def with_rotations(
             fields.append(None)
             continue
         fields.append(rotation.weights.field())
+        one = slice(i, i + 1)
         kernel[i] = rotation.weights.center_kernel()
-        signals["border_mass"][i] = border_mass(kernel[i])
-        signals["spectral_match"][i] = xp.minimum(signals["spectral_match"][i] + rotation.match, 1)
-        signals["gradient_gain"][i] *= rotation.gain
+        signals["border_mass"][one] = border_mass(kernel[one])
+        signals["spectral_match"][one] = xp.minimum(signals["spectral_match"][one] + rotation.match, 1)
+        signals["gradient_gain"][one] *= rotation.gain
         names = ("border_mass", "spectral_match", "gradient_gain", "agreement")
-        signals["confidence"][i] = confidence(kernel[i], **{name: signals[name][i] for name in names})
+        signals["confidence"][one] = confidence(kernel[one], **{name: signals[name][one] for name in names})
     return kernel, signals, fields

@@ -171,9 +171,7 @@ def blur_by_poses(
     if margin < needed:
         raise ValueError(f"margin must be at least the path's reach, got {margin}; use {needed} or more")
     if 2 * margin >= min(h, w):
-        raise ValueError(
-            f"sharp must exceed the path's reach, got {sharp.shape} for {margin} pixels; use a shorter path"
-        )
+        raise ValueError(f"sharp must exceed the path's reach, {margin} pixels, got {sharp.shape}; use a shorter path")
     points = np.moveaxis(np.mgrid[margin : h - margin, margin : w - margin], 0, -1).astype(np.float64)
     total: Any = np.zeros(points.shape[:2])
     for pose in path:
@@ -190,7 +188,7 @@ def _needed_margin(path: np.ndarray, shape: tuple[int, int], focal: float) -> in
     for _ in range(4):  # the reach shrinks with the part that is left
         rows, columns = (np.linspace(margin, side - 1 - margin, 9) for side in shape)
         points = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-        reach = math.ceil(float(np.abs(displacement(path, points, shape, focal)).max()) + 1e-9)
+        reach = math.ceil(float(np.abs(displacement(path, points, shape, focal)).max()) - 1e-9)
         if reach <= margin:
             break
         margin = reach
