@@ -148,20 +148,22 @@ def candidates(grid: PoseGrid, points: np.ndarray, window: tuple[int, int]) -> n
     bins = np.stack(np.meshgrid(*reaches, indexing="ij"), axis=-1).reshape(-1, 2)  # from the middle
     rolls = (np.arange(grid.rolls) - grid.rolls // 2) * grid.step
     poses = np.concatenate([np.tile(-bins[:, ::-1], (grid.rolls, 1)), np.repeat(rolls, len(bins))[:, None]], axis=1)
-    with np.errstate(all="ignore"):
-        d = -displacement(poses, points, grid.shape, grid.focal)
-    d = d.reshape(grid.rolls, len(bins), len(points), 2).transpose(2, 0, 1, 3)
-    d = np.where(np.isfinite(d).all(axis=(-2, -1), keepdims=True), d, 0)
-    design = np.concatenate([np.ones_like(d[..., :1]), d], axis=-1)
-    lines = np.linalg.pinv(design) @ bins  # (R, rolls, 3, 2)
-    error = abs(design @ lines - bins).max(axis=-2)
-    reach = abs(lines[..., 1:, :]).sum(axis=-2) + 1.5 * error + 0.01  # 0.01 for the rounding to float32
-    fits = error < 1
-    lines, reach = lines * fits[..., None, :], np.where(fits, reach, 4 * max(grid.size))
-    lines[..., 0, :] += (
-        np.array(grid.size) // 2 - lines[..., 1, :] * (window[0] // 2) - lines[..., 2, :] * (window[1] // 2)
-    )
-    return np.concatenate([lines, reach[..., None, :]], axis=-2).swapaxes(-2, -1).astype(np.float32)
+    step, out = max(1, CHUNK_PAIRS // len(poses)), np.empty((len(points), grid.rolls, 2, 4), np.float32)
+    for chunk in (slice(start, start + step) for start in range(0, len(points), step)):
+        with np.errstate(all="ignore"):
+            d = -displacement(poses, points[chunk], grid.shape, grid.focal)
+        d = d.reshape(grid.rolls, len(bins), -1, 2).transpose(2, 0, 1, 3)
+        design = np.concatenate([np.ones_like(d[..., :1]), np.clip(np.nan_to_num(d), -1e6, 1e6)], axis=-1)
+        normal = design.swapaxes(-2, -1) @ design + 1e-9 * np.eye(3)
+        lines = np.linalg.solve(normal, design.swapaxes(-2, -1) @ bins)  # (R, rolls, 3, 2)
+        error = abs(design @ lines - bins).max(axis=-2)
+        reach = abs(lines[..., 1:, :]).sum(axis=-2) + 1.5 * error + 0.01  # 0.01 for the rounding to float32
+        lines[..., 0, :] -= lines[..., 1, :] * (window[0] // 2) + lines[..., 2, :] * (window[1] // 2)
+        fits = error < 1
+        lines, reach = np.where(fits[..., None, :], lines, 0), np.where(fits, reach, 4 * max(grid.size))
+        lines[..., 0, :] += np.array(grid.size) // 2
+        out[chunk] = np.concatenate([lines, reach[..., None, :]], axis=-2).swapaxes(-2, -1)
+    return out
 
 
 class Splatting(Protocol):

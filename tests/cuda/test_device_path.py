@@ -21,6 +21,7 @@ from laws import assert_close
 from skimage.data import camera
 
 import gpudeblur as gd
+from gpudeblur.blind import rotation
 from gpudeblur.blind.alternation import alternate
 from gpudeblur.blind.kernel_projection import initial_kernel
 from gpudeblur.blind.schedule import Iteration, Scale
@@ -334,6 +335,24 @@ def test_poses_on_a_device(cupy: Any) -> None:
     middle = grid.splatting(points[0, 0], like=cupy.empty(0, np.float32)).expand(cupy.asarray(weights.reshape(2, -1)))
     assert_close(middle, grid.expand(weights, points[0, 0]), atol=1e-5)
     assert dict(cuda.launches) == {"pose_expand": 3, "pose_collect": 2}
+
+
+@pytest.mark.parametrize("focal", [90.0, np.inf])
+def test_weights_of_poses_on_a_device(cupy: Any, monkeypatch: pytest.MonkeyPatch, focal: float) -> None:
+    """A pose step is one launch each of M and M^T and two transforms."""
+    for name, value in (("SCALES", (0.71, 1.0)), ("ITERATIONS", 1), ("POSE_STEPS", 8)):
+        monkeypatch.setattr(rotation, name, value)
+    image, kernel, scale = photos(1, 90)[0], np.full((5, 5), 0.04, np.float32), np.ones((), np.float32)
+
+    def weigh(xp: Any) -> rotation.PoseWeights:
+        picture, start, noise = xp.asarray(image), xp.asarray(kernel), xp.asarray(scale)
+        return rotation.estimate_weights(picture, start, focal, noise, QUICK, lambda _: None)
+
+    expected, weights = weigh(np), weigh(cupy)
+    assert cuda.launches["pose_expand"] == cuda.launches["pose_collect"] == 2 * (1 + rotation.POWER_STEPS + 8)
+    assert_close(weights.weights, expected.weights, atol=1e-6)
+    assert_close(weights.center_kernel(), expected.center_kernel(), atol=1e-6)
+    assert_close(weights.field().kernels, expected.field().kernels, atol=1e-6)
 
 
 # ---- pictures as they come
