@@ -1,6 +1,6 @@
 // cells_add: the adjoint of cells_cut. Each pixel of an image adds up its cells in their order: along a row of cells,
-// times the weights, then over the rows. Given are rows first_row..first_row + down - 1 of the cells, and out is written
-// where a pixel of its rows begin..end - 1 has one of them; it is added to where a pixel has earlier ones, or with `add`.
+// times the weights, then over the rows. Given are rows first_row..first_row + down - 1 of the cells. out is written
+// where a pixel of its rows begin..end - 1 has one of them, and added to where it has earlier ones, or if `add` is 1.
 // blocks: (n, down, across, gh, gw) float32; rows: (3, all), columns: (3, across) int32 as in cells_cut; row_spans:
 // (2, h), column_spans: (2, w) int32, the first cell that has a pixel and the end of those; row_weights: h floats,
 // column_weights: w, or both null; out: (n, h, w) float32; C order.

@@ -183,8 +183,8 @@ __device__ inline void toeplitz_product(const float* a, const float* v, float* o
     }
 }
 
-// H_t - 1 of the pose (u, v, phi) of a camera, in pixels and radians, with curvature 1 / f, or 0 for motion in the image
-// plane: a matrix on (x, y, 1), in pixels from the principal point. NumPy twin: poses.displacement.
+// H_t - 1 of the pose (u, v, phi) of a camera, in pixels and radians, with curvature 1 / f, or 0 for motion in the
+// image plane: a matrix on (x, y, 1), in pixels from the principal point. NumPy twin: poses.displacement.
 // float32 suffices: H c - c is never a difference of large numbers here, so that it has the rounding errors of a few
 // terms of its own size (some 1e-6 pixels where these are 15 pixels), whatever the coordinates are.
 struct PoseMotion {

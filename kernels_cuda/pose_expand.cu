@@ -1,9 +1,9 @@
 // pose_expand: kernels_r(d) = sum of the weights of poses t, each spread bilinearly around c_r - H_t c_r; each pixel
 // gathers in the order of t. The matrix is never stored: displacements are computed, in float32 (see PoseMotion).
 // weights: (n, poses) float32; points, lattice, poses as in pose_collect; place: (rolls, gh, gw) int32, the index of a
-// pose in `weights` or -1, or null for the whole lattice; out: (n, count, kh, kw) float32; candidates: (count, rolls, 2,
-// 4) float32, (a, b, c, reach): the poses of a roll that have a part in pixel (y, x) are in rows of the lattice within
-// `reach` of a + b y + c x, and in columns likewise; C order.
+// pose in `weights` or -1, or null for the whole lattice; out: (n, count, kh, kw) float32; candidates:
+// (count, rolls, 2, 4) float32, (a, b, c, reach): the poses of a roll that have a part in pixel (y, x) are in rows of
+// the lattice within `reach` of a + b y + c x, and in columns likewise; C order.
 // grid (ceil(kh kw / 128) count n), block (128).  NumPy twin: poses.SparseSplatting.expand.
 
 extern "C" __global__ void __launch_bounds__(128)
