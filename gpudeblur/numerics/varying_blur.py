@@ -139,7 +139,7 @@ class CudaCells:
     """
 
     def __init__(self, xp: Any, axes: Sequence[np.ndarray], shape: tuple[int, int], sides: tuple[int, int]) -> None:
-        self._sides = sides
+        self._shape, self._sides = shape, sides
         self._rows, self._columns = (xp.asarray(axis) for axis in axes)
         # The first cell that has a pixel, and the end of those.
         spans = [
@@ -153,6 +153,10 @@ class CudaCells:
         """Blocks (..., rows, columns, *sides) of `x` times the weights of its rows and columns, zero elsewhere."""
         from . import cuda
 
+        if x.shape[-2:] != self._shape:
+            raise ValueError(
+                f"images must have shape (..., {self._shape[0]}, {self._shape[1]}), got {x.shape}; pad them"
+            )
         return cuda.cells_cut(x, self._rows, self._columns, self._sides, wy, wx, (chunk.start, chunk.stop))
 
     def add(

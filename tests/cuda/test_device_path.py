@@ -315,6 +315,8 @@ def test_a_field_blurs_by_launches(cupy: Any, monkeypatch: pytest.MonkeyPatch, c
         assert_close(on_device.adjoint(cupy.asarray(y)), adjoint, atol=1e-5 * adjoint.max())
         corners, chunks = np.prod(np.minimum(counts, 2)), max(1, counts[0] - 1) if chunk == 1 else 1
         assert cuda.launches["cells_cut"] == cuda.launches["cells_add"] == chunks * (1 + corners)
+        with pytest.raises(ValueError, match="images must have shape"):
+            on_device.blur(cupy.asarray(x[..., 1:]))
 
 
 def test_poses_on_a_device(cupy: Any) -> None:
