@@ -1,6 +1,7 @@
 """Benches of gpudeblur: python -m bench COMMAND [options]; COMMAND --help says more.
 
 quality         kernels and pictures of blind deblurring, on eight sets
+rotation        blur="rotation" on photographs of a rotating camera, and on uniformly blurred ones
 deconvolution   every method with a known kernel, three noises, scikit-image
 speed           pytest-benchmark's benchmarks, bench/speed
 networks        those that restore faces; the classifier behind the learned prior
@@ -15,7 +16,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("quality", "deconvolution", "speed", "networks", "identity", "fit", "figures")
+COMMANDS = ("quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

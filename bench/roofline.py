@@ -74,6 +74,8 @@ def moved(name: str, args: Sequence[Any]) -> int:
         latent, out = args[:2]
         top, bottom, left, right = map(int, args[4:8])
         return 4 * math.prod(latent.shape[:-2]) * (bottom - top) * (right - left) + out.nbytes
+    if name in ("cells_cut", "cells_add"):  # as many pixels of the picture as the blocks have, as margins are few
+        return 2 * args[0 if name == "cells_add" else 5].nbytes
     arrays = [a for i, a in enumerate(args) if isinstance(a, cupy.ndarray) and i not in TABLES.get(name, ())]
     arrays += [args[i] for i in IN_PLACE.get(name, ())]
     if name == "dt_smooth":

@@ -14,11 +14,15 @@ import scipy.fft
 from numpy.typing import DTypeLike
 
 from .images.checks import as_integer, check_choice, check_number, check_rule
+from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_field
 
 __all__ = [
     "blur",
+    "blur_by_poses",
     "gaussian_process_kernel",
     "linear_kernel",
+    "pose_path",
+    "rotation_field",
     "trajectory_kernel",
 ]
 
@@ -151,10 +155,7 @@ def gaussian_process_kernel(
         check_number(name, value, "above 0", lambda number: number > 0)
     rng = np.random.default_rng(rng)
     t = np.linspace(0.0, duration, max(round(duration / 0.01), 2) + 1)
-    s = math.sqrt(5.0) * np.abs(t[:, None] - t[None, :]) / length_scale
-    covariance = (1 + s + s * s / 3) * np.exp(-s)
-    covariance[np.diag_indices_from(covariance)] += 1e-8  # keeps the Cholesky factorization positive definite
-    factor, dwell = np.linalg.cholesky(covariance), np.ones(t.size)
+    factor, dwell = matern_factor(t, length_scale), np.ones(t.size)
     kernel = _centered_kernel(lambda: (factor @ rng.standard_normal((t.size, 2)), dwell), size, margin, width)
     return kernel.astype(_float_dtype(dtype), copy=False)
 

@@ -182,3 +182,36 @@ __device__ inline void toeplitz_product(const float* a, const float* v, float* o
             if (y + i < kh) out[(y + i) * kw + x] = sum[i];
     }
 }
+
+// H_t - 1 of the pose (u, v, phi) of a camera, in pixels and radians, with curvature 1 / f, or 0 for motion in the
+// image plane: a matrix on (x, y, 1), in pixels from the principal point. NumPy twin: poses.displacement.
+// float32 suffices: H c - c is never a difference of large numbers here, so that it has the rounding errors of a few
+// terms of its own size (some 1e-6 pixels where these are 15 pixels), whatever the coordinates are.
+struct PoseMotion {
+    float xx, xy, x1, yx, yy, y1, zx, zy, z1;  // z is multiplied by 1 / f
+
+    __device__ PoseMotion(float u, float v, float phi, float curvature) {
+        // Rodrigues' formula: sin a / a [r] + (1 - cos a) / a^2 [r]^2 with r = (-v / f, u / f, phi).
+        const float p = curvature * u, q = curvature * v;
+        const float half = 0.5f * sqrtf(p * p + q * q + phi * phi);
+        float sine, cosine;
+        sincospif(0.318309886f * half, &sine, &cosine);
+        const float sinc = half > 0 ? sine / half : 1.f, first = sinc * cosine, second = 0.5f * sinc * sinc;
+        xx = -second * (p * p + phi * phi);
+        xy = -first * phi - second * p * q;
+        yx = first * phi - second * p * q;
+        yy = -second * (q * q + phi * phi);
+        // In the plane, shifts are not turned.
+        x1 = curvature > 0 ? first * u - second * phi * v : u;
+        y1 = curvature > 0 ? first * v + second * phi * u : v;
+        zx = curvature * (-first * p - second * q * phi);
+        zy = curvature * (-first * q + second * p * phi);
+        z1 = -second * (p * p + q * q);
+    }
+
+    // H c - c.
+    __device__ float2 operator()(float x, float y) const {
+        const float z = zx * x + zy * y + z1, scale = 1 / (1 + z);
+        return make_float2((xx * x + xy * y + x1 - x * z) * scale, (yx * x + yy * y + y1 - y * z) * scale);
+    }
+};

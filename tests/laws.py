@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from gpudeblur.blind import kernel_projection, kernel_step, pyramid
 from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
 from gpudeblur.numerics import filters, fourier, resample, toeplitz
 from gpudeblur.numerics.arrays import array_module, to_host
+from gpudeblur.numerics.poses import CudaSplatting, PoseGrid, Splatting, node_points
 
 # Odd and even, rectangular, over one tile and under it, one-pixel edges, one pixel, several leading axes.
 SHAPES = [(1, 37, 31), (3, 5, 64), (2, 70, 33), (2, 1, 7), (2, 7, 1), (1, 1, 1), (2, 2, 2), (2, 32, 5), (2, 3, 4, 5)]
@@ -268,12 +270,109 @@ def twins(*, borders: bool = False) -> dict[str, list[Twin]]:
     """
     shapes, sizes = (BORDERS, KERNEL_BORDERS) if borders else (SHAPES, KERNELS)
     groups: dict[str, dict[Any, Twin]] = {}
-    for twin in (*selection_twins(shapes), *step_twins(shapes, sizes), *filter_twins(shapes), *solver_twins(sizes)):
+    pictures = (*selection_twins(shapes), *step_twins(shapes, sizes), *filter_twins(shapes), *cell_twins(shapes))
+    for twin in (*pictures, *solver_twins(sizes), *pose_twins()):
         group = groups.setdefault(twin.launch, {})
         kinds = tuple if twin.launch in NUMBERS_ALONE else int | tuple
         places = tuple(a if isinstance(a, kinds) else getattr(a, "shape", None) for a in twin.args)
         group.setdefault(places if borders else len(group), twin)
     return {launch: list(group.values()) for launch, group in groups.items()}
+
+
+def cells_of(side: int, block: int) -> np.ndarray:
+    """(3, cells) int32: blocks that overlap and reach beyond the border, with pixels that they take, and one twice."""
+    first = np.arange(-(block // 2), side, max(1, 2 * block // 3))
+    first = np.append(first, first[-1])
+    return np.array([first, np.maximum(first, 0), np.minimum(first + block, side)], np.int32)
+
+
+def spans_of(cells: np.ndarray, side: int) -> np.ndarray:
+    """(2, side) int32: of each pixel the first cell and the end."""
+    pixels = np.arange(side)
+    return np.array([np.searchsorted(cells[2 - end], pixels, "right") for end in range(2)], np.int32)
+
+
+def cut_cells(u: Any, rows: Any, columns: Any, sides: Any, wy: Any, wx: Any, chunk: Any) -> np.ndarray:
+    """What `cuda.cells_cut` does, block by block."""
+    first, last = chunk or (0, rows.shape[1])
+    out = np.zeros((*u.shape[:-2], last - first, columns.shape[1], *sides), u.dtype)
+    if wy is not None:
+        u = u * (wy[:, None] * wx)
+    for i, j in np.ndindex(out.shape[-4:-2]):
+        (y, top, bottom), (x, left, right) = rows[:, first + i].tolist(), columns[:, j].tolist()
+        out[..., i, j, top - y : bottom - y, left - x : right - x] = u[..., top:bottom, left:right]
+    return out
+
+
+def add_cells(
+    blocks: Any, rows: Any, columns: Any, spans: Any, _: Any, out: Any, wy: Any, wx: Any, first_row: int
+) -> np.ndarray:
+    """What `cuda.cells_add` does from a row of cells on, first along the rows."""
+    fresh = (spans[0] >= first_row) & (spans[0] < spans[1])
+    out[..., fresh, :] = 0
+    for i in range(blocks.shape[-4]):
+        line = np.zeros_like(out)
+        y, top, bottom = rows[:, first_row + i].tolist()
+        for j, (x, left, right) in enumerate(columns.T.tolist()):
+            line[..., top:bottom, left:right] += blocks[..., i, j, top - y : bottom - y, left - x : right - x]
+        out += line if wy is None else line * (wy[:, None] * wx)
+    return out
+
+
+def cell_twins(shapes: Sequence[tuple[int, ...]]) -> Iterator[Twin]:
+    """The launch functions of a blur that varies over the image."""
+    for shape in [*shapes, (0, 3, 4)]:
+        u = picture(shape)
+        for sides, weighted in itertools.product(((7, 12), (40, 33)), (False, True)):
+            rows, columns = (cells_of(n, side) for n, side in zip(shape[-2:], sides, strict=True))
+            spans = [spans_of(cells, n) for cells, n in zip((rows, columns), shape[-2:], strict=True)]
+            weights = [picture((n,), seed=1) if weighted else None for n in shape[-2:]]
+            for first in {0, rows.shape[1] // 2}:
+                chunk = (first, rows.shape[1])
+                yield Twin("cells_cut", (u, rows, columns, sides, *weights, chunk), cut_cells, rtol=3e-7)
+                blocks = picture((*shape[:-2], rows.shape[1] - first, columns.shape[1], *sides))
+                yield Twin("cells_add", (blocks, rows, columns, *spans, u, *weights, first), add_cells, rtol=3e-7)
+
+
+def pose_grids() -> Iterator[tuple[PoseGrid, tuple[int, int]]]:
+    """Grids of poses and windows: in the plane and not, one roll, one shift, windows of other sizes, few pixels."""
+    yield PoseGrid((7, 9), 5, (60, 91), 70.0), (7, 9)
+    yield PoseGrid((5, 5), 3, (60, 91)), (9, 7)
+    yield PoseGrid((13, 11), 1, (60, 91)), (13, 11)
+    yield PoseGrid((1, 1), 9, (60, 91), 300.0), (3, 1)
+    yield PoseGrid((1, 5), 3, (40, 30), 30.0), (5, 11)
+    yield PoseGrid.of((9, 9), (600, 900), 800.0), (5, 15)
+    yield PoseGrid.of((9, 7), (10, 12), 9.0), (9, 9)
+
+
+def pose_twins() -> Iterator[Twin]:
+    """The launch functions of kernels from poses; the twins have a stored matrix in float64."""
+    for grid, window in pose_grids():
+        points, random = node_points((2, 3), grid.shape), np.random.default_rng(0)
+        for active in (None, np.flatnonzero(random.random(grid.lattice) < 0.4)):
+            tables = CudaSplatting.of(grid, points, window, active, np)
+            splatting, count = grid.splatting(points, window, active=active), math.prod(grid.lattice)
+            weights = random.random((2, count if active is None else len(active)), np.float32)
+            kernels = random.random((2, 2, 3, *window), np.float32)
+            numbers = (grid.lattice, grid.step, grid.focal)
+            for w, k in ((weights, kernels), (weights[0], kernels[1]), (weights[:0], kernels[:0])):
+                args = (w, tables.positions, tables.candidates, tables.place, grid.lattice, window, *numbers[1:])
+                lead = (*w.shape[:-1], 6, *window)
+                expand = functools.partial(_expanded, splatting, lead)
+                yield Twin("pose_expand", args, expand, scale=3e-6)
+                flat = k.reshape(*k.shape[:-4], 6, *window)
+                collect = functools.partial(_collected, splatting, k.shape)
+                yield Twin("pose_collect", (flat, tables.positions, tables.active, *numbers), collect, scale=3e-6)
+
+
+def _expanded(splatting: Splatting, shape: tuple[int, ...], weights: np.ndarray, *_: Any) -> np.ndarray:
+    return splatting.expand(weights.astype(np.float64)).reshape(shape) if weights.size else np.zeros(shape)
+
+
+def _collected(splatting: Splatting, shape: tuple[int, ...], kernels: np.ndarray, *args: Any) -> np.ndarray:
+    if not kernels.size:
+        return np.zeros((0, math.prod(args[2]) if args[1] is None else len(args[1])))
+    return splatting.collect(kernels.reshape(shape).astype(np.float64))
 
 
 def filter_twins(shapes: Sequence[tuple[int, ...]]) -> Iterator[Twin]:

@@ -424,7 +424,7 @@ def test_speed_on_a_device(request: Any, results: Path, monkeypatch: pytest.Monk
     from gpudeblur.blind.latent import latent_step
 
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    kernels = "(test_cuda_kernel and 255 and (dt_l0 or data_terms))"
+    kernels = "(test_cuda_kernel and 255 and (dt_l0 or data_terms or cells_ or (pose_ and not CuPy)))"
     rows = f"(latent_step and 255-1) or {kernels} or (full_batches and 255 and start-1)"
     with device.installed(request.getfixturevalue("cpu_kernel")) as cupy:
         with pytest.raises(SystemExit) as end:
@@ -441,7 +441,7 @@ def test_speed_on_a_device(request: Any, results: Path, monkeypatch: pytest.Monk
         assert counted == cuda.launches - before
         assert counted["cufft_c2r"] == counted["spectral_solve"] == 1  # one pass
     lines = {line["case"]: line for line in records(results, "speed")}
-    assert sum("test_cuda_kernel" in case for case in lines) == 4
+    assert sum("test_cuda_kernel" in case for case in lines) == 10
     batch = next(line for case, line in lines.items() if "full_batches" in case)
     assert batch["launches"] > batch["transforms"] > 0
     assert batch["floor_ms"] > 0

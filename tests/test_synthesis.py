@@ -8,7 +8,16 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpudeblur.synthesis import blur, gaussian_process_kernel, linear_kernel, trajectory_kernel
+from gpudeblur.numerics.varying_blur import VaryingBlur
+from gpudeblur.synthesis import (
+    blur,
+    blur_by_poses,
+    gaussian_process_kernel,
+    linear_kernel,
+    pose_path,
+    rotation_field,
+    trajectory_kernel,
+)
 
 RANDOM = [trajectory_kernel, gaussian_process_kernel]
 PICTURE = np.random.default_rng(0).random((23, 30))
@@ -183,3 +192,84 @@ REFUSED = [
 def test_what_is_refused(function, argument, options, message):
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         function(argument, **options)
+
+
+SHARP = scipy.ndimage.gaussian_filter(np.random.default_rng(1).random((120, 150)), 1.0)
+
+
+@pytest.mark.parametrize(("length", "roll"), [(18, 6), (9.5, 0), (0, 4)])
+def test_pose_paths_have_their_spans_and_mean_0(length, roll):
+    path = pose_path((91, 121), length, roll, rng=3)
+    assert path.shape == (400, 3)
+    assert np.abs(path.mean(axis=0)).max() < 1e-12
+    assert np.ptp(path[:, :2], axis=0).max() == pytest.approx(length)
+    assert np.ptp(path[:, 2]) * np.hypot(90, 120) / 2 == pytest.approx(roll)
+    np.testing.assert_array_equal(path, pose_path((91, 121), length, roll, rng=3))
+    assert np.abs(np.diff(path[:, 0])).max() <= 0.03 * length + 1e-12, "smooth"
+
+
+def test_one_pose_shifts_and_none_leaves_the_image():
+    shifted = blur_by_poses(SHARP, np.array([[3.0, -2.0, 0.0]]), np.inf, margin=5)
+    np.testing.assert_allclose(shifted, SHARP[3:-7, 8:-2], atol=1e-12)
+    np.testing.assert_allclose(blur_by_poses(SHARP, np.zeros((2, 3)), 100.0), SHARP, atol=1e-12)
+
+
+def test_blur_by_poses_keeps_constants_and_adds_noise():
+    path = pose_path((100, 130), 8, 5, rng=0)
+    flat = blur_by_poses(np.full((120, 150), 0.4), path, 120.0)
+    np.testing.assert_allclose(flat, 0.4, atol=1e-12)
+    noisy = blur_by_poses(np.full((120, 150), 0.4), path, 120.0, noise_sigma=0.01, rng=1)
+    assert noisy.std() == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize(("focal", "roll"), [(150.0, 8), (np.inf, 5), (120.0, 0)])
+def test_the_field_of_a_path_blurs_as_its_poses_do(focal, roll):
+    """Efficient filter flow against each pixel's own homography; a coarse grid is worse."""
+    path, margin = pose_path((80, 110), 9, roll, rng=7), 20
+    exact = blur_by_poses(SHARP, path, focal, margin=margin)
+    errors = []
+    for grid in (None, (2, 2)):
+        field = rotation_field(path, focal, exact.shape, 31, grid)
+        operator = VaryingBlur(field.kernels, field.positions, exact.shape, np.float64)
+        errors.append(np.sqrt(np.mean((operator.blur(SHARP[5:-5, 5:-5]) - exact) ** 2)))
+    assert errors[0] <= 0.002
+    assert errors[0] < errors[1]
+    if roll == 0:
+        assert field.centre[15].max() > 0
+    np.testing.assert_allclose(field.kernels.sum(axis=(-2, -1)), 1)
+
+
+def test_a_shift_in_the_plane_is_one_kernel():
+    path = pose_path((80, 110), 9, 0, rng=7)
+    field = rotation_field(path, np.inf, (80, 110), 21)
+    assert field.kernels.shape == (1, 1, 21, 21)
+    x = SHARP[:100, :130]
+    np.testing.assert_allclose(blur(x, field.centre), blur_by_poses(x, path, np.inf, margin=10), atol=1e-12)
+
+
+PATH = np.array([[4.0, 0.0, 0.0], [-4.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: pose_path((9, 9), -1, 0, rng=0), "length must be at least 0 pixels, and finite, got -1"),
+        (lambda: pose_path((9, 9), 1, np.nan, rng=0), "roll must be at least 0 pixels, and finite, got nan"),
+        (lambda: pose_path((9, 9), 1, 1, rng=0, samples=1), "samples must be an integer of at least 2, got 1"),
+        (lambda: pose_path((9, 9), 1, 1, rng=0, length_scale=0), "length_scale must be above 0"),
+        (lambda: rotation_field(PATH, 0.0, (9, 9), 5), "focal must be positive, in pixels, got 0.0"),
+        (lambda: rotation_field(PATH, np.inf, (9, 9), 7), "size must hold the motion .* got 7; use 9 or more"),
+        (lambda: rotation_field(PATH, np.inf, (9, 9), 8), "size must be an odd integer, got 8"),
+        (lambda: rotation_field(PATH[:, :2], np.inf, (9, 9), 9), r"path must be finite poses .* got shape \(2, 2\)"),
+        (
+            lambda: blur_by_poses(SHARP, PATH, np.inf, margin=3),
+            "margin must be at least .* got 3; use 4",
+        ),
+        (lambda: blur_by_poses(SHARP[:8], PATH, np.inf), "sharp must exceed the path's reach, 4 pixels"),
+        (lambda: blur_by_poses(SHARP[None], PATH, np.inf), r"sharp must be \(H, W\), got shape \(1, 120, 150\)"),
+        (lambda: blur_by_poses(SHARP, PATH, np.inf, noise_sigma=0.1), "rng must be a generator or a seed"),
+    ],
+)
+def test_bad_input_of_poses(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()

@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -25,11 +25,15 @@ from gpudeblur.blind import kernel_projection, kernel_step
 from gpudeblur.blind.kernel_step import selection_window, window_pixels
 from gpudeblur.images import noise
 from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
-from gpudeblur.numerics import filters, fourier, resample, toeplitz
+from gpudeblur.numerics import filters, fourier, resample, toeplitz, varying_blur
+from gpudeblur.numerics.arrays import array_module
 from gpudeblur.numerics.fourier import fast_size
+from gpudeblur.numerics.poses import PoseGrid, Splatting, node_points
+from gpudeblur.numerics.varying_blur import VaryingBlur, regular_nodes
 from gpudeblur.synthesis import trajectory_kernel
 
 STEPS, CALLS = 30, 20
+ROWS = slice(0, 4)  # of cells
 SIZES = (((255, 255), 31, 256), ((2048, 2048), 57, 4))
 
 
@@ -53,6 +57,64 @@ def arrays(xp: Any, shape: tuple[int, int], support: int, batch: int) -> dict[st
     return {**put, "shape": grid, "window": selection_window(shape, (support, support))}
 
 
+class Field(NamedTuple):
+    """A blur that varies over the pictures, its blocks, and what they are added to."""
+
+    blur: VaryingBlur
+    blocks: Any
+    out: Any
+
+
+@functools.cache
+def make_field(xp: Any, shape: tuple[int, int], support: int, batch: int, launches: bool) -> Field:
+    """For pictures of that shape, margins included; the two forms do not share theirs."""
+    inside, kernel = (shape[0] - support + 1, shape[1] - support + 1), trajectory_kernel(support, rng=0)
+    nodes = regular_nodes(5, inside[0]), regular_nodes(5, inside[1])
+    kernels = xp.asarray(np.broadcast_to(kernel, (5, 5, support, support)).astype(np.float32))
+    blur = VaryingBlur(kernels, nodes, inside, np.float32)
+    blocks = xp.zeros((batch, 4, 4, *blur._grid), np.float32)
+    return Field(blur, blocks, xp.zeros((batch, *shape), np.float32))
+
+
+def field(a: Any) -> Field:
+    return make_field(*_kind(a))
+
+
+def cells_cut(a: Any) -> Any:
+    blur = field(a).blur
+    return blur._margined.cut(a.u, ROWS) if blur._cuda else blur._blocks(a.u, ROWS, blur._grid)
+
+
+def cells_add(a: Any) -> Any:
+    blur, blocks, out = field(a)
+    return (blur._margined.add if blur._cuda else blur._add_blocks)(out, blocks, ROWS)
+
+
+class Poses(NamedTuple):
+    """Poses of one picture at 24 points."""
+
+    splatting: Splatting
+    weights: Any
+    kernels: Any
+
+
+@functools.cache
+def make_poses(xp: Any, shape: tuple[int, int], support: int, batch: int, launches: bool) -> Poses:
+    grid = PoseGrid((support, support), 9, shape, float(max(shape)))
+    weights = xp.asarray(np.random.default_rng(0).random(9 * support**2, np.float32))
+    splatting = grid.splatting(node_points((4, 6), shape), like=weights)
+    return Poses(splatting, weights, splatting.expand(weights))
+
+
+def poses(a: Any) -> Poses:
+    return make_poses(*_kind(a))
+
+
+def _kind(a: Any) -> tuple[Any, tuple[int, int], int, int, bool]:
+    launches = varying_blur.goes_to_cuda(a.u)
+    return array_module(a.u), a.shape, a.kernel.shape[-1], len(a.u), launches
+
+
 # By `arrays`, and `hats`, which may be overwritten.
 KERNELS: dict[str, Callable[[Any], Any]] = {
     "dt_l0": lambda a: filters.dt_l0(a.u, 1e-4),
@@ -74,6 +136,10 @@ KERNELS: dict[str, Callable[[Any], Any]] = {
     "normalize": lambda a: kernel_projection.normalize(a.kernel),
     "project": lambda a: kernel_projection.project(a.kernel, share=0.05, component=0.03),
     "resample": lambda a: resample.resample(a.u, (a.shape[0] // 2, a.shape[1] // 2)),
+    "pose_expand": lambda a: poses(a).splatting.expand(poses(a).weights),
+    "pose_collect": lambda a: poses(a).splatting.collect(poses(a).kernels),
+    "cells_cut": cells_cut,
+    "cells_add": cells_add,
     "select": lambda a: noise.median(a.u.reshape(len(a.u), -1)),
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..images.checks import without_channels
+from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
 from ..images.planes import to_picture
 from ..nonblind.final import residual_mse, restore
@@ -31,13 +32,14 @@ from ..numerics.arrays import (
     replayed,
     to_host_together,
 )
-from ..numerics.progress import Callback, OnProgress
+from ..numerics.progress import Callback, OnProgress, subrange
 from ..numerics.user_warnings import warn
 from ..priors import Prior
 from .confidence import blend_weight, result_signals
 from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
 from .observation import Observation
 from .options import Settings, TwoStepOptions
+from .rotation_choice import check_rotation_fits, choose_rotations, with_rotations
 from .two_step import two_step
 
 Group = np.ndarray | None  # indices of images in a stack; None: all of them
@@ -53,6 +55,9 @@ class BlindResult:
         The sharp image, with the shape, dtype and memory of the input; None where ``final=None``.
     kernel : (..., kh, kw) float array
         Non-negative, sum 1: ``blurred = conv(image, kernel)``.
+    field : KernelField or None
+        With ``blur="rotation"``: the kernels all over the image, of which `kernel` is that in the middle; None where
+        the uniform kernel explains the image as well. A list of these for a stack.
     info : dict
         One value an image, a float for a single image, else an array:
 
@@ -62,6 +67,10 @@ class BlindResult:
         - ``residual``: rms of B - x * k for the restoration x, away from the borders; only with a restoration.
         - ``strength``: the restoration's share in the result, see `TwoStepOptions.cautious`; only if that is set, too.
         - ``kernel_size``: the pair (height, width) if a size was given, else the estimated side.
+        - ``blur``: "uniform", or "rotation" for an image with a field.
+        - ``focal``, ``advantage``: only with ``blur="rotation"``. The focal length of the field in pixels (infinity
+          for motion in the image plane, NaN without a field), and the score of the best field over that of the uniform
+          kernel.
 
         And for the run: ``backend`` ("numpy" or "cupy"), ``dtype``, ``method``, ``final``, ``seconds`` and
         ``seconds_kernel``.
@@ -70,6 +79,7 @@ class BlindResult:
     image: Array
     kernel: Array
     info: dict[str, Any]
+    field: Any = None
 
 
 def deblur(
@@ -81,6 +91,8 @@ def deblur(
     method: str = "two-step",
     final: str | None = "sparse",
     gamma: float = 1.0,
+    blur: str = "uniform",
+    focal: float | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
@@ -111,6 +123,13 @@ def deblur(
         far brighter than 1 in a float image.
     gamma : float
         The image's values are light ** (1 / gamma); 1: linear intensity.
+    blur : {"uniform", "rotation"}
+        "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
+        uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
+        better. It takes two to four times as long and needs six kernels along each side of the image.
+    focal : float, optional
+        With ``blur="rotation"``: the focal length in pixels, ``math.inf`` for motion in the image plane. The focal
+        length in 35 mm equivalent / 36 * the image's longer side. None tries the longer side, and infinity.
     prior : Prior, optional
         A prior on the latent image beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
         `DiscriminativePrior()`, or your own. The initialization "text" keeps its own.
@@ -150,14 +169,20 @@ def deblur(
     """
     begin = time.perf_counter()
     with device_errors():
-        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options, callback)
+        settings = Settings.of(
+            kernel_size, channel_axis, device, method, final, gamma, prior, options, callback, blur, focal
+        )
         observed = Observation.of(image, settings)
+        if blur == "rotation" and settings.kernel_size is not None:
+            check_rotation_fits(observed.shape, settings.kernel_size)
         setup_end, clock = time.perf_counter(), Clock(observed.xp)
         parts = [restore_part(part, settings) for part in estimate_parts(observed, settings, clock)]
         warn_if_truncated(parts, settings)
         kernel, sharp, signals = join_parts(parts, len(observed))
         stack = without_channels(image, channel_axis)[:-2]
         info = as_info(signals, stack) | {"method": method, "final": final, "dtype": settings.options.dtype}
+        fields = fields_of(parts, len(observed))
+        info |= blur_info(stack, fields)
         info["backend"] = backend_name(observed.xp)
         info["kernel_size"] = settings.kernel_size or kernel_sides(parts, len(observed), stack)
         if sharp is not None:
@@ -167,7 +192,7 @@ def deblur(
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds
         info["seconds"] = time.perf_counter() - begin
-        return BlindResult(sharp, kernel, info)
+        return BlindResult(sharp, kernel, info, fields if stack and blur == "rotation" else fields[0])
 
 
 def estimate_kernel(
@@ -204,6 +229,7 @@ class Part:
     start: Any  # moments of the clock, between which the kernel was estimated
     end: Any
     progress: OnProgress  # of the restoration
+    fields: tuple[KernelField | None, ...] = ()  # one an image with blur="rotation"
     sharp: Array | None = None  # (n, C, H, W)
 
 
@@ -213,8 +239,17 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
     for group, size, begin, fraction in groups_by_size(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         images = observed.subset(group)
-        kernel, signals = two_step(images, size, settings.options, kernel_progress)
-        yield Part(group, images, kernel, signals, start, clock.now(), final_progress)
+        fields: tuple[KernelField | None, ...] = ()
+        if settings.blur == "uniform":
+            kernel, signals = two_step(images, size, settings.options, kernel_progress)
+        else:
+            kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5))
+            rotations = choose_rotations(
+                images, kernel, settings.focal, settings.options, subrange(kernel_progress, 0.5, 0.5)
+            )
+            kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
+            fields = tuple(part_fields)
+        yield Part(group, images, kernel, signals, start, clock.now(), final_progress, fields)
         start = clock.now()
 
 
@@ -250,9 +285,12 @@ def restore_part(part: Part, settings: Settings) -> Part:
     if settings.final is None:
         return part
     images, signals, final = part.observed, part.signals, settings.final
-    arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
-    function = functools.partial(_restore, final=final)
-    sharp, *measures = replayed(("restore", final), function, *arrays, report=part.progress)
+    if any(field is not None for field in part.fields):
+        sharp, *measures = restore_each(part, final)
+    else:
+        arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
+        function = functools.partial(_restore, final=final)
+        sharp, *measures = replayed(("restore", final), function, *arrays, report=part.progress)
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error)}
@@ -265,10 +303,21 @@ def restore_part(part: Part, settings: Settings) -> Part:
     return replace(part, signals=signals, sharp=sharp)
 
 
+def restore_each(part: Part, final: str) -> list[Array]:
+    """What `_restore` returns, image by image, each with its field or its kernel."""
+    images, results = part.observed, []
+    for i, field in enumerate(part.fields):
+        saturated = None if images.saturated is None else images.saturated[i]
+        progress = subrange(part.progress, i / len(images), 1 / len(images))
+        kernel = part.kernel[i] if field is None else field
+        results.append(_restore(images.image[i], kernel, saturated, final=final, report=progress))
+    return [images.xp.stack(columns) for columns in zip(*results, strict=True)]
+
+
 def _restore(
-    image: Array, kernel: Array, saturated: Array | None = None, *, final: str, report: OnProgress
+    image: Array, kernel: Array | KernelField, saturated: Array | None = None, *, final: str, report: OnProgress
 ) -> tuple[Array, ...]:
-    """(restoration (n, C, H, W), its mean squared residual, its `result_signals`), (n, C) each."""
+    """(restoration (..., H, W), its mean squared residual, its `result_signals`), (...) each."""
     sharp = restore(image, kernel, final, report, saturated)
     return sharp, residual_mse(image, sharp, kernel, saturated), *result_signals(sharp, image, saturated)
 
@@ -290,6 +339,22 @@ def join_parts(parts: Sequence[Part], n: int) -> tuple[Array, Array | None, dict
     images = [part.sharp for part in parts if part.sharp is not None]
     signals = {name: join([part.signals[name] for part in parts]) for name in parts[0].signals}
     return kernel, join(images) if images else None, signals
+
+
+def fields_of(parts: Sequence[Part], n: int) -> list[KernelField | None]:
+    """The field of each of `n` images, or None; in the memory of the kernels."""
+    fields: list[KernelField | None] = [None] * n
+    for part in parts:
+        indices = range(n) if part.group is None else part.group
+        for i, field in zip(indices, part.fields, strict=False):  # without blur="rotation" there are none
+            fields[i] = field
+    return fields
+
+
+def blur_info(stack: tuple[int, ...], fields: Sequence[KernelField | None]) -> dict[str, Any]:
+    """`info["blur"]`: one word for a single image, else an array of them."""
+    names = np.array(["uniform" if field is None else "rotation" for field in fields])
+    return {"blur": names.reshape(stack) if stack else str(names[0])}
 
 
 def as_info(signals: dict[str, Array], stack: tuple[int, ...]) -> dict[str, Any]:

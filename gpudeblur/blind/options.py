@@ -240,6 +240,17 @@ def check_call(channel_axis: Any, device: Any, callback: Any) -> None:
         choose_module(np.empty(0), device)
 
 
+def check_blur(blur: Any, focal: Any, final: Any) -> None:
+    """Check `blur` and `focal`, and that the restoration `final` can do with a field of kernels."""
+    checks.check_choice("blur", blur, ("uniform", "rotation"))
+    if blur == "rotation" and final not in ("sparse", None):
+        raise ValueError(f"final must be 'sparse' or None for blur='rotation', got {final!r}; leave it out")
+    if focal is not None:
+        checks.check_focal(focal, "leave it out to try one side of the image, and motion in the image plane")
+        if blur == "uniform":
+            raise ValueError(f"focal must be left out for blur='uniform', got {focal!r}; use blur='rotation'")
+
+
 @dataclass(frozen=True)
 class Settings:
     """The arguments of `deblur`, `estimate_kernel` and `deblur_batch`, checked without reading a pixel."""
@@ -251,6 +262,8 @@ class Settings:
     gamma: float
     options: TwoStepOptions
     callback: Callback | None = None
+    blur: str = "uniform"
+    focal: float | None = None
 
     @classmethod
     def of(
@@ -264,9 +277,12 @@ class Settings:
         prior: Any,
         options: Any,
         callback: Any = None,
+        blur: Any = "uniform",
+        focal: Any = None,
     ) -> Settings:
         """Check the arguments; those of `deblur`, with its errors."""
         checks.check_choice("method", method, ("two-step",))
+        check_blur(blur, focal, final)
         if final is not None:
             checks.check_choice("final", final, FINALS)
         if kernel_size is not None:
@@ -286,7 +302,7 @@ class Settings:
             from ..networks.restore import load
 
             load("sketch", None)
-        return cls(kernel_size, channel_axis, device, final, gamma, options, callback)
+        return cls(kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal)
 
     def size_progress(self) -> OnProgress:
         """The progress of finding the kernel's size."""

@@ -254,6 +254,14 @@ def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2")
     check_rule("gamma", gamma, is_positive, "be a positive number", way_out)
 
 
+def check_focal(focal: Any, way_out: str = "use math.inf for motion in the image plane") -> float:
+    """A focal length in pixels: a positive number, infinity included."""
+    if isinstance(focal, bool) or not isinstance(focal, int | float | np.integer | np.floating):
+        raise TypeError(f"focal must be a number, got {focal!r} ({type(focal).__name__}); {way_out}")
+    check_rule("focal", focal, focal > 0, "be positive, in pixels", way_out)
+    return float(focal)
+
+
 def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None:
     """Raise unless `kernel` is a blur kernel, or a stack of them; warn of negative values.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..images.kernel_field import KernelField, kernel_sides
 from ..images.noise import noise_sigma_under
 from ..numerics.arrays import Array, array_module
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ..numerics.varying_blur import VaryingBlur
 from .saturation import project_on_data
 from .specs import METHOD_SPECS, METHODS
 
@@ -19,31 +21,40 @@ FINALS = {name: spec.final for name, spec in METHOD_SPECS.items() if spec.final 
 KERNEL_ERROR, KERNEL_ERROR_MAX = 5.0, 0.016
 
 
-def residual_mse(blurred: Array, sharp: Array, kernel: Array, saturated: Array | None = None) -> Array:
+def residual_mse(blurred: Array, sharp: Array, kernel: Array | KernelField, saturated: Array | None = None) -> Array:
     """Mean of (B - x * k)^2 over the pixels whose whole kernel window lies inside the image; (...).
 
     Where B is `saturated`, a larger x * k is no error.
     """
-    xp = array_module(blurred, sharp, kernel)
-    (h, w), (kh, kw) = blurred.shape[-2:], kernel.shape[-2:]
-    grid = (fast_size(h), fast_size(w))
+    (h, w), (kh, kw) = blurred.shape[-2:], kernel_sides(kernel)
+    window = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
+    reblurred = _reblurred(sharp, kernel)[window]
+    data = project_on_data(blurred[window], reblurred, None if saturated is None else saturated[window])
+    error = (reblurred - data) ** 2
+    return error.reshape(*error.shape[:-2], -1).mean(axis=-1)  # one axis: on NumPy, a batch rounds as a loop then
+
+
+def _reblurred(sharp: Array, kernel: Array | KernelField) -> Array:
+    """x * k, (..., H, W), right where the kernel's whole window lies inside the image."""
+    h, w = sharp.shape[-2:]
+    if isinstance(kernel, KernelField):
+        operator = VaryingBlur(kernel.kernels, kernel.positions, (h, w), sharp.dtype)
+        margins = [(0, 0)] * (sharp.ndim - 2) + [(side // 2, side // 2) for side in kernel_sides(kernel)]
+        return operator.blur(array_module(sharp).pad(sharp, margins))
+    xp, grid = array_module(sharp, kernel), (fast_size(h), fast_size(w))
     padded = xp.zeros((*sharp.shape[:-2], *grid), dtype=sharp.dtype)
     padded[..., :h, :w] = sharp
-    reblurred = irfft2(psf_to_otf(kernel, grid) * rfft2(padded), grid) / (grid[0] * grid[1])
-    window = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
-    data = project_on_data(blurred[window], reblurred[window], None if saturated is None else saturated[window])
-    error = (reblurred[window] - data) ** 2
-    return error.reshape(*error.shape[:-2], -1).mean(axis=-1)  # one axis: on NumPy, a batch rounds as a loop then
+    return irfft2(psf_to_otf(kernel, grid) * rfft2(padded), grid)[..., :h, :w] / (grid[0] * grid[1])
 
 
 def restore(
     blurred: Array,
-    kernel: Array,
+    kernel: Array | KernelField,
     method: str,
     callback: Callable[[float], None] | None = None,
     saturated: Array | None = None,
 ) -> Array:
-    """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw) by one of `FINALS`.
+    """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw), or a field, by one of `FINALS`.
 
     `saturated` (..., H, W) bool is used by those whose boundary is unknown.
     """
@@ -55,11 +66,11 @@ def restore(
     return METHODS[method](blurred, kernel, callback=callback, **options)
 
 
-def _weight_with_kernel_error(blurred: Array, kernel: Array, method: str) -> Array:
+def _weight_with_kernel_error(blurred: Array, kernel: Array | KernelField, method: str) -> Array:
     """The weight for the noise of `blurred` or for the error of `kernel`, whichever is larger; (...)."""
-    xp, rule = array_module(blurred, kernel), METHOD_SPECS[method].weight_rule
+    xp, rule, (kh, kw) = array_module(blurred), METHOD_SPECS[method].weight_rule, kernel_sides(kernel)
     assert rule is not None, "a method that ends `deblur` has a rule or a fixed weight"
-    ratio = kernel.shape[-2] * kernel.shape[-1] / (blurred.shape[-2] * blurred.shape[-1])
+    ratio = kh * kw / (blurred.shape[-2] * blurred.shape[-1])
     error = min(KERNEL_ERROR * ratio**2, KERNEL_ERROR_MAX)
     sigma = xp.maximum(noise_sigma_under(blurred, kernel), error)
     return xp.asarray(rule.weight(sigma), dtype=blurred.dtype)

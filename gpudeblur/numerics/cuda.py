@@ -35,6 +35,7 @@ _attribute_lock = threading.Lock()
 _TILE = 32  # TILE, TILE_ROWS of common.cuh
 _TILE_BLOCK = (32, 8)
 _DILATE_THREADS, _DILATE_ACROSS, _DILATE_DOWN = 256, 1024, 32  # of dilate.cu
+_POSE_THREADS = 128  # the block of pose_collect and pose_expand
 _TOEPLITZ_STRIP = 4  # STRIP of toeplitz_product
 _DIGITS, _SELECTION_WORDS = 3, 2051  # DIGITS, SELECTION_WORDS of common.cuh
 _ONE_BLOCK_ITEMS = 1 << 14  # the most items of an image among which a single block selects
@@ -341,6 +342,155 @@ def central_lags(correlation: Any, rows: int, columns: int, *, out: Any = None) 
     args = (correlation, out, *_sides(correlation), np.int32(rows), np.int32(columns))
     _launch("central_lags", _tiles(out), _TILE_BLOCK, *args)
     return out
+
+
+def pose_expand(
+    weights: Any,
+    points: Any,
+    candidates: Any,
+    place: Any,
+    lattice: tuple[int, int, int],
+    window: tuple[int, int],
+    step: float,
+    focal: float,
+    *,
+    out: Any = None,
+) -> Any:
+    """`poses.SparseSplatting.expand` of float32 weights.
+
+    Parameters
+    ----------
+    weights : (..., T) float32.
+    points : (R, 2) float32, (row, column) from the middle of the image.
+    candidates : (R, rolls, 2, 4) float32, `poses.candidates`.
+    place : (rolls, gh, gw) int32, where in `weights` a pose of the lattice is, -1: nowhere; None: `weights` has all.
+    lattice : (rolls, gh, gw).
+    window : (kh, kw).
+    step : from roll to roll, in radians.
+    """
+    weights, points = _checked_points("weights", weights, 1, points)
+    candidates = _checked("candidates", candidates, np.float32, (len(points), lattice[0], 2, 4))
+    place = _poses("place", place, lattice, weights.shape[-1])
+    lead = weights.shape[:-1]
+    out = _target("out", out, (*lead, len(points), *window), np.float32)
+    numbers = (np.int32(n) for n in (weights.shape[-1], *lattice, len(points), *window))
+    blocks = math.prod(lead) * len(points) * -(-math.prod(window) // _POSE_THREADS)
+    args = (weights, points, candidates, place, out, *numbers, np.float32(step), np.float32(1 / focal))
+    _launch("pose_expand", blocks, (_POSE_THREADS,), *args)
+    return out
+
+
+def pose_collect(
+    kernels: Any, points: Any, active: Any, lattice: tuple[int, int, int], step: float, focal: float, *, out: Any = None
+) -> Any:
+    """`poses.SparseSplatting.collect` of float32 kernels (..., R, kh, kw).
+
+    active : (T,) int32, flat indices in the lattice, rising; None: all. Else as in `pose_expand`.
+    """
+    kernels, points = _checked_points("kernels", kernels, 3, points)
+    if kernels.shape[-3] != len(points):
+        raise ValueError(f"kernels must be one for each of {len(points)} points, got shape {kernels.shape}")
+    count = math.prod(lattice) if active is None else len(active)
+    active = _poses("active", active, (count,), count)
+    lead = kernels.shape[:-3]
+    out = _target("out", out, (*lead, count), np.float32)
+    numbers = (np.int32(n) for n in (count, *lattice, *kernels.shape[-3:]))
+    args = (kernels, points, active, out, *numbers, np.float32(step), np.float32(1 / focal))
+    _launch("pose_collect", math.prod(lead) * -(-count // _POSE_THREADS), (_POSE_THREADS,), *args)
+    return out
+
+
+def _checked_points(name: str, array: Any, axes: int, points: Any) -> tuple[Any, Any]:
+    if array.ndim < axes:
+        raise ValueError(f"{name} must have at least {axes} axes, got shape {array.shape}")
+    return _checked(name, array, np.float32, array.shape), _checked("points", points, np.float32, (len(points), 2))
+
+
+def _poses(name: str, indices: Any, shape: tuple[int, ...], count: int) -> Any:
+    """The indices of some poses, or null for those of the whole lattice, which are `count`."""
+    if indices is not None:
+        return _checked(name, indices, np.int32, shape)
+    if math.prod(shape) != count:
+        raise ValueError(f"weights must be of all {math.prod(shape)} poses without a `{name}`, got {count}")
+    return _NULL
+
+
+def cells_cut(
+    u: Any,
+    rows: Any,
+    columns: Any,
+    sides: tuple[int, int],
+    row_weights: Any = None,
+    column_weights: Any = None,
+    chunk: tuple[int, int] | None = None,
+    *,
+    out: Any = None,
+) -> Any:
+    """`varying_blur.VaryingBlur._blocks` of float32 images, with zeros beyond them.
+
+    Parameters
+    ----------
+    u : (..., H, W).
+    rows, columns : (3, cells) int32: first pixel of the block, which may lie outside, and first and end of those to
+        copy, which must not.
+    sides : (gh, gw) of a block.
+    row_weights, column_weights : (H,) and (W,) float32, factors of the pixels; or None for both.
+    chunk : first and end of the rows of cells to cut, by default all.
+    """
+    u = _checked("u", u, np.float32)
+    rows, columns = (_checked("cells", cells, np.int32, (3, cells.shape[1])) for cells in (rows, columns))
+    all_rows, across = rows.shape[1], columns.shape[1]
+    first, last = chunk or (0, all_rows)
+    out = _target("out", out, (*u.shape[:-2], last - first, across, *sides), np.float32)
+    args = (u, rows, columns, *_pixel_weights(row_weights, column_weights, u), out, *_sides(u))
+    numbers = (np.int32(n) for n in (all_rows, across, last - first, *sides, first))
+    _launch("cells_cut", _tiles(out), _TILE_BLOCK, *args, *numbers)
+    return out
+
+
+def cells_add(
+    blocks: Any,
+    rows: Any,
+    columns: Any,
+    row_spans: Any,
+    column_spans: Any,
+    out: Any,
+    row_weights: Any = None,
+    column_weights: Any = None,
+    first_row: int = 0,
+    visited: tuple[int, int] | None = None,
+    add: bool = False,
+) -> Any:
+    """`varying_blur.VaryingBlur._add_blocks`, the adjoint of `cells_cut`; in place in `out`, (..., H, W) float32.
+
+    Parameters
+    ----------
+    blocks : (..., down, columns, gh, gw) float32, those of the rows of cells from `first_row`.
+    rows, columns, row_weights, column_weights : as in `cells_cut`.
+    row_spans, column_spans : (2, H) and (2, W) int32, the first cell that has a pixel, and the end of those.
+    visited : first and end of the rows of pixels that these cells have, by default all.
+    add : to what is in `out`, also where a pixel's first cell is among these.
+    """
+    out = _in_place("out", out, np.float32)
+    rows, columns = (_checked("cells", cells, np.int32, (3, cells.shape[1])) for cells in (rows, columns))
+    across, (down, *_, gh, gw) = columns.shape[1], blocks.shape[-4:]
+    blocks = _checked("blocks", blocks, np.float32, (*out.shape[:-2], down, across, gh, gw))
+    row_spans = _checked("row_spans", row_spans, np.int32, (2, out.shape[-2]))
+    column_spans = _checked("column_spans", column_spans, np.int32, (2, out.shape[-1]))
+    begin, end = visited or (0, out.shape[-2])
+    weights = _pixel_weights(row_weights, column_weights, out)
+    args = (blocks, rows, columns, row_spans, column_spans, *weights, out, *_sides(out))
+    tiles = _batch(out) * -(-(end - begin) // _TILE) * -(-out.shape[-1] // _TILE)
+    numbers = (np.int32(n) for n in (across, down, gh, gw, first_row, begin, end, add))
+    _launch("cells_add", tiles, _TILE_BLOCK, *args, *numbers)
+    return out
+
+
+def _pixel_weights(rows: Any, columns: Any, u: Any) -> tuple[Any, Any]:
+    if rows is None:
+        return _NULL, _NULL
+    checked = _checked("row_weights", rows, np.float32, (u.shape[-2],))
+    return checked, _checked("column_weights", columns, np.float32, (u.shape[-1],))
 
 
 def spectrum_max(spectrum: Any, *, out: Any = None) -> Any:

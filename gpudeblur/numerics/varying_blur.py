@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .arrays import Array, array_module
+from .arrays import Array, array_module, goes_to_cuda
 from .fourier import fast_shape, fast_size, irfft2, kernel_to_grid, psf_to_otf, rfft2
 
 # Pixels of the cells that are transformed at a time: on NumPy what a cache holds, on a device 64 MiB of float32.
@@ -114,6 +114,68 @@ class Cells:
         weights = np.stack([all_hats[cells + corner, cells] * inside for corner in range(min(2, len(nodes)))])
         return cls(used, bounds.tolist(), starts.tolist(), length, grid, weights)
 
+    def own_pixels(self, margin: int) -> np.ndarray:
+        """(3, cells): first pixels of blocks with a `margin`, and the first and the end of the cell's own in them."""
+        return np.array([np.array(self.starts) - margin, self.bounds[:-1], self.bounds[1:]], np.int32)
+
+    def all_pixels(self, n: int) -> np.ndarray:
+        """Likewise of an image that has its margins, `n` pixels, of which a block takes all."""
+        return np.array([self.starts, self.starts, np.minimum(np.array(self.starts) + self.grid, n)], np.int32)
+
+    def pixel_weights(self, dtype: Any) -> np.ndarray:
+        """`weights` of each pixel's own cell, (1 or 2, n)."""
+        pixels, cells = np.arange(self.bounds[-1]), np.repeat(np.arange(len(self.starts)), np.diff(self.bounds))
+        return self.weights[:, cells, pixels - np.array(self.starts)[cells]].astype(dtype)
+
+
+class CudaCells:
+    """The cells of an image on a device, as `cuda.cells_cut` and `cells_add` take them.
+
+    Parameters
+    ----------
+    axes : for rows and columns of cells, (3, cells) int32 by `Cells.own_pixels` or `all_pixels`.
+    shape : (H, W) of the image.
+    sides : of a block.
+    """
+
+    def __init__(self, xp: Any, axes: Sequence[np.ndarray], shape: tuple[int, int], sides: tuple[int, int]) -> None:
+        self._shape, self._sides = shape, sides
+        self._rows, self._columns = (xp.asarray(axis) for axis in axes)
+        # The first cell that has a pixel, and the end of those.
+        spans = [
+            [np.searchsorted(side, np.arange(n), "right") for side in (end, begin)]
+            for (_, begin, end), n in zip(axes, shape, strict=True)
+        ]
+        self._spans = xp.asarray(np.array(spans[0], np.int32)), xp.asarray(np.array(spans[1], np.int32))
+        self._begin, self._end = axes[0][1].tolist(), axes[0][2].tolist()
+
+    def cut(self, x: Array, chunk: slice, wy: Array | None = None, wx: Array | None = None) -> Array:
+        """Blocks (..., rows, columns, *sides) of `x` times the weights of its rows and columns, zero elsewhere."""
+        from . import cuda
+
+        if x.shape[-2:] != self._shape:
+            raise ValueError(
+                f"images must have shape (..., {self._shape[0]}, {self._shape[1]}), got {x.shape}; pad them"
+            )
+        return cuda.cells_cut(x, self._rows, self._columns, self._sides, wy, wx, (chunk.start, chunk.stop))
+
+    def add(
+        self,
+        out: Array,
+        blocks: Array,
+        chunk: slice,
+        wy: Array | None = None,
+        wx: Array | None = None,
+        add: bool = False,
+    ) -> None:
+        """The adjoint. A pixel's first cell is written to `out`, the others are added; with `add` all are."""
+        from . import cuda
+
+        rows, columns = self._spans
+        visited = self._begin[chunk.start], self._end[chunk.stop - 1]
+        cells = (self._rows, self._columns, rows, columns)
+        cuda.cells_add(blocks, *cells, out, wy, wx, first_row=chunk.start, visited=visited, add=add)
+
 
 class VaryingBlur:
     """K and its adjoint for one field of kernels and one size of image.
@@ -147,9 +209,20 @@ class VaryingBlur:
         self._valid = (..., slice(top, top + self._rows.length), slice(left, left + self._columns.length))
         wy, wx = (self._xp.asarray(cells.weights.astype(dtype)) for cells in (self._rows, self._columns))
         self._wy, self._wx = wy[:, :, None, :, None], wx[:, None, :, None, :]
+        self._cuda = goes_to_cuda(self._otf)
+        if self._cuda:
+            both = (self._rows, self._columns)
+            own = [cells.own_pixels(margin) for cells, margin in zip(both, (top, left), strict=True)]
+            all_pixels = [cells.all_pixels(n) for cells, n in zip(both, self.padded_shape, strict=True)]
+            self._disjoint = CudaCells(self._xp, own, shape, self._grid)
+            self._margined = CudaCells(self._xp, all_pixels, self.padded_shape, self._grid)
+            wy, wx = (self._xp.asarray(cells.pixel_weights(dtype)) for cells in both)
+            self._corners = [(a, b, wy[a], wx[b]) for a, b in np.ndindex(len(wy), len(wx))]
 
     def blur(self, x: Array) -> Array:
         """K x: (..., H + kh - 1, W + kw - 1) to the pixels (..., H, W) whose whole neighborhood x has."""
+        if self._cuda:
+            return self._blur_by_launches(x)
         xp, rows, columns = self._xp, self._rows, self._columns
         lead = x.shape[:-2]
         x = self._at_least(x, self._grid)
@@ -177,8 +250,9 @@ class VaryingBlur:
 
     def adjoint(self, y: Array) -> Array:
         """K^T y: (..., H, W) to (..., H + kh - 1, W + kw - 1)."""
-        xp, rows, columns = self._xp, self._rows, self._columns
-        lead, block = y.shape[:-2], (rows.length, columns.length)
+        if self._cuda:
+            return self._adjoint_by_launches(y)
+        xp, lead, block = self._xp, y.shape[:-2], (self._rows.length, self._columns.length)
         y = self._at_least(y, block)
         size = [max(pair) for pair in zip(self.padded_shape, self._grid, strict=True)]
         out = xp.zeros((*lead, *size), dtype=y.dtype)
@@ -196,14 +270,32 @@ class VaryingBlur:
                     total = part if total is None else _add(total, part)
             parts = irfft2(xp.conjugate(total, out=total), self._grid, overwrite=True)
             del total, blocks, padded
-            # Margins overlap. They are added in the order of the cells, whatever the chunks are.
-            strips = xp.zeros((*lead, parts.shape[-4], self._grid[0], size[1]), dtype=y.dtype)
-            for j, first in enumerate(columns.starts):
-                strips[..., first : first + self._grid[1]] += parts[..., :, j, :, :]
-            for i, strip in enumerate(range(chunk.start, chunk.stop)):
-                first = rows.starts[strip]
-                out[..., first : first + self._grid[0], :] += strips[..., i, :, :]
+            self._add_blocks(out, parts, chunk)
         return out[..., : self.padded_shape[0], : self.padded_shape[1]]
+
+    def _blur_by_launches(self, x: Array) -> Array:
+        """`blur` in float32 on a device, without a loop over cells."""
+        out = self._xp.empty((*x.shape[:-2], *self.shape), dtype=x.dtype)
+        for chunk in self._chunks(x.shape[:-2]):
+            spectrum = rfft2(self._margined.cut(x, chunk), overwrite=True)
+            for number, (a, b, wy, wx) in enumerate(self._corners):
+                part = irfft2(spectrum * self._corner(chunk, a, b), self._grid, overwrite=True)
+                self._disjoint.add(out, part, chunk, wy, wx, number > 0)
+        return out
+
+    def _adjoint_by_launches(self, y: Array) -> Array:
+        """`adjoint` likewise."""
+        out = self._xp.empty((*y.shape[:-2], *self.padded_shape), dtype=y.dtype)
+        for chunk in self._chunks(y.shape[:-2]):
+            total: Any = None
+            for a, b, wy, wx in self._corners:
+                part = rfft2(self._disjoint.cut(y, chunk, wy, wx), overwrite=True)
+                self._xp.conjugate(part, out=part)
+                part *= self._corner(chunk, a, b)
+                total = part if total is None else _add(total, part)
+            parts = irfft2(self._xp.conjugate(total, out=total), self._grid, overwrite=True)
+            self._margined.add(out, parts, chunk)
+        return out
 
     def _chunks(self, lead: tuple[int, ...]) -> Iterator[slice]:
         """Rows of cells, as many at a time as CHUNK_PIXELS allow."""
@@ -216,7 +308,10 @@ class VaryingBlur:
         return self._otf[chunk.start + a : chunk.stop + a, b : b + len(self._columns.starts)]
 
     def _blocks(self, x: Array, chunk: slice, sides: tuple[int, int]) -> Array:
-        """Blocks of `x` (..., H, W) that start where those of the cells do, (..., rows, columns, *sides)."""
+        """Blocks of `x` (..., H, W) that start where those of the cells do, (..., rows, columns, *sides).
+
+        CUDA kernel: cells_cut.cu.
+        """
         lead, columns = x.shape[:-2], self._columns.starts
         strips = self._xp.empty((*lead, chunk.stop - chunk.start, sides[0], x.shape[-1]), dtype=x.dtype)
         for i, first in enumerate(self._rows.starts[chunk]):
@@ -225,6 +320,17 @@ class VaryingBlur:
         for j, first in enumerate(columns):
             blocks[..., j, :, :] = strips[..., first : first + sides[1]]
         return blocks
+
+    def _add_blocks(self, out: Array, blocks: Array, chunk: slice) -> None:
+        """Blocks (..., rows, columns, *grid) into `out`, where their margins overlap. CUDA kernel: cells_add.cu.
+
+        They are added in the order of the cells, whatever the chunks are.
+        """
+        strips = self._xp.zeros((*out.shape[:-2], blocks.shape[-4], self._grid[0], out.shape[-1]), dtype=out.dtype)
+        for j, first in enumerate(self._columns.starts):
+            strips[..., first : first + self._grid[1]] += blocks[..., :, j, :, :]
+        for i, first in enumerate(self._rows.starts[chunk]):
+            out[..., first : first + self._grid[0], :] += strips[..., i, :, :]
 
     def _at_least(self, x: Array, sides: tuple[int, int]) -> Array:
         """`x` (..., H, W), with zeros below and to the right up to `sides` if it is smaller."""

@@ -12,8 +12,11 @@ from laws import assert_batch_is_loop, assert_close, assert_same, bound, picture
 from gpudeblur.blind import kernel_projection, kernel_step, pyramid
 from gpudeblur.images import noise
 from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
-from gpudeblur.numerics import filters, resample, toeplitz
+from gpudeblur.numerics import filters, resample, toeplitz, varying_blur
+from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.fourier import rfft2
+from gpudeblur.numerics.poses import PoseGrid, node_points
+from gpudeblur.numerics.varying_blur import VaryingBlur, regular_nodes
 
 pytestmark = pytest.mark.gpu
 
@@ -116,6 +119,11 @@ def test_more_pixels_than_32_bits_count(cupy: Any, cuda: Any) -> None:
     del mask
     assert_same(cuda.dt_smooth(u, u > 0.9)[-1], cuda.dt_smooth(one, one > 0.9))
     cupy.get_default_memory_pool().free_all_blocks()
+    cells = cupy.asarray(np.array([[0, 2048], [0, 2048], [2048, 4096]], np.int32))
+    spans = cupy.asarray(np.repeat([[0, 1], [1, 2]], 2048, axis=1).astype(np.int32))
+    blocks = cuda.cells_cut(u, cells, cells, (2048, 2048))
+    u[...] = 0
+    assert_same(cuda.cells_add(blocks, cells, cells, spans, spans, u)[-1], one)
 
 
 def test_launches_follow_the_current_stream(cupy: Any, cuda: Any) -> None:
@@ -196,6 +204,50 @@ def test_kernels_and_pictures_of_real_sizes(cupy: Any, cuda: Any) -> None:
         out = cuda.project(cupy.asarray(kernels), 0.05, 0.03)
         assert_same(out.get() > 0, expected > 0)  # the same decisions
         assert_close(out, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("focal", [1200.0, np.inf])
+def test_poses_of_real_sizes(cupy: Any, cuda: Any, focal: float) -> None:
+    """The CUDA kernels are each other's adjoint, and the stored matrix of the twin; on a repetition, the same bits."""
+    grid = PoseGrid.of((31, 31), (682, 1024), focal)
+    points, random = node_points((3, 4), grid.shape), np.random.default_rng(0)
+    active = np.flatnonzero(random.random(grid.lattice) < 0.3)
+    splattings = [grid.splatting(points, (37, 37), active=active, like=xp.empty(0, np.float32)) for xp in (np, cupy)]
+    weights, kernels = random.random((2, len(active)), np.float32), random.random((2, 3, 4, 37, 37), np.float32)
+    before = cuda.launches.copy()
+    (expected, collected), (expanded, gathered) = (
+        (splatting.expand(xp.asarray(weights)), splatting.collect(xp.asarray(kernels)))
+        for splatting, xp in zip(splattings, (np, cupy), strict=True)
+    )
+    assert cuda.launches - before == {"pose_expand": 1, "pose_collect": 1}
+    assert_close(expanded, expected, atol=1e-5 * expected.max())
+    assert_close(gathered, collected, atol=1e-5 * collected.max())
+    left, right = (
+        laws.inner(to_host(expanded).astype(float), kernels),
+        laws.inner(to_host(gathered).astype(float), weights),
+    )
+    assert left == pytest.approx(right, rel=1e-5)
+    assert_same(splattings[1].expand(cupy.asarray(weights)), expanded)
+    assert_batch_is_loop(splattings[1].expand, cupy.asarray(weights))
+    assert_batch_is_loop(splattings[1].collect, cupy.asarray(kernels))
+
+
+def test_a_varying_blur_of_real_size(cupy: Any, cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against NumPy, whatever the rows of cells at a time."""
+    shape, random = (701, 523), np.random.default_rng(0)
+    kernels, nodes = random.random((7, 5, 15, 21), np.float32), (regular_nodes(7, 701), regular_nodes(5, 523))
+    on_host, on_device = (VaryingBlur(xp.asarray(kernels), nodes, shape, np.float32) for xp in (np, cupy))
+    x, y = random.random((2, *on_host.padded_shape), np.float32), random.random((2, *shape), np.float32)
+    pairs = ((on_host.blur(x), on_device.blur, x), (on_host.adjoint(y), on_device.adjoint, y))
+    for expected, function, host in pairs:
+        u = cupy.asarray(host)
+        whole = function(u)
+        assert_close(whole, expected, atol=1e-5 * expected.max())
+        assert_batch_is_loop(function, u)
+        monkeypatch.setitem(varying_blur.CHUNK_PIXELS, False, 1)
+        assert_close(function(u), whole, atol=1e-6 * expected.max())
+        monkeypatch.undo()
+    assert cuda.launches["cells_cut"]
 
 
 def test_selections_of_large_pictures_equal_a_loop(cupy: Any, cuda: Any) -> None:

@@ -33,6 +33,7 @@ from gpudeblur.images import noise
 from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
 from gpudeblur.numerics import cuda as _cuda
 from gpudeblur.numerics import filters, resample, toeplitz
+from gpudeblur.numerics.poses import CudaSplatting, PoseGrid, node_points
 
 ORDERS = (0,) if SANITIZE else (0, 1, 2, 3)
 TWINS = laws.twins(borders=SANITIZE)
@@ -110,6 +111,20 @@ def test_a_nan_picture_disturbs_no_other(cuda: Any) -> None:
     check_neighbours(lambda u: cuda.dt_selected(u, 0.1, (1, 8, 2, 9)), u)
     check_neighbours(cuda.central_lags, u, 5, 6)
     check_neighbours(cuda.kernel_to_grid, u, (12, 13))
+    rows, columns = laws.cells_of(9, 4), laws.cells_of(11, 5)
+    check_neighbours(lambda u: cuda.cells_cut(u, rows, columns, (4, 5)), u)
+    spans = laws.spans_of(rows, 9), laws.spans_of(columns, 11)
+    blocks = picture((3, rows.shape[1], columns.shape[1], 4, 5))
+    check_neighbours(
+        lambda b: cuda.cells_add(b, rows, columns, *spans, np.empty((*b.shape[:-4], 9, 11), np.float32)), blocks
+    )
+    grid = PoseGrid((9, 11), 1, (20, 30), 40.0)
+    tables, numbers = CudaSplatting.of(grid, node_points((1, 2), (20, 30)), (5, 5), None, np), (grid.step, grid.focal)
+    tables_of = (tables.positions, tables.candidates, None, grid.lattice, (5, 5))
+    check_neighbours(lambda w: cuda.pose_expand(w.reshape(*w.shape[:-2], -1), *tables_of, *numbers), u)
+    check_neighbours(
+        lambda k: cuda.pose_collect(k, tables.positions, None, grid.lattice, *numbers), picture((3, 2, 5, 5))
+    )
     for axis in (0, 1):
         check_neighbours(cuda.resample, u, *laws.taps((9, 11)[axis], 5), axis)
 
@@ -473,6 +488,29 @@ def test_launch_functions_refuse_what_their_kernels_would_misread(cuda: Any) -> 
     ]
     for window in ((-1, 4, 0, 6), (0, 5, 0, 6), (0, 4, 0, 7)):
         refused += [(outside, cuda.selection_threshold, u, window, 1), (outside, cuda.dt_selected, u, 0.1, window)]
+    for message, launch, *args in refused:
+        with pytest.raises(TypeError if "for its CUDA kernel" in message else ValueError, match=message):
+            launch(*args)
+
+
+def test_launch_functions_of_a_varying_blur_refuse_likewise(cuda: Any) -> None:
+    u, rows, columns = picture((2, 4, 6)), laws.cells_of(4, 3), laws.cells_of(6, 3)
+    spans = laws.spans_of(rows, 4), laws.spans_of(columns, 6)
+    blocks = np.zeros((2, rows.shape[1], columns.shape[1], 3, 3), np.float32)
+    points, tables = np.zeros((2, 2), np.float32), np.zeros((2, 1, 2, 4), np.float32)
+    weights, grid = np.zeros((1, 6), np.float32), ((1, 2, 3), (3, 3), 0.1, 9.0)
+    refused: list[tuple[Any, ...]] = [
+        ("cells must be int32 for its CUDA kernel", cuda.cells_cut, u, rows.astype(np.int64), columns, (3, 3)),
+        (r"row_weights must have shape \(4,\), got \(6,\)", cuda.cells_cut, u, rows, columns, (3, 3), u[0, 0], u[0, 0]),
+        (r"blocks must have shape ", cuda.cells_add, blocks[:, :, 1:], rows, columns, *spans, u),
+        (r"column_spans must have shape \(2, 6\)", cuda.cells_add, blocks, rows, columns, spans[0], spans[0], u),
+        (r"out must be C-contiguous", cuda.cells_add, blocks, rows, columns, *spans, u[..., ::-1]),
+        (r"candidates must have shape \(2, 1, 2, 4\)", cuda.pose_expand, weights, points, tables[:1], None, *grid),
+        (r"of all 6 poses without a `place`, got 5", cuda.pose_expand, weights[:, :5], points, tables, None, *grid),
+        (r"points must have shape \(2, 2\)", cuda.pose_expand, weights, points[:, :1], tables, None, *grid),
+        (r"one for each of 2 points", cuda.pose_collect, u[:1], points, None, grid[0], *grid[2:]),
+        (r"kernels must have at least 3 axes", cuda.pose_collect, u[0], points, None, grid[0], *grid[2:]),
+    ]
     for message, launch, *args in refused:
         with pytest.raises(TypeError if "for its CUDA kernel" in message else ValueError, match=message):
             launch(*args)

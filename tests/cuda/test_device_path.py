@@ -21,12 +21,16 @@ from laws import assert_close
 from skimage.data import camera
 
 import gpudeblur as gd
+from gpudeblur.blind import rotation
 from gpudeblur.blind.alternation import alternate
 from gpudeblur.blind.kernel_projection import initial_kernel
 from gpudeblur.blind.schedule import Iteration, Scale
 from gpudeblur.nonblind.final import FINALS
 from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian
+from gpudeblur.numerics import varying_blur
 from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.poses import PoseGrid, node_points
+from gpudeblur.numerics.varying_blur import VaryingBlur, regular_nodes
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 QUICK = gd.TwoStepOptions(iterations=2, kernel_iterations=5, starts=("wide",), finest_iterations=2)
@@ -293,6 +297,64 @@ def test_a_field_of_kernels_on_a_device(cupy: Any, method: str) -> None:
         assert_close(gd.deconvolve(image, on_host, tile=64, device="cuda", **options), tiled, atol=2e-4)
     with pytest.raises(TypeError, match="arrays must be all NumPy or all CuPy"):
         gd.deconvolve(image, on_device)
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 24])
+def test_a_field_blurs_by_launches(cupy: Any, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """A row of cells at a time or all at once, which is no difference, in as many launches as there are corners."""
+    monkeypatch.setitem(varying_blur.CHUNK_PIXELS, False, chunk)
+    for shape, counts, sides in (((40, 31), (4, 3), (5, 7)), ((9, 12), (1, 12), (3, 3)), ((3, 20), (2, 2), (9, 1))):
+        random = np.random.default_rng(0)
+        kernels = random.random((*counts, *sides), np.float32)
+        nodes = regular_nodes(counts[0], shape[0]), regular_nodes(counts[1], shape[1])
+        on_host, on_device = (VaryingBlur(xp.asarray(kernels), nodes, shape, np.float32) for xp in (np, cupy))
+        x, y = random.random((2, *on_host.padded_shape), np.float32), random.random((2, *shape), np.float32)
+        expected, adjoint = on_host.blur(x), on_host.adjoint(y)
+        cuda.launches.clear()
+        assert_close(on_device.blur(cupy.asarray(x)), expected, atol=1e-5 * expected.max())
+        assert_close(on_device.adjoint(cupy.asarray(y)), adjoint, atol=1e-5 * adjoint.max())
+        corners, chunks = np.prod(np.minimum(counts, 2)), max(1, counts[0] - 1) if chunk == 1 else 1
+        assert cuda.launches["cells_cut"] == cuda.launches["cells_add"] == chunks * (1 + corners)
+        with pytest.raises(ValueError, match="images must have shape"):
+            on_device.blur(cupy.asarray(x[..., 1:]))
+
+
+def test_poses_on_a_device(cupy: Any) -> None:
+    """One launch each, without a stored matrix; in float64 there is one."""
+    grid = PoseGrid((5, 7), 3, (60, 91), 80.0)
+    points, random = node_points((2, 3), grid.shape), np.random.default_rng(0)
+    weights, kernels = random.random((2, *grid.lattice), np.float32), random.random((2, 2, 3, 9, 9), np.float32)
+    cuda.launches.clear()
+    expanded = grid.expand(cupy.asarray(weights), points, (9, 9))
+    assert_close(expanded, grid.expand(weights, points, (9, 9)), atol=1e-5)
+    assert_close(grid.collect(cupy.asarray(kernels), points), grid.collect(kernels, points), atol=1e-5)
+    active = np.flatnonzero(random.random(105) < 0.5)
+    on_host, on_device = (grid.splatting(points, active=active, like=xp.empty(0, np.float32)) for xp in (np, cupy))
+    flat = weights[0].reshape(-1)[active]
+    assert_close(on_device.expand(cupy.asarray(flat)), on_host.expand(flat), atol=1e-5)
+    few = kernels[0, ..., :5, :7].copy()
+    assert_close(on_device.collect(cupy.asarray(few)), on_host.collect(few), atol=1e-5)
+    middle = grid.splatting(points[0, 0], like=cupy.empty(0, np.float32)).expand(cupy.asarray(weights.reshape(2, -1)))
+    assert_close(middle, grid.expand(weights, points[0, 0]), atol=1e-5)
+    assert dict(cuda.launches) == {"pose_expand": 3, "pose_collect": 2}
+
+
+@pytest.mark.parametrize("focal", [90.0, np.inf])
+def test_weights_of_poses_on_a_device(cupy: Any, monkeypatch: pytest.MonkeyPatch, focal: float) -> None:
+    """A pose step is one launch each of M and M^T and two transforms."""
+    for name, value in (("SCALES", (0.71, 1.0)), ("ITERATIONS", 1), ("POSE_STEPS", 8)):
+        monkeypatch.setattr(rotation, name, value)
+    image, kernel, scale = photos(1, 90)[0], np.full((5, 5), 0.04, np.float32), np.ones((), np.float32)
+
+    def weigh(xp: Any) -> rotation.PoseWeights:
+        picture, start, noise = xp.asarray(image), xp.asarray(kernel), xp.asarray(scale)
+        return rotation.estimate_weights(picture, start, focal, noise, QUICK, lambda _: None)
+
+    expected, weights = weigh(np), weigh(cupy)
+    assert cuda.launches["pose_expand"] == cuda.launches["pose_collect"] == 2 * (1 + rotation.POWER_STEPS + 8)
+    assert_close(weights.weights, expected.weights, atol=1e-6)
+    assert_close(weights.center_kernel(), expected.center_kernel(), atol=1e-6)
+    assert_close(weights.field().kernels, expected.field().kernels, atol=1e-6)
 
 
 # ---- pictures as they come

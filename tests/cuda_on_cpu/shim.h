@@ -323,6 +323,10 @@ inline void __threadfence() {}  // blocks run one after another
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline int __float2int_rn(float x) { return int(rintf(x)); }
+inline void sincospif(float x, float* sine, float* cosine) {
+    *sine = float(sin(M_PI * x));
+    *cosine = float(cos(M_PI * x));
+}
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float2 make_float2(float x, float y) { return {x, y}; }

@@ -1,0 +1,125 @@
+"""Blur that varies over the image: `deblur(blur="rotation")` in pairs with blur="uniform".
+
+    python -m bench rotation --data DATA [--count 16] [--split val] [--sets rotation,control] [--focal known]
+
+| set | cases |
+|---|---|
+| rotation | photographs under random paths of 12 to 25 px; roll 0, 3, 6, 12 px at the corner, focal length 0.75, 1, |
+|          | 1.4 longer sides or infinite; bilinear homographies, 0.5 % noise, 8 bit |
+| control | the same photographs under one kernel everywhere: nothing can be gained, only lost |
+
+PSNR is that of the best shift (1/4 px) and roll (5 values within a pixel at the corner), which no method can know.
+"true" is `deconvolve` with the path's own field. Intervals are 95 %, by bootstrap over photographs.
+
+Appends a line for each set to results/rotation.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpudeblur
+from gpudeblur.synthesis import rotation_field
+
+from .evaluate import Row, arguments, mean_interval, parallel, record, settings, table
+from .rotation_cases import KERNEL_SIZE, RotationCase, best_psnr, control_cases, rotation_cases
+
+SETS = {"rotation": rotation_cases, "control": control_cases}
+TRUE_SIZE = 71  # of the kernels of the path's own field
+COLUMNS = {"name": "", "blurred": ".2f", "uniform": ".2f", "rotation": ".2f", "true": ".2f", "gain": "+.2f",
+           "advantage": "+.3f", "kept": "", "focal": ".0f", "s": ".1f", "s uniform": ".1f"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both blurs on one case, as a value that travels to a worker process."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    known_focal: bool = False
+    device: str = "cpu"
+
+    def __call__(self, case: RotationCase) -> Row:
+        options = gpudeblur.TwoStepOptions(**self.options)
+        blurred = case.blurred.astype(np.float32)
+        common: dict[str, Any] = {"options": options, "device": self.device}
+        begin = time.perf_counter()
+        uniform = gpudeblur.deblur(blurred, KERNEL_SIZE, **common)
+        middle = time.perf_counter()
+        focal = case.focal if self.known_focal else None
+        rotation = gpudeblur.deblur(blurred, KERNEL_SIZE, blur="rotation", focal=focal, **common)
+        seconds = {"s uniform": middle - begin, "s": time.perf_counter() - middle}
+        true = gpudeblur.deconvolve(blurred, true_field(case), method="sparse")
+        pictures = {"blurred": blurred, "uniform": uniform.image, "rotation": rotation.image, "true": true}
+        psnr = {name: best_psnr(np.asarray(image, np.float64), case.sharp) for name, image in pictures.items()}
+        row: Row = {"name": case.name, "picture": case.picture, "roll": case.roll, "true_focal": case.focal, **psnr}
+        row |= {"gain": psnr["rotation"] - psnr["uniform"], "kept": rotation.info["blur"], **seconds}
+        return row | {key: rotation.info[key] for key in ("advantage", "focal", "confidence", "strength")}
+
+
+def true_field(case: RotationCase) -> gpudeblur.KernelField:
+    """The field of the case's path, or of its kernel."""
+    if not len(case.path):
+        return gpudeblur.KernelField(case.kernel[None, None], case.blurred.shape)
+    return rotation_field(case.path, case.focal, case.blurred.shape, TRUE_SIZE)
+
+
+def totals(rows: Sequence[Row]) -> Row:
+    """What the bench reports of a set."""
+    mean, *ends = mean_interval([row["gain"] for row in rows], [row["picture"] for row in rows])
+    gains = np.array([row["gain"] for row in rows])
+    total: Row = {"n": len(rows), "gain_mean": mean, "gain_mean_95": ends, "gain_min": float(gains.min())}
+    total |= {"better": float((gains > 0).mean()), "kept": float(np.mean([row["kept"] == "rotation" for row in rows]))}
+    for name in ("blurred", "uniform", "rotation", "true"):
+        total[f"{name}_mean"] = float(np.mean([row[name] for row in rows]))
+    for name, key in (("seconds", "s"), ("seconds_uniform", "s uniform")):
+        total[f"{name}_median"] = float(np.median([row[key] for row in rows]))
+    return total
+
+
+def set_names(text: str) -> list[str]:
+    """Names of SETS from a list with commas."""
+    names = text.split(",")
+    if unknown := {*names} - {*SETS}:
+        raise argparse.ArgumentTypeError(f"no set {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
+    return names
+
+
+def run(folder: Path, name: str, split: str, count: int, pair: Pair, jobs: int) -> Iterator[Row]:
+    yield from parallel(pair, SETS[name](folder, split, count), jobs)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__, "data", "jobs", "options", "device", "no-record")
+    parser.add_argument("--sets", type=set_names, default=list(SETS), help="names with commas; all by default")
+    parser.add_argument("--split", choices=["val", "train"], default="val", help="tune on train only")
+    parser.add_argument("--count", type=int, default=16, help="photographs")
+    parser.add_argument("--focal", choices=["auto", "known"], default="auto")
+    args = parser.parse_args(argv)
+    pair = Pair(args.options, args.focal == "known", args.device)
+    for name in args.sets:
+        rows = []
+        print(f"\n{name}\n\n{table([], COLUMNS)}", flush=True)
+        for row in run(args.data, name, args.split, args.count, pair, args.jobs):
+            rows.append(row)
+            print(table([row], COLUMNS).splitlines()[-1], flush=True)
+        if not rows:
+            parser.error(f"no photographs under {args.data}")
+        total = totals(rows)
+        print(", ".join(f"{key} {value:.3g}" for key, value in total.items() if isinstance(value, float)), flush=True)
+        if not args.no_record:
+            about = settings(args, "split", "count", "focal", "jobs", "device")
+            each = [{key: None if value != value or value == math.inf else value for key, value in row.items()}
+                    for row in rows]  # fmt: skip
+            record("rotation", {"set": name, "options": args.options, **about, "totals": total, "rows": each})
+
+
+if __name__ == "__main__":
+    main()
