@@ -123,7 +123,8 @@ def score_patches(
 
 
 def _repeated(kernel: Array, points: np.ndarray) -> Array:
-    return array_module(kernel).broadcast_to(kernel, (len(points), *kernel.shape))
+    xp = array_module(kernel)
+    return xp.ascontiguousarray(xp.broadcast_to(kernel, (len(points), *kernel.shape)))
 
 
 def with_rotations(
