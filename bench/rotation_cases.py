@@ -78,7 +78,7 @@ def best_psnr(image: np.ndarray, sharp: np.ndarray) -> float:
         rotated = image if pixels == 0 else rolled(image, pixels / radius)
         aligned = align(rotated, sharp, border=BORDER)
         errors.append(aligned.ssd / aligned.reference.size)
-    return -10 * math.log10(min(errors))
+    return -10 * math.log10(max(min(errors), 1e-20))
 
 
 def rolled(image: np.ndarray, angle: float) -> np.ndarray:

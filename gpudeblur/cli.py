@@ -41,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
+Blur = StrEnum("Blur", {"uniform": "uniform", "rotation": "rotation"})
 Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
 Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian"})
 Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
@@ -64,6 +65,20 @@ Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG;
 Gamma = Annotated[float, typer.Option(help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2.")]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
+BlurOption = Annotated[
+    Blur,
+    typer.Option(
+        help="rotation: the camera may have rotated. One kernel is kept unless poses explain the picture better."
+    ),
+]
+FocalOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|PX",
+        help="With --blur rotation: the focal length in pixels, or inf for motion in the image plane; auto takes the "
+        "35 mm equivalent in the EXIF data / 36 * the longer side.",
+    ),
+]
 PriorOption = Annotated[
     Prior | None,
     typer.Option(
@@ -89,11 +104,14 @@ def deblur(
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
+    blur: BlurOption = Blur.uniform,
+    focal: FocalOption = "auto",
     bits: Bits = None,
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
     with _user_errors():
         size = _parse_kernel_size(kernel_size)
+        focal_length = _parse_focal(focal, blur, source)
         check_output(out, bits=bits, source=source)
         if kernel_out is not None:
             _check_kernel_out(kernel_out, out, source)
@@ -107,6 +125,8 @@ def deblur(
                 device=device.value,
                 final=final.value,
                 gamma=gamma,
+                blur=blur.value,
+                focal=focal_length,
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
@@ -120,6 +140,7 @@ def deblur(
             {
                 "picture": _shape(photo.pixels),
                 "kernel size": _shape(result.kernel),
+                **_blur_rows(result, blur, focal_length, focal),
                 "backend": result.info["backend"],
                 "confidence": confidence,
                 "seconds": f"{result.info['seconds']:.2f}",
@@ -440,6 +461,30 @@ def _parse_kernel_size(text: str) -> Any:
             "use for instance 31 or 31x25"
         ) from None
     return sizes if len(sizes) > 1 else sizes[0]
+
+
+def _parse_focal(text: str, blur: Blur, source: Path) -> float | None:
+    """The focal length in pixels; None for a uniform blur, or where it is not known."""
+    from .images.exif import focal_in_pixels
+
+    if text.lower() == "auto":
+        return focal_in_pixels(source) if blur is Blur.rotation else None
+    if blur is Blur.uniform:
+        raise ValueError(f"--focal needs --blur rotation, got {text!r}; leave it out")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--focal must be auto or a number of pixels, got {text!r}; auto reads EXIF data") from None
+
+
+def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[str, str]:
+    """What the table says of the blur with --blur rotation."""
+    if blur is Blur.uniform:
+        return {}
+    kept = "one kernel, as poses explain the picture no better" if result.field is None else "of a rotating camera"
+    tried = "given" if text.lower() != "auto" else "from EXIF data"
+    where = "none in EXIF data; tried the longer side, and infinity" if focal is None else f"{focal:.0f} px, {tried}"
+    return {"blur": kept, "focal length": where}
 
 
 def _parse_strength(text: str) -> float | str:

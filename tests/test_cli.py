@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from typer.testing import CliRunner
 
 import gpudeblur
@@ -38,7 +39,7 @@ def library(monkeypatch):
             assert not options["callback"]("scale 1 of 1", fraction)  # true would stop the run
         backend = {"backend": "numpy", "confidence": confidence.value, "seconds": 1.234}
         negative = np.iinfo(image.dtype).max - image if image.dtype.kind == "u" else 1 - image
-        return SimpleNamespace(image=negative, kernel=KERNEL, info=backend)
+        return SimpleNamespace(image=negative, kernel=KERNEL, field=None, info=backend)
 
     def estimate_kernel(image, kernel_size, **options):
         assert "final" not in options
@@ -93,7 +94,8 @@ def test_deblur_with_the_defaults(library, source, tmp_path):
     np.testing.assert_array_equal(image, COLOR)
     assert size == 5
     assert options.pop("callback")
-    assert options == {"channel_axis": -1, "device": "auto", "final": "sparse", "gamma": 1.0, "options": None}
+    blur = {"blur": "uniform", "focal": None}
+    assert options == {"channel_axis": -1, "device": "auto", "final": "sparse", "gamma": 1.0, "options": None, **blur}
     np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, 255 - COLOR)
     assert names(tmp_path) == ["in.png", "out.png"]
 
@@ -105,6 +107,36 @@ def test_the_kernel_size_is_found_where_none_is_given(library, source, tmp_path,
         assert run(command, source, "-o", out, *arguments).exit_code == 0
     assert [size for _, size, _ in library.calls] == [None] * 3
     assert out.exists()
+
+
+@pytest.mark.parametrize(("focal", "value"), [("auto", None), ("812.5", 812.5), ("inf", np.inf)])
+def test_the_focal_length_arrives(library, source, tmp_path, focal, value):
+    result = run("deblur", source, "-o", tmp_path / "out.png", "--blur", "rotation", "--focal", focal)
+    assert result.exit_code == 0, result.output
+    ((_, _, options),) = library.calls
+    assert (options["blur"], options["focal"]) == ("rotation", value)
+    assert "one kernel, as poses explain the picture no better" in result.output
+    assert ("none in EXIF data" if focal == "auto" else "px, given") in result.output
+
+
+def test_the_focal_length_of_exif_data_arrives(library, tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 27
+    Image.fromarray(COLOR).save(tmp_path / "in.jpg", exif=exif)
+    result = run("deblur", tmp_path / "in.jpg", "-o", tmp_path / "out.png", "--blur", "rotation")
+    assert library.calls[0][2]["focal"] == 37.5
+    assert "38 px, from EXIF data" in result.output
+
+
+def test_bad_focal_lengths(library, source, tmp_path):
+    for arguments, text in (
+        (("--focal", "500"), "--focal needs --blur rotation, got '500'; leave it out"),
+        (("--blur", "rotation", "--focal", "27mm"), "--focal must be auto or a number of pixels, got '27mm'"),
+    ):
+        result = run("deblur", source, "-o", tmp_path / "out.png", *arguments)
+        assert result.exit_code != 0
+        assert text in result.output
+    assert not library.calls
 
 
 def test_every_option_arrives(library, source, tmp_path):

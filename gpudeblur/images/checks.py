@@ -258,7 +258,7 @@ def check_focal(focal: Any, way_out: str = "use math.inf for motion in the image
     """A focal length in pixels: a positive number, infinity included."""
     if isinstance(focal, bool) or not isinstance(focal, int | float | np.integer | np.floating):
         raise TypeError(f"focal must be a number, got {focal!r} ({type(focal).__name__}); {way_out}")
-    check_rule("focal", focal, focal > 0, "be positive, in pixels", way_out)
+    check_rule("focal", focal, bool(focal > 0), "be positive, in pixels", way_out)
     return float(focal)
 
 
