@@ -342,13 +342,13 @@ def test_poses_on_a_device(cupy: Any) -> None:
 @pytest.mark.parametrize("focal", [90.0, np.inf])
 def test_weights_of_poses_on_a_device(cupy: Any, monkeypatch: pytest.MonkeyPatch, focal: float) -> None:
     """A pose step is one launch each of M and M^T and two transforms."""
-    for name, value in (("SCALES", (0.71, 1.0)), ("ITERATIONS", 1), ("POSE_STEPS", 8)):
+    for name, value in (("ITERATIONS", 1), ("POSE_STEPS", 8)):
         monkeypatch.setattr(rotation, name, value)
     image, kernel, scale = photos(1, 90)[0], np.full((5, 5), 0.04, np.float32), np.ones((), np.float32)
 
     def weigh(xp: Any) -> rotation.PoseWeights:
         picture, start, noise = xp.asarray(image), xp.asarray(kernel), xp.asarray(scale)
-        return rotation.estimate_weights(picture, start, focal, noise, QUICK, lambda _: None)
+        return rotation.estimate_weights(picture, start, focal, noise, QUICK, lambda _: None, (0.71, 1.0))
 
     expected, weights = weigh(np), weigh(cupy)
     assert cuda.launches["pose_expand"] == cuda.launches["pose_collect"] == 2 * (1 + rotation.POWER_STEPS + 8)
