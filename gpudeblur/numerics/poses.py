@@ -361,12 +361,13 @@ class PoseGrid:
 
 def _cached(grid: PoseGrid, points: np.ndarray, window: tuple[int, int], like: Array) -> Splatting:
     points = np.ascontiguousarray(points, np.float64)
-    return _splatting(grid, points.tobytes(), points.shape, window, like.dtype, array_module(like))
+    device = getattr(like.device, "id", None)  # of CuPy; tables stay on theirs
+    return _splatting(grid, points.tobytes(), points.shape, window, like.dtype, array_module(like), device)
 
 
 @functools.lru_cache(maxsize=2)
 def _splatting(
-    grid: PoseGrid, points: bytes, shape: tuple[int, ...], window: tuple[int, int], dtype: Any, xp: Any
+    grid: PoseGrid, points: bytes, shape: tuple[int, ...], window: tuple[int, int], dtype: Any, xp: Any, _device: Any
 ) -> Splatting:
     return grid.splatting(np.frombuffer(points).reshape(shape), window, like=xp.empty(0, dtype))
 
