@@ -14,7 +14,7 @@ import numpy as np
 from ..numerics.arrays import Array, array_module, move, to_host
 from ..numerics.varying_blur import hats, reaching, regular_nodes
 from . import checks
-from .kernels import prepare_kernel
+from .kernels import fit_size, prepare_kernel, support_sides
 
 SEPARATOR = 64  # gray of the lines between the kernels of `show_kernels`
 
@@ -132,9 +132,14 @@ class KernelField:
         return self._with(move(self.kernels, xp), self.shape, self.nodes)
 
     def prepared(self, dtype: Any) -> KernelField | Array:
-        """The field with kernels of `dtype`; of a single node, its kernel, so that it is computed as a uniform blur."""
+        """The field with kernels of `dtype`; of a single node, its kernel, so that it is computed as a uniform blur.
+
+        Without the zeros at the borders of all kernels, which would only cost time.
+        """
         kernels = self.kernels.astype(dtype, copy=False)
-        return kernels[0, 0] if kernels.shape[:2] == (1, 1) else self._with(kernels, self.shape, self.nodes)
+        if kernels.shape[:2] == (1, 1):
+            return kernels[0, 0]
+        return self._with(fit_size(kernels, support_sides(kernels)), self.shape, self.nodes)
 
     def _with(self, kernels: Array, shape: Any, nodes: Any) -> KernelField:
         """A field of parts that were checked: their kernels stay as they are, to the bit."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module
+from ..numerics.arrays import Array, array_module, to_host
 
 
 def pad_to_odd(kernel: Array) -> Array:
@@ -40,3 +40,14 @@ def fit_size(kernel: Array, size: tuple[int, int]) -> Array:
         ..., kh // 2 - ih : kh // 2 + ih + 1, kw // 2 - iw : kw // 2 + iw + 1
     ]
     return out
+
+
+def support_sides(kernels: Array) -> tuple[int, int]:
+    """Odd sides (h, w) of the smallest window about the middle that holds all of `kernels` (..., kh, kw), odd sides."""
+    flat = kernels.reshape(-1, *kernels.shape[-2:])
+    sides = []
+    for axis in (2, 1):
+        used = np.flatnonzero(to_host((flat != 0).any(axis=(0, axis))))  # waits for a device
+        middle = flat.shape[3 - axis] // 2
+        sides.append(2 * int(abs(used - middle).max(initial=0)) + 1)
+    return sides[0], sides[1]

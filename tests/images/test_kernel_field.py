@@ -21,6 +21,17 @@ def random_field(
     return gd.KernelField(xp.asarray(np.random.default_rng(0).random((*counts, *sides))), shape)
 
 
+def test_zeros_around_all_kernels_are_left_out(xp: Any) -> None:
+    kernels = np.zeros((2, 3, 9, 7))
+    kernels[..., 4, 3], kernels[1, 2, 5, 2], kernels[0, 0, 2, 3] = 1, 0.5, 0.5
+    field = gd.KernelField(xp.asarray(kernels), (40, 50))
+    trimmed = field.prepared(np.float64)
+    assert isinstance(trimmed, gd.KernelField)
+    assert trimmed.kernels.shape == (2, 3, 5, 3)
+    assert_same(trimmed.kernels, field.kernels[..., 2:7, 2:5])
+    assert field.kernels.shape == (2, 3, 9, 7)
+
+
 def test_kernels_are_prepared_as_a_single_one_is(xp: Any) -> None:
     given = xp.asarray(np.random.default_rng(0).integers(0, 9, (2, 3, 4, 6)).astype(np.uint8))
     field = gd.KernelField(given, [40, np.int64(61)])  # type: ignore[arg-type]
