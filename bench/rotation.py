@@ -1,12 +1,14 @@
-"""Blur that varies over the image: `deblur(blur="rotation")` in pairs with blur="uniform".
+"""Blur that varies over the image: `deblur(blur="rotation")` in pairs with blur="uniform"; a known field of kernels.
 
-    python -m bench rotation --data DATA [--count 16] [--split val] [--sets rotation,control] [--focal known]
+    python -m bench rotation --data DATA [--count 16] [--split val] [--sets rotation,control,known] [--focal known]
 
 | set | cases |
 |---|---|
 | rotation | photographs under random paths of 12 to 25 px; roll 0, 3, 6, 12 px at the corner, focal length 0.75, 1, |
 |          | 1.4 longer sides or infinite; bilinear homographies, 0.5 % noise, 8 bit |
 | control | the same photographs under one kernel everywhere: nothing can be gained, only lost |
+| known | photographs with roll 0 and 12 px, focal length one longer side: `deconvolve` by "sparse" with the path's |
+|       | own field, with the kernel at its centre, and with a field on a grid twice as fine |
 
 PSNR is that of the best shift (1/4 px) and roll (5 values within a pixel at the corner), which no method can know.
 "true" is `deconvolve` with the path's own field. Intervals are 95 %, by bootstrap over photographs.
@@ -19,20 +21,20 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gpudeblur
+from gpudeblur.images.kernels import fit_size, support_sides
 from gpudeblur.synthesis import rotation_field
 
 from .evaluate import Row, arguments, mean_interval, parallel, record, settings, table
-from .rotation_cases import KERNEL_SIZE, RotationCase, best_psnr, control_cases, rotation_cases
+from .rotation_cases import KERNEL_SIZE, RotationCase, best_psnr, control_cases, known_cases, rotation_cases
 
-SETS = {"rotation": rotation_cases, "control": control_cases}
+SETS = {"rotation": rotation_cases, "control": control_cases, "known": known_cases}
 TRUE_SIZE = 71  # of the kernels of the path's own field
 COLUMNS = {"name": "", "blurred": ".2f", "uniform": ".2f", "rotation": ".2f", "true": ".2f", "gain": "+.2f",
            "advantage": "+.3f", "kept": "", "focal": ".0f", "s": ".1f", "s uniform": ".1f"}  # fmt: skip
@@ -64,6 +66,38 @@ class Pair:
         return row | {key: rotation.info[key] for key in ("advantage", "focal", "confidence", "strength")}
 
 
+KNOWN_COLUMNS = {"name": "", "nodes": "", "blurred": ".2f", "centre": ".2f", "field": ".2f", "finer": ".2f",
+                 "gain": "+.2f", "times": ".1f"}  # fmt: skip
+
+
+def known_field(case: RotationCase) -> Row:
+    """The path's own field beside its centre kernel and a finer field; `times`: its CPU time over the one kernel's."""
+    blurred, field = case.blurred.astype(np.float32), true_field(case)
+    gy, gx = field.kernels.shape[:2]
+    finer = rotation_field(case.path, case.focal, case.blurred.shape, TRUE_SIZE, grid=(2 * gy - 1, 2 * gx - 1))
+    support = fit_size(field.centre, support_sides(field.centre))
+    kernels: dict[str, Any] = {"centre": support.astype(np.float32), "field": field, "finer": finer}
+    row: Row = {"name": case.name, "picture": case.picture, "roll": case.roll, "nodes": f"{gy} x {gx}"}
+    row["blurred"], seconds = best_psnr(case.blurred, case.sharp), {}
+    for name, kernel in kernels.items():
+        begin = time.process_time()
+        image = gpudeblur.deconvolve(blurred, kernel, method="sparse")
+        seconds[name] = time.process_time() - begin
+        row[name] = best_psnr(np.asarray(image, np.float64), case.sharp)
+    return row | {"gain": row["field"] - row["centre"], "times": seconds["field"] / seconds["centre"]}
+
+
+def known_totals(rows: Sequence[Row]) -> Row:
+    total: Row = {"n": len(rows)}
+    for roll in sorted({row["roll"] for row in rows}):
+        part = [row for row in rows if row["roll"] == roll]
+        mean, *ends = mean_interval([row["gain"] for row in part], [row["picture"] for row in part])
+        total |= {f"gain_{roll}": mean, f"gain_{roll}_95": ends, f"gain_{roll}_min": min(row["gain"] for row in part)}
+        total[f"finer_{roll}"] = float(np.mean([row["finer"] - row["field"] for row in part]))
+        total[f"times_{roll}"] = float(np.median([row["times"] for row in part]))
+    return total
+
+
 def true_field(case: RotationCase) -> gpudeblur.KernelField:
     """The field of the case's path, or of its kernel."""
     if not len(case.path):
@@ -92,10 +126,6 @@ def set_names(text: str) -> list[str]:
     return names
 
 
-def run(folder: Path, name: str, split: str, count: int, pair: Pair, jobs: int) -> Iterator[Row]:
-    yield from parallel(pair, SETS[name](folder, split, count), jobs)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "data", "jobs", "options", "device", "no-record")
     parser.add_argument("--sets", type=set_names, default=list(SETS), help="names with commas; all by default")
@@ -105,14 +135,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     pair = Pair(args.options, args.focal == "known", args.device)
     for name in args.sets:
-        rows = []
-        print(f"\n{name}\n\n{table([], COLUMNS)}", flush=True)
-        for row in run(args.data, name, args.split, args.count, pair, args.jobs):
+        rows, columns = [], KNOWN_COLUMNS if name == "known" else COLUMNS
+        print(f"\n{name}\n\n{table([], columns)}", flush=True)
+        for row in parallel(
+            known_field if name == "known" else pair, SETS[name](args.data, args.split, args.count), args.jobs
+        ):
             rows.append(row)
-            print(table([row], COLUMNS).splitlines()[-1], flush=True)
+            print(table([row], columns).splitlines()[-1], flush=True)
         if not rows:
             parser.error(f"no photographs under {args.data}")
-        total = totals(rows)
+        total = known_totals(rows) if name == "known" else totals(rows)
         print(", ".join(f"{key} {value:.3g}" for key, value in total.items() if isinstance(value, float)), flush=True)
         if not args.no_record:
             about = settings(args, "split", "count", "focal", "jobs", "device")

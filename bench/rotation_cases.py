@@ -47,6 +47,13 @@ def rotation_cases(folder: Path, split: str = "val", count: int = 16) -> Iterato
         yield rotation_case(path, roll, sides, f"rotation_{split}_{path.stem}_{roll}_{sides}")
 
 
+def known_cases(folder: Path, split: str = "val", count: int = 12) -> Iterator[RotationCase]:
+    """`count` photographs with a roll of 12 px and without, and a focal length of one longer side."""
+    for path in photographs(folder, split, count):
+        for roll in (12, 0):
+            yield rotation_case(path, roll, 1.0, f"known_{path.stem}_{roll}")
+
+
 def rotation_case(photograph: Path, roll: float, sides: float, name: str) -> RotationCase:
     """One photograph under a random path: bilinear homographies, 0.5 % noise, 8 bit."""
     picture, rng = gray_picture(photograph), np.random.default_rng(name_seed(name))
