@@ -22,13 +22,13 @@ CONFIDENCE = {
     "deepdeblur": (8.807, 1.507, -0.303, -2.123, 0.341),
     "enhancement-gan": (8.051, 1.413, -0.042, -2.255, 0.324),
     "sketch": (2.829, 0.627, -0.02, 0.453, 0.261),
-    "face": (7.39, 1.256, 0.019, -3.191, 0.287),
+    "face": (6.837, 1.17, -0.036, -2.698, 0.274),
 }
 STRENGTH = {
-    "deepdeblur": (4.86, 1.391, -1.334, 1.6, 0.819),
-    "enhancement-gan": (3.895, 1.264, -1.036, 1.365, 0.704),
-    "sketch": (1.499, 0.836, -0.28, 1.504, 0.547),
-    "face": (6.497, 2.187, -0.369, -4.002, 1.787),
+    "deepdeblur": (5.101, 1.376, -1.292, 1.102, 0.795),
+    "enhancement-gan": (4.304, 1.289, -0.991, 0.834, 0.688),
+    "sketch": (2.691, 1.006, -0.429, 1.216, 0.551),
+    "face": (3.487, 1.53, -0.233, -1.999, 1.501),
 }
 MAX_ODDS = 4.0  # log odds of the gate count up to here
 STRENGTH_SCALE = 1.05  # of the share, at most 1: the best restorations are returned unblended
