@@ -96,7 +96,12 @@ def deblur(
     ],
     kernel_size: KernelSize = "auto",
     kernel_out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the kernel: .npy, or .png to look at.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write the kernel: .npy, or .png to look at. With --blur rotation, .png shows the kernels all "
+            "over the picture, and .npz holds them for gpudeblur.KernelField.load.",
+        ),
     ] = None,
     device: DeviceOption = Device.auto,
     final: FinalOption = Final.sparse,
@@ -114,7 +119,7 @@ def deblur(
         focal_length = _parse_focal(focal, blur, source)
         check_output(out, bits=bits, source=source)
         if kernel_out is not None:
-            _check_kernel_out(kernel_out, out, source)
+            _check_kernel_out(kernel_out, out, source, (*KERNEL_SUFFIXES, ".npz") if blur is Blur.rotation else None)
         photo = read_image(source)
         check_output(out, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype)
         with _progress_bar() as callback:
@@ -132,7 +137,7 @@ def deblur(
             )
         write_image(out, result.image, photo.alpha, bits=bits)
         if kernel_out is not None:
-            write_kernel(kernel_out, result.kernel)
+            _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         confidence = f"{result.info['confidence']:.2f}"
         if result.info["confidence"] < LOW_CONFIDENCE:
             confidence += ", low: the kernel is a guess; try another --kernel-size, or a part with more edges"
@@ -494,8 +499,20 @@ def _parse_strength(text: str) -> float | str:
         raise ValueError(f"--strength must be auto or a number from 0 to 1, got {text!r}; auto decides") from None
 
 
-def _check_kernel_out(kernel_out: Path, out: Path, source: Path) -> None:
-    check_output(kernel_out, suffixes=KERNEL_SUFFIXES, source=source)
+def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:
+    """The field of a result for a picture of `shape`, in a file that can hold it, or else its kernel."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        field = result.field
+        (gpudeblur.KernelField(result.kernel[None, None], shape) if field is None else field).save(path)
+    elif suffix == ".png" and result.field is not None:
+        write_image(path, gpudeblur.show_kernels(result.field))
+    else:
+        write_kernel(path, result.kernel)
+
+
+def _check_kernel_out(kernel_out: Path, out: Path, source: Path, suffixes: tuple[str, ...] | None = None) -> None:
+    check_output(kernel_out, suffixes=suffixes or KERNEL_SUFFIXES, source=source)
     if kernel_out.resolve() == out.resolve():
         raise ValueError(f"--kernel-out must be another file than --out, got {out} for both; rename one")
 

@@ -31,7 +31,7 @@ def wide(monkeypatch):
 def library(monkeypatch):
     """Stands in for the library: notes the call, and gives the picture back in negative."""
     calls = []
-    confidence = SimpleNamespace(value=0.9)
+    confidence, field = SimpleNamespace(value=0.9), SimpleNamespace(value=None)
 
     def deblur(image, kernel_size, **options):
         calls.append((image, kernel_size, options))
@@ -39,7 +39,7 @@ def library(monkeypatch):
             assert not options["callback"]("scale 1 of 1", fraction)  # true would stop the run
         backend = {"backend": "numpy", "confidence": confidence.value, "seconds": 1.234}
         negative = np.iinfo(image.dtype).max - image if image.dtype.kind == "u" else 1 - image
-        return SimpleNamespace(image=negative, kernel=KERNEL, field=None, info=backend)
+        return SimpleNamespace(image=negative, kernel=KERNEL, field=field.value, info=backend)
 
     def estimate_kernel(image, kernel_size, **options):
         assert "final" not in options
@@ -48,7 +48,7 @@ def library(monkeypatch):
     monkeypatch.setattr(gpudeblur, "deblur", deblur, raising=False)
     monkeypatch.setattr(gpudeblur, "estimate_kernel", estimate_kernel, raising=False)
     monkeypatch.setattr(gpudeblur, "TwoStepOptions", dict, raising=False)
-    return SimpleNamespace(calls=calls, confidence=confidence)
+    return SimpleNamespace(calls=calls, confidence=confidence, field=field)
 
 
 @pytest.fixture
@@ -117,6 +117,26 @@ def test_the_focal_length_arrives(library, source, tmp_path, focal, value):
     assert (options["blur"], options["focal"]) == ("rotation", value)
     assert "one kernel, as poses explain the picture no better" in result.output
     assert ("none in EXIF data" if focal == "auto" else "px, given") in result.output
+
+
+def test_the_field_is_written(library, source, tmp_path):
+    def write(name):
+        return run("deblur", source, "-o", tmp_path / "o.png", "--blur", "rotation", "--kernel-out", tmp_path / name)
+
+    assert write("one.npz").exit_code == 0
+    one = gpudeblur.KernelField.load(tmp_path / "one.npz")
+    assert one.kernels.shape[:2] == (1, 1)
+    np.testing.assert_allclose(one.centre, KERNEL / KERNEL.sum())
+    library.field.value = field = gpudeblur.KernelField(np.ones((2, 3, 5, 7)), COLOR.shape[:2])
+    for name in ("field.npz", "field.png", "kernel.npy"):
+        result = write(name)
+        assert result.exit_code == 0, result.output
+    loaded = gpudeblur.KernelField.load(tmp_path / "field.npz")
+    assert loaded.shape == COLOR.shape[:2]
+    np.testing.assert_array_equal(loaded.kernels, field.kernels)
+    np.testing.assert_array_equal(read_image(tmp_path / "field.png").pixels, gpudeblur.show_kernels(field))
+    np.testing.assert_array_equal(np.load(tmp_path / "kernel.npy"), KERNEL)
+    fails(run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", "k.npz"), "end in .npy, .png")
 
 
 def test_the_focal_length_of_exif_data_arrives(library, tmp_path):
