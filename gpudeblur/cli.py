@@ -486,10 +486,10 @@ def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[
     """What the table says of the blur with --blur rotation."""
     if blur is Blur.uniform:
         return {}
-    kept = "one kernel, as poses explain the picture no better" if result.field is None else "of a rotating camera"
-    tried = "given" if text.lower() != "auto" else "from EXIF data"
-    where = "none in EXIF data; tried the longer side, and infinity" if focal is None else f"{focal:.0f} px, {tried}"
-    return {"blur": kept, "focal length": where}
+    model = "one kernel, as poses explain the picture no better" if result.field is None else "of a rotating camera"
+    source = "given" if text.lower() != "auto" else "from EXIF data"
+    where = "none in EXIF data; tried the longer side, and infinity" if focal is None else f"{focal:.0f} px, {source}"
+    return {"blur": model, "focal length": where}
 
 
 def _parse_strength(text: str) -> float | str:

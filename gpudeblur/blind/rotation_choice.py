@@ -175,11 +175,11 @@ def with_rotations(
             fields.append(None)
             continue
         fields.append(rotation.weights.field())
-        one = slice(i, i + 1)
+        image = slice(i, i + 1)  # keeps the axis
         kernel[i] = rotation.weights.center_kernel()
-        signals["border_mass"][one] = border_mass(kernel[one])
-        signals["spectral_match"][one] = xp.minimum(signals["spectral_match"][one] + rotation.match, 1)
-        signals["gradient_gain"][one] *= rotation.gain
+        signals["border_mass"][image] = border_mass(kernel[image])
+        signals["spectral_match"][image] = xp.minimum(signals["spectral_match"][image] + rotation.match, 1)
+        signals["gradient_gain"][image] *= rotation.gain
         names = ("border_mass", "spectral_match", "gradient_gain", "agreement")
-        signals["confidence"][one] = confidence(kernel[one], **{name: signals[name][one] for name in names})
+        signals["confidence"][image] = confidence(kernel[image], **{name: signals[name][image] for name in names})
     return kernel, signals, fields

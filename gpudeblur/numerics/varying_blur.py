@@ -212,9 +212,9 @@ class VaryingBlur:
         self._cuda = goes_to_cuda(self._otf)
         if self._cuda:
             both = (self._rows, self._columns)
-            own = [cells.own_pixels(margin) for cells, margin in zip(both, (top, left), strict=True)]
+            own_pixels = [cells.own_pixels(margin) for cells, margin in zip(both, (top, left), strict=True)]
             all_pixels = [cells.all_pixels(n) for cells, n in zip(both, self.padded_shape, strict=True)]
-            self._disjoint = CudaCells(self._xp, own, shape, self._grid)
+            self._disjoint = CudaCells(self._xp, own_pixels, shape, self._grid)
             self._margined = CudaCells(self._xp, all_pixels, self.padded_shape, self._grid)
             wy, wx = (self._xp.asarray(cells.pixel_weights(dtype)) for cells in both)
             self._corners = [(a, b, wy[a], wx[b]) for a, b in np.ndindex(len(wy), len(wx))]
