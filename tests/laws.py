@@ -356,7 +356,7 @@ def pose_twins() -> Iterator[Twin]:
             kernels = random.random((2, 2, 3, *window), np.float32)
             numbers = (grid.lattice, grid.step, grid.focal)
             for w, k in ((weights, kernels), (weights[0], kernels[1]), (weights[:0], kernels[:0])):
-                args = (w, tables.positions, tables.candidates, tables.place, grid.lattice, window, *numbers[1:])
+                args = (w, tables.positions, tables.candidates, tables.weight_index, grid.lattice, window, *numbers[1:])
                 lead = (*w.shape[:-1], 6, *window)
                 expand = functools.partial(_expanded, splatting, lead)
                 yield Twin("pose_expand", args, expand, scale=3e-6)

@@ -348,7 +348,7 @@ def pose_expand(
     weights: Any,
     points: Any,
     candidates: Any,
-    place: Any,
+    weight_index: Any,
     lattice: tuple[int, int, int],
     window: tuple[int, int],
     step: float,
@@ -363,19 +363,19 @@ def pose_expand(
     weights : (..., T) float32.
     points : (R, 2) float32, (row, column) from the middle of the image.
     candidates : (R, rolls, 2, 4) float32, `poses.candidates`.
-    place : (rolls, gh, gw) int32, where in `weights` a pose of the lattice is, -1: nowhere; None: `weights` has all.
+    weight_index : (rolls, gh, gw) int32, the index in `weights` of each pose of the lattice, or -1; None: all poses.
     lattice : (rolls, gh, gw).
     window : (kh, kw).
     step : from roll to roll, in radians.
     """
     weights, points = _checked_points("weights", weights, 1, points)
     candidates = _checked("candidates", candidates, np.float32, (len(points), lattice[0], 2, 4))
-    place = _poses("place", place, lattice, weights.shape[-1])
+    weight_index = _poses("weight_index", weight_index, lattice, weights.shape[-1])
     lead = weights.shape[:-1]
     out = _target("out", out, (*lead, len(points), *window), np.float32)
     numbers = (np.int32(n) for n in (weights.shape[-1], *lattice, len(points), *window))
     blocks = math.prod(lead) * len(points) * -(-math.prod(window) // _POSE_THREADS)
-    args = (weights, points, candidates, place, out, *numbers, np.float32(step), np.float32(1 / focal))
+    args = (weights, points, candidates, weight_index, out, *numbers, np.float32(step), np.float32(1 / focal))
     _launch("pose_expand", blocks, (_POSE_THREADS,), *args)
     return out
 

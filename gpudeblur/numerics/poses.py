@@ -212,13 +212,14 @@ def _product(matrix: Any, rows: Array) -> Array:
 
 @dataclass(frozen=True)
 class CudaSplatting:
-    """Nothing stored but numbers for each point and roll: CUDA kernels find each pose's place anew, in float32.
+    """Nothing stored but numbers for each point and roll: CUDA kernels find anew where each pose lies, in float32.
 
     Attributes
     ----------
     positions : (R, 2) float32, the points from the middle of the image.
     candidates : (R, rolls, 2, 4) float32, see `candidates`.
-    active, place : flat indices of the poses in the lattice, (T,), and the lattice's in these or -1; None for all.
+    active : flat indices of the poses in the lattice, (T,), int32; None for all.
+    weight_index : lattice int32, the index of each pose in `active`, or -1; None for all.
     points, window : as in `SparseSplatting`.
     """
 
@@ -226,7 +227,7 @@ class CudaSplatting:
     positions: Array
     candidates: Array
     active: Array | None
-    place: Array | None
+    weight_index: Array | None
     points: tuple[int, ...]
     window: tuple[int, int]
 
@@ -236,19 +237,19 @@ class CudaSplatting:
     ) -> CudaSplatting:
         flat = np.asarray(points, np.float64).reshape(-1, 2)
         positions = xp.asarray((flat - (np.array(grid.shape) - 1) / 2).astype(np.float32))
-        place = None
+        weight_index = None
         if active is not None:
-            place = np.full(grid.lattice, -1, np.int32)
-            place.reshape(-1)[active] = np.arange(len(active))
-            active, place = xp.asarray(active.astype(np.int32)), xp.asarray(place)
+            weight_index = np.full(grid.lattice, -1, np.int32)
+            weight_index.reshape(-1)[active] = np.arange(len(active))
+            active, weight_index = xp.asarray(active.astype(np.int32)), xp.asarray(weight_index)
         tables = xp.asarray(candidates(grid, flat, window))
-        return cls(grid, positions, tables, active, place, points.shape[:-1], window)
+        return cls(grid, positions, tables, active, weight_index, points.shape[:-1], window)
 
     def expand(self, weights: Array) -> Array:
         from . import cuda
 
         grid, numbers = self.grid, (self.window, self.grid.step, self.grid.focal)
-        kernels = cuda.pose_expand(weights, self.positions, self.candidates, self.place, grid.lattice, *numbers)
+        kernels = cuda.pose_expand(weights, self.positions, self.candidates, self.weight_index, grid.lattice, *numbers)
         return kernels.reshape(*weights.shape[:-1], *self.points, *self.window)
 
     def collect(self, kernels: Array) -> Array:

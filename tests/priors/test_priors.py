@@ -322,7 +322,7 @@ def assert_device_agrees(cupy: Any, prior: Prior) -> None:
         assert array_module(result) is cupy
         differs = (abs(to_host(result) - expected) > tolerance).mean()
         # One darkest pixel that rounding exchanges for another changes all of its neighborhood.
-        assert differs < (0.01 if dtype is np.float64 else 0.05)
+        assert differs < (0.01 if dtype is np.float64 else 0.03)
     assert abs(expected - latent_step(*arrays, **(options | {"prior": None}))).max() > 1e-3
 
 
