@@ -172,10 +172,13 @@ def blur_by_poses(
         raise ValueError(f"margin must be at least the path's reach, got {margin}; use {needed} or more")
     if 2 * margin >= min(h, w):
         raise ValueError(f"sharp must exceed the path's reach, {margin} pixels, got {sharp.shape}; use a shorter path")
+    from scipy.ndimage import map_coordinates
+
     points = np.moveaxis(np.mgrid[margin : h - margin, margin : w - margin], 0, -1).astype(np.float64)
     total: Any = np.zeros(points.shape[:2])
     for pose in path:
-        total += _bilinear(sharp, points + displacement(pose[None], points, (h, w), focal)[0])
+        moved = points + displacement(pose[None], points, (h, w), focal)[0]
+        total += map_coordinates(sharp, np.moveaxis(moved, -1, 0), order=1, mode="nearest")
     total /= len(path)
     if noise_sigma > 0:
         total += noise_sigma * np.random.default_rng(rng).standard_normal(total.shape)
@@ -193,18 +196,6 @@ def _needed_margin(path: np.ndarray, shape: tuple[int, int], focal: float) -> in
             break
         margin = reach
     return margin
-
-
-def _bilinear(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """`image` at `points` (..., 2), which lie inside it."""
-    h, w = image.shape
-    row = np.clip(np.floor(points[..., 0]).astype(np.intp), 0, h - 2)
-    column = np.clip(np.floor(points[..., 1]).astype(np.intp), 0, w - 2)
-    dy, dx = points[..., 0] - row, points[..., 1] - column
-    flat, index = image.reshape(-1), row * w + column
-    upper = flat[index] * (1 - dx) + flat[index + 1] * dx
-    lower = flat[index + w] * (1 - dx) + flat[index + w + 1] * dx
-    return upper * (1 - dy) + lower * dy
 
 
 def _check_path(path: np.ndarray, focal: float) -> np.ndarray:
