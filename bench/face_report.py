@@ -11,6 +11,7 @@ from PIL import Image
 
 from .evaluate import Row, mean_interval
 from .face_cases import TOGETHER, FaceCase
+from .figures import enlarged
 
 # Columns of a table: key of a row of totals, and its format; "KEY_95" are the ends of its interval.
 COLUMNS = {
@@ -157,10 +158,3 @@ def sheet(faces: Sequence[tuple[FaceCase, np.ndarray, np.ndarray | None]]) -> by
         if file.tell() < SHEET_BYTES:
             break
     return file.getvalue()
-
-
-def enlarged(picture: np.ndarray, factor: int) -> Image.Image:
-    """8 bits, each pixel `factor` times as wide and high."""
-    pixels = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-    pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))

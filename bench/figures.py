@@ -10,6 +10,7 @@ removes older ones of the folders that it draws.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,9 @@ GAP, TITLE = 6, 16  # px between pictures, and for a line of words
 ROWS = 6  # a sheet
 QUALITY = 80  # of JPEG
 
+# Titles and pictures from left to right; None leaves a place free.
+SheetRow = tuple[Sequence[str], Sequence[Image.Image | None]]
+
 
 def busiest(picture: np.ndarray, crop: int = CROP) -> tuple[slice, ...]:
     """Where the window of `crop` x `crop` (or of the picture's size) with the largest gradients lies."""
@@ -37,7 +41,7 @@ def busiest(picture: np.ndarray, crop: int = CROP) -> tuple[slice, ...]:
     return tuple(slice(start, start + crop) for start in starts)
 
 
-def show(path: Path, kernel_size: int | None) -> tuple[str, list[Image.Image]]:
+def show(path: Path, kernel_size: int | None) -> SheetRow:
     """Deblur one file: title; blurred, sharp, and the kernel with its peak white and whole numbers of pixels."""
     with Image.open(path) as image:
         picture = np.asarray(image.convert("RGB"))
@@ -49,20 +53,32 @@ def show(path: Path, kernel_size: int | None) -> tuple[str, list[Image.Image]]:
     kernel = np.kron(kernel, np.ones((max(1, CROP // max(h, w)),) * 2, np.uint8))
     title = f"{path.name}, kernel {h} x {w}, confidence {result.info['confidence']:.2f}"
     print(title, flush=True)
-    return title, [Image.fromarray(array) for array in (picture[place], result.image[place], kernel)]
+    return [title], [Image.fromarray(array) for array in (picture[place], result.image[place], kernel)]
 
 
-def sheet(rows: Sequence[tuple[str, list[Image.Image]]]) -> Image.Image:
-    """One row below the other."""
-    height = TITLE + CROP + GAP
-    page = Image.new("RGB", (3 * CROP + 4 * GAP, GAP + height * len(rows)), "white")
+def sheet(rows: Sequence[SheetRow]) -> Image.Image:
+    """One row below the other, a title above each picture; a place is `CROP` wide and high, or more for larger ones."""
+    sizes = [[picture.size for picture in pictures if picture] for _, pictures in rows]
+    width = max([CROP, *(size[0] for row in sizes for size in row)])
+    heights = [max([CROP, *(size[1] for size in row)]) for row in sizes]
+    tops = list(itertools.accumulate((TITLE + height + GAP for height in heights), initial=GAP))
+    columns = max(len(pictures) for _, pictures in rows)
+    page = Image.new("RGB", (columns * (width + GAP) + GAP, tops[-1]), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    for number, (title, pictures) in enumerate(rows):
-        top = GAP + number * height
-        draw.text((GAP, top), title, "black", font)
+    for top, (titles, pictures) in zip(tops[:-1], rows, strict=True):
+        for column, title in enumerate(titles):
+            draw.text((GAP + column * (width + GAP), top), title, "black", font)
         for column, picture in enumerate(pictures):
-            page.paste(picture, (GAP + column * (CROP + GAP), top + TITLE))
+            if picture:
+                page.paste(picture, (GAP + column * (width + GAP), top + TITLE))
     return page
+
+
+def enlarged(picture: np.ndarray, factor: int) -> Image.Image:
+    """8 bits, each pixel `factor` times as wide and high."""
+    pixels = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+    pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
