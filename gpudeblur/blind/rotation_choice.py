@@ -22,15 +22,13 @@ from .confidence import border_mass, confidence
 from .observation import Observation
 from .options import TwoStepOptions
 from .patches import cut_patches, patch_centers, patch_corners, patch_side
-from .rotation import BROAD_SCALES, SCALES, WINDOW_MARGIN, PoseWeights, broad_kernel, estimate_weights
+from .rotation import PoseWeights, estimate_weights
+from .rotation_path import kernel_window
 from .selection import KernelScores, score_kernels
 from .two_step import views_of
 
 # By how much the score of a field must exceed that of the uniform kernel: uniformly blurred photographs reach 0.013.
-FIELD_MARGIN = 0.025
-# Focal lengths that are tried where none is given, in longer sides of the image: a wide lens (a "normal" one of a phone
-# is 0.75), and none, motion in the plane.
-FOCAL_SIDES = (1.0, math.inf)
+FIELD_MARGIN = 0.015
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,7 @@ def choose_rotations(
     shape, size = observed.shape, (kernel.shape[-2], kernel.shape[-1])
     if not rotation_fits(shape, size):
         return [Rotation(None, -math.inf, 0.0, 1.0)] * len(observed)
-    focals = [sides * max(shape) for sides in FOCAL_SIDES] if focal is None else [focal]
-    views = views_of(observed, size, options)
+    views, window = views_of(observed, size, options), kernel_window(size, 1.0)
     images = views.full if views.unlit is None else views.unlit
     scoring = views.full if views.scoring is None else views.scoring
     rotations = []
@@ -69,42 +66,10 @@ def choose_rotations(
         scale = observed.noise_scale[i]
         uniform = score_patches(scored, scale, functools.partial(_repeated, kernel[i]), size)
         part = subrange(progress, i / len(observed), 1 / len(observed))
-        best = best_weights(image, scored, kernel[i], focals, scale, options, part)
-        rotations.append(compared(*best, uniform))
+        weights = estimate_weights(image, kernel[i], focal, scale, options, part)
+        field = score_patches(scored, scale, functools.partial(weights.kernels, window=window), size)
+        rotations.append(compared(weights, field, uniform))
     return rotations
-
-
-def best_weights(
-    image: Array,
-    scored: Array,
-    kernel: Array,
-    focals: list[float],
-    noise_scale: Any,
-    options: TwoStepOptions,
-    progress: OnProgress,
-) -> tuple[PoseWeights, KernelScores]:
-    """The weights with the best mean score, and their scores, for an image (H, W) with its uniform kernel (kh, kw).
-
-    At the first focal length the uniform kernel and `broad_kernel` are starts, as poses from a wrong kernel stay wrong;
-    at the others the better of the two.
-    """
-    size = kernel.shape[-2], kernel.shape[-1]
-    broad = broad_kernel((size[0], size[1]), array_module(kernel), kernel.dtype)
-    starts = [(kernel, SCALES), (broad, BROAD_SCALES)]
-    window = size[0] + WINDOW_MARGIN, size[1] + WINDOW_MARGIN
-    results: list[tuple[PoseWeights, KernelScores]] = []
-
-    def run(focal: float, start: tuple[Array, tuple[float, ...]]) -> float:
-        part = subrange(progress, len(results) / (len(focals) + 1), 1 / (len(focals) + 1))
-        weights = estimate_weights(image, start[0], focal, noise_scale, options, part, start[1])
-        kernels = functools.partial(weights.kernels, window=window)
-        results.append((weights, score_patches(scored, noise_scale, kernels, (size[0], size[1]))))
-        return mean_score(results[-1][1])
-
-    best_start = max(starts, key=functools.partial(run, focals[0]))
-    for focal in focals[1:]:
-        run(focal, best_start)
-    return max(results, key=lambda result: mean_score(result[1]))
 
 
 def mean_score(scores: KernelScores) -> float:

@@ -371,18 +371,3 @@ def _splatting(
     grid: PoseGrid, points: bytes, shape: tuple[int, ...], window: tuple[int, int], dtype: Any, xp: Any, _device: Any
 ) -> Splatting:
     return grid.splatting(np.frombuffer(points).reshape(shape), window, like=xp.empty(0, dtype))
-
-
-def scale_weights(weights: np.ndarray, factor: float, lattice: tuple[int, int, int]) -> np.ndarray:
-    """Weights (..., rolls, kh, kw) for an image scaled by `factor`, on a grid of shape `lattice`; linear, sum 1.
-
-    All three axes are in pixels, the rolls at the corners, so that they scale alike. The interpolation is widened where
-    they shrink.
-    """
-    for axis, target in zip((-3, -2, -1), lattice, strict=True):
-        source = weights.shape[axis]
-        position = (np.arange(target) - target // 2) / factor + source // 2
-        distance = abs(np.arange(source) - position[:, None]) * min(1.0, factor)
-        matrix = np.maximum(0, 1 - distance).astype(weights.dtype)
-        weights = np.moveaxis(np.moveaxis(weights, axis, -1) @ matrix.T, -1, axis)
-    return weights / weights.sum(axis=(-3, -2, -1), keepdims=True)

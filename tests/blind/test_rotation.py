@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,26 @@ from laws import assert_close, assert_same, picture
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind.patches import MAX_PATCHES, cut_patches, patch_centers, patch_corners, patch_side
+from gpudeblur.blind.patches import (
+    MAX_PATCHES,
+    cut_patches,
+    patch_centers,
+    patch_corners,
+    patch_equations,
+    patch_side,
+)
 from gpudeblur.blind.rotation import (
     PoseWeights,
     active_poses,
     drop_components,
     estimate_weights,
-    first_weights,
     pose_step,
     project_weights,
 )
 from gpudeblur.blind.rotation_choice import FIELD_MARGIN, score_patches
+from gpudeblur.blind.rotation_path import PathLevel, PathScale, path_step, random_controls
+from gpudeblur.blind.schedule import Iteration
+from gpudeblur.numerics.pose_paths import PathKernels, PosePath
 from gpudeblur.numerics.poses import PoseGrid, node_points
 from gpudeblur.numerics.toeplitz import toeplitz_apply, toeplitz_nnls, toeplitz_spectrum, zero_lag
 from gpudeblur.synthesis import blur, blur_by_poses, gaussian_process_kernel, pose_path
@@ -30,6 +40,9 @@ SHAPE = (90, 130)
 GRID = PoseGrid((7, 7), 5, SHAPE, 100.0)
 POINTS = node_points((2, 3), SHAPE).reshape(-1, 2)
 WINDOW = (9, 9)
+PATHS = PathKernels(POINTS, SHAPE, WINDOW, 5, 48)
+TRUE_PATH = PosePath(1.2 * np.random.default_rng(4).standard_normal((5, 3)), 0.9)
+TRUE_PATH = PosePath(TRUE_PATH.control - (PATHS.basis @ TRUE_PATH.control).mean(axis=0), 0.9)
 FAST = gd.TwoStepOptions(starts=("sparse",), iterations=3, finest_iterations=3)
 
 
@@ -107,6 +120,110 @@ def test_scaling_and_flat_patches_leave_the_weights() -> None:
     assert_same(pose_step(0 * a, 0 * b, start, more, 3e-3, 20), start)
 
 
+def path_equations(path: PosePath) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) without noise, for the kernels of a path."""
+    a = autocorrelations(len(POINTS))
+    spectrum, grid = toeplitz_spectrum(a)
+    return a, toeplitz_apply(spectrum, grid, PATHS.kernels(PATHS.places(path)))
+
+
+def path_objective(a: np.ndarray, b: np.ndarray, path: PosePath) -> float:
+    spectrum, grid = toeplitz_spectrum(a)
+    kernels = PATHS.kernels(PATHS.places(path))
+    return float((kernels * (toeplitz_apply(spectrum, grid, kernels) / 2 - b)).sum())
+
+
+def centered(path: PosePath) -> PosePath:
+    return PosePath(path.control - (PATHS.basis @ path.control).mean(axis=0), path.bend)
+
+
+def test_the_true_path_is_a_fixed_point() -> None:
+    a, b = path_equations(TRUE_PATH)
+    found = path_step(a, b, TRUE_PATH, PATHS, 0.0, False)
+    assert_close(found.control, TRUE_PATH.control, atol=1e-9)
+    assert found.bend == pytest.approx(TRUE_PATH.bend)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_objective_falls_from_path_to_path(fixed: bool) -> None:
+    a, b = path_equations(TRUE_PATH)
+    noise = np.random.default_rng(5).standard_normal(TRUE_PATH.control.shape)
+    paths = [centered(PosePath(TRUE_PATH.control + 0.4 * noise, TRUE_PATH.bend if fixed else 0.3))]
+    for _ in range(4):
+        paths.append(path_step(a, b, paths[-1], PATHS, 0.0, fixed))
+    values = [path_objective(a, b, path) for path in paths]
+    assert values == sorted(values, reverse=True)
+    least = path_objective(a, b, TRUE_PATH)
+    assert values[-1] - least < 0.1 * (values[0] - least)
+    assert (paths[-1].bend == TRUE_PATH.bend) == fixed
+
+
+def test_scaling_and_flat_patches_leave_the_path() -> None:
+    a, b = path_equations(TRUE_PATH)
+    start = PosePath(0.8 * TRUE_PATH.control, 0.5)
+    found = path_step(a, b, start, PATHS, 3e-3, False)
+    assert_close(path_step(4 * a, 4 * b, start, PATHS, 3e-3, False).control, found.control, atol=1e-9)
+    more = PathKernels(np.concatenate([POINTS, [[3.0, 4.0]]]), SHAPE, WINDOW, 5, 48)
+    a, b = (np.concatenate([array, np.zeros_like(array[:1])]) for array in (a, b))
+    assert_close(path_step(a, b, start, more, 3e-3, False).control, found.control, atol=1e-9)
+    assert path_step(0 * a, 0 * b, start, more, 3e-3, False) is start
+
+
+def test_a_patch_with_nan_disturbs_no_other() -> None:
+    patches = np.stack([picture((64, 64)), picture((64, 64))[::-1]])
+    kernels = np.repeat(gaussian_process_kernel(7, rng=0)[None].astype(np.float32), 2, axis=0)
+    step = Iteration(1e-3, 0.2)
+    expected = patch_equations(patches, kernels, step, 60.0, FAST)
+    patches[1, 5, 5] = np.nan
+    for array, other in zip(patch_equations(patches, kernels, step, 60.0, FAST), expected, strict=True):
+        assert_same(array[0], other[0])
+        assert not array[1].any()
+
+
+def test_random_starts_are_short_paths_and_the_same_for_all() -> None:
+    controls, again = random_controls(5, 31), random_controls(5, 31)
+    for control, same in zip(controls, again, strict=True):
+        assert_same(control, same)
+        spans = np.ptp(PosePath(control, 0.0).samples(64), axis=0)
+        assert max(spans) < 0.4 * 31
+    assert len({control.tobytes() for control in controls}) == len(controls)
+
+
+class CountedPrior:
+    """A prior that leaves the image as it is, and keeps the shapes that it saw."""
+
+    weight, eta_max = 1e-3, 1.0
+
+    def __init__(self) -> None:
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def step(self, latent: Any, strength: float) -> Any:
+        self.shapes.add(latent.shape)
+        return latent
+
+
+def test_a_prior_sees_the_batch_of_patches() -> None:
+    """[Li2018] eq. 16: the latent step under varying blur, with the prior."""
+    prior = CountedPrior()
+    image = disks((120, 180)).astype(np.float32)
+    level = PathLevel(image, (9, 9), 1.0, PathScale(0.5, 5, 1, (1e-3, 1e-3), 1))
+    options = replace(FAST, prior=prior)
+    (path,) = level.alternate([PosePath(random_controls(5, 9)[0], 0.5)], False, options)
+    assert np.isfinite(path.control).all()
+    ((count, height, width),) = prior.shapes
+    assert (count, height > level.patches.shape[1], width > level.patches.shape[2]) == (len(level.patches), True, True)
+
+
+def test_a_batch_of_paths_equals_a_loop() -> None:
+    level = PathLevel(disks((120, 180)).astype(np.float32), (9, 9), 1.0, PathScale(0.5, 5, 2, (1e-3, 5e-4), 1))
+    paths = [PosePath(control, 0.5) for control in random_controls(5, 9)[:3]]
+    together = level.alternate(paths, False, FAST)
+    for path, alone in zip(together, (level.alternate([path], False, FAST)[0] for path in paths), strict=True):
+        assert_same(path.control, alone.control)
+        assert path.bend == alone.bend
+    assert_same(level.scores(paths), np.concatenate([level.scores([path]) for path in paths]))
+
+
 def test_project_weights() -> None:
     weights = np.zeros((5, 7, 7))
     weights[1, 2, 3], weights[1, 2, 4], weights[4, 6, 6] = 1, 0.5, 0.01
@@ -125,13 +242,7 @@ def test_small_components_are_dropped() -> None:
     assert_same(drop_components(0 * weights, 0.03), 0 * weights)
 
 
-def test_first_weights_and_active_poses() -> None:
-    kernel = gaussian_process_kernel(15, rng=0)
-    grid = PoseGrid.of((7, 7), SHAPE)
-    weights = first_weights(kernel, 0.45, grid)
-    assert weights.shape == grid.lattice
-    assert weights.sum() == pytest.approx(1)
-    assert weights.sum(axis=(1, 2)).argmax() == grid.rolls // 2
+def test_active_poses() -> None:
     delta = np.zeros((9, 9, 9))
     delta[4, 4, 4] = 1
     assert len(active_poses(delta)) == 5**3

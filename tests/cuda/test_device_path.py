@@ -24,11 +24,13 @@ import gpudeblur as gd
 from gpudeblur.blind import rotation
 from gpudeblur.blind.alternation import alternate
 from gpudeblur.blind.kernel_projection import initial_kernel
+from gpudeblur.blind.rotation_path import PathLevel, PathScale, random_controls
 from gpudeblur.blind.schedule import Iteration, Scale
 from gpudeblur.nonblind.final import FINALS
 from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian
 from gpudeblur.numerics import varying_blur
 from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.pose_paths import PosePath, bend_of
 from gpudeblur.numerics.poses import PoseGrid, node_points
 from gpudeblur.numerics.varying_blur import VaryingBlur, regular_nodes
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -344,17 +346,27 @@ def test_weights_of_poses_on_a_device(cupy: Any, monkeypatch: pytest.MonkeyPatch
     """A pose step is one launch each of M and M^T and two transforms."""
     for name, value in (("ITERATIONS", 1), ("POSE_STEPS", 8)):
         monkeypatch.setattr(rotation, name, value)
-    image, kernel, scale = photos(1, 90)[0], np.full((5, 5), 0.04, np.float32), np.ones((), np.float32)
+    image, scale = photos(1, 90)[0], np.ones((), np.float32)
+    path = PosePath(random_controls(5, 5)[0], bend_of(focal, (90, 90)))
 
     def weigh(xp: Any) -> rotation.PoseWeights:
-        picture, start, noise = xp.asarray(image), xp.asarray(kernel), xp.asarray(scale)
-        return rotation.estimate_weights(picture, start, focal, noise, QUICK, lambda _: None, (0.71, 1.0))
+        return rotation.weights_near(path, xp.asarray(image), (5, 5), xp.asarray(scale), QUICK)
 
     expected, weights = weigh(np), weigh(cupy)
-    assert cuda.launches["pose_expand"] == cuda.launches["pose_collect"] == 2 * (1 + rotation.POWER_STEPS + 8)
+    assert cuda.launches["pose_expand"] == cuda.launches["pose_collect"] == 1 + rotation.POWER_STEPS + 8
     assert_close(weights.weights, expected.weights, atol=1e-6)
     assert_close(weights.center_kernel(), expected.center_kernel(), atol=1e-6)
     assert_close(weights.field().kernels, expected.field().kernels, atol=1e-6)
+
+
+def test_a_path_on_a_device(cupy: Any) -> None:
+    """Latent steps run there, path steps on the host."""
+    numbers = PathScale(0.5, 5, 1, (1e-3, 1e-3), 1)
+    levels = [PathLevel(xp.asarray(photos(1, 90)[0]), (5, 5), 1.0, numbers) for xp in (np, cupy)]
+    paths = [PosePath(control, 0.5) for control in random_controls(5, 5)[:2]]
+    expected, found = (level.alternate(paths, False, QUICK) for level in levels)
+    assert_close(levels[1].kernels(found), levels[0].kernels(expected), atol=0.02)
+    assert_close(levels[1].scores(paths), levels[0].scores(paths), atol=1e-3)
 
 
 # ---- pictures as they come

@@ -16,7 +16,6 @@ from gpudeblur.numerics.poses import (
     node_counts,
     node_points,
     rotation_matrices,
-    scale_weights,
 )
 
 SHAPE = (60, 91)
@@ -110,17 +109,6 @@ def test_a_batch_equals_a_loop_and_active_poses_equal_the_rest_at_zero() -> None
     sparse[active] = weights[0].ravel()[active]
     part = grid.splatting(POINTS, active=active).expand(sparse[active])
     assert_close(part, grid.expand(sparse.reshape(grid.lattice), POINTS), atol=1e-15)
-
-
-def test_weights_of_a_scaled_image() -> None:
-    """Displacements in pixels scale with the image: a pose twice as far is twice the kernel."""
-    small = PoseGrid((5, 5), 5, (31, 41), 40.0)
-    weights = np.zeros(small.lattice)
-    weights[3, 3, 1] = 1
-    large = scale_weights(weights, 2.0, (11, 11, 11))
-    assert large.sum() == pytest.approx(1)
-    assert large.argmax() == np.ravel_multi_index((7, 7, 3), (11, 11, 11))
-    assert_close(scale_weights(weights, 1.0, small.lattice), weights)
 
 
 def test_kernels_move_by_at_most_a_pixel_between_nodes() -> None:
