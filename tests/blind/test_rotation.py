@@ -364,6 +364,11 @@ def test_the_kernel_in_the_middle_and_the_grid_of_a_field() -> None:
         ({"blur": "rotation", "focal": math.nan}, ValueError, "focal must be positive, in pixels, got nan"),
         ({"blur": "rotation", "focal": "35mm"}, TypeError, "focal must be a number, got '35mm' \\(str\\)"),
         (
+            {"blur": "rotation", "focal": [300.0, 400.0]},
+            TypeError,
+            "focal must be one number for a whole stack, .* deblur each camera's images apart",
+        ),
+        (
             {"blur": "rotation", "final": "tv"},
             ValueError,
             "final must be 'sparse' or None for blur='rotation', got 'tv'",
