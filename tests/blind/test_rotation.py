@@ -15,6 +15,7 @@ import gpudeblur as gd
 from gpudeblur.blind.patches import (
     MAX_PATCHES,
     cut_patches,
+    options_at,
     patch_centers,
     patch_corners,
     patch_equations,
@@ -212,6 +213,9 @@ def test_a_prior_sees_the_batch_of_patches() -> None:
     assert np.isfinite(path.control).all()
     ((count, height, width),) = prior.shapes
     assert (count, height > level.patches.shape[1], width > level.patches.shape[2]) == (len(level.patches), True, True)
+    assert options_at(0.5, options) is options
+    assert options_at(1.0, options).prior is None
+    assert options_at(1.0, replace(options, finest_prior=True)).prior is prior
 
 
 def test_a_batch_of_paths_equals_a_loop() -> None:
