@@ -79,10 +79,12 @@ def deconvolve(
         and not for "epll" and "wiener". Saturated images take up to 2.5 times as long, and their lights may come out
         far above 1.
     mask : bool array, (H, W) or (..., H, W), or "nan", optional
-        True where the image is valid; the others may have any value, NaN included. They are not compared with
-        the blurred sharp image, like those beyond an unknown boundary, and the prior fills them. One mask (H, W) may serve a stack, and it serves all channels. In the memory of `image`. "nan":
-        valid where the image is finite, in each channel. For the boundary "unknown" only. A `numpy.ma.MaskedArray` as
-        `image` brings its own mask; the result is one too, with the same mask over the filled pixels.
+        True where the image is valid. The other pixels may have any value, NaN included: they are not compared with the
+        blurred sharp image, like those beyond an unknown boundary, and the prior fills in what they hide. A hole up to
+        half as wide as the kernel is filled almost as well as the rest; in the middle of wide ones nothing is known. A
+        mask (H, W) may serve a stack, and a mask has no channels. In the memory of `image`. "nan": valid where the
+        image is finite, in each channel. For the boundary "unknown" only. A `numpy.ma.MaskedArray` as `image` brings
+        its own mask; the result is a masked array too, with the same mask over the pixels that were filled in.
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.

@@ -18,6 +18,9 @@ from ..numerics.varying_blur import VaryingBlur
 
 # Pixels outside the image of which less than this fraction was observed are not estimated, but black (Bertero).
 MIN_OBSERVED = 1e-3
+# Pixels of the image of which a mask leaves less than this fraction of the light are interpolated. In holes of 12 pixels
+# and less in three photographs, with kernels of 9 to 25, 0.1 and 0.35 are as good, 0.001 and 0.5 lose 2 dB.
+MIN_SHARE = 0.2
 # On a device, convergence is read back after every so many steps.
 CONVERGENCE_INTERVAL = 8
 Step = Callable[[Array], Array]
@@ -51,8 +54,8 @@ def em_iterations(
     damping : B / (x * k), B - x * k -> the replacement of the ratio.
     regularizer : x -> divisor of each step, about 1.
     saturated : where a negative B - x * k counts as 0, and the ratio as 1; for the boundaries "unknown" and "wrap".
-    mask : where `blurred` is valid; for two axes and the boundary "unknown". What no valid pixel observes is
-        interpolated from the result around it.
+    mask : where `blurred` is valid; for two axes and the boundary "unknown". Where it leaves too little of
+        the light (`MIN_SHARE`), the result is interpolated from the one around.
     tolerance : (..., 1, 1), the rms of B - x * k at which an image has converged; None: never.
     return_padded : return x on the whole grid, the first pixel of the image at index 0.
     """
@@ -118,8 +121,9 @@ def em_iterations(
 
     latent = _accelerate(step, latent, ndim, num_iter, accelerated, callback)
     if mask is not None:
-        incomplete = ~mask.all(axis=tuple(range(-ndim, 0)), keepdims=True)
-        latent[window] = inpaint(latent[window], estimated[window] | ~incomplete)
+        complete = blur_adjoint(xp.ones_like(data))
+        hidden = (complete > MIN_OBSERVED * kernel_sum) & (observability < MIN_SHARE * complete)
+        latent[window] = inpaint(latent[window], ~hidden[window])
     if return_padded:
         return xp.roll(latent, tuple(-(part.start or 0) for part in window[1:]), tuple(range(1 - len(window), 0)))
     return latent[window]

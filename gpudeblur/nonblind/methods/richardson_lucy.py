@@ -43,8 +43,8 @@ def richardson_lucy(
     Parameters
     ----------
     blurred, kernel, noise_sigma, boundary, saturated, mask, callback : common to all methods, see
-        `help(gpudeblur.nonblind)`. Of a hole in the mask wider than the kernel, no valid pixel observes the middle;
-        that is interpolated from the result around it.
+        `help(gpudeblur.nonblind)`. There is no prior to fill what valid pixels saw less than a fifth of; that is
+        interpolated from the result around it.
     num_iter : number of steps of four transforms each, if they do not end before.
     accelerated : extrapolate between the steps ([Biggs1997]); each then counts for about three.
     damping : in standard deviations of the noise; 0: none. Where x * k is within this distance of B, x follows B only

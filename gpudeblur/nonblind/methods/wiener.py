@@ -44,8 +44,8 @@ def wiener(
     Parameters
     ----------
     blurred, kernel, weight, noise_sigma, boundary, mask, callback : common to all methods, see
-        `help(gpudeblur.nonblind)`. Values of any range. Without a weight, it is the one under which B is the most probable, given its noise and
-        that D x is white and Gaussian.
+        `help(gpudeblur.nonblind)`. Values of any range. Without a weight, it is the one under which B is the most
+        probable, given its noise and that D x is white and Gaussian.
     prior : {"gradient", "laplacian", "identity"}
         D. "gradient", forward differences: the Wiener filter of an image whose power spectrum falls off as 1 / f^2.
         "identity": Tikhonov ([Lin2020] eq. 10 and 11).
