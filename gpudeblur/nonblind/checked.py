@@ -70,7 +70,7 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
                     f"boundary must be 'unknown' with mask, got {options['boundary']!r}; leave out one of them"
                 )
             check_enough(mask, kernels)
-            options["mask"] = mask
+            options["mask"] = mask = xp.ascontiguousarray(mask)
             if options.get("saturated") is not None:
                 options["saturated"] = options["saturated"] & mask
         callback = options.get("callback")

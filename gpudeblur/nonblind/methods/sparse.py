@@ -22,8 +22,8 @@ from ..splitting import TV_RULE, tv_admm
 FIRST_ORDER, SECOND_ORDER, MIN_DERIVATIVE = 0.1, 0.025, 0.01
 ITERATIONS = 8
 TV_ITERATIONS = 20  # of the first iterate where pixels are saturated or not valid
-# For a field, `iterations` of the first solve times this are added to it in images with pixels that are not valid: holes
-# of 12 pixels gain 1.8 dB, as much as from the first iterate by "tv".
+# For a field, the first solve goes on for this many times `iterations` in images with pixels that are not valid: holes
+# of 12 pixels gain 1 to 2 dB, as much as from the first iterate by "tv".
 FIELD_REPETITIONS = 4
 WEIGHT_RULE = WeightRule(17.7, 1.9)
 
