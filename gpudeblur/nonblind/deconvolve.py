@@ -146,11 +146,10 @@ def deconvolve(
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
-        if valid is None:
-            planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype)
-        else:
-            observed = xp_in.where(valid, image, image.dtype.type(0))
-            planes = to_planes(move(observed, xp), channel_axis=channel_axis, dtype=dtype)
+        if valid is not None:
+            image = xp_in.where(valid, image, 0).astype(image.dtype, copy=False)
+        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype)
+        if valid is not None:
             valid = valid if channel_axis is None else xp_in.moveaxis(valid, channel_axis, -3)
             valid = move(xp_in.ascontiguousarray(valid), xp)
             check_enough(valid, kernels)
@@ -184,7 +183,8 @@ def deconvolve(
             if len(spec.boundaries) > 1:
                 options["boundary"] = boundary
             sharp = METHODS[method](planes, kernel, callback=progress, **options)
-        return with_mask_of(original, to_picture(sharp, gamma, image, channel_axis=channel_axis))
+        sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis)
+        return with_mask_of(original, sharp)
 
 
 def _method(method: Any, kernel: Any) -> str:

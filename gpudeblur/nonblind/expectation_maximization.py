@@ -18,8 +18,8 @@ from ..numerics.varying_blur import VaryingBlur
 
 # Pixels outside the image of which less than this fraction was observed are not estimated, but black (Bertero).
 MIN_OBSERVED = 1e-3
-# Pixels of the image of which a mask leaves less than this fraction of the light are interpolated. In columns and blocks
-# of 8 and 12 pixels (five pairs of photograph and kernel), 0.1 and 0.35 cost 0.1 dB, 0.001 0.4 dB, and 0.5 1.3 dB.
+# Pixels of the image of which a mask leaves less than this fraction of the light are interpolated. In columns and in
+# blocks of 8 and 12 pixels (five pairs of photograph and kernel), 0.1 and 0.35 cost 0.1 dB, 0.001 0.4 dB, 0.5 1.3 dB.
 MIN_SHARE = 0.2
 # On a device, convergence is read back after every so many steps.
 CONVERGENCE_INTERVAL = 8
