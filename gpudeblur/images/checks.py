@@ -22,7 +22,13 @@ _DTYPE_WAY_OUT = {  # by the kind of dtype
 }
 
 
-def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "image") -> None:
+def check_picture(
+    image: Any,
+    *,
+    channel_axis: int | None = None,
+    name: str = "image",
+    nan_advice: str | None = "inpaint it first",
+) -> None:
     """Raise unless `image` is an image, or a stack of images of one size.
 
     Parameters
@@ -33,6 +39,8 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
         Axis of the channels; None for gray.
     name : str
         The argument's name in the messages.
+    nan_advice : str or None
+        The end of the error of NaN or infinity; None accepts them.
 
     Raises
     ------
@@ -57,7 +65,8 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
         _check_channel_axis(channel_axis, image.shape, name)
     if image.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {image.shape}; every side must be at least 1")
-    check_finite(image, xp, name, "mask or inpaint it first")
+    if nan_advice is not None:
+        check_finite(image, xp, name, nan_advice)
 
 
 def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) -> tuple[int, int]:

@@ -9,9 +9,11 @@ import numpy as np
 from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
+from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
 from ..images.planes import decode, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
+from ..numerics.inpainting import inpaint
 from ..numerics.progress import Callback, make_progress
 from .blurring import check_field
 from .specs import METHOD_SPECS, METHODS, MethodSpec
@@ -28,6 +30,7 @@ def deconvolve(
     noise_sigma: Any = None,
     iterations: int | None = None,
     saturation: float | str | None = "auto",
+    mask: Array | str | None = None,
     tile: int | str | None = None,
     channel_axis: int | None = None,
     device: str | None = None,
@@ -75,6 +78,13 @@ def deconvolve(
         top of the range; without any, it is the same as None: no pixel was saturated. For the boundary "unknown" only,
         and not for "epll" and "wiener". Saturated images take up to 2.5 times as long, and their lights may come out
         far above 1.
+    mask : bool array, (H, W) or (..., H, W), or "nan", optional
+        True where the image is valid. The other pixels may have any value, NaN included: they are not compared with the
+        blurred sharp image, like those beyond an unknown boundary, and the prior fills in what they hide. In holes up
+        to half as wide as the kernel this costs about 3 dB; the middle of wider ones is interpolated, not restored. A
+        mask (H, W) may serve a stack, and a mask has no channels. In the memory of `image`. "nan": valid where the
+        image is finite, in each channel. For the boundary "unknown" only. A `numpy.ma.MaskedArray` as `image` brings
+        its own mask; the result is a masked array too, with the same mask over the pixels that were filled in.
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
@@ -84,7 +94,7 @@ def deconvolve(
 
     Returns
     -------
-    array like `image`.
+    array like `image`, complete also where `mask` is False.
 
     Raises
     ------
@@ -117,7 +127,11 @@ def deconvolve(
     if tile is not None:
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
-    checks.check_picture(image, channel_axis=channel_axis)
+    original, image = image, without_mask(image)
+    has_mask = mask is not None or image is not original
+    if has_mask and boundary != "unknown":
+        raise ValueError(f"boundary must be 'unknown' with a mask, got {boundary!r}; leave it out")
+    checks.check_picture(image, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
     if isinstance(kernel, KernelField):
         check_field(kernel, image, boundary=boundary, channel_axis=channel_axis)
     else:
@@ -131,10 +145,20 @@ def deconvolve(
         progress = make_progress(callback, "restoration")
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
+        valid = valid_pixels(original, mask, channel_axis=channel_axis)
+        if valid is not None:
+            image = xp_in.where(valid, image, 0).astype(image.dtype, copy=False)
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype)
+        if valid is not None:
+            valid = valid if channel_axis is None else xp_in.moveaxis(valid, channel_axis, -3)
+            valid = move(xp_in.ascontiguousarray(valid), xp)
+            check_enough(valid, kernels)
+            planes = inpaint(planes, valid)
         saturated = None
         if saturation is not None and boundary == "unknown" and spec.saturated:
             saturated = find_saturated(planes) if isinstance(saturation, str) else planes >= saturation
+            if valid is not None:
+                saturated &= valid
             if not bool(saturated.any()):  # here CuPy must wait
                 saturated = None
         planes = decode(planes, gamma)
@@ -150,6 +174,8 @@ def deconvolve(
                 options[name] = move(value, xp) if channel_axis is None else move(value, xp)[..., None]
         if saturated is not None:
             options["saturated"] = saturated
+        if valid is not None:
+            options["mask"] = valid
         if tile is not None:
             side = None if tile == "auto" else int(tile)
             sharp = tiled(planes, kernel, method=method, tile=side, device=device, callback=progress, **options)
@@ -157,7 +183,8 @@ def deconvolve(
             if len(spec.boundaries) > 1:
                 options["boundary"] = boundary
             sharp = METHODS[method](planes, kernel, callback=progress, **options)
-        return to_picture(sharp, gamma, image, channel_axis=channel_axis)
+        sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis)
+        return with_mask_of(original, sharp)
 
 
 def _method(method: Any, kernel: Any) -> str:
