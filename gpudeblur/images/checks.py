@@ -221,11 +221,22 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+class UnitWarning(UserWarning):
+    """The values of an image suggest another unit than is assumed. `at_command_line` is the text for there."""
+
+    def __init__(self, message: str, at_command_line: str) -> None:
+        super().__init__(message)
+        self.at_command_line = at_command_line
+
+
 # The end of the warning of values over LARGE_VALUE.
 LARGE_VALUE = 16
 SCALE_ADVICE = (
-    "floats are read as intensities of about [0, 1]; divide by the white level (255 for 8 bits), or pass the integers "
-    "themselves"
+    'floats are read as intensities of about [0, 1]; give white="auto", or the white level (white=255 for 8 bits), or '
+    "pass the integers themselves"
+)
+_SCALE_ADVICE_AT_COMMAND_LINE = (
+    "floats are read as intensities of about [0, 1]; give --white-level auto, or the white level (255 for 8 bits)"
 )
 
 
@@ -246,7 +257,13 @@ def check_largest(largest: float, dtype: Any, advice: str | None = SCALE_ADVICE,
     if largest > limit:
         raise ValueError(f"{name} must be within {limit:.1e} for {dtype}, got {largest:.1e}; scale it to about [0, 1]")
     if advice is not None and largest > LARGE_VALUE:
-        warn(f"{name} has values up to {largest:.4g}: {advice}")
+        warn(warning_of_large(largest, advice, name=name))
+
+
+def warning_of_large(largest: float, advice: str = SCALE_ADVICE, *, name: str = "image") -> UnitWarning:
+    """The warning of values over LARGE_VALUE."""
+    text = f"{name} has values up to {largest:.4g}: "
+    return UnitWarning(text + advice, text + (_SCALE_ADVICE_AT_COMMAND_LINE if advice == SCALE_ADVICE else advice))
 
 
 def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:

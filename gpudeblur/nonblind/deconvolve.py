@@ -11,6 +11,7 @@ from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
 from ..images.planes import decode, to_picture, to_planes
 from ..images.saturation import find_saturated
+from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
 from ..numerics.progress import Callback, make_progress
 from .blurring import check_field
@@ -32,6 +33,7 @@ def deconvolve(
     channel_axis: int | None = None,
     device: str | None = None,
     gamma: float = 1.0,
+    white: float | str | None = None,
     dtype: str = "float32",
     callback: Callback | None = None,
 ) -> Array:
@@ -66,19 +68,20 @@ def deconvolve(
         Of phi. Larger: less noise and ringing, less detail. None derives it from the noise,
         `gpudeblur.nonblind.regularization`. "richardson-lucy" has none.
     noise_sigma : float, or one per image, optional
-        Standard deviation of the noise, in the unit where the image's range is 1. None estimates it.
+        Standard deviation of the noise, as a fraction of full scale (`white`). None estimates it.
     iterations : int, optional
         Of "tv" (30), "sparse" (8, four times) and "richardson-lucy" (30 at most).
     saturation : float or "auto", optional
-        Level, in the unit where the image's range is 1, from which on the sensor was saturated: there x * k may exceed
-        the recorded value. Lamps and highlights treated as ordinary data ring widely. "auto" looks for plateaus at the
+        Level, as a fraction of full scale (`white`), from which on the sensor was saturated: there x * k may exceed the
+        recorded value. Lamps and highlights treated as ordinary data ring widely. "auto" looks for plateaus at the
         top of the range; without any, it is the same as None: no pixel was saturated. For the boundary "unknown" only,
         and not for "epll" and "wiener". Saturated images take up to 2.5 times as long, and their lights may come out
         far above 1.
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
-    gamma, device, callback : see `deblur`; the callback's stage is "restoration".
+    gamma, white, device, callback : see `deblur`; the callback's stage is "restoration". "wiener" and "richardson-lucy"
+        need `white` for saturated pixels only, and do not warn of images that use little of their range.
     dtype : {"float32", "float64"}
         Precision of the computation; the result has the dtype of `image`.
 
@@ -117,6 +120,7 @@ def deconvolve(
     if tile is not None:
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
+    white = check_white(white)
     checks.check_picture(image, channel_axis=channel_axis)
     if isinstance(kernel, KernelField):
         check_field(kernel, image, boundary=boundary, channel_axis=channel_axis)
@@ -131,14 +135,16 @@ def deconvolve(
         progress = make_progress(callback, "restoration")
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
-        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype)
+        # The methods without a rule accept any unit.
+        level = white_level(image, white, channel_axis=channel_axis, unit_free=spec.weight_rule is None)
+        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=level)
         saturated = None
         if saturation is not None and boundary == "unknown" and spec.saturated:
             saturated = find_saturated(planes) if isinstance(saturation, str) else planes >= saturation
             if not bool(saturated.any()):  # here CuPy must wait
                 saturated = None
         planes = decode(planes, gamma)
-        checks.check_range(planes, checks.SCALE_ADVICE if spec.weight_rule else None)  # the others accept any unit
+        checks.check_range(planes, None)
         if isinstance(kernel, KernelField):
             kernel = kernel.to(xp).prepared(dtype)
         else:
@@ -157,7 +163,7 @@ def deconvolve(
             if len(spec.boundaries) > 1:
                 options["boundary"] = boundary
             sharp = METHODS[method](planes, kernel, callback=progress, **options)
-        return to_picture(sharp, gamma, image, channel_axis=channel_axis)
+        return to_picture(sharp, gamma, image, channel_axis=channel_axis, white=level)
 
 
 def _method(method: Any, kernel: Any) -> str:
