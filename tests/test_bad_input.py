@@ -142,7 +142,7 @@ def test_values_beyond_the_dtype_or_its_squares() -> None:
 
 def test_floats_that_look_like_8_bits_are_warned_of() -> None:
     check_range(np.full((2, 2), 16.0))
-    with pytest.warns(UserWarning, match=r"^image has values up to 255: floats .*give white=\"auto\", or the white level \(white=255 for 8"):
+    with pytest.warns(UserWarning, match=r"^image has values up to 255: floats .*divide by the white level \(255 for"):
         check_range(np.array([[-255.0, 3.0]]))
     check_range(np.array([[255.0]]), None)
 

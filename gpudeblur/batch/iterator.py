@@ -18,7 +18,7 @@ from ..blind.deblur import deblur
 from ..blind.options import Settings, TwoStepOptions
 from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names, restore_silently
 from ..images import checks
-from ..images.white import WhiteLevelError, assess_white
+from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
 from ..numerics.user_warnings import warn
@@ -282,11 +282,13 @@ def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any], float |
             checks.check_picture(picture, channel_axis=axis)
             if is_network:
                 picture = colors_of(picture, axis)
-            level, warning = assess_white(picture, white, channel_axis=axis, name=f"picture {index}")
+            dtype = "float32" if is_network else settings["options"].dtype
+            level, warning = assess_white(picture, white, channel_axis=axis, dtype=dtype, name=f"picture {index}")
         except WhiteLevelError:
             raise
         except (TypeError, ValueError):
-            return None
+            is_plain = white is None and isinstance(picture, np.ndarray) and picture.dtype.kind in "iuf"
+            return ComparedWhite(full_scale(picture.dtype)) if is_plain else None
         if warning is not None and not pipeline.warned_of_white:
             pipeline.warned_of_white = True
             pipeline.warnings.append(warning)

@@ -47,7 +47,7 @@ class Observation:
         checks.check_picture(image, channel_axis=settings.channel_axis)
         xp = choose_module(image, settings.device)
         channel_axis, dtype = settings.channel_axis, settings.options.dtype
-        white = white_level(image, settings.white, channel_axis=channel_axis)
+        white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=white)
         height, width = planes.shape[-2:]
         channels = 1 if channel_axis is None else planes.shape[-3]

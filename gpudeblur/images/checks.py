@@ -231,12 +231,11 @@ class UnitWarning(UserWarning):
 
 # The end of the warning of values over LARGE_VALUE.
 LARGE_VALUE = 16
-SCALE_ADVICE = (
-    'floats are read as intensities of about [0, 1]; give white="auto", or the white level (white=255 for 8 bits), or '
-    "pass the integers themselves"
-)
+_READ_AS = "floats are read as intensities of about [0, 1]; divide by the white level (255 for 8 bits)"
+SCALE_ADVICE = f'{_READ_AS}, or give it (white=255, or white="auto"), or pass the integers themselves'
 _SCALE_ADVICE_AT_COMMAND_LINE = (
-    "floats are read as intensities of about [0, 1]; give --white-level auto, or the white level (255 for 8 bits)"
+    "floats are read as intensities of about [0, 1]; give --white-level auto, or the value of full scale (255 for 8 "
+    "bits)"
 )
 
 
@@ -253,11 +252,16 @@ def check_range(planes: Array, advice: str | None = SCALE_ADVICE, *, name: str =
 
 def check_largest(largest: float, dtype: Any, advice: str | None = SCALE_ADVICE, *, name: str = "image") -> None:
     """`check_range` by the largest magnitude."""
-    limit = float(np.finfo(dtype).max) ** 0.5 / 1e4  # so that 1e8 pixels may be squared and summed
+    limit = value_limit(dtype)
     if largest > limit:
         raise ValueError(f"{name} must be within {limit:.1e} for {dtype}, got {largest:.1e}; scale it to about [0, 1]")
     if advice is not None and largest > LARGE_VALUE:
         warn(warning_of_large(largest, advice, name=name))
+
+
+def value_limit(dtype: Any) -> float:
+    """The largest value of which the squares of 1e8 pixels can be summed."""
+    return float(np.finfo(dtype).max) ** 0.5 / 1e4
 
 
 def warning_of_large(largest: float, advice: str = SCALE_ADVICE, *, name: str = "image") -> UnitWarning:

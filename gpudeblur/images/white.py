@@ -8,7 +8,7 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module, to_host_together
 from ..numerics.user_warnings import warn
-from .checks import LARGE_VALUE, UnitWarning, check_number, warning_of_large
+from .checks import LARGE_VALUE, UnitWarning, check_number, value_limit, warning_of_large
 
 # Full scales of 8 to 16 bits.
 USUAL_LEVELS = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
@@ -57,7 +57,13 @@ def check_white(white: Any) -> Any:
 
 
 def white_level(
-    image: Array, white: Any, *, channel_axis: int | None = None, unit_free: bool = False, name: str = "image"
+    image: Array,
+    white: Any,
+    *,
+    channel_axis: int | None = None,
+    dtype: Any = "float32",
+    unit_free: bool = False,
+    name: str = "image",
 ) -> float:
     """The value of full scale of an image, and a warning where that is doubtful. On CuPy the call waits.
 
@@ -68,6 +74,8 @@ def white_level(
     white : what `check_white` returns
         None: the full scale of the dtype; but wide integers with few values are those of a usual full scale. "auto":
         the smallest usual full scale that holds all values.
+    dtype : dtype
+        Of the computation: what `check_largest` refuses is not warned of.
     unit_free : bool
         Whether the result does not depend on the unit; then an image that hardly uses its range is not warned of.
 
@@ -76,21 +84,27 @@ def white_level(
     WhiteLevelError
         Many values are above `white`, or "auto" knows no full scale as large as they are.
     """
-    level, warning = assess_white(image, white, channel_axis=channel_axis, unit_free=unit_free, name=name)
+    level, warning = assess_white(image, white, channel_axis=channel_axis, dtype=dtype, unit_free=unit_free, name=name)
     if warning is not None:
         warn(warning)
     return level
 
 
 def assess_white(
-    image: Array, white: Any, *, channel_axis: int | None = None, unit_free: bool = False, name: str = "image"
+    image: Array,
+    white: Any,
+    *,
+    channel_axis: int | None = None,
+    dtype: Any = "float32",
+    unit_free: bool = False,
+    name: str = "image",
 ) -> tuple[ComparedWhite, UnitWarning | None]:
     """`white_level` with its warning, or None, instead of warning."""
     if isinstance(white, ComparedWhite):
         return white, None
-    dtype = image.dtype
-    full = full_scale(dtype)
-    is_wide = dtype.kind in "iu" and dtype.itemsize >= WIDE_BYTES
+    kind = image.dtype
+    full = full_scale(kind)
+    is_wide = kind.kind in "iu" and kind.itemsize >= WIDE_BYTES
     if white is None and unit_free and not is_wide:
         return ComparedWhite(full), None
     xp = array_module(image)
@@ -99,24 +113,26 @@ def assess_white(
     largest, bright, smallest = (float(level) for level in to_host_together(xp, levels))
     if isinstance(white, float):
         return ComparedWhite(white), _compare(image, white, largest, name)
-    usual = usual_level(dtype, largest)
+    usual = usual_level(kind, largest)
     if white == "auto" and usual is None:
         raise WhiteLevelError(
             f"white='auto' knows full scales up to {USUAL_LEVELS[-1]:.0f}, got values up to {largest:.4g}; {_WAY_OUT}",
             f"--white-level auto knows full scales up to {USUAL_LEVELS[-1]:.0f}, got values up to {largest:.4g}; "
             f"{_WAY_OUT}",
         )
+    magnitude = max(largest, -smallest)
     is_dim = 0 < bright < MIN_RANGE * full
     if white is None and is_wide and is_dim and usual is not None and usual < full:
-        read = f"{name} is {dtype} with values up to {largest:.0f}, and is read as if full scale were {usual:.0f}"
+        read = f"{name} is {kind} with values up to {largest:.0f}, and is read as if full scale were {usual:.0f}"
         way_outs = (f"give white={usual:.0f} if it is", f"give --white-level {usual:.0f} if it is")
         return ComparedWhite(usual), _warning(read, *way_outs)
     level = usual if white == "auto" and usual is not None else full
-    if not unit_free and white is None and dtype.kind == "f" and max(largest, -smallest) > LARGE_VALUE:
-        return ComparedWhite(level), warning_of_large(max(largest, -smallest), name=name)
+    if not unit_free and white is None and kind.kind == "f" and magnitude > LARGE_VALUE:
+        is_refused = magnitude > value_limit(dtype)
+        return ComparedWhite(level), None if is_refused else warning_of_large(magnitude, name=name)
     if unit_free or not 0 < bright < MIN_RANGE * level:
         return ComparedWhite(level), None
-    return ComparedWhite(level), _warning_of_dim(dtype, level, largest, bright, name)
+    return ComparedWhite(level), _warning_of_dim(kind, level, largest, bright, name)
 
 
 def bright_level(values: Array) -> Array:

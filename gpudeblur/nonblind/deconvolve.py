@@ -136,7 +136,7 @@ def deconvolve(
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
         # The methods without a rule accept any unit.
-        level = white_level(image, white, channel_axis=channel_axis, unit_free=spec.weight_rule is None)
+        level = white_level(image, white, channel_axis=channel_axis, dtype=dtype, unit_free=spec.weight_rule is None)
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=level)
         saturated = None
         if saturation is not None and boundary == "unknown" and spec.saturated:
