@@ -146,7 +146,7 @@ def deblur(
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits, white=result.info.get("white"))
+        write_image(out, result.image, photo.alpha, bits=bits, white=_level_of_file(result, white))
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         confidence = f"{result.info['confidence']:.2f}"
@@ -210,7 +210,7 @@ def restore(
                 white=white,
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits, white=result.info.get("white"))
+        write_image(out, result.image, photo.alpha, bits=bits, white=_level_of_file(result, white))
         if kernel_out is not None and result.kernel is not None:
             write_kernel(kernel_out, result.kernel)
         _print_table(
@@ -531,6 +531,11 @@ def _parse_white_level(text: str | None) -> float | str | None:
             "4095 for 12 bits"
         )
     return level
+
+
+def _level_of_file(result: Any, white: float | str | None) -> float | None:
+    """The white level for `write_image`, which converts as the file was read unless the user has said what it is."""
+    return None if white is None else result.info["white"]
 
 
 def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:

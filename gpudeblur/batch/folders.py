@@ -170,10 +170,11 @@ def deblur_files(
             if result.image is None:
                 yield task.failed(result.error)
                 continue
+            level = None if settings.get("white") is None else result.info["white"]
             image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
             try:
                 if overwrite or not task.output.exists():
-                    write_image(task.output, image, alpha, bits=bits, white=result.info.get("white"))
+                    write_image(task.output, image, alpha, bits=bits, white=level)
                 if task.kernel is not None and result.kernel is not None and (overwrite or not task.kernel.exists()):
                     write_kernel(task.kernel, result.kernel)
             except FILE_ERRORS as error:

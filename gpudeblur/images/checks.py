@@ -264,10 +264,16 @@ def value_limit(dtype: Any) -> float:
     return float(np.finfo(dtype).max) ** 0.5 / 1e4
 
 
-def warning_of_large(largest: float, advice: str = SCALE_ADVICE, *, name: str = "image") -> UnitWarning:
-    """The warning of values over LARGE_VALUE."""
+def warning_of_large(
+    largest: float, advice: str = SCALE_ADVICE, *, white: float = 1.0, name: str = "image"
+) -> UnitWarning:
+    """The warning of values over LARGE_VALUE; `white` is what is taken for full scale."""
     text = f"{name} has values up to {largest:.4g}: "
-    return UnitWarning(text + advice, text + (_SCALE_ADVICE_AT_COMMAND_LINE if advice == SCALE_ADVICE else advice))
+    at_command_line = _SCALE_ADVICE_AT_COMMAND_LINE if advice == SCALE_ADVICE else advice
+    if white != 1:
+        read_as = f", these as if full scale were {white:g};"
+        advice, at_command_line = advice.replace(";", read_as), at_command_line.replace(";", read_as)
+    return UnitWarning(text + advice, text + at_command_line)
 
 
 def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:

@@ -50,7 +50,7 @@ def estimate_noise(
     white = check_white(white)
     checks.check_picture(image, channel_axis=channel_axis)
     xp = choose_module(image, device)
-    white = white_level(image, white, channel_axis=channel_axis, unit_free=True)
+    white = white_level(image, white, channel_axis=channel_axis, adaptive=False, unit_free=True)
     planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype="float64", white=white)
     if kernel is None:
         sigma = noise_sigma(planes)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module, dtype_on, move
 from .checks import check_gamma
-from .white import full_scale
+from .white import ComparedWhite, full_scale
 
 # Rec. 709 luma weights of red, green and blue, for linear intensity.
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -83,7 +83,7 @@ def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None, wh
             image = xp.multiply(image, full, dtype=np.result_type(image.dtype, dtype))
         return image.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
-    top = min(full, float(limits.max))
+    top = min(full.top if isinstance(full, ComparedWhite) else full, float(limits.max))
     scaled = image.astype(image.dtype if dtype.itemsize < 4 else np.float64)  # float32 holds no 32-bit integers
     scaled *= full
     if top > limits.max:  # the largest 64-bit integer rounds up to a float beyond it

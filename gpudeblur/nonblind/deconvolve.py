@@ -81,7 +81,8 @@ def deconvolve(
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
     gamma, white, device, callback : see `deblur`; the callback's stage is "restoration". "wiener" and "richardson-lucy"
-        need `white` for saturated pixels only, and do not warn of images that use little of their range.
+        need `white` for saturated pixels only, and do not warn. Without `white`, but with `weight`, `noise_sigma` or
+        `saturation`, nothing is read as by "auto", since these are given as fractions of full scale.
     dtype : {"float32", "float64"}
         Precision of the computation; the result has the dtype of `image`.
 
@@ -136,7 +137,14 @@ def deconvolve(
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
         # The methods without a rule accept any unit.
-        level = white_level(image, white, channel_axis=channel_axis, dtype=dtype, unit_free=spec.weight_rule is None)
+        level = white_level(
+            image,
+            white,
+            channel_axis=channel_axis,
+            dtype=dtype,
+            adaptive=weight is None and noise_sigma is None and isinstance(saturation, str | None),
+            unit_free=spec.weight_rule is None,
+        )
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=level)
         saturated = None
         if saturation is not None and boundary == "unknown" and spec.saturated:
