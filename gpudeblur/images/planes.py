@@ -40,7 +40,7 @@ def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any, whit
         A value is beyond the range of `dtype`.
     """
     xp, full = array_module(image), full_scale(image.dtype) if white is None else white
-    limit = float(np.finfo(dtype).max) * min(full, 1)
+    limit = float(np.finfo(dtype).max) * full
     if image.dtype.kind == "f" and image.dtype.itemsize > np.dtype(dtype).itemsize and bool((abs(image) > limit).any()):
         raise ValueError(
             f"image must be within {limit:.1e} for {np.dtype(dtype)}, got {float(abs(image).max()):.1e}; "

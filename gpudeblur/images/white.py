@@ -159,7 +159,7 @@ def natural_level(dtype: Any, largest: float) -> float:
 
     For integers 2^8 - 1 to 2^16 - 1, beyond them any 2^n - 1, and at most the end of the dtype. For floats also 1,
     which holds lights up to `checks.LARGE_VALUE`, while the others hold noise only. For floats below 1/16, and beyond
-    2^16 - 1, the largest value itself, rounded up so that nothing seems to be saturated.
+    2^16 - 1, the largest value itself, rounded up by 5 to 15 % so that nothing seems to be saturated.
     """
     if dtype.kind != "f":
         enough = (level for level in USUAL_LEVELS if largest <= level)
@@ -169,8 +169,8 @@ def natural_level(dtype: Any, largest: float) -> float:
         return 1.0
     if largest > LARGE_VALUE and usual:
         return usual[0]
-    digit = 10.0 ** math.floor(math.log10(1.05 * largest))
-    return float(f"{math.ceil(1.05 * largest / digit) * digit:.0e}")
+    digit = 10.0 ** (math.floor(math.log10(1.05 * largest)) - 1)
+    return float(f"{math.ceil(1.05 * largest / digit) * digit:.1e}")
 
 
 def _compare(image: Array, white: float, largest: float, name: str) -> UnitWarning | None:
