@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import platform
 import time
 import warnings
@@ -26,9 +27,9 @@ from rich.text import Text
 
 import gpudeblur
 
-from .batch.folders import deblur_files, plan
+from .batch.folders import at_command_line, deblur_files, plan
 from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, summary, write_report
-from .blind.restore import NoFaceWarning, network_names
+from .blind.restore import network_names
 from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
 from .networks.catalog import LICENSE, all_weights
 from .networks.training.command import RECIPES, train_network
@@ -63,6 +64,14 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes
 FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel: sparse is best, hyper-laplacian fast.")]
 Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
 Gamma = Annotated[float, typer.Option(help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2.")]
+WhiteLevel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|V",
+        help="The value of full scale, such as 4095 for 12 bits in a file of 16; auto takes the smallest of 8, 10, 12, "
+        "14 and 16 bits that holds the picture's values. Default: that of the file's type, 1 for floats.",
+    ),
+]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
 BlurOption = Annotated[
@@ -106,6 +115,7 @@ def deblur(
     device: DeviceOption = Device.auto,
     final: FinalOption = Final.sparse,
     gamma: Gamma = 1.0,
+    white_level: WhiteLevel = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -116,7 +126,7 @@ def deblur(
     """Deblur a picture. The blur is estimated from the picture alone."""
     with _user_errors():
         size = _parse_kernel_size(kernel_size)
-        focal_length = _parse_focal(focal, blur, source)
+        focal_length, white = _parse_focal(focal, blur, source), _parse_white_level(white_level)
         check_output(out, bits=bits, source=source)
         if kernel_out is not None:
             _check_kernel_out(kernel_out, out, source, (*KERNEL_SUFFIXES, ".npz") if blur is Blur.rotation else None)
@@ -130,12 +140,13 @@ def deblur(
                 device=device.value,
                 final=final.value,
                 gamma=gamma,
+                white=white,
                 blur=blur.value,
                 focal=focal_length,
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits)
+        write_image(out, result.image, photo.alpha, bits=bits, white=_level_of_file(result, white))
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         confidence = f"{result.info['confidence']:.2f}"
@@ -174,12 +185,13 @@ def restore(
     tile: Annotated[
         int | None, typer.Option(metavar="N", help="Side of the tiles of a large picture; default: what is needed.")
     ] = None,
+    white_level: WhiteLevel = None,
     device: DeviceOption = Device.auto,
     bits: Bits = None,
 ) -> None:
     """Restore a blurred face by a trained network."""
     with _user_errors():
-        share = _parse_strength(strength)
+        share, white = _parse_strength(strength), _parse_white_level(white_level)
         check_output(out, bits=bits, source=source)
         if kernel_out is not None:
             _check_kernel_out(kernel_out, out, source)
@@ -195,9 +207,10 @@ def restore(
                 weights=weights,
                 strength=share,
                 tile="auto" if tile is None else tile,
+                white=white,
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits)
+        write_image(out, result.image, photo.alpha, bits=bits, white=_level_of_file(result, white))
         if kernel_out is not None and result.kernel is not None:
             write_kernel(kernel_out, result.kernel)
         _print_table(
@@ -242,6 +255,7 @@ def batch(
     device: DeviceOption = Device.auto,
     final: FinalOption = Final.sparse,
     gamma: Gamma = 1.0,
+    white_level: WhiteLevel = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -274,6 +288,7 @@ def batch(
                     method=method,
                     final=final.value,
                     gamma=gamma,
+                    white=_parse_white_level(white_level),
                     options=_options(gradient_weight, smooth_weight, prior),
                     workers=workers,
                     batch_size=batch_size,
@@ -299,13 +314,14 @@ def kernel(
     kernel_size: KernelSize = "auto",
     device: DeviceOption = Device.auto,
     gamma: Gamma = 1.0,
+    white_level: WhiteLevel = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
 ) -> None:
     """Estimate the blur kernel of a picture, without deblurring it."""
     with _user_errors():
-        size = _parse_kernel_size(kernel_size)
+        size, white = _parse_kernel_size(kernel_size), _parse_white_level(white_level)
         check_output(out, suffixes=KERNEL_SUFFIXES, source=source)
         photo = read_image(source)
         start = time.perf_counter()
@@ -316,6 +332,7 @@ def kernel(
                 channel_axis=_channel_axis(photo.pixels),
                 device=device.value,
                 gamma=gamma,
+                white=white,
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
@@ -406,14 +423,16 @@ def _user_errors() -> Iterator[None]:
             warnings.showwarning = _print_warning  # type: ignore[assignment]  # takes all arguments by position
             yield
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError, ArithmeticError) as error:
-        message = f"error: {str(error) or type(error).__name__}".replace("\n", " ")
+        text = at_command_line(error) or type(error).__name__
+        message = f"error: {text}".replace("\n", " ")
         Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 def _print_warning(message: Warning | str, *_: Any) -> None:
-    text = message.at_command_line if isinstance(message, NoFaceWarning) else str(message)
-    Console(stderr=True).print(Text(f"warning: {text}".replace("\n", " "), style="yellow"), soft_wrap=True)
+    Console(stderr=True).print(
+        Text(f"warning: {at_command_line(message)}".replace("\n", " "), style="yellow"), soft_wrap=True
+    )
 
 
 @contextmanager
@@ -502,6 +521,26 @@ def _parse_strength(text: str) -> float | str:
         return text if text == "auto" else float(text)
     except ValueError:
         raise ValueError(f"--strength must be auto or a number from 0 to 1, got {text!r}; auto decides") from None
+
+
+def _parse_white_level(text: str | None) -> float | str | None:
+    if text is None or text.lower() == "auto":
+        return None if text is None else "auto"
+    try:
+        level = float(text)
+    except ValueError:
+        level = math.nan
+    if not 0 < level < math.inf:
+        raise ValueError(
+            f"--white-level must be auto or a positive number, got {text!r}; give the value of full scale, such as "
+            "4095 for 12 bits"
+        )
+    return level
+
+
+def _level_of_file(result: Any, white: float | str | None) -> float | None:
+    """The white level for `write_image`, which converts as the file was read unless the user has said what it is."""
+    return None if white is None else result.info["white"]
 
 
 def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:

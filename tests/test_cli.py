@@ -95,7 +95,8 @@ def test_deblur_with_the_defaults(library, source, tmp_path):
     assert size == 5
     assert options.pop("callback")
     blur = {"blur": "uniform", "focal": None}
-    assert options == {"channel_axis": -1, "device": "auto", "final": "sparse", "gamma": 1.0, "options": None, **blur}
+    defaults = {"device": "auto", "final": "sparse", "gamma": 1.0, "white": None, "options": None}
+    assert options == {"channel_axis": -1, **defaults, **blur}
     np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, 255 - COLOR)
     assert names(tmp_path) == ["in.png", "out.png"]
 

@@ -87,18 +87,19 @@ class CpuExecutor:
         """The first task and the next ones, while they are like it and within one worker's fair share."""
         queue, stack = self._tasks, [first]
         count = min(self._max_stack(first.image), (len(queue) + 1) // self._workers)
-        while len(stack) < count and stackable(queue[0].image, first.image, self._settings["channel_axis"]):
+        axis = self._settings["channel_axis"]
+        while len(stack) < count and queue[0].white == first.white and stackable(queue[0].image, first.image, axis):
             stack.append(queue.popleft())
         return stack
 
     def _deblur(self, tasks: list[Task]) -> list[BatchResult]:
         """The results of these images; one by one if the stack fails, to find the image that raises the error."""
-        index, image, count = tasks[0].index, tasks[0].image, len(tasks)
+        index, image, white, count = tasks[0].index, tasks[0].image, tasks[0].white, len(tasks)
         try:
             if count == 1:
-                single = self._call(image)
+                single = self._call(image, white)
                 return [BatchResult(index, single.image, single.kernel, single.info)]
-            stack = self._call(np.stack([task.image for task in tasks]), image.ndim)
+            stack = self._call(np.stack([task.image for task in tasks]), white, image.ndim)
         except Stopped:
             return []
         except Exception as error:  # noqa: BLE001 - whatever this image raises is its result
@@ -112,9 +113,11 @@ class CpuExecutor:
             results.append(BatchResult(task.index, result_image, kernel, split_info(stack.info, i, count)))
         return results
 
-    def _call(self, image: Any, rank: int | None = None) -> BlindResult | RestoreResult:
-        """The result of an image, or of a stack of images of that rank."""
+    def _call(self, image: Any, white: float | None, rank: int | None = None) -> BlindResult | RestoreResult:
+        """The result of an image, or of a stack of images of that rank and white level."""
         settings, axis = self._settings, self._settings["channel_axis"]
+        if white is not None:
+            settings = settings | {"white": white}
         if rank is not None and axis is not None and axis >= 0:
             settings = settings | {"channel_axis": axis - rank}  # counted from the end, which a stack leaves in place
         function: Any = restore_silently if "network" in settings else deblur

@@ -18,6 +18,11 @@ from .iterator import deblur_batch
 FILE_ERRORS = (OSError, ValueError, TypeError, MemoryError)
 
 
+def at_command_line(message: Any) -> str:
+    """The text of an error or a warning; some name options there, where they name arguments in Python."""
+    return str(getattr(message, "at_command_line", message))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One row of the report."""
@@ -47,7 +52,8 @@ class FileTask:
         return Outcome(str(self.source), str(self.output), None if self.kernel is None else str(self.kernel), status)
 
     def failed(self, error: BaseException | None) -> Outcome:
-        return replace(self.outcome("failed"), error=(str(error) or type(error).__name__).replace("\n", " "))
+        text = at_command_line(error) or type(error).__name__
+        return replace(self.outcome("failed"), error=text.replace("\n", " "))
 
 
 def plan(
@@ -164,10 +170,11 @@ def deblur_files(
             if result.image is None:
                 yield task.failed(result.error)
                 continue
+            level = None if settings.get("white") is None else result.info["white"]
             image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
             try:
                 if overwrite or not task.output.exists():
-                    write_image(task.output, image, alpha, bits=bits)
+                    write_image(task.output, image, alpha, bits=bits, white=level)
                 if task.kernel is not None and result.kernel is not None and (overwrite or not task.kernel.exists()):
                     write_kernel(task.kernel, result.kernel)
             except FILE_ERRORS as error:

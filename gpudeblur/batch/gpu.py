@@ -126,7 +126,7 @@ class GpuExecutor:
         """Queue a task with those that are like it. A stack that came as one image stays alone."""
         image, rank = task.image, 2 if self._channel_axis is None else 3
         single = image.ndim == rank
-        key = (isinstance(image, np.ndarray), image.shape, image.dtype.str) if single else task.index
+        key = (isinstance(image, np.ndarray), image.shape, image.dtype.str, task.white) if single else task.index
         self._queues.setdefault(key, deque()).append(task)
         if not self._started:
             self._started = True
@@ -215,7 +215,7 @@ class GpuExecutor:
         try:
             if stack is None:
                 stack = device.upload([task.image for task in tasks])
-            computed = device.compute(stack, self._deblur_stack(tasks[0].image))
+            computed = device.compute(stack, self._deblur_stack(tasks[0]))
         except Stopped:
             return
         except Exception as caught:  # noqa: BLE001 - below it is assigned to the image that raised it
@@ -255,12 +255,13 @@ class GpuExecutor:
             if not self._pipeline.stopping:
                 self._compute(_Group(part))
 
-    def _deblur_stack(self, image: Any) -> Callable[[Any], BlindResult]:
+    def _deblur_stack(self, task: Task) -> Callable[[Any], BlindResult]:
         """`deblur` for stacks of images like this one."""
         pipeline, axis = self._pipeline, self._channel_axis
         if axis is not None and axis >= 0:
-            axis -= image.ndim  # counted from the end, which a stack leaves in place
-        return functools.partial(self._deblur, channel_axis=axis, callback=lambda *_: pipeline.stopping)
+            axis -= task.image.ndim  # counted from the end, which a stack leaves in place
+        white = {} if task.white is None else {"white": task.white}
+        return functools.partial(self._deblur, channel_axis=axis, callback=lambda *_: pipeline.stopping, **white)
 
     def _download_groups(self) -> None:
         while (item := self._pipeline.get(self._computed)) is not None:

@@ -16,8 +16,9 @@ import numpy as np
 
 from ..blind.deblur import deblur
 from ..blind.options import Settings, TwoStepOptions
-from ..blind.restore import NoFaceWarning, RestoreSettings, count_others, network_names, restore_silently
+from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names, restore_silently
 from ..images import checks
+from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
 from ..numerics.user_warnings import warn
@@ -65,6 +66,7 @@ def deblur_batch(
     method: str = "two-step",
     final: str | None = "sparse",
     gamma: float = 1.0,
+    white: float | str | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -85,9 +87,12 @@ def deblur_batch(
         A picture must not be changed before its result is there.
     kernel_size, channel_axis, device, final, gamma, prior, options
         As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture.
+    white : float, "auto" or None
+        As in `deblur`; "auto" is decided for each picture by itself. Of pictures that use little of their range, only
+        the first is warned of.
     method : {"two-step"} or a network of `restore`, such as "deepdeblur"
-        A network takes `channel_axis`, `device` and `gamma` alone, and the results are those of `restore`. Its warning
-        of pictures that are no small faces comes once, after the last result.
+        A network takes `channel_axis`, `device`, `gamma` and `white` alone, and the results are those of `restore`. Its
+        warning of pictures that are no small faces comes once, after the last result.
     batch_size : int, optional
         How many pictures of one shape are computed together, at most. None: on a GPU what fits into its free memory by
         the model in `batch.memory` (if it does not fit, the group is halved with a warning); on the CPU up to 2^19
@@ -128,7 +133,7 @@ def deblur_batch(
     """
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
-        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, prior, options)
+        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, white, prior, options)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
@@ -141,16 +146,24 @@ def deblur_batch(
 
 
 def _check_method(
-    kernel_size: Any, channel_axis: Any, device: Any, method: Any, final: Any, gamma: Any, prior: Any, options: Any
+    kernel_size: Any,
+    channel_axis: Any,
+    device: Any,
+    method: Any,
+    final: Any,
+    gamma: Any,
+    white: Any,
+    prior: Any,
+    options: Any,
 ) -> dict[str, Any]:
     """The arguments of `deblur` for a picture, or those of `restore` if the method is a network; checked."""
     networks = network_names()
     checks.check_choice("method", method, ("two-step", *networks))
     if method not in networks:
-        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options)
+        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options, white=white)
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
-            "gamma": gamma, "options": settings.options,
+            "gamma": gamma, "white": settings.white, "options": settings.options,
         }  # fmt: skip
     two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
     if not (isinstance(final, str) and final == "sparse"):
@@ -158,8 +171,8 @@ def _check_method(
     for name, value in two_step_arguments.items():
         if value is not None or name == "final":
             raise ValueError(f"{name} is not known to method {method!r}, got {value!r}; leave it out")
-    RestoreSettings.of(method, channel_axis, device, gamma=gamma)
-    return {"network": method, "channel_axis": channel_axis, "gamma": gamma}
+    checked = RestoreSettings.of(method, channel_axis, device, gamma=gamma, white=white)
+    return {"network": method, "channel_axis": channel_axis, "gamma": gamma, "white": checked.white}
 
 
 class BatchIterator(Iterator[BatchResult]):
@@ -181,7 +194,7 @@ class BatchIterator(Iterator[BatchResult]):
         self._network = settings.get("network")
         self._others = self._judged = 0  # pictures that do not look like small faces, of those that the gate has seen
         self._start = 0.0
-        self._pipeline = pipeline = Pipeline(_executors(settings, device, workers, batch_size))
+        self._pipeline = pipeline = Pipeline(_executors(settings, device, workers, batch_size), _white_levels(settings))
         # Also called by the garbage collector and at the interpreter's exit.
         self._finalize = weakref.finalize(self, pipeline.stop)
 
@@ -257,6 +270,31 @@ def _executors(
         return executors[name]
 
     return choose
+
+
+def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any], float | None]:
+    """The function that decides the white level of a picture; None leaves it, with the errors, to `deblur`."""
+    white, axis, is_network = settings["white"], settings["channel_axis"], "network" in settings
+
+    def white_of(pipeline: Pipeline, picture: Any) -> float | None:
+        index = pipeline.read_count
+        try:
+            checks.check_picture(picture, channel_axis=axis)
+            if is_network:
+                picture = colors_of(picture, axis)
+            dtype = "float32" if is_network else settings["options"].dtype
+            level, warning = assess_white(picture, white, channel_axis=axis, dtype=dtype, name=f"picture {index}")
+        except WhiteLevelError:
+            raise
+        except (TypeError, ValueError):
+            is_plain = white is None and isinstance(picture, np.ndarray) and picture.dtype.kind in "iuf"
+            return ComparedWhite(full_scale(picture.dtype)) if is_plain else None
+        if warning is not None and not pipeline.warned_of_white:
+            pipeline.warned_of_white = True
+            pipeline.warnings.append(warning)
+        return level
+
+    return white_of
 
 
 def _current_device() -> tuple[int | None, Any]:

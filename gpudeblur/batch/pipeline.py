@@ -50,10 +50,11 @@ class BatchResult:
 
 @dataclass(eq=False)
 class Task:
-    """An image to deblur."""
+    """An image to deblur, and its white level if it is known."""
 
     index: int
     image: Any
+    white: float | None = None
 
 
 class Executor(Protocol):
@@ -84,6 +85,7 @@ class Pipeline:
     """
 
     choose: Callable[[Pipeline, Any], Executor]
+    white_of: Callable[[Pipeline, Any], float | None] = lambda _, __: None
     executors: list[Executor] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
     changed: threading.Condition = field(init=False)
@@ -94,8 +96,9 @@ class Pipeline:
     thread_error: BaseException | None = None  # raised by the library's own threads: a bug
     last_read: float = 0.0  # time.monotonic()
     read_count: int = 0
+    warned_of_white: bool = False
     results: dict[int, BatchResult] = field(default_factory=dict)
-    warnings: deque[str] = field(default_factory=deque)
+    warnings: deque[str | Warning] = field(default_factory=deque)
     threads: list[threading.Thread] = field(default_factory=list)
     at_end: ExitStack = field(default_factory=ExitStack)
     _in_flight: dict[int, tuple[Executor, int]] = field(default_factory=dict)
@@ -181,9 +184,14 @@ class Pipeline:
 
     def _submit(self, image: Any) -> None:
         executor = self.choose(self, image)
-        error, size = executor.check(image), executor.size(image)
+        error, size, white = executor.check(image), executor.size(image), None
+        if error is None:
+            try:
+                white = self.white_of(self, image)
+            except ValueError as caught:
+                error = caught
         with self.changed:
-            task = Task(self.read_count, image)
+            task = Task(self.read_count, image, white)
             self._in_flight[task.index] = executor, size
             executor.in_flight += size
             self.read_count += 1

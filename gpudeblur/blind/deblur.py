@@ -72,8 +72,8 @@ class BlindResult:
           for motion in the image plane, NaN without a field), and the score of the best field over that of the uniform
           kernel.
 
-        And for the run: ``backend`` ("numpy" or "cupy"), ``dtype``, ``method``, ``final``, ``seconds`` and
-        ``seconds_kernel``.
+        And for the run: ``backend`` ("numpy" or "cupy"), ``dtype``, ``method``, ``final``, ``white`` (the value taken
+        for full scale), ``seconds`` and ``seconds_kernel``.
     """
 
     image: Array
@@ -91,6 +91,7 @@ def deblur(
     method: str = "two-step",
     final: str | None = "sparse",
     gamma: float = 1.0,
+    white: float | str | None = None,
     blur: str = "uniform",
     focal: float | None = None,
     prior: Prior | None = None,
@@ -106,8 +107,8 @@ def deblur(
     Parameters
     ----------
     image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
-        Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes
-        are a stack: every image is deblurred by itself.
+        Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range; `white` says
+        otherwise. Leading axes are a stack: every image is deblurred by itself.
     kernel_size : odd int or pair of odd ints (height, width), pixels; or None
         At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 71
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
@@ -123,6 +124,13 @@ def deblur(
         far brighter than 1 in a float image.
     gamma : float
         The image's values are light ** (1 / gamma); 1: linear intensity.
+    white : float, "auto" or None
+        The value of full scale in the image's unit, such as 4095 for 12 bits; integers come back clipped there. "auto":
+        the smallest of 2^8 - 1, 2^10 - 1, 2^12 - 1, 2^14 - 1 and 2^16 - 1 that holds all values of the image, or of the
+        whole stack. For floats it is 1 for values from 1/16 to 16; below, the largest value, rounded up. None: the
+        largest value of an integer type, 1 for floats. But an image that uses under 1/16 of its type's range, that ends
+        exactly at a smaller full scale, or floats of which more than 1 % are above 16 are read as by "auto", with a
+        warning. ``info["white"]`` is what was taken.
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
@@ -171,7 +179,7 @@ def deblur(
     begin = time.perf_counter()
     with device_errors():
         settings = Settings.of(
-            kernel_size, channel_axis, device, method, final, gamma, prior, options, callback, blur, focal
+            kernel_size, channel_axis, device, method, final, gamma, prior, options, callback, blur, focal, white
         )
         observed = Observation.of(image, settings)
         if blur == "rotation" and settings.kernel_size is not None:
@@ -184,11 +192,12 @@ def deblur(
         info = as_info(signals, stack) | {"method": method, "final": final, "dtype": settings.options.dtype}
         fields = fields_of(parts, len(observed))
         info |= blur_info(stack, fields)
-        info["backend"] = backend_name(observed.xp)
+        info |= {"backend": backend_name(observed.xp), "white": float(observed.white)}
         info["kernel_size"] = settings.kernel_size or kernel_sides(parts, len(observed), stack)
         if sharp is not None:
             planes = sharp if channel_axis is not None else sharp[:, 0]
-            sharp = to_picture(planes.reshape(*stack, *planes.shape[1:]), gamma, image, channel_axis=channel_axis)
+            planes = planes.reshape(*stack, *planes.shape[1:])
+            sharp = to_picture(planes, gamma, image, channel_axis=channel_axis, white=observed.white)
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds
@@ -204,13 +213,16 @@ def estimate_kernel(
     device: str | None = None,
     method: str = "two-step",
     gamma: float = 1.0,
+    white: float | str | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
 ) -> Array:
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
     with device_errors():
-        settings = Settings.of(kernel_size, channel_axis, device, method, None, gamma, prior, options, callback)
+        settings = Settings.of(
+            kernel_size, channel_axis, device, method, None, gamma, prior, options, callback, white=white
+        )
         observed = Observation.of(image, settings)
         parts = list(estimate_parts(observed, settings, Clock(observed.xp)))
         warn_if_truncated(parts, settings)

@@ -11,6 +11,7 @@ from ..images import checks
 from ..images.noise import noise_scale
 from ..images.planes import decode, luminance, to_planes
 from ..images.saturation import find_saturated
+from ..images.white import white_level
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
 from .options import Settings
 
@@ -25,16 +26,18 @@ class Observation:
     luminance : (n, H, W), what the kernel is estimated from.
     saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
+    white : the value of full scale in the unit of the user's image.
     """
 
     image: Array
     luminance: Array
     saturated: Array | None
     noise_scale: Array
+    white: float = 1.0
 
     @classmethod
     def of(cls, image: Array, settings: Settings) -> Observation:
-        """Check `image` (..., H, W), or with channels, and bring it into this form. Waits for a device once.
+        """Check `image` (..., H, W), or with channels, and bring it into this form. Waits for a device twice.
 
         Raises
         ------
@@ -43,20 +46,22 @@ class Observation:
         """
         checks.check_picture(image, channel_axis=settings.channel_axis)
         xp = choose_module(image, settings.device)
-        planes = to_planes(move(image, xp), channel_axis=settings.channel_axis, dtype=settings.options.dtype)
+        channel_axis, dtype = settings.channel_axis, settings.options.dtype
+        white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
+        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=white)
         height, width = planes.shape[-2:]
-        channels = 1 if settings.channel_axis is None else planes.shape[-3]
+        channels = 1 if channel_axis is None else planes.shape[-3]
         planes = planes.reshape(-1, channels, height, width)
         saturated = find_saturated(planes)
         largest, any_saturated = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
-        checks.check_largest(float(largest), planes.dtype)
+        checks.check_largest(float(largest), planes.dtype, None)
         if settings.kernel_size is None:
             checks.check_minimum_size((height, width))
         else:
             checks.check_kernel_size(settings.kernel_size, (height, width))
         planes = decode(planes, settings.gamma)
-        gray = planes[:, 0] if settings.channel_axis is None else luminance(planes)
-        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray))
+        gray = planes[:, 0] if channel_axis is None else luminance(planes)
+        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray), white)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
@@ -64,7 +69,8 @@ class Observation:
             return self
         indices = array_module(self.image).asarray(group)
         saturated = None if self.saturated is None else self.saturated[indices]
-        return Observation(self.image[indices], self.luminance[indices], saturated, self.noise_scale[indices])
+        image, gray, scale = (array[indices] for array in (self.image, self.luminance, self.noise_scale))
+        return Observation(image, gray, saturated, scale, self.white)
 
     def __len__(self) -> int:
         return len(self.image)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..images import checks
+from ..images.white import check_white
 from ..nonblind.final import FINALS
 from ..numerics.arrays import choose_module
 from ..numerics.progress import Callback, OnProgress, make_progress
@@ -264,6 +265,7 @@ class Settings:
     callback: Callback | None = None
     blur: str = "uniform"
     focal: float | None = None
+    white: float | str | None = None
 
     @classmethod
     def of(
@@ -279,6 +281,7 @@ class Settings:
         callback: Any = None,
         blur: Any = "uniform",
         focal: Any = None,
+        white: Any = None,
     ) -> Settings:
         """Check the arguments; those of `deblur`, with its errors."""
         checks.check_choice("method", method, ("two-step",))
@@ -288,6 +291,7 @@ class Settings:
         if kernel_size is not None:
             kernel_size = checks.check_kernel_size(kernel_size)
         checks.check_gamma(gamma)
+        white = check_white(white)
         check_call(channel_axis, device, callback)
         if not isinstance(options, TwoStepOptions | None):
             raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
@@ -302,7 +306,7 @@ class Settings:
             from ..networks.restore import load
 
             load("sketch", None)
-        return cls(kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal)
+        return cls(kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal, white)
 
     def size_progress(self) -> OnProgress:
         """The progress of finding the kernel's size."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..images import checks
 from ..images.planes import decode, to_picture, to_planes
+from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
@@ -53,7 +54,7 @@ class RestoreResult:
           blurred. Below 0.5 there is a warning, and an automatic strength is reduced.
 
         And for the run: ``backend`` ("numpy" or "cupy"), ``precision`` ("float32": what networks compute in),
-        ``method`` (the name of the network) and ``seconds``.
+        ``method`` (the name of the network), ``white`` (the value taken for full scale) and ``seconds``.
     """
 
     image: Array
@@ -73,6 +74,7 @@ class RestoreSettings:
     tile: int | None  # None: whole, or as small as a large image needs
     gamma: float
     callback: Callback | None
+    white: float | str | None = None
 
     @classmethod
     def of(
@@ -85,10 +87,12 @@ class RestoreSettings:
         tile: Any = "auto",
         gamma: Any = 1.0,
         callback: Any = None,
+        white: Any = None,
     ) -> RestoreSettings:
         """Check the arguments, with the errors of `restore`; the weights are read, so that they are checked too."""
         checks.check_choice("network", network, network_names())
         checks.check_gamma(gamma, "1 takes the picture as it is, 1 / 2.2 is linear intensity")
+        white = check_white(white)
         check_call(channel_axis, device, callback)
         if isinstance(strength, str) and strength == "auto":
             strength = None
@@ -106,7 +110,7 @@ class RestoreSettings:
             if network == "face":
                 raise ValueError(f"weights must be None for 'face', which has several networks, got {weights}")
             weights = Path(weights)
-        settings = cls(network, channel_axis, device, weights, strength, tile, gamma, callback)
+        settings = cls(network, channel_axis, device, weights, strength, tile, gamma, callback, white)
         settings.load()
         return settings
 
@@ -143,6 +147,7 @@ def restore(
     strength: float | str = "auto",
     tile: int | str = "auto",
     gamma: float = 1.0,
+    white: float | str | None = None,
     callback: Callback | None = None,
 ) -> RestoreResult:
     """The sharp image of a blurred face, or of each image of a stack, by a trained network (needs PyTorch).
@@ -179,6 +184,7 @@ def restore(
     gamma : float
         The image's values are v ** (1 / gamma) for the display values v that networks are trained on. 1: a photograph,
         taken as it is; 1 / 2.2: linear intensity.
+    white : see `deblur`.
     callback : callable(stage, fraction), optional
         Called with the progress, in the stage "restoration". Returning True ends the run by `Stopped`.
 
@@ -215,7 +221,7 @@ def restore(
     >>> result.image, result.info["strength"]                       # doctest: +SKIP
     """
     with device_errors():
-        settings = RestoreSettings.of(network, channel_axis, device, weights, strength, tile, gamma, callback)
+        settings = RestoreSettings.of(network, channel_axis, device, weights, strength, tile, gamma, callback, white)
     result = _restore(image, settings)
     others, total = count_others(result.info)
     if others:
@@ -240,7 +246,7 @@ def _restore(image: Array, settings: RestoreSettings) -> RestoreResult:
     begin = time.perf_counter()
     with device_errors():
         channel_axis, gamma = settings.channel_axis, settings.gamma
-        planes = network_planes(image, settings)
+        planes, white = network_planes(image, settings)
         stack = checks.without_channels(image, channel_axis)[:-2]
         observed = decode(planes[:, :3], gamma)
         restored, kernel, signals = restore_planes(observed, settings, make_progress(settings.callback, "restoration"))
@@ -250,7 +256,7 @@ def _restore(image: Array, settings: RestoreSettings) -> RestoreResult:
         if planes.shape[1] == 4:
             result = xp.concatenate([result, planes[:, 3:]], axis=1)
         result = result.reshape(*stack, *(result.shape[1:] if channel_axis is not None else result.shape[-2:]))
-        result = to_picture(result, gamma, image, channel_axis=channel_axis)
+        result = to_picture(result, gamma, image, channel_axis=channel_axis, white=white)
         if channel_axis is not None and planes.shape[1] == 4:
             _copy_alpha(image, result, channel_axis)
         if kernel is not None:
@@ -259,13 +265,16 @@ def _restore(image: Array, settings: RestoreSettings) -> RestoreResult:
             "method": settings.network,
             "precision": "float32",
             "backend": backend_name(xp),
+            "white": float(white),
         }
         info["seconds"] = time.perf_counter() - begin
         return RestoreResult(result, kernel, info)
 
 
-def network_planes(image: Array, settings: RestoreSettings) -> Array:
-    """Check `image` and bring it to the device that computes: (n, C, H, W), float64 if float32 would round its values.
+def network_planes(image: Array, settings: RestoreSettings) -> tuple[Array, float]:
+    """Check `image` and bring it to the device that computes: (n, C, H, W), and its white level.
+
+    In float64 if float32 would round its values.
 
     Raises
     ------
@@ -273,13 +282,22 @@ def network_planes(image: Array, settings: RestoreSettings) -> Array:
         See `images.checks.check_network_picture`.
     """
     checks.check_network_picture(image, channel_axis=settings.channel_axis)
-    xp = choose_module(image, settings.device)
+    xp, channel_axis = choose_module(image, settings.device), settings.channel_axis
+    white = white_level(colors_of(image, channel_axis), settings.white, channel_axis=channel_axis)
     dtype = np.float32 if np.can_cast(image.dtype, np.float32) else np.float64
-    planes = to_planes(move(image, xp), channel_axis=settings.channel_axis, dtype=dtype)
-    channels = 1 if settings.channel_axis is None else planes.shape[-3]
+    planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=white)
+    channels = 1 if channel_axis is None else planes.shape[-3]
     planes = planes.reshape(-1, channels, *planes.shape[-2:])
-    checks.check_largest(float(abs(planes[:, :3]).max()), np.dtype(np.float32))
-    return planes
+    checks.check_largest(float(abs(planes[:, :3]).max()), np.dtype(np.float32), None)
+    return planes, white
+
+
+def colors_of(image: Array, channel_axis: int | None) -> Array:
+    """The image without alpha."""
+    if channel_axis is None:
+        return image
+    xp = array_module(image)
+    return xp.moveaxis(xp.moveaxis(image, channel_axis, -1)[..., :3], -1, channel_axis)
 
 
 def restore_planes(

@@ -230,11 +230,21 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+class UnitWarning(UserWarning):
+    """The values of an image suggest another unit than is assumed. `at_command_line` is the text for there."""
+
+    def __init__(self, message: str, at_command_line: str) -> None:
+        super().__init__(message)
+        self.at_command_line = at_command_line
+
+
 # The end of the warning of values over LARGE_VALUE.
 LARGE_VALUE = 16
-SCALE_ADVICE = (
-    "floats are read as intensities of about [0, 1]; divide by the white level (255 for 8 bits), or pass the integers "
-    "themselves"
+_READ_AS = "floats are read as intensities of about [0, 1]; divide by the white level (255 for 8 bits)"
+SCALE_ADVICE = f'{_READ_AS}, or give it (white=255, or white="auto"), or pass the integers themselves'
+_SCALE_ADVICE_AT_COMMAND_LINE = (
+    "floats are read as intensities of about [0, 1]; give --white-level auto, or the value of full scale (255 for 8 "
+    "bits)"
 )
 
 
@@ -251,11 +261,28 @@ def check_range(planes: Array, advice: str | None = SCALE_ADVICE, *, name: str =
 
 def check_largest(largest: float, dtype: Any, advice: str | None = SCALE_ADVICE, *, name: str = "image") -> None:
     """`check_range` by the largest magnitude."""
-    limit = float(np.finfo(dtype).max) ** 0.5 / 1e4  # so that 1e8 pixels may be squared and summed
+    limit = value_limit(dtype)
     if largest > limit:
         raise ValueError(f"{name} must be within {limit:.1e} for {dtype}, got {largest:.1e}; scale it to about [0, 1]")
     if advice is not None and largest > LARGE_VALUE:
-        warn(f"{name} has values up to {largest:.4g}: {advice}")
+        warn(warning_of_large(largest, advice, name=name))
+
+
+def value_limit(dtype: Any) -> float:
+    """The largest value of which the squares of 1e8 pixels can be summed."""
+    return float(np.finfo(dtype).max) ** 0.5 / 1e4
+
+
+def warning_of_large(
+    largest: float, advice: str = SCALE_ADVICE, *, white: float = 1.0, name: str = "image"
+) -> UnitWarning:
+    """The warning of values over LARGE_VALUE; `white` is what is taken for full scale."""
+    text = f"{name} has values up to {largest:.4g}: "
+    at_command_line = _SCALE_ADVICE_AT_COMMAND_LINE if advice == SCALE_ADVICE else advice
+    if white != 1:
+        read_as = f", these as if full scale were {white:g};"
+        advice, at_command_line = advice.replace(";", read_as), at_command_line.replace(";", read_as)
+    return UnitWarning(text + advice, text + at_command_line)
 
 
 def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:

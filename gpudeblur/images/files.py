@@ -103,7 +103,12 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
 
 
 def write_image(
-    path: str | os.PathLike[str], pixels: Array, alpha: Array | None = None, *, bits: int | None = None
+    path: str | os.PathLike[str],
+    pixels: Array,
+    alpha: Array | None = None,
+    *,
+    bits: int | None = None,
+    white: float | None = None,
 ) -> None:
     """Write an image in the format of the suffix, completely or not at all.
 
@@ -112,11 +117,15 @@ def write_image(
     path : path
         `.png`, `.jpg`, `.jpeg`, `.tif` or `.tiff`; its folder must exist. An existing file is replaced.
     pixels : (H, W) or (H, W, 3) array
-        TIFF keeps the dtype. PNG and JPEG hold integers: floats are clipped to [0, 1] and scaled to 8 bits.
+        TIFF keeps the dtype. PNG and JPEG hold integers: floats are clipped to [0, 1], or at `white`, and scaled to 8
+        bits.
     alpha : (H, W) array, optional
         Opacity, of the same dtype as `pixels`. JPEG cannot hold it.
     bits : {None, 8, 16}
         Bits per channel of a PNG. None: 8 for floats, those of the dtype for integers.
+    white : float, optional
+        The value of full scale of `pixels`, used where the file has another dtype than they have. None: the largest
+        value of an integer type, 1 for floats.
 
     Raises
     ------
@@ -125,6 +134,7 @@ def write_image(
     """
     target = check_output(path, alpha=alpha is not None, bits=bits)
     check_picture(pixels, name="pixels")
+    suffix = target.suffix.lower()
     layers = to_host(pixels)
     if layers.ndim == 2:
         layers = layers[..., None]
@@ -137,14 +147,13 @@ def write_image(
                 f"alpha must have the picture's height, width and dtype, {layers.shape[:2]} {layers.dtype}, "
                 f"got {alpha.shape} {alpha.dtype}; convert it first"
             )
-        layers = np.concatenate([layers, to_host(alpha)[..., None]], axis=2)
-    suffix = target.suffix.lower()
-    if suffix in TIFF:
-        data = _tiff_bytes(layers)
-    elif suffix in JPEG:
-        data = _jpeg_bytes(_to_bits(layers, 8))
-    else:
-        data = _png_bytes(_to_bits(layers, bits))
+    bits = 8 if suffix in JPEG else bits
+    if suffix not in TIFF:
+        layers = _to_bits(layers, bits, white)
+    if alpha is not None:
+        opacity = to_host(alpha)[..., None]
+        layers = np.concatenate([layers, opacity if suffix in TIFF else _to_bits(opacity, bits)], axis=2)
+    data = _tiff_bytes(layers) if suffix in TIFF else _jpeg_bytes(layers) if suffix in JPEG else _png_bytes(layers)
     write_whole(target, data)
 
 
@@ -398,14 +407,14 @@ def _check_bits(dtype: np.dtype) -> None:
         raise ValueError(f"PNG and JPEG hold uint8, uint16 or floats in [0, 1], got {dtype}; convert it, or write .tif")
 
 
-def _to_bits(layers: np.ndarray, bits: int | None) -> np.ndarray:
-    """uint8 or uint16 from floats in [0, 1] (clipped) or from unsigned integers (fractions of their range)."""
+def _to_bits(layers: np.ndarray, bits: int | None, white: float | None = None) -> np.ndarray:
+    """uint8 or uint16 from floats, clipped to [0, 1] (or at `white`), or from unsigned integers."""
     _check_bits(layers.dtype)
     default = 8 * layers.itemsize if layers.dtype.kind == "u" else 8
     dtype = np.dtype(np.uint16 if (bits or default) == 16 else np.uint8)
     if layers.dtype == dtype:
         return layers
-    return from_planes(to_planes(layers, dtype=np.float64), dtype)
+    return from_planes(to_planes(layers, dtype=np.float64, white=white), dtype)
 
 
 def _png_bytes(layers: np.ndarray) -> bytes:

@@ -14,10 +14,16 @@ from . import checks
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
 from .planes import to_planes
+from .white import check_white, white_level
 
 
 def estimate_noise(
-    image: Array, kernel: Array | None = None, *, channel_axis: int | None = None, device: str | None = None
+    image: Array,
+    kernel: Array | None = None,
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    white: float | str | None = None,
 ) -> Any:
     """Standard deviation of the white noise in a picture.
 
@@ -28,22 +34,24 @@ def estimate_noise(
         The blur kernel, if known: the noise is measured at the frequencies that the blur suppresses
         (`noise.noise_sigma_under`). Otherwise it is measured in the finest diagonal differences, to which fine texture
         contributes too (`noise.noise_sigma`).
-    device : see `deblur`.
+    device, white : see `deblur`.
 
     Returns
     -------
     float or NumPy array
-        In the unit of a float image, as a fraction of the full range of an integer one: a number, or one for each
-        image of a stack, (...), and each channel, (..., C).
+        As a fraction of full scale, which is 1 for floats unless `white` is given: a number, or one for each image of a
+        stack, (...), and each channel, (..., C).
 
     Raises
     ------
     TypeError, ValueError
         The image or the kernel is invalid; the message says why.
     """
+    white = check_white(white)
     checks.check_picture(image, channel_axis=channel_axis)
     xp = choose_module(image, device)
-    planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype="float64")
+    white = white_level(image, white, channel_axis=channel_axis, adaptive=False, unit_free=True)
+    planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype="float64", white=white)
     if kernel is None:
         sigma = noise_sigma(planes)
     else:

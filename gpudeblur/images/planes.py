@@ -8,23 +8,26 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module, dtype_on, move
 from .checks import check_gamma
+from .white import ComparedWhite, full_scale
 
 # Rec. 709 luma weights of red, green and blue, for linear intensity.
 LUMA = (0.2126, 0.7152, 0.0722)
 
 
-def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> Array:
+def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any, white: float | None = None) -> Array:
     """The image as floats, with the channels, if any, before the rows.
 
     Parameters
     ----------
     image : (..., H, W) array, or with one more axis for the channels
-        An image that `check_picture` accepts. Integers become fractions of their full range (value / largest value of
-        the type); floats of any size and byte order are converted, never scaled or clipped.
+        An image that `check_picture` accepts, of any byte order. Its values become fractions of `white`; nothing is
+        clipped.
     channel_axis : int, optional
         Axis of the channels.
     dtype : dtype
         float32 or float64.
+    white : float, optional
+        The value of full scale. None: the largest value of an integer type, 1 for floats.
 
     Returns
     -------
@@ -36,31 +39,35 @@ def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any) -> A
     ValueError
         A value is beyond the range of `dtype`.
     """
-    xp = array_module(image)
-    limit = float(np.finfo(dtype).max)
+    xp, full = array_module(image), full_scale(image.dtype) if white is None else white
+    limit = float(np.finfo(dtype).max) * full
     if image.dtype.kind == "f" and image.dtype.itemsize > np.dtype(dtype).itemsize and bool((abs(image) > limit).any()):
         raise ValueError(
             f"image must be within {limit:.1e} for {np.dtype(dtype)}, got {float(abs(image).max()):.1e}; "
             "scale it to about [0, 1]"
         )
     view = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
+    if image.dtype.kind == "f" and full != 1:
+        view = xp.divide(view, full, dtype=np.result_type(image.dtype, dtype))  # float32 may hold the quotient only
     planes = xp.array(view, dtype=np.dtype(dtype).newbyteorder("="), order="C")
     if image.dtype.kind in "iu":
-        planes /= float(np.iinfo(image.dtype).max)
+        planes /= full
     return planes
 
 
-def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) -> Array:
+def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None, white: float | None = None) -> Array:
     """The inverse of `to_planes`: the dtype and the axes of the user's image.
 
     Parameters
     ----------
     planes : (..., H, W) or (..., C, H, W) float array
     like : array or dtype
-        The user's image, or its dtype. For an integer type the values are scaled by the largest value of the type,
-        rounded and clipped to its range; floats are only cast.
+        The user's image, or its dtype. For an integer type the values are rounded, and clipped to the range of the type
+        and at `white`.
     channel_axis : int, optional
         Axis of the channels in the result.
+    white : float, optional
+        As in `to_planes`: the values are multiplied by it.
 
     Returns
     -------
@@ -70,21 +77,26 @@ def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None) ->
     is_array = isinstance(like, np.ndarray) or hasattr(like, "__cuda_array_interface__")
     dtype = dtype_on(xp, like.dtype if is_array else np.dtype(like))
     image = xp.ascontiguousarray(planes if channel_axis is None else xp.moveaxis(planes, -3, channel_axis))
+    full = full_scale(dtype) if white is None else white
     if dtype.kind not in "iu":
+        if full != 1:
+            image = xp.multiply(image, full, dtype=np.result_type(image.dtype, dtype))
         return image.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
-    top = float(limits.max)
+    top = min(full.top if isinstance(full, ComparedWhite) else full, float(limits.max))
     scaled = image.astype(image.dtype if dtype.itemsize < 4 else np.float64)  # float32 holds no 32-bit integers
-    scaled *= top
+    scaled *= full
     if top > limits.max:  # the largest 64-bit integer rounds up to a float beyond it
         top = float(np.nextafter(top, 0))
     xp.rint(scaled, out=scaled)
     return xp.clip(scaled, float(limits.min), top, out=scaled).astype(dtype)
 
 
-def to_picture(planes: Array, gamma: float, image: Array, *, channel_axis: int | None = None) -> Array:
-    """Planes of linear intensity as an array like the user's `image`: its gamma, dtype, axes and memory."""
-    result = from_planes(encode(planes, gamma), image, channel_axis=channel_axis)
+def to_picture(
+    planes: Array, gamma: float, image: Array, *, channel_axis: int | None = None, white: float | None = None
+) -> Array:
+    """Planes of linear intensity as an array like the user's `image`: its gamma, unit, dtype, axes and memory."""
+    result = from_planes(encode(planes, gamma), image, channel_axis=channel_axis, white=white)
     return move(result, array_module(image)).astype(image.dtype, copy=False)
 
 

@@ -10,9 +10,11 @@ from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
+from ..images.white import MIN_RANGE, bright_level
 from ..numerics.arrays import Array, array_module, move
 from ..numerics.inpainting import inpaint
 from ..numerics.progress import make_progress
+from ..numerics.user_warnings import warn
 from .blurring import check_field
 from .specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec
 
@@ -46,6 +48,8 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
             mask = valid_pixels(image, mask, name="blurred")
         else:
             _check_picture(blurred)
+        if mask is None and spec.weight_rule is not None:  # the others accept any unit
+            _check_unit(blurred)
         if isinstance(kernel, KernelField) and not spec.varying:
             name = method.__name__
             raise TypeError(f"kernel must be an array for {name}, got a KernelField; use sparse or richardson_lucy")
@@ -81,6 +85,8 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         if mask is not None:
             blurred = inpaint(blurred, mask)
             checks.check_range(blurred, None, name="blurred")
+            if spec.weight_rule is not None:
+                _check_unit(blurred)
         if isinstance(kernel, KernelField):
             kernel = kernel.prepared(blurred.dtype)
         else:
@@ -101,6 +107,17 @@ def _check_saturated(saturated: Any, blurred: Array, boundary: str) -> None:
         )
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with saturated, got {boundary!r}; leave out one of them")
+
+
+def _check_unit(blurred: Array) -> None:
+    """Warn of a picture in another unit than the one in which the methods' weights are given. Waits for a device."""
+    advice = (
+        "intensities of about [0, 1] are expected; divide by full scale, or use gpudeblur.deconvolve and its white="
+    )
+    largest, bright = float(abs(blurred).max()), float(bright_level(blurred))
+    checks.check_largest(largest, blurred.dtype, advice, name="blurred")
+    if 0 < bright < MIN_RANGE:
+        warn(f"blurred has values up to {bright:.4g}, under 1/16: {advice}")
 
 
 def _check_picture(blurred: Any, nan_advice: str | None = "inpaint it first") -> None:

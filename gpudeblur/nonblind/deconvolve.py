@@ -12,6 +12,7 @@ from ..images.kernels import prepare_kernel
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
 from ..images.planes import decode, to_picture, to_planes
 from ..images.saturation import find_saturated
+from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
 from ..numerics.inpainting import inpaint
 from ..numerics.progress import Callback, make_progress
@@ -35,6 +36,7 @@ def deconvolve(
     channel_axis: int | None = None,
     device: str | None = None,
     gamma: float = 1.0,
+    white: float | str | None = None,
     dtype: str = "float32",
     callback: Callback | None = None,
 ) -> Array:
@@ -69,12 +71,12 @@ def deconvolve(
         Of phi. Larger: less noise and ringing, less detail. None derives it from the noise,
         `gpudeblur.nonblind.regularization`. "richardson-lucy" has none.
     noise_sigma : float, or one per image, optional
-        Standard deviation of the noise, in the unit where the image's range is 1. None estimates it.
+        Standard deviation of the noise, as a fraction of full scale (`white`). None estimates it.
     iterations : int, optional
         Of "tv" (30), "sparse" (8, four times) and "richardson-lucy" (30 at most).
     saturation : float or "auto", optional
-        Level, in the unit where the image's range is 1, from which on the sensor was saturated: there x * k may exceed
-        the recorded value. Lamps and highlights treated as ordinary data ring widely. "auto" looks for plateaus at the
+        Level, as a fraction of full scale (`white`), from which on the sensor was saturated: there x * k may exceed the
+        recorded value. Lamps and highlights treated as ordinary data ring widely. "auto" looks for plateaus at the
         top of the range; without any, it is the same as None: no pixel was saturated. For the boundary "unknown" only,
         and not for "epll" and "wiener". Saturated images take up to 2.5 times as long, and their lights may come out
         far above 1.
@@ -88,7 +90,9 @@ def deconvolve(
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
-    gamma, device, callback : see `deblur`; the callback's stage is "restoration".
+    gamma, white, device, callback : see `deblur`; the callback's stage is "restoration". "wiener" and "richardson-lucy"
+        need `white` for saturated pixels only, and do not warn. Without `white`, but with `weight`, `noise_sigma` or
+        `saturation`, nothing is read as by "auto", since these are given as fractions of full scale.
     dtype : {"float32", "float64"}
         Precision of the computation; the result has the dtype of `image`.
 
@@ -127,6 +131,7 @@ def deconvolve(
     if tile is not None:
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
+    white = check_white(white)
     original, image = image, without_mask(image)
     has_mask = mask is not None or image is not original
     if has_mask and boundary != "unknown":
@@ -148,7 +153,16 @@ def deconvolve(
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
         if valid is not None:
             image = xp_in.where(valid, image, 0).astype(image.dtype, copy=False)
-        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype)
+        # The methods without a rule accept any unit.
+        level = white_level(
+            image,
+            white,
+            channel_axis=channel_axis,
+            dtype=dtype,
+            adaptive=weight is None and noise_sigma is None and isinstance(saturation, str | None),
+            unit_free=spec.weight_rule is None,
+        )
+        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=level)
         if valid is not None:
             valid = valid if channel_axis is None else xp_in.moveaxis(valid, channel_axis, -3)
             valid = move(xp_in.ascontiguousarray(valid), xp)
@@ -162,7 +176,7 @@ def deconvolve(
             if not bool(saturated.any()):  # here CuPy must wait
                 saturated = None
         planes = decode(planes, gamma)
-        checks.check_range(planes, checks.SCALE_ADVICE if spec.weight_rule else None)  # the others accept any unit
+        checks.check_range(planes, None)
         if isinstance(kernel, KernelField):
             kernel = kernel.to(xp).prepared(dtype)
         else:
@@ -183,7 +197,7 @@ def deconvolve(
             if len(spec.boundaries) > 1:
                 options["boundary"] = boundary
             sharp = METHODS[method](planes, kernel, callback=progress, **options)
-        sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis)
+        sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis, white=level)
         return with_mask_of(original, sharp)
 
 

@@ -45,7 +45,7 @@ def test_the_result(network_weights: Path) -> None:
     info = result.info
     assert {*info} == {
         *("change", "reblur", "gradient_energy", "confidence", "strength"),
-        *("method", "precision", "backend", "seconds"),
+        *("method", "precision", "backend", "white", "seconds"),
     }
     assert (info["method"], info["precision"], info["backend"]) == ("deepdeblur", "float32", "numpy")
     assert all(type(value) in (float, str) for value in info.values())
