@@ -53,7 +53,11 @@ ARRAYS = [
     (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; convert it with numpy.asarray"),
     (types.SimpleNamespace(shape=(3, 3)), TypeError, "be a NumPy or CuPy array, got types.SimpleNamespace; ..."),
     (np.float64(1), TypeError, "be a NumPy or CuPy array, got numpy.float64; convert it with numpy.asarray"),
-    (np.ma.zeros((3, 3)), TypeError, "be a plain array, got a masked one; fill the mask first, with .filled(value)"),
+    (
+        np.ma.zeros((3, 3)),
+        TypeError,
+        "be a plain array, got a masked one; deblur, ... take a masked image, here ...filled(value)",
+    ),
     *(
         (np.zeros((3, 3), dtype), TypeError, f"have an integer or float dtype, got {name}; {way_out}")
         for dtype, name, way_out in [

@@ -20,6 +20,7 @@ import numpy as np
 from ..images.checks import without_channels
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
+from ..images.masks import with_mask_of, without_mask
 from ..images.planes import to_picture
 from ..nonblind.final import residual_mse, restore
 from ..numerics.arrays import (
@@ -92,6 +93,7 @@ def deblur(
     final: str | None = "sparse",
     gamma: float = 1.0,
     white: float | str | None = None,
+    mask: Array | str | None = None,
     blur: str = "uniform",
     focal: float | None = None,
     prior: Prior | None = None,
@@ -131,6 +133,12 @@ def deblur(
         largest value of an integer type, 1 for floats. But an image that uses under 1/16 of its type's range, that ends
         exactly at a smaller full scale, or floats of which more than 1 % are above 16 are read as by "auto", with a
         warning. ``info["white"]`` is what was taken.
+    mask : bool array, (H, W) or (..., H, W), or "nan", optional
+        True where the image is valid; in the memory of `image`. The other pixels may have any value, NaN included: they
+        are interpolated while the kernel is estimated, and the restoration fills them in (see `deconvolve`). A mask
+        (H, W) may serve a stack, and a mask has no channels. "nan": valid where the image is finite, in each channel. A
+        `numpy.ma.MaskedArray` as `image` brings its own mask; the result is a masked array too, with the same mask over
+        the pixels that were filled in.
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
@@ -181,7 +189,8 @@ def deblur(
         settings = Settings.of(
             kernel_size, channel_axis, device, method, final, gamma, prior, options, callback, blur, focal, white
         )
-        observed = Observation.of(image, settings)
+        observed = Observation.of(image, settings, mask)
+        original, image = image, without_mask(image)
         if blur == "rotation" and settings.kernel_size is not None:
             check_rotation_fits(observed.shape, settings.kernel_size)
         setup_end, clock = time.perf_counter(), Clock(observed.xp)
@@ -198,6 +207,7 @@ def deblur(
             planes = sharp if channel_axis is not None else sharp[:, 0]
             planes = planes.reshape(*stack, *planes.shape[1:])
             sharp = to_picture(planes, gamma, image, channel_axis=channel_axis, white=observed.white)
+            sharp = with_mask_of(original, sharp)
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds
@@ -214,6 +224,7 @@ def estimate_kernel(
     method: str = "two-step",
     gamma: float = 1.0,
     white: float | str | None = None,
+    mask: Array | str | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
@@ -223,7 +234,8 @@ def estimate_kernel(
         settings = Settings.of(
             kernel_size, channel_axis, device, method, None, gamma, prior, options, callback, white=white
         )
-        observed = Observation.of(image, settings)
+        observed = Observation.of(image, settings, mask)
+        image = without_mask(image)
         parts = list(estimate_parts(observed, settings, Clock(observed.xp)))
         warn_if_truncated(parts, settings)
         kernel, _, _ = join_parts(parts, len(observed))
@@ -302,8 +314,10 @@ def restore_part(part: Part, settings: Settings) -> Part:
         sharp, *measures = restore_each(part, final)
     else:
         arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
-        function = functools.partial(_restore, final=final)
-        sharp, *measures = replayed(("restore", final), function, *arrays, report=part.progress)
+        function = functools.partial(_restore, final=final, mask=images.valid)
+        sharp, *measures = replayed(
+            ("restore", final), function, *arrays, report=part.progress, capturable=images.valid is None
+        )
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error)}
@@ -320,19 +334,26 @@ def restore_each(part: Part, final: str) -> list[Array]:
     """What `_restore` returns, image by image, each with its field or its kernel."""
     images, results = part.observed, []
     for i, field in enumerate(part.fields):
-        saturated = None if images.saturated is None else images.saturated[i]
+        saturated, mask = (None if array is None else array[i] for array in (images.saturated, images.valid))
         progress = subrange(part.progress, i / len(images), 1 / len(images))
         kernel = part.kernel[i] if field is None else field
-        results.append(_restore(images.image[i], kernel, saturated, final=final, report=progress))
+        results.append(_restore(images.image[i], kernel, saturated, mask=mask, final=final, report=progress))
     return [images.xp.stack(columns) for columns in zip(*results, strict=True)]
 
 
 def _restore(
-    image: Array, kernel: Array | KernelField, saturated: Array | None = None, *, final: str, report: OnProgress
+    image: Array,
+    kernel: Array | KernelField,
+    saturated: Array | None = None,
+    *,
+    mask: Array | None = None,
+    final: str,
+    report: OnProgress,
 ) -> tuple[Array, ...]:
     """(restoration (..., H, W), its mean squared residual, its `result_signals`), (...) each."""
-    sharp = restore(image, kernel, final, report, saturated)
-    return sharp, residual_mse(image, sharp, kernel, saturated), *result_signals(sharp, image, saturated)
+    sharp = restore(image, kernel, final, report, saturated, mask)
+    error = residual_mse(image, sharp, kernel, saturated, mask)
+    return sharp, error, *result_signals(sharp, image, saturated, mask)
 
 
 def join_parts(parts: Sequence[Part], n: int) -> tuple[Array, Array | None, dict[str, Array]]:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..images import checks
+from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, without_mask
 from ..images.noise import noise_scale
 from ..images.planes import decode, luminance, to_planes
 from ..images.saturation import find_saturated
 from ..images.white import white_level
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
+from ..numerics.inpainting import inpaint
 from .options import Settings
 
 
@@ -27,6 +29,8 @@ class Observation:
     saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
     white : the value of full scale in the unit of the user's image.
+    valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
+        and `luminance` are interpolated (`numerics.inpainting`).
     """
 
     image: Array
@@ -34,25 +38,42 @@ class Observation:
     saturated: Array | None
     noise_scale: Array
     white: float = 1.0
+    valid: Array | None = None
 
     @classmethod
-    def of(cls, image: Array, settings: Settings) -> Observation:
-        """Check `image` (..., H, W), or with channels, and bring it into this form. Waits for a device twice.
+    def of(cls, image: Array, settings: Settings, mask: Any = None) -> Observation:
+        """Check `image` (..., H, W), or with channels, and its `mask`, and bring them into this form.
+
+        Waits for a device twice; with a mask, or for a masked array, more often.
 
         Raises
         ------
         TypeError, ValueError
-            See `images.checks.check_picture`; or the kernel size does not fit the image.
+            See `images.checks.check_picture` and `images.masks.valid_pixels`; or the kernel size does not fit the
+            image.
         """
-        checks.check_picture(image, channel_axis=settings.channel_axis)
-        xp = choose_module(image, settings.device)
         channel_axis, dtype = settings.channel_axis, settings.options.dtype
+        original, image = image, without_mask(image)
+        has_mask = mask is not None or image is not original
+        checks.check_picture(image, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
+        xp = choose_module(image, settings.device)
+        valid = valid_pixels(original, mask, channel_axis=channel_axis)
+        if valid is not None:
+            image = array_module(image).where(valid, image, 0).astype(image.dtype, copy=False)
         white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=white)
         height, width = planes.shape[-2:]
         channels = 1 if channel_axis is None else planes.shape[-3]
         planes = planes.reshape(-1, channels, height, width)
+        if valid is not None:
+            valid = valid if channel_axis is None else array_module(valid).moveaxis(valid, channel_axis, -3)
+            valid = move(array_module(valid).ascontiguousarray(valid), xp).reshape(planes.shape)
+            if settings.kernel_size is not None:
+                check_enough(valid, settings.kernel_size, "use a smaller kernel_size")
+            planes = inpaint(planes, valid)
         saturated = find_saturated(planes)
+        if valid is not None:
+            saturated &= valid
         largest, any_saturated = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
         checks.check_largest(float(largest), planes.dtype, None)
         if settings.kernel_size is None:
@@ -61,16 +82,17 @@ class Observation:
             checks.check_kernel_size(settings.kernel_size, (height, width))
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if channel_axis is None else luminance(planes)
-        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray), white)
+        scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
+        return cls(planes, gray, saturated if any_saturated else None, scale, white, valid)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
         if group is None:
             return self
         indices = array_module(self.image).asarray(group)
-        saturated = None if self.saturated is None else self.saturated[indices]
+        saturated, valid = (None if array is None else array[indices] for array in (self.saturated, self.valid))
         image, gray, scale = (array[indices] for array in (self.image, self.luminance, self.noise_scale))
-        return Observation(image, gray, saturated, scale, self.white)
+        return Observation(image, gray, saturated, scale, self.white, valid)
 
     def __len__(self) -> int:
         return len(self.image)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..numerics.arrays import Array, array_module
 from ..numerics.filters import dilate
+from ..numerics.inpainting import inpaint
 
 # Pixels around a saturated one that are inpainted in the image on which kernels are scored.
 RIM = 3
@@ -17,7 +18,6 @@ RIM = 3
 DARK_SURROUND = 0.4
 # If more than this fraction of an image would be inpainted, it is white by itself (a page), and nothing is removed.
 MAX_LIGHT_AREA = 0.4
-SMOOTHING_STEPS = 12  # at each scale of `inpaint`
 
 
 def remove_lights(image: Array, saturated: Array, size: tuple[int, int]) -> tuple[Array, Array]:
@@ -28,7 +28,7 @@ def remove_lights(image: Array, saturated: Array, size: tuple[int, int]) -> tupl
     footprints, rims = light_masks(image, saturated, size)
     if not bool(footprints.any()):
         return image, image
-    return inpaint(image, footprints), inpaint(image, rims)
+    return inpaint(image, ~footprints), inpaint(image, ~rims)
 
 
 def light_masks(image: Array, saturated: Array, size: tuple[int, int]) -> tuple[Array, Array]:
@@ -49,37 +49,3 @@ def _dilated(mask: Array, radius: int) -> Array:
     """`mask` (n, H, W) dilated by a square, not across the image's borders."""
     padded = array_module(mask).pad(mask, [(0, 0), (radius, radius), (radius, radius)])
     return dilate(padded, radius)[..., radius:-radius, radius:-radius]
-
-
-def inpaint(image: Array, mask: Array) -> Array:
-    """`image` (..., H, W) with the pixels under `mask` interpolated smoothly, nearly harmonic, from those around them.
-
-    Coarse to fine: each scale starts from the coarser one and is smoothed. An image without a mask is unchanged.
-    """
-    xp = array_module(image, mask)
-    return xp.where(mask, _interpolate(xp.where(mask, 0, image), (~mask).astype(image.dtype)), image)
-
-
-def _interpolate(values: Array, valid: Array) -> Array:
-    """`values` where `valid` is 1, and interpolated where it is 0; there `values` must be 0."""
-    xp = array_module(values, valid)
-    if max(values.shape[-2:]) == 1:
-        return values
-    weight = _halved(valid)
-    coarse = _interpolate(_halved(values) / xp.where(weight > 0, weight, 1), (weight > 0).astype(values.dtype))
-    h, w = values.shape[-2:]
-    filled = xp.repeat(xp.repeat(coarse, 2, axis=-2), 2, axis=-1)[..., :h, :w]
-    edges = [(0, 0)] * (values.ndim - 2) + [(1, 1), (1, 1)]
-    for _ in range(SMOOTHING_STEPS):
-        padded = xp.pad(xp.where(valid > 0, values, filled), edges, mode="edge")
-        across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
-        filled = (across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]) / 4
-    return xp.where(valid > 0, values, filled)
-
-
-def _halved(image: Array) -> Array:
-    """Means of 2 x 2 pixels; a last odd row or column counts twice."""
-    xp, (h, w) = array_module(image), image.shape[-2:]
-    even = xp.pad(image, [(0, 0)] * (image.ndim - 2) + [(0, h % 2), (0, w % 2)], mode="edge")
-    rows = even[..., ::2, :] + even[..., 1::2, :]
-    return (rows[..., ::2] + rows[..., 1::2]) / 4

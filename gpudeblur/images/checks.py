@@ -353,7 +353,8 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
 def module_of(array: Any, name: str) -> Any:
     """NumPy or CuPy; a TypeError that names the argument for anything else."""
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a plain array, got a masked one; fill the mask first, with .filled(value)")
+        way_out = "deblur, estimate_kernel and deconvolve take a masked image, here pass .filled(value)"
+        raise TypeError(f"{name} must be a plain array, got a masked one; {way_out}")
     try:
         return array_module(array)
     except TypeError:

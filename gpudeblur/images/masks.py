@@ -103,13 +103,13 @@ def _bool_mask(image: Any, mask: Any, channel_axis: int | None, name: str) -> Ar
     return xp.broadcast_to(mask, image.shape)
 
 
-def check_enough(mask: Array, kernel: Any) -> None:
-    """Raise if an incomplete `mask` (..., H, W) has fewer valid pixels than the kernel has pixels."""
-    counts, needed = mask.sum(axis=(-2, -1)), math.prod(kernel.shape[-2:])
+def check_enough(mask: Array, size: tuple[int, int], advice: str = "crop the kernel's empty border") -> None:
+    """Raise if an incomplete `mask` (..., H, W) has fewer valid pixels than a kernel of `size`."""
+    counts, needed = mask.sum(axis=(-2, -1)), math.prod(size)
     few = (counts < needed) & (counts < math.prod(mask.shape[-2:]))
     if bool(few.any()):  # here CuPy must wait
-        kh, kw = kernel.shape[-2:]
+        kh, kw = size
         raise ValueError(
             f"mask must have at least as many valid pixels as the kernel, {kh} x {kw} = {needed}, got "
-            f"{int(counts.min())}; crop the kernel's empty border, or restore a part with more valid pixels"
+            f"{int(counts.min())}; {advice}, or restore a part with more valid pixels"
         )

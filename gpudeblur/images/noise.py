@@ -72,18 +72,26 @@ GAUSSIAN_MEDIAN, EXPONENTIAL_MEDIAN = 0.6745, float(np.log(2))
 NOISE_FREQUENCIES = 0.03
 
 
-def noise_sigma(image: Array) -> Array:
+def noise_sigma(image: Array, mask: Array | None = None) -> Array:
     """Standard deviation of the white noise in images (..., H, W), in their unit, (...).
 
     The median of the diagonal Haar coefficients ([Donoho1994]), which are almost zero in a blurred image without noise.
-    Fine texture that is not blurred counts as noise. 0 for an image of one row or column.
+    Fine texture that is not blurred counts as noise. 0 for an image of one row or column. Only coefficients of four
+    pixels in `mask` (..., H, W), bool, count, if there are any. With a mask, this waits for a device.
     """
     xp = array_module(image)
     if min(image.shape[-2:]) < 2:
         return xp.zeros(image.shape[:-2], dtype=image.dtype)
     columns = image[..., 1:] - image[..., :-1]
     diagonal = abs(columns[..., 1:, :] - columns[..., :-1, :]) * (0.5 / GAUSSIAN_MEDIAN)
-    return median(diagonal.reshape(*image.shape[:-2], -1))
+    sigma = median(diagonal.reshape(*image.shape[:-2], -1))
+    if mask is not None:
+        valid = mask[..., 1:] & mask[..., :-1]
+        valid = valid[..., 1:, :] & valid[..., :-1, :]
+        counts = to_host(valid.sum(axis=(-2, -1)))
+        for index in zip(*np.nonzero((counts > 0) & (counts < valid.shape[-2] * valid.shape[-1])), strict=True):
+            sigma[index] = median(diagonal[index][valid[index]])
+    return sigma
 
 
 def noise_sigma_under(image: Array, kernel: Array | KernelField, mask: Array | None = None) -> Array:
@@ -139,10 +147,10 @@ def _inverse_signal(grid: tuple[int, int], dtype: Any) -> np.ndarray:
     return np.maximum(gradient_spectrum(grid, np.dtype("float64")), 1e-9).astype(dtype)
 
 
-def noise_scale(image: Array) -> Array:
-    """The noise of images (..., H, W) in units of REFERENCE_SIGMA, at least 1, (...)."""
+def noise_scale(image: Array, mask: Array | None = None) -> Array:
+    """The noise of images (..., H, W) in units of REFERENCE_SIGMA, at least 1, (...); `mask` as in `noise_sigma`."""
     xp = array_module(image)
-    return xp.maximum(noise_sigma(image) / REFERENCE_SIGMA, 1).astype(image.dtype)
+    return xp.maximum(noise_sigma(image, mask) / REFERENCE_SIGMA, 1).astype(image.dtype)
 
 
 def divide_by_noise(image: Array, scale: Array) -> Array:

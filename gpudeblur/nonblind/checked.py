@@ -73,7 +73,7 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
                 raise ValueError(
                     f"boundary must be 'unknown' with mask, got {options['boundary']!r}; leave out one of them"
                 )
-            check_enough(mask, kernels)
+            check_enough(mask, (kernels.shape[-2], kernels.shape[-1]))
             options["mask"] = mask = xp.ascontiguousarray(mask)
             if options.get("saturated") is not None:
                 options["saturated"] = options["saturated"] & mask

@@ -166,7 +166,7 @@ def deconvolve(
         if valid is not None:
             valid = valid if channel_axis is None else xp_in.moveaxis(valid, channel_axis, -3)
             valid = move(xp_in.ascontiguousarray(valid), xp)
-            check_enough(valid, kernels)
+            check_enough(valid, (kernels.shape[-2], kernels.shape[-1]))
             planes = inpaint(planes, valid)
         saturated = None
         if saturation is not None and boundary == "unknown" and spec.saturated:

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..images.kernel_field import KernelField, kernel_sides
 from ..images.noise import noise_sigma_under
-from ..numerics.arrays import Array, array_module
+from ..numerics.arrays import Array, array_module, masked_mean
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ..numerics.progress import subrange
 from ..numerics.varying_blur import VaryingBlur
 from .saturation import project_on_data
 from .specs import METHOD_SPECS, METHODS
@@ -21,17 +22,24 @@ FINALS = {name: spec.final for name, spec in METHOD_SPECS.items() if spec.final 
 KERNEL_ERROR, KERNEL_ERROR_MAX = 5.0, 0.016
 
 
-def residual_mse(blurred: Array, sharp: Array, kernel: Array | KernelField, saturated: Array | None = None) -> Array:
+def residual_mse(
+    blurred: Array,
+    sharp: Array,
+    kernel: Array | KernelField,
+    saturated: Array | None = None,
+    mask: Array | None = None,
+) -> Array:
     """Mean of (B - x * k)^2 over the pixels whose whole kernel window lies inside the image; (...).
 
-    Where B is `saturated`, a larger x * k is no error.
+    Where B is `saturated`, a larger x * k is no error. Pixels that are not in `mask` (..., H, W), bool, do not count.
     """
     (h, w), (kh, kw) = blurred.shape[-2:], kernel_sides(kernel)
     window = (..., slice(kh // 2, h - kh // 2), slice(kw // 2, w - kw // 2))
     reblurred = _reblurred(sharp, kernel)[window]
     data = project_on_data(blurred[window], reblurred, None if saturated is None else saturated[window])
     error = (reblurred - data) ** 2
-    return error.reshape(*error.shape[:-2], -1).mean(axis=-1)  # one axis: on NumPy, a batch rounds as a loop then
+    flat = (*error.shape[:-2], -1)  # one axis: on NumPy, a batch rounds as a loop then
+    return masked_mean(error.reshape(flat), None if mask is None else mask[window].reshape(flat))
 
 
 def _reblurred(sharp: Array, kernel: Array | KernelField) -> Array:
@@ -53,24 +61,36 @@ def restore(
     method: str,
     callback: Callable[[float], None] | None = None,
     saturated: Array | None = None,
+    mask: Array | None = None,
 ) -> Array:
     """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw), or a field, by one of `FINALS`.
 
-    `saturated` (..., H, W) bool is used by those whose boundary is unknown.
+    `saturated` (..., H, W) bool is used by those whose boundary is unknown. Pixels that are not in `mask` (..., H, W),
+    bool, are left out; there `blurred` must be smooth (`inpaint`). An image that is valid everywhere is restored as
+    without a mask.
     """
     options: dict[str, Any] = dict(FINALS[method])
     if saturated is not None and "boundary" not in options:
         options["saturated"] = saturated
     if "weight" not in options:
-        options["weight"] = _weight_with_kernel_error(blurred, kernel, method)
-    return METHODS[method](blurred, kernel, callback=callback, **options)
+        options["weight"] = _weight_with_kernel_error(blurred, kernel, method, mask)
+    if mask is None or "boundary" not in options:
+        options |= {} if mask is None else {"mask": mask}
+        return METHODS[method](blurred, kernel, callback=callback, **options)
+    # A mask needs the unknown boundary.
+    complete = METHODS[method](blurred, kernel, callback=subrange(callback, 0, 0.3), **options)
+    options = options | {"boundary": "unknown", "mask": mask}
+    sharp = METHODS[method](blurred, kernel, callback=subrange(callback, 0.3, 0.7), **options)
+    return array_module(sharp).where(mask.all(axis=(-2, -1), keepdims=True), complete, sharp)
 
 
-def _weight_with_kernel_error(blurred: Array, kernel: Array | KernelField, method: str) -> Array:
+def _weight_with_kernel_error(
+    blurred: Array, kernel: Array | KernelField, method: str, mask: Array | None = None
+) -> Array:
     """The weight for the noise of `blurred` or for the error of `kernel`, whichever is larger; (...)."""
     xp, rule, (kh, kw) = array_module(blurred), METHOD_SPECS[method].weight_rule, kernel_sides(kernel)
     assert rule is not None, "a method that ends `deblur` has a rule or a fixed weight"
     ratio = kh * kw / (blurred.shape[-2] * blurred.shape[-1])
     error = min(KERNEL_ERROR * ratio**2, KERNEL_ERROR_MAX)
-    sigma = xp.maximum(noise_sigma_under(blurred, kernel), error)
+    sigma = xp.maximum(noise_sigma_under(blurred, kernel, mask), error)
     return xp.asarray(rule.weight(sigma), dtype=blurred.dtype)

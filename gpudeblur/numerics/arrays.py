@@ -143,6 +143,18 @@ def sum_pixels(x: Array) -> Array:
     return x.sum(axis=(-2, -1)) if array_module(x) is np else x.sum(axis=-1).sum(axis=-1)
 
 
+def masked_mean(values: Array, mask: Array | None) -> Array:
+    """The mean of `values` (..., size) over the last axis, where `mask` (..., size), bool, is True; (...).
+
+    None, or a mask that is True everywhere: `values.mean(axis=-1)`, bit by bit. 0 where the mask is False everywhere.
+    """
+    if mask is None:
+        return values.mean(axis=-1)
+    xp = array_module(values, mask)
+    count = xp.maximum(mask.sum(axis=-1), 1)
+    return (xp.where(mask, values, 0).sum(axis=-1) / count).astype(values.dtype)
+
+
 def stack(arrays: Sequence[Array]) -> Array:
     """`numpy.stack` along a new first axis, for arrays of one shape and dtype.
 
