@@ -10,6 +10,9 @@ import numpy as np
 
 from ..blind.deblur import BlindResult, deblur
 from ..blind.restore import RestoreResult, restore_silently
+from ..images import checks
+from ..images.masks import without_mask
+from ..numerics.arrays import move
 from ..numerics.progress import Stopped
 from .gpu import split_info
 from .pipeline import BatchResult, Pipeline, Task
@@ -120,8 +123,20 @@ class CpuExecutor:
             settings = settings | {"white": white}
         if rank is not None and axis is not None and axis >= 0:
             settings = settings | {"channel_axis": axis - rank}  # counted from the end, which a stack leaves in place
-        function: Any = restore_silently if "network" in settings else deblur
+        function: Any = restore_silently if "network" in settings else deblur_masked
         return function(image, device=self._device, callback=lambda *_: self._pipeline.stopping, **settings)
+
+
+def deblur_masked(image: Any, **arguments: Any) -> BlindResult:
+    """`deblur` with a mask in any memory."""
+    if "mask" in arguments:
+        arguments["mask"] = mask_like(arguments["mask"], image)
+    return deblur(image, **arguments)
+
+
+def mask_like(mask: Any, image: Any) -> Any:
+    """A mask in the memory of `image`; "nan" and None as they are."""
+    return mask if mask is None or isinstance(mask, str) else move(mask, checks.module_of(without_mask(image), "image"))
 
 
 def stackable(image: Any, other: Any, channel_axis: int | None) -> bool:
@@ -129,6 +144,7 @@ def stackable(image: Any, other: Any, channel_axis: int | None) -> bool:
     rank = 2 if channel_axis is None else 3
     return (
         isinstance(image, np.ndarray)
+        and not isinstance(image, np.ma.MaskedArray)
         and image.ndim == rank
         and (image.shape, image.dtype.str) == (other.shape, other.dtype.str)
     )

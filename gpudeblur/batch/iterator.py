@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ..blind.deblur import deblur
 from ..blind.options import Settings, TwoStepOptions
 from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names, restore_silently
 from ..images import checks
+from ..images.masks import NAN_ADVICE, valid_pixels, without_mask
 from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
 from ..numerics.user_warnings import warn
 from ..priors import Prior
-from .cpu import CpuExecutor
+from .cpu import CpuExecutor, deblur_masked, mask_like
 from .cuda_device import acquire_cuda_device
 from .gpu import Device, GpuExecutor
 from .memory import bytes_per_image
@@ -67,6 +67,7 @@ def deblur_batch(
     final: str | None = "sparse",
     gamma: float = 1.0,
     white: float | str | None = None,
+    mask: Array | str | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -90,6 +91,9 @@ def deblur_batch(
     white : float, "auto" or None
         As in `deblur`; "auto" is decided for each picture by itself. Of pictures that use little of their range, only
         the first is warned of.
+    mask : bool array (H, W) or "nan", optional
+        As in `deblur`: True where the pictures are valid, one for all of them, in any memory; or where each is finite.
+        On a GPU masked arrays are refused.
     method : {"two-step"} or a network of `restore`, such as "deepdeblur"
         A network takes `channel_axis`, `device`, `gamma` and `white` alone, and the results are those of `restore`. Its
         warning of pictures that are no small faces comes once, after the last result.
@@ -133,7 +137,7 @@ def deblur_batch(
     """
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
-        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, white, prior, options)
+        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, white, mask, prior, options)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
@@ -153,6 +157,7 @@ def _check_method(
     final: Any,
     gamma: Any,
     white: Any,
+    mask: Any,
     prior: Any,
     options: Any,
 ) -> dict[str, Any]:
@@ -164,8 +169,8 @@ def _check_method(
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "white": settings.white, "options": settings.options,
-        }  # fmt: skip
-    two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
+        } | ({} if mask is None else {"mask": _check_mask(mask)})  # fmt: skip
+    two_step_arguments = {"kernel_size": kernel_size, "mask": mask, "prior": prior, "options": options}
     if not (isinstance(final, str) and final == "sparse"):
         two_step_arguments["final"] = final
     for name, value in two_step_arguments.items():
@@ -173,6 +178,23 @@ def _check_method(
             raise ValueError(f"{name} is not known to method {method!r}, got {value!r}; leave it out")
     checked = RestoreSettings.of(method, channel_axis, device, gamma=gamma, white=white)
     return {"network": method, "channel_axis": channel_axis, "gamma": gamma, "white": checked.white}
+
+
+def _check_mask(mask: Any) -> Any:
+    """The mask of all pictures."""
+    if isinstance(mask, str):
+        checks.check_choice("mask", mask, ("nan",))
+        return mask
+    checks.module_of(mask, "mask")
+    if mask.dtype != bool:
+        raise TypeError(
+            f"mask must have dtype bool, True where pictures are valid, got {mask.dtype}; mask != 0 is bool"
+        )
+    if mask.ndim != 2:
+        raise ValueError(
+            f"mask must be one for all pictures, (H, W), got shape {mask.shape}; or use deblur for a stack"
+        )
+    return mask
 
 
 class BatchIterator(Iterator[BatchResult]):
@@ -277,9 +299,12 @@ def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any], float |
     white, axis, is_network = settings["white"], settings["channel_axis"], "network" in settings
 
     def white_of(pipeline: Pipeline, picture: Any) -> float | None:
-        index = pipeline.read_count
+        index, mask = pipeline.read_count, settings.get("mask")
         try:
-            checks.check_picture(picture, channel_axis=axis)
+            if is_network:
+                checks.check_picture(picture, channel_axis=axis)
+            else:
+                picture = _visible(picture, mask, axis)
             if is_network:
                 picture = colors_of(picture, axis)
             dtype = "float32" if is_network else settings["options"].dtype
@@ -295,6 +320,15 @@ def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any], float |
         return level
 
     return white_of
+
+
+def _visible(picture: Any, mask: Any, channel_axis: int | None) -> Any:
+    """The checked picture with 0 where it is not valid."""
+    values = without_mask(picture)
+    has_mask = mask is not None or values is not picture
+    checks.check_picture(values, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
+    valid = valid_pixels(picture, mask_like(mask, picture), channel_axis=channel_axis)
+    return values if valid is None else array_module(values).where(valid, values, 0).astype(values.dtype, copy=False)
 
 
 def _current_device() -> tuple[int | None, Any]:
@@ -341,14 +375,15 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
         if is_network:
             checks.check_network_picture(image, channel_axis=axis)
             return
-        checks.check_picture(image, channel_axis=axis)
+        checks.module_of(image, "image")  # refuses masked arrays
+        _visible(image, settings.get("mask"), axis)
         shape = checks.without_channels(image, axis)
         if settings["kernel_size"] is None:
             checks.check_minimum_size(shape)
         else:
             checks.check_kernel_size(settings["kernel_size"], shape)
 
-    function: Any = restore_silently if is_network else deblur
+    function: Any = restore_silently if is_network else deblur_masked
     return GpuExecutor(
         pipeline,
         device,

@@ -121,6 +121,18 @@ def test_groups_equal_a_loop(device: NumpyDevice, final: str | None) -> None:
 
 
 @slow
+def test_groups_with_a_mask_equal_a_loop(device: NumpyDevice) -> None:
+    mask = np.random.default_rng(0).random((24, 32)) > 0.1
+    pictures = [np.where(mask, np.random.default_rng(i).random((24, 32)), np.nan) for i in range(5)]
+    for choice in (mask, "nan"):
+        for result, u in zip(on_device(pictures, mask=choice), pictures, strict=True):
+            assert result.error is None
+            assert_same(result.kernel, alone(u, mask=choice).kernel)
+    results = [*on_device([np.ma.masked_invalid(pictures[0]), pictures[1]])]
+    assert "image must be a plain array, got a masked one" in str(results[0].error)
+    assert "mask='nan' leaves such pixels out" in str(results[1].error)
+
+
 def test_a_rare_shape_does_not_block_the_others(device: NumpyDevice) -> None:
     """It is the first result to be taken: when no more can be read, it goes alone."""
     pictures = itertools.chain([picture(0, (26, 32))], (picture(i) for i in itertools.count()))
@@ -259,14 +271,14 @@ def test_a_bad_picture_does_not_spoil_its_group(device: NumpyDevice) -> None:
 
 
 def test_an_error_of_one_picture_in_a_group_is_its_own(device: NumpyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = iterator.deblur
+    real = iterator.deblur_masked
 
     def deblur(image: np.ndarray, *rest: Any, **more: Any) -> Any:
         if (image == 7).any():
             raise ArithmeticError("a seven")
         return real(image, *rest, **more)
 
-    monkeypatch.setattr(iterator, "deblur", deblur)
+    monkeypatch.setattr(iterator, "deblur_masked", deblur)
     pictures = [picture(i) for i in range(8)]
     pictures[5][3, 3] = 7
     results = list(on_device(pictures, batch_size=4))

@@ -553,3 +553,58 @@ def test_batch_size_and_pixels_bound_a_stack(monkeypatch: Any) -> None:
     monkeypatch.setattr(cpu, "STACK_PIXELS", 24 * 32 * 4)
     _, calls = stacked(monkeypatch, [picture(i) for i in range(5)])
     assert calls == [(4, 24, 32), (24, 32)]
+
+
+# ---- masks
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (24, 32, 3)])
+def test_a_mask_for_all_pictures(shape: tuple[int, ...]) -> None:
+    mask = np.random.default_rng(0).random((24, 32)) > 0.1
+    pictures = [np.where(mask if len(shape) == 2 else mask[..., None], picture(i, shape), np.nan) for i in range(5)]
+    axis = None if len(shape) == 2 else -1
+    for choice in (mask, "nan"):
+        for result, image in zip(quick(pictures, mask=choice, final="tv", channel_axis=axis), pictures, strict=True):
+            check_equal(result, gd.deblur(image, 5, mask=choice, final="tv", options=QUICK, channel_axis=axis))
+
+
+def test_masked_arrays_are_not_stacked_without_their_masks() -> None:
+    pictures = [np.ma.masked_greater(picture(i), 0.9) for i in range(4)]
+    for result, image in zip(quick(pictures, final="tv"), pictures, strict=True):
+        assert isinstance(result.image, np.ma.MaskedArray)
+        assert_same(result.image.mask, image.mask)
+        check_equal(result, gd.deblur(image, 5, final="tv", options=QUICK))
+
+
+def test_masked_pixels_do_not_decide_the_white_level() -> None:
+    mask = np.ones((24, 32), bool)
+    mask[3:9, 4:9] = False
+    pictures = [np.where(mask, picture(i), 1000) for i in range(3)]
+    assert [result.info["white"] for result in quick(pictures, mask=mask)] == [1, 1, 1]
+
+
+def test_a_mask_that_does_not_fit_a_picture_is_its_error() -> None:
+    mask = np.ones((24, 32), bool)
+    mask[0, 0] = False
+    results = [*quick([picture(0), picture(1, (24, 30)), picture(2)], mask=mask)]
+    assert [result.error is None for result in results] == [True, False, True]
+    assert "mask must be like image, shape (24, 30), got shape (24, 32)" in str(results[1].error)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        ("inf", ValueError, "mask must be one of 'nan', got 'inf'"),
+        ([True], TypeError, "mask must be a NumPy or CuPy array, got list"),
+        (np.ones((24, 32)), TypeError, "mask must have dtype bool, True where pictures are valid, got float64"),
+        (np.ones((3, 24, 32), bool), ValueError, "mask must be one for all pictures, (H, W), got shape (3, 24, 32)"),
+    ],
+)
+def test_masks_that_no_picture_takes(mask: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        quick([picture(0)], mask=mask)
+
+
+def test_networks_take_no_mask() -> None:
+    with pytest.raises(ValueError, match="mask is not known to method 'deepdeblur', got 'nan'; leave it out"):
+        gd.deblur_batch([picture(0)], method="deepdeblur", mask="nan")
