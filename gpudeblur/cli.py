@@ -72,6 +72,15 @@ WhiteLevel = Annotated[
         "14 and 16 bits that holds the picture's values. Default: that of the file's type, 1 for floats.",
     ),
 ]
+MaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE|nan",
+        help="A PNG or TIFF file of the same size, 0 (black) where pixels are not valid: dead ones, dust, overlays. "
+        "They are left out and filled in. nan: pixels of a TIFF file that are NaN.",
+    ),
+]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
 BlurOption = Annotated[
@@ -116,6 +125,7 @@ def deblur(
     final: FinalOption = Final.sparse,
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
+    mask: MaskOption = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -141,6 +151,7 @@ def deblur(
                 final=final.value,
                 gamma=gamma,
                 white=white,
+                mask=_parse_mask(mask, photo.pixels.shape[:2]),
                 blur=blur.value,
                 focal=focal_length,
                 options=_options(gradient_weight, smooth_weight, prior),
@@ -256,6 +267,7 @@ def batch(
     final: FinalOption = Final.sparse,
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
+    mask: MaskOption = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -289,6 +301,7 @@ def batch(
                     final=final.value,
                     gamma=gamma,
                     white=_parse_white_level(white_level),
+                    mask=_parse_mask(mask),
                     options=_options(gradient_weight, smooth_weight, prior),
                     workers=workers,
                     batch_size=batch_size,
@@ -315,6 +328,7 @@ def kernel(
     device: DeviceOption = Device.auto,
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
+    mask: MaskOption = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -333,6 +347,7 @@ def kernel(
                 device=device.value,
                 gamma=gamma,
                 white=white,
+                mask=_parse_mask(mask, photo.pixels.shape[:2]),
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
@@ -536,6 +551,20 @@ def _parse_white_level(text: str | None) -> float | str | None:
             "4095 for 12 bits"
         )
     return level
+
+
+def _parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
+    """The mask for pictures of `shape`, (H, W), if it is known."""
+    if text is None or text.lower() == "nan":
+        return None if text is None else "nan"
+    pixels = read_image(text).pixels
+    mask = (pixels != 0).any(axis=tuple(range(2, pixels.ndim)))
+    if shape is not None and mask.shape != shape:
+        sizes = " x ".join(map(str, shape)), _shape(mask)
+        raise ValueError(f"--mask must have the size of the picture, {sizes[0]}, got {sizes[1]}; black is not valid")
+    if not mask.any():
+        raise ValueError(f"--mask must not be black all over, got {text}; black pixels are not valid, others are")
+    return mask
 
 
 def _level_of_file(result: Any, white: float | str | None) -> float | None:

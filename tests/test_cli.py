@@ -95,7 +95,7 @@ def test_deblur_with_the_defaults(library, source, tmp_path):
     assert size == 5
     assert options.pop("callback")
     blur = {"blur": "uniform", "focal": None}
-    defaults = {"device": "auto", "final": "sparse", "gamma": 1.0, "white": None, "options": None}
+    defaults = {"device": "auto", "final": "sparse", "gamma": 1.0, "white": None, "mask": None, "options": None}
     assert options == {"channel_axis": -1, **defaults, **blur}
     np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, 255 - COLOR)
     assert names(tmp_path) == ["in.png", "out.png"]
@@ -108,6 +108,47 @@ def test_the_kernel_size_is_found_where_none_is_given(library, source, tmp_path,
         assert run(command, source, "-o", out, *arguments).exit_code == 0
     assert [size for _, size, _ in library.calls] == [None] * 3
     assert out.exists()
+
+
+@pytest.mark.parametrize("command", ["deblur", "kernel"])
+def test_the_mask_arrives(library, source, tmp_path, command):
+    out, mask = tmp_path / ("out.png" if command == "deblur" else "out.npy"), np.ones(COLOR.shape[:2], bool)
+    mask[3:5, 7:9] = False
+    write_image(tmp_path / "gray.png", mask.astype(np.uint8))
+    write_image(tmp_path / "color.tif", mask[..., None] * np.array([0, 7, 0], np.uint16))
+    for value in (tmp_path / "gray.png", tmp_path / "color.tif", "nan"):
+        result = run(command, source, "-o", out, "-k", "5", "--mask", value)
+        assert result.exit_code == 0, result.output
+    *masks, nan = [options["mask"] for _, _, options in library.calls]
+    for given in masks:
+        assert given.dtype == bool
+        np.testing.assert_array_equal(given, mask)
+    assert nan == "nan"
+
+
+def test_bad_masks(library, source, tmp_path):
+    for name, pixels in (("black.png", np.zeros((40, 50), np.uint8)), ("small.png", np.ones((40, 49), np.uint8))):
+        write_image(tmp_path / name, pixels)
+    for name, message in (
+        ("black.png", "--mask must not be black all over"),
+        ("small.png", "--mask must have the size of the picture, 40 x 50, got 40 x 49; black is not valid"),
+        ("missing.png", "missing.png"),
+    ):
+        fails(run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--mask", tmp_path / name), message)
+    assert not library.calls
+
+
+def test_nan_in_a_file_is_left_out_on_request(tmp_path):
+    pixels = np.random.default_rng(0).random((24, 32)).astype(np.float32)
+    pixels[3, 4] = np.nan
+    tifffile.imwrite(tmp_path / "in.tif", pixels)
+    kernel = ("kernel", tmp_path / "in.tif", "-o", tmp_path / "k.npy", "-k", "3")
+    fails(run(*kernel), "got nan at index (3, 4) (1 bad pixel); --mask nan leaves such pixels out")
+    assert run(*kernel, "--mask", "nan").exit_code == 0
+    assert np.isfinite(np.load(tmp_path / "k.npy")).all()
+    result = run("batch", tmp_path / "in.tif", "-o", tmp_path / "out", "-k", "3", "--mask", "nan")
+    assert result.exit_code == 0, result.output
+    assert np.isfinite(tifffile.imread(tmp_path / "out" / "in.tif")).all()
 
 
 @pytest.mark.parametrize(("focal", "value"), [("auto", None), ("812.5", 812.5), ("inf", np.inf)])

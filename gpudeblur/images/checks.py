@@ -393,6 +393,18 @@ def _check_channel_axis(channel_axis: Any, shape: tuple[int, ...], name: str) ->
         )
 
 
+# The end of the error of NaN or infinity in functions that take a mask, and at their commands.
+NAN_ADVICE, _NAN_ADVICE_AT_COMMAND_LINE = "mask='nan' leaves such pixels out", "--mask nan leaves such pixels out"
+
+
+class NotFiniteError(ValueError):
+    """An array with NaN or infinity. `at_command_line` is the text for there."""
+
+    def __init__(self, message: str, at_command_line: str) -> None:
+        super().__init__(message)
+        self.at_command_line = at_command_line
+
+
 def check_finite(array: Array, xp: Any, name: str, way_out: str) -> None:
     if array.dtype.kind != "f":
         return
@@ -402,10 +414,12 @@ def check_finite(array: Array, xp: Any, name: str, way_out: str) -> None:
     invalid = ~finite
     index = tuple(int(i) for i in np.unravel_index(int(invalid.argmax()), array.shape))
     count = int(invalid.sum())
-    raise ValueError(
+    rule = (
         f"{name} must be finite, got {float(array[index])} at index {index} "
-        f"({count} bad pixel{'s' if count > 1 else ''}); {way_out}"
+        f"({count} bad pixel{'s' if count > 1 else ''})"
     )
+    at_command_line = _NAN_ADVICE_AT_COMMAND_LINE if way_out == NAN_ADVICE else way_out
+    raise NotFiniteError(f"{rule}; {way_out}", f"{rule}; {at_command_line}")
 
 
 def as_integer(value: Any) -> int | None:

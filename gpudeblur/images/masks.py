@@ -10,8 +10,7 @@ import numpy as np
 from ..numerics.arrays import Array, array_module
 from . import checks
 
-# The end of the error of a NaN, in functions that take a mask.
-NAN_ADVICE = "mask='nan' leaves such pixels out"
+NAN_ADVICE = checks.NAN_ADVICE
 
 
 def without_mask(image: Any) -> Any:
