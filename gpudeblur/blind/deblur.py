@@ -127,10 +127,10 @@ def deblur(
     white : float, "auto" or None
         The value of full scale in the image's unit, such as 4095 for 12 bits; integers come back clipped there. "auto":
         the smallest of 2^8 - 1, 2^10 - 1, 2^12 - 1, 2^14 - 1 and 2^16 - 1 that holds all values of the image, or of the
-        whole stack. For floats it is 1 for values from 1/16 to 16; below, the largest value, rounded up. None: the
-        largest value of an integer type, 1 for floats. But an image that uses under 1/16 of its type's range, that ends
-        exactly at a smaller full scale, or floats of which more than 1 % are above 16 are read as by "auto", with a
-        warning. ``info["white"]`` is what was taken.
+        whole stack. For floats it is 1, but for those far below 1 the largest value, rounded up, as for others that no
+        usual scale fits. None: the largest value of an integer type, 1 for floats. But an image that uses under 1/16 of
+        its type's range, integers that end exactly at a smaller full scale, and floats of which more than 1 % are above
+        16 or 10 % above 4 are read as by "auto", with a warning. ``info["white"]`` is what was taken.
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
