@@ -39,7 +39,7 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
             if name not in names:
                 raise TypeError(f"{name} is no option of {method.__name__}, which has {', '.join(names)}; leave it out")
         _check_picture(blurred)
-        if spec.weight_rule is not None:  # the others accept any unit
+        if spec.weight_rule is not None and options.get("weight") is None:  # the others accept any unit
             _check_unit(blurred)
         if isinstance(kernel, KernelField) and not spec.varying:
             name = method.__name__
