@@ -62,6 +62,7 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
 
 
 MAX_COLORS = 4  # channels of a color picture with alpha
+MIN_LONG = 8  # pixels, at least, of the sides that are taken for those of a picture with channels
 MAX_BANDS = 32  # a shorter last axis, a quarter of the others at most, is probably one of channels
 
 
@@ -70,12 +71,12 @@ def check_axes(
 ) -> None:
     """Refuse a shape that is read as a stack of narrow pictures, but looks like (H, W, C) or (C, H, W).
 
-    A stack of pictures at most `MAX_COLORS` pixels wide, or such pictures of more channels than colors, are refused.
+    A stack of pictures at most `MAX_COLORS` pixels wide, or such pictures of many channels, are refused.
     A last axis of up to `MAX_BANDS` pixels, much shorter than the others, is warned of. Reads no pixel.
     """
     axis = None if channel_axis is None else channel_axis % len(shape)
     *stack, rows, columns = (side for i, side in enumerate(shape) if i != axis)
-    is_narrow = columns <= MAX_COLORS < rows and bool(stack) and stack[-1] > 1
+    is_narrow = columns <= MAX_COLORS and bool(stack) and min(stack[-1], rows) >= MIN_LONG
     if channel_axis is None:
         pictures = f"{rows} x {columns}"
         if is_narrow:
@@ -89,7 +90,7 @@ def check_axes(
                 f"{name} of shape {shape} is taken for a stack of {stack[-1]} pictures of {pictures}; if its last axis "
                 f"is one of channels, {way_out}"
             )
-    elif is_narrow or (shape[channel_axis] > MAX_COLORS and min(rows, columns) <= MAX_COLORS < max(rows, columns)):
+    elif is_narrow or (min(rows, columns) <= MAX_COLORS and min(shape[channel_axis], max(rows, columns)) >= MIN_LONG):
         short = next(i - len(shape) for i, side in enumerate(shape) if side in (rows, columns) and side <= MAX_COLORS)
         raise ValueError(
             f"channel_axis must be the axis of the channels, got {channel_axis} for shape {shape}, which makes "
@@ -299,6 +300,24 @@ def check_largest(largest: float, dtype: Any, advice: str | None = SCALE_ADVICE,
         raise ValueError(f"{name} must be within {limit:.1e} for {dtype}, got {largest:.1e}; scale it to about [0, 1]")
     if advice is not None and largest > LARGE_VALUE:
         warn(f"{name} has values up to {largest:.4g}: {advice}")
+
+
+CUT_LIGHT = 0.01  # of the light of an image, that negative values take away
+
+
+def warn_of_cut(image: Array, offset: float = 0.0, *, ndim: int = 2, name: str = "image") -> None:
+    """Warn if a method counts negative values of `image` + `offset` as 0, and so adds light. On CuPy it waits.
+
+    `ndim` is the number of axes of an image, the last ones.
+    """
+    data = image + offset if offset else image
+    axes = tuple(range(-ndim, 0))
+    negative = array_module(data).minimum(data, 0).sum(axis=axes)
+    if bool((-negative > CUT_LIGHT * (data.sum(axis=axes) - negative)).any()):
+        warn(
+            f"{name} has negative values, down to {float(image.min()):.3g}, which Richardson-Lucy counts as 0, so that "
+            f"it adds light; give offset={-float(image.min()):.3g} or more, which is added before and subtracted after"
+        )
 
 
 def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:

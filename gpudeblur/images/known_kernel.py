@@ -13,13 +13,16 @@ from . import checks
 from .kernels import kernel_sum
 
 FLOOR = "auto"  # the value of `floor` that estimates it
+MAX_ON_HOST = 1 << 20  # values of kernels that are examined on the host
+MIN_AGREEMENT = 0.5  # fraction of the kernels of a stack that must look wrong for a warning
 # The border of a kernel: this fraction of each side of at least 5 pixels, and at most so many pixels.
 BORDER_FRACTION, MAX_BORDER, MIN_SIDE = 8, 32, 5
 # A floor holds this share of the sum, at most that of the maximum, and is flat: its quartile differs by at most this
 # fraction from that of the ring within, and its 5 % quantile from its median.
-FLOOR_SHARE, FLOOR_HEIGHT, FLOOR_SLOPE, FLOOR_NOISE = 0.03, 0.5, 0.1, 0.6
+FLOOR_SHARE, FLOOR_HEIGHT, FLOOR_SLOPE, FLOOR_NOISE = 0.03, 0.5, 0.1, 0.4
 NOISE_LIMIT = 2.0  # standard deviations above an estimated floor, below which a pixel is noise and set to 0
-# A kernel with its origin in the corner becomes as compact as this when it is shifted, and reaches into two corners or more.
+# A kernel with its origin in the corner becomes as compact as this when it is shifted, and reaches
+# into two corners or more.
 COMPACTNESS, CORNER_SHARE = 0.25, 0.05
 MAX_DOUBLE = 4  # pixels, (sum k)^2 / sum k^2, of a double image: two points at opposite ends, no shifted kernel
 MAX_MEDIAN_SIDE = 256  # pixels along each axis, from which the median of a kernel is taken
@@ -58,14 +61,16 @@ def known_kernel(kernel: Any, *, floor: Any = None, name: str = "kernel", way_ou
 def subtract_floor(kernel: Array, floor: Any, ndim: int, *, name: str = "kernel") -> Array:
     """`kernel`, over its last `ndim` axes, without the constant that a camera's offset or the sky added to it; float64.
 
-    A number is subtracted, and what is below it becomes 0. "auto" takes the median of the border, without the parts of
-    the kernel that reach it, and sets to 0 what is not above it by `NOISE_LIMIT` standard deviations of the noise there.
+    A number is subtracted, and what is below it becomes 0. "auto" takes the median of the border, without the parts
+    of the kernel that reach it, and sets to 0 what is not above it by `NOISE_LIMIT` standard deviations of the noise.
     """
     values = array_module(kernel).asarray(kernel, dtype=np.float64)
     xp = array_module(values)
     if not (isinstance(floor, str) and floor == FLOOR):
         way_out = '"auto" takes it from the border'
-        level: Any = checks.check_number("floor", floor, "a number of the kernel's unit", lambda _: True, way_out=way_out)
+        level: Any = checks.check_number(
+            "floor", floor, "a number of the kernel's unit", lambda _: True, way_out=way_out
+        )
         limit: Any = level
     else:
         levels, sigmas = border_level(values, ndim)
@@ -100,19 +105,23 @@ def border_level(kernel: Array, ndim: int) -> tuple[np.ndarray, np.ndarray]:
 def warn_of_measured(kernel: Array, ndim: int, *, name: str, way_out: str) -> None:
     """Warn of kernels, over the last `ndim` axes, with a floor, or with the origin in the corner. On CuPy it waits.
 
+    Of a stack, half must look so: a camera's offset is in all of them.
+
     `way_out` is what to do about a floor; "": it is not looked for.
     """
     if max(kernel.shape[-ndim:]) < MIN_SIDE:
         return
+    if kernel.size <= MAX_ON_HOST:
+        kernel = to_host(kernel)  # a single wait
     kernel = kernel.astype(np.float64, copy=False)
-    if bool(_is_shifted(kernel, ndim).any()):
+    if _is_shifted(kernel, ndim).mean() >= MIN_AGREEMENT:
         warn(
             f"{name} has its values around its corners, as a kernel with the origin at [0, 0] has; its origin must be "
             f"in the middle: numpy.fft.fftshift({name}) puts it there"
         )
     elif way_out:
         share = _floor_share(kernel, ndim)
-        if bool((share > 0).any()):
+        if (share > 0).mean() >= MIN_AGREEMENT:
             warn(
                 f"{name} has a floor, a constant along its border that holds {100 * float(share.max()):.0f} % of its "
                 f"sum and blurs widely; if it is the offset of the camera or the sky, {way_out}"
@@ -156,11 +165,12 @@ def _floor_share(kernel: Array, ndim: int) -> np.ndarray:
 def _is_shifted(kernel: Array, ndim: int) -> np.ndarray:
     """Whether kernels have their values around their corners, and none in the middle; bool (...)."""
     xp, sides, axes = array_module(kernel), kernel.shape[-ndim:], tuple(range(-ndim, 0))
-    steps = tuple(slice(None, None, 1 + n // MAX_MEDIAN_SIDE) for n in sides)
-    background = np.median(to_host(kernel[(..., *steps)]), axis=axes)
+    sample: Any = (..., *(slice(None, None, 1 + n // MAX_MEDIAN_SIDE) for n in sides))
+    background = np.median(to_host(kernel[sample]), axis=axes)
     kernel = xp.maximum(kernel - xp.asarray(background)[(..., *(None,) * ndim)], 0)
     long = [axis for axis in axes if sides[axis] >= MIN_SIDE]
-    spread = shifted = 0.0
+    spread: Any = 0.0
+    shifted: Any = 0.0
     for axis in long:
         line = to_host(xp.asarray(kernel.sum(axis=tuple(a for a in axes if a != axis))))
         spread = spread + _variance(line)
@@ -194,6 +204,7 @@ def check_kernel_stack(kernel: Array, *, name: str = "kernel") -> None:
     count = int(np.prod(kernel.shape[:-2]))
     if count < 2:
         return
+    kernel = to_host(kernel) if kernel.size <= MAX_ON_HOST else kernel
     values = kernel.astype(np.float64, copy=False).reshape(count, *kernel.shape[-2:])
     sums = to_host(kernel_sum(values, 2))
     if (abs(sums - 1) <= SUM_TOLERANCE).all():
@@ -204,14 +215,12 @@ def check_kernel_stack(kernel: Array, *, name: str = "kernel") -> None:
         likeness = "sum to 1 together"
     elif sums.max() > SUM_RATIO * sums.min() and peaks.max() > (1 + SUM_TOLERANCE) * peaks.min():
         likeness = f"have sums from {float(sums.min()):.3g} to {float(sums.max()):.3g}"
-    elif (
-        count > 2 and float(abs(values - values[::-1]).max()) <= tolerance < float(abs(values - values[:1]).max())
-    ):
+    elif count > 2 and float(abs(values - values[::-1]).max()) <= tolerance < float(abs(values - values[:1]).max()):
         likeness = "mirror each other"
     else:
         return
     raise ValueError(
-        f"{name} must have the sum 1 for each picture, got shape {kernel.shape}, whose slices {likeness}, as the planes "
-        f"of a 3-D point spread function do; for one use gpudeblur.restoration.richardson_lucy, for a kernel a picture "
-        f"{name} / {name}.sum((-2, -1), keepdims=True)"
+        f"{name} must have the sum 1 for each picture, got shape {kernel.shape}, whose slices {likeness}, as the "
+        f"planes of a 3-D point spread function do; use gpudeblur.restoration.richardson_lucy for one, and "
+        f"{name} / {name}.sum((-2, -1), keepdims=True) for a kernel a picture"
     )

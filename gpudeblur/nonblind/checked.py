@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
+from ..images.known_kernel import known_kernel
 from ..numerics.arrays import Array, array_module, move
 from ..numerics.progress import make_progress
 from .blurring import check_field
@@ -43,7 +44,7 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         if isinstance(kernel, KernelField):
             check_field(kernel, blurred, boundary=options.get("boundary", "unknown"))
         else:
-            checks.check_kernel(kernel, odd=False)
+            kernel = known_kernel(kernel, way_out='use gpudeblur.deconvolve(..., floor="auto")')
         kernels = kernel.kernels[0, 0] if isinstance(kernel, KernelField) else kernel
         xp = array_module(blurred, kernels)
         if "boundary" in options:
@@ -53,6 +54,8 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
             if name in options:
                 value = check(name, options[name], blurred.shape[:-2])
                 options[name] = move(value, xp) if getattr(value, "ndim", 0) else value
+        if spec.nonnegative:
+            checks.warn_of_cut(blurred, options.get("offset", 0.0), name="blurred")
         if options.get("saturated") is not None:
             _check_saturated(options["saturated"], blurred, options.get("boundary", "unknown"))
         callback = options.get("callback")
@@ -97,5 +100,6 @@ def _check_picture(blurred: Any) -> None:
         )
     if blurred.size == 0:
         raise ValueError(f"blurred must not be empty, got shape {blurred.shape}; every side must be at least 1")
+    checks.check_axes(blurred.shape, None, "blurred", way_out="use gpudeblur.deconvolve(..., channel_axis=-1)")
     checks.check_finite(blurred, xp, "blurred", "mask or inpaint it first")
     checks.check_range(blurred, None, name="blurred")
