@@ -55,7 +55,7 @@ def known_kernel(kernel: Any, *, floor: Any = None, name: str = "kernel", way_ou
     warn_of_measured(kernel, 2, name=name, way_out="" if floor == FLOOR else way_out)
     if kernel.ndim > 2:
         check_kernel_stack(kernel, name=name)
-    return kernel  # type: ignore[no-any-return]
+    return kernel
 
 
 def subtract_floor(kernel: Array, floor: Any, ndim: int, *, name: str = "kernel") -> Array:
@@ -105,9 +105,8 @@ def border_level(kernel: Array, ndim: int) -> tuple[np.ndarray, np.ndarray]:
 def warn_of_measured(kernel: Array, ndim: int, *, name: str, way_out: str) -> None:
     """Warn of kernels, over the last `ndim` axes, with a floor, or with the origin in the corner. On CuPy it waits.
 
-    Of a stack, half must look so: a camera's offset is in all of them.
-
-    `way_out` is what to do about a floor; "": it is not looked for.
+    Of a stack, half must look so: a camera's offset is in all of them. `way_out` is what to do about a floor; "": it is
+    not looked for.
     """
     if max(kernel.shape[-ndim:]) < MIN_SIDE:
         return
@@ -150,7 +149,8 @@ def _floor_share(kernel: Array, ndim: int) -> np.ndarray:
     """The share of the sum that is a floor, (...); 0 where there is none."""
     xp, sides, axes = array_module(kernel), kernel.shape[-ndim:], tuple(range(-ndim, 0))
     widths = _widths(sides)
-    inner = kernel[(..., *(slice(w, n - w) for w, n in zip(widths, sides, strict=True)))]
+    inside: Any = (..., *(slice(w, n - w) for w, n in zip(widths, sides, strict=True)))
+    inner = kernel[inside]
     outer_ring, inner_ring = (to_host(_ring(part, widths)) for part in (kernel, inner))
     total, largest = (to_host(xp.asarray(v)) for v in (kernel.sum(axis=axes), kernel.max(axis=axes)))
     lowest, quartile, median = np.quantile(outer_ring, (0.05, 0.25, 0.5), axis=-1)
