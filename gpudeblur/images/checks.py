@@ -310,6 +310,8 @@ def warn_of_cut(image: Array, offset: float = 0.0, *, ndim: int = 2, name: str =
 
     `ndim` is the number of axes of an image, the last ones.
     """
+    if float(image.min()) >= -offset:
+        return
     data = image + offset if offset else image
     axes = tuple(range(-ndim, 0))
     negative = array_module(data).minimum(data, 0).sum(axis=axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ NOISE_LIMIT = 2.0  # standard deviations above an estimated floor, below which a
 # into two corners or more.
 COMPACTNESS, CORNER_SHARE = 0.25, 0.05
 MAX_DOUBLE = 4  # pixels, (sum k)^2 / sum k^2, of a double image: two points at opposite ends, no shifted kernel
+MAX_RING = 4096  # values of a border, from which quantiles are taken
 MAX_MEDIAN_SIDE = 256  # pixels along each axis, from which the median of a kernel is taken
 SUM_TOLERANCE, SUM_RATIO, MIRROR_TOLERANCE = 0.01, 1.1, 1e-3
 
@@ -149,22 +151,30 @@ def _floor_share(kernel: Array, ndim: int) -> np.ndarray:
     """The share of the sum that is a floor, (...); 0 where there is none."""
     xp, sides, axes = array_module(kernel), kernel.shape[-ndim:], tuple(range(-ndim, 0))
     widths = _widths(sides)
-    inside: Any = (..., *(slice(w, n - w) for w, n in zip(widths, sides, strict=True)))
-    inner = kernel[inside]
-    outer_ring, inner_ring = (to_host(_ring(part, widths)) for part in (kernel, inner))
-    total, largest = (to_host(xp.asarray(v)) for v in (kernel.sum(axis=axes), kernel.max(axis=axes)))
-    lowest, quartile, median = np.quantile(outer_ring, (0.05, 0.25, 0.5), axis=-1)
-    is_flat = (quartile >= (1 - FLOOR_SLOPE) * np.quantile(inner_ring, 0.25, axis=-1)) & (
-        lowest >= (1 - FLOOR_NOISE) * median
-    )
-    share = quartile * np.prod(sides) / np.where(total > 0, total, 1)
-    is_floor = is_flat & (share >= FLOOR_SHARE) & (quartile <= FLOOR_HEIGHT * largest)
+    lowest, quartile, median = _quantiles(_ring(kernel, widths), (0.05, 0.25, 0.5))
+    total = to_host(xp.asarray(kernel.sum(axis=axes)))
+    share = quartile * math.prod(sides) / np.where(total > 0, total, 1)
+    is_floor = (share >= FLOOR_SHARE) & (lowest >= (1 - FLOOR_NOISE) * median)
+    if is_floor.any():  # seldom
+        inside: Any = (..., *(slice(w, n - w) for w, n in zip(widths, sides, strict=True)))
+        (within,) = _quantiles(_ring(kernel[inside], widths), (0.25,))
+        largest = to_host(xp.asarray(kernel.max(axis=axes)))
+        is_floor &= (quartile >= (1 - FLOOR_SLOPE) * within) & (quartile <= FLOOR_HEIGHT * largest)
     return np.where(is_floor, share, 0)
+
+
+def _quantiles(ring: Array, fractions: tuple[float, ...]) -> list[np.ndarray]:
+    """Quantiles along the last axis, each one of the values; of many, of a part."""
+    values = np.sort(to_host(ring[..., :: 1 + ring.shape[-1] // MAX_RING]), axis=-1)
+    return [values[..., round(fraction * (values.shape[-1] - 1))] for fraction in fractions]
 
 
 def _is_shifted(kernel: Array, ndim: int) -> np.ndarray:
     """Whether kernels have their values around their corners, and none in the middle; bool (...)."""
     xp, sides, axes = array_module(kernel), kernel.shape[-ndim:], tuple(range(-ndim, 0))
+    middle: Any = (..., *(slice(n // 4, n - n // 4) for n in sides))
+    if bool((kernel[middle].sum(axis=axes) >= 0.5 * kernel.sum(axis=axes)).all()):  # so it is as a rule
+        return np.zeros(kernel.shape[:-ndim], dtype=bool)
     sample: Any = (..., *(slice(None, None, 1 + n // MAX_MEDIAN_SIDE) for n in sides))
     background = np.median(to_host(kernel[sample]), axis=axes)
     kernel = xp.maximum(kernel - xp.asarray(background)[(..., *(None,) * ndim)], 0)

@@ -203,3 +203,38 @@ def test_stacks_of_kernels_are_one_a_picture(xp: Any) -> None:
         assert_close(result, np.stack([to_host(image) for image in alone]), atol=tolerance)
     for boxes in (np.ones((4, 5, 5)), np.ones((2, 1, 7)), np.stack([KERNEL, KERNEL]) * 9):
         check_kernel_stack(boxes)
+
+
+# ---- on a device
+
+
+def test_the_checks_on_a_device_of_numpy(request: pytest.FixtureRequest) -> None:
+    """No implicit conversion, nothing mixed, and few waits."""
+    pytest.importorskip("cupy", reason="gpudeblur.numerics.device needs it; no GPU is needed")
+    from cuda_on_cpu import device
+
+    stack = np.stack([KERNEL, KERNEL[::-1]])
+    color = np.dstack([BLURRED[:64, :64].astype(np.float32)] * 3 + [np.ones((64, 64), np.float32)])
+    side = int(MAX_ON_HOST**0.5) + 1
+    large = np.zeros((side, side))
+    large[side // 2, side // 2 - 3 : side // 2 + 4] = 1
+    with device.installed(request.getfixturevalue("cpu_kernel")) as cupy:
+        before = device.counts["waits"]
+        known_kernel(cupy.asarray(KERNEL))
+        assert device.counts["waits"] - before <= 5
+        with pytest.warns(UserWarning, match=FLOOR):
+            known_kernel(cupy.asarray(WIDE + 0.01))
+        for kernel in (KERNEL, stack):
+            assert_close(known_kernel(cupy.asarray(kernel + 0.01), floor="auto").get(), kernel, atol=1e-12)
+            assert_close(known_kernel(cupy.asarray(kernel + 0.01), floor=0.01).get(), kernel, atol=1e-12)
+        with pytest.warns(UserWarning, match=SHIFTED):
+            known_kernel(cupy.asarray(np.fft.ifftshift(WIDE)))
+        known_kernel(cupy.asarray(large))
+        with pytest.warns(UserWarning, match=SHIFTED):
+            known_kernel(cupy.asarray(np.fft.ifftshift(large)))
+        with pytest.raises(ValueError, match="sum to 1 together"):
+            known_kernel(cupy.asarray(CONFOCAL / CONFOCAL.sum()))
+        result = gd.deconvolve(cupy.asarray(color), cupy.asarray(KERNEL + 0.01), channel_axis=-1, floor="auto")
+        assert_same(result[..., 3].get(), color[..., 3])
+        with pytest.warns(UserWarning, match=r"^image has negative values, down to -"):
+            gd.deconvolve(cupy.asarray(color - 0.5), cupy.asarray(KERNEL), channel_axis=-1, method="richardson-lucy")
