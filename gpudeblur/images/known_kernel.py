@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ BORDER_FRACTION, MAX_BORDER, MIN_SIDE = 8, 32, 5
 # fraction from that of the ring within, and its 5 % quantile from its median.
 FLOOR_SHARE, FLOOR_HEIGHT, FLOOR_SLOPE, FLOOR_NOISE = 0.03, 0.5, 0.1, 0.4
 NOISE_LIMIT = 2.0  # standard deviations above an estimated floor, below which a pixel is noise and set to 0
-# A kernel with its origin in the corner becomes as compact as this when it is shifted, and reaches
-# into two corners or more.
-COMPACTNESS, CORNER_SHARE = 0.25, 0.05
+# A kernel with its origin in the corner: shifted to the middle, it has at most this fraction of its variance. It has
+# these shares of its sum in at least two quadrants, and in the corners, a quarter of the sides long, together.
+COMPACTNESS, QUADRANT_SHARE, CORNER_SHARE = 0.27, 0.05, 0.6
 MAX_DOUBLE = 4  # pixels, (sum k)^2 / sum k^2, of a double image: two points at opposite ends, no shifted kernel
 MAX_RING = 4096  # values of a border, from which quantiles are taken
 MAX_MEDIAN_SIDE = 256  # pixels along each axis, from which the median of a kernel is taken
@@ -191,11 +192,24 @@ def _is_shifted(kernel: Array, ndim: int) -> np.ndarray:
     if len(long) == 1:  # a line: a double image is no shifted kernel, whose maximum is at its first pixel
         line = to_host(kernel).reshape(*kernel.shape[:-ndim], -1)
         return is_shifted & (line.argmax(axis=-1) == 0) & ((line > 0.01 * line.max(axis=-1, keepdims=True)).sum(-1) > 2)
-    halves = [(slice(0, n - n // 2), slice(n - n // 2, None)) if n >= MIN_SIDE else (slice(None),) for n in sides]
-    corners = np.stack([to_host(xp.asarray(kernel[(..., *w)].sum(axis=axes))) for w in itertools.product(*halves)])
-    count = (corners >= CORNER_SHARE * corners.sum(axis=0)).sum(axis=0)
-    size = corners.sum(axis=0) ** 2 / np.maximum(to_host(xp.asarray((kernel**2).sum(axis=axes))), np.finfo(float).tiny)
+    halves = [((0, n - n // 2), (n - n // 2, n)) if n >= MIN_SIDE else ((0, n),) for n in sides]
+    quarters = [((0, n - n // 4 - n // 2), (n - n // 2 + n // 4, n)) if n >= MIN_SIDE else ((0, n),) for n in sides]
+    quadrants, corners = (
+        np.stack([to_host(xp.asarray(part.sum(axis=axes))) for part in _parts(kernel, ranges)])
+        for ranges in (halves, quarters)
+    )
+    total = quadrants.sum(axis=0)
+    count = (quadrants >= QUADRANT_SHARE * total).sum(axis=0)
+    size = total**2 / np.maximum(to_host(xp.asarray((kernel**2).sum(axis=axes))), np.finfo(float).tiny)
+    is_shifted &= corners.sum(axis=0) >= CORNER_SHARE * total
     return np.asarray(is_shifted & ((count >= 3) | ((count == 2) & (size > MAX_DOUBLE))))  # a double image is in two
+
+
+def _parts(kernel: Array, ranges: list[Any]) -> Iterator[Array]:
+    """The parts of kernels (..., *sides) in all combinations of `ranges`, some (begin, end) for each axis."""
+    for part in itertools.product(*ranges):
+        window: Any = (..., *(slice(*limits) for limits in part))
+        yield kernel[window]
 
 
 def _variance(line: np.ndarray) -> np.ndarray:
