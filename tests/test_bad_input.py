@@ -162,7 +162,7 @@ def test_a_bad_pixel_is_found_wherever_it_is() -> None:
         array = np.zeros((5, 7), np.float32)
         array[index] = value
         where = f"be finite, got {value} at index {index} (1 bad pixel)"
-        with refuses(ValueError, f"image must {where}; mask or inpaint it first"):
+        with refuses(ValueError, f"image must {where}; inpaint it first"):
             check_picture(array)
         with refuses(ValueError, f"kernel must {where}; estimate it again or set it to zero there"):
             check_kernel(array)
@@ -171,7 +171,7 @@ def test_a_bad_pixel_is_found_wherever_it_is() -> None:
 def test_bad_pixels_are_counted_and_the_first_is_named() -> None:
     image = np.zeros((2, 5, 7, 3), np.float16)
     image[1, 2, 3, 0], image[1, 4, 0, 2] = np.inf, np.nan
-    with refuses(ValueError, "image must be finite, got inf at index (1, 2, 3, 0) (2 bad pixels); mask or inpaint ..."):
+    with refuses(ValueError, "image must be finite, got inf at index (1, 2, 3, 0) (2 bad pixels); inpaint ..."):
         check_picture(image, channel_axis=-1)
 
 

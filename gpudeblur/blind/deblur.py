@@ -127,10 +127,11 @@ def deblur(
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
-        better. It takes about four times as long and needs six kernels along each side of the image.
+        better. It takes three times as long and needs six kernels along each side of the image.
     focal : float, optional
         With ``blur="rotation"``: the focal length in pixels, ``math.inf`` for motion in the image plane. The focal
-        length in 35 mm equivalent / 36 * the image's longer side. None tries the longer side, and infinity.
+        length in 35 mm equivalent / 36 * the image's longer side. None: estimated with the camera's path, on
+        training images within a third of the true one for 16 of 24 fields.
     prior : Prior, optional
         A prior on the latent image beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
         `DiscriminativePrior()`, or your own. The initialization "text" keeps its own.

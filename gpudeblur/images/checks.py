@@ -22,7 +22,13 @@ _DTYPE_WAY_OUT = {  # by the kind of dtype
 }
 
 
-def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "image") -> None:
+def check_picture(
+    image: Any,
+    *,
+    channel_axis: int | None = None,
+    name: str = "image",
+    nan_advice: str | None = "inpaint it first",
+) -> None:
     """Raise unless `image` is an image, or a stack of images of one size.
 
     Parameters
@@ -33,6 +39,8 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
         Axis of the channels; None for gray.
     name : str
         The argument's name in the messages.
+    nan_advice : str or None
+        The end of the error of NaN or infinity; None accepts them.
 
     Raises
     ------
@@ -58,7 +66,8 @@ def check_picture(image: Any, *, channel_axis: int | None = None, name: str = "i
     if image.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {image.shape}; every side must be at least 1")
     check_axes(image.shape, channel_axis, name)
-    check_finite(image, xp, name, "mask or inpaint it first")
+    if nan_advice is not None:
+        check_finite(image, xp, name, nan_advice)
 
 
 MAX_COLORS = 4  # channels of a color picture with alpha
@@ -329,6 +338,8 @@ def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2")
 
 def check_focal(focal: Any, way_out: str = "use math.inf for motion in the image plane") -> float:
     """A focal length in pixels: a positive number, infinity included."""
+    if np.ndim(focal):
+        raise TypeError(f"focal must be one number for a whole stack, got {focal!r}; deblur each camera's images apart")
     if isinstance(focal, bool) or not isinstance(focal, int | float | np.integer | np.floating):
         raise TypeError(f"focal must be a number, got {focal!r} ({type(focal).__name__}); {way_out}")
     check_rule("focal", focal, bool(focal > 0), "be positive, in pixels", way_out)

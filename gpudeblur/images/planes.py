@@ -108,12 +108,13 @@ def split_alpha(image: Array, channel_axis: int | None) -> tuple[Array, Array | 
         return image, None
     xp = array_module(image)
     channels = xp.moveaxis(image, channel_axis, 0)
-    last, axes = channels[-1], (-2, -1)
-    at_top = last == last.max(axis=axes, keepdims=True)
-    in_either = (at_top | (last == 0)).mean(axis=axes)
+    alpha, axes = channels[-1], (-2, -1)
+    values = xp.nan_to_num(alpha) if alpha.dtype.kind == "f" else alpha  # of pixels that a mask leaves out
+    at_top = values == values.max(axis=axes, keepdims=True)
+    in_either = (at_top | (values == 0)).mean(axis=axes)
     is_alpha = to_host(xp.asarray((at_top.mean(axis=axes) >= OPAQUE) & (in_either >= OPAQUE_OR_EMPTY)))
     if is_alpha.all():
-        return xp.moveaxis(channels[:-1], 0, channel_axis), last
+        return xp.moveaxis(channels[:-1], 0, channel_axis), alpha
     if is_alpha.any():
         raise ValueError(
             f"image must have opacity as the last of {len(channels)} channels in all pictures of a stack or in none, "

@@ -21,6 +21,10 @@ boundary : str
     image extends beyond the borders, and only observed pixels are compared.
 saturated : (..., H, W) bool, optional
     Where the sensor was saturated: there x * k may exceed `blurred`. For the boundary "unknown" only.
+mask : (H, W) or (..., H, W) bool, or "nan", optional
+    True where `blurred` is valid; its other pixels, which may be NaN, are not compared, and the result there comes from
+    their neighbors and the prior. "nan": where it is finite. For the boundary "unknown" only. `blurred` may also be a
+    `numpy.ma.MaskedArray`; the result is one then, with the same mask.
 callback : function, optional
     Called with the completed fraction after each pass. Returning True stops the run by `gpudeblur.Stopped`.
 

@@ -10,9 +10,11 @@ from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
 from ..images.known_kernel import known_kernel
+from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
 from ..images.planes import decode, join_alpha, split_alpha, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
+from ..numerics.inpainting import inpaint
 from ..numerics.progress import Callback, make_progress
 from .blurring import check_field
 from .specs import METHOD_SPECS, METHODS, MethodSpec
@@ -31,6 +33,7 @@ def deconvolve(
     floor: float | str | None = None,
     iterations: int | None = None,
     saturation: float | str | None = "auto",
+    mask: Array | str | None = None,
     tile: int | str | None = None,
     channel_axis: int | None = None,
     device: str | None = None,
@@ -90,6 +93,13 @@ def deconvolve(
         top of the range; without any, it is the same as None: no pixel was saturated. For the boundary "unknown" only,
         and not for "epll" and "wiener". Saturated images take up to 2.5 times as long, and their lights may come out
         far above 1.
+    mask : bool array, (H, W) or (..., H, W), or "nan", optional
+        True where the image is valid. The other pixels may have any value, NaN included: they are not compared with the
+        blurred sharp image, like those beyond an unknown boundary, and the prior fills in what they hide. In holes up
+        to half as wide as the kernel this costs about 3 dB; the middle of wider ones is interpolated, not restored. A
+        mask (H, W) may serve a stack, and a mask has no channels. In the memory of `image`. "nan": valid where the
+        image is finite, in each channel. For the boundary "unknown" only. A `numpy.ma.MaskedArray` as `image` brings
+        its own mask; the result is a masked array too, with the same mask over the pixels that were filled in.
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
@@ -99,7 +109,7 @@ def deconvolve(
 
     Returns
     -------
-    array like `image`.
+    array like `image`, complete also where `mask` is False.
 
     Raises
     ------
@@ -132,7 +142,11 @@ def deconvolve(
     if tile is not None:
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
-    checks.check_picture(image, channel_axis=channel_axis)
+    original, image = image, without_mask(image)
+    has_mask = mask is not None or image is not original
+    if has_mask and boundary != "unknown":
+        raise ValueError(f"boundary must be 'unknown' with a mask, got {boundary!r}; leave it out")
+    checks.check_picture(image, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
     if isinstance(kernel, KernelField):
         check_field(kernel, image, boundary=boundary, channel_axis=channel_axis)
         if floor is not None:
@@ -145,14 +159,26 @@ def deconvolve(
         checks.check_kernel_fits(kernels, image, channel_axis=channel_axis, both=boundary == "wrap")
         stack = checks.without_channels(image, channel_axis)[:-2]
         options = _options(method, spec, weight, noise_sigma, offset, iterations, stack)
-        image, alpha = split_alpha(image, channel_axis)
         progress = make_progress(callback, "restoration")
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
+        valid = valid_pixels(original, mask, channel_axis=channel_axis)
+        image, alpha = split_alpha(image, channel_axis)
+        if valid is not None:
+            if alpha is not None and channel_axis is not None:  # the colors' part of it
+                valid = xp_in.moveaxis(xp_in.moveaxis(valid, channel_axis, 0)[:-1], 0, channel_axis)
+            image = xp_in.where(valid, image, 0).astype(image.dtype, copy=False)
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype)
+        if valid is not None:
+            valid = valid if channel_axis is None else xp_in.moveaxis(valid, channel_axis, -3)
+            valid = move(xp_in.ascontiguousarray(valid), xp)
+            check_enough(valid, kernels)
+            planes = inpaint(planes, valid)
         saturated = None
         if saturation is not None and boundary == "unknown" and spec.saturated:
             saturated = find_saturated(planes) if isinstance(saturation, str) else planes >= saturation
+            if valid is not None:
+                saturated &= valid
             if not bool(saturated.any()):  # here CuPy must wait
                 saturated = None
         planes = decode(planes, gamma)
@@ -170,6 +196,8 @@ def deconvolve(
                 options[name] = move(value, xp) if channel_axis is None else move(value, xp)[..., None]
         if saturated is not None:
             options["saturated"] = saturated
+        if valid is not None:
+            options["mask"] = valid
         if tile is not None:
             side = None if tile == "auto" else int(tile)
             sharp = tiled(planes, kernel, method=method, tile=side, device=device, callback=progress, **options)
@@ -177,7 +205,8 @@ def deconvolve(
             if len(spec.boundaries) > 1:
                 options["boundary"] = boundary
             sharp = METHODS[method](planes, kernel, callback=progress, **options)
-        return join_alpha(to_picture(sharp, gamma, image, channel_axis=channel_axis), alpha, channel_axis)
+        sharp = join_alpha(to_picture(sharp, gamma, image, channel_axis=channel_axis), alpha, channel_axis)
+        return with_mask_of(original, sharp)
 
 
 def _method(method: Any, kernel: Any) -> str:

@@ -362,7 +362,7 @@ def _skimage_stream(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any
 
 def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int, floor: Any) -> tuple[Array, Array, int]:
     """Checked and converted: (planes (*batch, [C], *space), psf that broadcasts with them, number of spatial axes)."""
-    check_array(image, "image", "mask or inpaint it first", "biuf")
+    check_array(image, "image", "inpaint it first", "biuf")
     check_array(psf, "psf", "set it to zero there", "biufc")
     xp = array_module(image, psf)
     lead = checks.check_count("batch", batch, minimum=0, way_out="it is the number of leading axes that are a stack")

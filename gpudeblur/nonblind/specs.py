@@ -36,7 +36,7 @@ class MethodSpec:
     Attributes
     ----------
     function : f(blurred, kernel, *, ..., callback), without checks.
-    parameters : its own parameters and their checks; `boundary`, `saturated` and `callback` are not among them.
+    parameters : its own parameters and their checks; `boundary`, `saturated`, `mask` and `callback` are not among them.
     boundaries : accepted values of `boundary`; with a single one, the function has no such parameter.
     saturated : whether it takes a mask of saturated pixels.
     iterations : the parameter that ``deconvolve(iterations=)`` sets, or "".
@@ -65,8 +65,13 @@ class MethodSpec:
         return "weight" in self.parameters
 
     @property
+    def mask(self) -> bool:
+        """Whether it leaves out pixels that are not valid."""
+        return "unknown" in self.boundaries
+
+    @property
     def parameter_names(self) -> list[str]:
-        extra = {"boundary": len(self.boundaries) > 1, "saturated": self.saturated, "callback": True}
+        extra = {"boundary": len(self.boundaries) > 1, "saturated": self.saturated, "mask": self.mask, "callback": True}
         return [*self.parameters, *(name for name, present in extra.items() if present)]
 
 

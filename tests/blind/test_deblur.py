@@ -535,3 +535,16 @@ def test_bands_are_no_opacity() -> None:
         ValueError, match=r"^image must have opacity as the last of 4 channels in all pictures .* got 1 of 2"
     ):
         gd.deconvolve(np.stack([bands, opaque]), SMALL_KERNEL, channel_axis=-1)
+
+
+def test_opacity_beside_a_mask() -> None:
+    color, alpha = photo(color=True), OPACITIES["cut-out"].astype(np.float32)
+    mask = np.ones((40, 40), bool)
+    mask[10:14, 20:23] = False
+    expected = gd.deconvolve(color, SMALL_KERNEL, channel_axis=-1, mask=mask)
+    image = np.dstack([color, alpha])
+    assert_same(gd.deconvolve(image, SMALL_KERNEL, channel_axis=-1, mask=mask), np.dstack([expected, alpha]))
+    image[~mask] = np.nan
+    result = gd.deconvolve(image, SMALL_KERNEL, channel_axis=-1, mask="nan")
+    assert_close(result[..., :3], expected, atol=1e-5)
+    assert_same(result[..., 3], image[..., 3])

@@ -384,7 +384,7 @@ NO_SAMPLE = "user_params must have a max_num_iter of at least burnin + 2, got 16
 WRONG_VALUES: list[tuple[Any, Any, dict[str, Any], str]] = [
     (IMAGE, np.zeros((3, 3)), {}, "psf must "),
     (IMAGE, PSF + np.nan, {}, "psf must be finite, got nan at index (0, 0) (25 bad pixels); set "),
-    (IMAGE * np.inf, PSF, {}, "image must be finite, got inf at index (0, 0) (480 bad pixels); mask or in"),
+    (IMAGE * np.inf, PSF, {}, "image must be finite, got inf at index (0, 0) (480 bad pixels); inpaint it"),
     (IMAGE, PSF[0], {}, "psf must have the 2 axes of the picture, got 1 (shape (5,)) for an image"),
     (IMAGE, PSF[None], {}, "psf must have the 2 axes of the picture, got 3 (shape (1, 5, 5)) for an image"),
     (IMAGE[:0], PSF, {}, "image must not be empty, got shape (0, 24); every side must be at least 1"),

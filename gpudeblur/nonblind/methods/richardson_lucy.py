@@ -32,6 +32,7 @@ def richardson_lucy(
     offset: float = 0.0,
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Any = None,
     callback: OnProgress | None = None,
 ) -> Array:
     """argmax_x of the likelihood of B under Poisson noise, sum(B log(x * k) - x * k), x >= 0, by steps of EM.
@@ -42,8 +43,9 @@ def richardson_lucy(
 
     Parameters
     ----------
-    blurred, kernel, noise_sigma, boundary, saturated, callback : common to all methods, see
-        `help(gpudeblur.nonblind)`.
+    blurred, kernel, noise_sigma, boundary, saturated, mask, callback : common to all methods, see
+        `help(gpudeblur.nonblind)`. There is no prior to fill what valid pixels saw less than a fifth of; that is
+        interpolated from the result around it.
     num_iter : number of steps of four transforms each, if they do not end before.
     accelerated : extrapolate between the steps ([Biggs1997]); each then counts for about three.
     damping : in standard deviations of the noise; 0: none. Where x * k is within this distance of B, x follows B only
@@ -76,7 +78,7 @@ def richardson_lucy(
     xp, tiny = array_module(blurred), float(np.finfo(blurred.dtype).tiny)
     sigma: Any = 0.0
     if damping or discrepancy:
-        sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
+        sigma = noise_sigma_under(blurred, kernel, mask) if noise_sigma is None else noise_sigma
         sigma = as_column(xp.asarray(sigma, dtype=blurred.dtype), blurred)
     # Without noise, the minimum avoids a division by 0.
     limit = xp.maximum(damping * sigma, 1e-12 * abs(blurred).max(axis=(-2, -1), keepdims=True) + tiny)
@@ -104,6 +106,7 @@ def richardson_lucy(
         damping=damp if damping else None,
         regularizer=regularizer if tv_weight else None,
         saturated=saturated,
+        mask=mask,
         tolerance=discrepancy * sigma if discrepancy else None,
         callback=callback,
     )
