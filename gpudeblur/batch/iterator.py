@@ -339,6 +339,9 @@ def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
             f"pictures must have at least {rank} axes as a stack, {axes}, got {pictures.ndim} (shape "
             f"{tuple(pictures.shape)}); put a single picture into a list"
         )
+    if channel_axis is None and hasattr(pictures, "ndim"):
+        way_out = "give channel_axis=-1" if pictures.ndim > 3 else "put one picture into a list, with channel_axis=-1"
+        checks.check_axes(tuple(pictures.shape), None, "pictures", way_out=way_out)
     try:
         return len(pictures)
     except TypeError:

@@ -20,7 +20,7 @@ import numpy as np
 from ..images.checks import without_channels
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
-from ..images.planes import to_picture
+from ..images.planes import join_alpha, to_picture
 from ..nonblind.final import residual_mse, restore
 from ..numerics.arrays import (
     Array,
@@ -113,7 +113,8 @@ def deblur(
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
         size.
     channel_axis : int, optional
-        Axis of the colors; the kernel is estimated on their luminance, and all are restored with it.
+        Axis of the colors; the kernel is estimated on their luminance, and all are restored with it. The last of 2 or 4
+        channels is returned unchanged if it is opacity: constant, or mostly at 0 or at its maximum.
     device : {None, "cpu", "cuda", "auto"}
         Where to compute; None: where the image lives. The result has the type of the input.
     method : {"two-step"}
@@ -189,6 +190,7 @@ def deblur(
         if sharp is not None:
             planes = sharp if channel_axis is not None else sharp[:, 0]
             sharp = to_picture(planes.reshape(*stack, *planes.shape[1:]), gamma, image, channel_axis=channel_axis)
+            sharp = join_alpha(sharp, observed.alpha, channel_axis)
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..images import checks
 from ..images.noise import noise_scale
-from ..images.planes import decode, luminance, to_planes
+from ..images.planes import decode, luminance, split_alpha, to_planes
 from ..images.saturation import find_saturated
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
 from .options import Settings
@@ -25,12 +25,14 @@ class Observation:
     luminance : (n, H, W), what the kernel is estimated from.
     saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
+    alpha : (..., H, W), the opacity as the user passed it, or None; see `images.planes.split_alpha`.
     """
 
     image: Array
     luminance: Array
     saturated: Array | None
     noise_scale: Array
+    alpha: Array | None = None
 
     @classmethod
     def of(cls, image: Array, settings: Settings) -> Observation:
@@ -42,6 +44,7 @@ class Observation:
             See `images.checks.check_picture`; or the kernel size does not fit the image.
         """
         checks.check_picture(image, channel_axis=settings.channel_axis)
+        image, alpha = split_alpha(image, settings.channel_axis)
         xp = choose_module(image, settings.device)
         planes = to_planes(move(image, xp), channel_axis=settings.channel_axis, dtype=settings.options.dtype)
         height, width = planes.shape[-2:]
@@ -56,7 +59,7 @@ class Observation:
             checks.check_kernel_size(settings.kernel_size, (height, width))
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if settings.channel_axis is None else luminance(planes)
-        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray))
+        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray), alpha)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""

@@ -13,11 +13,17 @@ from ..numerics.varying_blur import mean_power
 from . import checks
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
+from .known_kernel import known_kernel
 from .planes import to_planes
 
 
 def estimate_noise(
-    image: Array, kernel: Array | None = None, *, channel_axis: int | None = None, device: str | None = None
+    image: Array,
+    kernel: Array | None = None,
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    floor: float | str | None = None,
 ) -> Any:
     """Standard deviation of the white noise in a picture.
 
@@ -29,6 +35,7 @@ def estimate_noise(
         (`noise.noise_sigma_under`). Otherwise it is measured in the finest diagonal differences, to which fine texture
         contributes too (`noise.noise_sigma`).
     device : see `deblur`.
+    floor : see `deconvolve`.
 
     Returns
     -------
@@ -47,7 +54,7 @@ def estimate_noise(
     if kernel is None:
         sigma = noise_sigma(planes)
     else:
-        checks.check_kernel(kernel, odd=False)
+        kernel = known_kernel(kernel, floor=floor)
         array_module(image, kernel)
         checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=False)
         kernel = prepare_kernel(move(kernel, xp))

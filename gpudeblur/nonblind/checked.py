@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
+from ..images.known_kernel import known_kernel
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
 from ..numerics.arrays import Array, array_module, move
 from ..numerics.inpainting import inpaint
@@ -52,7 +53,7 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         if isinstance(kernel, KernelField):
             check_field(kernel, blurred, boundary=options.get("boundary", "unknown"))
         else:
-            checks.check_kernel(kernel, odd=False)
+            kernel = known_kernel(kernel, way_out='use gpudeblur.deconvolve(..., floor="auto")')
         kernels = kernel.kernels[0, 0] if isinstance(kernel, KernelField) else kernel
         xp = array_module(blurred, kernels)
         if "boundary" in options:
@@ -81,6 +82,8 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         if mask is not None:
             blurred = inpaint(blurred, mask)
             checks.check_range(blurred, None, name="blurred")
+        if spec.nonnegative:
+            checks.warn_of_cut(blurred, options.get("offset", 0.0), name="blurred")
         if isinstance(kernel, KernelField):
             kernel = kernel.prepared(blurred.dtype)
         else:
@@ -119,6 +122,7 @@ def _check_picture(blurred: Any, nan_advice: str | None = "inpaint it first") ->
         )
     if blurred.size == 0:
         raise ValueError(f"blurred must not be empty, got shape {blurred.shape}; every side must be at least 1")
+    checks.check_axes(blurred.shape, None, "blurred", way_out="use gpudeblur.deconvolve(..., channel_axis=-1)")
     if nan_advice is not None:
         checks.check_finite(blurred, xp, "blurred", nan_advice)
         checks.check_range(blurred, None, name="blurred")
