@@ -85,7 +85,7 @@ FocalOption = Annotated[
     typer.Option(
         metavar="auto|PX",
         help="With --blur rotation: the focal length in pixels, or inf for motion in the image plane; auto takes the "
-        "35 mm equivalent in the EXIF data / 36 * the longer side.",
+        "35 mm equivalent in the EXIF data / 36 * the longer side, or estimates it.",
     ),
 ]
 PriorOption = Annotated[
@@ -507,7 +507,12 @@ def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[
         return {}
     model = "one kernel, as poses explain the picture no better" if result.field is None else "of a rotating camera"
     source = "given" if text.lower() != "auto" else "from EXIF data"
-    where = "none in EXIF data; tried the longer side, and infinity" if focal is None else f"{focal:.0f} px, {source}"
+    if focal is not None:
+        where = f"{focal:.0f} px, {source}"
+    elif result.field is None:
+        where = "none in EXIF data"
+    else:
+        where = f"none in EXIF data; {result.info['focal']:.0f} px, estimated"
     return {"blur": model, "focal length": where}
 
 

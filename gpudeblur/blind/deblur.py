@@ -20,7 +20,7 @@ import numpy as np
 from ..images.checks import without_channels
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
-from ..images.planes import to_picture
+from ..images.planes import join_alpha, to_picture
 from ..nonblind.final import residual_mse, restore
 from ..numerics.arrays import (
     Array,
@@ -114,7 +114,8 @@ def deblur(
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
         size.
     channel_axis : int, optional
-        Axis of the colors; the kernel is estimated on their luminance, and all are restored with it.
+        Axis of the colors; the kernel is estimated on their luminance, and all are restored with it. The last of 2 or 4
+        channels is returned unchanged if it is opacity: constant, or mostly at 0 or at its maximum.
     device : {None, "cpu", "cuda", "auto"}
         Where to compute; None: where the image lives. The result has the type of the input.
     method : {"two-step"}
@@ -134,10 +135,11 @@ def deblur(
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
-        better. It takes about four times as long and needs six kernels along each side of the image.
+        better. It takes three times as long and needs six kernels along each side of the image.
     focal : float, optional
         With ``blur="rotation"``: the focal length in pixels, ``math.inf`` for motion in the image plane. The focal
-        length in 35 mm equivalent / 36 * the image's longer side. None tries the longer side, and infinity.
+        length in 35 mm equivalent / 36 * the image's longer side. None: estimated with the camera's path, on
+        training images within a third of the true one for 16 of 24 fields.
     prior : Prior, optional
         A prior on the latent image beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
         `DiscriminativePrior()`, or your own. The initialization "text" keeps its own.
@@ -197,6 +199,7 @@ def deblur(
             planes = sharp if channel_axis is not None else sharp[:, 0]
             planes = planes.reshape(*stack, *planes.shape[1:])
             sharp = to_picture(planes, gamma, image, channel_axis=channel_axis, white=observed.white)
+            sharp = join_alpha(sharp, observed.alpha, channel_axis)
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..images import checks
 from ..images.noise import noise_scale
-from ..images.planes import decode, luminance, to_planes
+from ..images.planes import decode, luminance, split_alpha, to_planes
 from ..images.saturation import find_saturated
 from ..images.white import white_level
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
@@ -26,6 +26,7 @@ class Observation:
     luminance : (n, H, W), what the kernel is estimated from.
     saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
+    alpha : (..., H, W), the opacity as the user passed it, or None; see `images.planes.split_alpha`.
     white : the value of full scale in the unit of the user's image.
     """
 
@@ -33,6 +34,7 @@ class Observation:
     luminance: Array
     saturated: Array | None
     noise_scale: Array
+    alpha: Array | None = None
     white: float = 1.0
 
     @classmethod
@@ -45,6 +47,7 @@ class Observation:
             See `images.checks.check_picture`; or the kernel size does not fit the image.
         """
         checks.check_picture(image, channel_axis=settings.channel_axis)
+        image, alpha = split_alpha(image, settings.channel_axis)
         xp = choose_module(image, settings.device)
         channel_axis, dtype = settings.channel_axis, settings.options.dtype
         white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
@@ -61,7 +64,7 @@ class Observation:
             checks.check_kernel_size(settings.kernel_size, (height, width))
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if channel_axis is None else luminance(planes)
-        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray), white)
+        return cls(planes, gray, saturated if any_saturated else None, noise_scale(gray), alpha, white)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
@@ -70,7 +73,7 @@ class Observation:
         indices = array_module(self.image).asarray(group)
         saturated = None if self.saturated is None else self.saturated[indices]
         image, gray, scale = (array[indices] for array in (self.image, self.luminance, self.noise_scale))
-        return Observation(image, gray, saturated, scale, self.white)
+        return Observation(image, gray, saturated, scale, white=self.white)
 
     def __len__(self) -> int:
         return len(self.image)

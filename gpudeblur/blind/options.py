@@ -247,7 +247,7 @@ def check_blur(blur: Any, focal: Any, final: Any) -> None:
     if blur == "rotation" and final not in ("sparse", None):
         raise ValueError(f"final must be 'sparse' or None for blur='rotation', got {final!r}; leave it out")
     if focal is not None:
-        checks.check_focal(focal, "leave it out to try one side of the image, and motion in the image plane")
+        checks.check_focal(focal, "leave it out to have it estimated")
         if blur == "uniform":
             raise ValueError(f"focal must be left out for blur='uniform', got {focal!r}; use blur='rotation'")
 

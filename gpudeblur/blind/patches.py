@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -79,6 +80,11 @@ def cut_patches(image: Array, corners: np.ndarray, side: tuple[int, int]) -> Arr
 def patch_centers(corners: np.ndarray, side: tuple[int, int]) -> np.ndarray:
     """(R, 2): (row, column) of the patches' middles."""
     return corners + (np.array(side) - 1) / 2
+
+
+def options_at(scale: float, options: TwoStepOptions) -> TwoStepOptions:
+    """`options` at a scale of the image: at full size a prior is used with `finest_prior` only."""
+    return options if scale < 1 or options.finest_prior else replace(options, prior=None)
 
 
 def patch_equations(

@@ -24,7 +24,7 @@ from ..numerics.poses import PoseGrid, Splatting, node_counts, node_points
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.toeplitz import toeplitz_apply, toeplitz_spectrum, zero_lag
 from .options import TwoStepOptions
-from .patches import cut_patches, patch_centers, patch_corners, patch_equations, patch_side
+from .patches import cut_patches, options_at, patch_centers, patch_corners, patch_equations, patch_side
 from .rotation_path import BETA_MAX, EDGE_FRACTION, kernel_window, search_path
 from .schedule import Iteration
 
@@ -126,6 +126,7 @@ def alternate_patches(
     patches = cut_patches(image, corners, side)
     active = active_poses(weights)
     splatting = grid.splatting(patch_centers(corners, side), window, active=active, like=image)
+    options = options_at(1.0, options)
     step, history = Iteration(GRADIENT_WEIGHT, EDGE_FRACTION, WEIGHT_THRESHOLD), []
 
     def equations(patch: Array, kernel: Array) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """`deblur(blur="rotation")`: fields of kernels for images that they explain better than their uniform kernel.
 
-Where the blur is uniform, poses lose 0.4 to 2 dB against the uniform method. Therefore that one always runs first, and
-a field must win by a margin in the score that ranks kernels (`selection`), averaged over patches.
+Where the blur is uniform, poses gain or lose up to some dB against the uniform method. Therefore that one always runs
+first, and a field must win by a margin in the score that ranks kernels (`selection`), averaged over patches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from .rotation_path import kernel_window
 from .selection import KernelScores, score_kernels
 from .two_step import views_of
 
-# By how much the score of a field must exceed that of the uniform kernel: uniformly blurred photographs reach 0.013.
+# By how much the score of a field must exceed that of the uniform kernel. Of 20 uniformly blurred training photographs
+# the largest excess is 0.013; of 41 under rotation, fields that lose more than 0.5 dB reach 0.013 too.
 FIELD_MARGIN = 0.015
 
 
@@ -38,8 +39,8 @@ class Rotation:
     Attributes
     ----------
     weights : None where the uniform kernel is kept.
-    advantage : score of the best weights over that of the uniform kernel.
-    match, gain : changes of `KernelScores.match`, and factor of `KernelScores.gain`, by the best weights.
+    advantage : score of the weights over that of the uniform kernel.
+    match, gain : changes of `KernelScores.match`, and factor of `KernelScores.gain`, by the weights.
     """
 
     weights: PoseWeights | None

@@ -24,7 +24,7 @@ from ..numerics.progress import OnProgress
 from ..numerics.resample import resample, scaled_shape
 from ..numerics.toeplitz import toeplitz_apply, toeplitz_spectrum, zero_lag
 from .options import TwoStepOptions
-from .patches import cut_patches, patch_centers, patch_corners, patch_equations, patch_side
+from .patches import cut_patches, options_at, patch_centers, patch_corners, patch_equations, patch_side
 from .schedule import Iteration
 from .selection import score_kernels
 
@@ -41,7 +41,7 @@ class PathScale:
 
 
 SCALES = (
-    PathScale(0.22, 5, 6, (8e-3, 3.5e-3), 99),
+    PathScale(0.22, 5, 6, (8e-3, 3.5e-3), 12),
     PathScale(0.35, 6, 6, (4e-3, 1.3e-3), 6),
     PathScale(0.5, 9, 5, (1.3e-3, 5e-4), 3),
     PathScale(0.71, 11, 5, (1e-3, 2.5e-4), 1),
@@ -89,7 +89,7 @@ class PathLevel:
         """Latent and path steps from each of `paths`, in pixels at full size, as are the results."""
         numbers, xp, count = self.numbers, array_module(self.patches), len(paths)
         found = [path.resampled(numbers.count).scaled(numbers.scale) for path in paths]
-        patches = xp.concatenate([self.scaled] * count)
+        patches, options = xp.concatenate([self.scaled] * count), options_at(numbers.scale, options)
         for weight in np.geomspace(*numbers.gradient_weight, numbers.iterations):
             step = Iteration(float(weight), EDGE_FRACTION)
 

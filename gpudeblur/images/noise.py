@@ -13,6 +13,7 @@ from ..numerics.varying_blur import mean_power
 from . import checks
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
+from .known_kernel import known_kernel
 from .planes import to_planes
 from .white import check_white, white_level
 
@@ -24,6 +25,7 @@ def estimate_noise(
     channel_axis: int | None = None,
     device: str | None = None,
     white: float | str | None = None,
+    floor: float | str | None = None,
 ) -> Any:
     """Standard deviation of the white noise in a picture.
 
@@ -35,6 +37,7 @@ def estimate_noise(
         (`noise.noise_sigma_under`). Otherwise it is measured in the finest diagonal differences, to which fine texture
         contributes too (`noise.noise_sigma`).
     device, white : see `deblur`.
+    floor : see `deconvolve`.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def estimate_noise(
     if kernel is None:
         sigma = noise_sigma(planes)
     else:
-        checks.check_kernel(kernel, odd=False)
+        kernel = known_kernel(kernel, floor=floor)
         array_module(image, kernel)
         checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=False)
         kernel = prepare_kernel(move(kernel, xp))
@@ -86,7 +89,7 @@ def noise_sigma(image: Array) -> Array:
     return median(diagonal.reshape(*image.shape[:-2], -1))
 
 
-def noise_sigma_under(image: Array, kernel: Array | KernelField) -> Array:
+def noise_sigma_under(image: Array, kernel: Array | KernelField, mask: Array | None = None) -> Array:
     """Standard deviation of the white noise in images (..., H, W) with a known blur kernel, (...).
 
     The median periodogram over the 3 % of the frequencies where |F k|^2 / |F D|^2 is smallest. The spectrum of a
@@ -98,6 +101,7 @@ def noise_sigma_under(image: Array, kernel: Array | KernelField) -> Array:
     ----------
     image : (..., H, W) float.
     kernel : (..., kh, kw), odd sides, sum 1; or a field, with its mean power as |F k|^2.
+    mask : (..., H, W) bool, where the image is valid. Elsewhere it must be smooth (`inpaint`), as if without noise.
     """
     kernels = kernel.kernels if isinstance(kernel, KernelField) else kernel
     xp, (h, w) = array_module(image, kernels), image.shape[-2:]
@@ -113,7 +117,18 @@ def noise_sigma_under(image: Array, kernel: Array | KernelField) -> Array:
     signal /= constant(xp, _inverse_signal, grid, image.dtype)
     # Without the first and the last column, whose frequencies occur twice.
     power, signal = (spectrum[..., 1:-1].reshape(*spectrum.shape[:-2], -1) for spectrum in (power, signal))
-    return xp.sqrt(_median_at_weakest(power, signal) / EXPONENTIAL_MEDIAN)
+    variance = _median_at_weakest(power, signal) / EXPONENTIAL_MEDIAN
+    if mask is not None:
+        variance = variance / _valid_energy(mask, image.dtype)
+    return xp.sqrt(variance)
+
+
+def _valid_energy(mask: Array, dtype: Any) -> Array:
+    """The fraction of the energy of `_hann_window` at the valid pixels of `mask` (..., H, W), (...); never 0."""
+    xp, (h, w) = array_module(mask), mask.shape[-2:]
+    energy = constant(xp, _hann_window, h, w, dtype) ** 2
+    everywhere = sum_pixels(xp.broadcast_to(energy, mask.shape) * xp.ones_like(mask))
+    return xp.maximum(sum_pixels(energy * mask) / everywhere, float(np.finfo(dtype).eps))
 
 
 def _hann_window(h: int, w: int, dtype: Any) -> np.ndarray:

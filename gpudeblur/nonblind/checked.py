@@ -9,8 +9,11 @@ from typing import Any, ParamSpec
 from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
+from ..images.known_kernel import known_kernel
+from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
 from ..images.white import MIN_RANGE, bright_level
 from ..numerics.arrays import Array, array_module, move
+from ..numerics.inpainting import inpaint
 from ..numerics.progress import make_progress
 from ..numerics.user_warnings import warn
 from .blurring import check_field
@@ -38,16 +41,21 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         for name in options:
             if name not in names:
                 raise TypeError(f"{name} is no option of {method.__name__}, which has {', '.join(names)}; leave it out")
-        _check_picture(blurred)
-        if spec.weight_rule is not None and options.get("weight") is None:  # the others accept any unit
-            _check_unit(blurred)
+        image, mask = blurred, options.pop("mask", None)
+        if spec.mask:
+            blurred = without_mask(image)
+            advice = NAN_ADVICE if mask is None else None
+            _check_picture(blurred, advice if blurred is image else None)
+            mask = valid_pixels(image, mask, name="blurred")
+        else:
+            _check_picture(blurred)
         if isinstance(kernel, KernelField) and not spec.varying:
             name = method.__name__
             raise TypeError(f"kernel must be an array for {name}, got a KernelField; use sparse or richardson_lucy")
         if isinstance(kernel, KernelField):
             check_field(kernel, blurred, boundary=options.get("boundary", "unknown"))
         else:
-            checks.check_kernel(kernel, odd=False)
+            kernel = known_kernel(kernel, way_out='use gpudeblur.deconvolve(..., floor="auto")')
         kernels = kernel.kernels[0, 0] if isinstance(kernel, KernelField) else kernel
         xp = array_module(blurred, kernels)
         if "boundary" in options:
@@ -59,17 +67,33 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
                 options[name] = move(value, xp) if getattr(value, "ndim", 0) else value
         if options.get("saturated") is not None:
             _check_saturated(options["saturated"], blurred, options.get("boundary", "unknown"))
+        if mask is not None:
+            if options.get("boundary", "unknown") != "unknown":
+                raise ValueError(
+                    f"boundary must be 'unknown' with mask, got {options['boundary']!r}; leave out one of them"
+                )
+            check_enough(mask, kernels)
+            options["mask"] = mask = xp.ascontiguousarray(mask)
+            if options.get("saturated") is not None:
+                options["saturated"] = options["saturated"] & mask
         callback = options.get("callback")
         if callback is not None:
             adapter = callback if not callable(callback) else lambda _, fraction: callback(fraction)
             options["callback"] = make_progress(adapter, method.__name__)
         blurred = xp.asarray(blurred, dtype=blurred.dtype.newbyteorder("="), order="C")
+        if mask is not None:
+            blurred = inpaint(blurred, mask)
+            checks.check_range(blurred, None, name="blurred")
+        if spec.weight_rule is not None and options.get("weight") is None:  # the others accept any unit
+            _check_unit(blurred)
+        if spec.nonnegative:
+            checks.warn_of_cut(blurred, options.get("offset", 0.0), name="blurred")
         if isinstance(kernel, KernelField):
             kernel = kernel.prepared(blurred.dtype)
         else:
             kernel = prepare_kernel(xp.asarray(kernel)).astype(blurred.dtype)
         call: Callable[..., Array] = method
-        return call(blurred, kernel, **options)
+        return with_mask_of(image, call(blurred, kernel, **options))
 
     return wrapper  # type: ignore[return-value]
 
@@ -97,7 +121,8 @@ def _check_unit(blurred: Array) -> None:
         warn(f"blurred has values up to {bright:.4g}, under 1/16: {advice}")
 
 
-def _check_picture(blurred: Any) -> None:
+def _check_picture(blurred: Any, nan_advice: str | None = "inpaint it first") -> None:
+    """`nan_advice` ends the error of NaN; None accepts NaN, and values of any size."""
     xp = checks.module_of(blurred, "blurred")
     checks.check_dtype(blurred.dtype, "blurred")
     if blurred.dtype.kind != "f" or blurred.dtype.itemsize not in (4, 8):
@@ -112,5 +137,7 @@ def _check_picture(blurred: Any) -> None:
         )
     if blurred.size == 0:
         raise ValueError(f"blurred must not be empty, got shape {blurred.shape}; every side must be at least 1")
-    checks.check_finite(blurred, xp, "blurred", "mask or inpaint it first")
-    checks.check_range(blurred, None, name="blurred")
+    checks.check_axes(blurred.shape, None, "blurred", way_out="use gpudeblur.deconvolve(..., channel_axis=-1)")
+    if nan_advice is not None:
+        checks.check_finite(blurred, xp, "blurred", nan_advice)
+        checks.check_range(blurred, None, name="blurred")

@@ -12,11 +12,15 @@ from ..images.kernel_field import KernelField
 from ..numerics.arrays import Array, array_module
 from ..numerics.boundary import pad_crossfade
 from ..numerics.fourier import Shape, fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
+from ..numerics.inpainting import inpaint
 from ..numerics.progress import OnProgress
 from ..numerics.varying_blur import VaryingBlur
 
 # Pixels outside the image of which less than this fraction was observed are not estimated, but black (Bertero).
 MIN_OBSERVED = 1e-3
+# Pixels of the image of which a mask leaves less than this fraction of the light are interpolated. In columns and in
+# blocks of 8 and 12 pixels (five pairs of photograph and kernel), 0.1 and 0.35 cost 0.1 dB, 0.001 0.4 dB, 0.5 1.3 dB.
+MIN_SHARE = 0.2
 # On a device, convergence is read back after every so many steps.
 CONVERGENCE_INTERVAL = 8
 Step = Callable[[Array], Array]
@@ -34,6 +38,7 @@ def em_iterations(
     damping: Callable[[Array, Array], Array] | None = None,
     regularizer: Step | None = None,
     saturated: Array | None = None,
+    mask: Array | None = None,
     tolerance: Array | None = None,
     return_padded: bool = False,
     callback: OnProgress | None = None,
@@ -49,6 +54,8 @@ def em_iterations(
     damping : B / (x * k), B - x * k -> the replacement of the ratio.
     regularizer : x -> divisor of each step, about 1.
     saturated : where a negative B - x * k counts as 0, and the ratio as 1; for the boundaries "unknown" and "wrap".
+    mask : where `blurred` is valid; for two axes and the boundary "unknown". Where it leaves too little of
+        the light (`MIN_SHARE`), the result is interpolated from the one around.
     tolerance : (..., 1, 1), the rms of B - x * k at which an image has converged; None: never.
     return_padded : return x on the whole grid, the first pixel of the image at index 0.
     """
@@ -77,11 +84,14 @@ def em_iterations(
     else:
         blur, blur_adjoint = observed_convolutions(kernel, grid, origin, data, observed)
         kernel_sum = sum_last_axes(kernel, ndim)
-    observability = blur_adjoint(xp.ones_like(data))  # H^T 1: how much reached the data
+    valid = xp.ones_like(data) if mask is None else xp.broadcast_to(mask, data.shape).astype(data.dtype)
+    observability = blur_adjoint(valid)  # H^T 1: how much reached the data
     estimated = observability > MIN_OBSERVED * kernel_sum
     inverse = xp.where(estimated, 1 / xp.where(estimated, observability, 1), 0)
-    pixels = math.prod(data.shape[-ndim:])
+    pixels: Any = math.prod(data.shape[-ndim:])
     mean = sum_last_axes(data, ndim) / pixels
+    if mask is not None:
+        pixels = sum_last_axes(valid, ndim)
     latent = xp.where(estimated, mean / kernel_sum, 0)
     floor = xp.maximum(mean * float(np.finfo(data.dtype).eps), tiny)
 
@@ -91,11 +101,18 @@ def em_iterations(
             reblurred = xp.where(saturated, xp.minimum(reblurred, data), reblurred)
         converged = None
         if tolerance is not None:
-            converged = sum_last_axes((data - reblurred) ** 2, ndim) <= pixels * tolerance**2
+            error = (data - reblurred) ** 2
+            if mask is not None:
+                error *= valid
+            converged = sum_last_axes(error, ndim) <= pixels * tolerance**2
         quotient = data / xp.maximum(reblurred, floor)
         if filter_epsilon:
             quotient = xp.where(reblurred < filter_epsilon, 0, quotient)
-        factor = blur_adjoint(quotient if damping is None else damping(quotient, data - reblurred))
+        if damping is not None:
+            quotient = damping(quotient, data - reblurred)
+        if mask is not None:
+            quotient *= valid
+        factor = blur_adjoint(quotient)
         factor *= inverse
         if regularizer is not None:
             factor /= xp.maximum(regularizer(x), 0.5)
@@ -103,6 +120,10 @@ def em_iterations(
         return xp.maximum(factor, 0, out=factor), converged  # negative values are rounding errors of the transforms
 
     latent = _accelerate(step, latent, ndim, num_iter, accelerated, callback)
+    if mask is not None:
+        complete = blur_adjoint(xp.ones_like(data))
+        hidden = (complete > MIN_OBSERVED * kernel_sum) & (observability < MIN_SHARE * complete)
+        latent[window] = inpaint(latent[window], ~hidden[window])
     if return_padded:
         return xp.roll(latent, tuple(-(part.start or 0) for part in window[1:]), tuple(range(1 - len(window), 0)))
     return latent[window]

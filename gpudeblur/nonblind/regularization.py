@@ -44,15 +44,17 @@ def equivalent_weight(weight: Any, rule: WeightRule, target: WeightRule) -> Any:
     return target.factor * array_module(weight).power(weight / rule.factor, target.power / rule.power)
 
 
-def estimate_weight(blurred: Array, kernel: Array | KernelField, rule: WeightRule) -> Array:
+def estimate_weight(blurred: Array, kernel: Array | KernelField, rule: WeightRule, mask: Array | None = None) -> Array:
     """The weight for the noise of images (..., H, W) in [0, 1], measured by `noise_sigma_under`; (...)."""
-    sigma = noise_sigma_under(blurred, kernel)
+    sigma = noise_sigma_under(blurred, kernel, mask)
     return array_module(blurred).asarray(rule.weight(sigma), dtype=blurred.dtype)
 
 
-def resolve_weight(weight: Any, blurred: Array, kernel: Array | KernelField, rule: WeightRule) -> Any:
+def resolve_weight(
+    weight: Any, blurred: Array, kernel: Array | KernelField, rule: WeightRule, mask: Array | None = None
+) -> Any:
     """`weight`, or the estimated one for None, shaped to broadcast over images: a number, or (..., 1, 1)."""
-    return as_column(estimate_weight(blurred, kernel, rule) if weight is None else weight, blurred)
+    return as_column(estimate_weight(blurred, kernel, rule, mask) if weight is None else weight, blurred)
 
 
 def as_column(value: Any, u: Array) -> Any:

@@ -36,7 +36,7 @@ class MethodSpec:
     Attributes
     ----------
     function : f(blurred, kernel, *, ..., callback), without checks.
-    parameters : its own parameters and their checks; `boundary`, `saturated` and `callback` are not among them.
+    parameters : its own parameters and their checks; `boundary`, `saturated`, `mask` and `callback` are not among them.
     boundaries : accepted values of `boundary`; with a single one, the function has no such parameter.
     saturated : whether it takes a mask of saturated pixels.
     iterations : the parameter that ``deconvolve(iterations=)`` sets, or "".
@@ -45,6 +45,7 @@ class MethodSpec:
         NumPy (tests/nonblind/test_tiles.py), on CuPy by `deblur` on an H200 (tests/batch/test_memory.py). None: the
         image cannot be cut into tiles.
     varying : whether it takes a `KernelField` for the kernel.
+    nonnegative : whether negative values of the image count as 0, so that it has an option `offset`.
     final : options with which `deblur` ends in this method, or None if it does not offer it.
     """
 
@@ -56,6 +57,7 @@ class MethodSpec:
     weight_rule: WeightRule | None = None
     live_arrays: Mapping[str, float] | None = None
     varying: bool = False
+    nonnegative: bool = False
     final: Mapping[str, Any] | None = None
 
     @property
@@ -63,8 +65,13 @@ class MethodSpec:
         return "weight" in self.parameters
 
     @property
+    def mask(self) -> bool:
+        """Whether it leaves out pixels that are not valid."""
+        return "unknown" in self.boundaries
+
+    @property
     def parameter_names(self) -> list[str]:
-        extra = {"boundary": len(self.boundaries) > 1, "saturated": self.saturated, "callback": True}
+        extra = {"boundary": len(self.boundaries) > 1, "saturated": self.saturated, "mask": self.mask, "callback": True}
         return [*self.parameters, *(name for name, present in extra.items() if present)]
 
 
@@ -180,10 +187,12 @@ METHOD_SPECS = {
             "tv_weight": _NOT_NEGATIVE,
             "discrepancy": _NOT_NEGATIVE,
             "noise_sigma": _NOISE_SIGMA,
+            "offset": _NOT_NEGATIVE,
         },
         boundaries=FILTER_BOUNDARIES,
         iterations="num_iter",
         varying=True,
+        nonnegative=True,
     ),
 }
 # Not a method of `deconvolve`, since its result depends on random numbers.

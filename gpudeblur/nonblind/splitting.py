@@ -69,6 +69,7 @@ def solve(
     betas: Sequence[Any],
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Array | None = None,
     return_padded: bool = False,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
@@ -79,9 +80,9 @@ def solve(
         |M (x * k - B)|^2 / 2 + weight beta / 2 |D x - g|^2.
 
     With a known boundary all pixels of a periodic grid count, M = 1, and that is a quotient of spectra: two transforms
-    per pass, and three at the start. With the boundary "unknown", M selects the image's own pixels, and no transform
-    diagonalizes M K. So v = x * k is split off too, with multipliers d and a weight c = `COUPLING` ([Almeida2013]
-    eq. 24-31 with the mask apart from the convolution):
+    per pass, and three at the start. With the boundary "unknown", M selects the image's own valid pixels, and no
+    transform diagonalizes M K. So v = x * k is split off too, with multipliers d and a weight c = `COUPLING`
+    ([Almeida2013] eq. 24-31 with the mask apart from the convolution):
 
         v = (B + c (x * k + d)) / (1 + c) where M is 1, x * k + d elsewhere;   d += x * k - v,
         x = argmin c / 2 |x * k - v + d|^2 + weight beta / 2 |D x - g|^2,
@@ -99,6 +100,8 @@ def solve(
     boundary : see `numerics.boundary.pad`.
     saturated : (..., H, W) bool, where x * k may exceed B; for the unknown boundary only. There v is x * k + d, too,
         where that exceeds B.
+    mask : (..., H, W) bool, where the image is valid; for the unknown boundary only. M is 0 elsewhere, and B is but the
+        first iterate of v.
     return_padded : return the solution on the whole grid of `numerics.boundary.pad`.
     callback : called with the completed fraction after each pass.
 
@@ -116,7 +119,7 @@ def solve(
     adjoint = otf.conj()
     target = latent  # v - d
     if saturated is not None:
-        latent, target = saturated_start(blurred, kernel, saturated, latent)
+        latent, target = saturated_start(blurred, kernel, saturated, latent, mask)
     data = adjoint * rfft2(target)
     fidelity = COUPLING if unknown else 1.0
     multiplier: Any = 0.0  # d, which is 0 outside the image
@@ -130,7 +133,7 @@ def solve(
             target *= 1 - RELAXATION
             target += reblurred
             relaxed = target[window] + (2 - RELAXATION) * multiplier
-            value = (project_on_data(blurred, relaxed, saturated) + COUPLING * relaxed) / (1 + COUPLING)
+            value = (project_on_data(blurred, relaxed, saturated, mask) + COUPLING * relaxed) / (1 + COUPLING)
             multiplier = relaxed - value
             target[window] = value - multiplier
             data = adjoint * rfft2(target)
@@ -157,6 +160,7 @@ def tv_admm(
     *,
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Array | None = None,
     iterations: int,
     return_padded: bool = False,
     callback: Callable[[float], None] | None = None,
@@ -165,5 +169,5 @@ def tv_admm(
     betas = [TV_BETA * weight**-0.5] * iterations
     return solve(
         blurred, kernel, Augmented(shrink), weight=weight, betas=betas, boundary=boundary, saturated=saturated,
-        return_padded=return_padded, callback=callback,
+        mask=mask, return_padded=return_padded, callback=callback,
     )  # fmt: skip

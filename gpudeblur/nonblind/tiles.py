@@ -19,6 +19,7 @@ OVERLAP_KERNELS = 5  # overlap in kernel sides; with three, the differences at t
 MIN_OVERLAP = 64  # pixels
 HOST_MEMORY = 1 << 30  # bytes for a tile on the host; on a GPU it may take half of the free memory
 WEIGHT_SAMPLES = 9  # tiles in which the noise is measured
+MIN_VALID = 0.5  # fraction of such a tile
 
 
 def tiled(
@@ -28,6 +29,7 @@ def tiled(
     method: str = "tv",
     weight: Any = None,
     saturated: Array | None = None,
+    mask: Array | None = None,
     tile: int | None = None,
     device: str | None = None,
     callback: Callable[[float], None] | None = None,
@@ -45,8 +47,9 @@ def tiled(
     kernel : (..., kh, kw), odd sides, sum 1; or a field, of which each tile takes the nodes that reach it.
     method : one that has `live_arrays` in its `MethodSpec`.
     weight : of the prior, a number or one per image (...). None is the median of the automatic weights of up to nine
-        tiles: different weights would make the tiles visible.
-    saturated : (..., H, W) bool, of the method; in the memory of `blurred`.
+        tiles: different weights would make the tiles visible. Where there is a `mask`, tiles of which less than half is
+        valid are not measured, if there are others.
+    saturated, mask : (..., H, W) bool, of the method; in the memory of `blurred`.
     tile : pixels per side, without the overlap. None is the largest that fits 1 GiB, on a GPU half of the free memory.
     device : where to compute: None (where the image lives), "cpu", "cuda", "auto".
     callback : called with the completed fraction.
@@ -90,10 +93,19 @@ def tiled(
 
     if weight is None:
         assert spec.weight_rule is not None, "tiled methods have an automatic weight"
-        sample = windows[:: -(-len(tiles) // WEIGHT_SAMPLES)]
+        measured = windows
+        if mask is not None:  # here CuPy must wait
+            measured = [
+                window for window in windows if float(crop_to_device(mask, window).mean()) >= MIN_VALID
+            ] or windows
+        sample = measured[:: -(-len(measured) // WEIGHT_SAMPLES)]
         weights = [
-            estimate_weight(crop_to_device(blurred, window), kernel_of(window), spec.weight_rule) for window in sample
-        ]
+            estimate_weight(
+                crop_to_device(blurred, window), kernel_of(window), spec.weight_rule,
+                None if mask is None else crop_to_device(mask, window),
+            )
+            for window in sample
+        ]  # fmt: skip
         weight = xp.median(xp.stack(weights), axis=0)
     elif np.ndim(weight):
         weight = move(weight, xp)
@@ -103,6 +115,8 @@ def tiled(
     for index, (cut_pair, window) in enumerate(zip(tiles, windows, strict=True)):
         if saturated is not None:
             options["saturated"] = crop_to_device(saturated, window)
+        if mask is not None:
+            options["mask"] = crop_to_device(mask, window)
         progress = subrange(callback, index / len(tiles), 1 / len(tiles))
         part = crop_to_device(blurred, window)
         sharp = METHODS[method](part, kernel_of(window), weight=weight, callback=progress, **options)

@@ -19,6 +19,7 @@ def periodic_extension(
     boundary: str,
     *,
     saturated: Array | None = None,
+    mask: Array | None = None,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
     """`numerics.boundary.pad`, but for "unknown" the margin is x * k, with x restored by total variation.
@@ -32,6 +33,7 @@ def periodic_extension(
     kernel : (..., kh, kw), odd sides, sum 1.
     boundary : see `numerics.boundary.pad`.
     saturated : (..., H, W) bool, for "unknown": there x * k replaces the image where it is larger.
+    mask : (..., H, W) bool, for "unknown": x * k replaces the image where it is False.
     callback : called with the completed fraction.
 
     Returns
@@ -40,8 +42,9 @@ def periodic_extension(
     """
     if boundary != "unknown":
         return pad(blurred, kernel, boundary)
-    weight = resolve_weight(None, blurred, kernel, TV_RULE)
+    weight = resolve_weight(None, blurred, kernel, TV_RULE, mask)
     latent = tv_admm(
-        blurred, kernel, weight, saturated=saturated, iterations=TV_ITERATIONS, return_padded=True, callback=callback
-    )
-    return fill_unobserved(blurred, kernel, latent, saturated)
+        blurred, kernel, weight, saturated=saturated, mask=mask, iterations=TV_ITERATIONS, return_padded=True,
+        callback=callback,
+    )  # fmt: skip
+    return fill_unobserved(blurred, kernel, latent, saturated, mask)

@@ -15,6 +15,7 @@ import gpudeblur as gd
 from gpudeblur.blind.patches import (
     MAX_PATCHES,
     cut_patches,
+    options_at,
     patch_centers,
     patch_corners,
     patch_equations,
@@ -212,6 +213,9 @@ def test_a_prior_sees_the_batch_of_patches() -> None:
     assert np.isfinite(path.control).all()
     ((count, height, width),) = prior.shapes
     assert (count, height > level.patches.shape[1], width > level.patches.shape[2]) == (len(level.patches), True, True)
+    assert options_at(0.5, options) is options
+    assert options_at(1.0, options).prior is None
+    assert options_at(1.0, replace(options, finest_prior=True)).prior is prior
 
 
 def test_a_batch_of_paths_equals_a_loop() -> None:
@@ -363,6 +367,11 @@ def test_the_kernel_in_the_middle_and_the_grid_of_a_field() -> None:
         ({"blur": "rotation", "focal": -2.0}, ValueError, "focal must be positive, in pixels, got -2.0"),
         ({"blur": "rotation", "focal": math.nan}, ValueError, "focal must be positive, in pixels, got nan"),
         ({"blur": "rotation", "focal": "35mm"}, TypeError, "focal must be a number, got '35mm' \\(str\\)"),
+        (
+            {"blur": "rotation", "focal": [300.0, 400.0]},
+            TypeError,
+            "focal must be one number for a whole stack, .* deblur each camera's images apart",
+        ),
         (
             {"blur": "rotation", "final": "tv"},
             ValueError,

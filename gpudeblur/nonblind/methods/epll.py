@@ -12,6 +12,7 @@ from ...numerics.boundary import crop, pad
 from ...numerics.fourier import irfft2, psf_to_otf, rfft2
 from ...numerics.progress import subrange
 from ..regularization import WeightRule, equivalent_weight, resolve_weight
+from ..saturation import project_on_data
 from ..splitting import TV_RULE, tv_admm
 from .mixture import SIDE, Mixture, load_default, map_estimate, with_noise
 
@@ -33,11 +34,12 @@ def epll(
     *,
     weight: Any = None,
     boundary: str = "unknown",
+    mask: Any = None,
     stride: int = STRIDE,
     mixture: Mixture | None = None,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
-    """argmin_x |M (x * k - B)|^2 / 2 - weight sum_i log p(P_i x) / 64; M selects the observed pixels.
+    """argmin_x |M (x * k - B)|^2 / 2 - weight sum_i log p(P_i x) / 64; M selects the observed, valid pixels.
 
     P_i x are all patches of 8 x 8 pixels; p is a mixture of Gaussians for patches less their mean. A pass ([Zoran2011]
     eq. 3-5) replaces each patch by its most probable value under noise of variance weight / c, averages
@@ -50,8 +52,8 @@ def epll(
 
     Parameters
     ----------
-    blurred, kernel, weight, boundary, callback : common to all methods, see `help(gpudeblur.nonblind)`. The weight is
-        about the variance of the noise. One far too small does harm (half: 1 to 2 dB).
+    blurred, kernel, weight, boundary, mask, callback : common to all methods, see `help(gpudeblur.nonblind)`. The
+        weight is about the variance of the noise. One far too small does harm (half: 1 to 2 dB).
     stride : pixels from one patch to the next, 1 to 8, with another offset in each pass. Time falls with its square.
     mixture : None is the one that comes with the package, learned from photographs: `mixture.load_default`.
 
@@ -61,11 +63,11 @@ def epll(
         The file of the mixture has been changed.
     """
     mixture = load_default() if mixture is None else mixture
-    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
+    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE, mask)
     tv_weight = equivalent_weight(weight, WEIGHT_RULE, TV_RULE)
     latent = tv_admm(
-        blurred, kernel, tv_weight, boundary=boundary, iterations=TV_ITERATIONS, return_padded=True,
-        callback=subrange(callback, 0, 0.2),
+        blurred, kernel, tv_weight, boundary=boundary, mask=mask, iterations=TV_ITERATIONS,
+        return_padded=True, callback=subrange(callback, 0, 0.2),
     )  # fmt: skip
     progress = subrange(callback, 0.2, 0.8)
     if np.ndim(weight):
@@ -85,7 +87,7 @@ def epll(
         for _ in range(PREDICTIONS if unknown else 1):
             if unknown:
                 reblurred = irfft2(otf * solution, grid, overwrite=True)
-                reblurred[window] = blurred
+                reblurred[window] = project_on_data(blurred, reblurred[window], None, mask)
                 data = adjoint * rfft2(reblurred, overwrite=True)
             solution = (data + patch_term) * inverse
         latent = irfft2(solution, grid)

@@ -132,6 +132,7 @@ def hyper_laplacian(
     exponent: float = TWO_THIRDS,
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Any = None,
     beta_rate: float = 2 * 2**0.5,
     beta_max: float = 256.0,
     callback: Callable[[float], None] | None = None,
@@ -143,7 +144,8 @@ def hyper_laplacian(
 
     Parameters
     ----------
-    blurred, kernel, weight, boundary, saturated, callback : common to all methods, see `help(gpudeblur.nonblind)`.
+    blurred, kernel, weight, boundary, saturated, mask, callback : common to all methods, see
+        `help(gpudeblur.nonblind)`.
     exponent : in (0, 1). Smaller: sharper edges, flatter regions. Others than 2/3 are kept for comparison: they are
         slower, and best in no row of the benches.
     beta_rate, beta_max : continuation from 1 (the paper's).
@@ -151,9 +153,11 @@ def hyper_laplacian(
     Before these passes, the boundary "unknown" takes 20 of `tv`, see `periodic_extension`. With the exponent 2/3 and
     one weight, the passes on a GPU are one CUDA graph, and `callback` is called once, at their end.
     """
-    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
+    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE, mask)
     begin = 0.7 if boundary == "unknown" else 0.0
-    latent = periodic_extension(blurred, kernel, boundary, saturated=saturated, callback=subrange(callback, 0, begin))
+    latent = periodic_extension(
+        blurred, kernel, boundary, saturated=saturated, mask=mask, callback=subrange(callback, 0, begin)
+    )
     progress = subrange(callback, begin, 1 - begin)
     if exponent != TWO_THIRDS or (np.ndim(weight) and not goes_to_cuda(latent, kernel)):
         split = functools.partial(_dt_shrink_power, exponent=exponent)

@@ -23,6 +23,7 @@ def l0(
     weight: Any = None,
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Any = None,
     beta_rate: float = 2.0,
     beta_max: float = 1e5,
     callback: Callable[[float], None] | None = None,
@@ -36,14 +37,17 @@ def l0(
 
     Parameters
     ----------
-    blurred, kernel, weight, boundary, saturated, callback : common to all methods, see `help(gpudeblur.nonblind)`.
+    blurred, kernel, weight, boundary, saturated, mask, callback : common to all methods, see
+        `help(gpudeblur.nonblind)`.
     beta_rate, beta_max : continuation from 4, where only steps above 0.7 are edges, to 2 / beta_max, the square of the
         smallest edge.
 
     Where the data term has no 1/2, `weight` is half of lambda. Text and drawings allow larger ones than photographs.
     """
-    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE)
-    padded = periodic_extension(blurred, kernel, boundary, saturated=saturated, callback=subrange(callback, 0, 0.6))
+    weight = resolve_weight(weight, blurred, kernel, WEIGHT_RULE, mask)
+    padded = periodic_extension(
+        blurred, kernel, boundary, saturated=saturated, mask=mask, callback=subrange(callback, 0, 0.6)
+    )
     betas = continuation(4.0, beta_rate, beta_max)
     latent = solve(
         padded, kernel, lambda u, beta: dt_l0(u, 2 / beta), weight=weight, betas=betas, boundary="wrap",

@@ -29,8 +29,10 @@ def richardson_lucy(
     tv_weight: float = 0.0,
     discrepancy: float = 1.0,
     noise_sigma: Any = None,
+    offset: float = 0.0,
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Any = None,
     callback: OnProgress | None = None,
 ) -> Array:
     """argmax_x of the likelihood of B under Poisson noise, sum(B log(x * k) - x * k), x >= 0, by steps of EM.
@@ -41,8 +43,9 @@ def richardson_lucy(
 
     Parameters
     ----------
-    blurred, kernel, noise_sigma, boundary, saturated, callback : common to all methods, see
-        `help(gpudeblur.nonblind)`.
+    blurred, kernel, noise_sigma, boundary, saturated, mask, callback : common to all methods, see
+        `help(gpudeblur.nonblind)`. There is no prior to fill what valid pixels saw less than a fifth of; that is
+        interpolated from the result around it.
     num_iter : number of steps of four transforms each, if they do not end before.
     accelerated : extrapolate between the steps ([Biggs1997]); each then counts for about three.
     damping : in standard deviations of the noise; 0: none. Where x * k is within this distance of B, x follows B only
@@ -50,11 +53,14 @@ def richardson_lucy(
     tv_weight : divides a step by 1 - tv_weight div(grad x / |grad x|) ([Dey2006]). Against noise; 0.002 to 0.02.
     discrepancy : an image is done when the rms of B - x * k is below this multiple of `noise_sigma`; 0: only after
         `num_iter`.
+    offset : added to `blurred` before and subtracted from x after, so that x >= -offset: for images from which the sky
+        or the offset of the camera was subtracted.
 
     A `KernelField` as kernel makes H a blur that varies over the image, for the boundary "unknown".
 
-    Negative values of `blurred` count as 0. With the boundary "unknown", x extends beyond B as far as the kernel does,
-    and pixels that were partly observed are weighted by that part ([Bertero2005]).
+    Negative values of `blurred` (with `offset`) count as 0, which adds light where noise about 0 is cut off. With the
+    boundary "unknown", x extends beyond B as far as the kernel does, and pixels that were partly observed are weighted
+    by that part ([Bertero2005]).
 
     Examples
     --------
@@ -68,10 +74,11 @@ def richardson_lucy(
     >>> bool(restored[8, 8] > 0.95), round(float(restored.sum()), 3)
     (True, 1.0)
     """
+    blurred = blurred + offset if offset else blurred
     xp, tiny = array_module(blurred), float(np.finfo(blurred.dtype).tiny)
     sigma: Any = 0.0
     if damping or discrepancy:
-        sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
+        sigma = noise_sigma_under(blurred, kernel, mask) if noise_sigma is None else noise_sigma
         sigma = as_column(xp.asarray(sigma, dtype=blurred.dtype), blurred)
     # Without noise, the minimum avoids a division by 0.
     limit = xp.maximum(damping * sigma, 1e-12 * abs(blurred).max(axis=(-2, -1), keepdims=True) + tiny)
@@ -89,7 +96,7 @@ def richardson_lucy(
         size = xp.maximum(size, tiny)
         return 1 + tv_weight * gradient_adjoint(gx / size, gy / size)
 
-    return em_iterations(
+    latent = em_iterations(
         blurred,
         kernel if isinstance(kernel, KernelField) else pad_to_odd(kernel),
         2,
@@ -99,6 +106,8 @@ def richardson_lucy(
         damping=damp if damping else None,
         regularizer=regularizer if tv_weight else None,
         saturated=saturated,
+        mask=mask,
         tolerance=discrepancy * sigma if discrepancy else None,
         callback=callback,
     )
+    return latent - offset if offset else latent

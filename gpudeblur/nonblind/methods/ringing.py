@@ -63,6 +63,7 @@ def ringing_suppressed(
     range_sigma: float = 0.1,
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Any = None,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
     """x_tv - suppression bilateral(x_tv - x_l0): the last step of [Pan2014] (section 4, "removing artifacts").
@@ -73,21 +74,22 @@ def ringing_suppressed(
 
     Parameters
     ----------
-    blurred, kernel, weight, boundary, saturated, callback : common to all methods, see `help(gpudeblur.nonblind)`.
+    blurred, kernel, weight, boundary, saturated, mask, callback : common to all methods, see
+        `help(gpudeblur.nonblind)`.
     flat_weight : weight of `l0`; None is a quarter of `weight`, which is that of `tv`.
     suppression : fraction of the smooth difference that is subtracted, from 0 (`tv` alone) to 1.
     sigma, range_sigma : of the bilateral filter, in pixels and in the unit of the image (the paper's).
     """
     if weight is None:
-        weight = estimate_weight(blurred, kernel, TV_RULE)
+        weight = estimate_weight(blurred, kernel, TV_RULE, mask)
     if flat_weight is None:
         flat_weight = FLAT_WEIGHT_RATIO * array_module(blurred).asarray(weight)
     latent = tv_admm(
-        blurred, kernel, as_column(weight, blurred), boundary=boundary, saturated=saturated, iterations=ITERATIONS,
-        return_padded=True, callback=subrange(callback, 0, 0.6),
+        blurred, kernel, as_column(weight, blurred), boundary=boundary, saturated=saturated, mask=mask,
+        iterations=ITERATIONS, return_padded=True, callback=subrange(callback, 0, 0.6),
     )  # fmt: skip
     unknown = boundary == "unknown"
-    padded = fill_unobserved(blurred, kernel, latent, saturated) if unknown else pad(blurred, kernel, boundary)
+    padded = fill_unobserved(blurred, kernel, latent, saturated, mask) if unknown else pad(blurred, kernel, boundary)
     flat = l0(padded, kernel, weight=flat_weight, boundary="wrap", callback=subrange(callback, 0.6, 0.3))
     sharp, flat = (crop(x, blurred.shape[-2:]) for x in (latent, flat))
     result = sharp - suppression * bilateral(sharp - flat, sigma=sigma, range_sigma=range_sigma)

@@ -26,10 +26,11 @@ def tv(
     isotropic: bool = True,
     boundary: str = "unknown",
     saturated: Array | None = None,
+    mask: Any = None,
     iterations: int = ITERATIONS,
     callback: Callable[[float], None] | None = None,
 ) -> Array:
-    """argmin_x |M (x * k - B)|^2 / 2 + weight sum |grad x| by ADMM; M selects the observed pixels.
+    """argmin_x |M (x * k - B)|^2 / 2 + weight sum |grad x| by ADMM; M selects the observed, valid pixels.
 
     With g for grad x and scaled multipliers e, a pass is ([WangY2008] eq. 2.4 and 2.7; the multipliers are those of
     split Bregman, [Goldstein2009] eq. 4.2-4.6)
@@ -41,14 +42,15 @@ def tv(
 
     Parameters
     ----------
-    blurred, kernel, weight, boundary, saturated, callback : common to all methods, see `help(gpudeblur.nonblind)`.
+    blurred, kernel, weight, boundary, saturated, mask, callback : common to all methods, see
+        `help(gpudeblur.nonblind)`.
     isotropic : |grad x| is sqrt(x_x^2 + x_y^2); else |x_x| + |x_y|, which favors rows and columns: kept for comparison,
         it is best in no row of the benches.
     iterations : passes, each of two transforms, or four for the boundary "unknown". `saturated` adds half to the time.
     """
-    weight = resolve_weight(weight, blurred, kernel, TV_RULE)
+    weight = resolve_weight(weight, blurred, kernel, TV_RULE, mask)
     shrink = shrink_isotropic if isotropic else shrink_anisotropic
     return tv_admm(
-        blurred, kernel, weight, shrink, boundary=boundary, saturated=saturated, iterations=iterations,
-        callback=callback,
+        blurred, kernel, weight, shrink, boundary=boundary, saturated=saturated, mask=mask,
+        iterations=iterations, callback=callback,
     )  # fmt: skip

@@ -34,6 +34,7 @@ def wiener(
     prior: str = "gradient",
     noise_sigma: Any = None,
     boundary: str = "unknown",
+    mask: Any = None,
     callback: OnProgress | None = None,
 ) -> Array:
     """argmin_x |x * k - B|^2 + weight |D x|^2, one quotient of spectra: conj(K) F B / (|K|^2 + weight |F D|^2).
@@ -42,24 +43,24 @@ def wiener(
 
     Parameters
     ----------
-    blurred, kernel, weight, noise_sigma, boundary, callback : common to all methods, see `help(gpudeblur.nonblind)`.
-        Values of any range. Without a weight, it is the one under which B is the most probable, given its noise and
-        that D x is white and Gaussian.
+    blurred, kernel, weight, noise_sigma, boundary, mask, callback : common to all methods, see
+        `help(gpudeblur.nonblind)`. Values of any range. Without a weight, it is the one under which B is the most
+        probable, given its noise and that D x is white and Gaussian.
     prior : {"gradient", "laplacian", "identity"}
         D. "gradient", forward differences: the Wiener filter of an image whose power spectrum falls off as 1 / f^2.
         "identity": Tikhonov ([Lin2020] eq. 10 and 11).
 
-    With the boundary "unknown", what lies beyond the image comes from 20 passes of `tv` (`periodic_extension`), which
-    take most of the time; the other boundaries take one quotient.
+    With the boundary "unknown", what lies beyond the image, and x * k where B is not valid, come from 20 passes of `tv`
+    (`periodic_extension`), which take most of the time; the other boundaries take one quotient.
     """
     xp, kernel = array_module(blurred, kernel), kernel.astype(blurred.dtype, copy=False)
-    data, window = periodic_data(blurred, kernel, boundary, callback=subrange(callback, 0, 0.9))
+    data, window = periodic_data(blurred, kernel, boundary, mask=mask, callback=subrange(callback, 0, 0.9))
     grid = data.shape[-2:]
     otf = psf_to_otf(kernel, grid)
     penalty = xp.asarray(prior_power(grid, prior, blurred.dtype))
     power, spectrum = squared_magnitude(otf), rfft2(data)
     if weight is None:
-        sigma = noise_sigma_under(blurred, kernel) if noise_sigma is None else noise_sigma
+        sigma = noise_sigma_under(blurred, kernel, mask) if noise_sigma is None else noise_sigma
         weight = probable_weight(spectrum, power, penalty, blurred, sigma)
     # A frequency that is zero in both the kernel and the prior is zero in B as well.
     denominator = xp.maximum(power + as_column(weight, blurred) * penalty, float(np.finfo(blurred.dtype).tiny))
@@ -71,7 +72,13 @@ def wiener(
 
 
 def periodic_data(
-    blurred: Array, kernel: Array, boundary: str, *, ndim: int = 2, callback: OnProgress | None = None
+    blurred: Array,
+    kernel: Array,
+    boundary: str,
+    *,
+    ndim: int = 2,
+    mask: Array | None = None,
+    callback: OnProgress | None = None,
 ) -> tuple[Array, tuple[Any, ...]]:
     """An image (..., *space) on a periodic grid by `boundary`, and its position there; "unknown" is for 2 axes."""
     if boundary == "wrap":
@@ -83,7 +90,7 @@ def periodic_data(
     level = abs(blurred).max(axis=(-2, -1), keepdims=True)
     level = array_module(blurred).where(level > 0, level, 1)
     kernel = pad_to_odd(kernel / kernel.sum(axis=(-2, -1), keepdims=True))
-    return level * periodic_extension(blurred / level, kernel, boundary, callback=callback), window
+    return level * periodic_extension(blurred / level, kernel, boundary, mask=mask, callback=callback), window
 
 
 def prior_power(shape: Shape, prior: str, dtype: Any, *, halved: bool = True) -> np.ndarray:
