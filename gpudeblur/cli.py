@@ -27,7 +27,7 @@ from rich.text import Text
 
 import gpudeblur
 
-from .batch.folders import at_command_line, deblur_files, plan
+from .batch.folders import at_command_line, deblur_files, plan, white_of_file
 from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, summary, write_report
 from .blind.restore import network_names
 from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
@@ -157,7 +157,7 @@ def deblur(
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits, white=_level_of_file(result, white))
+        write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white))
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         confidence = f"{result.info['confidence']:.2f}"
@@ -221,7 +221,7 @@ def restore(
                 white=white,
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits, white=_level_of_file(result, white))
+        write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white))
         if kernel_out is not None and result.kernel is not None:
             write_kernel(kernel_out, result.kernel)
         _print_table(
@@ -565,11 +565,6 @@ def _parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
     if not mask.any():
         raise ValueError(f"--mask must not be black all over, got {text}; black pixels are not valid, others are")
     return mask
-
-
-def _level_of_file(result: Any, white: float | str | None) -> float | None:
-    """The white level for `write_image`, which converts as the file was read unless the user has said what it is."""
-    return None if white is None else result.info["white"]
 
 
 def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:

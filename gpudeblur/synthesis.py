@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike
 
-from .images.checks import as_integer, check_choice, check_number, check_rule
+from .images.checks import as_integer, check_axes, check_choice, check_number, check_rule
 from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_field
 
 __all__ = [
@@ -247,6 +247,7 @@ def blur(
         raise ValueError(f"kernel must be 2-D with odd sides, got shape {kernel.shape}; pad it with zeros")
     if image.ndim < 2:
         raise ValueError(f"image must have at least 2 axes (..., H, W), got shape {image.shape}")
+    check_axes(image.shape, None, way_out="blur numpy.moveaxis(image, -1, 0)")
     if any(k > n for k, n in zip(kernel.shape, image.shape[-2:], strict=True)):
         raise ValueError(f"kernel must fit into the image, got {kernel.shape} for {image.shape[-2:]}")
     check_choice("mode", mode, ("valid", "same", "wrap"))

@@ -117,6 +117,50 @@ def test_axes_that_no_picture_has(shape: tuple[int, ...], axis: Any, error: type
         check_picture(np.zeros(shape), channel_axis=axis)
 
 
+CHANNELS = "give channel_axis=-1, or pass pictures of"
+MANY = "or pass the channels as a stack of gray pictures"
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "message"),
+    [
+        *(
+            ((20, 30, c), None, f"image must end in rows and columns, (..., H, W), got shape (20, 30, {c}), whose last "
+             f"axis of {c} looks like channels; {CHANNELS} 30 x {c} one by one")
+            for c in (2, 3, 4)
+        ),
+        ((20, 30, 1), None, "image must ..., whose last axis of 1 looks like channels; give channel_axis=-1, or "
+         "image[..., 0], or pass pictures of 30 x 1 one by one"),
+        ((2, 20, 30, 3), None, "image must ..., got shape (2, 20, 30, 3), whose last axis of 3 looks like ..."),
+        ((3, 20, 30), -1, "channel_axis must be the axis of the channels, got -1 for shape (3, 20, 30), which makes "
+         f"pictures of 3 x 20 with 30 channels; use -3, {MANY}"),
+        ((20, 30, 3), 0, f"channel_axis must ..., which makes pictures of 30 x 3 with 20 channels; use -1, {MANY}"),
+        ((20, 30, 3), 1, f"channel_axis must ..., which makes pictures of 20 x 3 with 30 channels; use -1, {MANY}"),
+        ((2, 20, 30, 3), 0, f"channel_axis must ..., which makes pictures of 30 x 3 with 2 channels; use -1, {MANY}"),
+    ],
+)  # fmt: skip
+def test_channels_are_not_taken_for_columns(shape: tuple[int, ...], axis: Any, message: str) -> None:
+    with refuses(ValueError, message):
+        check_picture(np.zeros(shape), channel_axis=axis)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((20, 30), None), ((20, 3), None), ((3, 20, 30), None), ((1, 20, 3), None), ((4, 20, 3), None), ((5, 4, 4), None),
+     ((19, 30, 5), None), ((20, 30, 16), None), ((9, 100, 20), None), ((20, 30, 3), -1), ((20, 30, 1), -1),
+     ((3, 20, 30), 0), ((20, 30, 31), -1), ((2, 20, 30, 3), -1), ((2, 3, 20, 30), 1), ((20, 3, 3), -1)],
+)  # fmt: skip
+def test_shapes_of_ordinary_pictures(shape: tuple[int, ...], axis: Any) -> None:
+    check_picture(np.zeros(shape), channel_axis=axis)
+
+
+def test_a_short_last_axis_is_warned_of() -> None:
+    with pytest.warns(
+        UserWarning, match=r"^image of shape \(64, 80, 8\) is taken for a stack of 64 pictures of 80 x 8;"
+    ):
+        check_picture(np.zeros((64, 80, 8)))
+
+
 def test_a_bad_pixel_is_found_wherever_it_is() -> None:
     for index, value in zip(np.ndindex(5, 7), itertools.cycle((np.nan, np.inf, -np.inf)), strict=False):
         array = np.zeros((5, 7), np.float32)
@@ -223,6 +267,19 @@ def test_kernels_that_cannot_be(kernel: np.ndarray, message: str) -> None:
         check_kernel(kernel)
 
 
+def test_channels_of_a_kernel_are_not_taken_for_columns() -> None:
+    kernel = np.pad(np.ones((5, 5)), 2)
+    way_out = "looks like channels; use kernel[..., 0], or read its file with gpudeblur.read_kernel"
+    for count in (1, 3, 4):
+        channels = np.repeat(kernel[..., None], count, -1)
+        got = f"got shape (9, 9, {count}), whose last axis of {count}"
+        with refuses(ValueError, f"kernel must end in its rows and columns, (..., kh, kw), {got} {way_out}"):
+            check_kernel(channels, odd=False)
+        with refuses(ValueError, f"kernel must end in its rows and columns, (..., kh, kw), {got} {way_out}"):
+            check_kernel_fits(channels + 1, np.ones((40, 50)))
+    check_kernel(np.ones((6, 9, 3)))  # kernels of a stack
+
+
 def test_negative_values_in_a_kernel_are_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"^kernel has negative values, down to -0\.1: no blur has; cut them off with"):
         check_kernel(np.array([[-0.1, 1.2, -0.1]]))
@@ -239,6 +296,13 @@ CROP = "crop its empty border"
         ((41, 51), (40, 50), {"both": False}, f"not exceed the picture, got 41 x 51 for a picture of 40 x 50; {CROP}"),
         ((41, 3), (40, 50), {}, f"not exceed the picture, got 41 x 3 for a picture of 40 x 50; {CROP}"),
         ((3, 51), (40, 50, 3), {"channel_axis": -1}, f"not exceed ..., got 3 x 51 for a picture of 40 x 50; {CROP}"),
+        ((1, 3, 3), (40, 50), {}, "be one, (kh, kw), for one picture, got shape (1, 3, 3); use kernel[0]"),
+        (
+            (7, 3, 3),
+            (9, 40, 50),
+            {},
+            "be one, ..., got shape (7, 3, 3); ...; a 3-D PSF needs gpudeblur.restoration.ric...",
+        ),
         ((2, 3, 3), (40, 50), {}, "be one, (kh, kw), for one picture, got shape (2, 3, 3); channels share a kernel"),
         ((2, 3, 3), (4, 40, 50), {}, "be one, (kh, kw), or one a picture, (4, 3, 3), got shape (2, 3, 3); ..."),
         ((3, 3, 3), (40, 50, 3), {"channel_axis": -1}, "be one, (kh, kw), for one picture, got shape (3, 3, 3); ..."),
@@ -331,7 +395,7 @@ COUNT_FROM_0, COUNT_FROM_1 = ((0,), (0.5,)), ((1,), (0, 2.5))
 # The last values that each allows, and some that it does not.
 BOUNDS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     **dict.fromkeys(("weight", "flat_weight", "beta_max", "sigma", "range_sigma"), POSITIVE),
-    **dict.fromkeys(("noise_sigma", "damping", "tv_weight", "discrepancy", "threshold"), AT_LEAST_0),
+    **dict.fromkeys(("noise_sigma", "offset", "damping", "tv_weight", "discrepancy", "threshold"), AT_LEAST_0),
     **dict.fromkeys(("iterations", "num_iter"), COUNT_FROM_1),
     "stride": ((1, 8), (0, 2.5, 9)),
     **dict.fromkeys(("reweightings", "burnin", "min_num_iter"), COUNT_FROM_0),

@@ -90,6 +90,38 @@ def test_floats_that_look_like_8_bits_are_warned_of_at_the_call() -> None:
         assert caught[0].filename == __file__
 
 
+# ---- channels
+
+COLOR = np.dstack([PICTURE] * 3)
+LAST = "must end in rows and columns, (..., H, W), got shape (36, 44, 3), whose last axis of 3 looks like channels; "
+
+
+def test_channels_need_their_axis() -> None:
+    networks: Function = functools.partial(gd.restore, network="deepdeblur")
+    for function in (*BLIND.values(), networks, *DECONVOLVE.values(), gd.estimate_noise):
+        arguments = () if function in (*BLIND.values(), networks) else (KERNEL,)
+        with pytest.raises(ValueError, match="^image " + re.escape(LAST + "give channel_axis=-1, or pass")):
+            function(COLOR, *arguments)
+    for function in NONBLIND.values():
+        refused(
+            ValueError, f"blurred {LAST}use gpudeblur.deconvolve(..., channel_axis=-1), or", function, COLOR, KERNEL
+        )
+    with pytest.raises(ValueError, match="^pictures " + re.escape(LAST + "put one picture into a list, with channel_")):
+        gd.deblur_batch(COLOR, 3)
+    with pytest.raises(ValueError, match=r"^pictures must end in .*; give channel_axis=-1, or pass pictures of 44 x 3"):
+        gd.deblur_batch(COLOR[None], 3)
+    (result,) = gd.deblur_batch([COLOR], 3)
+    assert str(result.error).startswith(f"image {LAST}")
+    with pytest.raises(ValueError, match="^image " + re.escape(LAST)):
+        restoration.wiener(COLOR, KERNEL, 0.1, batch=1)
+    with pytest.raises(ValueError, match=r"^psf must have the 3 axes of the picture, .*; channels need channel_axis="):
+        restoration.wiener(COLOR, KERNEL, 0.1)
+    with pytest.warns(
+        UserWarning, match=r"^psf of shape \(5, 5, 3\) is applied along all 3 axes .*; give channel_axis=-1"
+    ):
+        restoration.wiener(COLOR, np.dstack([KERNEL] * 3) / 3, 0.1)
+
+
 # ---- kernel known
 
 
@@ -227,7 +259,7 @@ def test_numbers_of_scikit_images_functions_that_cannot_be(value: Any) -> None:
             restoration.richardson_lucy(PICTURE, KERNEL, filter_epsilon=value)
 
 
-@pytest.mark.filterwarnings("ignore:psf has negative values:UserWarning")
+@pytest.mark.filterwarnings("ignore:psf has negative values:UserWarning", "ignore:psf sums to:UserWarning")
 @pytest.mark.parametrize(
     ("image", "psf"),
     [(PICTURE, KERNEL - 1 / 25), (PICTURE, -KERNEL), (np.ones(9), np.ones(3)), (np.ones((9,) * 3), np.ones((3,) * 3))],

@@ -38,6 +38,8 @@ def library(monkeypatch):
         for fraction in (0.0, 0.5, 1.0):
             assert not options["callback"]("scale 1 of 1", fraction)  # true would stop the run
         backend = {"backend": "numpy", "confidence": confidence.value, "seconds": 1.234}
+        if field.value is not None:
+            backend["focal"] = 512.0
         negative = np.iinfo(image.dtype).max - image if image.dtype.kind == "u" else 1 - image
         return SimpleNamespace(image=negative, kernel=KERNEL, field=field.value, info=backend)
 
@@ -173,6 +175,7 @@ def test_the_field_is_written(library, source, tmp_path):
     for name in ("field.npz", "field.png", "kernel.npy"):
         result = write(name)
         assert result.exit_code == 0, result.output
+        assert "none in EXIF data; 512 px, estimated" in result.output
     loaded = gpudeblur.KernelField.load(tmp_path / "field.npz")
     assert loaded.shape == COLOR.shape[:2]
     np.testing.assert_array_equal(loaded.kernels, field.kernels)

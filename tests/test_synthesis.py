@@ -181,6 +181,7 @@ REFUSED = [
     (blur, np.ones((9, 9), np.uint8), {"kernel": BOX}, "image must be float32 or float64, got uint8"),
     (blur, PICTURE, {"kernel": np.ones((4, 3))}, "kernel must be 2-D with odd sides, got shape (4, 3)"),
     (blur, PICTURE, {"kernel": np.ones((25, 3))}, "kernel must fit into the image, got (25, 3) for (23, 30)"),
+    (blur, np.ones((23, 30, 3)), {"kernel": np.ones((3, 3))}, "image must end in rows and columns, (..., H, W), got"),
     (blur, PICTURE, {"kernel": BOX, "mode": "full"}, "mode must be one of 'valid', 'same', 'wrap', got 'full'"),
     (blur, PICTURE, {"kernel": BOX, "noise_sigma": 0.1}, "rng must be a generator or a seed when noise_sigma is above"),
     (blur, PICTURE, {"kernel": BOX, "noise_sigma": -0.1}, "noise_sigma must be at least 0, and finite, got -0.1"),

@@ -156,6 +156,7 @@ def test_methods_for_pictures_in_0_to_1_doubt_other_units() -> None:
             UserWarning, match=r"^blurred has values up to .*; divide by full scale, or use gpudeblur.dec"
         ):
             gd.nonblind.tv(blurred() * top, KERNEL, iterations=1)
+        gd.nonblind.tv(blurred() * top, KERNEL, iterations=1, weight=1e-3 * top)
         gd.nonblind.wiener(blurred() * top, KERNEL)
 
 
@@ -256,6 +257,15 @@ def test_files_of_another_depth_have_the_white_of_the_picture(dim: Path) -> None
     assert 2000 < deep.max() <= 4095
     assert abs(eight / 255 - deep / 4095).mean() < 0.02
     assert_same(read_image(dim.with_name("out") / "dim.jpg").pixels, eight)
+
+
+@pytest.mark.filterwarnings("always::gpudeblur.images.checks.UnitWarning")
+def test_floats_of_a_file_become_integers_by_the_unit_they_are_read_in(dim: Path) -> None:
+    source = dim.with_name("floats.tif")
+    write_image(source, counts(255, np.float32)[:48, :48])
+    result = run("deblur", source, "-o", dim.with_name("out.png"), "-k", "5", "--final", "tv")
+    assert "these as if full scale were 255; give --white-level auto, or the value of full scale" in result.stderr
+    assert 0.1 < (read_image(dim.with_name("out.png")).pixels / 255).mean() < 0.8
 
 
 def test_a_batch_of_files_fails_where_white_is_below(dim: Path) -> None:

@@ -23,6 +23,14 @@ def at_command_line(message: Any) -> str:
     return str(getattr(message, "at_command_line", message))
 
 
+def white_of_file(result: Any, white: float | str | None) -> float | None:
+    """The white level by which `write_image` converts a result to the depth of its file.
+
+    An integer picture whose white level is only assumed keeps its brightness.
+    """
+    return None if white is None and result.image.dtype.kind != "f" else result.info.get("white")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One row of the report."""
@@ -170,11 +178,12 @@ def deblur_files(
             if result.image is None:
                 yield task.failed(result.error)
                 continue
-            level = None if settings.get("white") is None else result.info["white"]
             image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
             try:
                 if overwrite or not task.output.exists():
-                    write_image(task.output, image, alpha, bits=bits, white=level)
+                    write_image(
+                        task.output, image, alpha, bits=bits, white=white_of_file(result, settings.get("white"))
+                    )
                 if task.kernel is not None and result.kernel is not None and (overwrite or not task.kernel.exists()):
                     write_kernel(task.kernel, result.kernel)
             except FILE_ERRORS as error:

@@ -18,6 +18,7 @@ from ..blind.options import Settings, TwoStepOptions
 from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names, restore_silently
 from ..images import checks
 from ..images.masks import NAN_ADVICE, valid_pixels, without_mask
+from ..images.planes import split_alpha
 from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
@@ -301,17 +302,16 @@ def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any], float |
     def white_of(pipeline: Pipeline, picture: Any) -> float | None:
         index, mask = pipeline.read_count, settings.get("mask")
         try:
-            if is_network:
-                checks.check_picture(picture, channel_axis=axis)
-            else:
+            checks.module_of(without_mask(picture) if not is_network else picture, "image")
+            checks.check_dtype(picture.dtype, "image")
+            if mask is not None or isinstance(picture, np.ma.MaskedArray):
                 picture = _visible(picture, mask, axis)
-            if is_network:
-                picture = colors_of(picture, axis)
+            picture = colors_of(picture, axis) if is_network else split_alpha(picture, axis, warns=False)[0]
             dtype = "float32" if is_network else settings["options"].dtype
             level, warning = assess_white(picture, white, channel_axis=axis, dtype=dtype, name=f"picture {index}")
         except WhiteLevelError:
             raise
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError):
             is_plain = white is None and isinstance(picture, np.ndarray) and picture.dtype.kind in "iuf"
             return ComparedWhite(full_scale(picture.dtype)) if is_plain else None
         if warning is not None and not pipeline.warned_of_white:
@@ -412,6 +412,9 @@ def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
             f"pictures must have at least {rank} axes as a stack, {axes}, got {pictures.ndim} (shape "
             f"{tuple(pictures.shape)}); put a single picture into a list"
         )
+    if channel_axis is None and hasattr(pictures, "ndim"):
+        way_out = "give channel_axis=-1" if pictures.ndim > 3 else "put one picture into a list, with channel_axis=-1"
+        checks.check_axes(tuple(pictures.shape), None, "pictures", way_out=way_out)
     try:
         return len(pictures)
     except TypeError:

@@ -21,7 +21,7 @@ from ..images.checks import without_channels
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
 from ..images.masks import with_mask_of, without_mask
-from ..images.planes import to_picture
+from ..images.planes import join_alpha, to_picture
 from ..nonblind.final import residual_mse, restore
 from ..numerics.arrays import (
     Array,
@@ -116,7 +116,8 @@ def deblur(
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
         size.
     channel_axis : int, optional
-        Axis of the colors; the kernel is estimated on their luminance, and all are restored with it.
+        Axis of the colors; the kernel is estimated on their luminance, and all are restored with it. The last of 2 or 4
+        channels is returned unchanged if it is opacity: constant, or mostly at 0 or at its maximum.
     device : {None, "cpu", "cuda", "auto"}
         Where to compute; None: where the image lives. The result has the type of the input.
     method : {"two-step"}
@@ -129,10 +130,10 @@ def deblur(
     white : float, "auto" or None
         The value of full scale in the image's unit, such as 4095 for 12 bits; integers come back clipped there. "auto":
         the smallest of 2^8 - 1, 2^10 - 1, 2^12 - 1, 2^14 - 1 and 2^16 - 1 that holds all values of the image, or of the
-        whole stack. For floats it is 1 for values from 1/16 to 16; below, the largest value, rounded up. None: the
-        largest value of an integer type, 1 for floats. But an image that uses under 1/16 of its type's range, that ends
-        exactly at a smaller full scale, or floats of which more than 1 % are above 16 are read as by "auto", with a
-        warning. ``info["white"]`` is what was taken.
+        whole stack. For floats it is 1, but for those far below 1 the largest value, rounded up, as for others that no
+        usual scale fits. None: the largest value of an integer type, 1 for floats. But an image that uses under 1/16 of
+        its type's range, integers that end exactly at a smaller full scale, and floats of which more than 1 % are above
+        16 or 10 % above 4 are read as by "auto", with a warning. ``info["white"]`` is what was taken.
     mask : bool array, (H, W) or (..., H, W), or "nan", optional
         True where the image is valid; in the memory of `image`. The other pixels may have any value, NaN included: they
         are interpolated while the kernel is estimated, and the restoration fills them in (see `deconvolve`). A mask
@@ -207,7 +208,7 @@ def deblur(
             planes = sharp if channel_axis is not None else sharp[:, 0]
             planes = planes.reshape(*stack, *planes.shape[1:])
             sharp = to_picture(planes, gamma, image, channel_axis=channel_axis, white=observed.white)
-            sharp = with_mask_of(original, sharp)
+            sharp = with_mask_of(original, join_alpha(sharp, observed.alpha, channel_axis))
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds

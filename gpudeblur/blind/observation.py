@@ -10,7 +10,7 @@ import numpy as np
 from ..images import checks
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, without_mask
 from ..images.noise import noise_scale
-from ..images.planes import decode, luminance, to_planes
+from ..images.planes import decode, luminance, split_alpha, to_planes
 from ..images.saturation import find_saturated
 from ..images.white import white_level
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
@@ -28,6 +28,7 @@ class Observation:
     luminance : (n, H, W), what the kernel is estimated from.
     saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
+    alpha : (..., H, W), the opacity as the user passed it, or None; see `images.planes.split_alpha`.
     white : the value of full scale in the unit of the user's image.
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
@@ -37,6 +38,7 @@ class Observation:
     luminance: Array
     saturated: Array | None
     noise_scale: Array
+    alpha: Array | None = None
     white: float = 1.0
     valid: Array | None = None
 
@@ -58,7 +60,11 @@ class Observation:
         checks.check_picture(image, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
         xp = choose_module(image, settings.device)
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
+        image, alpha = split_alpha(image, channel_axis)
         if valid is not None:
+            if alpha is not None and channel_axis is not None:  # the colors' part of it
+                valid = array_module(valid).moveaxis(valid, channel_axis, 0)[:-1]
+                valid = array_module(valid).moveaxis(valid, 0, channel_axis)
             image = array_module(image).where(valid, image, 0).astype(image.dtype, copy=False)
         white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=white)
@@ -83,7 +89,7 @@ class Observation:
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if channel_axis is None else luminance(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
-        return cls(planes, gray, saturated if any_saturated else None, scale, white, valid)
+        return cls(planes, gray, saturated if any_saturated else None, scale, alpha, white, valid)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
@@ -92,7 +98,7 @@ class Observation:
         indices = array_module(self.image).asarray(group)
         saturated, valid = (None if array is None else array[indices] for array in (self.saturated, self.valid))
         image, gray, scale = (array[indices] for array in (self.image, self.luminance, self.noise_scale))
-        return Observation(image, gray, saturated, scale, self.white, valid)
+        return Observation(image, gray, saturated, scale, white=self.white, valid=valid)
 
     def __len__(self) -> int:
         return len(self.image)

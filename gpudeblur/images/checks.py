@@ -65,8 +65,47 @@ def check_picture(
         _check_channel_axis(channel_axis, image.shape, name)
     if image.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {image.shape}; every side must be at least 1")
+    check_axes(image.shape, channel_axis, name)
     if nan_advice is not None:
         check_finite(image, xp, name, nan_advice)
+
+
+MAX_COLORS = 4  # channels of a color picture with alpha
+MIN_LONG = 8  # pixels, at least, of the sides that are taken for those of a picture with channels
+MAX_BANDS = 32  # a shorter last axis, a quarter of the others at most, is probably one of channels
+
+
+def check_axes(
+    shape: tuple[int, ...], channel_axis: int | None, name: str = "image", *, way_out: str = "give channel_axis=-1"
+) -> None:
+    """Refuse a shape that is read as a stack of narrow pictures, but looks like (H, W, C) or (C, H, W).
+
+    A stack of pictures at most `MAX_COLORS` pixels wide, or such pictures of many channels, are refused.
+    A last axis of up to `MAX_BANDS` pixels, much shorter than the others, is warned of. Reads no pixel.
+    """
+    axis = None if channel_axis is None else channel_axis % len(shape)
+    *stack, rows, columns = (side for i, side in enumerate(shape) if i != axis)
+    is_narrow = columns <= MAX_COLORS and bool(stack) and min(stack[-1], rows) >= MIN_LONG
+    if channel_axis is None:
+        pictures = f"{rows} x {columns}"
+        if is_narrow:
+            squeeze = f", or {name}[..., 0]" if columns == 1 else ""
+            raise ValueError(
+                f"{name} must end in rows and columns, (..., H, W), got shape {shape}, whose last axis of {columns} "
+                f"looks like channels; {way_out}{squeeze}, or pass pictures of {pictures} one by one"
+            )
+        if len(shape) == 3 and columns <= MAX_BANDS and 4 * columns <= min(stack[-1], rows):
+            warn(
+                f"{name} of shape {shape} is taken for a stack of {stack[-1]} pictures of {pictures}; if its last axis "
+                f"is one of channels, {way_out}"
+            )
+    elif is_narrow or (min(rows, columns) <= MAX_COLORS and min(shape[channel_axis], max(rows, columns)) >= MIN_LONG):
+        short = next(i - len(shape) for i, side in enumerate(shape) if side in (rows, columns) and side <= MAX_COLORS)
+        raise ValueError(
+            f"channel_axis must be the axis of the channels, got {channel_axis} for shape {shape}, which makes "
+            f"pictures of {rows} x {columns} with {shape[channel_axis]} channels; use {short}, or pass the channels as "
+            "a stack of gray pictures"
+        )
 
 
 def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) -> tuple[int, int]:
@@ -211,8 +250,22 @@ def check_kernel_fits(kernel: Any, image: Any, *, channel_axis: int | None = Non
         )
     stack = tuple(lead)
     if kernel.ndim > 2 and kernel.shape[:-2] != stack:
+        if kw <= MAX_COLORS < kh:
+            raise ValueError(_channels_of_kernel(kernel.shape, "kernel"))
         one_each = f"or one a picture, {(*stack, kh, kw)}" if stack else "for one picture"
-        raise ValueError(f"kernel must be one, (kh, kw), {one_each}, got shape {kernel.shape}; channels share a kernel")
+        way_out = "channels share a kernel"
+        if kernel.shape[0] == 1:
+            way_out = "use kernel[0]"
+        elif kernel.shape[0] > MAX_COLORS:
+            way_out += "; a 3-D PSF needs gpudeblur.restoration.richardson_lucy"
+        raise ValueError(f"kernel must be one, (kh, kw), {one_each}, got shape {kernel.shape}; {way_out}")
+
+
+def _channels_of_kernel(shape: tuple[int, ...], name: str) -> str:
+    return (
+        f"{name} must end in its rows and columns, (..., kh, kw), got shape {shape}, whose last axis of {shape[-1]} "
+        f"looks like channels; use {name}[..., 0], or read its file with gpudeblur.read_kernel"
+    )
 
 
 def without_channels(image: Any, channel_axis: int | None) -> tuple[int, ...]:
@@ -285,6 +338,26 @@ def warning_of_large(
     return UnitWarning(text + advice, text + at_command_line)
 
 
+CUT_LIGHT = 0.01  # of the light of an image, that negative values take away
+
+
+def warn_of_cut(image: Array, offset: float = 0.0, *, ndim: int = 2, name: str = "image") -> None:
+    """Warn if a method counts negative values of `image` + `offset` as 0, and so adds light. On CuPy it waits.
+
+    `ndim` is the number of axes of an image, the last ones.
+    """
+    if float(image.min()) >= -offset:
+        return
+    data = image + offset if offset else image
+    axes = tuple(range(-ndim, 0))
+    negative = array_module(data).minimum(data, 0).sum(axis=axes)
+    if bool((-negative > CUT_LIGHT * (data.sum(axis=axes) - negative)).any()):
+        warn(
+            f"{name} has negative values, down to {float(image.min()):.3g}, which Richardson-Lucy counts as 0, so that "
+            f"it adds light; give offset={-float(image.min()):.3g} or more, which is added before and subtracted after"
+        )
+
+
 def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:
     is_positive = isinstance(gamma, (int, float, np.number)) and bool(0 < gamma < math.inf)
     check_rule("gamma", gamma, is_positive, "be a positive number", way_out)
@@ -317,6 +390,28 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
     ValueError
         Fewer than 2 axes, empty, an even side, NaN or infinity, or a sum that is not positive.
     """
+    check_kernel_array(kernel, name=name, odd=odd)
+    height, width = kernel.shape[-2:]
+    values = kernel.astype(np.float64)
+    total = kernel_sum(values, 2)
+    if bool((total == 0).any()):
+        if kernel.ndim > 2 and width <= MAX_COLORS < height:  # its rows are taken for kernels
+            raise ValueError(_channels_of_kernel(kernel.shape, name))
+        raise ValueError(
+            f"{name} must not sum to zero, got a sum of {float(abs(total).min()):g}; "
+            "a blur keeps the light, so its kernel sums to 1"
+        )
+    if bool((total < 0).any()):
+        raise ValueError(f"{name} must have a positive sum, got {float(total.min()):g}; change its sign")
+    if bool((values < -1e-3 * abs(values).max()).any()):
+        warn(
+            f"{name} has negative values, down to {float(values.min()):g}: no blur has; "
+            "cut them off with numpy.maximum(kernel, 0) unless they are meant",
+        )
+
+
+def check_kernel_array(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None:
+    """What `check_kernel` asks of any array: memory, dtype, axes, sides, and finite values."""
     xp = module_of(kernel, name)
     check_dtype(kernel.dtype, name)
     if kernel.ndim < 2:
@@ -334,20 +429,6 @@ def check_kernel(kernel: Any, *, name: str = "kernel", odd: bool = True) -> None
                 f"pad it with one zero {line}"
             )
     check_finite(kernel, xp, name, "estimate it again or set it to zero there")
-    values = kernel.astype(np.float64)
-    total = kernel_sum(values, 2)
-    if bool((total == 0).any()):
-        raise ValueError(
-            f"{name} must not sum to zero, got a sum of {float(abs(total).min()):g}; "
-            "a blur keeps the light, so its kernel sums to 1"
-        )
-    if bool((total < 0).any()):
-        raise ValueError(f"{name} must have a positive sum, got {float(total.min()):g}; change its sign")
-    if bool((values < -1e-3 * abs(values).max()).any()):
-        warn(
-            f"{name} has negative values, down to {float(values.min()):g}: no blur has; "
-            "cut them off with numpy.maximum(kernel, 0) unless they are meant",
-        )
 
 
 def module_of(array: Any, name: str) -> Any:

@@ -133,8 +133,8 @@ def write_image(
         As `check_output`; or the array is not such an image (`TypeError` for its dtype).
     """
     target = check_output(path, alpha=alpha is not None, bits=bits)
-    check_picture(pixels, name="pixels")
     suffix = target.suffix.lower()
+    check_picture(pixels, channel_axis=-1 if getattr(pixels, "ndim", 2) == 3 else None, name="pixels")
     layers = to_host(pixels)
     if layers.ndim == 2:
         layers = layers[..., None]
@@ -182,11 +182,13 @@ def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
 def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a blur kernel: the array of a `.npy` file as it is, or a gray image, scaled to sum 1 in float64.
 
+    An image of three equal channels, or with alpha that is opaque everywhere, is gray too.
+
     Raises
     ------
     OSError, ValueError
         As `read_image`; or the array is not a kernel (`checks.check_kernel`; even sides are allowed), or the image has
-        color or opacity.
+        colors or transparent pixels.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -198,10 +200,13 @@ def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
             check_kernel(kernel, odd=False)
             return kernel
     image = read_image(path)
-    if image.pixels.ndim != 2 or image.alpha is not None:
+    pixels, alpha = image.pixels, image.alpha
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2 or (alpha is not None and alpha.min() < alpha.max()):
         raise ValueError(f"{path} must be a gray image without alpha to be a kernel; convert it, or pass a .npy file")
-    check_kernel(image.pixels, odd=False)
-    kernel = image.pixels.astype(np.float64)
+    check_kernel(pixels, odd=False)
+    kernel = pixels.astype(np.float64)
     return kernel / kernel.sum()
 
 

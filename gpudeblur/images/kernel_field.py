@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..numerics.arrays import Array, array_module, move, to_host
 from ..numerics.varying_blur import hats, reaching, regular_nodes
 from . import checks
 from .kernels import fit_size, prepare_kernel, support_sides
+from .known_kernel import subtract_floor, warn_of_measured
 
 SEPARATOR = 64  # gray of the lines between the kernels of `show_kernels`
 
@@ -37,6 +38,8 @@ class KernelField:
         Positions of the nodes in pixels, (gy,) and (gx,), each at least 1 after the one before. None is a regular grid
         with nodes in the image's corners: rows i (H - 1) / (gy - 1), columns likewise; a single node is in the middle.
         Beyond the outer nodes the blur is constant.
+    floor : float or "auto", optional
+        A constant to be subtracted from the kernels before they are scaled, see `deconvolve`.
 
     Raises
     ------
@@ -62,9 +65,10 @@ class KernelField:
     kernels: Array
     shape: tuple[int, int]
     nodes: tuple[np.ndarray, np.ndarray] | None = None
+    floor: InitVar[float | str | None] = None
 
-    def __post_init__(self) -> None:
-        kernels = _checked_kernels(self.kernels)
+    def __post_init__(self, floor: float | str | None) -> None:
+        kernels = _checked_kernels(self.kernels, floor)
         shape = _checked_shape(self.shape)
         counts = kernels.shape[:2]
         if self.nodes is None:
@@ -235,7 +239,7 @@ def show_kernels(field_or_kernel: KernelField | Array) -> Array:
     return xp.ascontiguousarray(out.reshape(gy * (kh + 1), gx * (kw + 1))[:-1, :-1])
 
 
-def _checked_kernels(kernels: Any) -> Array:
+def _checked_kernels(kernels: Any, floor: float | str | None) -> Array:
     if getattr(kernels, "ndim", 4) != 4:
         raise ValueError(
             f"kernels must be (gy, gx, kh, kw), a kernel for each node of a grid, got {kernels.ndim} axes (shape "
@@ -244,12 +248,16 @@ def _checked_kernels(kernels: Any) -> Array:
     # Before `check_kernel`, which only warns of negative values.
     checks.module_of(kernels, "kernels")
     checks.check_dtype(kernels.dtype, "kernels")
+    if floor is not None:
+        checks.check_kernel_array(kernels, name="kernels", odd=False)
+        kernels = subtract_floor(kernels, floor, 2, name="kernels")
     if bool((kernels < 0).any()):
         raise ValueError(
             f"kernels must not be negative, got a minimum of {float(kernels.min()):.3g}; clip them with "
             "numpy.maximum(kernels, 0)"
         )
     checks.check_kernel(kernels, name="kernels", odd=False)
+    warn_of_measured(kernels, 2, name="kernels", way_out="" if floor == "auto" else 'give floor="auto"')
     return prepare_kernel(kernels)
 
 

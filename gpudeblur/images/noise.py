@@ -13,6 +13,7 @@ from ..numerics.varying_blur import mean_power
 from . import checks
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
+from .known_kernel import known_kernel
 from .planes import to_planes
 from .white import check_white, white_level
 
@@ -24,6 +25,7 @@ def estimate_noise(
     channel_axis: int | None = None,
     device: str | None = None,
     white: float | str | None = None,
+    floor: float | str | None = None,
 ) -> Any:
     """Standard deviation of the white noise in a picture.
 
@@ -35,6 +37,7 @@ def estimate_noise(
         (`noise.noise_sigma_under`). Otherwise it is measured in the finest diagonal differences, to which fine texture
         contributes too (`noise.noise_sigma`).
     device, white : see `deblur`.
+    floor : see `deconvolve`.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def estimate_noise(
     if kernel is None:
         sigma = noise_sigma(planes)
     else:
-        checks.check_kernel(kernel, odd=False)
+        kernel = known_kernel(kernel, floor=floor)
         array_module(image, kernel)
         checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=False)
         kernel = prepare_kernel(move(kernel, xp))

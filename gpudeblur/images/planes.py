@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module, dtype_on, move
+from ..numerics.arrays import Array, array_module, dtype_on, move, to_host
+from ..numerics.user_warnings import warn
 from .checks import check_gamma
 from .white import ComparedWhite, full_scale
 
@@ -98,6 +99,54 @@ def to_picture(
     """Planes of linear intensity as an array like the user's `image`: its gamma, unit, dtype, axes and memory."""
     result = from_planes(encode(planes, gamma), image, channel_axis=channel_axis, white=white)
     return move(result, array_module(image)).astype(image.dtype, copy=False)
+
+
+# Opacity is constant, or has at least these fractions of its pixels at its maximum, and there or at 0.
+OPAQUE, OPAQUE_OR_EMPTY = 0.05, 0.5
+
+
+def split_alpha(image: Array, channel_axis: int | None, *, warns: bool = True) -> tuple[Array, Array | None]:
+    """(the colors, the last of 2 or 4 channels if it is opacity), or (the image, None). On CuPy the call waits.
+
+    Opacity must not be blurred or sharpened with the colors. Bands of an instrument are not opacity: whether the last
+    channel is, is seen from its values, `OPAQUE`.
+
+    Raises
+    ------
+    ValueError
+        Some pictures of a stack have opacity, and others do not.
+    """
+    if channel_axis is None or image.shape[channel_axis] not in (2, 4):
+        return image, None
+    xp = array_module(image)
+    channels = xp.moveaxis(image, channel_axis, 0)
+    alpha, axes = channels[-1], (-2, -1)
+    values = xp.nan_to_num(alpha) if alpha.dtype.kind == "f" else alpha  # of pixels that a mask leaves out
+    at_top = values == values.max(axis=axes, keepdims=True)
+    in_either = (at_top | (values == 0)).mean(axis=axes)
+    is_alpha = to_host(xp.asarray((at_top.mean(axis=axes) >= OPAQUE) & (in_either >= OPAQUE_OR_EMPTY)))
+    if is_alpha.all():
+        return xp.moveaxis(channels[:-1], 0, channel_axis), alpha
+    if is_alpha.any():
+        raise ValueError(
+            f"image must have opacity as the last of {len(channels)} channels in all pictures of a stack or in none, "
+            f"got {int(is_alpha.sum())} of {is_alpha.size}; pass them one by one"
+        )
+    if len(channels) == 4 and warns:
+        warn(
+            "image has 4 channels, and the last is deblurred like the others, since it is not mostly 0 or full; if it "
+            "is opacity, pass the first three alone"
+        )
+    return image, None
+
+
+def join_alpha(colors: Array, alpha: Array | None, channel_axis: int | None) -> Array:
+    """The inverse of `split_alpha`: the opacity as it came, to the last bit."""
+    if alpha is None or channel_axis is None:
+        return colors
+    xp = array_module(colors, alpha)
+    channels = xp.concatenate([xp.moveaxis(colors, channel_axis, -1), alpha[..., None]], axis=-1)
+    return xp.ascontiguousarray(xp.moveaxis(channels, -1, channel_axis))
 
 
 def luminance(planes: Array) -> Array:

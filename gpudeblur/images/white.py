@@ -17,6 +17,8 @@ USUAL_LEVELS = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
 MIN_RANGE = 1 / 16
 # Noise at full scale may exceed it by this factor; of larger values there may be this fraction, for hot pixels.
 NOISE_HEADROOM, MAX_HOT_PIXELS = 1.25, 0.01
+# Floats of which more than such a fraction is above such a value are not in [0, 1]: lights are fewer.
+OTHER_UNIT = ((LARGE_VALUE, MAX_HOT_PIXELS), (4, 0.1))
 # Larger than the brightest square of 2 x 2 pixels by more than this factor: a hot pixel.
 HOT_PIXEL = 2.0
 # Integers of so many bytes come from conversions: no sensor fills them.
@@ -90,7 +92,7 @@ def white_level(
         As `check_picture` accepts it. The images of a stack have one white level.
     white : what `check_white` returns
         "auto": `natural_level`. None: the full scale of the dtype, but `natural_level` for an image that ends below
-        MIN_RANGE of its range, or exactly at a smaller usual full scale, and for floats many of which are above 16.
+        MIN_RANGE of its range, or exactly at a smaller usual full scale, and for floats by OTHER_UNIT.
     dtype : dtype
         Of the computation: what `check_largest` refuses is not warned of.
     adaptive : bool
@@ -131,15 +133,17 @@ def assess_white(
     largest, bright, smallest = (float(level) for level in to_host_together(xp, levels))
     if isinstance(white, float):
         return ComparedWhite(white), _compare(image, white, largest, name)
+    is_large = image.dtype.kind == "f" and any(
+        largest > value and float((image > value).mean()) > fraction for value, fraction in OTHER_UNIT
+    )
     if white == "auto":
-        level, warning = _automatic(image.dtype, largest, bright, name)
+        level, warning = _automatic(image.dtype, largest, bright, is_large, name)
     else:
         level, warning = _assumed(image.dtype, largest, bright, smallest, adaptive, name)
         magnitude = max(largest, -smallest)
-        if image.dtype.kind == "f" and LARGE_VALUE < magnitude <= value_limit(dtype):
-            # More than a few values: no lights, but another unit.
-            is_other_unit = adaptive and float((image > LARGE_VALUE).mean()) > MAX_HOT_PIXELS
-            level = ComparedWhite(natural_level(image.dtype, _without_hot(largest, bright)) if is_other_unit else 1.0)
+        if image.dtype.kind == "f" and (is_large or magnitude > LARGE_VALUE) and magnitude <= value_limit(dtype):
+            extent = _without_hot(largest, bright)
+            level = ComparedWhite(natural_level(image.dtype, extent, is_large) if adaptive else 1.0)
             warning = warning_of_large(magnitude, white=float(level), name=name)
     return level, None if unit_free else warning
 
@@ -154,18 +158,20 @@ def bright_level(values: Array) -> Array:
     return values.max()
 
 
-def natural_level(dtype: Any, largest: float) -> float:
+def natural_level(dtype: Any, largest: float, is_large: bool | None = None) -> float:
     """The smallest usual full scale that holds values up to `largest`.
 
     For integers 2^8 - 1 to 2^16 - 1, beyond them any 2^n - 1, and at most the end of the dtype. For floats also 1,
-    which holds lights up to `checks.LARGE_VALUE`, while the others hold noise only. For floats below 1/16, and beyond
-    2^16 - 1, the largest value itself, rounded up by 5 to 15 % so that nothing seems to be saturated.
+    which holds lights unless the image `is_large` by OTHER_UNIT (None: above `checks.LARGE_VALUE`), while the others
+    hold noise only. For other floats the largest value itself, rounded up by 5 to 15 % so that nothing seems to be
+    saturated.
     """
     if dtype.kind != "f":
         enough = (level for level in USUAL_LEVELS if largest <= level)
         return min(full_scale(dtype), next(enough, 2.0 ** math.ceil(math.log2(max(largest, 1) + 1)) - 1))
     usual = [level for level in USUAL_LEVELS if largest <= NOISE_HEADROOM * level]
-    if largest <= 0 or MIN_RANGE <= largest <= LARGE_VALUE:
+    is_large = largest > LARGE_VALUE if is_large is None else is_large
+    if largest <= 0 or (largest >= MIN_RANGE and not is_large):
         return 1.0
     if largest > LARGE_VALUE and usual:
         return usual[0]
@@ -187,9 +193,11 @@ def _compare(image: Array, white: float, largest: float, name: str) -> UnitWarni
     raise WhiteLevelError(f"white {rule}; {way_out}", f"--white-level {rule}; {way_out}")
 
 
-def _automatic(dtype: Any, largest: float, bright: float, name: str) -> tuple[ComparedWhite, UnitWarning | None]:
+def _automatic(
+    dtype: Any, largest: float, bright: float, is_large: bool, name: str
+) -> tuple[ComparedWhite, UnitWarning | None]:
     """The white level by "auto"."""
-    level = natural_level(dtype, largest)
+    level = natural_level(dtype, largest, is_large)
     if not 0 < bright < MIN_RANGE * level:
         return ComparedWhite(level), None
     text = f"{name} has values up to {_extent(largest, bright)}, under 1/16 of {level:g}, which"

@@ -9,7 +9,8 @@ blurred : (..., H, W) float32 or float64
     The blurred image, or a stack of them. Methods with an automatic weight expect values in [0, 1].
 kernel : (kh, kw), or one per image, (..., kh, kw)
     The blur kernel, ``blurred = conv(sharp, kernel)``. It is scaled to sum 1. Its origin is pixel (kh // 2, kw // 2).
-    `sparse` and `richardson_lucy` also take a `gpudeblur.KernelField`, a blur that varies over the image.
+    What seems to be measured with a floor, or to have its origin at [0, 0], is warned of; `gpudeblur.deconvolve` has
+    ``floor=``. `sparse` and `richardson_lucy` also take a `gpudeblur.KernelField`, a blur that varies over the image.
 weight : float or one per image, (...), optional
     Weight of the prior. Larger: less noise and ringing, less detail. None derives it from the noise of the image, see
     `gpudeblur.nonblind.regularization`.

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
+from ..images.known_kernel import known_kernel
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
 from ..images.white import MIN_RANGE, bright_level
 from ..numerics.arrays import Array, array_module, move
@@ -48,15 +49,13 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
             mask = valid_pixels(image, mask, name="blurred")
         else:
             _check_picture(blurred)
-        if mask is None and spec.weight_rule is not None:  # the others accept any unit
-            _check_unit(blurred)
         if isinstance(kernel, KernelField) and not spec.varying:
             name = method.__name__
             raise TypeError(f"kernel must be an array for {name}, got a KernelField; use sparse or richardson_lucy")
         if isinstance(kernel, KernelField):
             check_field(kernel, blurred, boundary=options.get("boundary", "unknown"))
         else:
-            checks.check_kernel(kernel, odd=False)
+            kernel = known_kernel(kernel, way_out='use gpudeblur.deconvolve(..., floor="auto")')
         kernels = kernel.kernels[0, 0] if isinstance(kernel, KernelField) else kernel
         xp = array_module(blurred, kernels)
         if "boundary" in options:
@@ -85,8 +84,10 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         if mask is not None:
             blurred = inpaint(blurred, mask)
             checks.check_range(blurred, None, name="blurred")
-            if spec.weight_rule is not None:
-                _check_unit(blurred)
+        if spec.weight_rule is not None and options.get("weight") is None:  # the others accept any unit
+            _check_unit(blurred)
+        if spec.nonnegative:
+            checks.warn_of_cut(blurred, options.get("offset", 0.0), name="blurred")
         if isinstance(kernel, KernelField):
             kernel = kernel.prepared(blurred.dtype)
         else:
@@ -136,6 +137,7 @@ def _check_picture(blurred: Any, nan_advice: str | None = "inpaint it first") ->
         )
     if blurred.size == 0:
         raise ValueError(f"blurred must not be empty, got shape {blurred.shape}; every side must be at least 1")
+    checks.check_axes(blurred.shape, None, "blurred", way_out="use gpudeblur.deconvolve(..., channel_axis=-1)")
     if nan_advice is not None:
         checks.check_finite(blurred, xp, "blurred", nan_advice)
         checks.check_range(blurred, None, name="blurred")

@@ -9,8 +9,9 @@ import numpy as np
 from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
+from ..images.known_kernel import known_kernel
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
-from ..images.planes import decode, to_picture, to_planes
+from ..images.planes import decode, join_alpha, split_alpha, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
@@ -29,6 +30,8 @@ def deconvolve(
     boundary: str = "unknown",
     weight: Any = None,
     noise_sigma: Any = None,
+    offset: float | None = None,
+    floor: float | str | None = None,
     iterations: int | None = None,
     saturation: float | str | None = "auto",
     mask: Array | str | None = None,
@@ -47,12 +50,14 @@ def deconvolve(
 
     Parameters
     ----------
-    image : (..., H, W), or (..., H, W, C) with ``channel_axis=-1``; see `deblur`.
+    image : (..., H, W), or (..., H, W, C) with ``channel_axis=-1``; see `deblur`, also for opacity.
     kernel : (kh, kw), or one per image, (..., kh, kw)
         ``image = conv(sharp, kernel)``. It is scaled to sum 1 and need not be centered. Its origin is pixel
-        (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the image. In the same kind of
-        memory as `image`. It may be larger than the image along one axis, unless the boundary is "wrap". Or a
-        `KernelField` of the image's height and width: a blur that varies over the image, the same in a whole stack.
+        (kh // 2, kw // 2), the middle one of odd sides: a delta elsewhere shifts the image. A stack of them is no
+        3-D point spread function, for which `gpudeblur.restoration.richardson_lucy` is: stacks whose slices look like
+        its planes are refused, unless each has the sum 1. In the same kind of memory as `image`. It may be larger than
+        the image along one axis, unless the boundary is "wrap". Or a `KernelField` of the image's height and width: a
+        blur that varies over the image, the same in a whole stack.
     method : {"tv", "hyper-laplacian", "sparse", "epll", "l0", "ringing-suppressed", "wiener", "richardson-lucy"}
         phi; each is a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise.
         "sparse", |derivatives|^0.8: the best without noise, about as slow. "hyper-laplacian", |gradient|^(2/3): between
@@ -72,6 +77,16 @@ def deconvolve(
         `gpudeblur.nonblind.regularization`. "richardson-lucy" has none.
     noise_sigma : float, or one per image, optional
         Standard deviation of the noise, as a fraction of full scale (`white`). None estimates it.
+    offset : float, optional
+        Of "richardson-lucy", which counts negative values as 0 and so adds light where noise about 0 was cut off: added
+        to the image before, and subtracted after. For images with the sky or the camera's offset subtracted, give what
+        was subtracted, or as much as makes the image positive; in the unit of `noise_sigma`. The other methods take
+        negative values as they are.
+    floor : float or "auto", optional
+        A constant to be subtracted from the kernel, in its unit: a measured point spread function contains the offset
+        of the camera, and the sky, which would count as a very wide blur. "auto" takes it from the kernel's border, and
+        sets to 0 what does not exceed the noise there. None: the kernel is taken as it is, with a warning if it seems
+        to have a floor, or its origin at [0, 0] (use `numpy.fft.fftshift`). A `KernelField` has its own `floor`.
     iterations : int, optional
         Of "tv" (30), "sparse" (8, four times) and "richardson-lucy" (30 at most).
     saturation : float or "auto", optional
@@ -91,8 +106,8 @@ def deconvolve(
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
     gamma, white, device, callback : see `deblur`; the callback's stage is "restoration". "wiener" and "richardson-lucy"
-        need `white` for saturated pixels only, and do not warn. Without `white`, but with `weight`, `noise_sigma` or
-        `saturation`, nothing is read as by "auto", since these are given as fractions of full scale.
+        need `white` for saturated pixels only, and do not warn. Without `white`, but with `weight`, `noise_sigma`,
+        `offset` or `saturation`, nothing is read as by "auto", since these are given as fractions of full scale.
     dtype : {"float32", "float64"}
         Precision of the computation; the result has the dtype of `image`.
 
@@ -139,27 +154,33 @@ def deconvolve(
     checks.check_picture(image, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
     if isinstance(kernel, KernelField):
         check_field(kernel, image, boundary=boundary, channel_axis=channel_axis)
+        if floor is not None:
+            raise ValueError(f"floor must be None for a KernelField, got {floor!r}; use KernelField(..., floor=)")
     else:
-        checks.check_kernel(kernel, odd=False)
+        kernel = known_kernel(kernel, floor=floor)
     with device_errors():
         kernels = kernel.kernels[0, 0] if isinstance(kernel, KernelField) else kernel
         xp_in, xp = array_module(image, kernels), choose_module(image, device)
         checks.check_kernel_fits(kernels, image, channel_axis=channel_axis, both=boundary == "wrap")
         stack = checks.without_channels(image, channel_axis)[:-2]
-        options = _options(method, spec, weight, noise_sigma, iterations, stack)
+        options = _options(method, spec, weight, noise_sigma, offset, iterations, stack)
         progress = make_progress(callback, "restoration")
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
+        image, alpha = split_alpha(image, channel_axis)
         if valid is not None:
+            if alpha is not None and channel_axis is not None:  # the colors' part of it
+                valid = xp_in.moveaxis(xp_in.moveaxis(valid, channel_axis, 0)[:-1], 0, channel_axis)
             image = xp_in.where(valid, image, 0).astype(image.dtype, copy=False)
-        # The methods without a rule accept any unit.
+        numbers = (weight, noise_sigma, offset, None if isinstance(saturation, str) else saturation)
         level = white_level(
             image,
             white,
             channel_axis=channel_axis,
             dtype=dtype,
-            adaptive=weight is None and noise_sigma is None and isinstance(saturation, str | None),
+            # Warnings about negative values name an offset as a fraction of full scale.
+            adaptive=all(number is None for number in numbers) and not (spec.nonnegative and bool(image.min() < 0)),
             unit_free=spec.weight_rule is None,
         )
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=level)
@@ -177,6 +198,8 @@ def deconvolve(
                 saturated = None
         planes = decode(planes, gamma)
         checks.check_range(planes, None)
+        if spec.nonnegative:
+            checks.warn_of_cut(planes, options.get("offset", 0.0))
         if isinstance(kernel, KernelField):
             kernel = kernel.to(xp).prepared(dtype)
         else:
@@ -198,7 +221,7 @@ def deconvolve(
                 options["boundary"] = boundary
             sharp = METHODS[method](planes, kernel, callback=progress, **options)
         sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis, white=level)
-        return with_mask_of(original, sharp)
+        return with_mask_of(original, join_alpha(sharp, alpha, channel_axis))
 
 
 def _method(method: Any, kernel: Any) -> str:
@@ -216,7 +239,7 @@ def _method(method: Any, kernel: Any) -> str:
 
 
 def _options(
-    method: str, spec: MethodSpec, weight: Any, noise_sigma: Any, iterations: Any, stack: tuple[int, ...]
+    method: str, spec: MethodSpec, weight: Any, noise_sigma: Any, offset: Any, iterations: Any, stack: tuple[int, ...]
 ) -> dict[str, Any]:
     """Checked options of the method, without the boundary; what it does not support is refused."""
     options = dict[str, Any]()
@@ -230,6 +253,10 @@ def _options(
             options["noise_sigma"] = noise_sigma
         elif weight is None:
             options["weight"] = spec.weight_rule.weight(noise_sigma)
+    if offset is not None:
+        if not spec.nonnegative:
+            raise ValueError(f"offset is not known to method {method!r}, got {offset!r}; it takes negative values, too")
+        options["offset"] = spec.parameters["offset"]("offset", offset, stack)
     if iterations is not None:
         if not spec.iterations:
             raise ValueError(f"iterations are not known to method {method!r}, got {iterations!r}; leave it out")

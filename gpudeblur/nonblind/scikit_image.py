@@ -18,12 +18,12 @@ They differ where scikit-image does not do what it documents:
   pixel for `unsupervised_wiener`.
 
 These conventions of scikit-image are preserved: images of integers become float64 of the same values, not fractions,
-and are clipped to 1 (with a warning; ``clip=False``); `psf` is not scaled to sum 1; a real `psf` of the shape of a
-transfer function is used as one (with a warning); the origin of a `psf` of even side n is pixel n / 2 - 1 in
-`richardson_lucy` and n / 2 in the others; the correction step of `richardson_lucy` is then a pixel off the adjoint, and
-many iterations diverge (with a warning; with any `boundary` but None it is correct); `unsupervised_wiener` counts the
-last column of an even width twice. Outside the image, the scene is black for `richardson_lucy` and periodic for the
-others, unless ``boundary=`` changes that.
+and are clipped to 1 (with a warning; ``clip=False``); `psf` is not scaled to sum 1 (with a warning if it has another
+sum); a real `psf` of the shape of a transfer function is used as one (with a warning); the origin of a `psf` of even
+side n is pixel n / 2 - 1 in `richardson_lucy` and n / 2 in the others; the correction step of `richardson_lucy` is then
+a pixel off the adjoint, and many iterations diverge (with a warning; with any `boundary` but None it is correct);
+`unsupervised_wiener` counts the last column of an even width twice. Outside the image, the scene is black for
+`richardson_lucy` and periodic for the others, unless ``boundary=`` changes that.
 
 scikit-image hands CuPy arrays over (see `scikit_image_backend`) to the functions that it dispatches. Version 0.26
 dispatches none of these three: import them from here.
@@ -37,8 +37,9 @@ from typing import Any
 import numpy as np
 
 from ..images import checks
+from ..images.known_kernel import subtract_floor
 from ..numerics.arrays import Array, array_module, fft_module
-from ..numerics.fourier import fast_shape, irfftn, kernel_to_grid, rfftn
+from ..numerics.fourier import fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
 from .expectation_maximization import convolutions, em_iterations
 from .methods.unsupervised_wiener import gibbs, random_streams
 from .methods.wiener import periodic_data, prior_power, squared_magnitude
@@ -46,6 +47,7 @@ from .scikit_image_checks import (
     check_array,
     check_boundary,
     check_channel_axis,
+    check_channels,
     check_fits,
     check_lucy,
     check_not_negative,
@@ -53,6 +55,7 @@ from .scikit_image_checks import (
     check_spectral,
     sampler_parameters,
     warn_of_even,
+    warn_of_negative_light,
 )
 from .specs import FILTER_BOUNDARIES
 
@@ -70,6 +73,8 @@ def richardson_lucy(
     boundary: str | None = None,
     channel_axis: int | None = None,
     batch: int = 0,
+    offset: float = 0.0,
+    floor: float | str | None = None,
 ) -> Array:
     r"""Richardson-Lucy deconvolution; drop-in for `skimage.restoration.richardson_lucy`.
 
@@ -97,6 +102,12 @@ def richardson_lucy(
     batch : int
         Number of leading axes, the channels' not counted, that are a stack of images; `psf` is shared, or has these
         axes too.
+    offset : float
+        Added to the image before, and subtracted after: for images from which the sky or the offset of the camera was
+        subtracted. Negative values diverge with ``boundary=None``, and count as 0 with any other. With it, give a
+        boundary: None takes what is beyond the borders for 0 with the offset included.
+    floor : float or "auto", optional
+        A constant to be subtracted from the `psf`, see `gpudeblur.deconvolve`.
 
     Returns
     -------
@@ -115,13 +126,17 @@ def richardson_lucy(
     (32, 32)
     """
     check_boundary(boundary, FILTER_BOUNDARIES)
-    planes, psf, ndim = _prepare(image, psf, channel_axis, batch)
-    check_lucy(psf, ndim)
+    planes, psf, ndim = _prepare(image, psf, channel_axis, batch, floor)
+    check_lucy(psf, ndim, floor)
+    offset = check_not_negative("offset", offset)
+    warn_of_negative_light(planes, offset, boundary, ndim)
     count = checks.check_count("num_iter", num_iter, way_out="30 is usual")
     if filter_epsilon is not None:
         filter_epsilon = check_not_negative("filter_epsilon", filter_epsilon)
     if clip:
         checks.check_range(planes, CLIPPED)
+    if offset:
+        planes += offset
     if boundary is None:
         warn_of_even(psf.shape[-ndim:])
         sharp = _richardson_lucy_zero_boundary(planes, psf, count, filter_epsilon, ndim)
@@ -129,6 +144,8 @@ def richardson_lucy(
         if boundary == "wrap":
             check_fits(psf, planes, ndim)
         sharp = em_iterations(planes, psf, ndim, num_iter=count, boundary=boundary, filter_epsilon=filter_epsilon)
+    if offset:
+        sharp = sharp - offset / sum_last_axes(psf, ndim)
     return _finalize(sharp, channel_axis, batch, clip)
 
 
@@ -178,6 +195,7 @@ def wiener(
     boundary: str | None = None,
     channel_axis: int | None = None,
     batch: int = 0,
+    floor: float | str | None = None,
 ) -> Array:
     r"""Wiener-Hunt deconvolution; drop-in for `skimage.restoration.wiener`.
 
@@ -203,7 +221,7 @@ def wiener(
         continued by its border pixels, and fades over to its opposite border. "unknown": it is continued by a
         restoration that compares only observed pixels (`unknown_boundary`), the best and slowest, for images of two
         axes. The last three need a real `psf` and `reg`, and `is_real`.
-    channel_axis, batch : see `richardson_lucy`.
+    channel_axis, batch, floor : see `richardson_lucy`.
 
     Returns
     -------
@@ -223,11 +241,11 @@ def wiener(
     (32, 32)
     """
     check_boundary(boundary, FILTER_BOUNDARIES)
-    planes, psf, ndim = _prepare(image, psf, channel_axis, batch)
+    planes, psf, ndim = _prepare(image, psf, channel_axis, batch, floor)
     balance = check_not_negative("balance", balance, "0 is the inverse filter, 0.1 a start")
     if clip:
         checks.check_range(planes, CLIPPED)
-    data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim)
+    data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim, floor)
     xp, grid = array_module(data), data.shape[-ndim:]
     denominator = squared_magnitude(otf) + balance * penalty
     inverse = otf.conj() / xp.where(denominator > 0, denominator, 1)
@@ -252,6 +270,7 @@ def unsupervised_wiener(
     boundary: str | None = None,
     channel_axis: int | None = None,
     batch: int = 0,
+    floor: float | str | None = None,
 ) -> tuple[Array, dict[str, list[Any]]]:
     """Wiener-Hunt deconvolution with an automatic weight; drop-in for `skimage.restoration.unsupervised_wiener`.
 
@@ -261,7 +280,7 @@ def unsupervised_wiener(
     ----------
     image : (M, N) array
         Blurred image. float16 is computed in float32, integers and bool in float64.
-    psf, reg, is_real, clip, channel_axis, batch : see `wiener`.
+    psf, reg, is_real, clip, channel_axis, batch, floor : see `wiener`.
     user_params : dict, optional
         ``threshold``: a sample that changes the mean by less than this fraction is the last, 1e-4. ``burnin``: number
         of samples left out of the mean, 15. ``min_num_iter``, ``max_num_iter``: number of samples, 30 and 200.
@@ -295,7 +314,7 @@ def unsupervised_wiener(
     ((32, 32), ['noise', 'prior'])
     """
     check_boundary(boundary, ("wrap", "reflect", "edge"))
-    planes, psf, ndim = _prepare(image, psf, channel_axis, batch)
+    planes, psf, ndim = _prepare(image, psf, channel_axis, batch, floor)
     if ndim != 2:
         raise ValueError(
             f"image must have 2 axes of space, (M, N), got {ndim} (shape {image.shape}); "
@@ -306,7 +325,7 @@ def unsupervised_wiener(
     params = sampler_parameters(user_params)
     if clip:
         checks.check_range(planes, CLIPPED)
-    data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim)
+    data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim, floor)
     xp, grid = array_module(data), data.shape[-2:]
     unit = math.prod(grid) ** -0.5
     if rng is None or (xp is not np and isinstance(rng, xp.random.Generator)):
@@ -341,7 +360,7 @@ def _skimage_stream(host: np.random.Generator, xp: Any, dtype: Any) -> tuple[Any
     return normal, host.standard_gamma
 
 
-def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int) -> tuple[Array, Array, int]:
+def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int, floor: Any) -> tuple[Array, Array, int]:
     """Checked and converted: (planes (*batch, [C], *space), psf that broadcasts with them, number of spatial axes)."""
     check_array(image, "image", "inpaint it first", "biuf")
     check_array(psf, "psf", "set it to zero there", "biufc")
@@ -355,6 +374,9 @@ def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int) -> 
             f"{channel_axis}; it is the number of leading axes that are a stack"
         )
     check_psf_axes(psf, image, lead, axis, ndim)
+    check_channels(image, psf, lead, axis, ndim)
+    if floor is not None:
+        psf = subtract_floor(psf, floor, ndim, name="psf")
     dtype = np.dtype(np.float32 if image.dtype.char in "ef" else np.float64)
     planes = image if axis is None else xp.moveaxis(image, axis, lead)
     planes = planes.astype(dtype)
@@ -378,12 +400,12 @@ def _finalize(planes: Array, channel_axis: int | None, batch: int, clip: bool) -
 
 
 def _spectral(
-    planes: Array, psf: Array, reg: Any, is_real: bool, boundary: str | None, ndim: int
+    planes: Array, psf: Array, reg: Any, is_real: bool, boundary: str | None, ndim: int, floor: Any
 ) -> tuple[Array, tuple[Any, ...], Array, Array]:
     """(image on its grid, its position there, transfer function of `psf`, |F D|^2)."""
     xp, shape = array_module(planes), planes.shape[-ndim:]
     bins = (*shape[:-1], shape[-1] // 2 + 1) if is_real else shape
-    is_otf = check_spectral(psf, reg, planes, bins, is_real, boundary, ndim)
+    is_otf = check_spectral(psf, reg, planes, bins, is_real, boundary, ndim, floor)
     data, window = periodic_data(planes, psf, boundary or "wrap", ndim=ndim)
     grid = data.shape[-ndim:]
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..images import checks, kernels
-from ..numerics.arrays import Array, array_module
+from ..images.known_kernel import FLOOR, MAX_ON_HOST, warn_of_measured
+from ..numerics.arrays import Array, array_module, to_host
 from ..numerics.user_warnings import warn
 
+SUM_TOLERANCE = 0.05  # of the sum of a psf
 SAMPLER_DEFAULTS: dict[str, Any] = {
     "threshold": 1e-4,
     "max_num_iter": 200,
@@ -71,7 +73,24 @@ def check_psf_axes(psf: Array, image: Array, lead: int, axis: int | None, ndim: 
         )
 
 
-def check_lucy(psf: Array, ndim: int) -> None:
+def check_channels(image: Array, psf: Array, lead: int, axis: int | None, ndim: int) -> None:
+    """Refuse a picture with channels as a stack of narrow ones; warn if the last of three axes looks like channels."""
+    if axis is None and lead and ndim == 2:
+        checks.check_axes(image.shape, None)
+    elif (
+        axis is None
+        and ndim == 3
+        and image.shape[-1] <= checks.MAX_COLORS
+        and min(image.shape[:2]) >= checks.MIN_LONG
+        and psf.shape[-1] > 1
+    ):
+        warn(
+            f"psf of shape {psf.shape} is applied along all 3 axes of the image of shape {image.shape}, and mixes the "
+            f"last, which looks like channels; give channel_axis=-1 and the psf of one channel, psf[..., 0]"
+        )
+
+
+def check_lucy(psf: Array, ndim: int, floor: Any = None) -> None:
     if psf.dtype.kind == "c":
         raise TypeError(f"psf must have an integer or float dtype, got {psf.dtype}; wiener takes transfer functions")
     total = kernels.kernel_sum(psf, ndim)
@@ -80,10 +99,41 @@ def check_lucy(psf: Array, ndim: int) -> None:
             f"psf must have a positive sum, got {float(total.min()):g}; a blur keeps the light, so it sums to 1"
         )
     warn_of_negative(psf)
+    _warn_of_psf(psf, ndim, floor)
+
+
+def _warn_of_psf(psf: Array, ndim: int, floor: Any) -> None:
+    """Warn of the sum of a real `psf`, of a floor, and of an origin in the corner."""
+    psf = to_host(psf) if psf.size <= MAX_ON_HOST else psf
+    warn_of_measured(psf, ndim, name="psf", way_out="" if isinstance(floor, str) else f'give floor="{FLOOR}"')
+    total = kernels.kernel_sum(psf, ndim)
+    if bool(((total > 0) & (abs(total - 1) > SUM_TOLERANCE)).any()):
+        worst = float(total.reshape(-1)[int(abs(total - 1).argmax())])
+        warn(
+            f"psf sums to {worst:.4g}, and is not scaled, as in scikit-image: the result is divided by it; use "
+            "psf / psf.sum()"
+        )
+
+
+def warn_of_negative_light(planes: Array, offset: float, boundary: str | None, ndim: int) -> None:
+    if boundary is not None:
+        checks.warn_of_cut(planes, offset, ndim=ndim)
+    elif (least := float(planes.min())) < -offset:
+        warn(
+            f"image has negative values, down to {least:.3g}, with which scikit-image's iteration diverges; give "
+            f"offset={-least:.3g} or more, which is added before and subtracted after, and a boundary="
+        )
 
 
 def check_spectral(
-    psf: Array, reg: Any, planes: Array, bins: tuple[int, ...], is_real: bool, boundary: str | None, ndim: int
+    psf: Array,
+    reg: Any,
+    planes: Array,
+    bins: tuple[int, ...],
+    is_real: bool,
+    boundary: str | None,
+    ndim: int,
+    floor: Any = None,
 ) -> bool:
     """Check the arguments of both Wiener functions together; whether `psf` is a transfer function (of shape `bins`)."""
     shape, is_otf = planes.shape[-ndim:], psf.dtype.kind == "c"
@@ -103,6 +153,7 @@ def check_spectral(
         if bool((psf == 0).all(axis=tuple(range(-ndim, 0))).any()):
             raise ValueError("psf must not be all zeros, got nothing else; a blur keeps the light, so it sums to 1")
         warn_of_negative(psf)
+        _warn_of_psf(psf, ndim, floor)
     if reg is not None:
         check_array(reg, "reg", "set it to zero there", "biufc")
         array_module(planes, reg)  # refuses a mixture

@@ -45,6 +45,7 @@ class MethodSpec:
         NumPy (tests/nonblind/test_tiles.py), on CuPy by `deblur` on an H200 (tests/batch/test_memory.py). None: the
         image cannot be cut into tiles.
     varying : whether it takes a `KernelField` for the kernel.
+    nonnegative : whether negative values of the image count as 0, so that it has an option `offset`.
     final : options with which `deblur` ends in this method, or None if it does not offer it.
     """
 
@@ -56,6 +57,7 @@ class MethodSpec:
     weight_rule: WeightRule | None = None
     live_arrays: Mapping[str, float] | None = None
     varying: bool = False
+    nonnegative: bool = False
     final: Mapping[str, Any] | None = None
 
     @property
@@ -185,10 +187,12 @@ METHOD_SPECS = {
             "tv_weight": _NOT_NEGATIVE,
             "discrepancy": _NOT_NEGATIVE,
             "noise_sigma": _NOISE_SIGMA,
+            "offset": _NOT_NEGATIVE,
         },
         boundaries=FILTER_BOUNDARIES,
         iterations="num_iter",
         varying=True,
+        nonnegative=True,
     ),
 }
 # Not a method of `deconvolve`, since its result depends on random numbers.

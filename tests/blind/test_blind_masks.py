@@ -132,6 +132,15 @@ def test_integers_and_colors() -> None:
     assert_same(result.image, gd.deblur(color, 9, mask=MASK, channel_axis=-1, options=FAST).image)
 
 
+def test_opacity_has_no_mask() -> None:
+    color = np.stack([SPOILED, BLURRED**2, BLURRED[::-1], np.ones_like(BLURRED)], axis=-1)
+    color[:20, :20, 3] = 0
+    for mask in (MASK, "nan"):
+        result = gd.deblur(color, 9, mask=mask, channel_axis=-1, options=FAST).image
+        assert_same(result[..., :3], gd.deblur(color[..., :3], 9, mask=mask, channel_axis=-1, options=FAST).image)
+        assert_same(result[..., 3], color[..., 3])
+
+
 def test_with_rotations() -> None:
     """The uniform kernel and the field are estimated from the filled image, and the final restoration has the mask."""
     results = [

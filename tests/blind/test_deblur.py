@@ -480,3 +480,71 @@ def test_results_have_the_memory_of_the_input(cupy: Any, device: str) -> None:
     assert isinstance(back.image, cupy.ndarray)
     assert isinstance(back.kernel, cupy.ndarray)
     assert back.info["backend"] == "numpy"
+
+
+# ---- opacity
+
+DISK = (np.hypot(*(np.mgrid[:40, :40] - 19.5)) < 14).astype(float)
+OPACITIES = {"opaque": np.ones((40, 40)), "cut-out": DISK, "none": np.zeros((40, 40)), "even": np.full((40, 40), 0.4)}
+
+
+@pytest.mark.parametrize("name", OPACITIES)
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_opacity_is_kept_and_no_color(name: str, dtype: str) -> None:
+    color = photo(color=True, dtype=dtype)
+    scale = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    alpha = (OPACITIES[name] * scale).astype(dtype)
+    expected = gd.deblur(color, 9, channel_axis=-1, options=QUICK)
+    sharp = gd.deconvolve(color, SMALL_KERNEL, channel_axis=-1)
+    for axis in (-1, 0):
+        image = np.moveaxis(np.dstack([color, alpha]), -1, axis)
+        result = gd.deblur(image, 9, channel_axis=axis, options=QUICK)
+        assert_same(np.moveaxis(result.image, axis, -1)[..., :3], expected.image)
+        assert_same(np.moveaxis(result.image, axis, -1)[..., 3], alpha)
+        assert_same(result.kernel, expected.kernel)
+        assert result.image.flags.c_contiguous
+        assert_same(gd.estimate_kernel(image, 9, channel_axis=axis, options=QUICK), expected.kernel)
+        whole = np.moveaxis(gd.deconvolve(image, SMALL_KERNEL, channel_axis=axis), axis, -1)
+        assert_same(whole, np.dstack([sharp, alpha]))
+    stack = np.stack([np.dstack([color, alpha])] * 2)
+    results = list(gd.deblur_batch(stack, 9, channel_axis=-1, options=QUICK))
+    assert all(r.image is not None and (r.image[..., 3] == alpha).all() for r in results)
+
+
+def test_gray_with_opacity_is_gray() -> None:
+    gray = photo()
+    image = np.dstack([gray, OPACITIES["cut-out"].astype(gray.dtype)])
+    result = gd.deblur(image, 9, channel_axis=-1, options=QUICK)
+    assert_same(result.image[..., 0], quick_result().image)
+    assert_same(result.image[..., 1], image[..., 1])
+
+
+def test_bands_are_no_opacity() -> None:
+    bands = np.dstack([photo(color=True), photo()])
+    with pytest.warns(
+        UserWarning, match=r"^image has 4 channels, and the last is deblurred like the others, since it is"
+    ):
+        sharp = gd.deconvolve(bands, SMALL_KERNEL, channel_axis=-1)
+    alone = gd.deconvolve(bands[..., 3], SMALL_KERNEL)
+    assert_close(sharp[..., 3], alone, atol=1e-5)
+    two = gd.deconvolve(bands[..., 2:], SMALL_KERNEL, channel_axis=-1)
+    assert_close(two[..., 1], alone, atol=1e-5)
+    opaque = bands.copy()
+    opaque[..., 3] = 1
+    with pytest.raises(
+        ValueError, match=r"^image must have opacity as the last of 4 channels in all pictures .* got 1 of 2"
+    ):
+        gd.deconvolve(np.stack([bands, opaque]), SMALL_KERNEL, channel_axis=-1)
+
+
+def test_opacity_beside_a_mask() -> None:
+    color, alpha = photo(color=True), OPACITIES["cut-out"].astype(np.float32)
+    mask = np.ones((40, 40), bool)
+    mask[10:14, 20:23] = False
+    expected = gd.deconvolve(color, SMALL_KERNEL, channel_axis=-1, mask=mask)
+    image = np.dstack([color, alpha])
+    assert_same(gd.deconvolve(image, SMALL_KERNEL, channel_axis=-1, mask=mask), np.dstack([expected, alpha]))
+    image[~mask] = np.nan
+    result = gd.deconvolve(image, SMALL_KERNEL, channel_axis=-1, mask="nan")
+    assert_close(result[..., :3], expected, atol=1e-5)
+    assert_same(result[..., 3], image[..., 3])

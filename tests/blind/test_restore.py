@@ -194,7 +194,7 @@ AUTO = "'auto' decides for each image"
         ({"image": RGB > 0.5}, TypeError, "image must have an integer or float dtype, got bool"),
         ({"image": RGB.astype(np.float64) * 1e200}, ValueError, "image must be within 1.8e+15 for float32, got 1"),
         ({"image": RGB[:15]}, ValueError, "image must have at least 16 x 16 pixels for a network, got 15 x 26"),
-        ({"channel_axis": None}, ValueError, "image must have at least 16 x 16 pixels for a network, got 26 x 3"),
+        ({"channel_axis": None}, ValueError, "image must end in rows and columns, (..., H, W), got shape (20, 26, 3)"),
         ({"image": RGB[..., :2]}, ValueError, "image must have 1, 3 or 4 channels for a network (gray, RGB, RGB and "
          "alpha), got 2; pass its channels as a stack of gray pictures"),
         ({"image": np.zeros((20, 20, 5))}, ValueError, "image must have 1, 3 or 4 channels for a network"),

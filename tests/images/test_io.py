@@ -203,6 +203,17 @@ def test_a_gray_image_is_a_kernel_of_sum_1(tmp_path, name, dtype):
     np.testing.assert_allclose(read_kernel(tmp_path / name), pixels / pixels.sum(dtype=float), rtol=1e-15)
 
 
+def test_a_gray_image_saved_as_rgb_is_a_kernel(tmp_path):
+    pixels = integers((5, 7))
+    opaque = np.full((5, 7), 255, np.uint8)
+    for image, alpha in ((np.dstack([pixels] * 3), None), (np.dstack([pixels] * 3), opaque), (pixels, opaque)):
+        write_image(tmp_path / "k.png", image, alpha)
+        np.testing.assert_allclose(read_kernel(tmp_path / "k.png"), pixels / pixels.sum(dtype=float), rtol=1e-15)
+    write_image(tmp_path / "k.png", pixels, pixels)
+    with pytest.raises(ValueError, match=r"k\.png must be a gray image without alpha to be a kernel"):
+        read_kernel(tmp_path / "k.png")
+
+
 def test_a_file_that_is_not_a_kernel(tmp_path):
     write_image(tmp_path / "a.png", integers((5, 7, 3)))
     with pytest.raises(ValueError, match=r"a\.png must be a gray image without alpha to be a kernel; convert it, or"):

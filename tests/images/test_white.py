@@ -97,7 +97,7 @@ def test_a_picture_that_fills_its_range_is_not_warned_of(dtype: str) -> None:
 
 def test_floats_that_fill_their_range_are_not_warned_of() -> None:
     image: Any
-    for image in (VALUES, VALUES * 1.3, VALUES * 15.9, VALUES / 15, VALUES - 0.5, 0.1 * VALUES - 1, 0.01 * VALUES - 1):
+    for image in (VALUES, VALUES * 1.3, VALUES * 4.1, VALUES / 15, VALUES - 0.5, 0.1 * VALUES - 1, 0.01 * VALUES - 1):
         assert assessed(image) == (1, "")
     for image in (np.zeros((4, 5)), -VALUES, np.zeros((4, 5), np.uint16)):
         assert assessed(image)[1] == ""
@@ -129,7 +129,9 @@ def test_8_bits_that_are_dim_have_no_other_full_scale() -> None:
     assert text.endswith("is read as if full scale were 255; give white=, its value, if it is another")
 
 
-@pytest.mark.parametrize(("top", "level"), [(255, 255), (4095, 4095), (30000, 65535), (1e6, 1.1e6)])
+@pytest.mark.parametrize(
+    ("top", "level"), [(8, 8.4), (15.9, 17), (100, 255), (255, 255), (4095, 4095), (30000, 65535), (1e6, 1.1e6)]
+)
 def test_floats_far_above_1_are_read_by_their_values(top: float, level: float) -> None:
     taken, text = assessed(VALUES * top)
     assert taken == level
@@ -144,6 +146,7 @@ def test_floats_far_above_1_are_read_by_their_values(top: float, level: float) -
 def test_a_few_lights_far_above_1_leave_it_full_scale() -> None:
     image = VALUES.copy()
     image[3:6, 3:6] = 100
+    assert assessed(image, "auto")[0] == 1
     level, text = assessed(image)
     assert level == 1
     assert text.startswith("image has values up to 100: floats are read as intensities of about [0, 1]; divide")

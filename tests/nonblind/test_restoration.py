@@ -217,7 +217,7 @@ def test_issue_7363_a_complex_transfer_function_is_used_whole(xp: Any) -> None:
 
 def test_issue_7363_a_real_transfer_function_warns() -> None:
     image, psf = case((20, 24), (3, 3))
-    psf = psf + psf[::-1, ::-1]
+    psf = (psf + psf[::-1, ::-1]) / 2
     otf = transfer(psf, image.shape)
     with pytest.warns(UserWarning, match=r"psf is real and has the shape of a transfer function, \(20, 13\): it"):
         result = dropin.wiener(image, otf.real, 0.1)
@@ -331,6 +331,7 @@ def test_a_boundary_repairs_the_borders(xp: Any, function: str, least: int, more
         assert result[None] == result["wrap"]
 
 
+@pytest.mark.filterwarnings("ignore:psf sums to 4, and is not scaled:UserWarning")
 @pytest.mark.parametrize("boundary", ["wrap", "reflect", "edge"])
 def test_boundaries_in_one_and_three_axes_and_a_psf_of_any_sum(xp: Any, boundary: str) -> None:
     options: dict[str, Any] = {"clip": False, "boundary": boundary}
@@ -417,12 +418,61 @@ def test_what_every_function_refuses(name: str, kind: type[Exception], cases: li
 def test_a_negative_psf_and_values_that_clip_cuts_are_warned_of(name: str) -> None:
     psf, bright = PSF - 0.3 * PSF.max(), np.full((12, 12), 200, np.uint8)
     psf[2, 2] += 1
+    psf /= psf.sum()
     function, options = getattr(dropin, name), PLAIN[name]
     with pytest.warns(UserWarning, match=r"psf has negative values, down to -0\.0\d+: no blur has; cut them off"):
         function(IMAGE, psf, **options)
     with pytest.warns(UserWarning, match="image has values up to 200: clip=True cuts the result at 1; pass clip="):
         function(bright, PSF, **options)
     function(bright, PSF, **options, clip=False)
+
+
+@in_every_function
+def test_the_sum_the_floor_and_the_origin_of_a_psf_are_warned_of(name: str) -> None:
+    image = np.random.default_rng(0).random((40, 40))
+    function, options = getattr(dropin, name), PLAIN[name]
+    psf = np.pad(np.outer([1.0, 2, 1], [1.0, 2, 1]), 6) / 16
+    with pytest.warns(
+        UserWarning, match=r"^psf sums to 2, and is not scaled, as in scikit-image: .* psf / psf\.sum\(\)"
+    ):
+        function(image, 2 * psf, **options)
+    with pytest.warns(UserWarning, match=r"^psf has its values around its corners, .*numpy\.fft\.fftshift\(psf\) puts"):
+        function(image, np.fft.ifftshift(psf), **options)
+    counts = (psf + 0.01) / (psf + 0.01).sum()
+    with pytest.warns(
+        UserWarning, match=r'^psf has a floor, .*; if it is the offset of the camera or the sky, give floor="a'
+    ):
+        function(image, counts, **options)
+    with pytest.warns(UserWarning, match=r"^psf sums to 0\.\d+, and is not scaled"):
+        function(image, counts, **options, floor="auto")
+    with pytest.raises(TypeError, match=r"^floor must be a number, got 'x' \(str\)"):
+        function(image, psf, **options, floor="x")
+
+
+def test_a_volume_without_its_floor() -> None:
+    volume = np.random.default_rng(0).random((9, 20, 20))
+    psf = np.pad(np.ones((3, 3, 3)) / 27, ((1, 1), (3, 3), (3, 3)))
+    expected = dropin.richardson_lucy(volume, psf, 5)
+    for floor in ("auto", 0.001):
+        assert_close(dropin.richardson_lucy(volume, psf + 0.001, 5, floor=floor), expected)
+    with pytest.warns(UserWarning, match=r"^psf has a floor"), pytest.warns(UserWarning, match=r"^psf sums to 1\."):
+        dropin.richardson_lucy(volume, psf + 0.001, 5)
+
+
+@pytest.mark.parametrize("boundary", [None, "unknown", "edge", "wrap"])
+def test_negative_values_of_richardson_lucy(xp: Any, boundary: str | None) -> None:
+    image, psf = 0.2 + 0.6 * case((20, 24), (3, 3))[0], case((20, 24), (3, 3))[1]
+    options: dict[str, Any] = {"clip": False, "boundary": boundary}
+    message = (
+        r"^image has negative values, down to -0\.\d+, .*; give offset=0\.\d+ or more, which is added before and sub"
+    )
+    with pytest.warns(UserWarning, match=message):
+        dropin.richardson_lucy(xp.asarray(image - 0.5), xp.asarray(psf), 5, **options)
+    expected = dropin.richardson_lucy(xp.asarray(image), xp.asarray(psf), 5, **options)
+    result = dropin.richardson_lucy(xp.asarray(image - 0.5), xp.asarray(psf), 5, offset=0.5, **options)
+    assert_close(to_host(result), to_host(expected) - 0.5, atol=1e-9)
+    with pytest.raises(ValueError, match=r"^offset must be at least 0, and finite, got -1"):
+        dropin.richardson_lucy(image, psf, offset=-1)
 
 
 @pytest.mark.parametrize(

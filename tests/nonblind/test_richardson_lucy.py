@@ -9,6 +9,7 @@ import pytest
 from laws import assert_adjoint, assert_close, assert_same
 from skimage import data
 
+import gpudeblur as gd
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind.expectation_maximization import convolutions, em_iterations
 from gpudeblur.nonblind.methods.richardson_lucy import richardson_lucy
@@ -175,3 +176,42 @@ def test_the_number_of_axes_does_not_matter(xp: Any) -> None:
     deep = em_iterations(u[None], kernel[None], 3, num_iter=5, boundary="unknown")
     assert_close(deep[0], flat, atol=1e-9)
     assert deep.shape == (1, *flat.shape)
+
+
+# ---- negative values
+
+
+def test_an_offset_is_added_before_and_subtracted_after(xp: Any) -> None:
+    b = blurred_picture(0.01)
+    for boundary in BOUNDARIES:
+        expected = richardson_lucy(xp.asarray(b), xp.asarray(KERNEL), num_iter=5, boundary=boundary)
+        result = richardson_lucy(xp.asarray(b - 0.25), xp.asarray(KERNEL), num_iter=5, boundary=boundary, offset=0.25)
+        assert_close(result + 0.25, expected, atol=1e-9)
+
+
+def test_the_light_of_a_sky_that_was_subtracted() -> None:
+    """Half of the pixels of an empty sky are negative: cut off, they would nearly double the light."""
+    rng = np.random.default_rng(3)
+    stars = np.zeros((96, 96))
+    stars[tuple(rng.integers(20, 76, (2, 8)))] = rng.uniform(0.5, 4, 8)
+    sky = blur(stars, KERNEL, mode="wrap") + 0.005 * rng.standard_normal(stars.shape)
+    message = r"^image has negative values, down to -0\.0\d+, which .* counts as 0, so that .*; give offset=0\.0\d+ or"
+    with pytest.warns(UserWarning, match=message):
+        cut = gd.deconvolve(sky, KERNEL, method="richardson-lucy")
+    assert cut.sum() > 1.5 * stars.sum()
+    with pytest.warns(UserWarning, match="^blurred has negative values"):
+        gd.nonblind.richardson_lucy(sky, KERNEL, num_iter=1)
+    for offset in (0.03, 0.1):
+        whole = gd.deconvolve(sky, KERNEL, method="richardson-lucy", offset=offset)
+        assert abs(whole.sum() - sky.sum()) < 0.03 * stars.sum()
+
+
+def test_an_offset_is_for_richardson_lucy_alone() -> None:
+    with pytest.raises(
+        ValueError, match=r"^offset is not known to method 'tv', got 0\.1; it takes negative values, too$"
+    ):
+        gd.deconvolve(blurred_picture(), KERNEL, offset=0.1)
+    field = gd.KernelField(KERNEL[None, None].repeat(2, 1), blurred_picture().shape)
+    options: dict[str, Any] = {"method": "richardson-lucy", "iterations": 5}
+    expected = gd.deconvolve(blurred_picture(), field, **options)
+    assert_close(gd.deconvolve(blurred_picture() - 0.5, field, offset=0.5, **options) + 0.5, expected, atol=1e-4)

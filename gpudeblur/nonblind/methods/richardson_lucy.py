@@ -29,6 +29,7 @@ def richardson_lucy(
     tv_weight: float = 0.0,
     discrepancy: float = 1.0,
     noise_sigma: Any = None,
+    offset: float = 0.0,
     boundary: str = "unknown",
     saturated: Array | None = None,
     mask: Any = None,
@@ -52,11 +53,14 @@ def richardson_lucy(
     tv_weight : divides a step by 1 - tv_weight div(grad x / |grad x|) ([Dey2006]). Against noise; 0.002 to 0.02.
     discrepancy : an image is done when the rms of B - x * k is below this multiple of `noise_sigma`; 0: only after
         `num_iter`.
+    offset : added to `blurred` before and subtracted from x after, so that x >= -offset: for images from which the sky
+        or the offset of the camera was subtracted.
 
     A `KernelField` as kernel makes H a blur that varies over the image, for the boundary "unknown".
 
-    Negative values of `blurred` count as 0. With the boundary "unknown", x extends beyond B as far as the kernel does,
-    and pixels that were partly observed are weighted by that part ([Bertero2005]).
+    Negative values of `blurred` (with `offset`) count as 0, which adds light where noise about 0 is cut off. With the
+    boundary "unknown", x extends beyond B as far as the kernel does, and pixels that were partly observed are weighted
+    by that part ([Bertero2005]).
 
     Examples
     --------
@@ -70,6 +74,7 @@ def richardson_lucy(
     >>> bool(restored[8, 8] > 0.95), round(float(restored.sum()), 3)
     (True, 1.0)
     """
+    blurred = blurred + offset if offset else blurred
     xp, tiny = array_module(blurred), float(np.finfo(blurred.dtype).tiny)
     sigma: Any = 0.0
     if damping or discrepancy:
@@ -91,7 +96,7 @@ def richardson_lucy(
         size = xp.maximum(size, tiny)
         return 1 + tv_weight * gradient_adjoint(gx / size, gy / size)
 
-    return em_iterations(
+    latent = em_iterations(
         blurred,
         kernel if isinstance(kernel, KernelField) else pad_to_odd(kernel),
         2,
@@ -105,3 +110,4 @@ def richardson_lucy(
         tolerance=discrepancy * sigma if discrepancy else None,
         callback=callback,
     )
+    return latent - offset if offset else latent
