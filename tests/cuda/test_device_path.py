@@ -93,6 +93,24 @@ def test_colours_that_share_a_kernel_are_restored_on_a_device(cupy: Any) -> None
     assert_close(on_device.image, on_host.image, atol=2e-4)
 
 
+@pytest.mark.parametrize("final", [None, "sparse", "tv", "hyper-laplacian"])
+def test_masks_on_a_device(cupy: Any, final: str | None) -> None:
+    """Of two images one is valid everywhere; a mask in another memory is refused."""
+    stack, masks = photos(2), np.ones((2, 32, 32), bool)
+    masks[1, 8:12, 9:13] = masks[1, :, 20] = False
+    spoiled = np.where(masks, stack, np.nan).astype(np.float32)
+    on_host = gd.deblur(spoiled, 7, mask=masks, options=QUICK, final=final)
+    for _ in range(2):
+        for mask in (cupy.asarray(masks), "nan"):
+            on_device = gd.deblur(cupy.asarray(spoiled), 7, mask=mask, options=QUICK, final=final)
+            assert_close(on_device.kernel, on_host.kernel, atol=2e-5)
+            if final is not None:
+                assert_close(on_device.image, on_host.image, atol=2e-4)
+                assert_close(on_device.info["residual"], on_host.info["residual"], atol=2e-5)
+    with pytest.raises(TypeError, match="CuPy"):
+        gd.deblur(cupy.asarray(spoiled), 7, mask=masks, options=QUICK, final=final)
+
+
 def test_the_restoration_is_replayed_as_a_graph(cupy: Any) -> None:
     """From the second time on that a shape comes, other weights apart; pictures are all new."""
     numerics_device.clear()
