@@ -335,6 +335,31 @@ def test_deblur_returns_the_field(rotated: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_mask_with_a_field(rotated: Any) -> None:
+    """A dead column and dust: poses still win, and the restoration does not see them."""
+    image, path, focal = rotated
+    mask = np.ones(image.shape, bool)
+    mask[:, 170] = mask[60:70, 90:100] = mask[200:208, 300:308] = False
+    options: dict[str, Any] = {"blur": "rotation", "focal": focal, "options": FAST}
+    complete, holes = (
+        gd.deblur(image, 15, **options),
+        gd.deblur(np.where(mask, image, np.nan), 15, mask=mask, **options),
+    )
+    assert holes.info["blur"] == "rotation"
+    points = node_points((3, 3), image.shape)
+    true = gd.synthesis.rotation_field(path, focal, image.shape, 31).at(points).reshape(9, 31, 31)
+    similarities = [
+        np.mean([gd.metrics.kernel_similarity(k, t) for k, t in zip(ks, true, strict=True)])
+        for ks in (
+            result.field.at(points).reshape(9, *result.field.at(points).shape[-2:]) for result in (complete, holes)
+        )
+    ]
+    assert similarities[1] > similarities[0] - 0.05
+    assert np.isfinite(holes.image).all()
+    assert abs(holes.info["residual"] / complete.info["residual"] - 1) < 0.1
+
+
+@pytest.mark.slow
 def test_a_uniform_blur_keeps_the_uniform_result() -> None:
     image = blur(data.camera()[60:260, 100:360] / 255, gaussian_process_kernel(13, rng=1), noise_sigma=0.002, rng=0)
     image = image.astype(np.float32)
