@@ -37,7 +37,7 @@ def slow(*values: Any) -> Any:
         slow((320, 256), 31, 1, "hyper-laplacian", {}),
         slow((96, 112), None, 1, None, {}),
         slow((130, 150), (21, 31), 3, "sparse", {}),
-        slow((130, 150), (21, 31), 4, "hyper-laplacian", {}),
+        slow((130, 150), (21, 31), 5, "hyper-laplacian", {}),
         slow((130, 150), (21, 31), 3, "tv", {"dtype": "float64"}),
     ],
 )
