@@ -1,5 +1,3 @@
-import warnings
-
 """Entry and exit of arrays: round trips, axes, dtypes. What is refused is in test_bad_input.py."""
 
 import warnings
