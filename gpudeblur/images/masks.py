@@ -110,5 +110,5 @@ def check_enough(mask: Array, size: tuple[int, int], advice: str = "crop the ker
         kh, kw = size
         raise ValueError(
             f"mask must have at least as many valid pixels as the kernel, {kh} x {kw} = {needed}, got "
-            f"{int(counts.min())}; {advice}, or restore a part with more valid pixels"
+            f"{int(counts.min())}; {advice}, take a part with more valid pixels, or give ~mask if True marks bad ones"
         )
