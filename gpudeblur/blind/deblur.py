@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from ..images.borders import with_border_of
 from ..images.checks import without_channels
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
 from ..images.masks import with_mask_of, without_mask
-from ..images.planes import join_alpha, to_picture
+from ..images.planes import join_alpha, split_alpha, to_picture
 from ..nonblind.final import residual_mse, restore
 from ..numerics.arrays import (
     Array,
@@ -139,7 +140,8 @@ def deblur(
         are interpolated while the kernel is estimated, and the restoration fills them in (see `deconvolve`). A mask
         (H, W) may serve a stack, and a mask has no channels. "nan": valid where the image is finite, in each channel. A
         `numpy.ma.MaskedArray` as `image` brings its own mask; the result is a masked array too, with the same mask over
-        the pixels that were filled in.
+        the pixels that were filled in. None: constant borders, such as letterbox bars, are found and left out, with a
+        warning, and come back as they are.
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
@@ -208,6 +210,8 @@ def deblur(
             planes = sharp if channel_axis is not None else sharp[:, 0]
             planes = planes.reshape(*stack, *planes.shape[1:])
             sharp = to_picture(planes, gamma, image, channel_axis=channel_axis, white=observed.white)
+            if observed.has_border:
+                sharp = with_border_of(split_alpha(image, channel_axis)[0], sharp, channel_axis)
             sharp = with_mask_of(original, join_alpha(sharp, observed.alpha, channel_axis))
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..images import checks
+from ..images.borders import border_mask
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, without_mask
 from ..images.noise import noise_scale
 from ..images.planes import decode, luminance, split_alpha, to_planes
@@ -15,6 +16,7 @@ from ..images.saturation import find_saturated
 from ..images.white import white_level
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
 from ..numerics.inpainting import inpaint
+from ..numerics.user_warnings import warn
 from .options import Settings
 
 
@@ -32,6 +34,7 @@ class Observation:
     white : the value of full scale in the unit of the user's image.
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
+    has_border : whether that is a constant border which was found, see `images.borders`.
     """
 
     image: Array
@@ -41,6 +44,7 @@ class Observation:
     alpha: Array | None = None
     white: float = 1.0
     valid: Array | None = None
+    has_border: bool = False
 
     @classmethod
     def of(cls, image: Array, settings: Settings, mask: Any = None) -> Observation:
@@ -61,8 +65,17 @@ class Observation:
         xp = choose_module(image, settings.device)
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
         image, alpha = split_alpha(image, channel_axis)
+        has_border = False
+        if not has_mask:
+            valid = border_mask(image, channel_axis)
+            has_border = valid is not None
+            if has_border:
+                warn(
+                    "image has a constant border, as a letterbox or a frame has; it is left out, and returned as it "
+                    "is; if it is part of the scene, give a mask that is True everywhere"
+                )
         if valid is not None:
-            if alpha is not None and channel_axis is not None:  # the colors' part of it
+            if alpha is not None and channel_axis is not None and has_mask:  # the colors' part of it
                 valid = array_module(valid).moveaxis(valid, channel_axis, 0)[:-1]
                 valid = array_module(valid).moveaxis(valid, 0, channel_axis)
             image = array_module(image).where(valid, image, 0).astype(image.dtype, copy=False)
@@ -74,7 +87,7 @@ class Observation:
         if valid is not None:
             valid = valid if channel_axis is None else array_module(valid).moveaxis(valid, channel_axis, -3)
             valid = move(array_module(valid).ascontiguousarray(valid), xp).reshape(planes.shape)
-            if settings.kernel_size is not None:
+            if settings.kernel_size is not None and has_mask:
                 check_enough(valid, settings.kernel_size, "use a smaller kernel_size")
             planes = inpaint(planes, valid)
         saturated = find_saturated(planes)
@@ -89,7 +102,7 @@ class Observation:
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if channel_axis is None else luminance(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
-        return cls(planes, gray, saturated if any_saturated else None, scale, alpha, white, valid)
+        return cls(planes, gray, saturated if any_saturated else None, scale, alpha, white, valid, has_border)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""

@@ -1,0 +1,69 @@
+"""Constant borders of pictures: letterbox bars, frames of screenshots, rows and columns that a sensor left out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..numerics.arrays import Array, array_module, to_host_together
+
+MIN_WIDTH = 2  # lines
+# A border's values differ by less than this fraction of the picture's range. Within it lies the picture: from the
+# border's last line to the next, at least so many pixels change by more than a fraction of the range, as no blurred
+# edge does.
+TOLERANCE, STEP, STEP_SHARE = 0.01, 0.04, 0.5
+
+
+def border_mask(image: Array, channel_axis: int | None = None) -> Array | None:
+    """Where `image` has no constant border, bool of its shape; None if no image of a stack has one. On CuPy it waits.
+
+    A border is at least MIN_WIDTH lines of one value at a side, less than half of the picture, that ends in a step: the
+    even margin of a page or a black sky goes over into the picture and is no border.
+
+    Parameters
+    ----------
+    image : (..., H, W), or with one more axis for the channels; finite.
+    """
+    xp = array_module(image)
+    planes = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
+    height, width = planes.shape[-2:]
+    if min(height, width) < 4 * MIN_WIDTH:
+        return None
+    channels = 1 if channel_axis is None else planes.shape[-3]
+    values = planes.reshape(-1, channels, height, width).astype(np.float32)
+    low, high = values.min(axis=-1), values.max(axis=-1)  # of each row
+    span = high.max(axis=-1) - low.min(axis=-1)
+    limit = STEP * span[..., None, None]
+    arrays = [span, low, high, (abs(xp.diff(values, axis=-2)) > limit).mean(axis=-1)]
+    arrays += [values.min(axis=-2), values.max(axis=-2), (abs(xp.diff(values, axis=-1)) > limit).mean(axis=-2)]
+    span, *lines = to_host_together(xp, [array.astype(np.float32) for array in arrays])
+    mask = np.ones((len(values), height, width), dtype=bool)
+    for i in range(len(values)):
+        tolerance = TOLERANCE * span[i][:, None]
+        for part, (low, high, step) in ((mask[i], lines[:3]), (mask[i].T, lines[3:])):
+            for view, direction in ((part, 1), (part[::-1], -1)):
+                view[: _width(low[i][:, ::direction], high[i][:, ::direction], step[i][:, ::direction], tolerance)] = 0
+    if mask.all():
+        return None
+    found = mask.reshape(*planes.shape[:-2], height, width) if channel_axis is None else _for_channels(mask, planes)
+    found = xp.asarray(found)
+    return found if channel_axis is None else xp.moveaxis(found, -3, channel_axis)
+
+
+def with_border_of(image: Array, result: Array, channel_axis: int | None = None) -> Array:
+    """`result` with the constant border of `image`, both of one shape."""
+    mask = border_mask(image, channel_axis)
+    return result if mask is None else array_module(image).where(mask, result, image)
+
+
+def _width(low: np.ndarray, high: np.ndarray, step: np.ndarray, tolerance: np.ndarray) -> int:
+    """Lines of the border at the beginning of lines (C, n), of which `low` and `high` are the extreme values."""
+    constant = (np.maximum(abs(high - low[:, :1]), abs(low - low[:, :1])) <= tolerance).all(axis=0)
+    width = int(constant.argmin())  # 0 as well if all lines are constant
+    is_border = MIN_WIDTH <= width < len(constant) / 2 and step[:, width - 1].mean() >= STEP_SHARE
+    return width if is_border else 0
+
+
+def _for_channels(mask: np.ndarray, planes: Array) -> np.ndarray:
+    """`mask` (n, H, W) for each channel of `planes` (..., C, H, W)."""
+    stack = planes.shape[:-3]
+    return np.broadcast_to(mask.reshape(*stack, 1, *mask.shape[-2:]), planes.shape)
