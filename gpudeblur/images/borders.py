@@ -29,13 +29,13 @@ def border_mask(image: Array, channel_axis: int | None = None) -> Array | None:
     if min(height, width) < 4 * MIN_WIDTH:
         return None
     channels = 1 if channel_axis is None else planes.shape[-3]
-    values = planes.reshape(-1, channels, height, width).astype(np.float32)
+    values = planes.reshape(-1, channels, height, width).astype(np.result_type(planes.dtype, np.float32))
     low, high = values.min(axis=-1), values.max(axis=-1)  # of each row
     span = high.max(axis=-1) - low.min(axis=-1)
     limit = STEP * span[..., None, None]
     arrays = [span, low, high, (abs(xp.diff(values, axis=-2)) > limit).mean(axis=-1)]
     arrays += [values.min(axis=-2), values.max(axis=-2), (abs(xp.diff(values, axis=-1)) > limit).mean(axis=-2)]
-    span, *lines = to_host_together(xp, [array.astype(np.float32) for array in arrays])
+    span, *lines = to_host_together(xp, [array.astype(np.float64) for array in arrays])
     mask = np.ones((len(values), height, width), dtype=bool)
     for i in range(len(values)):
         tolerance = TOLERANCE * span[i][:, None]
