@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from ..images.borders import with_border_of
 from ..images.checks import without_channels
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
@@ -210,8 +209,9 @@ def deblur(
             planes = sharp if channel_axis is not None else sharp[:, 0]
             planes = planes.reshape(*stack, *planes.shape[1:])
             sharp = to_picture(planes, gamma, image, channel_axis=channel_axis, white=observed.white)
-            if observed.has_border:
-                sharp = with_border_of(split_alpha(image, channel_axis)[0], sharp, channel_axis)
+            if observed.inside is not None:
+                colors = split_alpha(image, channel_axis)[0]
+                sharp = array_module(image).where(observed.inside, sharp, colors).astype(image.dtype, copy=False)
             sharp = with_mask_of(original, join_alpha(sharp, observed.alpha, channel_axis))
         kernel = move(kernel.reshape(*stack, *kernel.shape[-2:]), array_module(image))
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)

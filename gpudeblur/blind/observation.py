@@ -34,7 +34,8 @@ class Observation:
     white : the value of full scale in the unit of the user's image.
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
-    has_border : whether that is a constant border which was found, see `images.borders`.
+    inside : bool of the user's image without opacity, False on its constant border; None without one. See
+        `images.borders`.
     """
 
     image: Array
@@ -44,7 +45,7 @@ class Observation:
     alpha: Array | None = None
     white: float = 1.0
     valid: Array | None = None
-    has_border: bool = False
+    inside: Array | None = None
 
     @classmethod
     def of(cls, image: Array, settings: Settings, mask: Any = None) -> Observation:
@@ -65,15 +66,13 @@ class Observation:
         xp = choose_module(image, settings.device)
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
         image, alpha = split_alpha(image, channel_axis)
-        has_border = False
-        if not has_mask:
-            valid = border_mask(image, channel_axis)
-            has_border = valid is not None
-            if has_border:
-                warn(
-                    "image has a constant border, as a letterbox or a frame has; it is left out, and returned as it "
-                    "is; if it is part of the scene, give a mask that is True everywhere"
-                )
+        inside = None if has_mask else border_mask(image, channel_axis)
+        if inside is not None:
+            valid = inside
+            warn(
+                "image has a constant border, as a letterbox or a frame has; it is left out, and returned as it "
+                "is; if it is part of the scene, give a mask that is True everywhere"
+            )
         if valid is not None:
             if alpha is not None and channel_axis is not None and has_mask:  # the colors' part of it
                 valid = array_module(valid).moveaxis(valid, channel_axis, 0)[:-1]
@@ -102,7 +101,7 @@ class Observation:
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if channel_axis is None else luminance(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
-        return cls(planes, gray, saturated if any_saturated else None, scale, alpha, white, valid, has_border)
+        return cls(planes, gray, saturated if any_saturated else None, scale, alpha, white, valid, inside)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""

@@ -88,7 +88,7 @@ class PathLevel:
     def alternate(self, paths: Sequence[PosePath], fixed_bend: bool, options: TwoStepOptions) -> list[PosePath]:
         """Latent and path steps from each of `paths`, in pixels at full size, as are the results."""
         numbers, xp, count = self.numbers, array_module(self.patches), len(paths)
-        found = [path.resampled(numbers.count).scaled(numbers.scale) for path in paths]
+        scaled = [path.resampled(numbers.count).scaled(numbers.scale) for path in paths]
         patches, options = xp.concatenate([self.scaled] * count), options_at(numbers.scale, options)
         for weight in np.geomspace(*numbers.gradient_weight, numbers.iterations):
             step = Iteration(float(weight), EDGE_FRACTION)
@@ -96,12 +96,12 @@ class PathLevel:
             def equations(patch: Array, kernel: Array, step: Iteration = step) -> tuple[Array, Array]:
                 return patch_equations(patch, kernel, step, BETA_MAX, options)
 
-            a, b = map(to_host, map_in_chunks(equations, patches, self.kernels(found)))  # waits for a device
-            found = [
+            a, b = map(to_host, map_in_chunks(equations, patches, self.kernels(scaled)))  # waits for a device
+            scaled = [
                 path_step(a_of_path, b_of_path, path, self.paths, options.kernel_weight, fixed_bend)
-                for a_of_path, b_of_path, path in zip(np.split(a, count), np.split(b, count), found, strict=True)
+                for a_of_path, b_of_path, path in zip(np.split(a, count), np.split(b, count), scaled, strict=True)
             ]
-        return [path.scaled(1 / numbers.scale) for path in found]
+        return [path.scaled(1 / numbers.scale) for path in scaled]
 
     def scores(self, paths: Sequence[PosePath]) -> np.ndarray:
         """Mean score of the patches for each path."""
@@ -159,8 +159,8 @@ def path_step(
     bounds = [(None, None)] * path.control.size + [(0.0, MAX_BEND)]
     limits = {"maxiter": PATH_STEPS, "maxfun": PATH_STEPS + EXTRA_EVALUATIONS, "maxcor": 20, "ftol": TOLERANCE}
     start = np.append(path.control.ravel(), path.bend)
-    found = minimize(evaluate, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits)
-    path = _unpacked(found.x)
+    solution = minimize(evaluate, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits)
+    path = _unpacked(solution.x)
     mean = (paths.basis @ path.control).mean(axis=0)
     return PosePath(path.control - mean, path.bend)
 
@@ -196,14 +196,14 @@ def search_path(
     """The path with the best score, for an image (H, W) with its uniform `kernel` (kh, kw); in pixels at full size."""
     size, host = (kernel.shape[0], kernel.shape[1]), to_host(kernel).astype(np.float64)
     bend = START_BEND if focal is None else bend_of(focal, (image.shape[0], image.shape[1]))
-    found = [PosePath(control, bend) for control in random_controls(scales[0].count, max(size))]
+    paths = [PosePath(control, bend) for control in random_controls(scales[0].count, max(size))]
     for index, numbers in enumerate(scales):
         level = PathLevel(image, size, noise_scale, numbers)
         if index == min(1, len(scales) - 1):
-            found += [PosePath(kernel_path(host, numbers.count, centers), bend) for centers in KERNEL_CENTERS]
-        found = level.alternate(found, focal is not None, options)
-        if numbers.keep < len(found):
-            order = np.argsort(-level.scores(found), kind="stable")
-            found = [found[i] for i in order[: numbers.keep]]
+            paths += [PosePath(kernel_path(host, numbers.count, centers), bend) for centers in KERNEL_CENTERS]
+        paths = level.alternate(paths, focal is not None, options)
+        if numbers.keep < len(paths):
+            order = np.argsort(-level.scores(paths), kind="stable")
+            paths = [paths[i] for i in order[: numbers.keep]]
         progress((index + 1) / len(scales))
-    return found[0]
+    return paths[0]

@@ -44,15 +44,11 @@ def border_mask(image: Array, channel_axis: int | None = None) -> Array | None:
                 view[: _width(low[i][:, ::direction], high[i][:, ::direction], step[i][:, ::direction], tolerance)] = 0
     if mask.all():
         return None
-    found = mask.reshape(*planes.shape[:-2], height, width) if channel_axis is None else _for_channels(mask, planes)
-    found = xp.asarray(found)
-    return found if channel_axis is None else xp.moveaxis(found, -3, channel_axis)
-
-
-def with_border_of(image: Array, result: Array, channel_axis: int | None = None) -> Array:
-    """`result` with the constant border of `image`, both of one shape."""
-    mask = border_mask(image, channel_axis)
-    return result if mask is None else array_module(image).where(mask, result, image)
+    if channel_axis is None:
+        return xp.asarray(mask.reshape(planes.shape))
+    stack = planes.shape[:-3]
+    valid = np.broadcast_to(mask.reshape(*stack, 1, height, width), planes.shape)
+    return xp.moveaxis(xp.asarray(valid), -3, channel_axis)
 
 
 def _width(low: np.ndarray, high: np.ndarray, step: np.ndarray, tolerance: np.ndarray) -> int:
@@ -61,9 +57,3 @@ def _width(low: np.ndarray, high: np.ndarray, step: np.ndarray, tolerance: np.nd
     width = int(constant.argmin())  # 0 as well if all lines are constant
     is_border = MIN_WIDTH <= width < len(constant) / 2 and step[:, width - 1].mean() >= STEP_SHARE
     return width if is_border else 0
-
-
-def _for_channels(mask: np.ndarray, planes: Array) -> np.ndarray:
-    """`mask` (n, H, W) for each channel of `planes` (..., C, H, W)."""
-    stack = planes.shape[:-3]
-    return np.broadcast_to(mask.reshape(*stack, 1, *mask.shape[-2:]), planes.shape)

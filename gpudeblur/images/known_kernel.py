@@ -91,11 +91,11 @@ def subtract_floor(kernel: Array, floor: Any, ndim: int, *, name: str = "kernel"
 def border_level(kernel: Array, ndim: int) -> tuple[np.ndarray, np.ndarray]:
     """(median, standard deviation of the noise) of the border of kernels, (...): a tail above it is left out."""
     ring = to_host(_ring(kernel, _widths(kernel.shape[-ndim:])))
-    kept = np.sort(ring, axis=-1)
-    count = np.full(kept.shape[:-1], kept.shape[-1])
-    level, sigma = np.zeros(kept.shape[:-1]), np.zeros(kept.shape[:-1])
-    for index in np.ndindex(*kept.shape[:-1]):
-        values = kept[index]
+    border = np.sort(ring, axis=-1)
+    count = np.full(border.shape[:-1], border.shape[-1])
+    level, sigma = np.zeros(border.shape[:-1]), np.zeros(border.shape[:-1])
+    for index in np.ndindex(*border.shape[:-1]):
+        values = border[index]
         for _ in range(5):
             inside = values[: count[index]]
             level[index] = np.median(inside)
@@ -122,10 +122,10 @@ def warn_of_measured(kernel: Array, ndim: int, *, name: str, way_out: str) -> No
             f"in the middle: numpy.fft.fftshift({name}) puts it there"
         )
     elif way_out:
-        share = _floor_share(kernel, ndim)
-        if (share > 0).mean() >= MIN_AGREEMENT:
+        fraction = _floor_fraction(kernel, ndim)
+        if (fraction > 0).mean() >= MIN_AGREEMENT:
             warn(
-                f"{name} has a floor, a constant along its border that holds {100 * float(share.max()):.0f} % of its "
+                f"{name} has a floor, a constant along its border that holds {100 * float(fraction.max()):.0f} % of its "
                 f"sum and blurs widely; if it is the offset of the camera or the sky, {way_out}"
             )
 
@@ -148,20 +148,20 @@ def _ring(kernel: Array, widths: list[int]) -> Array:
     return xp.concatenate(slabs, axis=-1)
 
 
-def _floor_share(kernel: Array, ndim: int) -> np.ndarray:
-    """The share of the sum that is a floor, (...); 0 where there is none."""
+def _floor_fraction(kernel: Array, ndim: int) -> np.ndarray:
+    """The fraction of the sum that is a floor, (...); 0 where there is none."""
     xp, sides, axes = array_module(kernel), kernel.shape[-ndim:], tuple(range(-ndim, 0))
     widths = _widths(sides)
     lowest, quartile, median = _quantiles(_ring(kernel, widths), (0.05, 0.25, 0.5))
     total = to_host(xp.asarray(kernel.sum(axis=axes)))
-    share = quartile * math.prod(sides) / np.where(total > 0, total, 1)
-    is_floor = (share >= FLOOR_SHARE) & (lowest >= (1 - FLOOR_NOISE) * median)
+    fraction = quartile * math.prod(sides) / np.where(total > 0, total, 1)
+    is_floor = (fraction >= FLOOR_SHARE) & (lowest >= (1 - FLOOR_NOISE) * median)
     if is_floor.any():  # seldom
         inside: Any = (..., *(slice(w, n - w) for w, n in zip(widths, sides, strict=True)))
         (within,) = _quantiles(_ring(kernel[inside], widths), (0.25,))
         largest = to_host(xp.asarray(kernel.max(axis=axes)))
         is_floor &= (quartile >= (1 - FLOOR_SLOPE) * within) & (quartile <= FLOOR_HEIGHT * largest)
-    return np.where(is_floor, share, 0)
+    return np.where(is_floor, fraction, 0)
 
 
 def _quantiles(ring: Array, fractions: tuple[float, ...]) -> list[np.ndarray]:

@@ -74,7 +74,15 @@ def check_white(white: Any) -> Any:
     return check_number("white", white, "above 0", lambda level: level > 0, way_out=_WAY_OUT)
 
 
-def white_level(
+def white_level(image: Array, white: Any, **options: Any) -> ComparedWhite:
+    """The value of full scale of an image; warns where it is doubtful. Options and errors as `assess_white`."""
+    level, warning = assess_white(image, white, **options)
+    if warning is not None:
+        warn(warning)
+    return level
+
+
+def assess_white(
     image: Array,
     white: Any,
     *,
@@ -83,8 +91,8 @@ def white_level(
     adaptive: bool = True,
     unit_free: bool = False,
     name: str = "image",
-) -> ComparedWhite:
-    """The value of full scale of an image, and a warning where it is doubtful. On CuPy the call waits.
+) -> tuple[ComparedWhite, UnitWarning | None]:
+    """The value of full scale of an image, and a warning where it is doubtful, or None. On CuPy the call waits.
 
     Parameters
     ----------
@@ -106,25 +114,6 @@ def white_level(
     WhiteLevelError
         Many values are above `white`.
     """
-    level, warning = assess_white(
-        image, white, channel_axis=channel_axis, dtype=dtype, adaptive=adaptive, unit_free=unit_free, name=name
-    )
-    if warning is not None:
-        warn(warning)
-    return level
-
-
-def assess_white(
-    image: Array,
-    white: Any,
-    *,
-    channel_axis: int | None = None,
-    dtype: Any = "float32",
-    adaptive: bool = True,
-    unit_free: bool = False,
-    name: str = "image",
-) -> tuple[ComparedWhite, UnitWarning | None]:
-    """`white_level` with its warning, or None, instead of warning."""
     if isinstance(white, ComparedWhite):
         return white, None
     xp = array_module(image)

@@ -102,11 +102,11 @@ class PathKernels:
         self, points: np.ndarray, shape: tuple[int, int], window: tuple[int, int], count: int, samples: int
     ) -> None:
         y, x = (np.asarray(points, np.float64).reshape(-1, 2) - (np.array(shape) - 1) / 2).T
-        radius, side, zero, one = corner_radius(shape), max(shape), np.zeros(len(x)), np.ones(len(x))
+        radius, side, zeros, ones = corner_radius(shape), max(shape), np.zeros(len(x)), np.ones(len(x))
         self.points, self.window, self.basis = len(x), window, spline_basis(count, samples)
         # rows u, v, roll; columns dy of all points, then dx
-        self._plane = np.block([[zero, one], [one, zero], [x / radius, -y / radius]])
-        self._bent = np.block([[x * y, x * x], [y * y, x * y], [zero, zero]]) / side**2
+        self._plane = np.block([[zeros, ones], [ones, zeros], [x / radius, -y / radius]])
+        self._bent = np.block([[x * y, x * x], [y * y, x * y], [zeros, zeros]]) / side**2
 
     def places(self, path: PosePath) -> Places:
         """Where the path's samples lie."""
