@@ -125,8 +125,8 @@ def warn_of_measured(kernel: Array, ndim: int, *, name: str, way_out: str) -> No
         fraction = _floor_fraction(kernel, ndim)
         if (fraction > 0).mean() >= MIN_AGREEMENT:
             warn(
-                f"{name} has a floor, a constant along its border that holds {100 * float(fraction.max()):.0f} % of its "
-                f"sum and blurs widely; if it is the offset of the camera or the sky, {way_out}"
+                f"{name} has a floor, a constant along its border that holds {100 * float(fraction.max()):.0f} % of "
+                f"its sum and blurs widely; if it is the offset of the camera or the sky, {way_out}"
             )
 
 
