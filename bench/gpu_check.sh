@@ -108,10 +108,10 @@ ignored=(--ignore tests/images/test_io.py --ignore tests/test_cli.py --ignore te
 
 part versions 5 "$PYTHON" -m bench.gpu_report versions "${OUT:-}"
 if [ "$call" = A ]; then
-    beside smoke_1 100 "${smoke[@]}" transforms graph start streams
-    beside smoke_2 100 "${smoke[@]}" default
+    beside smoke_1 100 "${smoke[@]}" transforms graph start streams masked
+    beside smoke_2 100 "${smoke[@]}" default rotation
     beside smoke_3 100 "${smoke[@]}" finals double
-    beside smoke_4 100 "${smoke[@]}" deconvolve volume
+    beside smoke_4 100 "${smoke[@]}" deconvolve volume field
     beside smoke_5 100 "${smoke[@]}" batch odd_input
     beside smoke_6 100 "${smoke[@]}" unknown_size network large
     join

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -251,6 +252,51 @@ def streams(device: Cpu) -> Row:
         differences = list(pool.map(estimate, range(2)))
     assert differences == 2 * [3 * [0.0]], differences
     return {"calls": 6}
+
+
+@step
+def masked(device: Cpu) -> Row:
+    """Pixels without data, a black bar and 12 bits in uint16, against NumPy, of one iteration of one scale."""
+    u = blurred_camera((160, 180), 15)
+    mask = np.random.default_rng(0).random(u.shape) > 0.01
+    bar = u.copy()
+    bar[-20:] = 0
+    single = dataclasses.replace(FAST, iterations=1, finest_iterations=1, smallest_kernel=15)
+    counts = (4095 * u.clip(0, 1)).astype(np.uint16)
+    inputs: Row = {"mask": (u, {"mask": mask}), "bar": (bar, {}), "12 bits": (counts, {})}
+    differences = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, (picture, options) in inputs.items():
+            given = {key: device.put(value) for key, value in options.items()}
+            kernel = gd.estimate_kernel(device.put(picture), 15, options=single, **given)
+            differences[name] = difference(kernel, gd.estimate_kernel(picture, 15, options=single, **options))
+            gd.deblur(device.put(picture), 15, options=FAST, **given)
+    assert max(differences.values()) < 1e-3, differences
+    return differences
+
+
+@step
+def field(device: Cpu) -> Row:
+    """A field of kernels against NumPy, in the methods that take one."""
+    u = blurred_camera((200, 220), 15)
+    kernels = [[trajectory_kernel(15, rng=3 * i + j) for j in range(3)] for i in range(3)]
+    blur, on_device = gd.KernelField(np.asarray(kernels, np.float32), u.shape), device.put(u)
+    differences, seconds = {}, {}
+    for method in ("sparse", "richardson-lucy"):
+        restore = functools.partial(gd.deconvolve, kernel=blur.to(device.xp), method=method)
+        sharp, seconds[method] = three_calls(lambda restore=restore: restore(on_device))  # type: ignore[misc]
+        differences[method] = difference(sharp[-1], gd.deconvolve(u, blur, method=method))
+    assert max(differences.values()) < 0.1, differences
+    return {"differences": differences, "seconds": seconds}
+
+
+@step
+def rotation(device: Cpu) -> Row:
+    """`blur="rotation"`, whose poses are sought by paths."""
+    u = device.put(blurred_camera((200, 220), 15))
+    results, seconds = three_calls(lambda: gd.deblur(u, 15, blur="rotation"))
+    return {"seconds": seconds, "field": results[-1].field is not None, "confidence": results[-1].info["confidence"]}
 
 
 @step
