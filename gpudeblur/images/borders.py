@@ -36,14 +36,19 @@ def border_mask(image: Array, channel_axis: int | None = None) -> Array | None:
     arrays = [span, low, high, (abs(xp.diff(values, axis=-2)) > limit).mean(axis=-1)]
     arrays += [values.min(axis=-2), values.max(axis=-2), (abs(xp.diff(values, axis=-1)) > limit).mean(axis=-2)]
     span, *lines = to_host_together(xp, [array.astype(np.float64) for array in arrays])
-    mask = np.ones((len(values), height, width), dtype=bool)
-    for i in range(len(values)):
-        tolerance = TOLERANCE * span[i][:, None]
-        for part, (low, high, step) in ((mask[i], lines[:3]), (mask[i].T, lines[3:])):
-            for view, direction in ((part, 1), (part[::-1], -1)):
-                view[: _width(low[i][:, ::direction], high[i][:, ::direction], step[i][:, ::direction], tolerance)] = 0
-    if mask.all():
+    tolerance = TOLERANCE * span[..., None]
+    ends = [
+        _widths(*(array[..., ::direction] for array in part), tolerance)
+        for part in (lines[:3], lines[3:])
+        for direction in (1, -1)
+    ]
+    if not np.any(ends):
         return None
+    mask = np.ones((len(values), height, width), dtype=bool)
+    for i in np.flatnonzero(np.any(ends, axis=0)):
+        top, bottom, left, right = (int(widths[i]) for widths in ends)
+        mask[i] = False
+        mask[i, top : height - bottom, left : width - right] = True
     if channel_axis is None:
         return xp.asarray(mask.reshape(planes.shape))
     stack = planes.shape[:-3]
@@ -51,9 +56,11 @@ def border_mask(image: Array, channel_axis: int | None = None) -> Array | None:
     return xp.moveaxis(xp.asarray(valid), -3, channel_axis)
 
 
-def _width(low: np.ndarray, high: np.ndarray, step: np.ndarray, tolerance: np.ndarray) -> int:
-    """Lines of the border at the beginning of lines (C, n), of which `low` and `high` are the extreme values."""
-    constant = (np.maximum(abs(high - low[:, :1]), abs(low - low[:, :1])) <= tolerance).all(axis=0)
-    width = int(constant.argmin())  # 0 as well if all lines are constant
-    is_border = MIN_WIDTH <= width < len(constant) / 2 and step[:, width - 1].mean() >= STEP_SHARE
-    return width if is_border else 0
+def _widths(low: np.ndarray, high: np.ndarray, step: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+    """Lines of the borders (n,) at the beginning of lines (n, C, length), of which these are the extreme values."""
+    first = low[..., :1]
+    constant = (np.maximum(abs(high - first), abs(low - first)) <= tolerance).all(axis=1)
+    widths = constant.argmin(axis=-1)  # 0 as well if all lines are constant
+    steps = step.mean(axis=1)[np.arange(len(widths)), widths - 1]
+    is_border = (widths >= MIN_WIDTH) & (widths < constant.shape[-1] / 2) & (steps >= STEP_SHARE)
+    return np.where(is_border, widths, 0)

@@ -40,7 +40,8 @@ def to_planes(image: Array, *, channel_axis: int | None = None, dtype: Any, whit
     ValueError
         A value is beyond the range of `dtype`.
     """
-    xp, full = array_module(image), full_scale(image.dtype) if white is None else white
+    # CuPy computes with no type derived from float.
+    xp, full = array_module(image), full_scale(image.dtype) if white is None else float(white)
     limit = float(np.finfo(dtype).max) * full
     if image.dtype.kind == "f" and image.dtype.itemsize > np.dtype(dtype).itemsize and bool((abs(image) > limit).any()):
         raise ValueError(
@@ -78,13 +79,13 @@ def from_planes(planes: Array, like: Any, *, channel_axis: int | None = None, wh
     is_array = isinstance(like, np.ndarray) or hasattr(like, "__cuda_array_interface__")
     dtype = dtype_on(xp, like.dtype if is_array else np.dtype(like))
     image = xp.ascontiguousarray(planes if channel_axis is None else xp.moveaxis(planes, -3, channel_axis))
-    full = full_scale(dtype) if white is None else white
+    full = full_scale(dtype) if white is None else float(white)
     if dtype.kind not in "iu":
         if full != 1:
             image = xp.multiply(image, full, dtype=np.result_type(image.dtype, dtype))
         return image.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
-    top = min(full.top if isinstance(full, ComparedWhite) else full, float(limits.max))
+    top = min(white.top if isinstance(white, ComparedWhite) else full, float(limits.max))
     scaled = image.astype(image.dtype if dtype.itemsize < 4 else np.float64)  # float32 holds no 32-bit integers
     scaled *= full
     if top > limits.max:  # the largest 64-bit integer rounds up to a float beyond it

@@ -469,6 +469,14 @@ def test_numpy_arrays_are_no_operands(cupy: Any) -> None:
     assert (np.float32(2) * x).get().tolist() == [2] * 3
 
 
+def test_numbers_of_derived_types_are_no_operands(cupy: Any) -> None:
+    class Level(float):
+        pass
+
+    with pytest.raises(TypeError, match="Unsupported type"):
+        ones(cupy, 3) / Level(2)
+
+
 def test_views_share_memory_and_launch_nothing(cupy: Any) -> None:
     x = ones(cupy, 2, 6)
     counts.clear()

@@ -36,6 +36,9 @@ def check_dtype(dtype: np.dtype) -> None:
         raise ValueError(f"Unsupported dtype {dtype}")
 
 
+NUMBERS = (bool, int, float, complex)  # CuPy takes no types derived from these
+
+
 def host(value: Any, arrays: list[DeviceArray]) -> Any:
     """What a wrapped function gets, NumPy arrays for device arrays; a NumPy array itself is an error, as in CuPy."""
     if isinstance(value, DeviceArray):
@@ -45,6 +48,8 @@ def host(value: Any, arrays: list[DeviceArray]) -> Any:
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
     if isinstance(value, (tuple, list)):
         return type(value)([host(item, arrays) for item in value])
+    if isinstance(value, (int, float, complex)) and type(value) not in NUMBERS and not isinstance(value, np.generic):
+        raise TypeError(f"Unsupported type {type(value)}")
     return value
 
 

@@ -62,7 +62,11 @@ def test_a_field_of_one_kernel_is_that_kernel(xp: Any, method: str, saturation: 
     blurred = xp.asarray(blurred_picture()[SMALL])
     field = gd.KernelField(kernel[None, None], (60, 70))
     options: dict[str, Any] = {"method": method, "saturation": saturation, "dtype": dtype}
-    assert_same(gd.deconvolve(blurred, field, **options), gd.deconvolve(blurred, kernel, **options))
+    varying, uniform = (gd.deconvolve(blurred, k, **options) for k in (field, kernel))
+    if xp is np or dtype == "float32":
+        assert_same(varying, uniform)
+    else:  # CuPy sums the kernels of a field in another order
+        assert_close(varying, uniform, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", VARYING)
@@ -129,11 +133,11 @@ def test_images_that_are_odd_disturb_no_other(method: str) -> None:
 def test_channels_share_the_field(xp: Any, method: str) -> None:
     field = turning_field((60, 70), xp=xp)
     color = np.stack([blurred_picture(noise)[SMALL] for noise in (0.0, 0.01, 0.03)], axis=-1)
-    options: dict[str, Any] = {"method": method, "gamma": 2.2, "noise_sigma": 0.01}
+    options: dict[str, Any] = {"method": method, "gamma": 2.2, "noise_sigma": 0.01, "dtype": "float64"}
     out = gd.deconvolve(xp.asarray(color), field, channel_axis=-1, **options)
     for c in range(3):
         alone = gd.deconvolve(xp.asarray(color[..., c].copy()), field, **options)
-        assert_close(out[..., c], alone, atol=1e-12 if xp is np else 1e-4)
+        assert_close(out[..., c], alone, atol=1e-12 if xp is np else 1e-6)
     integers = xp.asarray((np.clip(color, 0, 1) * 255).round().astype(np.uint8))
     assert gd.deconvolve(integers, field, channel_axis=-1, **options).dtype == np.uint8
 
