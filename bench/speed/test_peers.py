@@ -61,6 +61,8 @@ def test_deconvolve(measure, device, smallest, request, method) -> None:
 @pytest.mark.parametrize("call", DROP_INS)
 def test_drop_in(measure, device, smallest, theirs, call, library) -> None:
     """512 x 512 float32, a random psf of 15 x 15."""
+    if device.name == "cuda" and call == "unsupervised_wiener, same rng":
+        pytest.skip("cuCIM draws its numbers on the GPU")
     side, work = 64 if smallest else 512, DROP_INS[call]
     psf = np.random.default_rng(0).random((15, 15), np.float32)
     image, psf = device.put(resize(camera(), (side, side)).astype(np.float32)), device.put(psf / psf.sum())
