@@ -38,8 +38,8 @@ def border_mask(image: Array, channel_axis: int | None = None) -> Array | None:
     span, *lines = to_host_together(xp, [array.astype(np.float64) for array in arrays])
     tolerance = TOLERANCE * span[..., None]
     ends = [
-        _widths(*(array[..., ::direction] for array in part), tolerance)
-        for part in (lines[:3], lines[3:])
+        _widths(low[..., ::direction], high[..., ::direction], step[..., ::direction], tolerance)
+        for low, high, step in (lines[:3], lines[3:])
         for direction in (1, -1)
     ]
     if not np.any(ends):

@@ -14,9 +14,9 @@ from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of,
 from ..images.planes import decode, join_alpha, split_alpha, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..images.white import check_white, white_level
-from ..numerics.arrays import Array, array_module, choose_module, device_errors, move
+from ..numerics.arrays import Array, array_module, choose_module, device_errors, move, replayed
 from ..numerics.inpainting import inpaint
-from ..numerics.progress import Callback, make_progress
+from ..numerics.progress import Callback, OnProgress, make_progress
 from .blurring import check_field
 from .specs import METHOD_SPECS, METHODS, MethodSpec
 from .tiles import tiled
@@ -219,9 +219,27 @@ def deconvolve(
         else:
             if len(spec.boundaries) > 1:
                 options["boundary"] = boundary
-            sharp = METHODS[method](planes, kernel, callback=progress, **options)
+            sharp = _restored(planes, kernel, method, options, progress)
         sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis, white=level)
         return with_mask_of(original, join_alpha(sharp, alpha, channel_axis))
+
+
+def _restored(
+    planes: Array, kernel: Array | KernelField, method: str, options: dict[str, Any], report: OnProgress
+) -> Array:
+    """The result of the method; on a device, repeated calls are CUDA graphs where the method waits for nothing."""
+    arrays = {name: value for name, value in options.items() if hasattr(value, "ndim")}
+    scalars = {name: value for name, value in options.items() if name not in arrays}
+    if isinstance(kernel, KernelField) or "mask" in arrays or not METHOD_SPECS[method].replayable:
+        return METHODS[method](planes, kernel, callback=report, **options)
+
+    def function(planes: Array, kernel: Array, *values: Array, report: OnProgress) -> tuple[Array]:
+        given = dict(zip(arrays, values, strict=True))
+        return (METHODS[method](planes, kernel, callback=report, **scalars, **given),)
+
+    key = ("deconvolve", method, tuple(arrays), tuple(sorted(scalars.items())))
+    (sharp,) = replayed(key, function, planes, kernel, *arrays.values(), report=report)
+    return sharp
 
 
 def _method(method: Any, kernel: Any) -> str:

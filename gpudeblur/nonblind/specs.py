@@ -44,6 +44,7 @@ class MethodSpec:
     live_arrays : by backend, how many arrays of the grid's size live at once with an unknown boundary: measured on
         NumPy (tests/nonblind/test_tiles.py), on CuPy by `deblur` on an H200 (tests/batch/test_memory.py). None: the
         image cannot be cut into tiles.
+    replayable : whether it waits for a device nowhere, so that its launches can become a CUDA graph.
     varying : whether it takes a `KernelField` for the kernel.
     nonnegative : whether negative values of the image count as 0, so that it has an option `offset`.
     final : options with which `deblur` ends in this method, or None if it does not offer it.
@@ -56,6 +57,7 @@ class MethodSpec:
     iterations: str = ""
     weight_rule: WeightRule | None = None
     live_arrays: Mapping[str, float] | None = None
+    replayable: bool = True
     varying: bool = False
     nonnegative: bool = False
     final: Mapping[str, Any] | None = None
@@ -149,6 +151,7 @@ METHOD_SPECS = {
     ),
     "epll": MethodSpec(
         function=epll,
+        replayable=False,
         parameters={"weight": _WEIGHT, "stride": _stride, "mixture": unchecked},
         saturated=False,
         weight_rule=EPLL_RULE,
@@ -180,6 +183,7 @@ METHOD_SPECS = {
     ),
     "richardson-lucy": MethodSpec(
         function=richardson_lucy,
+        replayable=False,
         parameters={
             "num_iter": _count(1),
             "accelerated": unchecked,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,7 @@ from gpudeblur.blind.rotation_path import PathLevel, PathScale, random_controls
 from gpudeblur.blind.schedule import Iteration, Scale
 from gpudeblur.nonblind.final import FINALS
 from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian
+from gpudeblur.nonblind.specs import METHOD_SPECS
 from gpudeblur.numerics import varying_blur
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.pose_paths import PosePath, bend_of
@@ -264,6 +266,28 @@ def test_every_restoration_is_a_graph(cupy: Any, final: str) -> None:
             assert_close(on_device.image, expected, atol=2e-4)
         assert device.counts["graph launches"] == 3
         assert device.counts["launches"] <= 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHOD_SPECS)
+def test_a_known_kernel_is_a_graph_where_nothing_waits(cupy: Any, method: str) -> None:
+    """Other pictures, kernels and noise of a shape launch the same graph, other numbers another one."""
+    is_graph = METHOD_SPECS[method].replayable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of captures that failed
+        for number, iterations in enumerate((None, None, None, 3 if METHOD_SPECS[method].iterations else None)):
+            stack, kernel = photos(3)[number % 2 :][:2], trajectory_kernel(7, rng=number).astype(np.float32)
+            options = {
+                "method": method,
+                "noise_sigma": np.array([0.01, 0.02 + 0.01 * number]),
+                "iterations": iterations,
+            }
+            device.counts.clear()
+            on_device = gd.deconvolve(cupy.asarray(stack), cupy.asarray(kernel), **options)
+            assert_close(on_device, gd.deconvolve(stack, kernel, **options), atol=1e-3)
+            if is_graph and iterations is None:
+                assert device.counts["graph launches"] == (number > 0)
+                assert device.counts["launches"] < 100 or number == 0
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...images.kernels import pad_to_odd
 from ...images.noise import noise_sigma_under
-from ...numerics.arrays import Array, array_module
+from ...numerics.arrays import Array, array_module, constant
 from ...numerics.boundary import pad_crossfade
 from ...numerics.fourier import Shape, irfft2, psf_to_otf, rfft2
 from ...numerics.progress import OnProgress, subrange
@@ -57,7 +57,7 @@ def wiener(
     data, window = periodic_data(blurred, kernel, boundary, mask=mask, callback=subrange(callback, 0, 0.9))
     grid = data.shape[-2:]
     otf = psf_to_otf(kernel, grid)
-    penalty = xp.asarray(prior_power(grid, prior, blurred.dtype))
+    penalty = constant(xp, prior_power, grid, prior, blurred.dtype)
     power, spectrum = squared_magnitude(otf), rfft2(data)
     if weight is None:
         sigma = noise_sigma_under(blurred, kernel, mask) if noise_sigma is None else noise_sigma
@@ -118,11 +118,15 @@ def probable_weight(spectrum: Array, power: Array, penalty: Array, blurred: Arra
     # In units of the noise, so that nothing overflows. (Complex numbers warn if divided by NaN, not if multiplied.)
     amplitude = spectrum[sample] * (1 / (sigma * pixels**0.5))
     signal, power, penalty = squared_magnitude(amplitude), power[sample], xp.maximum(penalty[sample], 1e-12)
-    scores = []
-    for weight in WEIGHTS:
+    scores = xp.empty((len(WEIGHTS), *spectrum.shape[:-2]), dtype=blurred.dtype)
+    for index, weight in enumerate(WEIGHTS):
         variance = power / (weight * penalty) + 1
-        scores.append((xp.log(variance) + signal / variance).sum(axis=(-2, -1)))
-    return xp.asarray(WEIGHTS.astype(blurred.dtype))[xp.stack(scores).argmin(axis=0)]
+        scores[index] = (xp.log(variance) + signal / variance).sum(axis=(-2, -1))
+    return constant(xp, _weights, blurred.dtype)[scores.argmin(axis=0)]
+
+
+def _weights(dtype: Any) -> np.ndarray:
+    return WEIGHTS.astype(dtype)
 
 
 def squared_magnitude(spectrum: Array) -> Array:
