@@ -76,6 +76,8 @@ def noisy_batches(
 
 def denoiser_figures(network: Denoiser, withheld: Sequence[torch.Tensor]) -> dict[str, float]:
     """PSNR for white noise of four levels, in color and gray."""
+    if not withheld:
+        return {}
     return {
         f"psnr_{'gray' if gray else 'color'}_{sigma:g}": round(white_noise_psnr(network, withheld, sigma, gray=gray), 3)
         for gray in (False, True)

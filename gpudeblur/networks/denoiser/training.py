@@ -39,11 +39,11 @@ KERNEL_NOISE = (0.01, 0.03)  # standard deviation of the noise of wrong kernels,
 KERNEL_WIDTH = 0.6  # pixels, largest standard deviation by which a wrong kernel is too wide or too narrow
 FIGURES_EVERY = 20  # batches: a figure makes the host wait for a GPU
 
-PAGES, PAGE_SHAPE = 96, (288, 288)  # drawn pages of text
+PAGE_SHAPE = (288, 288)  # of drawn pages of text
 LETTERS = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789,.;:()-?    ")
 # Fonts of matplotlib, if that is installed. None of those of the pages by which bench/cases.py judges.
 FONTS = (
-    "DejaVuSans-Oblique", "DejaVuSerif-Bold", "DejaVuSansMono-Oblique", "DejaVuSansDisplay",
+    "DejaVuSans-Oblique", "DejaVuSerif-Bold", "DejaVuSansMono-Oblique",
     "STIXGeneralItalic", "STIXGeneralBolIta", "DejaVuSerif-BoldItalic", "DejaVuSans-BoldOblique", "cmr10", "cmss10",
     "cmtt10", "cmb10",
 )  # fmt: skip
@@ -61,6 +61,7 @@ class DenoiserConfig:
     crop : pixels, side of the crops that the network gets.
     margin : pixels around them that are blurred, too, by a circular convolution.
     pool : number of blur kernels; flips and transposes make eight of each.
+    pages : number of drawn pages of text.
     shares : of the pictures of the first folder, of those of the further ones, and of drawn text; they are divided by
         their sum, without that of missing folders.
     gray : crops without color, in three equal channels with equal noise.
@@ -73,13 +74,14 @@ class DenoiserConfig:
     crop: int = 96
     margin: int = 16
     pool: int = 3000
+    pages: int = 96
     shares: tuple[float, float, float] = (0.65, 0.2, 0.15)
     gray: float = 0.5
     sigma: float = 0.25
     wrong: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, minimum in (("batch", 2), ("crop", 16), ("margin", 0), ("pool", 8)):
+        for name, minimum in (("batch", 2), ("crop", 16), ("margin", 0), ("pool", 8), ("pages", 1)):
             check_count(name, getattr(self, name), minimum=minimum)
         for name in ("gray", "wrong"):
             check_number(name, getattr(self, name), "in [0, 1]", lambda share: 0 <= share <= 1)
@@ -134,7 +136,7 @@ def mirrored(index: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     return torch.minimum(index, 2 * side - 1 - index)
 
 
-def draw_pages(count: int = PAGES, shape: tuple[int, int] = PAGE_SHAPE, seed: int = PAGE_SEED) -> list[torch.Tensor]:
+def draw_pages(count: int, shape: tuple[int, int] = PAGE_SHAPE, seed: int = PAGE_SEED) -> list[torch.Tensor]:
     """Pages of random letters, (3, H, W) uint8, dark on light and light on dark in turn, an eighth of them colored."""
     rng, (height, width), pages = np.random.default_rng(seed), shape, []
     for number in range(count):
@@ -220,12 +222,13 @@ class NoisyBatchMaker:
     ) -> None:
         self.config, self.device, self.folders = config, torch.device(device), list(folders)
         further = [image for folder in self.folders[1:] for image in folder.images]
-        groups = [list(self.folders[0].images), further, draw_pages()]
+        groups = [list(self.folders[0].images), further, draw_pages(config.pages)]
         self.store = PictureStore([image for group in groups for image in group], self.device)
         shares = torch.tensor([share if group else 0.0 for share, group in zip(config.shares, groups, strict=True)])
         counts = torch.tensor([len(group) for group in groups])
         self.bounds = (torch.cumsum(shares, 0) / shares.sum()).to(self.device)
         self.counts, self.firsts = counts.to(self.device), (torch.cumsum(counts, 0) - counts).to(self.device)
+        self.luma = torch.tensor(LUMA, dtype=torch.float32, device=self.device)
         pool, _ = make_kernels(RestorationConfig(seed=config.seed, pool=config.pool)) if kernels is None else kernels
         self.kernels = torch.from_numpy(pool).to(self.device)
 
@@ -255,8 +258,7 @@ class NoisyBatchMaker:
         picture = self.firsts[group] + torch.minimum((draw.uniform(n) * counts).long(), counts - 1)
         images = self.store.regions(picture, draw.uniform(2, n), config.crop, config.margin)
         images = turned(images, draw.uniform(3, n) < 0.5)
-        luma = torch.tensor(LUMA, dtype=torch.float32, device=self.device)
-        luminance = torch.einsum("c,nchw->nhw", luma, images)[:, None].expand_as(images)
+        luminance = torch.einsum("c,nchw->nhw", self.luma, images)[:, None].expand_as(images)
         images = torch.where(each(is_gray), luminance, images)
         varied = images ** each(torch.exp(GAMMA * (2 * draw.uniform(n) - 1)))
         mean = varied.mean(dim=(1, 2, 3), keepdim=True)
