@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ pytest.importorskip("safetensors")
 
 from bench.training import networks_gpu
 from gpudeblur.networks.catalog import NETWORKS, load_network
+from gpudeblur.networks.denoiser.network import Denoiser
 from gpudeblur.networks.weights import unpack
 
 ROOT = Path(__file__).parent.parent
@@ -69,3 +73,35 @@ def test_script_trains_networks(archive: Path, tmp_path: Path, names: tuple[str,
         else:  # of another DeepDeblur than the one that ships
             _, metadata = unpack(weights)
             assert json.loads(metadata["shared"]) == {"deepdeblur": lines["deepdeblur"]["sha256"]}
+
+
+@pytest.mark.slow
+def test_denoiser_is_trained_and_written_on_the_way(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, folders = tmp_path / "out", [f"--clear={tmp_path / name}" for name in ("natural", "faces")]
+    networks_gpu.main(["pack", *folders, "--pool", "8", "--no-recognizer", "-o", str(archive)])  # both pictures of each
+    with tarfile.open(archive) as packed:
+        assert packed.getnames()[3:] == ["1_faces/1.jpg", "kernels.npz"]
+    monkeypatch.setattr(networks_gpu, "WRITE_EVERY", 0)
+    run = dataclasses.replace(networks_gpu.RUNS["denoiser"], network=lambda: Denoiser((8, 8, 8)), crop=(32, 32))
+    monkeypatch.setitem(networks_gpu.RUNS, "denoiser", run)
+    stopped: list[int] = []
+    monitor = networks_gpu.Monitor.__call__
+
+    def interrupted(self: networks_gpu.Monitor, step: int, *others: Any) -> bool:
+        if step == 52:  # after the first checkpoint
+            assert load_network("denoiser", out / "denoiser.safetensors")
+            stopped.append(step)
+            signal.raise_signal(signal.SIGINT)
+        return monitor(self, step, *others)
+
+    monkeypatch.setattr(networks_gpu.Monitor, "__call__", interrupted)
+    arguments = ["--archive", str(archive), "--out", str(out), "--device", "cpu", "--batch", "2", "--minutes", "2"]
+    networks_gpu.main(["train", "denoiser", *arguments])
+    assert stopped == [52]
+    line = json.loads((out / "runs.jsonl").read_text())
+    assert line["steps"] == 52
+    assert {"white", "deconvolution", "psnr_color_0.05", "psnr_gray_0.2"} <= set(line["figures"])
+    assert "steps_per_second" in capsys.readouterr().out
+    load_network("denoiser", out / "denoiser.safetensors")

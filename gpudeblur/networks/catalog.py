@@ -52,11 +52,13 @@ JUDGES = {
         ".face_gate.network:FaceGate", "07cfff4da9f56d3e065812a9f00ee709b0a260bb56a0340c40054475b7cce7fe"
     )
 }
+# Networks that methods use as a step; they restore nothing by themselves.
+STEPS = {"denoiser": Entry(".denoiser.network:Denoiser", None)}
 
 
 def entry(name: str) -> Entry:
-    """The entry of a network or judge."""
-    return NETWORKS[name] if name in NETWORKS else JUDGES[name]
+    """The entry of a network, judge or step."""
+    return (NETWORKS | JUDGES | STEPS)[name]
 
 
 def shipped_weights(name: str) -> Path:

@@ -129,6 +129,25 @@ def classifying(request: Request) -> Prepared:
     return Prepared(ClassifierTask(network, folders, config, request.device), folders, write_classifier)
 
 
+def denoising(request: Request) -> Prepared:
+    """`Recipe.prepare` of the denoiser."""
+    from ..blocks import initialized
+    from ..catalog import write_network
+    from ..denoiser.network import Denoiser
+    from ..denoiser.training import DenoiserConfig, DenoiserTask, NoisyBatchMaker
+    from .data import load_pictures
+
+    if request.paper:
+        raise ValueError("--paper must be for a network of a paper, got denoiser; leave it out")
+    config = DenoiserConfig(**request.data | ({"pool": VALIDATION_POOL} if request.validation else {}))
+    folders = [load_pictures(path) for path in request.clear]
+    return Prepared(
+        DenoiserTask(initialized(Denoiser, request.seed), NoisyBatchMaker(folders, config, request.device)),
+        folders,
+        lambda path, network: write_network(path, network, network.state_dict()),
+    )
+
+
 RECIPES = {
     "classifier": Recipe(
         "The classifier of --prior discriminative: which pictures are blurred.",
@@ -142,6 +161,12 @@ RECIPES = {
         cataloged("deepdeblur", ".deepdeblur.training:DeepDeblurTask"),
         # The paper's rate also halves when the loss stalls.
         paper={"optimizer": "rmsprop", "schedule": "exponential", "rate": 1e-3, "weight_decay": 0.0},
+    ),
+    "denoiser": Recipe(
+        "The denoiser: white noise, and what deconvolution leaves behind, for photographs (the first --clear), other "
+        "pictures and drawn text.",
+        denoising,
+        {"rate": 1e-3},
     ),
     "enhancement-gan": Recipe(
         "The enhancement GAN: DeepDeblur's picture with the texture of sharp ones.",

@@ -1,0 +1,1 @@
+"""The denoiser for white noise and for what deconvolution leaves behind."""
