@@ -105,9 +105,10 @@ def deconvolve(
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
-    gamma, white, device, callback : see `deblur`; the callback's stage is "restoration", and a repeated call on a
-        GPU reports once. "wiener" and "richardson-lucy" need `white` for saturated pixels only, and do not warn. Without `white`, but with `weight`, `noise_sigma`,
-        `offset` or `saturation`, nothing is read as by "auto", since these are given as fractions of full scale.
+    gamma, white, device, callback : see `deblur`; the callback's stage is "restoration", and a repeated call on a GPU
+        reports once. "wiener" and "richardson-lucy" need `white` for saturated pixels only, and do not warn. Without
+        `white`, but with `weight`, `noise_sigma`, `offset` or `saturation`, nothing is read as by "auto", since these
+        are given as fractions of full scale.
     dtype : {"float32", "float64"}
         Precision of the computation; the result has the dtype of `image`.
 
