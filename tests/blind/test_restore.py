@@ -188,7 +188,7 @@ def test_masks_of_gray_pictures_and_stacks(network_weights: Path, dtype: str) ->
     spoiled = np.where(MASK, stack, top).astype(dtype)
     options: dict[str, Any] = {"channel_axis": None}
     alone = [restore(image, network_weights, mask=MASK, **options).image for image in spoiled]
-    close = {"atol": 1 if top > 1 else 1e-5}
+    close: dict[str, Any] = {"atol": 1 if top > 1 else 1e-5}
     for mask in (MASK, np.stack([MASK, MASK])):
         np.testing.assert_allclose(restore(spoiled, network_weights, mask=mask, **options).image, alone, **close)
     result = restore(np.stack([stack[0], spoiled[1]]), network_weights, mask=np.stack([MASK | True, MASK]), **options)
