@@ -27,7 +27,7 @@ from rich.text import Text
 
 import gpudeblur
 
-from .batch.folders import at_command_line, deblur_files, plan, white_of_file
+from .batch.folders import at_command_line, deblur_files, plan, read_mask, white_of_file
 from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, summary, write_report
 from .blind.restore import network_names
 from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
@@ -79,6 +79,15 @@ MaskOption = Annotated[
         metavar="FILE|nan",
         help="A PNG or TIFF file of the same size, 0 (black) where pixels are not valid: dead ones, dust, overlays. "
         "They are left out and filled in. nan: pixels of a TIFF file that are NaN.",
+    ),
+]
+BatchMaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE|DIR|nan",
+        help="As of gpudeblur deblur, for all pictures; or a folder with a mask for each, of the same name but for the "
+        "suffix. Those without one are taken as they are.",
     ),
 ]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
@@ -197,6 +206,7 @@ def restore(
         int | None, typer.Option(metavar="N", help="Side of the tiles of a large picture; default: what is needed.")
     ] = None,
     white_level: WhiteLevel = None,
+    mask: MaskOption = None,
     device: DeviceOption = Device.auto,
     bits: Bits = None,
 ) -> None:
@@ -219,6 +229,7 @@ def restore(
                 strength=share,
                 tile="auto" if tile is None else tile,
                 white=white,
+                mask=_parse_mask(mask, photo.pixels.shape[:2]),
                 callback=callback,
             )
         write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white))
@@ -267,7 +278,7 @@ def batch(
     final: FinalOption = Final.sparse,
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
-    mask: MaskOption = None,
+    mask: BatchMaskOption = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -287,7 +298,8 @@ def batch(
         if kernels_out is not None:
             _check_estimates_kernel("--kernels-out", method)
         suffix = None if format is None else f".{format.value}"
-        tasks = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix)
+        masks = None if mask is None or mask.lower() == "nan" or not Path(mask).is_dir() else Path(mask)
+        tasks = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix, masks=masks)
         start, outcomes = time.perf_counter(), []
         try:
             with _counter(len(tasks)) as count:
@@ -301,7 +313,7 @@ def batch(
                     final=final.value,
                     gamma=gamma,
                     white=_parse_white_level(white_level),
-                    mask=_parse_mask(mask),
+                    mask=None if masks is not None else _parse_mask(mask),
                     options=_options(gradient_weight, smooth_weight, prior),
                     workers=workers,
                     batch_size=batch_size,
@@ -557,14 +569,7 @@ def _parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
     """The mask for pictures of `shape`, (H, W), if it is known."""
     if text is None or text.lower() == "nan":
         return None if text is None else "nan"
-    pixels = read_image(text).pixels
-    mask = (pixels != 0).any(axis=tuple(range(2, pixels.ndim)))
-    if shape is not None and mask.shape != shape:
-        sizes = " x ".join(map(str, shape)), _shape(mask)
-        raise ValueError(f"--mask must have the size of the picture, {sizes[0]}, got {sizes[1]}; black is not valid")
-    if not mask.any():
-        raise ValueError(f"--mask must not be black all over, got {text}; black pixels are not valid, others are")
-    return mask
+    return read_mask(text, shape)
 
 
 def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:

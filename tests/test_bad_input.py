@@ -56,7 +56,7 @@ ARRAYS = [
     (
         np.ma.zeros((3, 3)),
         TypeError,
-        "be a plain array, got a masked one; deblur, ... take a masked image, here ...filled(value)",
+        "be a plain array, got a masked one; images may be masked where mask is an argument, here pass .filled(value)",
     ),
     *(
         (np.zeros((3, 3), dtype), TypeError, f"have an integer or float dtype, got {name}; {way_out}")

@@ -10,11 +10,9 @@ import numpy as np
 
 from ..blind.deblur import BlindResult, deblur
 from ..blind.restore import RestoreResult, restore_silently
-from ..images import checks
-from ..images.masks import without_mask
-from ..numerics.arrays import move
 from ..numerics.progress import Stopped
 from .gpu import split_info
+from .masks import join_masks, mask_kind, mask_like
 from .pipeline import BatchResult, Pipeline, Task
 
 # Pixels and images in a stack, at most. The images of a stack share NumPy's overhead per call and the waits for the
@@ -48,8 +46,8 @@ class CpuExecutor:
         self._idle = self._started = 0
         pipeline.at_end.callback(self._tasks.clear)
 
-    def check(self, image: Any) -> Exception | None:
-        return None  # `deblur` checks it
+    def check(self, image: Any, mask: Any) -> Exception | None:
+        return None  # `deblur` checks them
 
     def size(self, image: Any) -> int:
         """In small images: a large image counts as a whole stack."""
@@ -91,7 +89,12 @@ class CpuExecutor:
         queue, stack = self._tasks, [first]
         count = min(self._max_stack(first.image), (len(queue) + 1) // self._workers)
         axis = self._settings["channel_axis"]
-        while len(stack) < count and queue[0].white == first.white and stackable(queue[0].image, first.image, axis):
+        like = first.white, mask_kind(first.mask)
+        while (
+            len(stack) < count
+            and (queue[0].white, mask_kind(queue[0].mask)) == like
+            and stackable(queue[0].image, first.image, axis)
+        ):
             stack.append(queue.popleft())
         return stack
 
@@ -100,9 +103,10 @@ class CpuExecutor:
         index, image, white, count = tasks[0].index, tasks[0].image, tasks[0].white, len(tasks)
         try:
             if count == 1:
-                single = self._call(image, white)
+                single = self._call(image, tasks[0].mask, white)
                 return [BatchResult(index, single.image, single.kernel, single.info)]
-            stack = self._call(np.stack([task.image for task in tasks]), white, image.ndim)
+            mask = join_masks([task.mask for task in tasks])
+            stack = self._call(np.stack([task.image for task in tasks]), mask, white, image.ndim)
         except Stopped:
             return []
         except Exception as error:  # noqa: BLE001 - whatever this image raises is its result
@@ -116,14 +120,16 @@ class CpuExecutor:
             results.append(BatchResult(task.index, result_image, kernel, split_info(stack.info, i, count)))
         return results
 
-    def _call(self, image: Any, white: float | None, rank: int | None = None) -> BlindResult | RestoreResult:
+    def _call(self, image: Any, mask: Any, white: float | None, rank: int | None = None) -> BlindResult | RestoreResult:
         """The result of an image, or of a stack of images of that rank and white level."""
         settings, axis = self._settings, self._settings["channel_axis"]
         if white is not None:
             settings = settings | {"white": white}
         if rank is not None and axis is not None and axis >= 0:
             settings = settings | {"channel_axis": axis - rank}  # counted from the end, which a stack leaves in place
-        function: Any = restore_silently if "network" in settings else deblur_masked
+        if mask is not None:
+            settings = settings | {"mask": mask}
+        function: Any = restore_masked if "network" in settings else deblur_masked
         return function(image, device=self._device, callback=lambda *_: self._pipeline.stopping, **settings)
 
 
@@ -134,9 +140,11 @@ def deblur_masked(image: Any, **arguments: Any) -> BlindResult:
     return deblur(image, **arguments)
 
 
-def mask_like(mask: Any, image: Any) -> Any:
-    """A mask in the memory of `image`; "nan" and None as they are."""
-    return mask if mask is None or isinstance(mask, str) else move(mask, checks.module_of(without_mask(image), "image"))
+def restore_masked(image: Any, **arguments: Any) -> RestoreResult:
+    """`restore_silently` with a mask in any memory."""
+    if "mask" in arguments:
+        arguments["mask"] = mask_like(arguments["mask"], image)
+    return restore_silently(image, **arguments)
 
 
 def stackable(image: Any, other: Any, channel_axis: int | None) -> bool:

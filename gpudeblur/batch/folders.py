@@ -46,11 +46,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FileTask:
-    """A file to read, and those to write."""
+    """A file to read, those to write, and the file of its mask."""
 
     source: Path
     output: Path
     kernel: Path | None
+    mask: Path | None = None
 
     @property
     def outputs(self) -> list[Path]:
@@ -71,6 +72,7 @@ def plan(
     kernels: Path | None = None,
     recursive: bool = False,
     suffix: str | None = None,
+    masks: Path | None = None,
 ) -> list[FileTask]:
     """The tasks for files and folders. An output has the name of its source, and its place within the source folder.
 
@@ -80,18 +82,19 @@ def plan(
     out, kernels : folders for the images and, if wanted, for the kernels (.npy).
     recursive : whether to take folders within folders.
     suffix : of the images to write. None keeps that of the source.
+    masks : folder of masks; that of an image has its name, but for the suffix, and its place within the source folder.
 
     Raises
     ------
     FileNotFoundError, ValueError
         A source does not exist or does not have the suffix of an image; there is no image at all; two outputs have the
-        same name, or an output is a source.
+        same name, or an output is a source; an image has two masks or is its own, or none has one.
     """
-    output_folders = {folder.resolve() for folder in (out, kernels) if folder is not None}
+    other_folders = {folder.resolve() for folder in (out, kernels, masks) if folder is not None}
     files: list[tuple[Path, Path]] = []  # the source, and its place below `out`
     for source in sources:
         if source.is_dir():
-            images = sorted(_find_images(source, recursive, output_folders))
+            images = sorted(_find_images(source, recursive, other_folders))
             files += [(file, file.relative_to(source)) for file in images]
         elif not source.exists():
             raise FileNotFoundError(f"{source} does not exist; name files or folders")
@@ -107,11 +110,48 @@ def plan(
         output = out / (relative if suffix is None else relative.with_suffix(suffix))
         tasks.append(FileTask(source, output, None if kernels is None else kernels / relative.with_suffix(".npy")))
     _check_outputs(tasks)
-    return tasks
+    return tasks if masks is None else _with_masks(tasks, [relative for _, relative in files], masks)
+
+
+def _with_masks(tasks: list[FileTask], places: list[Path], folder: Path) -> list[FileTask]:
+    """`tasks` with the masks in `folder` that have the names of their images, whose `places` are relative."""
+    masks: dict[Path, list[Path]] = {}
+    for file in sorted(_find_images(folder, True, set())):
+        masks.setdefault(file.relative_to(folder).with_suffix(""), []).append(file)
+    result = []
+    for task, place in zip(tasks, places, strict=True):
+        files = masks.get(place.with_suffix(""), [])
+        if len(files) > 1:
+            raise ValueError(f"--mask must have one file for {task.source}, got {files[0]} and {files[1]}; remove one")
+        if files and files[0].resolve() == task.source.resolve():
+            raise ValueError(f"--mask must be a folder of masks, got that of the picture {task.source}; name another")
+        result.append(replace(task, mask=files[0] if files else None))
+    if all(task.mask is None for task in result):
+        name = places[0].with_suffix(".png")
+        raise ValueError(f"--mask must have a file for some picture, got none in {folder}; name them like {name}")
+    return result
+
+
+def read_mask(path: Path | str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """The mask of a file, (H, W) bool: False where it is 0 (black).
+
+    Raises
+    ------
+    OSError, ValueError
+        See `read_image`; the mask is black all over, or does not have the `shape` (H, W) of the image.
+    """
+    pixels = read_image(path).pixels
+    mask = (pixels != 0).any(axis=tuple(range(2, pixels.ndim)))
+    if shape is not None and mask.shape != shape:
+        sizes = [" x ".join(map(str, sides)) for sides in (shape, mask.shape)]
+        raise ValueError(f"--mask must have the size of the picture, {sizes[0]}, got {sizes[1]}; black is not valid")
+    if not mask.any():
+        raise ValueError(f"--mask must not be black all over, got {path}; black pixels are not valid, others are")
+    return mask
 
 
 def _find_images(folder: Path, recursive: bool, excluded: set[Path]) -> Iterator[Path]:
-    """The files of a folder that have the suffix of an image. `excluded` folders hold results of an earlier run."""
+    """The files of a folder that have the suffix of an image. `excluded` folders hold masks or results."""
     for directory, subfolders, names in os.walk(folder):
         subfolders[:] = [
             name
@@ -146,13 +186,18 @@ def deblur_files(
 ) -> Iterator[Outcome]:
     """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
-    An error of one file is its outcome. Outputs that exist are kept unless `overwrite`. `bits` as in `write_image`;
-    `settings` are those of `deblur_batch`.
+    An error of one file, or of its mask, is its outcome. Outputs that exist are kept unless `overwrite`. `bits` as in
+    `write_image`; `settings` are those of `deblur_batch`, without `mask` if the tasks have masks.
     """
     complete = set() if overwrite else {task for task in tasks if all(file.exists() for file in task.outputs)}
     yield from (task.outcome("skipped") for task in tasks if task in complete)
     pending: deque[tuple[FileTask, Any]] = deque()  # with the alpha channel
     failed: deque[Outcome] = deque()  # before the computation
+    masks: deque[np.ndarray | None] = deque()  # of the image that is read
+
+    def masks_in_turn() -> Iterator[np.ndarray | None]:
+        while masks:
+            yield masks.popleft()
 
     def images() -> Iterator[np.ndarray]:
         for task in tasks:
@@ -164,12 +209,16 @@ def deblur_files(
                     folder.mkdir(parents=True, exist_ok=True)
                 alpha, dtype = photo.alpha is not None, photo.pixels.dtype
                 check_output(task.output, alpha=alpha, bits=bits, dtype=dtype, source=task.source)
+                mask = None if task.mask is None else read_mask(task.mask, photo.pixels.shape[:2])
             except FILE_ERRORS as error:
                 failed.append(task.failed(error))
                 continue
             pending.append((task, photo.alpha))
+            masks.append(mask)
             yield photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
 
+    if any(task.mask is not None for task in tasks):
+        settings["mask"] = masks_in_turn()
     with deblur_batch(images(), kernel_size, channel_axis=-1, **settings) as results:
         for result in results:
             while failed:

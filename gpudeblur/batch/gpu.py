@@ -19,6 +19,7 @@ import numpy as np
 
 from ..blind.deblur import BlindResult
 from ..numerics.progress import Stopped
+from .masks import join_masks, mask_kind
 from .pipeline import BatchResult, Pipeline, Task, clear_tracebacks
 
 # Groups in flight: one is filled, one uploaded, one computed and one downloaded.
@@ -73,9 +74,9 @@ class GpuExecutor:
 
     Parameters
     ----------
-    deblur : function of (stack, channel_axis=, callback=).
+    deblur : function of (stack, channel_axis=, callback=), and white= and mask= for pictures that have them.
     bytes_per_image : memory that an image of a shape takes.
-    check : raises what `deblur` would raise for an image.
+    check : raises what `deblur` would raise for an image and its mask.
     one_by_one : whether no images are stacked.
     """
 
@@ -86,7 +87,7 @@ class GpuExecutor:
         deblur: Callable[..., BlindResult],
         bytes_per_image: Callable[[tuple[int, ...]], int],
         *,
-        check: Callable[[Any], None],
+        check: Callable[[Any, Any], None],
         one_by_one: bool,
         channel_axis: int | None = None,
         batch_size: int | None = None,
@@ -113,11 +114,13 @@ class GpuExecutor:
         size = getattr(image, "size", None)
         return 1 if self._batch_size else max(MIN_SIZE, size) if isinstance(size, int) else UNKNOWN_SIZE
 
-    def check(self, image: Any) -> Exception | None:
+    def check(self, image: Any, mask: Any) -> Exception | None:
         """The error that `deblur` would raise for it: one bad image must not fail its whole group."""
         try:
             self._device.prepare(image)
-            self._check(image)
+            if mask_kind(mask) == "array":
+                self._device.prepare(mask)
+            self._check(image, mask)
         except Exception as error:  # noqa: BLE001 - whatever this image raises is its result
             return error
         return None
@@ -126,7 +129,8 @@ class GpuExecutor:
         """Queue a task with those that are like it. A stack that came as one image stays alone."""
         image, rank = task.image, 2 if self._channel_axis is None else 3
         single = image.ndim == rank
-        key = (isinstance(image, np.ndarray), image.shape, image.dtype.str, task.white) if single else task.index
+        like = (isinstance(image, np.ndarray), image.shape, image.dtype.str, task.white, mask_kind(task.mask))
+        key = like if single else task.index
         self._queues.setdefault(key, deque()).append(task)
         if not self._started:
             self._started = True
@@ -215,7 +219,7 @@ class GpuExecutor:
         try:
             if stack is None:
                 stack = device.upload([task.image for task in tasks])
-            computed = device.compute(stack, self._deblur_stack(tasks[0]))
+            computed = device.compute(stack, self._deblur_stack(tasks))
         except Stopped:
             return
         except Exception as caught:  # noqa: BLE001 - below it is assigned to the image that raised it
@@ -255,13 +259,14 @@ class GpuExecutor:
             if not self._pipeline.stopping:
                 self._compute(_Group(part))
 
-    def _deblur_stack(self, task: Task) -> Callable[[Any], BlindResult]:
-        """`deblur` for stacks of images like this one."""
-        pipeline, axis = self._pipeline, self._channel_axis
+    def _deblur_stack(self, tasks: list[Task]) -> Callable[[Any], BlindResult]:
+        """`deblur` for the stack of the images of these tasks."""
+        pipeline, axis, white = self._pipeline, self._channel_axis, tasks[0].white
         if axis is not None and axis >= 0:
-            axis -= task.image.ndim  # counted from the end, which a stack leaves in place
-        white = {} if task.white is None else {"white": task.white}
-        return functools.partial(self._deblur, channel_axis=axis, callback=lambda *_: pipeline.stopping, **white)
+            axis -= tasks[0].image.ndim  # counted from the end, which a stack leaves in place
+        options = {"white": white, "mask": join_masks([task.mask for task in tasks])}
+        options = {name: value for name, value in options.items() if value is not None}
+        return functools.partial(self._deblur, channel_axis=axis, callback=lambda *_: pipeline.stopping, **options)
 
     def _download_groups(self) -> None:
         while (item := self._pipeline.get(self._computed)) is not None:

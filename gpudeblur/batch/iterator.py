@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 
 from ..blind.options import Settings, TwoStepOptions
-from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names, restore_silently
+from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names
 from ..images import checks
-from ..images.masks import NAN_ADVICE, valid_pixels, without_mask
+from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, without_mask
 from ..images.planes import split_alpha
 from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.progress import Stopped
 from ..numerics.user_warnings import warn
 from ..priors import Prior
-from .cpu import CpuExecutor, deblur_masked, mask_like
+from .cpu import CpuExecutor, deblur_masked, restore_masked
 from .cuda_device import acquire_cuda_device
 from .gpu import Device, GpuExecutor
+from .masks import Masks, mask_like
 from .memory import bytes_per_image
 from .pipeline import BatchResult, Executor, Pipeline
 
@@ -68,7 +69,7 @@ def deblur_batch(
     final: str | None = "sparse",
     gamma: float = 1.0,
     white: float | str | None = None,
-    mask: Array | str | None = None,
+    mask: Array | str | Iterable[Array | str | None] | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -92,12 +93,13 @@ def deblur_batch(
     white : float, "auto" or None
         As in `deblur`; "auto" is decided for each picture by itself. Of pictures that use little of their range, only
         the first is warned of.
-    mask : bool array (H, W) or "nan", optional
+    mask : bool array (H, W) or "nan", or an iterable of these, optional
         As in `deblur`: True where the pictures are valid, one for all of them, in any memory; or where each is finite.
-        On a GPU masked arrays are refused.
+        An iterable, or an array (n, H, W), has one mask a picture, in the same order and read with them; None is a
+        picture without a mask. Masked arrays bring their own, but are refused on a GPU.
     method : {"two-step"} or a network of `restore`, such as "deepdeblur"
-        A network takes `channel_axis`, `device`, `gamma` and `white` alone, and the results are those of `restore`. Its
-        warning of pictures that are no small faces comes once, after the last result.
+        A network takes `channel_axis`, `device`, `gamma`, `white` and `mask` alone, and the results are those of
+        `restore`. Its warning of pictures that are no small faces comes once, after the last result.
     batch_size : int, optional
         How many pictures of one shape are computed together, at most. None: on a GPU what fits into its free memory by
         the model in `batch.memory` (if it does not fit, the group is halved with a warning); on the CPU up to 2^19
@@ -113,15 +115,15 @@ def deblur_batch(
     Returns
     -------
     BatchIterator of BatchResult
-        What is wrong with one picture is the `error` of its result and does not affect the others.
+        What is wrong with one picture, or with its mask, is the `error` of its result and does not affect the others.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
         At once: an argument that is wrong for every picture, as in `deblur`.
     Stopped
-        While iterating: the callback returned True. What `callback` raises comes through; what `pictures` raises comes
-        after the results of all pictures before it.
+        While iterating: the callback returned True. What `callback` raises comes through; what `pictures` or `mask`
+        raises comes after the results of all pictures before it, as does a ValueError if one of them ends first.
 
     Notes
     -----
@@ -138,7 +140,8 @@ def deblur_batch(
     """
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
-        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, white, mask, prior, options)
+        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, white, prior, options)
+        masks = Masks(mask, total)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
@@ -147,7 +150,7 @@ def deblur_batch(
         raise TypeError(f"callback must be callable, got {type(callback).__name__}; it is called with a Progress")
     if device == "auto":
         device = "cpu" if choose_module(np.empty(0), device) is np else "cuda"
-    return BatchIterator(pictures, total, device, arguments, workers, batch_size, callback)
+    return BatchIterator(pictures, masks, total, device, arguments, workers, batch_size, callback)
 
 
 def _check_method(
@@ -158,7 +161,6 @@ def _check_method(
     final: Any,
     gamma: Any,
     white: Any,
-    mask: Any,
     prior: Any,
     options: Any,
 ) -> dict[str, Any]:
@@ -170,8 +172,8 @@ def _check_method(
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "white": settings.white, "options": settings.options,
-        } | ({} if mask is None else {"mask": _check_mask(mask)})  # fmt: skip
-    two_step_arguments = {"kernel_size": kernel_size, "mask": mask, "prior": prior, "options": options}
+        }  # fmt: skip
+    two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
     if not (isinstance(final, str) and final == "sparse"):
         two_step_arguments["final"] = final
     for name, value in two_step_arguments.items():
@@ -181,29 +183,13 @@ def _check_method(
     return {"network": method, "channel_axis": channel_axis, "gamma": gamma, "white": checked.white}
 
 
-def _check_mask(mask: Any) -> Any:
-    """The mask of all pictures."""
-    if isinstance(mask, str):
-        checks.check_choice("mask", mask, ("nan",))
-        return mask
-    checks.module_of(mask, "mask")
-    if mask.dtype != bool:
-        raise TypeError(
-            f"mask must have dtype bool, True where pictures are valid, got {mask.dtype}; mask != 0 is bool"
-        )
-    if mask.ndim != 2:
-        raise ValueError(
-            f"mask must be one for all pictures, (H, W), got shape {mask.shape}; or use deblur for a stack"
-        )
-    return mask
-
-
 class BatchIterator(Iterator[BatchResult]):
     """The results of `deblur_batch`, in order. A context manager that closes itself."""
 
     def __init__(
         self,
         pictures: Iterable[Any],
+        masks: Masks,
         total: int | None,
         device: str | None,
         settings: dict[str, Any],
@@ -217,7 +203,8 @@ class BatchIterator(Iterator[BatchResult]):
         self._network = settings.get("network")
         self._others = self._judged = 0  # pictures that do not look like small faces, of those that the gate has seen
         self._start = 0.0
-        self._pipeline = pipeline = Pipeline(_executors(settings, device, workers, batch_size), _white_levels(settings))
+        executors = _executors(settings, device, workers, batch_size)
+        self._pipeline = pipeline = Pipeline(executors, _white_levels(settings), masks)
         # Also called by the garbage collector and at the interpreter's exit.
         self._finalize = weakref.finalize(self, pipeline.stop)
 
@@ -295,14 +282,14 @@ def _executors(
     return choose
 
 
-def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any], float | None]:
+def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any, Any], float | None]:
     """The function that decides the white level of a picture; None leaves it, with the errors, to `deblur`."""
     white, axis, is_network = settings["white"], settings["channel_axis"], "network" in settings
 
-    def white_of(pipeline: Pipeline, picture: Any) -> float | None:
-        index, mask = pipeline.read_count, settings.get("mask")
+    def white_of(pipeline: Pipeline, picture: Any, mask: Any) -> float | None:
+        index = pipeline.read_count
         try:
-            checks.module_of(without_mask(picture) if not is_network else picture, "image")
+            checks.module_of(without_mask(picture), "image")
             checks.check_dtype(picture.dtype, "image")
             if mask is not None or isinstance(picture, np.ma.MaskedArray):
                 picture = _visible(picture, mask, axis)
@@ -328,7 +315,7 @@ def _visible(picture: Any, mask: Any, channel_axis: int | None) -> Any:
     has_mask = mask is not None or values is not picture
     checks.check_picture(values, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
     valid = valid_pixels(picture, mask_like(mask, picture), channel_axis=channel_axis)
-    return values if valid is None else array_module(values).where(valid, values, 0).astype(values.dtype, copy=False)
+    return hide_invalid(values, valid)
 
 
 def _current_device() -> tuple[int | None, Any]:
@@ -371,19 +358,21 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
         # Each of the three threads has an input or a result as well, of float64 at most.
         return size * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
 
-    def check(image: Any) -> None:
-        if is_network:
-            checks.check_network_picture(image, channel_axis=axis)
-            return
+    def check(image: Any, mask: Any) -> None:
         checks.module_of(image, "image")  # refuses masked arrays
-        _visible(image, settings.get("mask"), axis)
+        if is_network:
+            nan_advice = NAN_ADVICE if mask is None else None
+            checks.check_network_picture(image, channel_axis=axis, nan_advice=nan_advice)
+        _visible(image, mask, axis)
+        if is_network:
+            return
         shape = checks.without_channels(image, axis)
         if settings["kernel_size"] is None:
             checks.check_minimum_size(shape)
         else:
             checks.check_kernel_size(settings["kernel_size"], shape)
 
-    function: Any = restore_silently if is_network else deblur_masked
+    function: Any = restore_masked if is_network else deblur_masked
     return GpuExecutor(
         pipeline,
         device,

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from ..numerics.arrays import Array
+from .masks import Masks
 
 # Seconds that `stop` waits for the threads. They check `stopping` between the steps of an image. A reader that waits in
 # the user's code cannot be interrupted: it is a daemon thread and ends when that code returns.
@@ -50,11 +51,12 @@ class BatchResult:
 
 @dataclass(eq=False)
 class Task:
-    """An image to deblur, and its white level if it is known."""
+    """An image to deblur, its white level if it is known, and its mask."""
 
     index: int
     image: Any
     white: float | None = None
+    mask: Any = None
 
 
 class Executor(Protocol):
@@ -67,8 +69,8 @@ class Executor(Protocol):
     limit: int
     in_flight: int
 
-    def check(self, image: Any) -> Exception | None:
-        """The error of an image that cannot be computed."""
+    def check(self, image: Any, mask: Any) -> Exception | None:
+        """The error of an image that cannot be computed, or of its mask."""
 
     def size(self, image: Any) -> int:
         """What the image adds to `in_flight`."""
@@ -85,7 +87,8 @@ class Pipeline:
     """
 
     choose: Callable[[Pipeline, Any], Executor]
-    white_of: Callable[[Pipeline, Any], float | None] = lambda _, __: None
+    white_of: Callable[[Pipeline, Any, Any], float | None] = lambda *_: None
+    masks: Masks = field(default_factory=Masks)
     executors: list[Executor] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
     changed: threading.Condition = field(init=False)
@@ -151,7 +154,7 @@ class Pipeline:
         return any(executor.in_flight >= executor.limit for executor in self.executors)
 
     def read_all(self, images: Iterable[Any]) -> None:
-        """Read `images` within the executors' limits, to the end or the first error; then close their iterator."""
+        """Read `images` and `masks` within the executors' limits, to the end or the first error; then close both."""
         iterator = None
         try:
             iterator = iter(images)
@@ -159,18 +162,20 @@ class Pipeline:
                 try:
                     image = next(iterator)
                 except StopIteration:
+                    self.masks.check_end(self.read_count)
                     break
-                self._submit(image)
+                self._submit(image, self.masks.next(self.read_count))
                 del image
         except BaseException as error:  # noqa: BLE001 - the user's own, raised after the results before it
             self.reader_error = error
         finally:
-            try:
-                close = getattr(iterator, "close", None)
-                if callable(close):
-                    close()
-            except BaseException as error:  # noqa: BLE001 - likewise
-                self.reader_error = self.reader_error or error
+            for iterable in (iterator, self.masks):
+                try:
+                    close = getattr(iterable, "close", None)
+                    if callable(close):
+                        close()
+                except BaseException as error:  # noqa: BLE001 - likewise
+                    self.reader_error = self.reader_error or error
             with self.changed:
                 self.ended = True
                 self.changed.notify_all()
@@ -182,16 +187,16 @@ class Pipeline:
                 self.changed.wait()
             return not self.stopping
 
-    def _submit(self, image: Any) -> None:
+    def _submit(self, image: Any, mask: Any) -> None:
         executor = self.choose(self, image)
-        error, size, white = executor.check(image), executor.size(image), None
+        error, size, white = executor.check(image, mask), executor.size(image), None
         if error is None:
             try:
-                white = self.white_of(self, image)
+                white = self.white_of(self, image, mask)
             except ValueError as caught:
                 error = caught
         with self.changed:
-            task = Task(self.read_count, image, white)
+            task = Task(self.read_count, image, white, mask)
             self._in_flight[task.index] = executor, size
             executor.in_flight += size
             self.read_count += 1

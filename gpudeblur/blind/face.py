@@ -46,17 +46,24 @@ SCORES = np.array(
 )
 
 
-def restore_faces(observed: Array, tile: int | None, report: OnProgress) -> tuple[Array, Array]:
-    """(restored images, kernels (n, K, K)) of (n, C, H, W), C = 1 or 3. The kernel is that of the larger weight."""
+def restore_faces(
+    observed: Array, tile: int | None, report: OnProgress, valid: Array | None = None
+) -> tuple[Array, Array]:
+    """(restored images, kernels (n, K, K)) of (n, C, H, W), C = 1 or 3. The kernel is that of the larger weight.
+
+    Where `valid` (n, C, H, W) is False, `observed` must be interpolated. None: it is valid everywhere.
+    """
     xp = array_module(observed)
-    images, kernels, features = candidates(observed, tile, report)
+    images, kernels, features = candidates(observed, tile, report, valid)
     weight = mixture(features, SCORES)
     restored = sum(weight[:, i, None, None, None] * image for i, image in enumerate(images))
     by_map = weight[:, 2] + weight[:, 3] > weight[:, 1]
     return restored, xp.where(by_map[:, None, None], kernels[1], kernels[0])
 
 
-def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[list[Array], list[Array], Array]:
+def candidates(
+    observed: Array, tile: int | None, report: OnProgress, valid: Array | None = None
+) -> tuple[list[Array], list[Array], Array]:
     """(images (n, C, H, W) in the order of `CANDIDATES`, kernels of sketch and MAP (n, K, K), features (n, m, f))."""
     from ..networks import bridge, confidence
     from ..networks.restore import load, restore_images
@@ -67,7 +74,7 @@ def candidates(observed: Array, tile: int | None, report: OnProgress) -> tuple[l
     sketch, kernel = restore_images(network, observed, tile=tile)
     assert kernel is not None
     report(0.1)
-    by_map, map_kernel, odds = blind_images(observed, kernel, subrange(report, 0.1, 0.9))
+    by_map, map_kernel, odds = blind_images(observed, kernel, subrange(report, 0.1, 0.9), valid)
     move = shift_between(by_map, one_step)
     map_kernel = normalize(moved(map_kernel[:, None], -move, mode="grid-constant")[:, 0])
     by_map, side = moved(by_map, move), kernel.shape[-1]
@@ -95,7 +102,9 @@ def mixture(features: Array, scores: np.ndarray) -> Array:
     return weight / weight.sum(axis=-1, keepdims=True)
 
 
-def blind_images(observed: Array, kernel: Array, report: OnProgress) -> tuple[Array, Array, Array]:
+def blind_images(
+    observed: Array, kernel: Array, report: OnProgress, valid: Array | None = None
+) -> tuple[Array, Array, Array]:
     """(restorations, kernels, log odds of the confidence) by `deblur`, with windows as large as `kernel` (n, K, K).
 
     In a large picture a kernel may be longer than any that the network knows: there `deblur` finds the size.
@@ -103,21 +112,35 @@ def blind_images(observed: Array, kernel: Array, report: OnProgress) -> tuple[Ar
     xp, options = array_module(observed), TwoStepOptions(starts=STARTS, cautious=False)
     if min(observed.shape[-2:]) > LARGE:
         callback = functools.partial(_report, report)
-        result = deblur(observed, channel_axis=1, final="tv", options=options, callback=callback)
+        given, mask = _spoiled(observed, valid, 1)
+        result = deblur(given, channel_axis=1, final="tv", mask=mask, options=options, callback=callback)
         return result.image, result.kernel, log_odds(xp.asarray(result.info["confidence"], dtype=observed.dtype))
     restored, kernels, odds = xp.empty_like(observed), xp.zeros_like(kernel), xp.empty_like(observed[:, 0, 0, 0])
     sides, done = support_sides(kernel, observed.shape[-2:]), 0.0
     for side in np.unique(sides):
         group = xp.asarray(np.flatnonzero(sides == side))
         progress = subrange(report, done, len(group) / len(sides))
+        given, mask = _spoiled(observed[group], None if valid is None else valid[group], int(side) ** 2)
         result = deblur(
-            observed[group], int(side), channel_axis=1, final="tv", options=options,
+            given, int(side), channel_axis=1, final="tv", mask=mask, options=options,
             callback=functools.partial(_report, progress),
         )  # fmt: skip
         restored[group], kernels[group] = result.image, fit_size(result.kernel, kernel.shape[-2:])
         odds[group] = log_odds(xp.asarray(result.info["confidence"]))
         done += len(group) / len(sides)
     return restored, kernels, odds
+
+
+def _spoiled(observed: Array, valid: Array | None, needed: int) -> tuple[Array, str | None]:
+    """Images (n, C, H, W) with NaN where they are not valid, and the mask for `deblur`.
+
+    An image of which a channel has fewer than `needed` valid pixels remains as it is.
+    """
+    if valid is None:
+        return observed, None
+    xp, few = array_module(observed), (valid.sum(axis=(-2, -1)) < needed).any(axis=1)
+    nan = xp.asarray(float("nan"), dtype=observed.dtype)
+    return xp.where(valid | few[:, None, None, None], observed, nan), "nan"
 
 
 def _report(progress: OnProgress, stage: str, fraction: float) -> None:

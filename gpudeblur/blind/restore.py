@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..images import checks
+from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, valid_planes, with_mask_of, without_mask
 from ..images.planes import decode, to_picture, to_planes
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
+from ..numerics.inpainting import inpaint
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
 from .deblur import as_info
@@ -148,6 +150,7 @@ def restore(
     tile: int | str = "auto",
     gamma: float = 1.0,
     white: float | str | None = None,
+    mask: Array | str | None = None,
     callback: Callback | None = None,
 ) -> RestoreResult:
     """The sharp image of a blurred face, or of each image of a stack, by a trained network (needs PyTorch).
@@ -185,6 +188,11 @@ def restore(
         The image's values are v ** (1 / gamma) for the display values v that networks are trained on. 1: a photograph,
         taken as it is; 1 / 2.2: linear intensity.
     white : see `deblur`.
+    mask : bool array, (H, W) or (..., H, W), or "nan", optional
+        True where the image is valid; in the memory of `image`, without channels. The other pixels may have any value,
+        NaN included: the networks see an interpolation of them, and the result shows there what they make of it. "nan":
+        valid where the image is finite, in each channel. A `numpy.ma.MaskedArray` as `image` brings its own mask; the
+        result is a masked array too, with the same mask. Opacity is returned as it came.
     callback : callable(stage, fraction), optional
         Called with the progress, in the stage "restoration". Returning True ends the run by `Stopped`.
 
@@ -222,7 +230,7 @@ def restore(
     """
     with device_errors():
         settings = RestoreSettings.of(network, channel_axis, device, weights, strength, tile, gamma, callback, white)
-    result = _restore(image, settings)
+    result = _restore(image, settings, mask)
     others, total = count_others(result.info)
     if others:
         warn(NoFaceWarning(network, others, total))
@@ -235,21 +243,23 @@ def count_others(info: dict[str, Any]) -> tuple[int, int]:
     return int((face < FACE_LIMIT).sum()), face.size
 
 
-def restore_silently(image: Array, **arguments: Any) -> RestoreResult:
+def restore_silently(image: Array, *, mask: Any = None, **arguments: Any) -> RestoreResult:
     """`restore` without the warning of images that are no faces: a batch has one for all images."""
     with device_errors():
         settings = RestoreSettings.of(**arguments)
-    return _restore(image, settings)
+    return _restore(image, settings, mask)
 
 
-def _restore(image: Array, settings: RestoreSettings) -> RestoreResult:
+def _restore(image: Array, settings: RestoreSettings, mask: Any) -> RestoreResult:
     begin = time.perf_counter()
     with device_errors():
         channel_axis, gamma = settings.channel_axis, settings.gamma
-        planes, white = network_planes(image, settings)
+        planes, valid, white = network_planes(image, settings, mask)
+        original, image = image, without_mask(image)
         stack = checks.without_channels(image, channel_axis)[:-2]
         observed = decode(planes[:, :3], gamma)
-        restored, kernel, signals = restore_planes(observed, settings, make_progress(settings.callback, "restoration"))
+        report = make_progress(settings.callback, "restoration")
+        restored, kernel, signals = restore_planes(observed, settings, report, valid)
         xp = array_module(planes)
         share = signals["strength"].astype(planes.dtype)[:, None, None, None]
         result = observed + share * (restored - observed)
@@ -268,28 +278,36 @@ def _restore(image: Array, settings: RestoreSettings) -> RestoreResult:
             "white": float(white),
         }
         info["seconds"] = time.perf_counter() - begin
-        return RestoreResult(result, kernel, info)
+        return RestoreResult(with_mask_of(original, result), kernel, info)
 
 
-def network_planes(image: Array, settings: RestoreSettings) -> tuple[Array, float]:
-    """Check `image` and bring it to the device that computes: (n, C, H, W), and its white level.
+def network_planes(image: Array, settings: RestoreSettings, mask: Any = None) -> tuple[Array, Array | None, float]:
+    """Check `image` and `mask` and bring them to the device that computes: (n, C, H, W) each, and the white level.
 
-    In float64 if float32 would round its values.
+    In float64 if float32 would round its values. Where the image is not valid it is interpolated; the second is where
+    its colors are valid, or None for everywhere.
 
     Raises
     ------
     TypeError, ValueError
-        See `images.checks.check_network_picture`.
+        See `images.checks.check_network_picture` and `images.masks.valid_pixels`.
     """
-    checks.check_network_picture(image, channel_axis=settings.channel_axis)
-    xp, channel_axis = choose_module(image, settings.device), settings.channel_axis
+    original, image, channel_axis = image, without_mask(image), settings.channel_axis
+    has_mask = mask is not None or image is not original
+    checks.check_network_picture(image, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
+    xp = choose_module(image, settings.device)
+    valid = valid_pixels(original, mask, channel_axis=channel_axis)
+    image = hide_invalid(image, valid)
     white = white_level(colors_of(image, channel_axis), settings.white, channel_axis=channel_axis)
     dtype = np.float32 if np.can_cast(image.dtype, np.float32) else np.float64
     planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=white)
     channels = 1 if channel_axis is None else planes.shape[-3]
     planes = planes.reshape(-1, channels, *planes.shape[-2:])
+    if valid is not None:
+        valid = valid_planes(valid, xp, channel_axis).reshape(planes.shape)[:, :3]
+        planes[:, :3] = inpaint(planes[:, :3], valid)
     checks.check_largest(float(abs(planes[:, :3]).max()), np.dtype(np.float32), None)
-    return planes, white
+    return planes, valid, white
 
 
 def colors_of(image: Array, channel_axis: int | None) -> Array:
@@ -301,9 +319,12 @@ def colors_of(image: Array, channel_axis: int | None) -> Array:
 
 
 def restore_planes(
-    observed: Array, settings: RestoreSettings, report: OnProgress
+    observed: Array, settings: RestoreSettings, report: OnProgress, valid: Array | None = None
 ) -> tuple[Array, Array | None, dict[str, Array]]:
-    """(restored images, kernels (n, K, K) or None, signals with confidence and strength, (n,)) of (n, C, H, W)."""
+    """(restored images, kernels (n, K, K) or None, signals with confidence and strength, (n,)) of (n, C, H, W).
+
+    Where `valid` (n, C, H, W) is False, `observed` is interpolated; the blind method leaves these pixels out.
+    """
     from ..networks import bridge, confidence
     from ..networks.restore import face_probability, restore_images
 
@@ -311,7 +332,7 @@ def restore_planes(
     if settings.network == "face":
         from .face import restore_faces
 
-        restored, kernel = restore_faces(observed, settings.tile, report)
+        restored, kernel = restore_faces(observed, settings.tile, report, valid)
     else:
         network = settings.load(bridge.device_of(observed))
         restored, kernel = restore_images(network, observed, tile=settings.tile, report=report)

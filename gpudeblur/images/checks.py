@@ -174,9 +174,11 @@ def check_minimum_size(shape: tuple[int, ...]) -> None:
 MIN_NETWORK_SIDE = 16  # pixels, of a picture for a network
 
 
-def check_network_picture(image: Any, *, channel_axis: int | None = None) -> None:
+def check_network_picture(
+    image: Any, *, channel_axis: int | None = None, nan_advice: str | None = "inpaint it first"
+) -> None:
     """`check_picture`, and raise unless a network can restore it: 16 x 16 pixels, and 1, 3 or 4 channels."""
-    check_picture(image, channel_axis=channel_axis)
+    check_picture(image, channel_axis=channel_axis, nan_advice=nan_advice)
     rows, columns = without_channels(image, channel_axis)[-2:]
     if min(rows, columns) < MIN_NETWORK_SIDE:
         way_out = "channel_axis=-1 if it has channels (H, W, C), else enlarge it"
@@ -434,7 +436,7 @@ def check_kernel_array(kernel: Any, *, name: str = "kernel", odd: bool = True) -
 def module_of(array: Any, name: str) -> Any:
     """NumPy or CuPy; a TypeError that names the argument for anything else."""
     if isinstance(array, np.ma.MaskedArray):
-        way_out = "deblur, estimate_kernel and deconvolve take a masked image, here pass .filled(value)"
+        way_out = "images may be masked where mask is an argument, here pass .filled(value)"
         raise TypeError(f"{name} must be a plain array, got a masked one; {way_out}")
     try:
         return array_module(array)

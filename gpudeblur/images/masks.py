@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module
+from ..numerics.arrays import Array, array_module, move
 from . import checks
 
 NAN_ADVICE = checks.NAN_ADVICE
@@ -100,6 +100,19 @@ def _bool_mask(image: Any, mask: Any, channel_axis: int | None, name: str) -> Ar
         planes = xp.moveaxis(image, channel_axis, -3).shape
         return xp.moveaxis(xp.broadcast_to(mask[..., None, :, :], planes), -3, channel_axis)
     return xp.broadcast_to(mask, image.shape)
+
+
+def hide_invalid(image: Array, valid: Array | None) -> Array:
+    """`image` with 0 where it is not `valid`; as it is if `valid` is None."""
+    if valid is None:
+        return image
+    return array_module(image, valid).where(valid, image, 0).astype(image.dtype, copy=False)
+
+
+def valid_planes(valid: Array, xp: Any, channel_axis: int | None) -> Array:
+    """What `valid_pixels` returns as (..., H, W), or (..., C, H, W), in the memory of `xp`: see `planes.to_planes`."""
+    own = array_module(valid)
+    return move(own.ascontiguousarray(valid if channel_axis is None else own.moveaxis(valid, channel_axis, -3)), xp)
 
 
 def check_enough(mask: Array, size: tuple[int, int], advice: str = "crop the kernel's empty border") -> None:

@@ -8,12 +8,14 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module, choose_module, constant, goes_to_cuda, move, sum_pixels, to_host
 from ..numerics.fourier import fast_size, psf_to_otf, rfft2
+from ..numerics.inpainting import inpaint
 from ..numerics.spectra import gradient_spectrum
 from ..numerics.varying_blur import mean_power
 from . import checks
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
 from .known_kernel import known_kernel
+from .masks import NAN_ADVICE, check_enough, hide_invalid, valid_pixels, valid_planes, without_mask
 from .planes import to_planes
 from .white import check_white, white_level
 
@@ -26,6 +28,7 @@ def estimate_noise(
     device: str | None = None,
     white: float | str | None = None,
     floor: float | str | None = None,
+    mask: Array | str | None = None,
 ) -> Any:
     """Standard deviation of the white noise in a picture.
 
@@ -38,6 +41,10 @@ def estimate_noise(
         contributes too (`noise.noise_sigma`).
     device, white : see `deblur`.
     floor : see `deconvolve`.
+    mask : bool array, (H, W) or (..., H, W), or "nan", optional
+        True where the image is valid, see `deconvolve`; a `numpy.ma.MaskedArray` brings its own. Without a kernel, the
+        differences between valid pixels alone are measured. With one, the noise is that of the whole image with the
+        other pixels interpolated, over the fraction that is valid.
 
     Returns
     -------
@@ -48,21 +55,32 @@ def estimate_noise(
     Raises
     ------
     TypeError, ValueError
-        The image or the kernel is invalid; the message says why.
+        The image, the kernel or the mask is invalid, or too few pixels are valid; the message says why.
     """
     white = check_white(white)
-    checks.check_picture(image, channel_axis=channel_axis)
+    original, image = image, without_mask(image)
+    has_mask = mask is not None or image is not original
+    checks.check_picture(image, channel_axis=channel_axis, nan_advice=None if has_mask else NAN_ADVICE)
     xp = choose_module(image, device)
+    valid = valid_pixels(original, mask, channel_axis=channel_axis)
+    image = hide_invalid(image, valid)
     white = white_level(image, white, channel_axis=channel_axis, adaptive=False, unit_free=True)
     planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype="float64", white=white)
+    if valid is not None:
+        valid = valid_planes(valid, xp, channel_axis)
+        planes = inpaint(planes, valid)
     if kernel is None:
-        sigma = noise_sigma(planes)
+        if valid is not None:
+            _check_squares(valid)
+        sigma = noise_sigma(planes, valid)
     else:
         kernel = known_kernel(kernel, floor=floor)
         array_module(image, kernel)
         checks.check_kernel_fits(kernel, image, channel_axis=channel_axis, both=False)
+        if valid is not None:
+            check_enough(valid, kernel.shape[-2:])
         kernel = prepare_kernel(move(kernel, xp))
-        sigma = noise_sigma_under(planes, kernel if channel_axis is None else kernel[..., None, :, :])
+        sigma = noise_sigma_under(planes, kernel if channel_axis is None else kernel[..., None, :, :], valid)
     result = to_host(xp.asarray(sigma))
     return float(result) if result.ndim == 0 else result
 
@@ -89,12 +107,30 @@ def noise_sigma(image: Array, mask: Array | None = None) -> Array:
     diagonal = abs(columns[..., 1:, :] - columns[..., :-1, :]) * (0.5 / GAUSSIAN_MEDIAN)
     sigma = median(diagonal.reshape(*image.shape[:-2], -1))
     if mask is not None:
-        valid = mask[..., 1:] & mask[..., :-1]
-        valid = valid[..., 1:, :] & valid[..., :-1, :]
-        counts = to_host(valid.sum(axis=(-2, -1)))
-        for index in zip(*np.nonzero((counts > 0) & (counts < valid.shape[-2] * valid.shape[-1])), strict=True):
+        valid = _squares(mask)
+        sigma, counts = xp.asarray(sigma), to_host(xp.asarray(valid.sum(axis=(-2, -1))))
+        for index in map(tuple, np.argwhere((counts > 0) & (counts < valid.shape[-2] * valid.shape[-1]))):
             sigma[index] = median(diagonal[index][valid[index]])
     return sigma
+
+
+def _squares(mask: Array) -> Array:
+    """Where `mask` (..., H, W) is True at all of 2 x 2 pixels, (..., H - 1, W - 1)."""
+    rows = mask[..., 1:] & mask[..., :-1]
+    return rows[..., 1:, :] & rows[..., :-1, :]
+
+
+def _check_squares(mask: Array) -> None:
+    """Raise if a plane of `mask` (..., H, W) has no 2 x 2 valid pixels, unless it is a single row or column."""
+    if min(mask.shape[-2:]) < 2:
+        return
+    empty = ~_squares(mask).any(axis=(-2, -1))
+    if bool(empty.any()):  # here CuPy must wait
+        which = "" if empty.ndim == 0 else f" in {int(empty.sum())} of {empty.size} planes"
+        raise ValueError(
+            f"mask must have 2 x 2 valid pixels side by side to measure the noise without a kernel, got none{which}; "
+            "give the kernel, or take a part with more valid pixels"
+        )
 
 
 def noise_sigma_under(image: Array, kernel: Array | KernelField, mask: Array | None = None) -> Array:

@@ -10,7 +10,15 @@ from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
 from ..images.known_kernel import known_kernel
-from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of, without_mask
+from ..images.masks import (
+    NAN_ADVICE,
+    check_enough,
+    hide_invalid,
+    valid_pixels,
+    valid_planes,
+    with_mask_of,
+    without_mask,
+)
 from ..images.planes import decode, join_alpha, split_alpha, to_picture, to_planes
 from ..images.saturation import find_saturated
 from ..images.white import check_white, white_level
@@ -173,7 +181,7 @@ def deconvolve(
         if valid is not None:
             if alpha is not None and channel_axis is not None:  # the colors' part of it
                 valid = xp_in.moveaxis(xp_in.moveaxis(valid, channel_axis, 0)[:-1], 0, channel_axis)
-            image = xp_in.where(valid, image, 0).astype(image.dtype, copy=False)
+            image = hide_invalid(image, valid)
         numbers = (weight, noise_sigma, offset, None if isinstance(saturation, str) else saturation)
         level = white_level(
             image,
@@ -186,8 +194,7 @@ def deconvolve(
         )
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=level)
         if valid is not None:
-            valid = valid if channel_axis is None else xp_in.moveaxis(valid, channel_axis, -3)
-            valid = move(xp_in.ascontiguousarray(valid), xp)
+            valid = valid_planes(valid, xp, channel_axis)
             check_enough(valid, (kernels.shape[-2], kernels.shape[-1]))
             planes = inpaint(planes, valid)
         saturated = None

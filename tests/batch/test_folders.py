@@ -275,3 +275,49 @@ def test_control_c_ends_a_run_with_its_report(many: Path) -> None:
     assert not [name for name in names(many / "out") if name.startswith(".")]
     if (many / "r.json").exists():  # the first picture may not have been counted yet
         assert {row["status"] for row in json.loads((many / "r.json").read_text())} == {"written"}
+
+
+# ---- masks
+
+
+def test_a_folder_of_masks(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    """Found by the names of the pictures, and in the same places; it may be within the folder of the pictures."""
+    mask, masks = np.ones(COLOR.shape[:2], bool), photos / "masks"
+    mask[3:5, 7:9] = False
+    (masks / "more").mkdir(parents=True)
+    for name in ("a.tif", "b.png", "other.png"):
+        write_image(masks / name, mask.astype(np.uint8) * 255)
+    write_image(masks / "more" / "d.png", ~mask * np.uint8(1))
+    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5", "-r", "--mask", masks)
+    assert result.exit_code == 0, result.output
+    assert below(tmp_path / "out") == ["a.png", "b.tif", "c.png", "more/d.jpg"]
+    given = {image.dtype.str + str(image.shape): options.get("mask") for image, _, options in calls}
+    assert len(calls) == 4
+    assert sum(options.get("mask") is None for _, _, options in calls) == 1
+    np.testing.assert_array_equal(given["|u1(40, 50, 1)"], mask)
+    assert given["<u2(40, 50, 3)"] is None
+
+
+def test_a_bad_mask_fails_its_picture(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    write_image(masks / "a.png", np.zeros((40, 50), np.uint8))
+    write_image(masks / "b.png", np.ones((40, 49), np.uint8))
+    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5", "--mask", masks)
+    assert result.exit_code == 1, result.output
+    failed = table(result)["failed"].splitlines()
+    assert "--mask must not be black all over" in failed[0]
+    assert "--mask must have the size of the picture, 40 x 50, got 40 x 49; black is not valid" in failed[1]
+    assert below(tmp_path / "out") == ["c.png"]
+
+
+def test_folders_of_masks_that_are_refused(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    command = ("batch", photos, "-o", tmp_path / "out", "-k", "5", "--mask")
+    fails(run(*command, masks), "--mask must have a file for some picture, got none in")
+    fails(run(*command, photos), "--mask must be a folder of masks, got that of the picture")
+    for name in ("a.png", "a.tif"):
+        write_image(masks / name, np.ones((40, 50), np.uint8))
+    fails(run(*command, masks), "--mask must have one file for")
+    assert not calls

@@ -128,6 +128,27 @@ def test_groups_with_a_mask_equal_a_loop(device: NumpyDevice) -> None:
         for result, u in zip(on_device(pictures, mask=choice), pictures, strict=True):
             assert result.error is None
             assert_same(result.kernel, alone(u, mask=choice).kernel)
+    each: list[Any] = [np.random.default_rng(i).random((24, 32)) > 0.05 for i in range(5)]
+    each = [mask & choice for choice in each]
+    each[1], pictures[1] = None, picture(1)
+    each[3] = "nan"
+    device.computed.clear()
+    for result, u, choice in zip(on_device(pictures, mask=each, batch_size=3), pictures, each, strict=True):
+        check_equal(result, alone(u, mask=choice))
+    assert sorted(shape[0] for shape in device.computed) == [1, 1, 3]
+    wrong = [*each[:2], mask[1:], [1], mask & False]
+    results = [*on_device(pictures, mask=wrong)]
+    messages = [
+        "",
+        "",
+        "mask must be like image",
+        "mask must be a NumPy or CuPy array, got list",
+        "mask must be True at",
+    ]
+    for result, message in zip(results, messages, strict=True):
+        assert message in str(result.error)
+        assert (result.error is None) == (not message)
+    pictures[1] = np.where(mask, picture(1), np.nan)
     results = [*on_device([np.ma.masked_invalid(pictures[0]), pictures[1]])]
     assert "image must be a plain array, got a masked one" in str(results[0].error)
     assert "mask='nan' leaves such pixels out" in str(results[1].error)

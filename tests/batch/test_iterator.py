@@ -595,9 +595,27 @@ def test_a_mask_that_does_not_fit_a_picture_is_its_error() -> None:
     ("mask", "error", "message"),
     [
         ("inf", ValueError, "mask must be one of 'nan', got 'inf'"),
-        ([True], TypeError, "mask must be a NumPy or CuPy array, got list"),
+        (
+            True,
+            TypeError,
+            "mask must be a bool array, 'nan', or an iterable of one mask a picture, got True (bool); "
+            "None is a picture without a mask",
+        ),
         (np.ones((24, 32)), TypeError, "mask must have dtype bool, True where pictures are valid, got float64"),
-        (np.ones((3, 24, 32), bool), ValueError, "mask must be one for all pictures, (H, W), got shape (3, 24, 32)"),
+        (
+            np.ones((3, 24, 32), bool),
+            ValueError,
+            "mask must be one for all pictures, or one for each of the 1, got 3 "
+            "masks; None is a picture without a mask",
+        ),
+        (
+            np.ones((1, 24, 32, 3), bool),
+            ValueError,
+            "mask must be one for all pictures, (H, W), or one a picture, (n, "
+            "H, W), got shape (1, 24, 32, 3); it has no channels",
+        ),
+        (np.ma.ones((24, 32), bool), TypeError, "mask must be a plain array, got a masked one"),
+        ([], ValueError, "mask must be one for all pictures, or one for each of the 1, got 0 masks"),
     ],
 )
 def test_masks_that_no_picture_takes(mask: Any, error: type[Exception], message: str) -> None:
@@ -605,6 +623,120 @@ def test_masks_that_no_picture_takes(mask: Any, error: type[Exception], message:
         quick([picture(0)], mask=mask)
 
 
-def test_networks_take_no_mask() -> None:
-    with pytest.raises(ValueError, match="mask is not known to method 'deepdeblur', got 'nan'; leave it out"):
-        gd.deblur_batch([picture(0)], method="deepdeblur", mask="nan")
+# ---- a mask for each picture
+
+
+def masks_of(count: int) -> list[np.ndarray]:
+    return [np.random.default_rng(i).random((24, 32)) > 0.1 for i in range(count)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("shape", [(24, 32), (24, 32, 3)])
+def test_a_mask_for_each_picture(shape: tuple[int, ...], workers: int) -> None:
+    """Among them "nan", and pictures without a mask; as a list, and from a generator."""
+    masks: list[Any] = masks_of(8)
+    pictures, axis = [], None if len(shape) == 2 else -1
+    for i, mask in enumerate(masks):
+        pictures.append(np.where(mask if axis is None else mask[..., None], picture(i, shape), np.nan))
+    masks[2] = "nan"
+    masks[5], pictures[5] = None, picture(5, shape)
+    options: dict[str, Any] = {"final": "tv", "channel_axis": axis}
+    expected = [gd.deblur(u, 5, mask=m, options=QUICK, **options) for u, m in zip(pictures, masks, strict=True)]
+    for given in (masks, iter(masks), tuple(masks)):
+        for result, alone in zip(quick(pictures, mask=given, workers=workers, **options), expected, strict=True):
+            check_equal(result, alone)
+
+
+def test_a_stack_of_masks_for_a_stack_of_pictures() -> None:
+    stack, masks = np.stack([picture(i) for i in range(4)]), np.stack(masks_of(4))
+    for result, image, mask in zip(quick(stack, mask=masks), stack, masks, strict=True):
+        check_equal(result, gd.deblur(image, 5, mask=mask, options=QUICK, final=None))
+
+
+def test_pictures_with_masks_are_stacked(monkeypatch: Any) -> None:
+    """With those like them: a mask of valid pixels is not the same as none."""
+    masks: list[Any] = [*masks_of(3), None, None, "nan"]
+    pictures = [picture(i) for i in range(6)]
+    results, calls = stacked(monkeypatch, pictures, mask=[None, *masks])
+    assert calls == [(3, 24, 32), (2, 24, 32), (24, 32)]
+    for result, image, mask in zip(results, pictures, masks, strict=True):
+        check_equal(result, gd.deblur(image, 5, mask=mask, options=QUICK, final=None))
+
+
+def test_a_wrong_mask_fails_its_picture_only() -> None:
+    good = masks_of(1)[0]
+    bad = [good[1:], good * 1, ~good | True, ~(good | True), "inf", [True], True, np.stack([good, good]), good.T, good]
+    pictures: list[Any] = [picture(i) for i in range(10)]
+    pictures[2] = np.where(good, pictures[2], np.nan)
+    pictures[9] = np.ma.masked_greater(pictures[9], 0.9)
+    masks = [m for wrong in bad for m in (good, wrong)]
+    results = [*quick([u for wrong in pictures for u in (picture(99), wrong)], mask=masks, workers=2)]
+    messages = [
+        "mask must be like image, shape (24, 32), got shape (23, 32)",
+        "mask must have dtype bool, True where image is valid, got int64",
+        "image must be finite, got nan at index",
+        "mask must be True at some pixel of each image, got none",
+        "mask must be a bool array, 'nan' or None, got 'inf'",
+        "mask must be a NumPy or CuPy array, got list",
+        "mask must be a NumPy or CuPy array, got bool",
+        "mask must be like image, shape (24, 32), got shape (2, 24, 32)",
+        "mask must be like image, shape (24, 32), got shape (32, 24)",
+        "mask must be left out for a masked array, got both",
+    ]
+    assert [result.error for result in results[::2]] == [None] * 10
+    for result, message in zip(results[1::2], messages, strict=True):
+        assert message in str(result.error)
+
+
+def test_one_mask_of_three_axes_for_each_of_three_pictures_fits_none() -> None:
+    """In a stack they would."""
+    mask = np.stack(masks_of(3))
+    results = [*quick([picture(i) for i in range(3)], mask=[mask] * 3)]
+    assert all("got shape (3, 24, 32)" in str(result.error) for result in results)
+
+
+@pytest.mark.parametrize(("count", "message"), [
+    (2, "mask must be one for each picture, got 2 masks for more pictures; None is a picture without a mask"),
+    (4, "mask must be one for each picture, got more than 3 masks for 3 pictures"),
+])  # fmt: skip
+def test_too_few_or_too_many_masks_raise_after_the_results(count: int, message: str) -> None:
+    pictures = [picture(i) for i in range(3)]
+    with pytest.raises(ValueError, match=f"^mask must be one for all pictures, or one for each of the 3, got {count}"):
+        quick(pictures, mask=masks_of(count))
+    done = []
+    with pytest.raises(ValueError, match="^" + re.escape(message)):  # noqa: PT012
+        for result in quick(iter(pictures), mask=iter(masks_of(count))):
+            done.append(result.error)
+    assert done == [None] * min(count, 3)
+
+
+def test_what_the_masks_raise_comes_after_the_results() -> None:
+    closed = []
+
+    def masks() -> Iterator[Any]:
+        try:
+            yield None
+            raise OSError("no such mask")
+        finally:
+            closed.append(True)
+
+    done = []
+    with pytest.raises(OSError, match="no such mask"):  # noqa: PT012
+        for result in quick([picture(0), picture(1)], mask=masks()):
+            done.append(result.error)
+    assert (done, closed) == ([None], [True])
+
+
+def test_the_masks_are_closed_with_the_batch() -> None:
+    closed = []
+
+    def masks() -> Iterator[None]:
+        try:
+            while True:
+                yield None
+        finally:
+            closed.append(True)
+
+    with quick((picture(i) for i in itertools.count()), mask=masks()) as results:
+        next(results)
+    assert closed == [True]

@@ -191,3 +191,46 @@ def test_options_that_a_network_does_not_have(shipped: Path, tmp_path: Path) -> 
     )
     fails(run(*command, "magic"), "method must be one of 'two-step', 'deepdeblur'")
     assert not (tmp_path / "out").exists()
+
+
+def test_masks(shipped: Path, device: NumpyDevice) -> None:
+    """One for all pictures, one a picture, or masked arrays; a wrong one fails its picture only."""
+    mask = np.ones((20, 26), bool)
+    mask[:, 9] = mask[3:6, 12:15] = False
+    spoiled = [np.where(mask[..., None], picture(i), np.float32(np.nan)) for i in range(4)]
+    options: dict[str, Any] = {"method": "deepdeblur", "channel_axis": -1}
+    expected = [gd.restore(image, "deepdeblur", channel_axis=-1, mask="nan") for image in spoiled]
+    each: list[Any] = [mask, "nan", mask.copy(), mask]
+    for where in ("cpu", "cuda"):
+        for given in (mask, "nan", each):
+            for result, alone in zip(
+                gd.deblur_batch(spoiled, mask=given, device=where, **options), expected, strict=True
+            ):
+                check_equal(result, alone)
+        wrong = [mask, mask[1:], None, mask & False]
+        results = [*gd.deblur_batch(spoiled, mask=wrong, device=where, **options)]
+        check_equal(results[0], expected[0])
+        assert "mask must be like image, shape (20, 26), got shape (19, 26)" in str(results[1].error)
+        assert "mask='nan' leaves such pixels out" in str(results[2].error)
+        assert "mask must be True at some pixel" in str(results[3].error)
+    for result, alone in zip(gd.deblur_batch([*map(np.ma.masked_invalid, spoiled)], **options), expected, strict=True):
+        assert isinstance(result.image, np.ma.MaskedArray)
+        np.testing.assert_allclose(result.image.data, alone.image, atol=1e-5)
+
+
+def test_a_mask_at_the_command_line(shipped: Path, tmp_path: Path) -> None:
+    mask = np.ones(COLOR.shape[:2], bool)
+    mask[:, 9] = False
+    write_image(tmp_path / "a.png", np.where(mask[..., None], COLOR, 255).astype(np.uint8))
+    write_image(tmp_path / "mask.png", mask.astype(np.uint8))
+    expected = gd.restore(COLOR, "deepdeblur", channel_axis=-1, mask=mask).image
+    given = ("--mask", tmp_path / "mask.png")
+    restore = ("restore", tmp_path / "a.png", "-o", tmp_path / "out.png", "--network", "deepdeblur")
+    result = run(*restore, *given)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, expected)
+    result = run("batch", tmp_path / "a.png", "-o", tmp_path / "out", "--method", "deepdeblur", *given)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(read_image(tmp_path / "out" / "a.png").pixels.astype(int), expected.astype(int), atol=1)
+    write_image(tmp_path / "small.png", mask[1:].astype(np.uint8))
+    fails(run(*restore, "--mask", tmp_path / "small.png"), "--mask must have the size of the picture, 40 x 50, got 39")

@@ -322,3 +322,53 @@ def test_a_bad_picture_in_a_batch_does_not_disturb_its_neighbors() -> None:
         np.testing.assert_allclose(result.image, alone.image, atol=1e-5)
         np.testing.assert_allclose(result.kernel, alone.kernel, atol=1e-5)
         assert result.info["strength"] == pytest.approx(alone.info["strength"], rel=1e-3)
+
+
+# ------------------------------------------------------------------ masks
+def masked_faces() -> tuple[np.ndarray, np.ndarray]:
+    """(images (2, H, W, 3), masks (2, H, W)): a column and a block of the first are not valid, the second is."""
+    images = at_channels_last(blurred_faces())
+    masks = np.ones(images.shape[:3], bool)
+    masks[0, :, 9] = masks[0, 20:25, 20:25] = False
+    return images, masks
+
+
+@pytest.mark.usefixtures("shipped_networks")
+def test_the_blind_method_leaves_the_mask_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, deblur = list[Any](), face.deblur
+
+    def spy(image: Any, *args: Any, **options: Any) -> Any:
+        calls.append((image, options["mask"]))
+        return deblur(image, *args, **options)
+
+    monkeypatch.setattr(face, "deblur", spy)
+    images, masks = masked_faces()
+    results = [
+        gd.restore(np.where(masks[0, ..., None], images[0], np.float32(value)), "face", channel_axis=-1, mask=masks[0])
+        for value in (np.nan, 1e6)
+    ]
+    np.testing.assert_array_equal(results[0].image, results[1].image)
+    assert np.isfinite(results[0].image).all()
+    for image, mask in calls:
+        assert mask == "nan"
+        np.testing.assert_array_equal(np.isnan(image), np.broadcast_to(~masks[0], (1, 3, *masks[0].shape)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shipped_networks")
+def test_a_masked_face_beside_another_is_as_if_alone() -> None:
+    images, masks = masked_faces()
+    images[~masks] = np.nan
+    together = gd.restore(images, "face", channel_axis=-1, mask=masks).image
+    for i, alone in enumerate((gd.restore(images[0], "face", channel_axis=-1, mask="nan"),
+                               gd.restore(images[1], "face", channel_axis=-1))):  # fmt: skip
+        np.testing.assert_allclose(together[i], alone.image, atol=1e-4)
+
+
+def test_too_few_valid_pixels_for_a_kernel_remain_interpolated(xp: Any) -> None:
+    observed, valid = xp.asarray(blurred_faces()), np.ones((2, 3, 40, 36), bool)
+    valid[0, :, 5] = valid[1, 1, 3:] = False
+    given, mask = face._spoiled(observed, xp.asarray(valid), 121)
+    assert mask == "nan"
+    np.testing.assert_array_equal(np.isnan(to_host(given)), ~valid & (np.arange(2) == 0)[:, None, None, None])
+    assert face._spoiled(observed, None, 121) == (observed, None)

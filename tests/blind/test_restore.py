@@ -18,6 +18,7 @@ from gpudeblur.blind.restore import network_names
 from gpudeblur.networks import catalog
 from gpudeblur.networks.restore import _load
 from gpudeblur.numerics.arrays import to_host
+from gpudeblur.numerics.inpainting import inpaint
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
@@ -154,6 +155,91 @@ def test_what_is_no_face_is_warned_of_and_restored_gently(
     assert "face" not in restore(RGB, shipped_files["deepdeblur"]).info
 
 
+# ---- masks
+
+
+MASK = np.ones(RGB.shape[:2], bool)
+MASK[:, 7] = MASK[4:8, 12:18] = False
+HOLES = np.where(MASK[..., None], RGB, np.float32(np.nan))
+
+
+def test_the_network_sees_an_interpolation(network_weights: Path) -> None:
+    planes = np.moveaxis(np.where(MASK[..., None], RGB, 0), -1, 0)
+    filled = np.moveaxis(inpaint(planes, np.broadcast_to(MASK, planes.shape)), 0, -1)
+    expected = restore(filled, network_weights)
+    result = restore(HOLES, network_weights, mask="nan")
+    np.testing.assert_array_equal(result.image, expected.image)
+    assert result.info["confidence"] == expected.info["confidence"]
+    assert type(result.image) is np.ndarray
+    given = HOLES.copy()
+    given.flags.writeable = False
+    for image in (given, np.where(MASK[..., None], RGB, np.float32(-1e30))):
+        np.testing.assert_array_equal(restore(image, network_weights, mask=MASK).image, expected.image)
+    np.testing.assert_array_equal(given, HOLES)
+    unmasked = restore(RGB, network_weights).image
+    np.testing.assert_array_equal(restore(RGB, network_weights, mask=MASK | True).image, unmasked)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_masks_of_gray_pictures_and_stacks(network_weights: Path, dtype: str) -> None:
+    """Each of its own in a stack, or one for all; in full strength 0 gives back what is valid."""
+    top = 255 if dtype == "uint8" else 1
+    stack = (np.stack([RGB[..., 0], RGB[..., 1]]) * top).astype(dtype)
+    spoiled = np.where(MASK, stack, top).astype(dtype)
+    options: dict[str, Any] = {"channel_axis": None}
+    alone = [restore(image, network_weights, mask=MASK, **options).image for image in spoiled]
+    close: dict[str, Any] = {"atol": 1 if top > 1 else 1e-5}
+    for mask in (MASK, np.stack([MASK, MASK])):
+        np.testing.assert_allclose(restore(spoiled, network_weights, mask=mask, **options).image, alone, **close)
+    result = restore(np.stack([stack[0], spoiled[1]]), network_weights, mask=np.stack([MASK | True, MASK]), **options)
+    np.testing.assert_allclose(result.image[0], restore(stack[0], network_weights, **options).image, **close)
+    np.testing.assert_allclose(result.image[1], alone[1], **close)
+    copy = restore(spoiled, network_weights, mask=MASK, strength=0, **options).image
+    np.testing.assert_array_equal(copy[:, MASK], stack[:, MASK])
+    assert (copy[:, ~MASK] != top).all()
+
+
+def test_masked_arrays_come_back_masked(network_weights: Path) -> None:
+    masked: Any = np.ma.masked_invalid(HOLES)
+    result: Any = restore(masked, network_weights)
+    assert isinstance(result.image, np.ma.MaskedArray)
+    np.testing.assert_array_equal(result.image.mask, np.isnan(HOLES))
+    np.testing.assert_array_equal(result.image.data, restore(HOLES, network_weights, mask="nan").image)
+
+
+def test_nan_in_one_channel_leaves_the_others_valid(network_weights: Path) -> None:
+    image = RGB.copy()
+    image[~MASK, 0] = np.nan
+    copy = restore(image, network_weights, mask="nan", strength=0).image
+    np.testing.assert_array_equal(copy[..., 1:], RGB[..., 1:])
+    np.testing.assert_array_equal(copy[MASK], RGB[MASK])
+    assert np.isfinite(copy).all()
+
+
+def test_opacity_has_no_mask(network_weights: Path) -> None:
+    alpha = np.random.default_rng(1).random((*MASK.shape, 1), dtype=np.float32)
+    expected = restore(HOLES, network_weights, mask="nan").image
+    for mask in (MASK, "nan"):
+        result = restore(np.concatenate([HOLES, alpha], axis=-1), network_weights, mask=mask).image
+        np.testing.assert_array_equal(result[..., 3:], alpha)
+        np.testing.assert_allclose(result[..., :3], expected, rtol=1e-6)
+
+
+def test_masked_pixels_do_not_decide_the_white_level(network_weights: Path) -> None:
+    image = np.where(MASK[..., None], RGB, 1000)
+    assert restore(image, network_weights, mask=MASK, white="auto").info["white"] == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("full_float32")
+def test_a_mask_on_a_gpu(cupy: Any, network_weights: Path) -> None:
+    expected = restore(HOLES, network_weights, mask="nan").image
+    for mask in (cupy.asarray(MASK), "nan"):
+        result = restore(cupy.asarray(HOLES), network_weights, mask=mask)
+        np.testing.assert_allclose(to_host(result.image), expected, atol=1e-4)
+    np.testing.assert_allclose(restore(HOLES, network_weights, mask=MASK, device="cuda").image, expected, atol=1e-4)
+
+
 @pytest.mark.gpu
 @pytest.mark.usefixtures("full_float32")
 def test_on_a_gpu(cupy: Any, network_weights: Path) -> None:
@@ -199,6 +285,19 @@ AUTO = "'auto' decides for each image"
          "alpha), got 2; pass its channels as a stack of gray pictures"),
         ({"image": np.zeros((20, 20, 5))}, ValueError, "image must have 1, 3 or 4 channels for a network"),
         ({"image": np.zeros((0, 20, 3))}, ValueError, "image must not be empty"),
+        ({"image": HOLES}, ValueError, "image must be finite, got nan at index (0, 7, 0) (132 bad pixels); mask='nan' "
+         "leaves such pixels out"),
+        ({"image": HOLES, "mask": MASK | True}, ValueError, "image must be finite, got nan at index (0, 7, 0) (132 bad "
+         "pixels); mask & isfinite(image) leaves such pixels out"),
+        ({"mask": "inf"}, ValueError, "mask must be a bool array, 'nan' or None, got 'inf'"),
+        ({"mask": MASK[1:]}, ValueError, "mask must be like image, shape (20, 26), got shape (19, 26); it has no "
+         "channels"),
+        ({"mask": np.stack([MASK] * 3, axis=-1)}, ValueError, "mask must be like image, shape (20, 26), got shape (20, "
+         "26, 3); leave the channels out"),
+        ({"mask": MASK * 1}, TypeError, "mask must have dtype bool, True where image is valid, got int64; mask != 0"),
+        ({"mask": MASK.tolist()}, TypeError, "mask must be a NumPy or CuPy array, got list"),
+        ({"mask": MASK & False}, ValueError, "mask must be True at some pixel of each image, got none in 3 of 3"),
+        ({"image": np.ma.masked_invalid(HOLES), "mask": MASK}, ValueError, "mask must be left out for a masked array"),
     ],
 )  # fmt: skip
 def test_restore_refuses(

@@ -1,5 +1,6 @@
 """The noise is measured as it was made, and only a noisy picture is divided by it."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -155,3 +156,87 @@ def test_estimate_noise_of_every_kind_of_picture(xp: Any) -> None:
         assert result[2] < 0.002
     stack = gd.estimate_noise(xp.asarray(np.stack([gray, gray + 1])), xp.asarray(k))
     assert stack[0] == pytest.approx(stack[1], rel=1e-9)
+
+
+# ---- with a mask
+
+
+def holes(shape: tuple[int, int]) -> np.ndarray:
+    """A tenth is not valid."""
+    mask = np.ones(shape, bool)
+    mask[40:100, 60:120] = mask[:, 30] = False
+    return mask
+
+
+@pytest.mark.parametrize("kernel", [None, KERNELS["shake"]])
+@pytest.mark.parametrize("sigma", [0.01, 0.05])
+def test_masked_pixels_have_no_vote(xp: Any, sigma: float, kernel: Any) -> None:
+    picture = noisy(blurred("camera"), sigma)
+    mask = holes(picture.shape)
+    arrays = () if kernel is None else (xp.asarray(kernel),)
+    complete = gd.estimate_noise(xp.asarray(picture), *arrays)
+    results = [
+        gd.estimate_noise(xp.asarray(np.where(mask, picture, value)), *arrays, mask=xp.asarray(mask))
+        for value in (np.nan, 0, -1e30)
+    ]
+    results.append(gd.estimate_noise(xp.asarray(np.where(mask, picture, np.nan)), *arrays, mask="nan"))
+    assert results[0] == pytest.approx(complete, rel=0.1)
+    assert results[1:] == results[:1] * 3
+    assert type(results[0]) is float
+    assert gd.estimate_noise(xp.asarray(picture), *arrays, mask=xp.asarray(mask | True)) == complete
+    if xp is np:
+        masked: Any = np.ma.MaskedArray(np.where(mask, picture, np.inf), mask=~mask)
+        assert gd.estimate_noise(masked, *arrays) == results[0]
+
+
+@pytest.mark.parametrize("kernel", [None, KERNELS["box"]])
+def test_masks_of_stacks_and_channels(xp: Any, kernel: Any) -> None:
+    stack = np.round(255 * np.stack([noisy(blurred("camera"), s, i).clip(0, 1) for i, s in enumerate((0.02, 0.05))]))
+    mask, arrays = holes(stack.shape[-2:]), () if kernel is None else (xp.asarray(kernel),)
+    spoiled = np.where(mask, stack, 255).astype(np.uint8)
+    alone = [gd.estimate_noise(xp.asarray(image), *arrays, mask=xp.asarray(mask)) for image in spoiled]
+    np.testing.assert_allclose(gd.estimate_noise(xp.asarray(spoiled), *arrays, mask=xp.asarray(mask)), alone)
+    each = xp.asarray(np.stack([mask, mask | True]))
+    np.testing.assert_allclose(gd.estimate_noise(xp.asarray(spoiled), *arrays, mask=each)[0], alone[0])
+    color = xp.asarray(np.moveaxis(spoiled, 0, -1))
+    result = gd.estimate_noise(color, *arrays, channel_axis=-1, mask=xp.asarray(mask))
+    np.testing.assert_allclose(result, alone)
+
+
+PLAIN = np.random.default_rng(0).random((20, 24))
+SPOILED = PLAIN.copy()
+SPOILED[3, 4] = np.nan
+GOOD = np.ones(PLAIN.shape, bool)
+CHECKERS = np.indices(GOOD.shape).sum(axis=0) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "error", "message"),
+    [
+        (SPOILED, {}, ValueError, "image must be finite, got nan at index (3, 4) (1 bad pixel); mask='nan' leaves such "
+         "pixels out"),
+        (SPOILED, {"mask": GOOD}, ValueError, "image must be finite, got nan at index (3, 4) (1 bad pixel); mask & "
+         "isfinite(image) leaves such pixels out"),
+        (PLAIN, {"mask": "inf"}, ValueError, "mask must be a bool array, 'nan' or None, got 'inf'"),
+        (PLAIN, {"mask": GOOD[1:]}, ValueError, "mask must be like image, shape (20, 24), got shape (19, 24)"),
+        (PLAIN, {"mask": GOOD * 1.0}, TypeError, "mask must have dtype bool, True where image is valid, got float64"),
+        (PLAIN, {"mask": ~GOOD}, ValueError, "mask must be True at some pixel of each image, got none; True is valid"),
+        (PLAIN, {"mask": CHECKERS}, ValueError, "mask must have 2 x 2 valid pixels side by side to measure the noise "
+         "without a kernel, got none; give the kernel, or take a part with more valid pixels"),
+        (np.stack([PLAIN, PLAIN]), {"mask": np.stack([GOOD, CHECKERS])}, ValueError, "mask must have 2 x 2 valid "
+         "pixels side by side to measure the noise without a kernel, got none in 1 of 2 planes"),
+        (PLAIN, {"mask": CHECKERS, "kernel": np.ones((19, 23))}, ValueError, "mask must have at least as many valid "
+         "pixels as the kernel, 19 x 23 = 437, got 240; crop the kernel's empty border"),
+        (np.ma.masked_invalid(SPOILED), {"mask": GOOD}, ValueError, "mask must be left out for a masked array"),
+    ],
+)  # fmt: skip
+def test_masks_that_estimate_noise_refuses(
+    image: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match="^" + re.escape(message)):
+        gd.estimate_noise(image, **options)
+
+
+def test_a_row_of_pixels_has_no_noise_with_a_mask_either() -> None:
+    assert gd.estimate_noise(PLAIN[:1], mask=GOOD[:1]) == 0
+    assert gd.estimate_noise(PLAIN[:1], mask=CHECKERS[:1]) == 0

@@ -131,6 +131,48 @@ def test_tiles_take_their_part_of_the_mask(xp: Any, method: str) -> None:
     assert psnr(to_host(automatic)[:100], scene[4:-4, 4:-4][:100]) > psnr(whole[:100], scene[4:-4, 4:-4][:100]) - 0.5
 
 
+LARGE = data.camera()[:200, 100:360] / 255
+LARGE_MASK = np.ones((192, 252), bool)
+LARGE_MASK[:, 100] = LARGE_MASK[40:48, 20:28] = LARGE_MASK[120:, 180:] = False
+LARGE_KERNEL_FIELD = gd.KernelField(
+    np.stack([[KERNEL, KERNEL[::-1]], [KERNEL.T, KERNEL[:, ::-1]]]).copy(), shape=LARGE_MASK.shape
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "kernel", "method"),
+    [
+        ("color", KERNEL, "tv"),
+        ("stack", KERNEL, "tv"),
+        pytest.param("stack of kernels", np.stack([KERNEL, KERNEL.T]), "tv", marks=pytest.mark.slow),
+        pytest.param("color", KERNEL, "epll", marks=pytest.mark.slow),
+        pytest.param("color", KERNEL, "hyper-laplacian", marks=pytest.mark.slow),
+        pytest.param("gray", LARGE_KERNEL_FIELD, "sparse", marks=pytest.mark.slow),
+        pytest.param("color", LARGE_KERNEL_FIELD, "sparse", marks=pytest.mark.slow),
+    ],
+)
+def test_tiles_of_colors_stacks_and_fields_equal_the_whole(form: str, kernel: Any, method: str) -> None:
+    """Each image and channel with its own mask."""
+    center = KERNEL if isinstance(kernel, gd.KernelField) else kernel
+    one = blur(LARGE, KERNEL, noise_sigma=5e-3, rng=0)
+    two = blur(LARGE[:, ::-1], center[1] if center.ndim > 2 else KERNEL, noise_sigma=5e-3, rng=1)
+    masks = np.stack([LARGE_MASK, LARGE_MASK[::-1, ::-1]])
+    images = np.where(masks, np.stack([one, two]), np.nan)
+    options: dict[str, Any] = {"method": method, "noise_sigma": 5e-3, "mask": "nan"}
+    if form == "gray":
+        images, masks = images[0], masks[0]
+    elif form == "color":
+        images, masks = (np.moveaxis(array[[0, 1, 0]], 0, -1) for array in (images, masks))
+        options["channel_axis"] = -1
+    whole, parts = (gd.deconvolve(images, kernel, tile=tile, **options) for tile in (None, 70))
+    axes = (0, 1) if form in ("gray", "color") else (1, 2)
+    near = ndimage.maximum_filter(masks, [9 if axis in axes else 1 for axis in range(masks.ndim)])
+    for axis in axes:
+        near[(slice(None),) * axis + (slice(0, 10),)] = near[(slice(None),) * axis + (slice(-10, None),)] = False
+    assert np.isfinite(parts).all()
+    assert np.sqrt(((whole - parts)[near] ** 2).mean()) < 2e-3
+
+
 # ---- what is shared by them
 
 

@@ -10,13 +10,11 @@ from ...images.kernel_field import KernelField
 from ...images.kernels import pad_to_odd
 from ...images.noise import noise_sigma_under
 from ...numerics.arrays import Array, array_module
-from ...numerics.filters import gradient, gradient_adjoint
 from ...numerics.progress import OnProgress
-from ..expectation_maximization import em_iterations
+from ..expectation_maximization import em_iterations, tv_slope
 from ..regularization import as_column
 
 DAMPING_EXPONENT = 10  # N of [White1994]
-FLAT_GRADIENT = 1e-3  # |grad x| of the TV term is smoothed below this fraction of the mean brightness
 
 
 def richardson_lucy(
@@ -44,8 +42,9 @@ def richardson_lucy(
     Parameters
     ----------
     blurred, kernel, noise_sigma, boundary, saturated, mask, callback : common to all methods, see
-        `help(gpudeblur.nonblind)`. There is no prior to fill what valid pixels saw less than a fifth of; that is
-        interpolated from the result around it.
+        `help(gpudeblur.nonblind)`. With holes in the mask, the first x is H^T of B interpolated in them, and a
+        weak `tv_weight` acts where they lose light; what valid pixels saw less than a fifth of is interpolated from the
+        result around it.
     num_iter : number of steps of four transforms each, if they do not end before.
     accelerated : extrapolate between the steps ([Biggs1997]); each then counts for about three.
     damping : in standard deviations of the noise; 0: none. Where x * k is within this distance of B, x follows B only
@@ -90,11 +89,7 @@ def richardson_lucy(
         return ratio + 1
 
     def regularizer(x: Array) -> Array:
-        gx, gy = gradient(x)
-        # The direction of a gradient far below the brightness is noise.
-        size = xp.sqrt(gx * gx + gy * gy + (FLAT_GRADIENT * x.mean(axis=(-2, -1), keepdims=True)) ** 2)
-        size = xp.maximum(size, tiny)
-        return 1 + tv_weight * gradient_adjoint(gx / size, gy / size)
+        return 1 + tv_weight * tv_slope(x)
 
     latent = em_iterations(
         blurred,
