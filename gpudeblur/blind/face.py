@@ -112,7 +112,7 @@ def blind_images(
     xp, options = array_module(observed), TwoStepOptions(starts=STARTS, cautious=False)
     if min(observed.shape[-2:]) > LARGE:
         callback = functools.partial(_report, report)
-        given, mask = _spoiled(observed, valid, 1)
+        given, mask = _with_nan(observed, valid, 1)
         result = deblur(given, channel_axis=1, final="tv", mask=mask, options=options, callback=callback)
         return result.image, result.kernel, log_odds(xp.asarray(result.info["confidence"], dtype=observed.dtype))
     restored, kernels, odds = xp.empty_like(observed), xp.zeros_like(kernel), xp.empty_like(observed[:, 0, 0, 0])
@@ -120,7 +120,7 @@ def blind_images(
     for side in np.unique(sides):
         group = xp.asarray(np.flatnonzero(sides == side))
         progress = subrange(report, done, len(group) / len(sides))
-        given, mask = _spoiled(observed[group], None if valid is None else valid[group], int(side) ** 2)
+        given, mask = _with_nan(observed[group], None if valid is None else valid[group], int(side) ** 2)
         result = deblur(
             given, int(side), channel_axis=1, final="tv", mask=mask, options=options,
             callback=functools.partial(_report, progress),
@@ -131,7 +131,7 @@ def blind_images(
     return restored, kernels, odds
 
 
-def _spoiled(observed: Array, valid: Array | None, needed: int) -> tuple[Array, str | None]:
+def _with_nan(observed: Array, valid: Array | None, needed: int) -> tuple[Array, str | None]:
     """Images (n, C, H, W) with NaN where they are not valid, and the mask for `deblur`.
 
     An image of which a channel has fewer than `needed` valid pixels remains as it is.
