@@ -69,6 +69,7 @@ def deblur_batch(
     gamma: float = 1.0,
     white: float | str | None = None,
     mask: Array | str | None = None,
+    defects: str | None = "auto",
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -95,6 +96,8 @@ def deblur_batch(
     mask : bool array (H, W) or "nan", optional
         As in `deblur`: True where the pictures are valid, one for all of them, in any memory; or where each is finite.
         On a GPU masked arrays are refused.
+    defects : {"auto", None}
+        As in `deblur`; of pictures with defects, each is warned of once.
     method : {"two-step"} or a network of `restore`, such as "deepdeblur"
         A network takes `channel_axis`, `device`, `gamma` and `white` alone, and the results are those of `restore`. Its
         warning of pictures that are no small faces comes once, after the last result.
@@ -138,7 +141,9 @@ def deblur_batch(
     """
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
-        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, white, mask, prior, options)
+        arguments = _check_method(
+            kernel_size, channel_axis, device, method, final, gamma, white, mask, prior, options, defects
+        )
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
@@ -161,19 +166,33 @@ def _check_method(
     mask: Any,
     prior: Any,
     options: Any,
+    defects: Any,
 ) -> dict[str, Any]:
     """The arguments of `deblur` for a picture, or those of `restore` if the method is a network; checked."""
     networks = network_names()
     checks.check_choice("method", method, ("two-step", *networks))
     if method not in networks:
-        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options, white=white)
+        settings = Settings.of(
+            kernel_size,
+            channel_axis,
+            device,
+            method,
+            final,
+            gamma,
+            prior,
+            options,
+            white=white,
+            defects=defects,
+        )
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "white": settings.white, "options": settings.options,
+            "defects": defects,
         } | ({} if mask is None else {"mask": _check_mask(mask)})  # fmt: skip
     two_step_arguments = {"kernel_size": kernel_size, "mask": mask, "prior": prior, "options": options}
     if not (isinstance(final, str) and final == "sparse"):
         two_step_arguments["final"] = final
+    checks.check_defects(defects)
     for name, value in two_step_arguments.items():
         if value is not None or name == "final":
             raise ValueError(f"{name} is not known to method {method!r}, got {value!r}; leave it out")

@@ -1,0 +1,448 @@
+"""Defects that nobody told of: dead lines, hot pixels and sharp overlays in a blurred image, and constant borders.
+
+Nothing in a blurred image is sharper than its blur permits. The filter that shows what is sharper is learned from the
+image itself: the inverse of its power spectrum, the median over blocks. It is the matched filter of a single pixel, and
+lets through what the blur has removed; an edge along a straight motion, which stays sharp, does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..numerics.arrays import Array, array_module, constant, to_host, to_host_together
+from ..numerics.fourier import fast_shape, irfft2, psf_to_otf, rfft2
+from ..numerics.inpainting import inpaint
+from ..numerics.user_warnings import warn
+from .borders import border_mask
+from .noise import EXPONENTIAL_MEDIAN, GAUSSIAN_MEDIAN, median
+
+MIN_SIDE = 32
+BLOCK, REACH = 16, 5  # sides: of the blocks of the spectrum, and pixels on either side of the filter's middle
+NOISE_FLOOR = 5e-4  # of the image's range: less noise than that of 8 bits is no reason to see more
+CONTRAST_FLOOR = 4e-3
+# Thresholds as pairs: multiples of the image's own deviation, and fractions of the contrast within 7 x 7 pixels (for
+# lines of that at which a step is sharp). In 200 blurred images without defects the largest medians along lines were
+# (6, 0.4), and few pixels exceeded STRONG.
+STRONG, WEAK, HOT = (10.0, 0.4), (6.0, 0.25), (8.0, 0.6)
+LINE = (1.0, 0.65)
+# How often an overlay must exceed what is sharpest in nine of ten blocks of the rest of the image, and a hot pixel the
+# sharpest 0.1 % of it. So an image that is sharp has neither.
+OVERLAY_RATIO, HOT_RATIO = 2.6, 2.0
+MAX_LINE_WIDTH = 4
+MAX_OVERLAY, MAX_HOT = 0.4, 0.05  # shares of the image
+MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 12  # sharp ones of a letter, and of an overlay
+NEAR = 40  # pixels within which an overlay's fainter parts are looked for
+
+
+class DefectWarning(UserWarning):
+    """Defects were found in an image and left out. `at_command_line` is the text for there."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.format("defects=None"))
+        self.at_command_line = message.format("--defects none")
+
+
+@dataclass(frozen=True)
+class Defects:
+    """What `find_defects` found in an image or in a stack.
+
+    Attributes
+    ----------
+    valid : bool of the image's shape, False at all defects.
+    returned : bool of the image's shape, False where the image comes back as it is: borders and overlays. None if there
+        are none of these.
+    names : a phrase for each kind of defect.
+    """
+
+    valid: Array
+    returned: Array | None
+    names: tuple[str, ...]
+
+    def warn(self) -> None:
+        """Warn of the defects, with the way out."""
+        end = "" if self.returned is None else "; borders and overlays are returned as they are"
+        warn(
+            DefectWarning(
+                f"image has {' and '.join(self.names)}, left out{end}; if it is part of the scene, give {{}} and a mask "
+                "of the rest"
+            )
+        )
+
+
+def find_defects(image: Array, valid: Array | None = None, channel_axis: int | None = None) -> Defects | None:
+    """The defects of `image`, or None. A clean image on CuPy makes it wait twice, once for the constant borders.
+
+    Parameters
+    ----------
+    image : (..., H, W), or with one more axis for the channels; finite where it is valid.
+    valid : bool of its shape, optional. Other pixels are not looked at.
+    """
+    xp = array_module(image)
+    border = None if valid is not None else border_mask(image, channel_axis)
+    planes = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
+    height, width = planes.shape[-2:]
+    stack = planes.shape[: -2 if channel_axis is None else -3]
+    planes = planes.reshape(-1, 1 if channel_axis is None else planes.shape[-3], height, width)
+    known = border if border is not None else valid
+    if known is not None:
+        known = known if channel_axis is None else xp.moveaxis(known, channel_axis, -3)
+        known = known.reshape(planes.shape)
+    names = ["a constant border, as a letterbox or a frame has"] if border is not None else []
+    lost, overlaid = _sharp_defects(planes, known, names)
+    if lost is None and border is None:
+        return None
+
+    def as_image(defects: np.ndarray | None) -> Array:
+        mask = xp.ones(planes.shape, dtype=bool) if known is None or border is None else known
+        if defects is not None:
+            mask = mask & ~xp.asarray(defects)[:, None]
+        mask = mask.reshape(*stack, *planes.shape[1 if channel_axis is not None else 2 :])
+        return mask if channel_axis is None else xp.moveaxis(mask, -3, channel_axis)
+
+    mask = as_image(lost)
+    has_overlay = overlaid is not None and bool(overlaid.any())
+    returned = as_image(overlaid) if border is not None or has_overlay else None
+    return Defects(mask if valid is None else mask & valid, returned, tuple(names))
+
+
+def _sharp_defects(planes: Array, known: Array | None, names: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(where the images (n, C, H, W) have defects, where these are overlays), (n, H, W) on the host; None for none.
+
+    Appends the phrases of what it finds to `names`.
+    """
+    xp, (height, width) = array_module(planes), planes.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        return None, None
+    values = planes.astype(np.result_type(planes.dtype, np.float32), copy=False)
+    if known is not None:
+        values = inpaint(xp.where(known, values, 0), known)
+    maps = _sharpness(values)
+    (suspects,) = to_host_together(xp, [_is_suspect(*maps, known)])  # here CuPy must wait
+    if not suspects.any():
+        return None, None
+    lost, overlaid = np.zeros((2, len(planes), height, width), dtype=bool)
+    lines: list[list[str]] = [[], []]
+    hot_count, boxes = 0, list[str]()
+    for i in np.flatnonzero(suspects.any(axis=1)):
+        host = [to_host(array[i]) for array in (values, *maps)]
+        scene = None if known is None else to_host(known[i]).all(axis=0)
+        found = _locate(*host, scene)
+        lost[i], overlaid[i] = found.lost, found.overlay
+        for axis in (0, 1):
+            lines[axis] += [str(j) for j in found.lines[axis] if str(j) not in lines[axis]]
+        hot_count += found.hot_count
+        boxes += found.boxes
+    if not lost.any():
+        return None, None
+    for axis, name in ((0, "row"), (1, "column")):
+        if lines[axis]:
+            names.append(f"dead {name}{'s' * (len(lines[axis]) > 1)} {_listed(lines[axis])}")
+    if hot_count:
+        names.append(f"{hot_count} hot or dead pixel{'s' * (hot_count > 1)}")
+    if boxes:
+        names.append(f"sharp overlays at [{_listed(boxes)}]")
+    return lost, overlaid
+
+
+def _listed(items: Sequence[str], limit: int = 6) -> str:
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+# ---- what is sharper than the image's blur: the same for NumPy and CuPy
+
+
+def _sharpness(planes: Array) -> tuple[Array, ...]:
+    """How far each pixel and each line of (n, C, H, W) is from what its neighbors predict.
+
+    Returns
+    -------
+    (deviations, fractions) : (n, C, H, W), in units of their spread over the image, and of the local contrast.
+    (row deviations, row fractions) : (n, C, H), the medians along the rows.
+    (column deviations, column fractions) : (n, C, W).
+    """
+    xp, shape = array_module(planes), planes.shape[-2:]
+    means = _blocks(planes).mean(axis=(-2, -1))
+    low = means.min(axis=-1)
+    span = means.max(axis=-1) - low
+    span = xp.where(span > 0, span, 1)[..., None, None]
+    scaled = ((planes - low[..., None, None]) / span).astype(np.float32)
+    detail = _laplacian(scaled)
+    taps = _inverse_filter(detail)
+    response = _laplacian(xp.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(1, 1), (1, 1)]))  # to a single pixel
+    gain = response[..., REACH + 1, REACH + 1][..., None, None]
+    taps, response = taps / gain, response / gain
+    size = fast_shape((shape[0] + 2 * REACH, shape[1] + 2 * REACH))
+    rest = [(0, size[i] - shape[i] - 2 * REACH) for i in (0, 1)]
+    padded = xp.pad(detail, [(0, 0)] * (detail.ndim - 2) + [(REACH, REACH)] * 2, mode="symmetric")
+    padded = xp.pad(padded, [(0, 0)] * (detail.ndim - 2) + rest)
+    spectrum = rfft2(padded) * (psf_to_otf(taps, size) * (1 / (size[0] * size[1])))
+    error = irfft2(spectrum, size, overwrite=True)[..., REACH : REACH + shape[0], REACH : REACH + shape[1]]
+    spread = median(xp.ascontiguousarray(abs(error)).reshape(*error.shape[:-2], -1)) / GAUSSIAN_MEDIAN
+    deviation = error / xp.maximum(spread, NOISE_FLOOR)[..., None, None]
+    fraction = error / (_extremes(xp.maximum, scaled) - _extremes(xp.minimum, scaled) + CONTRAST_FLOOR)
+    maps = [deviation, fraction]
+    for axis in (-1, -2):
+        edge = abs(xp.cumsum(response.sum(axis=axis), axis=-1)).max(axis=-1)[..., None]  # response to a sharp step
+        for values, unit in ((deviation, 1), (fraction, edge)):
+            lines = values if axis == -1 else values.swapaxes(-2, -1)
+            maps.append(median(xp.ascontiguousarray(lines)) / unit)
+    return tuple(maps)
+
+
+def _is_suspect(
+    deviation: Array,
+    fraction: Array,
+    row_deviation: Array,
+    row_fraction: Array,
+    column_deviation: Array,
+    column_fraction: Array,
+    known: Array | None,
+) -> Array:
+    """Whether pixels, rows and columns are over their thresholds, (n, 3), as floats."""
+    xp = array_module(deviation)
+    exceeds = _over(deviation, fraction, STRONG) | _over(deviation, fraction, HOT)
+    if known is not None:
+        exceeds &= known
+    tests = [exceeds]
+    tests += [_over(*pair, LINE) for pair in ((row_deviation, row_fraction), (column_deviation, column_fraction))]
+    return xp.stack([test.reshape(len(test), -1).any(axis=-1) for test in tests], axis=-1).astype(np.float32)
+
+
+def _over(deviation: Array, fraction: Array, limits: tuple[float, float]) -> Array:
+    return (abs(deviation) > limits[0]) & (abs(fraction) > limits[1])
+
+
+def _inverse_filter(detail: Array) -> Array:
+    """The matched filter of a single pixel for the `_laplacian` of images, (..., 2 REACH + 1, 2 REACH + 1)."""
+    xp = array_module(detail)
+    window, laplacian = constant(xp, _window), constant(xp, _laplacian_spectrum)
+    power = abs(xp.fft.rfft2(_blocks(detail) * window)) ** 2
+    power = power.astype(np.float32).reshape(*power.shape[:-2], -1)
+    power = median(xp.ascontiguousarray(power.swapaxes(-2, -1))) / EXPONENTIAL_MEDIAN
+    power = power.reshape(*power.shape[:-1], *laplacian.shape)
+    taps = xp.fft.irfft2(laplacian / xp.maximum(power, NOISE_FLOOR**2 * laplacian**2 + 1e-12), (BLOCK, BLOCK))
+    taps = xp.roll(taps, (REACH, REACH), axis=(-2, -1))[..., : 2 * REACH + 1, : 2 * REACH + 1]
+    return (taps * constant(xp, _taper)).astype(np.float32)
+
+
+def _window() -> np.ndarray:
+    """A Hann window of the energy 1, so that white noise has its variance as power."""
+    side = np.sin(np.pi * (np.arange(BLOCK) + 0.5) / BLOCK) ** 2
+    window = np.outer(side, side)
+    return (window / np.sqrt((window**2).sum())).astype(np.float32)
+
+
+def _laplacian_spectrum() -> np.ndarray:
+    side = 2 - 2 * np.cos(2 * np.pi * np.arange(BLOCK) / BLOCK)
+    return (side[:, None] + side[None, : BLOCK // 2 + 1]).astype(np.float32)
+
+
+def _taper() -> np.ndarray:
+    side = np.cos(np.pi * np.arange(-REACH, REACH + 1) / (2 * REACH + 2)) ** 2
+    return np.outer(side, side).astype(np.float32)
+
+
+def _blocks(planes: Array) -> Array:
+    """Blocks of BLOCK x BLOCK pixels, half of them displaced by half a block, (..., count, BLOCK, BLOCK)."""
+    xp, lead, (height, width) = array_module(planes), planes.shape[:-2], planes.shape[-2:]
+    grids = []
+    for start in (0, BLOCK // 2):
+        rows, columns = (height - start) // BLOCK, (width - start) // BLOCK
+        part = planes[..., start : start + rows * BLOCK, start : start + columns * BLOCK]
+        part = part.reshape(*lead, rows, BLOCK, columns, BLOCK).swapaxes(-3, -2)
+        grids.append(part.reshape(*lead, rows * columns, BLOCK, BLOCK))
+    return xp.concatenate(grids, axis=-3)
+
+
+def _laplacian(planes: Array) -> Array:
+    edges = [(0, 0)] * (planes.ndim - 2) + [(1, 1), (1, 1)]
+    padded = array_module(planes).pad(planes, edges, mode="edge")
+    across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
+    return 4 * planes - (across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1])
+
+
+def _extremes(function: Any, planes: Array) -> Array:
+    """The maximum or minimum of 7 x 7 pixels."""
+    planes = array_module(planes).pad(planes, [(0, 0)] * (planes.ndim - 2) + [(3, 3), (3, 3)], mode="edge")
+    for step in (1, 2, 3):
+        planes = function(planes[..., :-step], planes[..., step:])
+    for step in (1, 2, 3):
+        planes = function(planes[..., :-step, :], planes[..., step:, :])
+    return planes
+
+
+# ---- where the defects of a suspect image are: on the host
+
+
+@dataclass(frozen=True)
+class Location:
+    """The defects of one image: bool (H, W), numbers of (rows, columns), boxes as text."""
+
+    lost: np.ndarray
+    overlay: np.ndarray
+    lines: tuple[list[int], list[int]]
+    hot_count: int
+    boxes: list[str]
+
+
+def _locate(
+    values: np.ndarray,
+    deviation: np.ndarray,
+    fraction: np.ndarray,
+    row_deviation: np.ndarray,
+    row_fraction: np.ndarray,
+    column_deviation: np.ndarray,
+    column_fraction: np.ndarray,
+    known: np.ndarray | None,
+) -> Location:
+    """The defects of an image, from its channels (C, H, W) and their `_sharpness`."""
+    shape = values.shape[-2:]
+    dead, steps = np.zeros((2, *shape), dtype=bool)
+    lines: tuple[set[int], set[int]] = (set(), set())
+    for plane, *profiles in zip(values, row_deviation, row_fraction, column_deviation, column_fraction, strict=True):
+        for axis in (0, 1):
+            picture = plane if axis == 0 else plane.T
+            dead_lines, step_lines = _dead_lines(picture, *profiles[2 * axis : 2 * axis + 2])
+            lines[axis].update(dead_lines)
+            for mask, numbers in ((dead, dead_lines), (steps, step_lines)):
+                (mask if axis == 0 else mask.T)[numbers] = True
+    size, part = abs(deviation).max(axis=0), np.ones(shape, dtype=bool)
+    if known is not None:
+        part = ndimage().binary_erosion(known, iterations=2, border_value=1)
+    part &= ~ndimage().binary_dilation(dead, iterations=2)
+    single = np.logical_or.reduce([_single_pixels(*planes) for planes in zip(values, deviation, fraction, strict=True)])
+    single &= part
+    overlay = _overlay(values, deviation, fraction, steps, part, single)
+    hot = single & ~overlay
+    beside = overlay | ndimage().binary_dilation(hot, np.ones((3, 3)), iterations=2)
+    if hot.any():
+        rest = size[part & ~beside]
+        hot &= size > HOT_RATIO * (np.quantile(rest, 0.999) if len(rest) else np.inf)
+    if hot.mean() > MAX_HOT:
+        hot[:] = False
+    return Location(
+        dead | hot | overlay,
+        overlay,
+        (sorted(lines[0]), sorted(lines[1])),
+        int(hot.sum()),
+        _boxes(overlay),
+    )
+
+
+def ndimage() -> Any:
+    import scipy.ndimage
+
+    return scipy.ndimage
+
+
+def _dead_lines(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) -> tuple[list[int], list[int]]:
+    """(rows of an image that are dead, rows beside a sharp step), from the medians along them."""
+    exceeds, count = _over(deviation, fraction, LINE), len(plane)
+    dead, steps = list[int](), list[int]()
+    labels, groups = ndimage().label(ndimage().binary_closing(np.pad(exceeds, 2))[2:-2] | exceeds)
+    for group in range(1, groups + 1):
+        lines = np.flatnonzero(labels == group)
+        size = abs(fraction[lines])
+        sign = np.sign(fraction[lines[size.argmax()]])
+        peaks = lines[(size >= 0.5 * size.max()) & (np.sign(fraction[lines]) == sign)]
+        first, last = int(peaks[0]), int(peaks[-1])
+        before, after = (plane[j] if 0 <= j < count else None for j in (first - 1, last + 1))
+        before, after = after if before is None else before, before if after is None else after
+        is_line = last - first < MAX_LINE_WIDTH and before is not None and after is not None
+        if is_line:
+            depth = abs(plane[first : last + 1] - (before + after) / 2).max(axis=0)
+            is_line = bool(np.median(depth) > 2 * np.median(abs(before - after)))
+        if is_line:
+            dead += range(first, last + 1)
+        else:
+            steps += [int(j) for j in lines]
+    return dead, steps
+
+
+def _single_pixels(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    """Where a pixel differs from all of its neighbors but one."""
+    candidates = _over(deviation, fraction, HOT)
+    y, x = np.nonzero(candidates)
+    if len(y) == 0:
+        return candidates
+    padded = np.pad(plane, 3, mode="reflect")
+    window = np.lib.stride_tricks.sliding_window_view(padded, (7, 7))[y, x]
+    contrast = window.max(axis=(-2, -1)) - window.min(axis=(-2, -1))
+    near = abs(window[:, 2:5, 2:5] - plane[y, x][:, None, None]).reshape(len(y), 9)
+    second = np.partition(near, 2, axis=-1)[:, 2]  # the least are the pixel itself and one neighbor
+    result = np.zeros_like(candidates)
+    result[y, x] = second > 0.6 * contrast
+    return result
+
+
+def _overlay(
+    values: np.ndarray,
+    deviation: np.ndarray,
+    fraction: np.ndarray,
+    steps: np.ndarray,
+    part: np.ndarray,
+    single: np.ndarray,
+) -> np.ndarray:
+    """Where sharp edges lie close together, and what they enclose; nowhere if the rest of the image is as sharp."""
+    nd, square = ndimage(), np.ones((3, 3), dtype=bool)
+    size, nothing = abs(deviation).max(axis=0), np.zeros_like(part)
+    strong = _over(deviation, fraction, STRONG).any(axis=0) & part
+    weak = _over(deviation, fraction, WEAK).any(axis=0) & part
+    crowd = nd.uniform_filter(strong.astype(np.float32), 9) * 81
+    strong &= ~(nd.binary_dilation(single, square) & (crowd < 2 * MIN_PIXELS + 9))
+    region = _enclosed(strong | (weak & nd.binary_dilation(strong, square, iterations=3)) | steps, strong | steps)
+    if not region.any():
+        return nothing
+    beside = nd.binary_dilation(region | single, square, iterations=8)
+    level = _sharpness_of_rest(np.where(part, size, 0), beside)
+    inside = strong & region
+    if inside.any() and np.median(size[inside]) < OVERLAY_RATIO * level:
+        return nothing
+    # Fainter parts, such as letters on a background as bright as they are, lie near.
+    fainter = weak & (size > 1.5 * level) & nd.maximum_filter(region, (2 * NEAR + 1, 2 * NEAR + 1))
+    fainter &= ~(nd.binary_dilation(single, square) & ~region)
+    region = _enclosed(region | fainter, region | fainter)
+    if (weak & (size > STRONG[0]) & region).sum() < MIN_OVERLAY_PIXELS and not steps.any():
+        return nothing
+    low, high = values.min(axis=(-2, -1), keepdims=True), values.max(axis=(-2, -1), keepdims=True)
+    ranges = nd.maximum_filter(values, (1, 3, 3)) - nd.minimum_filter(values, (1, 3, 3))
+    flat, _ = nd.label((ranges <= 1e-3 * (high - low)).all(axis=0))
+    touched = np.unique(flat[nd.binary_dilation(region, square, iterations=2)])
+    region |= np.isin(flat, touched[touched > 0])
+    region = nd.binary_fill_holes(nd.binary_dilation(region, square, iterations=2))
+    return region if region.mean() <= MAX_OVERLAY else nothing
+
+
+def _enclosed(edges: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """`edges` and what they enclose, where at least MIN_PIXELS of `counted` are connected."""
+    if not edges.any():
+        return np.zeros_like(edges)
+    nd, square = ndimage(), np.ones((3, 3), dtype=bool)
+    region = nd.binary_closing(np.pad(edges, 8), square, iterations=4)[8:-8, 8:-8] | edges
+    labels, count = nd.label(nd.binary_fill_holes(region), square)
+    keep = nd.sum_labels(counted, labels, np.arange(count + 1)) >= MIN_PIXELS
+    keep[0] = False
+    return keep[labels]
+
+
+def _sharpness_of_rest(size: np.ndarray, beside: np.ndarray) -> float:
+    """The largest of `size` in a block of the image, exceeded in one of ten of those without a pixel of `beside`."""
+    highest, excluded = _blocks(size).max(axis=(-2, -1)), _blocks(beside).any(axis=(-2, -1))
+    return float(np.quantile(highest[~excluded], 0.9)) if not excluded.all() else np.inf
+
+
+def _boxes(overlay: np.ndarray) -> list[str]:
+    """Where overlays lie, as slices of rows and columns; letters of a word are one."""
+    nd = ndimage()
+    if not overlay.any():
+        return []
+    labels, _ = nd.label(nd.binary_dilation(overlay, np.ones((3, 3)), iterations=8))
+    return [
+        f"{ys.start}:{ys.stop}, {xs.start}:{xs.stop}"
+        for ys, xs in nd.find_objects(np.where(overlay, labels, 0))
+        if ys is not None
+    ]
