@@ -27,7 +27,7 @@ CONTRAST_FLOOR = 4e-3
 # Thresholds as pairs: multiples of the image's own deviation, and fractions of the contrast within 7 x 7 pixels (for
 # lines of that at which a step is sharp). In 200 blurred images without defects the largest medians along lines were
 # (6, 0.4), and few pixels exceeded STRONG.
-STRONG, WEAK, HOT = (10.0, 0.4), (6.0, 0.25), (8.0, 0.6)
+STRONG, WEAK, FAINT, HOT = (10.0, 0.4), (6.0, 0.25), (3.5, 0.15), (8.0, 0.6)
 LINE = (1.0, 0.65)
 # How often an overlay must exceed what is sharpest in nine of ten blocks of the rest of the image, and a hot pixel the
 # sharpest 0.1 % of it. So an image that is sharp has neither.
@@ -35,6 +35,7 @@ OVERLAY_RATIO, HOT_RATIO = 2.6, 2.0
 MAX_LINE_WIDTH = 4
 MAX_OVERLAY, MAX_HOT = 0.4, 0.05  # shares of the image
 MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 12  # sharp ones of a letter, and of an overlay
+WORD_GAP, BOX_FILL = 6, 0.35  # pixels around letters of a line; share of a line's box
 NEAR = 40  # pixels within which an overlay's fainter parts are looked for
 
 
@@ -402,10 +403,12 @@ def _overlay(
     inside = strong & region
     if inside.any() and np.median(size[inside]) < OVERLAY_RATIO * level:
         return nothing
-    # Fainter parts, such as letters on a background as bright as they are, lie near.
-    fainter = weak & (size > 1.5 * level) & nd.maximum_filter(region, (2 * NEAR + 1, 2 * NEAR + 1))
-    fainter &= ~(nd.binary_dilation(single, square) & ~region)
-    region = _enclosed(region | fainter, region | fainter)
+    # Fainter parts, such as letters on a background as bright as they are, lie near; the fainter, the nearer.
+    for near, share, limits in ((NEAR, 1.5, WEAK), (NEAR // 3, 1.0, FAINT)):
+        fainter = _over(deviation, fraction, limits).any(axis=0) & part & (size > share * level)
+        fainter &= nd.maximum_filter(region, 2 * near + 1) & ~(nd.binary_dilation(single, square) & ~region)
+        region = _enclosed(region | fainter, region | fainter)
+    region = _boxed(region)
     if (weak & (size > STRONG[0]) & region).sum() < MIN_OVERLAY_PIXELS and not steps.any():
         return nothing
     low, high = values.min(axis=(-2, -1), keepdims=True), values.max(axis=(-2, -1), keepdims=True)
@@ -427,6 +430,17 @@ def _enclosed(edges: np.ndarray, counted: np.ndarray) -> np.ndarray:
     keep = nd.sum_labels(counted, labels, np.arange(count + 1)) >= MIN_PIXELS
     keep[0] = False
     return keep[labels]
+
+
+def _boxed(region: np.ndarray) -> np.ndarray:
+    """`region`, and the boxes of its words and lines that are well filled: of these, not each letter may be found."""
+    nd = ndimage()
+    labels, _ = nd.label(nd.binary_dilation(region, np.ones((3, 3)), iterations=WORD_GAP))
+    boxed = region.copy()
+    for box in nd.find_objects(np.where(region, labels, 0)):
+        if box is not None and region[box].mean() >= BOX_FILL:
+            boxed[box] = True
+    return boxed
 
 
 def _sharpness_of_rest(size: np.ndarray, beside: np.ndarray) -> float:
