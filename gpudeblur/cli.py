@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 
 Blur = StrEnum("Blur", {"uniform": "uniform", "rotation": "rotation"})
+Defects = StrEnum("Defects", {"auto": "auto", "none": "none"})
 Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
 Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian"})
 Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
@@ -79,6 +80,13 @@ MaskOption = Annotated[
         metavar="FILE|nan",
         help="A PNG or TIFF file of the same size, 0 (black) where pixels are not valid: dead ones, dust, overlays. "
         "They are left out and filled in. nan: pixels of a TIFF file that are NaN.",
+    ),
+]
+DefectsOption = Annotated[
+    Defects,
+    typer.Option(
+        help="auto: dead rows and columns, hot pixels, constant borders and overlays that are sharper than the blur, "
+        "such as time stamps, are found and left out. none: all of it belongs to the scene."
     ),
 ]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
@@ -126,6 +134,7 @@ def deblur(
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -152,6 +161,7 @@ def deblur(
                 gamma=gamma,
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
+                defects=_parse_defects(defects),
                 blur=blur.value,
                 focal=focal_length,
                 options=_options(gradient_weight, smooth_weight, prior),
@@ -268,6 +278,7 @@ def batch(
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -302,6 +313,7 @@ def batch(
                     gamma=gamma,
                     white=_parse_white_level(white_level),
                     mask=_parse_mask(mask),
+                    defects=_parse_defects(defects),
                     options=_options(gradient_weight, smooth_weight, prior),
                     workers=workers,
                     batch_size=batch_size,
@@ -329,6 +341,7 @@ def kernel(
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -348,6 +361,7 @@ def kernel(
                 gamma=gamma,
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
+                defects=_parse_defects(defects),
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
@@ -551,6 +565,10 @@ def _parse_white_level(text: str | None) -> float | str | None:
             "4095 for 12 bits"
         )
     return level
+
+
+def _parse_defects(defects: Defects) -> str | None:
+    return None if defects is Defects.none else defects.value
 
 
 def _parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:

@@ -30,8 +30,8 @@ CONTRAST_FLOOR = 4e-3
 STRONG, WEAK, FAINT, HOT = (10.0, 0.4), (6.0, 0.25), (3.5, 0.15), (8.0, 0.6)
 LINE = (1.0, 0.65)
 # How often an overlay must exceed what is sharpest in nine of ten blocks of the rest of the image, and a hot pixel the
-# sharpest 0.1 % of it. So an image that is sharp has neither.
-OVERLAY_RATIO, HOT_RATIO = 2.6, 2.0
+# sharpest 0.1 % of it; one that is not clearly single, more. So an image that is sharp has none of these.
+OVERLAY_RATIO, HOT_RATIO, SPIKE_RATIO = 2.6, 2.0, 4.0
 MAX_LINE_WIDTH = 4
 MAX_OVERLAY, MAX_HOT = 0.4, 0.05  # shares of the image
 MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 12  # sharp ones of a letter, and of an overlay
@@ -68,8 +68,8 @@ class Defects:
         end = "" if self.returned is None else "; borders and overlays are returned as they are"
         warn(
             DefectWarning(
-                f"image has {' and '.join(self.names)}, left out{end}; if it is part of the scene, give {{}} and a mask "
-                "of the rest"
+                f"image has {' and '.join(self.names)}, left out{end}; if it is part of the scene, give {{}} and a "
+                "mask of the rest"
             )
         )
 
@@ -320,9 +320,13 @@ def _locate(
     overlay = _overlay(values, deviation, fraction, steps, part, single)
     hot = single & ~overlay
     beside = overlay | ndimage().binary_dilation(hot, np.ones((3, 3)), iterations=2)
-    if hot.any():
-        rest = size[part & ~beside]
-        hot &= size > HOT_RATIO * (np.quantile(rest, 0.999) if len(rest) else np.inf)
+    rest = size[part & ~beside]
+    sharpest = np.quantile(rest, 0.999) if len(rest) else np.inf
+    hot &= size > HOT_RATIO * sharpest
+    # At the edges of the scene, its contrast hides that a pixel is single.
+    peak = size == ndimage().maximum_filter(size, 3)
+    peak &= _over(deviation, fraction, (SPIKE_RATIO * sharpest, WEAK[1])).any(axis=0)
+    hot |= peak & part & ~overlay
     if hot.mean() > MAX_HOT:
         hot[:] = False
     return Location(
@@ -357,26 +361,36 @@ def _dead_lines(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) 
         if is_line:
             depth = abs(plane[first : last + 1] - (before + after) / 2).max(axis=0)
             is_line = bool(np.median(depth) > 2 * np.median(abs(before - after)))
+        outermost = 0 if lines[0] == 0 else count - 1
         if is_line:
             dead += range(first, last + 1)
+        elif outermost in lines and _is_dead_at_border(plane if outermost == 0 else plane[::-1]):
+            dead.append(outermost)
         else:
             steps += [int(j) for j in lines]
     return dead, steps
 
 
+def _is_dead_at_border(plane: np.ndarray) -> bool:
+    """Whether the first row alone differs from the next."""
+    first, second, third = plane[:3]
+    return bool(np.median(abs(first - second)) > 2 * np.median(abs(second - third)))
+
+
 def _single_pixels(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) -> np.ndarray:
     """Where a pixel differs from all of its neighbors but one."""
-    candidates = _over(deviation, fraction, HOT)
+    candidates = _over(deviation, fraction, (HOT[0], WEAK[1]))
     y, x = np.nonzero(candidates)
     if len(y) == 0:
         return candidates
-    padded = np.pad(plane, 3, mode="reflect")
-    window = np.lib.stride_tricks.sliding_window_view(padded, (7, 7))[y, x]
-    contrast = window.max(axis=(-2, -1)) - window.min(axis=(-2, -1))
+    window = np.lib.stride_tricks.sliding_window_view(np.pad(plane, 3, mode="reflect"), (7, 7))[y, x]
     near = abs(window[:, 2:5, 2:5] - plane[y, x][:, None, None]).reshape(len(y), 9)
     second = np.partition(near, 2, axis=-1)[:, 2]  # the least are the pixel itself and one neighbor
+    ordered = np.sort(window.reshape(len(y), 49), axis=-1)
+    contrast = np.where(abs(fraction[y, x]) > HOT[1], 0.6 * (ordered[:, -1] - ordered[:, 0]), np.inf)
+    contrast = np.minimum(contrast, ordered[:, -4] - ordered[:, 3])  # without other hot pixels
     result = np.zeros_like(candidates)
-    result[y, x] = second > 0.6 * contrast
+    result[y, x] = second > contrast
     return result
 
 
@@ -403,10 +417,12 @@ def _overlay(
     inside = strong & region
     if inside.any() and np.median(size[inside]) < OVERLAY_RATIO * level:
         return nothing
-    # Fainter parts, such as letters on a background as bright as they are, lie near; the fainter, the nearer.
-    for near, share, limits in ((NEAR, 1.5, WEAK), (NEAR // 3, 1.0, FAINT)):
+    # Fainter parts, such as letters on a background as bright as they are, lie near; the faintest in the same line.
+    for near, share, limits in (((NEAR, NEAR), 1.5, WEAK), ((NEAR // 10, 3 * NEAR), 1.0, FAINT)):
         fainter = _over(deviation, fraction, limits).any(axis=0) & part & (size > share * level)
-        fainter &= nd.maximum_filter(region, 2 * near + 1) & ~(nd.binary_dilation(single, square) & ~region)
+        fainter &= nd.maximum_filter(region, (2 * near[0] + 1, 2 * near[1] + 1)) & ~(
+            nd.binary_dilation(single, square) & ~region
+        )
         region = _enclosed(region | fainter, region | fainter)
     region = _boxed(region)
     if (weak & (size > STRONG[0]) & region).sum() < MIN_OVERLAY_PIXELS and not steps.any():
