@@ -50,7 +50,7 @@ class Observation:
     def of(cls, image: Array, settings: Settings, mask: Any = None) -> Observation:
         """Check `image` (..., H, W), or with channels, and its `mask`, and bring them into this form.
 
-        Waits for a device four times; with a mask, or for a masked array, more often.
+        Waits for a device three times; with a mask, or for a masked array, more often.
 
         Raises
         ------

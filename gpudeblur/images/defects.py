@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..numerics.arrays import Array, array_module, constant, to_host, to_host_together
-from ..numerics.fourier import fast_shape, irfft2, psf_to_otf, rfft2
+from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..numerics.inpainting import inpaint
 from ..numerics.user_warnings import warn
-from .borders import border_mask
+from .borders import MIN_WIDTH, border_profiles, inside_borders
 from .noise import EXPONENTIAL_MEDIAN, GAUSSIAN_MEDIAN, median
 
 MIN_SIDE = 32
@@ -75,7 +75,7 @@ class Defects:
 
 
 def find_defects(image: Array, valid: Array | None = None, channel_axis: int | None = None) -> Defects | None:
-    """The defects of `image`, or None. A clean image on CuPy makes it wait twice, once for the constant borders.
+    """The defects of `image`, or None. On CuPy it waits, for a clean image once.
 
     Parameters
     ----------
@@ -83,70 +83,71 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
     valid : bool of its shape, optional. Other pixels are not looked at.
     """
     xp = array_module(image)
-    border = None if valid is not None else border_mask(image, channel_axis)
     planes = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
     height, width = planes.shape[-2:]
-    stack = planes.shape[: -2 if channel_axis is None else -3]
-    planes = planes.reshape(-1, 1 if channel_axis is None else planes.shape[-3], height, width)
-    known = border if border is not None else valid
-    if known is not None:
-        known = known if channel_axis is None else xp.moveaxis(known, channel_axis, -3)
-        known = known.reshape(planes.shape)
-    names = ["a constant border, as a letterbox or a frame has"] if border is not None else []
-    lost, overlaid = _sharp_defects(planes, known, names)
-    if lost is None and border is None:
+    if min(height, width) < 4 * MIN_WIDTH:
         return None
-
-    def as_image(defects: np.ndarray | None) -> Array:
-        mask = xp.ones(planes.shape, dtype=bool) if known is None or border is None else known
-        if defects is not None:
-            mask = mask & ~xp.asarray(defects)[:, None]
-        mask = mask.reshape(*stack, *planes.shape[1 if channel_axis is not None else 2 :])
-        return mask if channel_axis is None else xp.moveaxis(mask, -3, channel_axis)
-
-    mask = as_image(lost)
-    has_overlay = overlaid is not None and bool(overlaid.any())
-    returned = as_image(overlaid) if border is not None or has_overlay else None
-    return Defects(mask if valid is None else mask & valid, returned, tuple(names))
-
-
-def _sharp_defects(planes: Array, known: Array | None, names: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(where the images (n, C, H, W) have defects, where these are overlays), (n, H, W) on the host; None for none.
-
-    Appends the phrases of what it finds to `names`.
-    """
-    xp, (height, width) = array_module(planes), planes.shape[-2:]
-    if min(height, width) < MIN_SIDE:
-        return None, None
+    lead = planes.shape[: -2 if channel_axis is None else -3]
+    planes = planes.reshape(-1, 1 if channel_axis is None else planes.shape[-3], height, width)
     values = planes.astype(np.result_type(planes.dtype, np.float32), copy=False)
+    known = valid
     if known is not None:
+        known = (known if channel_axis is None else xp.moveaxis(known, channel_axis, -3)).reshape(planes.shape)
         values = inpaint(xp.where(known, values, 0), known)
-    maps = _sharpness(values)
-    (suspects,) = to_host_together(xp, [_is_suspect(*maps, known)])  # here CuPy must wait
-    if not suspects.any():
-        return None, None
-    lost, overlaid = np.zeros((2, len(planes), height, width), dtype=bool)
-    lines: list[list[str]] = [[], []]
-    hot_count, boxes = 0, list[str]()
-    for i in np.flatnonzero(suspects.any(axis=1)):
-        host = [to_host(array[i]) for array in (values, *maps)]
-        scene = None if known is None else to_host(known[i]).all(axis=0)
-        found = _locate(*host, scene)
-        lost[i], overlaid[i] = found.lost, found.overlay
-        for axis in (0, 1):
-            lines[axis] += [str(j) for j in found.lines[axis] if str(j) not in lines[axis]]
-        hot_count += found.hot_count
-        boxes += found.boxes
-    if not lost.any():
-        return None, None
+    is_large = min(height, width) >= MIN_SIDE
+    maps = _sharpness(values) if is_large else None
+    arrays = [] if maps is None else [_is_suspect(maps, known)]
+    arrays += border_profiles(values) if known is None else []
+    host = to_host_together(xp, arrays)  # here CuPy must wait
+    border = inside_borders(*host[-7:]) if known is None else None
+    suspects = np.zeros((len(planes), 1)) if maps is None else host[0]
+    if border is not None and maps is not None:
+        known = xp.broadcast_to(xp.asarray(border)[:, None], planes.shape)
+        values = inpaint(xp.where(known, values, 0), known)
+        maps = _sharpness(values)
+        (suspects,) = to_host_together(xp, [_is_suspect(maps, known)])
+    located = dict[int, Location]()
+    if maps is not None:
+        for i in np.flatnonzero(suspects.any(axis=1)).tolist():
+            location = _locate(to_host(values[i]), maps.on_host(i), None if known is None else to_host(known[i]))
+            if location.lost.any():
+                located[i] = location
+    if not located and border is None:
+        return None
+    masks = np.ones((2, len(planes), height, width), dtype=bool)  # valid, returned
+    if border is not None:
+        masks[:] = border
+    for number, location in located.items():
+        masks[0, number] &= ~location.lost
+        masks[1, number] &= ~location.overlay
+
+    def as_image(mask: np.ndarray) -> Array:
+        whole = xp.asarray(np.broadcast_to(mask[:, None], planes.shape))
+        whole = whole.reshape(*lead, *planes.shape[2 if channel_axis is None else 1 :])
+        return whole if channel_axis is None else xp.moveaxis(whole, -3, channel_axis)
+
+    mask = as_image(masks[0])
+    return Defects(
+        mask if valid is None else mask & valid,
+        None if masks[1].all() else as_image(masks[1]),
+        _names(border is not None, list(located.values())),
+    )
+
+
+def _names(has_border: bool, located: list[Location]) -> tuple[str, ...]:
+    """A phrase for each kind of defect."""
+    names = ["a constant border, as a letterbox or a frame has"] if has_border else []
     for axis, name in ((0, "row"), (1, "column")):
-        if lines[axis]:
-            names.append(f"dead {name}{'s' * (len(lines[axis]) > 1)} {_listed(lines[axis])}")
-    if hot_count:
-        names.append(f"{hot_count} hot or dead pixel{'s' * (hot_count > 1)}")
+        lines = sorted({line for location in located for line in location.lines[axis]})
+        if lines:
+            names.append(f"dead {name}{'s' * (len(lines) > 1)} {_listed([str(line) for line in lines])}")
+    count = sum(location.hot_count for location in located)
+    if count:
+        names.append(f"{count} hot or dead pixel{'s' * (count > 1)}")
+    boxes = [box for location in located for box in location.boxes]
     if boxes:
-        names.append(f"sharp overlays at [{_listed(boxes)}]")
-    return lost, overlaid
+        names.append(f"sharp overlays at {_listed(boxes)}")
+    return tuple(names)
 
 
 def _listed(items: Sequence[str], limit: int = 6) -> str:
@@ -156,16 +157,31 @@ def _listed(items: Sequence[str], limit: int = 6) -> str:
 # ---- what is sharper than the image's blur: the same for NumPy and CuPy
 
 
-def _sharpness(planes: Array) -> tuple[Array, ...]:
-    """How far each pixel and each line of (n, C, H, W) is from what its neighbors predict.
+class Sharpness(NamedTuple):
+    """How far each pixel and each line of images is from what its neighbors predict.
 
-    Returns
-    -------
-    (deviations, fractions) : (n, C, H, W), in units of their spread over the image, and of the local contrast.
-    (row deviations, row fractions) : (n, C, H), the medians along the rows.
-    (column deviations, column fractions) : (n, C, W).
+    Deviations are in units of their spread over the image, fractions in units of the local contrast.
     """
-    xp, shape = array_module(planes), planes.shape[-2:]
+
+    deviation: Array  # (n, C, H, W)
+    fraction: Array
+    row_deviation: Array  # (n, C, H), medians along the rows
+    row_fraction: Array
+    column_deviation: Array  # (n, C, W)
+    column_fraction: Array
+
+    def on_host(self, i: int) -> Sharpness:
+        """Those of image `i`, without its axis."""
+        return Sharpness(*(to_host(array[i]) for array in self))
+
+    def exceeds(self, limits: tuple[float, float]) -> Array:
+        """Where pixels exceed `limits` of both, (..., H, W)."""
+        return _over(self.deviation, self.fraction, limits)
+
+
+def _sharpness(planes: Array) -> Sharpness:
+    """The `Sharpness` of images (n, C, H, W)."""
+    xp, (height, width) = array_module(planes), planes.shape[-2:]
     means = _blocks(planes).mean(axis=(-2, -1))
     low = means.min(axis=-1)
     span = means.max(axis=-1) - low
@@ -176,12 +192,12 @@ def _sharpness(planes: Array) -> tuple[Array, ...]:
     response = _laplacian(xp.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(1, 1), (1, 1)]))  # to a single pixel
     gain = response[..., REACH + 1, REACH + 1][..., None, None]
     taps, response = taps / gain, response / gain
-    size = fast_shape((shape[0] + 2 * REACH, shape[1] + 2 * REACH))
-    rest = [(0, size[i] - shape[i] - 2 * REACH) for i in (0, 1)]
+    size = fast_size(height + 2 * REACH), fast_size(width + 2 * REACH)
+    rest = [(0, size[0] - height - 2 * REACH), (0, size[1] - width - 2 * REACH)]
     padded = xp.pad(detail, [(0, 0)] * (detail.ndim - 2) + [(REACH, REACH)] * 2, mode="symmetric")
     padded = xp.pad(padded, [(0, 0)] * (detail.ndim - 2) + rest)
     spectrum = rfft2(padded) * (psf_to_otf(taps, size) * (1 / (size[0] * size[1])))
-    error = irfft2(spectrum, size, overwrite=True)[..., REACH : REACH + shape[0], REACH : REACH + shape[1]]
+    error = irfft2(spectrum, size, overwrite=True)[..., REACH : REACH + height, REACH : REACH + width]
     spread = median(xp.ascontiguousarray(abs(error)).reshape(*error.shape[:-2], -1)) / GAUSSIAN_MEDIAN
     deviation = error / xp.maximum(spread, NOISE_FLOOR)[..., None, None]
     fraction = error / (_extremes(xp.maximum, scaled) - _extremes(xp.minimum, scaled) + CONTRAST_FLOOR)
@@ -191,26 +207,19 @@ def _sharpness(planes: Array) -> tuple[Array, ...]:
         for values, unit in ((deviation, 1), (fraction, edge)):
             lines = values if axis == -1 else values.swapaxes(-2, -1)
             maps.append(median(xp.ascontiguousarray(lines)) / unit)
-    return tuple(maps)
+    return Sharpness(*maps)
 
 
-def _is_suspect(
-    deviation: Array,
-    fraction: Array,
-    row_deviation: Array,
-    row_fraction: Array,
-    column_deviation: Array,
-    column_fraction: Array,
-    known: Array | None,
-) -> Array:
+def _is_suspect(maps: Sharpness, known: Array | None) -> Array:
     """Whether pixels, rows and columns are over their thresholds, (n, 3), as floats."""
-    xp = array_module(deviation)
-    exceeds = _over(deviation, fraction, STRONG) | _over(deviation, fraction, HOT)
+    xp = array_module(maps.deviation)
+    pixels = maps.exceeds(STRONG) | maps.exceeds((HOT[0], WEAK[1]))
     if known is not None:
-        exceeds &= known
-    tests = [exceeds]
-    tests += [_over(*pair, LINE) for pair in ((row_deviation, row_fraction), (column_deviation, column_fraction))]
-    return xp.stack([test.reshape(len(test), -1).any(axis=-1) for test in tests], axis=-1).astype(np.float32)
+        pixels &= known
+    rows = _over(maps.row_deviation, maps.row_fraction, LINE)
+    columns = _over(maps.column_deviation, maps.column_fraction, LINE)
+    tests = [test.reshape(len(test), -1).any(axis=-1) for test in (pixels, rows, columns)]
+    return xp.stack(tests, axis=-1).astype(np.float32)
 
 
 def _over(deviation: Array, fraction: Array, limits: tuple[float, float]) -> Array:
@@ -290,34 +299,25 @@ class Location:
     boxes: list[str]
 
 
-def _locate(
-    values: np.ndarray,
-    deviation: np.ndarray,
-    fraction: np.ndarray,
-    row_deviation: np.ndarray,
-    row_fraction: np.ndarray,
-    column_deviation: np.ndarray,
-    column_fraction: np.ndarray,
-    known: np.ndarray | None,
-) -> Location:
+def _locate(values: np.ndarray, maps: Sharpness, known: np.ndarray | None) -> Location:
     """The defects of an image, from its channels (C, H, W) and their `_sharpness`."""
     shape = values.shape[-2:]
     dead, steps = np.zeros((2, *shape), dtype=bool)
     lines: tuple[set[int], set[int]] = (set(), set())
-    for plane, *profiles in zip(values, row_deviation, row_fraction, column_deviation, column_fraction, strict=True):
+    for plane, *profiles in zip(values, *maps[2:], strict=True):
         for axis in (0, 1):
             picture = plane if axis == 0 else plane.T
             dead_lines, step_lines = _dead_lines(picture, *profiles[2 * axis : 2 * axis + 2])
             lines[axis].update(dead_lines)
             for mask, numbers in ((dead, dead_lines), (steps, step_lines)):
                 (mask if axis == 0 else mask.T)[numbers] = True
-    size, part = abs(deviation).max(axis=0), np.ones(shape, dtype=bool)
+    size, part = abs(maps.deviation).max(axis=0), np.ones(shape, dtype=bool)
     if known is not None:
-        part = ndimage().binary_erosion(known, iterations=2, border_value=1)
+        part = ndimage().binary_erosion(known.all(axis=0), iterations=2, border_value=1)
     part &= ~ndimage().binary_dilation(dead, iterations=2)
-    single = np.logical_or.reduce([_single_pixels(*planes) for planes in zip(values, deviation, fraction, strict=True)])
+    single = np.logical_or.reduce([_single_pixels(*planes) for planes in zip(values, *maps[:2], strict=True)])
     single &= part
-    overlay = _overlay(values, deviation, fraction, steps, part, single)
+    overlay = _overlay(values, maps, steps, part, single)
     hot = single & ~overlay
     beside = overlay | ndimage().binary_dilation(hot, np.ones((3, 3)), iterations=2)
     rest = size[part & ~beside]
@@ -325,7 +325,7 @@ def _locate(
     hot &= size > HOT_RATIO * sharpest
     # At the edges of the scene, its contrast hides that a pixel is single.
     peak = size == ndimage().maximum_filter(size, 3)
-    peak &= _over(deviation, fraction, (SPIKE_RATIO * sharpest, WEAK[1])).any(axis=0)
+    peak &= maps.exceeds((SPIKE_RATIO * float(sharpest), WEAK[1])).any(axis=0)
     hot |= peak & part & ~overlay
     if hot.mean() > MAX_HOT:
         hot[:] = False
@@ -355,9 +355,8 @@ def _dead_lines(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) 
         sign = np.sign(fraction[lines[size.argmax()]])
         peaks = lines[(size >= 0.5 * size.max()) & (np.sign(fraction[lines]) == sign)]
         first, last = int(peaks[0]), int(peaks[-1])
-        before, after = (plane[j] if 0 <= j < count else None for j in (first - 1, last + 1))
-        before, after = after if before is None else before, before if after is None else after
-        is_line = last - first < MAX_LINE_WIDTH and before is not None and after is not None
+        before, after = (plane[j if 0 <= j < count else k] for j, k in ((first - 1, last + 1), (last + 1, first - 1)))
+        is_line = last - first < MAX_LINE_WIDTH
         if is_line:
             depth = abs(plane[first : last + 1] - (before + after) / 2).max(axis=0)
             is_line = bool(np.median(depth) > 2 * np.median(abs(before - after)))
@@ -395,18 +394,13 @@ def _single_pixels(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarra
 
 
 def _overlay(
-    values: np.ndarray,
-    deviation: np.ndarray,
-    fraction: np.ndarray,
-    steps: np.ndarray,
-    part: np.ndarray,
-    single: np.ndarray,
+    values: np.ndarray, maps: Sharpness, steps: np.ndarray, part: np.ndarray, single: np.ndarray
 ) -> np.ndarray:
     """Where sharp edges lie close together, and what they enclose; nowhere if the rest of the image is as sharp."""
     nd, square = ndimage(), np.ones((3, 3), dtype=bool)
-    size, nothing = abs(deviation).max(axis=0), np.zeros_like(part)
-    strong = _over(deviation, fraction, STRONG).any(axis=0) & part
-    weak = _over(deviation, fraction, WEAK).any(axis=0) & part
+    size, nothing = abs(maps.deviation).max(axis=0), np.zeros_like(part)
+    strong = maps.exceeds(STRONG).any(axis=0) & part
+    weak = maps.exceeds(WEAK).any(axis=0) & part
     crowd = nd.uniform_filter(strong.astype(np.float32), 9) * 81
     strong &= ~(nd.binary_dilation(single, square) & (crowd < 2 * MIN_PIXELS + 9))
     region = _enclosed(strong | (weak & nd.binary_dilation(strong, square, iterations=3)) | steps, strong | steps)
@@ -419,7 +413,7 @@ def _overlay(
         return nothing
     # Fainter parts, such as letters on a background as bright as they are, lie near; the faintest in the same line.
     for near, share, limits in (((NEAR, NEAR), 1.5, WEAK), ((NEAR // 10, 3 * NEAR), 1.0, FAINT)):
-        fainter = _over(deviation, fraction, limits).any(axis=0) & part & (size > share * level)
+        fainter = maps.exceeds(limits).any(axis=0) & part & (size > share * level)
         fainter &= nd.maximum_filter(region, (2 * near[0] + 1, 2 * near[1] + 1)) & ~(
             nd.binary_dilation(single, square) & ~region
         )
@@ -472,7 +466,7 @@ def _boxes(overlay: np.ndarray) -> list[str]:
         return []
     labels, _ = nd.label(nd.binary_dilation(overlay, np.ones((3, 3)), iterations=8))
     return [
-        f"{ys.start}:{ys.stop}, {xs.start}:{xs.stop}"
+        f"[{ys.start}:{ys.stop}, {xs.start}:{xs.stop}]"
         for ys, xs in nd.find_objects(np.where(overlay, labels, 0))
         if ys is not None
     ]
