@@ -26,7 +26,7 @@ NOISE_FLOOR = 5e-4  # of the image's range: less noise than that of 8 bits is no
 CONTRAST_FLOOR = 4e-3
 # Thresholds as pairs: multiples of the image's own deviation, and fractions of the contrast within 7 x 7 pixels (for
 # lines of that at which a step is sharp). In 200 blurred images without defects the largest medians along lines were
-# (6, 0.4), and few pixels exceeded STRONG.
+# (6, 0.4), and at most two pixels exceeded STRONG.
 STRONG, WEAK, FAINT, HOT = (10.0, 0.4), (6.0, 0.25), (3.5, 0.15), (8.0, 0.6)
 LINE = (1.0, 0.65)
 # How often an overlay must exceed what is sharpest in nine of ten blocks of the rest of the image, and a hot pixel the

@@ -176,3 +176,37 @@ def test_what_defects_may_be(value: Any) -> None:
     for call in (gd.deblur, gd.estimate_kernel, lambda image, size, **rest: gd.deblur_batch([image], size, **rest)):
         with pytest.raises(ValueError, match=r"defects must be one of 'auto', None, got .*; give"):
             call(scene(0), 13, defects=value)
+
+
+FAST = gd.TwoStepOptions(starts=("wide",), iterations=2, finest_iterations=2)
+
+
+def test_clean_images_are_deblurred_as_ever() -> None:
+    automatic, without = (gd.deblur(scene(0), 13, options=FAST, defects=defects) for defects in ("auto", None))
+    assert_same(automatic.image, without.image)
+    assert_same(automatic.kernel, without.kernel)
+
+
+def test_overlays_come_back_and_lines_are_filled() -> None:
+    image, bad = drawn(scene(0), OVERLAYS["time stamp"][0])
+    image[:, 30] = 0
+    with pytest.warns(UserWarning, match=r"image has dead column 30 and sharp overlays at \[.* give defects=None"):
+        result = gd.deblur(image, 13, options=FAST)
+    assert_same(result.image[bad], image[bad])
+    assert np.median(abs(result.image[:, 30].astype(float) - result.image[:, 29])) < 20
+    with pytest.warns(UserWarning, match="dead column 30"):
+        (batch,) = gd.deblur_batch([image], 13, options=FAST, workers=1)
+    assert_same(batch.image, result.image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["time stamp", "logo", "strip"])
+def test_the_kernel_is_as_good_as_without_the_overlay(name: str) -> None:
+    kernel = trajectory_kernel(13, rng=0)
+    image, _ = drawn(scene(0), *OVERLAYS[name])
+    with pytest.warns(UserWarning, match="image has"):
+        found = gd.estimate_kernel(image, 13)
+    similarity = [
+        gd.metrics.kernel_similarity(estimate, kernel) for estimate in (found, gd.estimate_kernel(scene(0), 13))
+    ]
+    assert similarity[0] > similarity[1] - 0.05
