@@ -71,9 +71,8 @@ def test_adjacent_dead_lines_and_lines_at_the_border() -> None:
 def test_hot_pixels(seed: int, dtype: type) -> None:
     rng = np.random.default_rng(seed)
     image = scene(seed).astype(dtype) / (255 if dtype != np.uint8 else 1)
-    bad = np.zeros(image.size, bool)
-    bad[rng.choice(image.size, 40, replace=False)] = True
-    bad = bad.reshape(image.shape)
+    bad = np.zeros(image.shape, bool)
+    bad.flat[rng.choice(image.size, 40, replace=False)] = True
     image[bad] = image.dtype.type(255 if dtype == np.uint8 else 1) * rng.integers(0, 2, 40).astype(dtype)
     bad &= abs(image - scene(seed).astype(dtype) / (255 if dtype != np.uint8 else 1)) > 0.3 * image.max()
     defects = find_defects(image)
