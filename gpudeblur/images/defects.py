@@ -26,15 +26,15 @@ NOISE_FLOOR = 5e-4  # of the image's range: less noise than that of 8 bits is no
 CONTRAST_FLOOR = 4e-3
 # Thresholds as pairs: multiples of the image's own deviation, and fractions of the contrast within 7 x 7 pixels (for
 # lines of that at which a step is sharp). In 200 blurred images without defects the largest medians along lines were
-# (6, 0.4), and at most two pixels exceeded STRONG.
-STRONG, WEAK, FAINT, HOT = (10.0, 0.4), (6.0, 0.25), (3.5, 0.15), (8.0, 0.6)
+# (6, 0.4), and at most two pixels exceeded CERTAIN.
+CERTAIN, STRONG, WEAK, FAINT, HOT = (10.0, 0.4), (8.0, 0.35), (6.0, 0.25), (3.5, 0.15), (8.0, 0.6)
 LINE = (1.0, 0.65)
 # How often an overlay must exceed what is sharpest in nine of ten blocks of the rest of the image, and a hot pixel the
 # sharpest 0.1 % of it; one that is not clearly single, more. So an image that is sharp has none of these.
 OVERLAY_RATIO, HOT_RATIO, SPIKE_RATIO = 2.6, 2.0, 4.0
 MAX_LINE_WIDTH = 4
 MAX_OVERLAY, MAX_HOT = 0.4, 0.05  # shares of the image
-MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 12  # sharp ones of a letter, and of an overlay
+MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 8  # strong ones of a letter, and certain ones of an overlay
 WORD_GAP, BOX_FILL = 6, 0.35  # pixels around letters of a line; share of a line's box
 NEAR = 40  # pixels within which an overlay's fainter parts are looked for
 
@@ -419,7 +419,8 @@ def _overlay(
         )
         region = _enclosed(region | fainter, region | fainter)
     region = _boxed(region)
-    if (weak & (size > STRONG[0]) & region).sum() < MIN_OVERLAY_PIXELS and not steps.any():
+    certain = maps.exceeds(CERTAIN).any(axis=0) & part & region
+    if certain.sum() < MIN_OVERLAY_PIXELS and not steps.any():
         return nothing
     low, high = values.min(axis=(-2, -1), keepdims=True), values.max(axis=(-2, -1), keepdims=True)
     ranges = nd.maximum_filter(values, (1, 3, 3)) - nd.minimum_filter(values, (1, 3, 3))
