@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 
 Blur = StrEnum("Blur", {"uniform": "uniform", "rotation": "rotation"})
+Defects = StrEnum("Defects", {"auto": "auto", "none": "none"})
 Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
 Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian"})
 Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
@@ -90,6 +91,13 @@ BatchMaskOption = Annotated[
         "suffix. Those without one are taken as they are.",
     ),
 ]
+DefectsOption = Annotated[
+    Defects,
+    typer.Option(
+        help="auto: dead rows and columns, hot pixels, constant borders and overlays that are sharper than the blur, "
+        "such as time stamps, are found and left out. none: all of it belongs to the scene."
+    ),
+]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
 BlurOption = Annotated[
@@ -135,6 +143,7 @@ def deblur(
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -161,6 +170,7 @@ def deblur(
                 gamma=gamma,
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
+                defects=_parse_defects(defects),
                 blur=blur.value,
                 focal=focal_length,
                 options=_options(gradient_weight, smooth_weight, prior),
@@ -279,6 +289,7 @@ def batch(
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
     mask: BatchMaskOption = None,
+    defects: DefectsOption = Defects.auto,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -314,6 +325,7 @@ def batch(
                     gamma=gamma,
                     white=_parse_white_level(white_level),
                     mask=None if masks is not None else _parse_mask(mask),
+                    defects=_parse_defects(defects),
                     options=_options(gradient_weight, smooth_weight, prior),
                     workers=workers,
                     batch_size=batch_size,
@@ -341,6 +353,7 @@ def kernel(
     gamma: Gamma = 1.0,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -360,6 +373,7 @@ def kernel(
                 gamma=gamma,
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
+                defects=_parse_defects(defects),
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
@@ -563,6 +577,10 @@ def _parse_white_level(text: str | None) -> float | str | None:
             "4095 for 12 bits"
         )
     return level
+
+
+def _parse_defects(defects: Defects) -> str | None:
+    return None if defects is Defects.none else defects.value
 
 
 def _parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:

@@ -98,9 +98,16 @@ def test_deblur_with_the_defaults(library, source, tmp_path):
     assert options.pop("callback")
     blur = {"blur": "uniform", "focal": None}
     defaults = {"device": "auto", "final": "sparse", "gamma": 1.0, "white": None, "mask": None, "options": None}
-    assert options == {"channel_axis": -1, **defaults, **blur}
+    assert options == {"channel_axis": -1, "defects": "auto", **defaults, **blur}
     np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, 255 - COLOR)
     assert names(tmp_path) == ["in.png", "out.png"]
+
+
+@pytest.mark.parametrize("command", ["deblur", "kernel"])
+def test_defects_may_be_kept(library, source, tmp_path, command):
+    result = run(command, source, "-o", tmp_path / "out.png", "-k", "5", "--defects", "none")
+    assert result.exit_code == 0, result.output
+    assert library.calls[0][2]["defects"] is None
 
 
 @pytest.mark.parametrize("command", ["deblur", "kernel"])

@@ -70,6 +70,7 @@ def deblur_batch(
     gamma: float = 1.0,
     white: float | str | None = None,
     mask: Array | str | Iterable[Array | str | None] | None = None,
+    defects: str | None = "auto",
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -97,6 +98,8 @@ def deblur_batch(
         As in `deblur`: True where the pictures are valid, one for all of them, in any memory; or where each is finite.
         An iterable, or an array (n, H, W), has one mask a picture, in the same order and read with them; None is a
         picture without a mask. Masked arrays bring their own, but are refused on a GPU.
+    defects : {"auto", None}
+        As in `deblur`; of pictures with defects, each is warned of once.
     method : {"two-step"} or a network of `restore`, such as "deepdeblur"
         A network takes `channel_axis`, `device`, `gamma`, `white` and `mask` alone, and the results are those of
         `restore`. Its warning of pictures that are no small faces comes once, after the last result.
@@ -140,7 +143,9 @@ def deblur_batch(
     """
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
-        arguments = _check_method(kernel_size, channel_axis, device, method, final, gamma, white, prior, options)
+        arguments = _check_method(
+            kernel_size, channel_axis, device, method, final, gamma, white, prior, options, defects
+        )
         masks = Masks(mask, total)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
@@ -163,19 +168,33 @@ def _check_method(
     white: Any,
     prior: Any,
     options: Any,
+    defects: Any,
 ) -> dict[str, Any]:
     """The arguments of `deblur` for a picture, or those of `restore` if the method is a network; checked."""
     networks = network_names()
     checks.check_choice("method", method, ("two-step", *networks))
     if method not in networks:
-        settings = Settings.of(kernel_size, channel_axis, device, method, final, gamma, prior, options, white=white)
+        settings = Settings.of(
+            kernel_size,
+            channel_axis,
+            device,
+            method,
+            final,
+            gamma,
+            prior,
+            options,
+            white=white,
+            defects=defects,
+        )
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "white": settings.white, "options": settings.options,
+            "defects": defects,
         }  # fmt: skip
     two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
     if not (isinstance(final, str) and final == "sparse"):
         two_step_arguments["final"] = final
+    checks.check_defects(defects)
     for name, value in two_step_arguments.items():
         if value is not None or name == "final":
             raise ValueError(f"{name} is not known to method {method!r}, got {value!r}; leave it out")

@@ -94,6 +94,7 @@ def deblur(
     gamma: float = 1.0,
     white: float | str | None = None,
     mask: Array | str | None = None,
+    defects: str | None = "auto",
     blur: str = "uniform",
     focal: float | None = None,
     prior: Prior | None = None,
@@ -139,8 +140,14 @@ def deblur(
         are interpolated while the kernel is estimated, and the restoration fills them in (see `deconvolve`). A mask
         (H, W) may serve a stack, and a mask has no channels. "nan": valid where the image is finite, in each channel. A
         `numpy.ma.MaskedArray` as `image` brings its own mask; the result is a masked array too, with the same mask over
-        the pixels that were filled in. None: constant borders, such as letterbox bars, are found and left out, with a
-        warning, and come back as they are.
+        the pixels that were filled in.
+    defects : {"auto", None}
+        "auto": what is sharper than the blur of the image can be is found and left out, beside the `mask`, with a
+        warning that says where: dead rows and columns, hot pixels, and overlays such as time stamps, logos and
+        watermarks in under 40 % of the image; constant borders as well, such as letterbox bars, if there is no `mask`.
+        Borders and overlays come back as they are, lines and single pixels are filled in. Faint overlays in strong
+        noise are not found, and an image that is sharp itself has none. Stars and lamps of a single pixel count as hot.
+        None: all pixels belong to the scene, but for those that `mask` leaves out.
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
@@ -189,7 +196,19 @@ def deblur(
     begin = time.perf_counter()
     with device_errors():
         settings = Settings.of(
-            kernel_size, channel_axis, device, method, final, gamma, prior, options, callback, blur, focal, white
+            kernel_size,
+            channel_axis,
+            device,
+            method,
+            final,
+            gamma,
+            prior,
+            options,
+            callback,
+            blur,
+            focal,
+            white,
+            defects,
         )
         observed = Observation.of(image, settings, mask)
         original, image = image, without_mask(image)
@@ -230,6 +249,7 @@ def estimate_kernel(
     gamma: float = 1.0,
     white: float | str | None = None,
     mask: Array | str | None = None,
+    defects: str | None = "auto",
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
@@ -237,7 +257,17 @@ def estimate_kernel(
     """The blur kernel alone, (..., kh, kw); arguments and errors as `deblur`."""
     with device_errors():
         settings = Settings.of(
-            kernel_size, channel_axis, device, method, None, gamma, prior, options, callback, white=white
+            kernel_size,
+            channel_axis,
+            device,
+            method,
+            None,
+            gamma,
+            prior,
+            options,
+            callback,
+            white=white,
+            defects=defects,
         )
         observed = Observation.of(image, settings, mask)
         image = without_mask(image)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..images import checks
-from ..images.borders import border_mask
+from ..images.defects import find_defects
 from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, without_mask
 from ..images.noise import noise_scale
 from ..images.planes import decode, luminance, split_alpha, to_planes
@@ -16,7 +16,6 @@ from ..images.saturation import find_saturated
 from ..images.white import white_level
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
 from ..numerics.inpainting import inpaint
-from ..numerics.user_warnings import warn
 from .options import Settings
 
 
@@ -34,8 +33,8 @@ class Observation:
     white : the value of full scale in the unit of the user's image.
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
-    inside : bool of the user's image without opacity, False on its constant border; None without one. See
-        `images.borders`.
+    inside : bool of the user's image without opacity, False on its constant border and on overlays, which are returned
+        as they are; None without these. See `images.defects`.
     """
 
     image: Array
@@ -51,7 +50,7 @@ class Observation:
     def of(cls, image: Array, settings: Settings, mask: Any = None) -> Observation:
         """Check `image` (..., H, W), or with channels, and its `mask`, and bring them into this form.
 
-        Waits for a device twice; with a mask, or for a masked array, more often.
+        Waits for a device three times; with a mask, or for a masked array, more often.
 
         Raises
         ------
@@ -66,26 +65,26 @@ class Observation:
         xp = choose_module(image, settings.device)
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
         image, alpha = split_alpha(image, channel_axis)
-        inside = None if has_mask else border_mask(image, channel_axis)
-        if inside is not None:
-            valid = inside
-            warn(
-                "image has a constant border, as a letterbox or a frame has; it is left out, and returned as it "
-                "is; if it is part of the scene, give a mask that is True everywhere"
-            )
+        if valid is not None and alpha is not None and channel_axis is not None:  # the colors' part of it
+            valid = array_module(valid).moveaxis(valid, channel_axis, 0)[:-1]
+            valid = array_module(valid).moveaxis(valid, 0, channel_axis)
         if valid is not None:
-            if alpha is not None and channel_axis is not None and has_mask:  # the colors' part of it
-                valid = array_module(valid).moveaxis(valid, channel_axis, 0)[:-1]
-                valid = array_module(valid).moveaxis(valid, 0, channel_axis)
             image = array_module(image).where(valid, image, 0).astype(image.dtype, copy=False)
         white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
-        planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=white)
+        on_device, inside = move(image, xp), None
+        valid = None if valid is None else move(valid, xp)
+        defects = None if settings.defects is None else find_defects(on_device, valid, channel_axis)
+        if defects is not None:
+            defects.warn()
+            valid = defects.valid
+            inside = None if defects.returned is None else move(defects.returned, array_module(image))
+        planes = to_planes(on_device, channel_axis=channel_axis, dtype=dtype, white=white)
         height, width = planes.shape[-2:]
         channels = 1 if channel_axis is None else planes.shape[-3]
         planes = planes.reshape(-1, channels, height, width)
         if valid is not None:
-            valid = valid if channel_axis is None else array_module(valid).moveaxis(valid, channel_axis, -3)
-            valid = move(array_module(valid).ascontiguousarray(valid), xp).reshape(planes.shape)
+            valid = valid if channel_axis is None else xp.moveaxis(valid, channel_axis, -3)
+            valid = xp.ascontiguousarray(valid).reshape(planes.shape)
             if settings.kernel_size is not None and has_mask:
                 check_enough(valid, settings.kernel_size, "use a smaller kernel_size")
             planes = inpaint(planes, valid)

@@ -266,6 +266,7 @@ class Settings:
     blur: str = "uniform"
     focal: float | None = None
     white: float | str | None = None
+    defects: str | None = "auto"
 
     @classmethod
     def of(
@@ -282,6 +283,7 @@ class Settings:
         blur: Any = "uniform",
         focal: Any = None,
         white: Any = None,
+        defects: Any = "auto",
     ) -> Settings:
         """Check the arguments; those of `deblur`, with its errors."""
         checks.check_choice("method", method, ("two-step",))
@@ -292,6 +294,7 @@ class Settings:
             kernel_size = checks.check_kernel_size(kernel_size)
         checks.check_gamma(gamma)
         white = check_white(white)
+        checks.check_defects(defects)
         check_call(channel_axis, device, callback)
         if not isinstance(options, TwoStepOptions | None):
             raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
@@ -306,7 +309,7 @@ class Settings:
             from ..networks.restore import load
 
             load("sketch", None)
-        return cls(kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal, white)
+        return cls(kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal, white, defects)
 
     def size_progress(self) -> OnProgress:
         """The progress of finding the kernel's size."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module, to_host_together
+from ..numerics.arrays import Array, array_module
 
 MIN_WIDTH = 2  # lines
 # A border's values differ by less than this fraction of the picture's range. Within it lies the picture: from the
@@ -13,47 +13,38 @@ MIN_WIDTH = 2  # lines
 TOLERANCE, STEP, STEP_SHARE = 0.01, 0.04, 0.5
 
 
-def border_mask(image: Array, channel_axis: int | None = None) -> Array | None:
-    """Where `image` has no constant border, bool of its shape; None if no image of a stack has one. On CuPy it waits.
-
-    A border is at least MIN_WIDTH lines of one value at a side, less than half of the picture, that ends in a step: the
-    even margin of a page or a black sky goes over into the picture and is no border.
-
-    Parameters
-    ----------
-    image : (..., H, W), or with one more axis for the channels; finite.
-    """
-    xp = array_module(image)
-    planes = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
-    height, width = planes.shape[-2:]
-    if min(height, width) < 4 * MIN_WIDTH:
-        return None
-    channels = 1 if channel_axis is None else planes.shape[-3]
-    values = planes.reshape(-1, channels, height, width).astype(np.result_type(planes.dtype, np.float32))
+def border_profiles(values: Array) -> list[Array]:
+    """What `inside_borders` must know of images (n, C, H, W): their range, and three profiles along each axis."""
+    xp = array_module(values)
     low, high = values.min(axis=-1), values.max(axis=-1)  # of each row
     span = high.max(axis=-1) - low.min(axis=-1)
     limit = STEP * span[..., None, None]
     arrays = [span, low, high, (abs(xp.diff(values, axis=-2)) > limit).mean(axis=-1)]
     arrays += [values.min(axis=-2), values.max(axis=-2), (abs(xp.diff(values, axis=-1)) > limit).mean(axis=-2)]
-    span, *lines = to_host_together(xp, [array.astype(np.float64) for array in arrays])
+    return [array.astype(np.float64) for array in arrays]
+
+
+def inside_borders(span: np.ndarray, *profiles: np.ndarray) -> np.ndarray | None:
+    """Where images have no constant border, bool (n, H, W), from their `border_profiles`; None if none has one.
+
+    A border is at least MIN_WIDTH lines of one value at a side, less than half of the picture, that ends in a step: the
+    even margin of a page or a black sky goes over into the picture and is no border.
+    """
     tolerance = TOLERANCE * span[..., None]
+    height, width = profiles[0].shape[-1], profiles[3].shape[-1]
     ends = [
         _widths(low[..., ::direction], high[..., ::direction], step[..., ::direction], tolerance)
-        for low, high, step in (lines[:3], lines[3:])
+        for low, high, step in (profiles[:3], profiles[3:])
         for direction in (1, -1)
     ]
     if not np.any(ends):
         return None
-    mask = np.ones((len(values), height, width), dtype=bool)
+    mask = np.ones((len(span), height, width), dtype=bool)
     for i in np.flatnonzero(np.any(ends, axis=0)):
         top, bottom, left, right = (int(widths[i]) for widths in ends)
         mask[i] = False
         mask[i, top : height - bottom, left : width - right] = True
-    if channel_axis is None:
-        return xp.asarray(mask.reshape(planes.shape))
-    stack = planes.shape[:-3]
-    valid = np.broadcast_to(mask.reshape(*stack, 1, height, width), planes.shape)
-    return xp.moveaxis(xp.asarray(valid), -3, channel_axis)
+    return mask
 
 
 def _widths(low: np.ndarray, high: np.ndarray, step: np.ndarray, tolerance: np.ndarray) -> np.ndarray:

@@ -285,6 +285,12 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def check_defects(defects: Any) -> None:
+    """Raise unless `defects` is "auto" or None."""
+    if defects is not None and not (isinstance(defects, str) and defects == "auto"):
+        raise ValueError(f"defects must be one of 'auto', None, got {defects!r}; give what you know of as a mask")
+
+
 class UnitWarning(UserWarning):
     """The values of an image suggest another unit than is assumed. `at_command_line` is the text for there."""
 

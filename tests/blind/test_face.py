@@ -368,7 +368,7 @@ def test_a_masked_face_beside_another_is_as_if_alone() -> None:
 def test_too_few_valid_pixels_for_a_kernel_remain_interpolated(xp: Any) -> None:
     observed, valid = xp.asarray(blurred_faces()), np.ones((2, 3, 40, 36), bool)
     valid[0, :, 5] = valid[1, 1, 3:] = False
-    given, mask = face._spoiled(observed, xp.asarray(valid), 121)
+    given, mask = face._with_nan(observed, xp.asarray(valid), 121)
     assert mask == "nan"
     np.testing.assert_array_equal(np.isnan(to_host(given)), ~valid & (np.arange(2) == 0)[:, None, None, None])
-    assert face._spoiled(observed, None, 121) == (observed, None)
+    assert face._with_nan(observed, None, 121) == (observed, None)

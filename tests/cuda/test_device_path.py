@@ -27,6 +27,7 @@ from gpudeblur.blind.alternation import alternate
 from gpudeblur.blind.kernel_projection import initial_kernel
 from gpudeblur.blind.rotation_path import PathLevel, PathScale, random_controls
 from gpudeblur.blind.schedule import Iteration, Scale
+from gpudeblur.images.defects import find_defects
 from gpudeblur.nonblind.final import FINALS
 from gpudeblur.nonblind.methods.hyper_laplacian import hyper_laplacian
 from gpudeblur.nonblind.specs import METHOD_SPECS
@@ -590,3 +591,26 @@ def test_a_device_that_is_too_old_is_refused(cupy: Any, monkeypatch: Any) -> Non
         with pytest.raises(RuntimeError, match=r"must have compute capability 7\.5 .*, got a GPU of NumPy with 6\.1"):
             gd.deblur(picture, 7, options=QUICK, device=where)
     assert gd.deblur(photos(1)[0], 7, options=QUICK, device="auto").info["backend"] == "numpy"
+
+
+def test_defects_on_a_device(cupy: Any) -> None:
+    """The same are found as on the host, and a clean stack is waited for once."""
+    clean = photos(2, 96)
+    spoiled = clean.copy()
+    spoiled[0, :, 40] = 0
+    spoiled[1, 20:28, 30:70] = np.tile([1, 0], (8, 20))
+    spoiled[1, 60, 70] = 1
+    images = cupy.asarray(clean)
+    assert find_defects(images) is None
+    before = device.counts["waits"]
+    assert find_defects(images) is None
+    assert device.counts["waits"] - before <= 1
+    on_device, on_host = find_defects(cupy.asarray(spoiled)), find_defects(spoiled)
+    assert on_device is not None
+    assert on_host is not None
+    assert on_device.names == on_host.names
+    for name in ("valid", "returned"):
+        np.testing.assert_array_equal(to_host(getattr(on_device, name)), getattr(on_host, name))
+    with pytest.warns(UserWarning, match="dead column 40"):
+        results = [gd.deblur(images, 7, options=QUICK) for images in (cupy.asarray(spoiled), spoiled)]
+    assert_close(results[0].image, results[1].image, atol=2e-3)

@@ -1,0 +1,473 @@
+"""Defects that nobody told of: dead lines, hot pixels and sharp overlays in a blurred image, and constant borders.
+
+Nothing in a blurred image is sharper than its blur permits. The filter that shows what is sharper is learned from the
+image itself: the inverse of its power spectrum, the median over blocks. It is the matched filter of a single pixel, and
+lets through what the blur has removed; an edge along a straight motion, which stays sharp, does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..numerics.arrays import Array, array_module, constant, to_host, to_host_together
+from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
+from ..numerics.inpainting import inpaint
+from ..numerics.user_warnings import warn
+from .borders import MIN_WIDTH, border_profiles, inside_borders
+from .noise import EXPONENTIAL_MEDIAN, GAUSSIAN_MEDIAN, median
+
+MIN_SIDE = 32
+BLOCK, REACH = 16, 5  # sides: of the blocks of the spectrum, and pixels on either side of the filter's middle
+NOISE_FLOOR = 5e-4  # of the image's range: less noise than that of 8 bits is no reason to see more
+CONTRAST_FLOOR = 4e-3
+# Thresholds as pairs: multiples of the image's own deviation, and fractions of the contrast within 7 x 7 pixels (for
+# lines of that at which a step is sharp). In 200 blurred images without defects the largest medians along lines were
+# (6, 0.4), and at most two pixels exceeded CERTAIN.
+CERTAIN, STRONG, WEAK, FAINT, HOT = (10.0, 0.4), (8.0, 0.35), (6.0, 0.25), (3.5, 0.15), (8.0, 0.6)
+LINE = (1.0, 0.65)
+# How often an overlay must exceed what is sharpest in nine of ten blocks of the rest of the image, and a hot pixel the
+# sharpest 0.1 % of it; one that is not clearly single, more. So an image that is sharp has none of these.
+OVERLAY_RATIO, HOT_RATIO, SPIKE_RATIO = 2.6, 2.0, 4.0
+MAX_LINE_WIDTH = 4
+MAX_OVERLAY, MAX_HOT = 0.4, 0.05  # shares of the image
+MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 8  # strong ones of a letter, and certain ones of an overlay
+WORD_GAP, BOX_FILL = 6, 0.35  # pixels around letters of a line; share of a line's box
+NEAR = 40  # pixels within which an overlay's fainter parts are looked for
+
+
+class DefectWarning(UserWarning):
+    """Defects were found in an image and left out. `at_command_line` is the text for there."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.format("defects=None"))
+        self.at_command_line = message.format("--defects none")
+
+
+@dataclass(frozen=True)
+class Defects:
+    """What `find_defects` found in an image or in a stack.
+
+    Attributes
+    ----------
+    valid : bool of the image's shape, False at all defects.
+    returned : bool of the image's shape, False where the image comes back as it is: borders and overlays. None if there
+        are none of these.
+    names : a phrase for each kind of defect.
+    """
+
+    valid: Array
+    returned: Array | None
+    names: tuple[str, ...]
+
+    def warn(self) -> None:
+        """Warn of the defects, with the way out."""
+        end = "" if self.returned is None else "; borders and overlays are returned as they are"
+        warn(
+            DefectWarning(
+                f"image has {' and '.join(self.names)}, left out{end}; if it is part of the scene, give {{}} and a "
+                "mask of the rest"
+            )
+        )
+
+
+def find_defects(image: Array, valid: Array | None = None, channel_axis: int | None = None) -> Defects | None:
+    """The defects of `image`, or None. On CuPy it waits, for a clean image once.
+
+    Parameters
+    ----------
+    image : (..., H, W), or with one more axis for the channels; finite where it is valid.
+    valid : bool of its shape, optional. Other pixels are not looked at.
+    """
+    xp = array_module(image)
+    planes = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
+    height, width = planes.shape[-2:]
+    if min(height, width) < 4 * MIN_WIDTH:
+        return None
+    lead = planes.shape[: -2 if channel_axis is None else -3]
+    planes = planes.reshape(-1, 1 if channel_axis is None else planes.shape[-3], height, width)
+    values = planes.astype(np.result_type(planes.dtype, np.float32), copy=False)
+    known = valid
+    if known is not None:
+        known = (known if channel_axis is None else xp.moveaxis(known, channel_axis, -3)).reshape(planes.shape)
+        values = inpaint(xp.where(known, values, 0), known)
+    is_large = min(height, width) >= MIN_SIDE
+    maps = _sharpness(values) if is_large else None
+    arrays = [] if maps is None else [_is_suspect(maps, known)]
+    arrays += border_profiles(values) if known is None else []
+    host = to_host_together(xp, arrays)  # here CuPy must wait
+    border = inside_borders(*host[-7:]) if known is None else None
+    suspects = np.zeros((len(planes), 1)) if maps is None else host[0]
+    if border is not None and maps is not None:
+        known = xp.broadcast_to(xp.asarray(border)[:, None], planes.shape)
+        values = inpaint(xp.where(known, values, 0), known)
+        maps = _sharpness(values)
+        (suspects,) = to_host_together(xp, [_is_suspect(maps, known)])
+    located = dict[int, Location]()
+    if maps is not None:
+        for i in np.flatnonzero(suspects.any(axis=1)).tolist():
+            location = _locate(to_host(values[i]), maps.on_host(i), None if known is None else to_host(known[i]))
+            if location.lost.any():
+                located[i] = location
+    if not located and border is None:
+        return None
+    masks = np.ones((2, len(planes), height, width), dtype=bool)  # valid, returned
+    if border is not None:
+        masks[:] = border
+    for number, location in located.items():
+        masks[0, number] &= ~location.lost
+        masks[1, number] &= ~location.overlay
+
+    def as_image(mask: np.ndarray) -> Array:
+        whole = xp.asarray(np.broadcast_to(mask[:, None], planes.shape))
+        whole = whole.reshape(*lead, *planes.shape[2 if channel_axis is None else 1 :])
+        return whole if channel_axis is None else xp.moveaxis(whole, -3, channel_axis)
+
+    mask = as_image(masks[0])
+    return Defects(
+        mask if valid is None else mask & valid,
+        None if masks[1].all() else as_image(masks[1]),
+        _names(border is not None, list(located.values())),
+    )
+
+
+def _names(has_border: bool, located: list[Location]) -> tuple[str, ...]:
+    """A phrase for each kind of defect."""
+    names = ["a constant border, as a letterbox or a frame has"] if has_border else []
+    for axis, name in ((0, "row"), (1, "column")):
+        lines = sorted({line for location in located for line in location.lines[axis]})
+        if lines:
+            names.append(f"dead {name}{'s' * (len(lines) > 1)} {_listed([str(line) for line in lines])}")
+    count = sum(location.hot_count for location in located)
+    if count:
+        names.append(f"{count} hot or dead pixel{'s' * (count > 1)}")
+    boxes = [box for location in located for box in location.boxes]
+    if boxes:
+        names.append(f"sharp overlays at {_listed(boxes)}")
+    return tuple(names)
+
+
+def _listed(items: Sequence[str], limit: int = 6) -> str:
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+# ---- what is sharper than the image's blur: the same for NumPy and CuPy
+
+
+class Sharpness(NamedTuple):
+    """How far each pixel and each line of images is from what its neighbors predict.
+
+    Deviations are in units of their spread over the image, fractions in units of the local contrast.
+    """
+
+    deviation: Array  # (n, C, H, W)
+    fraction: Array
+    row_deviation: Array  # (n, C, H), medians along the rows
+    row_fraction: Array
+    column_deviation: Array  # (n, C, W)
+    column_fraction: Array
+
+    def on_host(self, i: int) -> Sharpness:
+        """Those of image `i`, without its axis."""
+        return Sharpness(*(to_host(array[i]) for array in self))
+
+    def exceeds(self, limits: tuple[float, float]) -> Array:
+        """Where pixels exceed `limits` of both, (..., H, W)."""
+        return _over(self.deviation, self.fraction, limits)
+
+
+def _sharpness(planes: Array) -> Sharpness:
+    """The `Sharpness` of images (n, C, H, W)."""
+    xp, (height, width) = array_module(planes), planes.shape[-2:]
+    means = _blocks(planes).mean(axis=(-2, -1))
+    low = means.min(axis=-1)
+    span = means.max(axis=-1) - low
+    span = xp.where(span > 0, span, 1)[..., None, None]
+    scaled = ((planes - low[..., None, None]) / span).astype(np.float32)
+    detail = _laplacian(scaled)
+    taps = _inverse_filter(detail)
+    response = _laplacian(xp.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(1, 1), (1, 1)]))  # to a single pixel
+    gain = response[..., REACH + 1, REACH + 1][..., None, None]
+    taps, response = taps / gain, response / gain
+    size = fast_size(height + 2 * REACH), fast_size(width + 2 * REACH)
+    rest = [(0, size[0] - height - 2 * REACH), (0, size[1] - width - 2 * REACH)]
+    padded = xp.pad(detail, [(0, 0)] * (detail.ndim - 2) + [(REACH, REACH)] * 2, mode="symmetric")
+    padded = xp.pad(padded, [(0, 0)] * (detail.ndim - 2) + rest)
+    spectrum = rfft2(padded) * (psf_to_otf(taps, size) * (1 / (size[0] * size[1])))
+    error = irfft2(spectrum, size, overwrite=True)[..., REACH : REACH + height, REACH : REACH + width]
+    spread = median(xp.ascontiguousarray(abs(error)).reshape(*error.shape[:-2], -1)) / GAUSSIAN_MEDIAN
+    deviation = error / xp.maximum(spread, NOISE_FLOOR)[..., None, None]
+    fraction = error / (_extremes(xp.maximum, scaled) - _extremes(xp.minimum, scaled) + CONTRAST_FLOOR)
+    maps = [deviation, fraction]
+    for axis in (-1, -2):
+        edge = abs(xp.cumsum(response.sum(axis=axis), axis=-1)).max(axis=-1)[..., None]  # response to a sharp step
+        for values, unit in ((deviation, 1), (fraction, edge)):
+            lines = values if axis == -1 else values.swapaxes(-2, -1)
+            maps.append(median(xp.ascontiguousarray(lines)) / unit)
+    return Sharpness(*maps)
+
+
+def _is_suspect(maps: Sharpness, known: Array | None) -> Array:
+    """Whether pixels, rows and columns are over their thresholds, (n, 3), as floats."""
+    xp = array_module(maps.deviation)
+    pixels = maps.exceeds(STRONG) | maps.exceeds((HOT[0], WEAK[1]))
+    if known is not None:
+        pixels &= known
+    rows = _over(maps.row_deviation, maps.row_fraction, LINE)
+    columns = _over(maps.column_deviation, maps.column_fraction, LINE)
+    tests = [test.reshape(len(test), -1).any(axis=-1) for test in (pixels, rows, columns)]
+    return xp.stack(tests, axis=-1).astype(np.float32)
+
+
+def _over(deviation: Array, fraction: Array, limits: tuple[float, float]) -> Array:
+    return (abs(deviation) > limits[0]) & (abs(fraction) > limits[1])
+
+
+def _inverse_filter(detail: Array) -> Array:
+    """The matched filter of a single pixel for the `_laplacian` of images, (..., 2 REACH + 1, 2 REACH + 1)."""
+    xp = array_module(detail)
+    window, laplacian = constant(xp, _window), constant(xp, _laplacian_spectrum)
+    power = abs(xp.fft.rfft2(_blocks(detail) * window)) ** 2
+    power = power.astype(np.float32).reshape(*power.shape[:-2], -1)
+    power = median(xp.ascontiguousarray(power.swapaxes(-2, -1))) / EXPONENTIAL_MEDIAN
+    power = power.reshape(*power.shape[:-1], *laplacian.shape)
+    taps = xp.fft.irfft2(laplacian / xp.maximum(power, NOISE_FLOOR**2 * laplacian**2 + 1e-12), (BLOCK, BLOCK))
+    taps = xp.roll(taps, (REACH, REACH), axis=(-2, -1))[..., : 2 * REACH + 1, : 2 * REACH + 1]
+    return (taps * constant(xp, _taper)).astype(np.float32)
+
+
+def _window() -> np.ndarray:
+    """A Hann window of the energy 1, so that white noise has its variance as power."""
+    side = np.sin(np.pi * (np.arange(BLOCK) + 0.5) / BLOCK) ** 2
+    window = np.outer(side, side)
+    return (window / np.sqrt((window**2).sum())).astype(np.float32)
+
+
+def _laplacian_spectrum() -> np.ndarray:
+    side = 2 - 2 * np.cos(2 * np.pi * np.arange(BLOCK) / BLOCK)
+    return (side[:, None] + side[None, : BLOCK // 2 + 1]).astype(np.float32)
+
+
+def _taper() -> np.ndarray:
+    side = np.cos(np.pi * np.arange(-REACH, REACH + 1) / (2 * REACH + 2)) ** 2
+    return np.outer(side, side).astype(np.float32)
+
+
+def _blocks(planes: Array) -> Array:
+    """Blocks of BLOCK x BLOCK pixels, half of them displaced by half a block, (..., count, BLOCK, BLOCK)."""
+    xp, lead, (height, width) = array_module(planes), planes.shape[:-2], planes.shape[-2:]
+    grids = []
+    for start in (0, BLOCK // 2):
+        rows, columns = (height - start) // BLOCK, (width - start) // BLOCK
+        part = planes[..., start : start + rows * BLOCK, start : start + columns * BLOCK]
+        part = part.reshape(*lead, rows, BLOCK, columns, BLOCK).swapaxes(-3, -2)
+        grids.append(part.reshape(*lead, rows * columns, BLOCK, BLOCK))
+    return xp.concatenate(grids, axis=-3)
+
+
+def _laplacian(planes: Array) -> Array:
+    edges = [(0, 0)] * (planes.ndim - 2) + [(1, 1), (1, 1)]
+    padded = array_module(planes).pad(planes, edges, mode="edge")
+    across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
+    return 4 * planes - (across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1])
+
+
+def _extremes(function: Any, planes: Array) -> Array:
+    """The maximum or minimum of 7 x 7 pixels."""
+    planes = array_module(planes).pad(planes, [(0, 0)] * (planes.ndim - 2) + [(3, 3), (3, 3)], mode="edge")
+    for step in (1, 2, 3):
+        planes = function(planes[..., :-step], planes[..., step:])
+    for step in (1, 2, 3):
+        planes = function(planes[..., :-step, :], planes[..., step:, :])
+    return planes
+
+
+# ---- where the defects of a suspect image are: on the host
+
+
+@dataclass(frozen=True)
+class Location:
+    """The defects of one image: bool (H, W), numbers of (rows, columns), boxes as text."""
+
+    lost: np.ndarray
+    overlay: np.ndarray
+    lines: tuple[list[int], list[int]]
+    hot_count: int
+    boxes: list[str]
+
+
+def _locate(values: np.ndarray, maps: Sharpness, known: np.ndarray | None) -> Location:
+    """The defects of an image, from its channels (C, H, W) and their `_sharpness`."""
+    shape = values.shape[-2:]
+    dead, steps = np.zeros((2, *shape), dtype=bool)
+    lines: tuple[set[int], set[int]] = (set(), set())
+    for plane, *profiles in zip(values, *maps[2:], strict=True):
+        for axis in (0, 1):
+            picture = plane if axis == 0 else plane.T
+            dead_lines, step_lines = _dead_lines(picture, *profiles[2 * axis : 2 * axis + 2])
+            lines[axis].update(dead_lines)
+            for mask, numbers in ((dead, dead_lines), (steps, step_lines)):
+                (mask if axis == 0 else mask.T)[numbers] = True
+    size, part = abs(maps.deviation).max(axis=0), np.ones(shape, dtype=bool)
+    if known is not None:
+        part = ndimage().binary_erosion(known.all(axis=0), iterations=2, border_value=1)
+    part &= ~ndimage().binary_dilation(dead, iterations=2)
+    single = np.logical_or.reduce([_single_pixels(*planes) for planes in zip(values, *maps[:2], strict=True)])
+    single &= part
+    overlay = _overlay(values, maps, steps, part, single)
+    hot = single & ~overlay
+    beside = overlay | ndimage().binary_dilation(hot, np.ones((3, 3)), iterations=2)
+    rest = size[part & ~beside]
+    sharpest = np.quantile(rest, 0.999) if len(rest) else np.inf
+    hot &= size > HOT_RATIO * sharpest
+    # At the edges of the scene, its contrast hides that a pixel is single.
+    peak = size == ndimage().maximum_filter(size, 3)
+    peak &= maps.exceeds((SPIKE_RATIO * float(sharpest), WEAK[1])).any(axis=0)
+    hot |= peak & part & ~overlay
+    if hot.mean() > MAX_HOT:
+        hot[:] = False
+    return Location(
+        dead | hot | overlay,
+        overlay,
+        (sorted(lines[0]), sorted(lines[1])),
+        int(hot.sum()),
+        _boxes(overlay),
+    )
+
+
+def ndimage() -> Any:
+    import scipy.ndimage
+
+    return scipy.ndimage
+
+
+def _dead_lines(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) -> tuple[list[int], list[int]]:
+    """(rows of an image that are dead, rows beside a sharp step), from the medians along them."""
+    exceeds, count = _over(deviation, fraction, LINE), len(plane)
+    dead, steps = list[int](), list[int]()
+    labels, groups = ndimage().label(ndimage().binary_closing(np.pad(exceeds, 2))[2:-2] | exceeds)
+    for group in range(1, groups + 1):
+        lines = np.flatnonzero(labels == group)
+        size = abs(fraction[lines])
+        sign = np.sign(fraction[lines[size.argmax()]])
+        peaks = lines[(size >= 0.5 * size.max()) & (np.sign(fraction[lines]) == sign)]
+        first, last = int(peaks[0]), int(peaks[-1])
+        before, after = (plane[j if 0 <= j < count else k] for j, k in ((first - 1, last + 1), (last + 1, first - 1)))
+        is_line = last - first < MAX_LINE_WIDTH
+        if is_line:
+            depth = abs(plane[first : last + 1] - (before + after) / 2).max(axis=0)
+            is_line = bool(np.median(depth) > 2 * np.median(abs(before - after)))
+        outermost = 0 if lines[0] == 0 else count - 1
+        if is_line:
+            dead += range(first, last + 1)
+        elif outermost in lines and _is_dead_at_border(plane if outermost == 0 else plane[::-1]):
+            dead.append(outermost)
+        else:
+            steps += [int(j) for j in lines]
+    return dead, steps
+
+
+def _is_dead_at_border(plane: np.ndarray) -> bool:
+    """Whether the first row alone differs from the next."""
+    first, second, third = plane[:3]
+    return bool(np.median(abs(first - second)) > 2 * np.median(abs(second - third)))
+
+
+def _single_pixels(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    """Where a pixel differs from all of its neighbors but one."""
+    candidates = _over(deviation, fraction, (HOT[0], WEAK[1]))
+    y, x = np.nonzero(candidates)
+    if len(y) == 0:
+        return candidates
+    window = np.lib.stride_tricks.sliding_window_view(np.pad(plane, 3, mode="reflect"), (7, 7))[y, x]
+    near = abs(window[:, 2:5, 2:5] - plane[y, x][:, None, None]).reshape(len(y), 9)
+    second = np.partition(near, 2, axis=-1)[:, 2]  # the least are the pixel itself and one neighbor
+    ordered = np.sort(window.reshape(len(y), 49), axis=-1)
+    contrast = np.where(abs(fraction[y, x]) > HOT[1], 0.6 * (ordered[:, -1] - ordered[:, 0]), np.inf)
+    contrast = np.minimum(contrast, ordered[:, -4] - ordered[:, 3])  # without other hot pixels
+    result = np.zeros_like(candidates)
+    result[y, x] = second > contrast
+    return result
+
+
+def _overlay(
+    values: np.ndarray, maps: Sharpness, steps: np.ndarray, part: np.ndarray, single: np.ndarray
+) -> np.ndarray:
+    """Where sharp edges lie close together, and what they enclose; nowhere if the rest of the image is as sharp."""
+    nd, square = ndimage(), np.ones((3, 3), dtype=bool)
+    size, nothing = abs(maps.deviation).max(axis=0), np.zeros_like(part)
+    strong = maps.exceeds(STRONG).any(axis=0) & part
+    weak = maps.exceeds(WEAK).any(axis=0) & part
+    crowd = nd.uniform_filter(strong.astype(np.float32), 9) * 81
+    strong &= ~(nd.binary_dilation(single, square) & (crowd < 2 * MIN_PIXELS + 9))
+    region = _enclosed(strong | (weak & nd.binary_dilation(strong, square, iterations=3)) | steps, strong | steps)
+    if not region.any():
+        return nothing
+    beside = nd.binary_dilation(region | single, square, iterations=8)
+    level = _sharpness_of_rest(np.where(part, size, 0), beside)
+    inside = strong & region
+    if inside.any() and np.median(size[inside]) < OVERLAY_RATIO * level:
+        return nothing
+    # Fainter parts, such as letters on a background as bright as they are, lie near; the faintest in the same line.
+    for near, share, limits in (((NEAR, NEAR), 1.5, WEAK), ((NEAR // 10, 3 * NEAR), 1.0, FAINT)):
+        fainter = maps.exceeds(limits).any(axis=0) & part & (size > share * level)
+        fainter &= nd.maximum_filter(region, (2 * near[0] + 1, 2 * near[1] + 1)) & ~(
+            nd.binary_dilation(single, square) & ~region
+        )
+        region = _enclosed(region | fainter, region | fainter)
+    region = _boxed(region)
+    certain = maps.exceeds(CERTAIN).any(axis=0) & part & region
+    if certain.sum() < MIN_OVERLAY_PIXELS and not steps.any():
+        return nothing
+    low, high = values.min(axis=(-2, -1), keepdims=True), values.max(axis=(-2, -1), keepdims=True)
+    ranges = nd.maximum_filter(values, (1, 3, 3)) - nd.minimum_filter(values, (1, 3, 3))
+    flat, _ = nd.label((ranges <= 1e-3 * (high - low)).all(axis=0))
+    touched = np.unique(flat[nd.binary_dilation(region, square, iterations=2)])
+    region |= np.isin(flat, touched[touched > 0])
+    region = nd.binary_fill_holes(nd.binary_dilation(region, square, iterations=2))
+    return region if region.mean() <= MAX_OVERLAY else nothing
+
+
+def _enclosed(edges: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """`edges` and what they enclose, where at least MIN_PIXELS of `counted` are connected."""
+    if not edges.any():
+        return np.zeros_like(edges)
+    nd, square = ndimage(), np.ones((3, 3), dtype=bool)
+    region = nd.binary_closing(np.pad(edges, 8), square, iterations=4)[8:-8, 8:-8] | edges
+    labels, count = nd.label(nd.binary_fill_holes(region), square)
+    keep = nd.sum_labels(counted, labels, np.arange(count + 1)) >= MIN_PIXELS
+    keep[0] = False
+    return keep[labels]
+
+
+def _boxed(region: np.ndarray) -> np.ndarray:
+    """`region`, and the boxes of its words and lines that are well filled: of these, not each letter may be found."""
+    nd = ndimage()
+    labels, _ = nd.label(nd.binary_dilation(region, np.ones((3, 3)), iterations=WORD_GAP))
+    boxed = region.copy()
+    for box in nd.find_objects(np.where(region, labels, 0)):
+        if box is not None and region[box].mean() >= BOX_FILL:
+            boxed[box] = True
+    return boxed
+
+
+def _sharpness_of_rest(size: np.ndarray, beside: np.ndarray) -> float:
+    """The largest of `size` in a block of the image, exceeded in one of ten of those without a pixel of `beside`."""
+    highest, excluded = _blocks(size).max(axis=(-2, -1)), _blocks(beside).any(axis=(-2, -1))
+    return float(np.quantile(highest[~excluded], 0.9)) if not excluded.all() else np.inf
+
+
+def _boxes(overlay: np.ndarray) -> list[str]:
+    """Where overlays lie, as slices of rows and columns; letters of a word are one."""
+    nd = ndimage()
+    if not overlay.any():
+        return []
+    labels, _ = nd.label(nd.binary_dilation(overlay, np.ones((3, 3)), iterations=8))
+    return [
+        f"[{ys.start}:{ys.stop}, {xs.start}:{xs.stop}]"
+        for ys, xs in nd.find_objects(np.where(overlay, labels, 0))
+        if ys is not None
+    ]
