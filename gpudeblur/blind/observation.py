@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..numerics.arrays import Array, array_module, choose_module, move, to_host_
 from ..numerics.inpainting import inpaint
 from .options import Settings
 
+Window = tuple[slice, slice]
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -33,6 +36,7 @@ class Observation:
     white : the value of full scale in the unit of the user's image.
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
+    windows : (n, 4), what lies inside the constant borders of the images, see `images.borders`; None without borders.
     inside : bool of the user's image without opacity, False on its constant border and on overlays, which are returned
         as they are; None without these. See `images.defects`.
     """
@@ -44,6 +48,7 @@ class Observation:
     alpha: Array | None = None
     white: float = 1.0
     valid: Array | None = None
+    windows: np.ndarray | None = None
     inside: Array | None = None
 
     @classmethod
@@ -71,12 +76,12 @@ class Observation:
         if valid is not None:
             image = array_module(image).where(valid, image, 0).astype(image.dtype, copy=False)
         white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
-        on_device, inside = move(image, xp), None
+        on_device, inside, windows = move(image, xp), None, None
         valid = None if valid is None else move(valid, xp)
         defects = None if settings.defects is None else find_defects(on_device, valid, channel_axis)
         if defects is not None:
             defects.warn()
-            valid = defects.valid
+            valid, windows = defects.valid, defects.windows
             inside = None if defects.returned is None else move(defects.returned, array_module(image))
         planes = to_planes(on_device, channel_axis=channel_axis, dtype=dtype, white=white)
         height, width = planes.shape[-2:]
@@ -93,14 +98,17 @@ class Observation:
             saturated &= valid
         largest, any_saturated = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
         checks.check_largest(float(largest), planes.dtype, None)
-        if settings.kernel_size is None:
-            checks.check_minimum_size((height, width))
-        else:
-            checks.check_kernel_size(settings.kernel_size, (height, width))
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if channel_axis is None else luminance(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
-        return cls(planes, gray, saturated if any_saturated else None, scale, alpha, white, valid, inside)
+        saturated = saturated if any_saturated else None
+        observed = cls(planes, gray, saturated, scale, alpha, white, valid, windows, inside)
+        for shape in observed.window_shapes:
+            if settings.kernel_size is None:
+                checks.check_minimum_size(shape)
+            else:
+                checks.check_kernel_size(settings.kernel_size, shape)
+        return observed
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
@@ -111,6 +119,27 @@ class Observation:
         image, gray, scale = (array[indices] for array in (self.image, self.luminance, self.noise_scale))
         return Observation(image, gray, saturated, scale, white=self.white, valid=valid)
 
+    def by_window(self) -> Iterator[tuple[np.ndarray | None, Window | None, Observation]]:
+        """(indices, window, the images cropped to it) of those with one border; without borders (None, None, all)."""
+        if self.windows is None:
+            yield None, None, self
+            return
+        different, which = np.unique(self.windows, axis=0, return_inverse=True)
+        for number, (top, bottom, left, right) in enumerate(different.tolist()):
+            group = np.flatnonzero(which == number) if len(different) > 1 else None
+            window = slice(top, bottom), slice(left, right)
+            yield group, window, self.subset(group).crop(window)
+
+    def crop(self, window: Window) -> Observation:
+        """The images within a window. Waits for a device."""
+        xp, part = self.xp, (..., *window)
+        saturated, valid = (None if array is None else array[part] for array in (self.saturated, self.valid))
+        if valid is not None and bool(valid.all()):
+            valid = None
+        image, gray = (xp.ascontiguousarray(array[part]) for array in (self.image, self.luminance))
+        scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
+        return Observation(image, gray, saturated, scale, white=self.white, valid=valid)
+
     def __len__(self) -> int:
         return len(self.image)
 
@@ -119,6 +148,13 @@ class Observation:
         """(H, W)."""
         height, width = self.image.shape[-2:]
         return height, width
+
+    @property
+    def window_shapes(self) -> list[tuple[int, int]]:
+        """(H, W) of what lies inside the constant borders, each once."""
+        if self.windows is None:
+            return [self.shape]
+        return [(bottom - top, right - left) for top, bottom, left, right in np.unique(self.windows, axis=0).tolist()]
 
     @property
     def xp(self) -> Any:

@@ -18,7 +18,7 @@ from ..numerics.arrays import Array, array_module, backend_name, choose_module, 
 from ..numerics.inpainting import inpaint
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
-from .deblur import as_info
+from .parts import as_info
 from .options import check_call
 
 MIN_TILE = 64  # pixels

@@ -24,8 +24,10 @@ def border_profiles(values: Array) -> list[Array]:
     return [array.astype(np.float64) for array in arrays]
 
 
-def inside_borders(span: np.ndarray, *profiles: np.ndarray) -> np.ndarray | None:
-    """Where images have no constant border, bool (n, H, W), from their `border_profiles`; None if none has one.
+def border_windows(span: np.ndarray, *profiles: np.ndarray) -> np.ndarray | None:
+    """What lies inside the constant borders of images, (n, 4): first and end row, first and end column.
+
+    From their `border_profiles`; None if none has a border.
 
     A border is at least MIN_WIDTH lines of one value at a side, less than half of the picture, that ends in a step: the
     even margin of a page or a black sky goes over into the picture and is no border.
@@ -39,12 +41,15 @@ def inside_borders(span: np.ndarray, *profiles: np.ndarray) -> np.ndarray | None
     ]
     if not np.any(ends):
         return None
-    mask = np.ones((len(span), height, width), dtype=bool)
-    for i in np.flatnonzero(np.any(ends, axis=0)):
-        top, bottom, left, right = (int(widths[i]) for widths in ends)
-        mask[i] = False
-        mask[i, top : height - bottom, left : width - right] = True
-    return mask
+    top, bottom, left, right = ends
+    return np.stack([top, height - bottom, left, width - right], axis=1)
+
+
+def inside(windows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Where images of a `shape` (H, W) lie inside their `border_windows`, bool (n, H, W)."""
+    rows, columns = (np.arange(n) for n in shape)
+    top, bottom, left, right = windows.T[..., None]
+    return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
 
 
 def _widths(low: np.ndarray, high: np.ndarray, step: np.ndarray, tolerance: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..numerics.arrays import Array, array_module, constant, to_host, to_host_to
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..numerics.inpainting import inpaint
 from ..numerics.user_warnings import warn
-from .borders import MIN_WIDTH, border_profiles, inside_borders
+from .borders import MIN_WIDTH, border_profiles, border_windows, inside
 from .noise import EXPONENTIAL_MEDIAN, GAUSSIAN_MEDIAN, median
 
 MIN_SIDE = 32
@@ -57,11 +57,13 @@ class Defects:
     returned : bool of the image's shape, False where the image comes back as it is: borders and overlays. None if there
         are none of these.
     names : a phrase for each kind of defect.
+    windows : (n, 4) of the images in one row, the `border_windows`; None if there is no constant border.
     """
 
     valid: Array
     returned: Array | None
     names: tuple[str, ...]
+    windows: np.ndarray | None
 
     def warn(self) -> None:
         """Warn of the defects, with the way out."""
@@ -99,7 +101,8 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
     arrays = [] if maps is None else [_is_suspect(maps, known)]
     arrays += border_profiles(values) if known is None else []
     host = to_host_together(xp, arrays)  # here CuPy must wait
-    border = inside_borders(*host[-7:]) if known is None else None
+    windows = border_windows(*host[-7:]) if known is None else None
+    border = None if windows is None else inside(windows, (height, width))
     suspects = np.zeros((len(planes), 1)) if maps is None else host[0]
     if border is not None and maps is not None:
         known = xp.broadcast_to(xp.asarray(border)[:, None], planes.shape)
@@ -131,6 +134,7 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
         mask if valid is None else mask & valid,
         None if masks[1].all() else as_image(masks[1]),
         _names(border is not None, list(located.values())),
+        windows,
     )
 
 

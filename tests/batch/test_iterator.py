@@ -24,7 +24,7 @@ from laws import assert_same
 import gpudeblur as gd
 from gpudeblur import BatchResult, Progress, TwoStepOptions
 from gpudeblur.batch import cpu
-from gpudeblur.blind import deblur as blind_deblur
+from gpudeblur.blind import parts as blind_parts
 
 # Two milliseconds a picture: no test here is about quality.
 QUICK = TwoStepOptions(
@@ -507,7 +507,7 @@ def sizes_by_brightness(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     def sizes(stack: np.ndarray, *_: Any) -> np.ndarray:
         return np.where(stack.mean(axis=(-2, -1)) > 0.5, 9, 5)
 
-    monkeypatch.setattr(blind_deblur, "estimate_sizes", sizes)
+    monkeypatch.setattr(blind_parts, "estimate_sizes", sizes)
     return [(picture(i) + i % 2) / 2 for i in range(3)]
 
 

@@ -8,7 +8,7 @@ from laws import assert_close, assert_same, picture
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.images.borders import border_profiles, inside_borders
+from gpudeblur.images.borders import border_profiles, border_windows, inside
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SCENE = picture((60, 80))
@@ -20,12 +20,18 @@ def framed(scene: np.ndarray, top: int, bottom: int, left: int, right: int, valu
 
 
 def border_mask(image: np.ndarray, channel_axis: int | None = None) -> np.ndarray | None:
-    """`inside_borders` of one image or a stack, (..., H, W)."""
+    """Where one image or a stack lies `inside` its border, (..., H, W)."""
     planes = image if channel_axis is None else np.moveaxis(image, channel_axis, -3)
     height, width = planes.shape[-2:]
     values = planes.reshape(-1, 1 if channel_axis is None else planes.shape[-3], height, width)
-    mask = inside_borders(*border_profiles(values.astype(np.float32)))
-    return None if mask is None else mask.reshape(*planes.shape[: -2 if channel_axis is None else -3], height, width)
+    windows = border_windows(*border_profiles(values.astype(np.float32)))
+    return (
+        None
+        if windows is None
+        else inside(windows, (height, width)).reshape(
+            *planes.shape[: -2 if channel_axis is None else -3], height, width
+        )
+    )
 
 
 @pytest.mark.parametrize("sides", [(12, 12, 0, 0), (0, 9, 0, 0), (5, 5, 7, 7), (0, 0, 3, 2)])

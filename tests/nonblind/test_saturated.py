@@ -11,7 +11,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import nonblind
-from gpudeblur.blind import deblur
+from gpudeblur.blind import parts
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import psnr
 from gpudeblur.nonblind import METHODS
@@ -180,7 +180,7 @@ def test_deblur_hands_the_mask_to_its_restoration(xp: Any, monkeypatch: pytest.M
         masks.append(saturated)
         return restore(planes, kernel, final, report, saturated, valid)
 
-    monkeypatch.setattr(deblur, "restore", spy)
+    monkeypatch.setattr(parts, "restore", spy)
     options = gd.TwoStepOptions(starts=("wide",), iterations=1, finest_iterations=1)
     picture = np.stack([night()[0], DIM, DIM], axis=-1)
     gd.deblur(xp.asarray(picture), 9, channel_axis=-1, options=options)

@@ -1,0 +1,229 @@
+"""The images of a stack in parts of one window and one kernel size: kernels, restorations, and how they are joined."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..images.kernel_field import KernelField
+from ..images.kernels import fit_size
+from ..nonblind.final import residual_mse, restore
+from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_together
+from ..numerics.progress import OnProgress, subrange
+from ..numerics.user_warnings import warn
+from .confidence import blend_weight, result_signals
+from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
+from .observation import Observation, Window
+from .options import Settings
+from .rotation_choice import choose_rotations, with_rotations
+from .two_step import two_step
+
+Group = np.ndarray | None  # indices of images in a stack; None: all of them
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one kernel size and one window, and what is known of them so far."""
+
+    group: Group
+    window: Window | None  # inside a constant border
+    observed: Observation  # cropped to the window
+    kernel: Array  # (n, kh, kw)
+    signals: dict[str, Array]  # (n,) each
+    start: Any  # moments of the clock, between which the kernel was estimated
+    end: Any
+    progress: OnProgress  # of the restoration
+    fields: tuple[KernelField | None, ...] = ()  # one an image with blur="rotation"
+    sharp: Array | None = None  # (n, C, H, W)
+
+
+def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
+    """The kernels of `observed`, one window and one kernel size after the other."""
+    start = clock.now()
+    for group, window, images, size, begin, fraction in groups_of(observed, settings):
+        kernel_progress, final_progress = settings.progress(begin, fraction)
+        fields: tuple[KernelField | None, ...] = ()
+        if settings.blur == "uniform":
+            kernel, signals = two_step(images, size, settings.options, kernel_progress)
+        else:
+            kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5))
+            rotations = choose_rotations(
+                images, kernel, settings.focal, settings.options, subrange(kernel_progress, 0.5, 0.5)
+            )
+            kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
+            fields = tuple(part_fields if window is None else _in_image(part_fields, window, observed.shape))
+        yield Part(group, window, images, kernel, signals, start, clock.now(), final_progress, fields)
+        start = clock.now()
+
+
+def _in_image(fields: Sequence[KernelField | None], window: Window, shape: tuple[int, int]) -> list[KernelField | None]:
+    """The fields of images of a `shape` that were estimated in a window of it."""
+    offsets = [part.start for part in window]
+    return [
+        None
+        if field is None
+        else KernelField(
+            field.kernels, shape, tuple(at + offset for at, offset in zip(field.positions, offsets, strict=True))
+        )
+        for field in fields
+    ]
+
+
+def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
+    """Warn of estimated windows that may be too small. Waits for a device where the kernel size was estimated."""
+    if settings.kernel_size is not None:
+        return
+    truncated = sum(int((part.signals["border_mass"] > BORDER_MASS_LIMIT).sum()) for part in parts)
+    if truncated:
+        warn(
+            f"kernel_size=None found kernels that touch the border of their window in {truncated} of "
+            f"{sum(len(part.kernel) for part in parts)} images; give a larger kernel_size if the blur is longer",
+            RuntimeWarning,
+        )
+
+
+def groups_of(
+    observed: Observation, settings: Settings
+) -> Iterator[tuple[Group, Window | None, Observation, tuple[int, int], float, float]]:
+    """(group, its window, its images, its kernel size, begin and fraction of its share of all images)."""
+    done = 0.0
+    for outer, window, cropped in observed.by_window():
+        share = len(cropped) / len(observed)
+        for inner, size, begin, fraction in groups_by_size(cropped, settings):
+            group = inner if outer is None else outer if inner is None else outer[inner]
+            yield group, window, cropped.subset(inner), size, done + share * begin, share * fraction
+        done += share
+
+
+def groups_by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
+    """(group, its kernel size, where it begins as a fraction of all images, what fraction it is)."""
+    if settings.kernel_size is not None:
+        yield None, settings.kernel_size, 0.0, 1.0
+        return
+    sides = estimate_sizes(observed.luminance, observed.noise_scale, settings.options, settings.size_progress())
+    begin = 0.0
+    for side in np.unique(sides):
+        group = np.flatnonzero(sides == side)
+        fraction = len(group) / len(sides)
+        yield group if fraction < 1 else None, (int(side), int(side)), begin, fraction
+        begin += fraction
+
+
+def restore_part(part: Part, settings: Settings) -> Part:
+    """`part` with its restoration, blended with the observed image by its confidence if the options are cautious."""
+    if settings.final is None:
+        return part
+    images, signals, final = part.observed, part.signals, settings.final
+    if any(field is not None for field in part.fields):
+        sharp, *measures = restore_each(part, final)
+    else:
+        arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
+        function = functools.partial(_restore, final=final, mask=images.valid)
+        sharp, *measures = replayed(
+            ("restore", final), function, *arrays, report=part.progress, capturable=images.valid is None
+        )
+    xp = images.xp
+    error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
+    signals = signals | {"residual": xp.sqrt(error)}
+    if settings.options.cautious:
+        unknowns = math.prod(part.kernel.shape[-2:]) / math.prod(images.shape)
+        confidence = signals["confidence"]
+        strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
+        signals["strength"] = strength
+        sharp = images.image + strength[:, None, None, None] * (sharp - images.image)
+    return replace(part, signals=signals, sharp=sharp)
+
+
+def restore_each(part: Part, final: str) -> list[Array]:
+    """What `_restore` returns, image by image, each with its field or its kernel."""
+    images, results = part.observed, []
+    for i, field in enumerate(part.fields):
+        saturated, mask = (None if array is None else array[i] for array in (images.saturated, images.valid))
+        progress = subrange(part.progress, i / len(images), 1 / len(images))
+        kernel = part.kernel[i] if field is None else field
+        results.append(_restore(images.image[i], kernel, saturated, mask=mask, final=final, report=progress))
+    return [images.xp.stack(columns) for columns in zip(*results, strict=True)]
+
+
+def _restore(
+    image: Array,
+    kernel: Array | KernelField,
+    saturated: Array | None = None,
+    *,
+    mask: Array | None = None,
+    final: str,
+    report: OnProgress,
+) -> tuple[Array, ...]:
+    """(restoration (..., H, W), its mean squared residual, its `result_signals`), (...) each."""
+    sharp = restore(image, kernel, final, report, saturated, mask)
+    error = residual_mse(image, sharp, kernel, saturated, mask)
+    return sharp, error, *result_signals(sharp, image, saturated, mask)
+
+
+def join_parts(parts: Sequence[Part], n: int, shape: tuple[int, int]) -> tuple[Array, Array | None, dict[str, Array]]:
+    """(kernels, restorations or None, signals) of all `n` images (H, W) = `shape` in their order.
+
+    Smaller kernels are padded, and restorations of a window with 0.
+    """
+    side = max(part.kernel.shape[-2:] for part in parts)
+
+    def join(arrays: Sequence[Array]) -> Array:
+        if len(parts) == 1:
+            return arrays[0]
+        xp = array_module(arrays[0])
+        result = xp.empty((n, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+        for part, array in zip(parts, arrays, strict=True):
+            result[xp.asarray(part.group)] = array
+        return result
+
+    kernel = join([part.kernel if len(parts) == 1 else fit_size(part.kernel, side) for part in parts])
+    images = [_whole(part, shape) for part in parts if part.sharp is not None]
+    signals = {name: join([part.signals[name] for part in parts]) for name in parts[0].signals}
+    return kernel, join(images) if images else None, signals
+
+
+def _whole(part: Part, shape: tuple[int, int]) -> Array:
+    """The restorations of a part, with 0 outside of its window."""
+    if part.window is None:
+        return part.sharp
+    assert part.sharp is not None
+    image = part.observed.xp.zeros((*part.sharp.shape[:-2], *shape), dtype=part.sharp.dtype)
+    image[(..., *part.window)] = part.sharp
+    return image
+
+
+def fields_of(parts: Sequence[Part], n: int) -> list[KernelField | None]:
+    """The field of each of `n` images, or None; in the memory of the kernels."""
+    fields: list[KernelField | None] = [None] * n
+    for part in parts:
+        indices = range(n) if part.group is None else part.group
+        for i, field in zip(indices, part.fields, strict=False):  # without blur="rotation" there are none
+            fields[i] = field
+    return fields
+
+
+def blur_info(stack: tuple[int, ...], fields: Sequence[KernelField | None]) -> dict[str, Any]:
+    """`info["blur"]`: one word for a single image, else an array of them."""
+    names = np.array(["uniform" if field is None else "rotation" for field in fields])
+    return {"blur": names.reshape(stack) if stack else str(names[0])}
+
+
+def as_info(signals: dict[str, Array], stack: tuple[int, ...]) -> dict[str, Any]:
+    """One number an image for `info`: floats for a single image, else NumPy arrays. Waits for a device, once."""
+    arrays = to_host_together(array_module(signals["confidence"]), list(signals.values()))
+    return {
+        name: values.reshape(stack) if stack else float(values[0]) for name, values in zip(signals, arrays, strict=True)
+    }
+
+
+def kernel_sides(parts: Sequence[Part], n: int, stack: tuple[int, ...]) -> Any:
+    """The side of each image's kernel: an int for a single image, else an array."""
+    sides = np.empty(n, dtype=int)
+    for part in parts:
+        sides[part.group] = part.kernel.shape[-1]
+    return sides.reshape(stack) if stack else int(sides[0])
