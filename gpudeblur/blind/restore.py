@@ -18,8 +18,8 @@ from ..numerics.arrays import Array, array_module, backend_name, choose_module, 
 from ..numerics.inpainting import inpaint
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
-from .parts import as_info
 from .options import check_call
+from .parts import as_info
 
 MIN_TILE = 64  # pixels
 FACE_LIMIT = 0.5  # probability, below which an image is no face

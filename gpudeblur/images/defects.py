@@ -359,16 +359,17 @@ def _dead_lines(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) 
         sign = np.sign(fraction[lines[size.argmax()]])
         peaks = lines[(size >= 0.5 * size.max()) & (np.sign(fraction[lines]) == sign)]
         first, last = int(peaks[0]), int(peaks[-1])
-        before, after = (plane[j if 0 <= j < count else k] for j, k in ((first - 1, last + 1), (last + 1, first - 1)))
-        is_line = last - first < MAX_LINE_WIDTH
+        is_line = first > 0 and last < count - 1 and last - first < MAX_LINE_WIDTH
         if is_line:
+            before, after = plane[first - 1], plane[last + 1]
             depth = abs(plane[first : last + 1] - (before + after) / 2).max(axis=0)
             is_line = bool(np.median(depth) > 2 * np.median(abs(before - after)))
         outermost = 0 if lines[0] == 0 else count - 1
         if is_line:
             dead += range(first, last + 1)
-        elif outermost in lines and _is_dead_at_border(plane if outermost == 0 else plane[::-1]):
-            dead.append(outermost)
+        elif outermost in lines:  # where a slope of the image ends, too
+            if _is_dead_at_border(plane if outermost == 0 else plane[::-1]):
+                dead.append(outermost)
         else:
             steps += [int(j) for j in lines]
     return dead, steps

@@ -117,6 +117,8 @@ CLEAN = {
     "text": scene(3, 15, 0.004, "page")[:, :200],
     "sharp": data.camera()[100:300, 100:300],
     "sharp coins": data.coins()[:200, :200],
+    "ramp": np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1)),
+    "slanted ramp": np.add.outer(np.linspace(0, 1, 60), np.linspace(0, 2, 90)),
     "constant": np.full((60, 70), 0.5, np.float32),
     "zero": np.zeros((60, 70)),
     "noise": np.random.default_rng(0).standard_normal((80, 90)),
