@@ -31,9 +31,10 @@ import skimage.data
 from scipy.optimize import minimize
 
 import gpudeblur
-from gpudeblur.blind.confidence import BLEND_SCALE, OFFSET, blend_weight, log_odds, result_signals, small_image_factor
+from gpudeblur.blind.confidence import BLEND_SCALE, OFFSET, blend_weight, log_odds, small_image_factor
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import scores
+from gpudeblur.nonblind.final import result_signals
 from gpudeblur.synthesis import trajectory_kernel
 
 from .cases import (

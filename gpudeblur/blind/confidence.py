@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module, constant, masked_mean, sum_pixels
+from ..numerics.arrays import Array, array_module, constant, sum_pixels
 from ..numerics.conjugate_gradient import dot
 from ..numerics.filters import gradient
 from ..numerics.fourier import fast_size, psf_to_otf, rfft2
@@ -125,34 +125,6 @@ def confidence(
     spread = xp.clip((0.25 - (kernel**2).sum(axis=(-2, -1))) / 0.15, 0, 1)
     edges = xp.clip(gradient_gain / MIN_GAIN, 0, 1)
     return spread * edges / (1 + xp.exp(-xp.clip(score, -30, 30)))
-
-
-def result_signals(
-    sharp: Array, blurred: Array, saturated: Array | None = None, mask: Array | None = None
-) -> tuple[Array, Array, Array]:
-    """How a restoration (..., H, W) differs from its blurred image: (ringing, change, overshoot), (...) each.
-
-    Mean squares over the blurred image's variance. Ringing: of what exceeds both [0, 1] and the blurred image's range.
-    Change: of the difference. Overshoot: of what exceeds the blurred image's range. A sharp image has more range than
-    a blurred one, text far more; a wrong kernel rings beyond any range. In an image with pixels in `saturated` (bool,
-    like `blurred`), lights may be brighter than anything observed: there only values that are too dark count. Pixels
-    that are not in `mask` (bool, like `blurred`) do not count; there `blurred` must be interpolated (`inpaint`).
-    """
-    xp = array_module(sharp, blurred)
-    flat = blurred.reshape(*blurred.shape[:-2], -1)  # one axis: on NumPy, a batch rounds as a loop then
-    sharp, darkest = sharp.reshape(flat.shape), flat.min(axis=-1, keepdims=True)
-    brightest = flat.max(axis=-1, keepdims=True)
-    if saturated is not None:
-        brightest = xp.where(saturated.reshape(flat.shape).any(axis=-1, keepdims=True), np.inf, brightest)
-    valid = None if mask is None else mask.reshape(flat.shape)
-    variance = masked_mean(xp.square(flat - masked_mean(flat, valid)[..., None]), valid)
-    variance = xp.maximum(variance, float(np.finfo(flat.dtype).tiny))
-
-    def relative(difference: Array) -> Array:
-        return xp.asarray(masked_mean(xp.square(difference), valid) / variance)
-
-    ringing = relative(sharp - xp.clip(sharp, xp.minimum(darkest, 0), xp.maximum(brightest, 1)))
-    return ringing, relative(sharp - flat), relative(sharp - xp.clip(sharp, darkest, brightest))
 
 
 def log_odds(confidence: Array) -> Array:

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
-from ..nonblind.final import residual_mse, restore
+from ..nonblind.final import residual_mse, restore, result_signals
 from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_together
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.user_warnings import warn
-from .confidence import blend_weight, result_signals
+from .confidence import blend_weight
 from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
 from .observation import Observation, Window
 from .options import Settings

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..images import checks
+from ..images.defects import find_defects, has_steps
 from ..images.kernel_field import KernelField
 from ..images.kernels import prepare_kernel
 from ..images.known_kernel import known_kernel
@@ -43,6 +44,7 @@ def deconvolve(
     iterations: int | None = None,
     saturation: float | str | None = "auto",
     mask: Array | str | None = None,
+    defects: str | None = "auto",
     tile: int | str | None = None,
     channel_axis: int | None = None,
     device: str | None = None,
@@ -110,6 +112,11 @@ def deconvolve(
         mask (H, W) may serve a stack, and a mask has no channels. In the memory of `image`. "nan": valid where the
         image is finite, in each channel. For the boundary "unknown" only. A `numpy.ma.MaskedArray` as `image` brings
         its own mask; the result is a masked array too, with the same mask over the pixels that were filled in.
+    defects : {"auto", None}
+        "auto": in an image with steps from pixel to pixel, what is sharper than its blur can be is looked for, as in
+        `deblur`: dead rows and columns, hot pixels, overlays, constant borders. What there is is left out, beside the
+        `mask`, with a warning that says where; borders and overlays come back as they are. For the boundary "unknown"
+        only. None: all pixels belong to the scene.
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
         fits. Not for "wiener" and "richardson-lucy"; boundary "unknown" only.
@@ -156,6 +163,7 @@ def deconvolve(
         _check_tile(tile, method, boundary)
     _check_saturation(saturation, method, boundary)
     white = check_white(white)
+    checks.check_defects(defects)
     original, image = image, without_mask(image)
     has_mask = mask is not None or image is not original
     if has_mask and boundary != "unknown":
@@ -193,6 +201,12 @@ def deconvolve(
             unit_free=spec.weight_rule is None,
         )
         planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype=dtype, white=level)
+        located = None
+        if defects is not None and boundary == "unknown" and has_steps(planes):
+            located = find_defects(image, valid, channel_axis)
+        if located is not None:
+            located.warn()
+            valid = located.valid
         if valid is not None:
             valid = valid_planes(valid, xp, channel_axis)
             check_enough(valid, (kernels.shape[-2], kernels.shape[-1]))
@@ -229,6 +243,8 @@ def deconvolve(
                 options["boundary"] = boundary
             sharp = _restored(planes, kernel, method, options, progress)
         sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis, white=level)
+        if located is not None and located.returned is not None:
+            sharp = xp_in.where(located.returned, sharp, image)
         return with_mask_of(original, join_alpha(sharp, alpha, channel_axis))
 
 

@@ -5,16 +5,53 @@ from __future__ import annotations
 from .arrays import Array, array_module
 
 SMOOTHING_STEPS = 12  # at each scale
+NARROW = 3  # pixels
 
 
 def inpaint(image: Array, mask: Array) -> Array:
-    """`image` (..., H, W) where `mask` is True, elsewhere a smooth, nearly harmonic interpolation of these pixels.
+    """`image` (..., H, W) where `mask` is True, elsewhere a smooth interpolation of these pixels.
 
-    Coarse to fine: each scale starts from the coarser one and is smoothed. The values under ~mask are not read. An
-    image that is valid everywhere is unchanged; without any valid pixel it becomes 0.
+    Across up to NARROW pixels it is linear, along rows, columns or both, so that a lost line keeps what varies along
+    it. Elsewhere it is nearly harmonic, coarse to fine: each scale starts from the coarser one and is smoothed. The
+    values under ~mask are not read. An image that is valid everywhere is unchanged; without any valid pixel it becomes
+    0.
     """
     xp = array_module(image, mask)
-    return xp.where(mask, image, _interpolate(xp.where(mask, image, 0), mask.astype(image.dtype)))
+    values, valid = xp.where(mask, image, 0), mask.astype(image.dtype)
+    narrow, weight = _across_narrow(values, valid)
+    filled = xp.where(weight > 0, narrow, _interpolate(values, valid))
+    return xp.where(mask, image, filled)
+
+
+def _across_narrow(values: Array, valid: Array) -> tuple[Array, Array]:
+    """Linear interpolations across up to NARROW pixels and the sum of their weights, 1 / distance^2; 0 elsewhere."""
+    xp, total, weights = array_module(values, valid), 0 * values, 0 * values
+    for axis in (-2, -1):
+        ends = []
+        for direction in (1, -1):
+            value, distance = 0 * values, 0 * values  # of the nearest valid pixel; 0: none is near
+            for step in range(NARROW, 0, -1):
+                shifted_valid = _shifted(valid, direction * step, axis)
+                value = xp.where(shifted_valid > 0, _shifted(values, direction * step, axis), value)
+                distance = xp.where(shifted_valid > 0, step, distance)
+            ends.append((value, distance))
+        (before, to_before), (after, to_after) = ends
+        span = to_before + to_after
+        crosses = (to_before > 0) & (to_after > 0) & (span <= NARROW + 1)
+        weight = xp.where(crosses, 1 / xp.maximum(span, 1) ** 2, 0)
+        total += weight * (to_after * before + to_before * after) / xp.maximum(span, 1)
+        weights += weight
+    return total / xp.where(weights > 0, weights, 1), weights
+
+
+def _shifted(image: Array, step: int, axis: int) -> Array:
+    """`image` moved by `step` pixels along an axis, with 0 where it comes in."""
+    xp, n = array_module(image), image.shape[axis]
+    result = xp.zeros_like(image)
+    moved, whole = (result, image) if axis == -1 else (result.swapaxes(-2, -1), image.swapaxes(-2, -1))
+    if abs(step) < n:
+        moved[..., max(0, step) : n + min(0, step)] = whole[..., max(0, -step) : n - max(0, step)]
+    return result
 
 
 def _interpolate(values: Array, valid: Array) -> Array:

@@ -12,12 +12,11 @@ from scipy import ndimage
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind.confidence import result_signals
 from gpudeblur.blind.observation import Observation
 from gpudeblur.blind.options import Settings
 from gpudeblur.images.noise import noise_sigma
 from gpudeblur.metrics import kernel_similarity
-from gpudeblur.nonblind.final import FINALS, residual_mse, restore
+from gpudeblur.nonblind.final import FINALS, residual_mse, restore, result_signals
 from gpudeblur.numerics.arrays import masked_mean, to_host
 from gpudeblur.numerics.inpainting import inpaint
 from gpudeblur.synthesis import blur, trajectory_kernel

@@ -12,9 +12,9 @@ from gpudeblur.blind.confidence import (
     border_mass,
     confidence,
     gradient_gain,
-    result_signals,
     spectral_match,
 )
+from gpudeblur.nonblind.final import result_signals
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 

@@ -14,10 +14,10 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur import TwoStepOptions
-from gpudeblur.blind.confidence import blend_weight, result_signals
+from gpudeblur.blind.confidence import blend_weight
 from gpudeblur.blind.options import STARTS
 from gpudeblur.metrics import kernel_similarity, scores
-from gpudeblur.nonblind.final import FINALS, restore
+from gpudeblur.nonblind.final import FINALS, restore, result_signals
 from gpudeblur.numerics import chunks
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.priors import L0Intensity
