@@ -6,8 +6,9 @@
 
 mixture and networks: see `bench.fit_faces`.
 
-confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function. Where a
-picture is not blurred (training photographs, scikit-image's textures, white noise), no kernel is a success.
+confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function, with wrong
+kernels weighing four times. Where a picture is not blurred (training photographs, scikit-image's textures, white
+noise), no kernel is a success. The kernel of a picture with a defect is judged on the picture without it.
 
 strength: how much of a restoration a cautious result should have, by what the pictures gain from it. Each picture is
 mixed with its restoration in shares of 0, 0.1 ... 1; each mixture's PSNR is held against that of the blurred picture.
@@ -15,13 +16,14 @@ Fitted is the logistic function of the confidence's log odds and of the logs of 
 most; a loss counts twice, and what it is over 0.5 dB six times. Pictures that are not blurred have no PSNR to lose
 from; theirs counts from 30 dB, and by 3 dB at most.
 
-Fitted to portraits, training photographs and faces (`common_sets`), the strength to pages and night scenes too. Every
-set counts the same. Levin's 32 pictures are shown, not fitted to, nor is anything that quality.py takes but the
+Fitted to portraits, training photographs with and without defects, faces, pages and night scenes (`common_sets`).
+Every set counts the same. Levin's 32 pictures are shown, not fitted to, nor is anything that quality.py takes but the
 portraits. Prints the constants and what they do; a line goes to results/confidence.jsonl or results/strength.jsonl.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +33,17 @@ import skimage.data
 from scipy.optimize import minimize
 
 import gpudeblur
-from gpudeblur.blind.confidence import BLEND_SCALE, OFFSET, blend_weight, log_odds, small_image_factor
+from gpudeblur.blind.confidence import (
+    BLEND_SCALE,
+    OFFSET,
+    blend_weight,
+    kernel_entropy,
+    log_odds,
+    small_image_factor,
+)
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import scores
-from gpudeblur.nonblind.final import result_signals
+from gpudeblur.nonblind.final import restore, result_signals
 from gpudeblur.synthesis import trajectory_kernel
 
 from .cases import (
@@ -50,12 +59,23 @@ from .cases import (
     photographs,
     small_face_cases,
 )
+from .defect_cases import DefectCase, as_clean, defect_cases
 from .evaluate import arguments, evaluation, parallel, record, roc_area
 
 TEXTURES = ("brick", "grass", "gravel", "page", "text", "camera", "coins", "moon")
 SIZES = (15, 19, 23, 27, 31, 35, 41, 51)
 NOT_FITTED = "Levin (not fitted)"
 CONFIDENCE_RIDGE = 2e-3  # on the slopes, so that a separable set has an answer
+WRONG = 4.0  # what a wrong kernel weighs beside a right one
+# Kinds of `defect_cases` in one set, and how many of each.
+DEFECT_SETS = {
+    "overlays": ("time stamp", "strip", "watermark", "logo", "subtitle"),
+    "lines and pixels": ("dead lines", "hot pixels"),
+    "borders": ("letterbox", "frame"),
+    "frames": ("torn", "interlaced", "banding"),
+    "dim": ("dim",),
+}
+PER_DEFECT = 10
 SHARES = np.linspace(0, 1, 11)
 LOSS, GREAT_LOSS, GREAT = 1.0, 4.0, 0.5  # what a dB of loss counts more than a dB of gain, and more again from 0.5 dB
 STRENGTH_RIDGE, TURNS = 1e-3, 6
@@ -93,22 +113,29 @@ def one_kernel_each(cases: Iterable[Case]) -> list[Case]:
 
 
 def signals(case: Case) -> tuple[np.ndarray, list[float]]:
-    """The kernel, and [border mass, spectral match, gradient gain, agreement, sum k^2, confidence]."""
-    result = gpudeblur.deblur(case.blurred, case.kernel.shape, final=None)
-    names = ("border_mass", "spectral_match", "gradient_gain", "agreement")
+    """The kernel, and [border mass, spectral and turned match, gradient gain, agreement, entropy, confidence]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of defects and dim pictures
+        result = gpudeblur.deblur(case.blurred, case.kernel.shape, final=None)
+    names = ("border_mass", "spectral_match", "turned_match", "gradient_gain", "agreement")
     values = [float(result.info[name]) for name in names]
-    return result.kernel, [*values, float((result.kernel**2).sum()), float(result.info["confidence"])]
+    return result.kernel, [*values, float(kernel_entropy(result.kernel)), float(result.info["confidence"])]
 
 
 def features(rows: np.ndarray) -> np.ndarray:
-    """What the logistic function sees: 1, log(border mass + 0.01), match, log(gradient gain + 0.01), agreement."""
-    border, match, gain, agreement = rows[:, :4].T
-    return np.stack([np.ones(len(rows)), np.log(border + 0.01), match, np.log(gain + 0.01), agreement], axis=1)
+    """What the logistic function sees, in the order of the constants of `gpudeblur.blind.confidence`."""
+    border, match, turned, gain, agreement, entropy = rows[:, :6].T
+    columns = [np.log(border + 0.01), match, match - turned, entropy, np.log(gain + 0.01), agreement]
+    return np.stack([np.ones(len(rows)), *columns], axis=1)
 
 
 def common_sets(data: Path, faces: int, noisy: int, noisier: int) -> dict[str, list[Case]]:
     """Pictures of what both fits see; so many small faces, photographs with 1 % noise and with 2 %."""
     shaken, measured = [trajectory_kernel(size, rng=1000 + size) for size in SIZES], levin_kernels(data)
+    kernels = [*measured, *shaken]
+    night = [case for i, case in enumerate(low_light_cases(data, 20, "train")) if i % 4 == i // 4 % 4]
+    short = [kernel for kernel in kernels if len(kernel) <= 31]
+    defects = {name: list(defect_cases(data, short, PER_DEFECT, "train", kinds)) for name, kinds in DEFECT_SETS.items()}
     return {
         "small faces": one_kernel_each(small_face_cases(data, faces, "train")),
         "portraits": list(face_cases(data)),
@@ -117,6 +144,9 @@ def common_sets(data: Path, faces: int, noisy: int, noisier: int) -> dict[str, l
         "photographs, 1 %": one_kernel_each(natural_cases(data, shaken, 0.01, noisy, "train")),
         "photographs, 2 %": one_kernel_each(natural_cases(data, shaken, 0.02, noisier, "train")),
         "sharp": list(sharp_cases(data)),
+        "pages": list(pages(kernels)),
+        "low light": night,
+        **defects,
         NOT_FITTED: list(levin_cases(data)),
     }
 
@@ -128,7 +158,8 @@ def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
     for name, cases in sets.items():
         outcomes = list(parallel(signals, cases, jobs))
         rows[name] = np.array([values for _, values in outcomes])
-        pairs = zip(cases, (kernel for kernel, _ in outcomes), strict=True)
+        judges = (as_clean(case) if isinstance(case, DefectCase) else case for case in cases)
+        pairs = zip(judges, (kernel for kernel, _ in outcomes), strict=True)
         judged = parallel(evaluation, pairs if name != "sharp" else (), jobs)
         success[name] = np.array([row["er"] <= 2 for row in judged] or [False] * len(cases))
         confident = int((rows[name][:, -1] > 0.5).sum())
@@ -142,16 +173,25 @@ def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
 
     x, sign = features(together(fitted, rows)), 2 * together(fitted, success) - 1
     share = np.concatenate([np.full(len(rows[name]), 1 / len(rows[name])) for name in fitted]) / len(fitted)
+    share *= np.where(sign > 0, 1, WRONG)
+    share /= share.sum()
 
     def loss(weights: np.ndarray) -> float:
-        """Every set counts the same, however many pictures it has."""
+        """Every set counts the same, however many pictures it has, but for the weight of wrong kernels."""
         return float(share @ np.logaddexp(0, -sign * (x @ weights)) + CONFIDENCE_RIDGE * (weights[1:] ** 2).sum())
 
-    weights = minimize(loss, np.zeros(5)).x
+    weights = minimize(loss, np.zeros(x.shape[1])).x
     line["fitted"] = [round(float(w), 2) for w in weights]
     for label, names in (("fitted", fitted), ("levin", [NOT_FITTED])):
         line[f"auc_{label}"] = roc_area(together(names, rows)[:, -1], together(names, success))
-    print("INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
+    odds = x @ weights
+    confident = 1 / (1 + np.exp(-odds)) > 0.6
+    line["fitted_auc"] = roc_area(odds, sign > 0)
+    line["fitted_over_0.6"] = {
+        "wrong": float((confident & (sign < 0)).mean()),
+        "right": float(confident[sign > 0].mean()),
+    }
+    print("INTERCEPT, BORDER, MATCH, ADVANTAGE, ENTROPY, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
     print({key: round(value, 3) for key, value in line.items() if key.startswith("auc")})
     return line
 
@@ -167,10 +207,16 @@ class Sample(NamedTuple):
 
 def sample(case: Case) -> Sample:
     blurred = case.blurred.astype(np.float32)
-    result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(cautious=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(cautious=False))
     trust, unknowns = np.asarray(result.info["confidence"]), np.asarray(case.kernel.size / blurred.size)
     ringing, changed, beyond = result_signals(result.image, blurred, find_saturated(blurred))
-    mixtures = [blurred + np.float32(share) * (result.image - blurred) for share in SHARES]
+    restored = result.image
+    if isinstance(case, DefectCase):  # what the kernel does to the picture, wherever the defect is
+        blurred = as_clean(case).blurred.astype(np.float32)
+        restored = restore(blurred, result.kernel.astype(np.float32), "sparse")
+    mixtures = [blurred + np.float32(share) * (restored - blurred) for share in SHARES]
     if case.kernel.any():
         psnr = np.array([scores(mixture, case.sharp).psnr for mixture in mixtures])
         gains = psnr - psnr[0]
@@ -191,9 +237,7 @@ def pages(kernels: list[np.ndarray]) -> Iterator[Case]:
 
 
 def strength_sets(data: Path) -> dict[str, list[Case]]:
-    kernels = [*levin_kernels(data), *(trajectory_kernel(size, rng=1000 + size) for size in SIZES)]
-    night = [case for i, case in enumerate(low_light_cases(data, 20, "train")) if i % 4 == i // 4 % 4]
-    return common_sets(data, 240, 64, 32) | {"pages": list(pages(kernels)), "low light": night}
+    return common_sets(data, 240, 64, 32)
 
 
 def gain_at(samples: list[Sample], shares: np.ndarray) -> np.ndarray:
