@@ -135,7 +135,9 @@ def common_sets(data: Path, faces: int, noisy: int, noisier: int) -> dict[str, l
     kernels = [*measured, *shaken]
     night = [case for i, case in enumerate(low_light_cases(data, 20, "train")) if i % 4 == i // 4 % 4]
     short = [kernel for kernel in kernels if len(kernel) <= 31]
-    defects = {name: list(defect_cases(data, short, PER_DEFECT, "train", kinds)) for name, kinds in DEFECT_SETS.items()}
+    defects: dict[str, list[Case]] = {
+        name: list(defect_cases(data, short, PER_DEFECT, "train", kinds)) for name, kinds in DEFECT_SETS.items()
+    }
     return {
         "small faces": one_kernel_each(small_face_cases(data, faces, "train")),
         "portraits": list(face_cases(data)),
