@@ -125,7 +125,7 @@ def signals(case: Case) -> tuple[np.ndarray, list[float]]:
 def features(rows: np.ndarray) -> np.ndarray:
     """What the logistic function sees, in the order of the constants of `gpudeblur.blind.confidence`."""
     border, match, turned, gain, agreement, entropy = rows[:, :6].T
-    columns = [np.log(border + 0.01), match, match - turned, entropy, np.log(gain + 0.01), agreement]
+    columns = [np.log(border + 0.01), match - turned, entropy, np.log(gain + 0.01), agreement]
     return np.stack([np.ones(len(rows)), *columns], axis=1)
 
 
@@ -168,33 +168,39 @@ def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
         line[name] = {"n": len(cases), "successes": int(success[name].sum()), "confident": confident}
         print(f"{name}: {line[name]}", flush=True)
 
-    fitted = [name for name in sets if name != NOT_FITTED]
+    line |= confidence_constants(rows, success)
+    return line
 
-    def together(names: list[str], table: dict[str, np.ndarray]) -> np.ndarray:
+
+def confidence_constants(rows: dict[str, np.ndarray], success: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The fit to `signals` of each set, and what it does; every set counts the same, but wrong kernels WRONG times."""
+    fitted = [name for name in rows if name != NOT_FITTED]
+
+    def together(table: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
         return np.concatenate([table[name] for name in names])
 
-    x, sign = features(together(fitted, rows)), 2 * together(fitted, success) - 1
-    share = np.concatenate([np.full(len(rows[name]), 1 / len(rows[name])) for name in fitted]) / len(fitted)
-    share *= np.where(sign > 0, 1, WRONG)
-    share /= share.sum()
+    x, right = features(together(rows, fitted)), together(success, fitted)
+    count = np.concatenate([np.full(len(rows[name]), 1 / len(rows[name])) for name in fitted])
+    count *= np.where(right, 1, WRONG)
+    count /= count.sum()
+    spread = x[:, 1:].std(axis=0)
 
     def loss(weights: np.ndarray) -> float:
-        """Every set counts the same, however many pictures it has, but for the weight of wrong kernels."""
-        return float(share @ np.logaddexp(0, -sign * (x @ weights)) + CONFIDENCE_RIDGE * (weights[1:] ** 2).sum())
+        misses = np.logaddexp(0, -np.where(right, 1, -1) * (x @ weights))
+        return float(count @ misses + CONFIDENCE_RIDGE * ((weights[1:] * spread) ** 2).sum())
 
     weights = minimize(loss, np.zeros(x.shape[1])).x
-    line["fitted"] = [round(float(w), 2) for w in weights]
-    for label, names in (("fitted", fitted), ("levin", [NOT_FITTED])):
-        line[f"auc_{label}"] = roc_area(together(names, rows)[:, -1], together(names, success))
-    odds = x @ weights
-    confident = 1 / (1 + np.exp(-odds)) > 0.6
-    line["fitted_auc"] = roc_area(odds, sign > 0)
-    line["fitted_over_0.6"] = {
-        "wrong": float((confident & (sign < 0)).mean()),
-        "right": float(confident[sign > 0].mean()),
-    }
-    print("INTERCEPT, BORDER, MATCH, ADVANTAGE, ENTROPY, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
-    print({key: round(value, 3) for key, value in line.items() if key.startswith("auc")})
+    line: dict[str, Any] = {"fitted": [round(float(w), 2) for w in weights]}
+    for label, names in (("fitted", fitted), ("levin", [NOT_FITTED] if NOT_FITTED in rows else [])):
+        if names:
+            odds, correct = features(together(rows, names)) @ weights, together(success, names)
+            confident = odds > np.log(0.6 / 0.4)
+            line[f"auc_{label}"] = roc_area(odds, correct)
+            line[f"auc_before_{label}"] = roc_area(together(rows, names)[:, -1], correct)
+            line[f"wrong_over_0.6_{label}"] = float((confident & ~correct).mean())  # of all
+            line[f"right_over_0.6_{label}"] = float(confident[correct].mean())  # of the right ones
+    print("INTERCEPT, BORDER, ADVANTAGE, ENTROPY, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
+    print({key: round(value, 3) for key, value in line.items() if key != "fitted"})
     return line
 
 
@@ -239,7 +245,9 @@ def pages(kernels: list[np.ndarray]) -> Iterator[Case]:
 
 
 def strength_sets(data: Path) -> dict[str, list[Case]]:
-    return common_sets(data, 240, 64, 32)
+    sets = common_sets(data, 64, 32, 16)
+    del sets["frames"], sets["dim"]  # torn and interlaced, these have no sharp picture; or nothing to gain
+    return sets
 
 
 def gain_at(samples: list[Sample], shares: np.ndarray) -> np.ndarray:

@@ -17,13 +17,13 @@ from .kernel_step import Window
 BORDER_WIDTH = 1  # pixels
 # Frequencies, in cycles per pixel, at which a blur shows: the scene dominates below, the noise above.
 BAND = (0.03, 0.35)
-# Logistic regression of "error ratio <= 2" on log(border mass + 0.01), spectral match, its advantage over
+# Logistic regression of "error ratio <= 2" on log(border mass + 0.01), advantage of the spectral match over
 # `turned_match`, kernel entropy, log gradient gain and agreement, fitted by `python -m bench fit` to blurred portraits,
 # photographs, small faces, pages and night scenes, images with defects, and images without blur.
-INTERCEPT, BORDER, MATCH, ADVANTAGE, ENTROPY, GAIN, AGREEMENT = -4.79, -0.55, 3.95, 0.0, 0.0, -0.55, 1.64
+INTERCEPT, BORDER, ADVANTAGE, ENTROPY, GAIN, AGREEMENT = -11.28, -1.60, 5.13, 3.70, -0.60, 1.11
 # The blend weight: a logistic function of the confidence's log odds, log(ringing + OFFSET) and log(change + OFFSET),
 # scaled by 1.1 and clipped at 1, so that confident results are returned unblended. Fitted by `python -m bench fit`.
-BLEND_INTERCEPT, ODDS_WEIGHT, RINGING_WEIGHT, CHANGE_WEIGHT = -7.52, 4.62, -1.44, 0.89
+BLEND_INTERCEPT, ODDS_WEIGHT, RINGING_WEIGHT, CHANGE_WEIGHT = -5.56, 1.69, -1.43, 0.98
 BLEND_SCALE, OFFSET, MIN_PROBABILITY = 1.1, 1e-4, 1e-3
 # If kernel pixels / image pixels exceeds SMALL_RATIO[0] (full effect from SMALL_RATIO[1]), an overshoot above the limit
 # multiplies the blend weight by sqrt(limit / overshoot): on small images even a confident kernel may be wrong.
@@ -151,8 +151,8 @@ def confidence(
     0.06). So it is where noise has left almost no gradients in the latent image.
     """
     xp = array_module(kernel, border_mass)
-    score = INTERCEPT + BORDER * xp.log(border_mass + 0.01) + MATCH * spectral_match
-    score = score + ADVANTAGE * (spectral_match - turned_match) + ENTROPY * kernel_entropy(kernel)
+    score = INTERCEPT + BORDER * xp.log(border_mass + 0.01) + ENTROPY * kernel_entropy(kernel)
+    score = score + ADVANTAGE * (spectral_match - turned_match)
     score = score + GAIN * xp.log(gradient_gain + 0.01) + AGREEMENT * agreement
     spread = xp.clip((0.25 - (kernel**2).sum(axis=(-2, -1))) / 0.15, 0, 1)
     edges = xp.clip(gradient_gain / MIN_GAIN, 0, 1)

@@ -10,7 +10,15 @@ import numpy as np
 
 from ..images import checks
 from ..images.defects import find_defects
-from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, without_mask
+from ..images.masks import (
+    NAN_ADVICE,
+    check_enough,
+    hide_invalid,
+    valid_pixels,
+    valid_planes,
+    without_mask,
+    without_opacity,
+)
 from ..images.noise import noise_scale
 from ..images.planes import decode, luminance, split_alpha, to_planes
 from ..images.saturation import find_saturated
@@ -70,11 +78,9 @@ class Observation:
         xp = choose_module(image, settings.device)
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
         image, alpha = split_alpha(image, channel_axis)
-        if valid is not None and alpha is not None and channel_axis is not None:  # the colors' part of it
-            valid = array_module(valid).moveaxis(valid, channel_axis, 0)[:-1]
-            valid = array_module(valid).moveaxis(valid, 0, channel_axis)
-        if valid is not None:
-            image = array_module(image).where(valid, image, 0).astype(image.dtype, copy=False)
+        if valid is not None and alpha is not None and channel_axis is not None:
+            valid = without_opacity(valid, channel_axis)
+        image = hide_invalid(image, valid)
         white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
         on_device, inside, windows = move(image, xp), None, None
         valid = None if valid is None else move(valid, xp)
@@ -88,8 +94,7 @@ class Observation:
         channels = 1 if channel_axis is None else planes.shape[-3]
         planes = planes.reshape(-1, channels, height, width)
         if valid is not None:
-            valid = valid if channel_axis is None else xp.moveaxis(valid, channel_axis, -3)
-            valid = xp.ascontiguousarray(valid).reshape(planes.shape)
+            valid = valid_planes(valid, xp, channel_axis).reshape(planes.shape)
             if settings.kernel_size is not None and has_mask:
                 check_enough(valid, settings.kernel_size, "use a smaller kernel_size")
             planes = inpaint(planes, valid)

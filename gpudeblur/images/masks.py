@@ -102,6 +102,12 @@ def _bool_mask(image: Any, mask: Any, channel_axis: int | None, name: str) -> Ar
     return xp.broadcast_to(mask, image.shape)
 
 
+def without_opacity(valid: Array, channel_axis: int) -> Array:
+    """What `valid_pixels` says of the colors of an image whose last channel is opacity."""
+    xp = array_module(valid)
+    return xp.moveaxis(xp.moveaxis(valid, channel_axis, 0)[:-1], 0, channel_axis)
+
+
 def hide_invalid(image: Array, valid: Array | None) -> Array:
     """`image` with 0 where it is not `valid`; as it is if `valid` is None."""
     if valid is None:

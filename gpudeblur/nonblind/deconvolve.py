@@ -19,6 +19,7 @@ from ..images.masks import (
     valid_planes,
     with_mask_of,
     without_mask,
+    without_opacity,
 )
 from ..images.planes import decode, join_alpha, split_alpha, to_picture, to_planes
 from ..images.saturation import find_saturated
@@ -186,10 +187,9 @@ def deconvolve(
             xp = xp_in  # `tiled` moves each tile to the device
         valid = valid_pixels(original, mask, channel_axis=channel_axis)
         image, alpha = split_alpha(image, channel_axis)
-        if valid is not None:
-            if alpha is not None and channel_axis is not None:  # the colors' part of it
-                valid = xp_in.moveaxis(xp_in.moveaxis(valid, channel_axis, 0)[:-1], 0, channel_axis)
-            image = hide_invalid(image, valid)
+        if valid is not None and alpha is not None and channel_axis is not None:
+            valid = without_opacity(valid, channel_axis)
+        image = hide_invalid(image, valid)
         numbers = (weight, noise_sigma, offset, None if isinstance(saturation, str) else saturation)
         level = white_level(
             image,
