@@ -6,9 +6,9 @@
 
 mixture and networks: see `bench.fit_faces`.
 
-confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function, with wrong
-kernels weighing four times. Where a picture is not blurred (training photographs, scikit-image's textures, white
-noise), no kernel is a success. The kernel of a picture with a defect is judged on the picture without it.
+confidence: the signals of blurred and of sharp pictures against "error ratio <= 2", a logistic function. Where a
+picture is not blurred (training photographs, scikit-image's textures, white noise), no kernel is a success. The kernel
+of a picture with a defect is judged on the picture without it.
 
 strength: how much of a restoration a cautious result should have, by what the pictures gain from it. Each picture is
 mixed with its restoration in shares of 0, 0.1 ... 1; each mixture's PSNR is held against that of the blurred picture.
@@ -37,7 +37,6 @@ from gpudeblur.blind.confidence import (
     BLEND_SCALE,
     OFFSET,
     blend_weight,
-    kernel_entropy,
     log_odds,
     small_image_factor,
 )
@@ -66,7 +65,6 @@ TEXTURES = ("brick", "grass", "gravel", "page", "text", "camera", "coins", "moon
 SIZES = (15, 19, 23, 27, 31, 35, 41, 51)
 NOT_FITTED = "Levin (not fitted)"
 CONFIDENCE_RIDGE = 2e-3  # on the slopes, so that a separable set has an answer
-WRONG = 4.0  # what a wrong kernel weighs beside a right one
 # Kinds of `defect_cases` in one set, and how many of each.
 DEFECT_SETS = {
     "overlays": ("time stamp", "strip", "watermark", "logo", "subtitle"),
@@ -113,20 +111,18 @@ def one_kernel_each(cases: Iterable[Case]) -> list[Case]:
 
 
 def signals(case: Case) -> tuple[np.ndarray, list[float]]:
-    """The kernel, and [border mass, spectral and turned match, gradient gain, agreement, entropy, confidence]."""
+    """The kernel, and [border mass, spectral match, gradient gain, agreement, confidence]."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of defects and dim pictures
         result = gpudeblur.deblur(case.blurred, case.kernel.shape, final=None)
-    names = ("border_mass", "spectral_match", "turned_match", "gradient_gain", "agreement")
-    values = [float(result.info[name]) for name in names]
-    return result.kernel, [*values, float(kernel_entropy(result.kernel)), float(result.info["confidence"])]
+    names = ("border_mass", "spectral_match", "gradient_gain", "agreement", "confidence")
+    return result.kernel, [float(result.info[name]) for name in names]
 
 
 def features(rows: np.ndarray) -> np.ndarray:
     """What the logistic function sees, in the order of the constants of `gpudeblur.blind.confidence`."""
-    border, match, turned, gain, agreement, entropy = rows[:, :6].T
-    columns = [np.log(border + 0.01), match - turned, entropy, np.log(gain + 0.01), agreement]
-    return np.stack([np.ones(len(rows)), *columns], axis=1)
+    border, match, gain, agreement = rows[:, :4].T
+    return np.stack([np.ones(len(rows)), np.log(border + 0.01), match, np.log(gain + 0.01), agreement], axis=1)
 
 
 def common_sets(data: Path, faces: int, noisy: int, noisier: int) -> dict[str, list[Case]]:
@@ -173,7 +169,7 @@ def fit_confidence(data: Path, jobs: int) -> dict[str, Any]:
 
 
 def confidence_constants(rows: dict[str, np.ndarray], success: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The fit to `signals` of each set, and what it does; every set counts the same, but wrong kernels WRONG times."""
+    """The fit to `signals` of each set, and what it does; every set counts the same."""
     fitted = [name for name in rows if name != NOT_FITTED]
 
     def together(table: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
@@ -181,8 +177,7 @@ def confidence_constants(rows: dict[str, np.ndarray], success: dict[str, np.ndar
 
     x, right = features(together(rows, fitted)), together(success, fitted)
     count = np.concatenate([np.full(len(rows[name]), 1 / len(rows[name])) for name in fitted])
-    count *= np.where(right, 1, WRONG)
-    count /= count.sum()
+    count /= len(fitted)
     spread = x[:, 1:].std(axis=0)
 
     def loss(weights: np.ndarray) -> float:
@@ -199,7 +194,7 @@ def confidence_constants(rows: dict[str, np.ndarray], success: dict[str, np.ndar
             line[f"auc_before_{label}"] = roc_area(together(rows, names)[:, -1], correct)
             line[f"wrong_over_0.6_{label}"] = float((confident & ~correct).mean())  # of all
             line[f"right_over_0.6_{label}"] = float(confident[correct].mean())  # of the right ones
-    print("INTERCEPT, BORDER, ADVANTAGE, ENTROPY, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
+    print("INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT =", ", ".join(f"{w:.2f}" for w in weights))
     print({key: round(value, 3) for key, value in line.items() if key != "fitted"})
     return line
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,12 @@ from .kernel_step import Window
 BORDER_WIDTH = 1  # pixels
 # Frequencies, in cycles per pixel, at which a blur shows: the scene dominates below, the noise above.
 BAND = (0.03, 0.35)
-# Logistic regression of "error ratio <= 2" on log(border mass + 0.01), advantage of the spectral match over
-# `turned_match`, kernel entropy, log gradient gain and agreement, fitted by `python -m bench fit` to blurred portraits,
-# photographs, small faces, pages and night scenes, images with defects, and images without blur.
-INTERCEPT, BORDER, ADVANTAGE, ENTROPY, GAIN, AGREEMENT = -11.28, -1.60, 5.13, 3.70, -0.60, 1.11
+# Logistic regression of "error ratio <= 2" on log(border mass + 0.01), spectral match, log gradient gain and agreement,
+# fitted by `python -m bench fit` to blurred portraits, photographs and small faces, and to images without blur.
+INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT = -4.79, -0.55, 3.95, -0.55, 1.64
 # The blend weight: a logistic function of the confidence's log odds, log(ringing + OFFSET) and log(change + OFFSET),
 # scaled by 1.1 and clipped at 1, so that confident results are returned unblended. Fitted by `python -m bench fit`.
-BLEND_INTERCEPT, ODDS_WEIGHT, RINGING_WEIGHT, CHANGE_WEIGHT = -5.56, 1.69, -1.43, 0.98
+BLEND_INTERCEPT, ODDS_WEIGHT, RINGING_WEIGHT, CHANGE_WEIGHT = -7.52, 4.62, -1.44, 0.89
 BLEND_SCALE, OFFSET, MIN_PROBABILITY = 1.1, 1e-4, 1e-3
 # If kernel pixels / image pixels exceeds SMALL_RATIO[0] (full effect from SMALL_RATIO[1]), an overshoot above the limit
 # multiplies the blend weight by sqrt(limit / overshoot): on small images even a confident kernel may be wrong.
@@ -73,27 +71,6 @@ def spectral_match(blurred: Array, kernel: Array) -> Array:
     return (dot(a, b) / xp.sqrt(dot(a, a) * dot(b, b) + tiny))[..., 0, 0]
 
 
-def turned_match(blurred: Array, kernel: Array) -> Array:
-    """The largest `spectral_match` of the kernel's mirror image and of both turned by 90 degrees, (...).
-
-    Where it comes near that of the kernel, the match is that of any kernel of this kind: the lines of a text or the
-    grain of a texture make dips, too.
-    """
-    xp, (h, w), (kh, kw) = array_module(blurred, kernel), blurred.shape[-2:], kernel.shape[-2:]
-    others = [kernel[..., ::-1]]
-    if kw <= h and kh <= w:
-        turned = kernel.swapaxes(-2, -1)
-        others += [turned, turned[..., ::-1]]
-    return functools.reduce(xp.maximum, (spectral_match(blurred, xp.ascontiguousarray(other)) for other in others))
-
-
-def kernel_entropy(kernel: Array) -> Array:
-    """-sum k log k over the logarithm of the number of pixels, (...): 0 for a single pixel, 1 for an even window."""
-    xp, pixels = array_module(kernel), kernel.shape[-2] * kernel.shape[-1]
-    tiny = float(np.finfo(kernel.dtype).tiny)
-    return -(kernel * xp.log(xp.maximum(kernel, tiny))).sum(axis=(-2, -1)) / math.log(max(pixels, 2))
-
-
 def _hann_window(h: int, w: int, dtype: Any) -> np.ndarray:
     return np.outer(np.hanning(h), np.hanning(w)).astype(dtype)
 
@@ -134,25 +111,16 @@ def gradient_gain(latent: Array, blurred: Array, window: Window) -> Array:
 
 
 def confidence(
-    kernel: Array,
-    *,
-    border_mass: Array,
-    spectral_match: Array,
-    turned_match: Array,
-    gradient_gain: Array,
-    agreement: Array,
+    kernel: Array, *, border_mass: Array, spectral_match: Array, gradient_gain: Array, agreement: Array
 ) -> Array:
     """Probability, (...), that restoring with `kernel` has at most twice the squared error of the true kernel.
-
-    In the fit, wrong kernels weigh as if there were four times as many: a confident wrong result is the worst.
 
     A kernel of a pixel or two, sum k^2 above 0.25, means that the image is not blurred or that nothing determines a
     kernel; its confidence is 0, and from sum k^2 = 0.1 on it is reduced (the kernels of [Levin2009] have 0.02 to
     0.06). So it is where noise has left almost no gradients in the latent image.
     """
     xp = array_module(kernel, border_mass)
-    score = INTERCEPT + BORDER * xp.log(border_mass + 0.01) + ENTROPY * kernel_entropy(kernel)
-    score = score + ADVANTAGE * (spectral_match - turned_match)
+    score = INTERCEPT + BORDER * xp.log(border_mass + 0.01) + MATCH * spectral_match
     score = score + GAIN * xp.log(gradient_gain + 0.01) + AGREEMENT * agreement
     spread = xp.clip((0.25 - (kernel**2).sum(axis=(-2, -1))) / 0.15, 0, 1)
     edges = xp.clip(gradient_gain / MIN_GAIN, 0, 1)

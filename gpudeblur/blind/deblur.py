@@ -57,7 +57,7 @@ class BlindResult:
         One value an image, a float for a single image, else an array:
 
         - ``confidence``: in [0, 1]; below 0.5 the kernel is a guess. It is made of ``border_mass``,
-          ``spectral_match``, ``turned_match``, ``gradient_gain`` and ``agreement``, see `blind.confidence`.
+          ``spectral_match``, ``gradient_gain`` and ``agreement``, see `blind.confidence`.
         - ``energy``: log of the minimum of eq. 2 per pixel, one part of the score by which the kernel was selected.
         - ``residual``: rms of B - x * k for the restoration x, away from the borders; only with a restoration.
         - ``strength``: the restoration's share in the result, see `TwoStepOptions.cautious`; only if that is set, too.

@@ -35,14 +35,13 @@ MIN_CURVATURE = 1e-6  # of a peak of the correlation, as a fraction of its heigh
 OFFSET = 1e-4  # added to signals before their logarithm
 CANDIDATES = ("one step", "sketch", "MAP", "sketch with MAP")
 # Scores of `CANDIDATES` by their features, fitted by `python -m bench fit mixture`: 1, log change, log reblur and
-# log gradient energy (`networks.confidence.signals`), log distance from the first image, log odds of MAP's confidence
-# (fitted to an earlier confidence, of whose log odds 0.53 times the present ones plus 0.34 are the best prediction).
+# log gradient energy (`networks.confidence.signals`), log distance from the first image, log odds of MAP's confidence.
 SCORES = np.array(
     [
         [-1.496, -0.679, 0.506, -2.057, 0.016, -0.005],
         [-3.238, -0.403, 0.002, 3.501, -0.187, 0.13],
-        [-0.771, 0.596, 0.093, 0.657, -0.77, 0.768],
-        [-2.447, -0.055, -0.625, 0.325, -0.211, 0.083],
+        [-1.263, 0.596, 0.093, 0.657, -0.77, 1.445],
+        [-2.5, -0.055, -0.625, 0.325, -0.211, 0.157],
     ]
 )
 

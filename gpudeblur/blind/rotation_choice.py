@@ -146,6 +146,6 @@ def with_rotations(
         signals["border_mass"][image] = border_mass(kernel[image])
         signals["spectral_match"][image] = xp.minimum(signals["spectral_match"][image] + rotation.match, 1)
         signals["gradient_gain"][image] *= rotation.gain
-        names = ("border_mass", "spectral_match", "turned_match", "gradient_gain", "agreement")
+        names = ("border_mass", "spectral_match", "gradient_gain", "agreement")
         signals["confidence"][image] = confidence(kernel[image], **{name: signals[name][image] for name in names})
     return kernel, signals, fields

@@ -18,11 +18,10 @@ import numpy as np
 from ..images.kernels import fit_size
 from ..images.noise import divide_by_noise
 from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side, stack
-from ..numerics.chunks import map_in_chunks
 from ..numerics.progress import OnProgress, subrange
 from ..priors.protocol import is_replayable
 from .alternation import coarse_to_fine, run_scale
-from .confidence import border_mass, confidence, turned_match
+from .confidence import border_mass, confidence
 from .kernel_projection import normalize, project
 from .kernel_refine import refine_kernel
 from .kernel_step import has_gradients, selection_window, window_pixels
@@ -36,7 +35,7 @@ from .selection import KernelScores, agreement, rank, score_kernels, take, take_
 # may be mistaken for a light.
 WITHOUT_LIGHTS = ("wide", "sparse", "compact")
 NETWORK_SIDE = 16  # pixels, of the smallest images that networks take
-SIGNALS = ("confidence", "border_mass", "spectral_match", "turned_match", "gradient_gain", "agreement", "energy")
+SIGNALS = ("confidence", "border_mass", "spectral_match", "gradient_gain", "agreement", "energy")
 
 
 class Views(NamedTuple):
@@ -192,7 +191,7 @@ def finest_kernel(
         scores.append(replace(first, energy=xp.where(views.noise_scale > 1, np.inf, first.energy)))
     best = rank(scores, 1)[0]
     kernel = take(finished, best)
-    return kernel, *signals_of(kernel, scoring, take_scores(scores, best), list(kernels))
+    return kernel, *signals_of(kernel, take_scores(scores, best), list(kernels))
 
 
 def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
@@ -215,13 +214,11 @@ def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepO
     return normalize(fit_size(project(kernel, **limits), size))
 
 
-def signals_of(kernel: Array, scoring: Array, scores: KernelScores, coarse: list[Array]) -> list[Array]:
-    """`SIGNALS` of kernels (n, kh, kw) of the images `scoring` (n, H, W), (n,) each: see `confidence`."""
-    (turned,) = map_in_chunks(lambda image, kernel: (turned_match(image, kernel),), scoring, kernel)
+def signals_of(kernel: Array, scores: KernelScores, coarse: list[Array]) -> list[Array]:
+    """`SIGNALS` of kernels (n, kh, kw), (n,) each: see `confidence`."""
     signals = {
         "border_mass": border_mass(kernel),
         "spectral_match": scores.match,
-        "turned_match": turned,
         "gradient_gain": scores.gain,
         "agreement": agreement(kernel, coarse),
     }

@@ -56,7 +56,7 @@ def test_gradient_gain_is_measured_inside_the_window(xp: Any) -> None:
 def test_each_signal_changes_the_confidence(xp: Any) -> None:
     spread, delta = xp.full((1, 9, 9), 1 / 81), xp.zeros((1, 9, 9))
     delta[:, 4, 4] = 1
-    usual = {"border_mass": 0.0, "spectral_match": 0.6, "turned_match": 0.1, "gradient_gain": 1.4, "agreement": 0.9}
+    usual = {"border_mass": 0.0, "spectral_match": 0.6, "gradient_gain": 1.4, "agreement": 0.9}
 
     def value(kernel: Any = spread, **changes: float) -> float:
         numbers = {name: xp.full(1, number) for name, number in (usual | changes).items()}
@@ -65,7 +65,6 @@ def test_each_signal_changes_the_confidence(xp: Any) -> None:
     assert 0.7 < value() <= 1
     assert value(border_mass=0.3) < value() - 0.05
     assert value(spectral_match=-0.2) < value() - 0.1
-    assert value(turned_match=0.6) < value() - 0.05
     assert value(gradient_gain=8) < value() - 0.05
     assert value(agreement=0.4) < value() - 0.1
     assert value(delta) == 0

@@ -30,7 +30,7 @@ ASTRONAUT = data.astronaut() / 255
 # Fast, where a test is not about quality: with one initialization, and with all.
 QUICK = TwoStepOptions(iterations=1, finest_iterations=1, kernel_iterations=10, starts=("wide",))
 ALL_STARTS = dataclasses.replace(QUICK, starts=tuple(STARTS))
-SIGNALS = ("confidence", "border_mass", "spectral_match", "turned_match", "energy", "gradient_gain", "agreement")
+SIGNALS = ("confidence", "border_mass", "spectral_match", "energy", "gradient_gain", "agreement")
 
 
 @functools.cache
