@@ -98,6 +98,14 @@ DefectsOption = Annotated[
         "such as time stamps, are found and left out. none: all of it belongs to the scene."
     ),
 ]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,W,H",
+        help="Estimate the kernel in this part alone: its left and upper end, width and height in pixels. A part with "
+        "edges in all directions is as good as the picture, and faster.",
+    ),
+]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
 BlurOption = Annotated[
@@ -144,6 +152,7 @@ def deblur(
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
+    region: RegionOption = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -171,6 +180,7 @@ def deblur(
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
                 defects=_parse_defects(defects),
+                region=_parse_region(region),
                 blur=blur.value,
                 focal=focal_length,
                 options=_options(gradient_weight, smooth_weight, prior),
@@ -354,6 +364,7 @@ def kernel(
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
+    region: RegionOption = None,
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -374,6 +385,7 @@ def kernel(
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
                 defects=_parse_defects(defects),
+                region=_parse_region(region),
                 options=_options(gradient_weight, smooth_weight, prior),
                 callback=callback,
             )
@@ -577,6 +589,18 @@ def _parse_white_level(text: str | None) -> float | str | None:
             "4095 for 12 bits"
         )
     return level
+
+
+def _parse_region(text: str | None) -> tuple[slice, slice] | None:
+    if text is None:
+        return None
+    try:
+        left, top, width, height = map(int, text.split(","))
+    except ValueError:
+        raise ValueError(f"--region must be four integers X,Y,W,H, got {text!r}; such as 200,100,400,300") from None
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise ValueError(f"--region must begin inside the picture and have pixels, got {text!r}")
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _parse_defects(defects: Defects) -> str | None:

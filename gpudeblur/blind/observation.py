@@ -108,7 +108,7 @@ class Observation:
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
         saturated = saturated if any_saturated else None
         observed = cls(planes, gray, saturated, scale, alpha, white, valid, windows, inside)
-        for shape in observed.window_shapes:
+        for shape in observed.estimated_shapes(settings.region):
             if settings.kernel_size is None:
                 checks.check_minimum_size(shape)
             else:
@@ -160,6 +160,18 @@ class Observation:
         if self.windows is None:
             return [self.shape]
         return [(bottom - top, right - left) for top, bottom, left, right in np.unique(self.windows, axis=0).tolist()]
+
+    def estimated_shapes(self, region: Window | None) -> list[tuple[int, int]]:
+        """(H, W) of what a kernel is estimated from, each once: `window_shapes`, or the `region` within the windows."""
+        if region is None:
+            return self.window_shapes
+        height, width = self.shape
+        windows = [[0, height, 0, width]] if self.windows is None else np.unique(self.windows, axis=0).tolist()
+        shapes = []
+        for top, bottom, left, right in windows:
+            rows, columns = checks.region_window(region, self.shape, (slice(top, bottom), slice(left, right)))
+            shapes.append((rows.stop - rows.start, columns.stop - columns.start))
+        return shapes
 
     @property
     def xp(self) -> Any:

@@ -267,6 +267,7 @@ class Settings:
     focal: float | None = None
     white: float | str | None = None
     defects: str | None = "auto"
+    region: tuple[slice, slice] | None = None
 
     @classmethod
     def of(
@@ -284,6 +285,7 @@ class Settings:
         focal: Any = None,
         white: Any = None,
         defects: Any = "auto",
+        region: Any = None,
     ) -> Settings:
         """Check the arguments; those of `deblur`, with its errors."""
         checks.check_choice("method", method, ("two-step",))
@@ -295,6 +297,9 @@ class Settings:
         checks.check_gamma(gamma)
         white = check_white(white)
         checks.check_defects(defects)
+        region = checks.check_region(region)
+        if region is not None and blur != "uniform":
+            raise ValueError(f"region must be None for blur={blur!r}, got {region!r}; such a blur differs elsewhere")
         check_call(channel_axis, device, callback)
         if not isinstance(options, TwoStepOptions | None):
             raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
@@ -309,7 +314,9 @@ class Settings:
             from ..networks.restore import load
 
             load("sketch", None)
-        return cls(kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal, white, defects)
+        return cls(
+            kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal, white, defects, region
+        )
 
     def size_progress(self) -> OnProgress:
         """The progress of finding the kernel's size."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..images.checks import region_window
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
 from ..nonblind.final import residual_mse, restore, result_signals
@@ -33,6 +34,7 @@ class Part:
     group: Group
     window: Window | None  # inside a constant border
     observed: Observation  # cropped to the window
+    region: Window | None  # of the window, where the kernel is estimated
     kernel: Array  # (n, kh, kw)
     signals: dict[str, Array]  # (n,) each
     start: Any  # moments of the clock, between which the kernel was estimated
@@ -45,11 +47,12 @@ class Part:
 def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one window and one kernel size after the other."""
     start = clock.now()
-    for group, window, images, size, begin, fraction in groups_of(observed, settings):
+    for group, window, images, region, size, begin, fraction in groups_of(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         fields: tuple[KernelField | None, ...] = ()
         if settings.blur == "uniform":
-            kernel, signals = two_step(images, size, settings.options, kernel_progress)
+            source = images if region is None else images.crop(region)
+            kernel, signals = two_step(source, size, settings.options, kernel_progress)
         else:
             kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5))
             rotations = choose_rotations(
@@ -57,7 +60,7 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
             )
             kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
             fields = tuple(part_fields if window is None else _in_image(part_fields, window, observed.shape))
-        yield Part(group, window, images, kernel, signals, start, clock.now(), final_progress, fields)
+        yield Part(group, window, images, region, kernel, signals, start, clock.now(), final_progress, fields)
         start = clock.now()
 
 
@@ -89,15 +92,22 @@ def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
 
 def groups_of(
     observed: Observation, settings: Settings
-) -> Iterator[tuple[Group, Window | None, Observation, tuple[int, int], float, float]]:
-    """(group, its window, its images, its kernel size, begin and fraction of its share of all images)."""
+) -> Iterator[tuple[Group, Window | None, Observation, Window | None, tuple[int, int], float, float]]:
+    """(group, its window, its images, region, kernel size, begin and fraction of its share of all images)."""
     done = 0.0
     for outer, window, cropped in observed.by_window():
-        share = len(cropped) / len(observed)
-        for inner, size, begin, fraction in groups_by_size(cropped, settings):
+        share, region = len(cropped) / len(observed), None
+        if settings.region is not None:
+            region = region_window(settings.region, observed.shape, window or _whole_window(observed.shape))
+        source = cropped if region is None else cropped.crop(region)
+        for inner, size, begin, fraction in groups_by_size(source, settings):
             group = inner if outer is None else outer if inner is None else outer[inner]
-            yield group, window, cropped.subset(inner), size, done + share * begin, share * fraction
+            yield group, window, cropped.subset(inner), region, size, done + share * begin, share * fraction
         done += share
+
+
+def _whole_window(shape: tuple[int, int]) -> Window:
+    return slice(0, shape[0]), slice(0, shape[1])
 
 
 def groups_by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
@@ -131,7 +141,8 @@ def restore_part(part: Part, settings: Settings) -> Part:
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error)}
     if settings.options.cautious:
-        unknowns = math.prod(part.kernel.shape[-2:]) / math.prod(images.shape)
+        height, width = (s.stop - s.start for s in part.region or _whole_window(images.shape))
+        unknowns = math.prod(part.kernel.shape[-2:]) / (height * width)
         confidence = signals["confidence"]
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
         signals["strength"] = strength

@@ -285,6 +285,43 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def check_region(region: Any) -> tuple[slice, slice] | None:
+    """`region` as two slices with integers or None as ends, or None."""
+    if region is None:
+        return None
+    way_out = "use for instance numpy.s_[100:400, 200:600]"
+    if not isinstance(region, tuple | list) or len(region) != 2 or not all(isinstance(part, slice) for part in region):
+        raise TypeError(f"region must be two slices, of rows and of columns, got {region!r}; {way_out}")
+    for part in region:
+        ends = [end for end in (part.start, part.stop) if end is not None]
+        if part.step not in (None, 1) or any(as_integer(end) is None for end in ends):
+            raise ValueError(f"region must have integers as ends and no step, got {part!r}; {way_out}")
+    return region[0], region[1]
+
+
+def region_window(
+    region: tuple[slice, slice], shape: tuple[int, int], inside: tuple[slice, slice]
+) -> tuple[slice, slice]:
+    """The part of a `region` of images (H, W) = `shape` that lies `inside` a window of them, within that window.
+
+    Raises
+    ------
+    ValueError
+        The region reaches beyond the image, or there is no such part.
+    """
+    parts = []
+    for part, n, window in zip(region, shape, inside, strict=True):
+        start, stop, _ = part.indices(n)
+        ends = [end for end in (part.start, part.stop) if end is not None]
+        if stop <= start or any(abs(end) > n for end in ends):
+            raise ValueError(f"region must lie inside the image, {shape[0]} x {shape[1]}, got {region!r}")
+        start, stop = max(start, window.start), min(stop, window.stop)
+        if stop <= start:
+            raise ValueError(f"region must reach what lies inside the constant border, {inside!r}, got {region!r}")
+        parts.append(slice(start - window.start, stop - window.start))
+    return parts[0], parts[1]
+
+
 def check_defects(defects: Any) -> None:
     """Raise unless `defects` is "auto" or None."""
     if defects is not None and not (isinstance(defects, str) and defects == "auto"):
