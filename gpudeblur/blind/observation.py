@@ -84,6 +84,8 @@ class Observation:
         white = white_level(image, settings.white, channel_axis=channel_axis, dtype=dtype)
         on_device, inside, windows = move(image, xp), None, None
         valid = None if valid is None else move(valid, xp)
+        if valid is not None and settings.kernel_size is not None:
+            check_enough(valid_planes(valid, xp, channel_axis), settings.kernel_size, "use a smaller kernel_size")
         defects = None if settings.defects is None else find_defects(on_device, valid, channel_axis)
         if defects is not None:
             defects.warn()
@@ -95,8 +97,6 @@ class Observation:
         planes = planes.reshape(-1, channels, height, width)
         if valid is not None:
             valid = valid_planes(valid, xp, channel_axis).reshape(planes.shape)
-            if settings.kernel_size is not None and has_mask:
-                check_enough(valid, settings.kernel_size, "use a smaller kernel_size")
             planes = inpaint(planes, valid)
         saturated = find_saturated(planes)
         if valid is not None:

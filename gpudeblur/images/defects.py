@@ -204,26 +204,26 @@ class Sharpness(NamedTuple):
 
 def _sharpness(planes: Array) -> Sharpness:
     """The `Sharpness` of images (n, C, H, W)."""
-    xp, (height, width) = array_module(planes), planes.shape[-2:]
+    xp = array_module(planes)
     means = _blocks(planes).mean(axis=(-2, -1))
     low = means.min(axis=-1)
     span = means.max(axis=-1) - low
     span = xp.where(span > 0, span, 1)[..., None, None]
     scaled = ((planes - low[..., None, None]) / span).astype(np.float32)
     detail = _laplacian(scaled)
-    taps = _inverse_filter(detail)
-    response = _laplacian(xp.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(1, 1), (1, 1)]))  # to a single pixel
+    taps = xp.stack([_inverse_filter(channel) for channel in detail.swapaxes(0, 1)], axis=1)
+    response = _laplacian(xp.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(2, 2), (2, 2)]))[..., 1:-1, 1:-1]  # to a pixel
     gain = response[..., REACH + 1, REACH + 1][..., None, None]
     taps, response = taps / gain, response / gain
-    size = fast_size(height + 2 * REACH), fast_size(width + 2 * REACH)
-    rest = [(0, size[0] - height - 2 * REACH), (0, size[1] - width - 2 * REACH)]
-    padded = xp.pad(detail, [(0, 0)] * (detail.ndim - 2) + [(REACH, REACH)] * 2, mode="symmetric")
-    padded = xp.pad(padded, [(0, 0)] * (detail.ndim - 2) + rest)
-    spectrum = rfft2(padded) * (psf_to_otf(taps, size) * (1 / (size[0] * size[1])))
-    error = irfft2(spectrum, size, overwrite=True)[..., REACH : REACH + height, REACH : REACH + width]
+    error = _filtered(detail, taps)
+    del detail
     spread = median(_sample(abs(error).reshape(*error.shape[:-2], -1), PIXELS)) / GAUSSIAN_MEDIAN
-    deviation = error / xp.maximum(spread, NOISE_FLOOR)[..., None, None]
-    fraction = error / (_extremes(xp.maximum, scaled) - _extremes(xp.minimum, scaled) + CONTRAST_FLOOR)
+    contrast = _extremes(xp.maximum, scaled)
+    contrast -= _extremes(xp.minimum, scaled)
+    contrast += CONTRAST_FLOOR
+    fraction = error / contrast
+    deviation = xp.divide(error, xp.maximum(spread, NOISE_FLOOR)[..., None, None], out=error)
+    del scaled, contrast
     maps = [deviation, fraction]
     for axis in (-1, -2):
         edge = abs(xp.cumsum(response.sum(axis=axis), axis=-1)).max(axis=-1)[..., None]  # response to a sharp step
@@ -231,6 +231,18 @@ def _sharpness(planes: Array) -> Sharpness:
             lines = values if axis == -1 else values.swapaxes(-2, -1)
             maps.append(median(_sample(lines, LINE_PIXELS)) / unit)
     return Sharpness(*maps)
+
+
+def _filtered(detail: Array, taps: Array) -> Array:
+    """`detail` (..., H, W), continued symmetrically, filtered with `taps`."""
+    xp, (height, width), lead = array_module(detail), detail.shape[-2:], [(0, 0)] * (detail.ndim - 2)
+    size = fast_size(height + 2 * REACH), fast_size(width + 2 * REACH)
+    padded = xp.pad(detail, [*lead, (REACH, REACH), (REACH, REACH)], mode="symmetric")
+    padded = xp.pad(padded, [*lead, *((0, n - m) for n, m in zip(size, padded.shape[-2:], strict=True))])
+    spectrum = rfft2(padded, overwrite=True)
+    spectrum *= psf_to_otf(taps, size) * np.float32(1 / (size[0] * size[1]))
+    filtered = irfft2(spectrum, size, overwrite=True)
+    return xp.ascontiguousarray(filtered[..., REACH : REACH + height, REACH : REACH + width])
 
 
 def _is_suspect(maps: Sharpness, known: Array | None) -> Array:
@@ -253,10 +265,12 @@ def _inverse_filter(detail: Array) -> Array:
     """The matched filter of a single pixel for the `_laplacian` of images, (..., 2 REACH + 1, 2 REACH + 1)."""
     xp = array_module(detail)
     window, laplacian = constant(xp, _window), constant(xp, _laplacian_spectrum)
-    blocks = _blocks(detail).reshape(*detail.shape[:-2], -1, BLOCK * BLOCK).swapaxes(-2, -1)
-    blocks = _sample(blocks, BLOCKS).swapaxes(-2, -1)
-    power = abs(xp.fft.rfft2(blocks.reshape(*blocks.shape[:-1], BLOCK, BLOCK) * window)) ** 2
-    power = power.astype(np.float32).reshape(*power.shape[:-2], -1)
+    blocks = _blocks(detail)
+    blocks = blocks[..., :: max(1, blocks.shape[-3] // BLOCKS), :, :] * window
+    spectrum = xp.fft.rfft2(blocks)
+    del blocks
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32).reshape(*spectrum.shape[:-2], -1)
+    del spectrum
     power = median(xp.ascontiguousarray(power.swapaxes(-2, -1))) / EXPONENTIAL_MEDIAN
     power = power.reshape(*power.shape[:-1], *laplacian.shape)
     taps = xp.fft.irfft2(laplacian / xp.maximum(power, NOISE_FLOOR**2 * laplacian**2 + 1e-12), (BLOCK, BLOCK))
@@ -300,7 +314,7 @@ def _blocks(planes: Array) -> Array:
 
 def _laplacian(planes: Array) -> Array:
     edges = [(0, 0)] * (planes.ndim - 2) + [(1, 1), (1, 1)]
-    padded = array_module(planes).pad(planes, edges, mode="edge")
+    padded = array_module(planes).pad(planes, edges, mode="reflect", reflect_type="odd")  # a slope goes on
     across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
     return 4 * planes - (across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1])
 
@@ -390,12 +404,13 @@ def _dead_lines(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarray) 
             before, after = plane[first - 1], plane[last + 1]
             depth = abs(plane[first : last + 1] - (before + after) / 2).max(axis=0)
             is_line = bool(np.median(depth) > 2 * np.median(abs(before - after)))
-        outermost = 0 if lines[0] == 0 else count - 1
+        at_start, at_end = lines[0] <= 1, lines[-1] >= count - 2
         if is_line:
             dead += range(first, last + 1)
-        elif outermost in lines:  # where a slope of the image ends, too
-            if _is_dead_at_border(plane if outermost == 0 else plane[::-1]):
-                dead.append(outermost)
+        elif at_start and _is_dead_at_border(plane):
+            dead.append(0)
+        elif at_end and _is_dead_at_border(plane[::-1]):
+            dead.append(count - 1)
         else:
             steps += [int(j) for j in lines]
     return dead, steps

@@ -103,7 +103,7 @@ def test_the_restoration_leaves_the_mask_out(final: str, kernel: Any) -> None:
     near = MASK & ~ndimage.minimum_filter(MASK, 9)
     filled_only = restore(filled, kernel, final)
     error, without = (((image - SHARP[4:-4, 4:-4])[near] ** 2).mean() for image in (holes, filled_only))
-    assert error < 0.7 * without
+    assert error < 0.8 * without  # in narrow holes an interpolation is good, too
 
 
 def test_one_mask_serves_a_stack() -> None:

@@ -280,6 +280,7 @@ def test_a_known_kernel_is_a_graph_where_nothing_waits(cupy: Any, method: str) -
             stack, kernel = photos(3)[number % 2 :][:2], trajectory_kernel(7, rng=number).astype(np.float32)
             options: dict[str, Any] = {
                 "method": method,
+                "defects": None,
                 "noise_sigma": np.array([0.01, 0.02 + 0.01 * number]),
                 "iterations": iterations,
             }
