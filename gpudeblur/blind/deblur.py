@@ -140,8 +140,8 @@ def deblur(
         "auto": what is sharper than the blur of the image can be is found and left out, beside the `mask`, with a
         warning that says where: dead rows and columns, hot pixels, and overlays such as time stamps, logos and
         watermarks in under 40 % of the image; constant borders as well, such as letterbox bars, if there is no `mask`.
-        Borders and overlays come back as they are, lines and single pixels are filled in. Faint overlays in strong
-        noise are not found, and an image that is sharp itself has none. Stars and lamps of a single pixel count as hot.
+        Borders come back as they are, all else is filled in, as under a `mask`. Faint overlays in strong noise are not
+        found, and an image that is sharp itself has none. Stars and lamps of a single pixel count as hot.
         None: all pixels belong to the scene, but for those that `mask` leaves out.
     region : two slices, of rows and of columns, optional
         Where the kernel is estimated, such as ``numpy.s_[100:400, 200:600]``: a part with edges in all directions, and

@@ -45,8 +45,8 @@ class Observation:
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
     windows : (n, 4), what lies inside the constant borders of the images, see `images.borders`; None without borders.
-    inside : bool of the user's image without opacity, False on its constant border and on overlays, which are returned
-        as they are; None without these. See `images.defects`.
+    inside : bool of the user's image without opacity, False on its constant border, which is returned as it is; None
+        without one. See `images.defects`.
     """
 
     image: Array
@@ -90,7 +90,7 @@ class Observation:
         if defects is not None:
             defects.warn()
             valid, windows = defects.valid, defects.windows
-            inside = None if defects.returned is None else move(defects.returned, array_module(image))
+            inside = None if defects.inside is None else move(defects.inside, array_module(image))
         planes = to_planes(on_device, channel_axis=channel_axis, dtype=dtype, white=white)
         height, width = planes.shape[-2:]
         channels = 1 if channel_axis is None else planes.shape[-3]

@@ -58,23 +58,23 @@ class Defects:
     Attributes
     ----------
     valid : bool of the image's shape, False at all defects.
-    returned : bool of the image's shape, False where the image comes back as it is: borders and overlays. None if there
-        are none of these.
+    inside : bool of the image's shape, False on constant borders, which come back as they are; None without borders.
+        Everything else that is not valid is filled in.
     names : a phrase for each kind of defect.
     windows : (n, 4) of the images in one row, the `border_windows`; None if there is no constant border.
     """
 
     valid: Array
-    returned: Array | None
+    inside: Array | None
     names: tuple[str, ...]
     windows: np.ndarray | None
 
     def warn(self) -> None:
         """Warn of the defects, with the way out."""
-        end = "" if self.returned is None else "; borders and overlays are returned as they are"
+        end = "" if self.inside is None else "; the border is returned as it is"
         warn(
             DefectWarning(
-                f"image has {' and '.join(self.names)}, left out{end}; if it is part of the scene, give {{}} and a "
+                f"image has {' and '.join(self.names)}, left out and filled in{end}; if it is to stay, give {{}} and a "
                 "mask of the rest"
             )
         )
@@ -136,22 +136,19 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
                 located[i] = location
     if not located and border is None:
         return None
-    masks = np.ones((2, len(planes), height, width), dtype=bool)  # valid, returned
-    if border is not None:
-        masks[:] = border
+    mask = np.ones((len(planes), height, width), dtype=bool) if border is None else border.copy()
     for number, location in located.items():
-        masks[0, number] &= ~location.lost
-        masks[1, number] &= ~location.overlay
+        mask[number] &= ~location.lost
 
     def as_image(mask: np.ndarray) -> Array:
         whole = xp.asarray(np.broadcast_to(mask[:, None], planes.shape))
         whole = whole.reshape(*lead, *planes.shape[2 if channel_axis is None else 1 :])
         return whole if channel_axis is None else xp.moveaxis(whole, -3, channel_axis)
 
-    mask = as_image(masks[0])
+    is_valid = as_image(mask)
     return Defects(
-        mask if valid is None else mask & valid,
-        None if masks[1].all() else as_image(masks[1]),
+        is_valid if valid is None else is_valid & valid,
+        None if border is None else as_image(border),
         _names(border is not None, list(located.values())),
         windows,
     )
@@ -334,10 +331,9 @@ def _extremes(function: Any, planes: Array) -> Array:
 
 @dataclass(frozen=True)
 class Location:
-    """The defects of one image: bool (H, W), numbers of (rows, columns), boxes as text."""
+    """The defects of one image: bool (H, W), numbers of (rows, columns), a count, boxes of overlays as text."""
 
     lost: np.ndarray
-    overlay: np.ndarray
     lines: tuple[list[int], list[int]]
     hot_count: int
     boxes: list[str]
@@ -375,7 +371,6 @@ def _locate(values: np.ndarray, maps: Sharpness, known: np.ndarray | None) -> Lo
         hot[:] = False
     return Location(
         dead | hot | overlay,
-        overlay,
         (sorted(lines[0]), sorted(lines[1])),
         int(hot.sum()),
         _boxes(overlay),

@@ -116,7 +116,7 @@ def deconvolve(
     defects : {"auto", None}
         "auto": in an image with steps from pixel to pixel, what is sharper than its blur can be is looked for, as in
         `deblur`: dead rows and columns, hot pixels, overlays, constant borders. What there is is left out, beside the
-        `mask`, with a warning that says where; borders and overlays come back as they are. For the boundary "unknown"
+        `mask`, and filled in, with a warning that says where; borders come back as they are. For the boundary "unknown"
         only. None: all pixels belong to the scene.
     tile : int or "auto", optional
         Restore the image in tiles of this side, for images that do not fit the device; "auto" is the largest that
@@ -243,8 +243,8 @@ def deconvolve(
                 options["boundary"] = boundary
             sharp = _restored(planes, kernel, method, options, progress)
         sharp = to_picture(sharp, gamma, image, channel_axis=channel_axis, white=level)
-        if located is not None and located.returned is not None:
-            sharp = xp_in.where(located.returned, sharp, image)
+        if located is not None and located.inside is not None:
+            sharp = xp_in.where(located.inside, sharp, image)
         return with_mask_of(original, join_alpha(sharp, alpha, channel_axis))
 
 

@@ -610,8 +610,7 @@ def test_defects_on_a_device(cupy: Any) -> None:
     assert on_device is not None
     assert on_host is not None
     assert on_device.names == on_host.names
-    for name in ("valid", "returned"):
-        np.testing.assert_array_equal(to_host(getattr(on_device, name)), getattr(on_host, name))
+    np.testing.assert_array_equal(to_host(on_device.valid), on_host.valid)
     with pytest.warns(UserWarning, match="dead column 40"):
         results = [gd.deblur(images, 7, options=QUICK) for images in (cupy.asarray(spoiled), spoiled)]
     assert_close(results[0].image, results[1].image, atol=2e-3)
