@@ -111,27 +111,27 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
     lead = planes.shape[: -2 if channel_axis is None else -3]
     planes = planes.reshape(-1, 1 if channel_axis is None else planes.shape[-3], height, width)
     values = planes.astype(np.result_type(planes.dtype, np.float32), copy=False)
-    known = valid
-    if known is not None:
-        known = (known if channel_axis is None else xp.moveaxis(known, channel_axis, -3)).reshape(planes.shape)
-        values = inpaint(xp.where(known, values, 0), known)
+    usable = valid
+    if usable is not None:
+        usable = (usable if channel_axis is None else xp.moveaxis(usable, channel_axis, -3)).reshape(planes.shape)
+        values = inpaint(xp.where(usable, values, 0), usable)
     is_large = min(height, width) >= MIN_SIDE
     maps = _sharpness(values) if is_large else None
-    arrays = [] if maps is None else [_is_suspect(maps, known)]
-    arrays += border_profiles(values) if known is None else []
+    arrays = [] if maps is None else [_is_suspect(maps, usable)]
+    arrays += border_profiles(values) if usable is None else []
     host = to_host_together(xp, arrays)  # here CuPy must wait
-    windows = border_windows(*host[-7:]) if known is None else None
+    windows = border_windows(*host[-7:]) if usable is None else None
     border = None if windows is None else inside(windows, (height, width))
     suspects = np.zeros((len(planes), 1)) if maps is None else host[0]
     if border is not None and maps is not None:
-        known = xp.broadcast_to(xp.asarray(border)[:, None], planes.shape)
-        values = inpaint(xp.where(known, values, 0), known)
+        usable = xp.broadcast_to(xp.asarray(border)[:, None], planes.shape)
+        values = inpaint(xp.where(usable, values, 0), usable)
         maps = _sharpness(values)
-        (suspects,) = to_host_together(xp, [_is_suspect(maps, known)])
+        (suspects,) = to_host_together(xp, [_is_suspect(maps, usable)])
     located = dict[int, Location]()
     if maps is not None:
         for i in np.flatnonzero(suspects.any(axis=1)).tolist():
-            location = _locate(to_host(values[i]), maps.on_host(i), None if known is None else to_host(known[i]))
+            location = _locate(to_host(values[i]), maps.on_host(i), None if usable is None else to_host(usable[i]))
             if location.lost.any():
                 located[i] = location
     if not located and border is None:
@@ -242,12 +242,12 @@ def _filtered(detail: Array, taps: Array) -> Array:
     return xp.ascontiguousarray(filtered[..., REACH : REACH + height, REACH : REACH + width])
 
 
-def _is_suspect(maps: Sharpness, known: Array | None) -> Array:
+def _is_suspect(maps: Sharpness, usable: Array | None) -> Array:
     """Whether pixels, rows and columns are over their thresholds, (n, 3), as floats."""
     xp = array_module(maps.deviation)
     pixels = maps.exceeds(STRONG) | maps.exceeds((HOT[0], WEAK[1]))
-    if known is not None:
-        pixels &= known
+    if usable is not None:
+        pixels &= usable
     rows = _over(maps.row_deviation, maps.row_fraction, LINE)
     columns = _over(maps.column_deviation, maps.column_fraction, LINE)
     tests = [test.reshape(len(test), -1).any(axis=-1) for test in (pixels, rows, columns)]
@@ -339,7 +339,7 @@ class Location:
     boxes: list[str]
 
 
-def _locate(values: np.ndarray, maps: Sharpness, known: np.ndarray | None) -> Location:
+def _locate(values: np.ndarray, maps: Sharpness, usable: np.ndarray | None) -> Location:
     """The defects of an image, from its channels (C, H, W) and their `_sharpness`."""
     shape = values.shape[-2:]
     dead, steps = np.zeros((2, *shape), dtype=bool)
@@ -352,8 +352,8 @@ def _locate(values: np.ndarray, maps: Sharpness, known: np.ndarray | None) -> Lo
             for mask, numbers in ((dead, dead_lines), (steps, step_lines)):
                 (mask if axis == 0 else mask.T)[numbers] = True
     size, part = abs(maps.deviation).max(axis=0), np.ones(shape, dtype=bool)
-    if known is not None:
-        part = ndimage().binary_erosion(known.all(axis=0), iterations=2, border_value=1)
+    if usable is not None:
+        part = ndimage().binary_erosion(usable.all(axis=0), iterations=2, border_value=1)
     part &= ~ndimage().binary_dilation(dead, iterations=2)
     single = np.logical_or.reduce([_single_pixels(*planes) for planes in zip(values, *maps[:2], strict=True)])
     single &= part

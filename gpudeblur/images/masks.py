@@ -117,8 +117,9 @@ def hide_invalid(image: Array, valid: Array | None) -> Array:
 
 def valid_planes(valid: Array, xp: Any, channel_axis: int | None) -> Array:
     """What `valid_pixels` returns as (..., H, W), or (..., C, H, W), in the memory of `xp`: see `planes.to_planes`."""
-    own = array_module(valid)
-    return move(own.ascontiguousarray(valid if channel_axis is None else own.moveaxis(valid, channel_axis, -3)), xp)
+    xp_in = array_module(valid)
+    planes = valid if channel_axis is None else xp_in.moveaxis(valid, channel_axis, -3)
+    return move(xp_in.ascontiguousarray(planes), xp)
 
 
 def check_enough(mask: Array, size: tuple[int, int], advice: str = "crop the kernel's empty border") -> None:

@@ -258,8 +258,8 @@ def _restored(
         return METHODS[method](planes, kernel, callback=report, **options)
 
     def function(planes: Array, kernel: Array, *values: Array, report: OnProgress) -> tuple[Array]:
-        given = dict(zip(arrays, values, strict=True))
-        return (METHODS[method](planes, kernel, callback=report, **scalars, **given),)
+        named = dict(zip(arrays, values, strict=True))
+        return (METHODS[method](planes, kernel, callback=report, **scalars, **named),)
 
     key = ("deconvolve", method, tuple(arrays), tuple(sorted(scalars.items())))
     (sharp,) = replayed(key, function, planes, kernel, *arrays.values(), report=report)

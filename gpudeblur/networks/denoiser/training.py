@@ -269,8 +269,8 @@ class NoisyBatchMaker:
         """(x, sigma): what `split_step` makes of blurred regions, and the level of the proximal step."""
         n, shape = len(clear), (clear.shape[-2], clear.shape[-1])
         camera = MIN_CAMERA_SIGMA + (MAX_CAMERA_SIGMA - MIN_CAMERA_SIGMA) * draw.uniform(n).square()
-        least = (LEAST_RATIO * camera).clamp_min(MIN_SIGMA)
-        sigma = least * (MAX_STEP_SIGMA / least) ** draw.uniform(n)
+        min_step = (LEAST_RATIO * camera).clamp_min(MIN_SIGMA)
+        sigma = min_step * (MAX_STEP_SIGMA / min_step) ** draw.uniform(n)
         kernels = self.kernels[(draw.uniform(n) * len(self.kernels)).long()]
         kernels = turned(kernels[:, None], draw.uniform(3, n) < 0.5)[:, 0]
         otf, assumed = self._otfs(draw, kernels, shape)
