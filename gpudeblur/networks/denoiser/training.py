@@ -29,10 +29,8 @@ from ..training.trainer import Loss
 from .network import Denoiser
 
 MIN_SIGMA, MAX_STEP_SIGMA = 0.003, 0.15  # levels of the proximal step, which the denoiser is told
-MIN_CAMERA_SIGMA, MAX_CAMERA_SIGMA = (
-    0.001,
-    0.05,
-)  # noise of blurred crops; the least: rounding to 8 bits
+# Noise of blurred crops; the smallest is the rounding to 8 bits.
+MIN_CAMERA_SIGMA, MAX_CAMERA_SIGMA = 0.001, 0.05
 LEAST_RATIO = 0.5  # of the level of the step to the noise of the blurred crop: splitting does not go on below about 1
 GAMMA, CONTRAST, LIGHT = 0.4, (0.6, 1.3), (0.7, 1.15)  # log of the exponent; factors
 KERNEL_NOISE = (0.01, 0.03)  # standard deviation of the noise of wrong kernels, as a share of their largest value
