@@ -71,11 +71,14 @@ class Defects:
 
     def warn(self) -> None:
         """Warn of the defects, with the way out."""
-        end = "" if self.inside is None else "; the border is returned as it is"
+        if self.inside is None:
+            outcome = " and filled in"
+        else:
+            outcome = ", and returned as it is" if len(self.names) == 1 else "; all but the border is filled in"
         warn(
             DefectWarning(
-                f"image has {' and '.join(self.names)}, left out and filled in{end}; if it is to stay, give {{}} and a "
-                "mask of the rest"
+                f"image has {' and '.join(self.names)}, left out{outcome}; if it belongs to the scene, give {{}} and a mask of "
+                "the rest"
             )
         )
 
