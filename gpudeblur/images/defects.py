@@ -77,8 +77,8 @@ class Defects:
             outcome = ", and returned as it is" if len(self.names) == 1 else "; all but the border is filled in"
         warn(
             DefectWarning(
-                f"image has {' and '.join(self.names)}, left out{outcome}; if it belongs to the scene, give {{}} and a mask of "
-                "the rest"
+                f"image has {' and '.join(self.names)}, left out{outcome}; if it belongs to the scene, give {{}} "
+                "and a mask of the rest"
             )
         )
 
