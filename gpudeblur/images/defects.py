@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..numerics.arrays import Array, array_module, constant, to_host, to_host_together
+from ..numerics.arrays import Array, array_module, constant, sum_pixels, to_host, to_host_together
 from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..numerics.inpainting import inpaint
 from ..numerics.user_warnings import warn
@@ -37,6 +37,7 @@ OVERLAY_RATIO, HOT_RATIO, SPIKE_RATIO = 2.6, 2.0, 4.0
 # What the Laplacian of an image with steps exceeds: a share of the range, and its own deviation by noise times this.
 STEP, NOISE_STEP = 0.2, 6.0
 MAX_LINE_WIDTH = 4
+SHARPEST = 0.999  # quantile
 MAX_OVERLAY, MAX_HOT = 0.4, 0.05  # shares of the image
 MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 8  # strong ones of a letter, and certain ones of an overlay
 WORD_GAP, BOX_FILL = 6, 0.35  # pixels around letters of a line; share of a line's box
@@ -88,14 +89,12 @@ def has_steps(planes: Array) -> bool:
 
     A quick look: of training images blurred by 15 px and more, four in ten have some, of defects all but faint lines.
     """
-    xp, flat = array_module(planes), (*planes.shape[:-2], -1)
     if min(planes.shape[-2:]) < 4 * MIN_WIDTH:
         return False
-    size = abs(_laplacian(planes)[..., 1:-1, 1:-1]).reshape(flat)
-    values = planes.reshape(flat)
-    noise = median(_sample(size, PIXELS)) / GAUSSIAN_MEDIAN
-    limit = STEP * (values.max(axis=-1) - values.min(axis=-1)) + NOISE_STEP * noise
-    return bool(xp.any(size.max(axis=-1) > limit))
+    size = abs(_laplacian(planes)[..., 1:-1, 1:-1])
+    noise = median(_sample(size.reshape(*planes.shape[:-2], -1), PIXELS)) / GAUSSIAN_MEDIAN
+    span = planes.max(axis=-1).max(axis=-1) - planes.min(axis=-1).min(axis=-1)  # by steps, see `sum_pixels`
+    return bool(array_module(planes).any(size.max(axis=-1).max(axis=-1) > STEP * span + NOISE_STEP * noise))
 
 
 def find_defects(image: Array, valid: Array | None = None, channel_axis: int | None = None) -> Defects | None:
@@ -125,7 +124,7 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
     host = to_host_together(xp, arrays)  # here CuPy must wait
     windows = border_windows(*host[-7:]) if usable is None else None
     border = None if windows is None else inside(windows, (height, width))
-    suspects = np.zeros((len(planes), 1)) if maps is None else host[0]
+    suspects = np.zeros((len(planes), 2)) if maps is None else host[0]
     if border is not None and maps is not None:
         usable = xp.broadcast_to(xp.asarray(border)[:, None], planes.shape)
         values = inpaint(xp.where(usable, values, 0), usable)
@@ -133,7 +132,10 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
         (suspects,) = to_host_together(xp, [_is_suspect(maps, usable)])
     located = dict[int, Location]()
     if maps is not None:
-        for i in np.flatnonzero(suspects.any(axis=1)).tolist():
+        is_suspect = suspects[:, 0] != 0
+        open_ones = np.flatnonzero(~is_suspect & (suspects[:, 1] != 0))
+        is_suspect[open_ones] = _have_single_pixels(values, maps, open_ones)
+        for i in np.flatnonzero(is_suspect).tolist():
             location = _locate(to_host(values[i]), maps.on_host(i), None if usable is None else to_host(usable[i]))
             if location.lost.any():
                 located[i] = location
@@ -246,15 +248,48 @@ def _filtered(detail: Array, taps: Array) -> Array:
 
 
 def _is_suspect(maps: Sharpness, usable: Array | None) -> Array:
-    """Whether pixels, rows and columns are over their thresholds, (n, 3), as floats."""
+    """Whether `_locate` may find something in images, and whether it may if pixels are single; (n, 2), as floats.
+
+    Exact: one in ten photographs without defects has a pixel that is sharp enough to be hot, and `_locate` is slow.
+    """
     xp = array_module(maps.deviation)
-    pixels = maps.exceeds(STRONG) | maps.exceeds((HOT[0], WEAK[1]))
-    if usable is not None:
-        pixels &= usable
     rows = _over(maps.row_deviation, maps.row_fraction, LINE)
     columns = _over(maps.column_deviation, maps.column_fraction, LINE)
-    tests = [test.reshape(len(test), -1).any(axis=-1) for test in (pixels, rows, columns)]
-    return xp.stack(tests, axis=-1).astype(np.float32)
+    has_lines = rows.any(axis=-1).any(axis=-1) | columns.any(axis=-1).any(axis=-1)
+    candidates = maps.exceeds((HOT[0], WEAK[1]))
+    if usable is not None:
+        candidates &= usable
+        pixels = candidates | (maps.exceeds(STRONG) & usable)
+        has_pixels = pixels.any(axis=-1).any(axis=-1).any(axis=-1)  # by steps, see `sum_pixels`
+        return xp.stack([has_lines | has_pixels, xp.zeros_like(has_lines)], axis=-1).astype(np.float32)
+    sharp = sum_pixels(maps.exceeds(CERTAIN).any(axis=1).astype(np.float32)) >= MIN_OVERLAY_PIXELS
+    size = abs(maps.deviation)
+    highest = (size * candidates).max(axis=-1).max(axis=(1, 2))
+    size = size.max(axis=1)
+    above = sum_pixels((size > highest[:, None, None] / SPIKE_RATIO).astype(np.float32))
+    peaks = (highest > 0) & (above <= (1 - SHARPEST) * size[0].size + 1)
+    return xp.stack([has_lines | sharp | peaks, highest > 0], axis=-1).astype(np.float32)
+
+
+def _have_single_pixels(values: Array, maps: Sharpness, numbers: np.ndarray) -> np.ndarray:
+    """Which of the images with the `numbers` have pixels that differ from all of their neighbors, bool."""
+    if len(numbers) == 0:
+        return np.zeros(0, dtype=bool)
+    xp, (height, width) = array_module(values), values.shape[-2:]
+    images = xp.asarray(numbers)
+    fraction = maps.fraction[images]
+    which, channel, y, x = xp.nonzero(_over(maps.deviation[images], fraction, (HOT[0], WEAK[1])))
+    around = xp.arange(-3, 4)
+    rows, columns = (
+        (n - 1 - abs(n - 1 - abs(at[:, None] + around)))  # reflected
+        for n, at in ((height, y), (width, x))
+    )
+    windows = values[images[which][:, None, None], channel[:, None, None], rows[:, :, None], columns[:, None]]
+    arrays = [which.astype(np.float64), windows, fraction[which, channel, y, x]]
+    which, windows, fraction = to_host_together(xp, arrays)
+    result = np.zeros(len(numbers), dtype=bool)
+    result[which[_is_single(windows, fraction)].astype(int)] = True
+    return result
 
 
 def _over(deviation: Array, fraction: Array, limits: tuple[float, float]) -> Array:
@@ -364,7 +399,7 @@ def _locate(values: np.ndarray, maps: Sharpness, usable: np.ndarray | None) -> L
     hot = single & ~overlay
     beside = overlay | ndimage().binary_dilation(hot, np.ones((3, 3)), iterations=2)
     rest = size[part & ~beside]
-    sharpest = np.quantile(rest, 0.999) if len(rest) else np.inf
+    sharpest = np.quantile(rest, SHARPEST) if len(rest) else np.inf
     hot &= size > HOT_RATIO * sharpest
     # At the edges of the scene, its contrast hides that a pixel is single.
     peak = size == ndimage().maximum_filter(size, 3)
@@ -426,15 +461,22 @@ def _single_pixels(plane: np.ndarray, deviation: np.ndarray, fraction: np.ndarra
     y, x = np.nonzero(candidates)
     if len(y) == 0:
         return candidates
-    window = np.lib.stride_tricks.sliding_window_view(np.pad(plane, 3, mode="reflect"), (7, 7))[y, x]
-    near = abs(window[:, 2:5, 2:5] - plane[y, x][:, None, None]).reshape(len(y), 9)
-    second = np.partition(near, 2, axis=-1)[:, 2]  # the least are the pixel itself and one neighbor
-    ordered = np.sort(window.reshape(len(y), 49), axis=-1)
-    contrast = np.where(abs(fraction[y, x]) > HOT[1], 0.6 * (ordered[:, -1] - ordered[:, 0]), np.inf)
-    contrast = np.minimum(contrast, ordered[:, -4] - ordered[:, 3])  # without other hot pixels
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(plane, 3, mode="reflect"), (7, 7))[y, x]
     result = np.zeros_like(candidates)
-    result[y, x] = second > contrast
+    result[y, x] = _is_single(windows, fraction[y, x])
     return result
+
+
+def _is_single(windows: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    """Whether the middle of `windows` (n, 7, 7) differs from all of its neighbors but one."""
+    count = len(windows)
+    near = abs(windows[:, 2:5, 2:5] - windows[:, 3:4, 3:4]).reshape(count, 9)
+    second = np.partition(near, 2, axis=-1)[:, 2]  # the least are the pixel itself and one neighbor
+    ordered = np.sort(windows.reshape(count, 49), axis=-1)
+    contrast = np.where(abs(fraction) > HOT[1], 0.6 * (ordered[:, -1] - ordered[:, 0]), np.inf)
+    contrast = np.minimum(contrast, ordered[:, -4] - ordered[:, 3])  # without other hot pixels
+    is_single: np.ndarray = second > contrast
+    return is_single
 
 
 def _overlay(
