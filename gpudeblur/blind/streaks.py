@@ -1,0 +1,175 @@
+"""Light streaks: a blur kernel read off the traces that small lights leave in a dark scene.
+
+A light that is smaller than a pixel leaves the kernel itself. Traces that agree with each other all over the image come
+from the camera's motion; thin bright things of the scene do not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..images.kernels import fit_size, pad_to_odd
+from ..numerics.fourier import fast_size
+
+SIDES = (25, 41, 71)  # pixels, of the longest traces looked for
+# A trace is what exceeds one of these fractions of its peak, around the peak; the lowest at which it is apart from the
+# rest, with less than that at its rim.
+LEVELS = (0.2, 0.35, 0.5)
+# Peaks are at least this share of the brightest, and so many deviations of the noise, above their background.
+PEAK_SHARE, PEAK_NOISE = 0.05, 8.0
+DARK = 0.6  # background of a trace, in units of its peak above it
+MIN_LENGTH = 9  # pixels
+MAX_AREA = 0.25  # of the square of its length: a trace is thin
+MAX_PEAKS, MAX_TRACES = 600, 48
+# Correlation, after the best shift, at which two traces agree; traces that must; and the floor of the kernel.
+AGREEMENT, MIN_TRACES, FLOOR = 0.88, 4, 0.05
+RIM = 2  # pixels kept around a trace
+
+
+class Trace(NamedTuple):
+    """A bright thin trace: its peak above the background, its thinness in [0, 1], its pixels with `RIM` around them."""
+
+    peak: float
+    thinness: float
+    window: tuple[slice, slice]
+    light: np.ndarray
+
+
+class StreakKernel(NamedTuple):
+    """A kernel (s, s), the mean correlation of its traces with their mean, and their number."""
+
+    kernel: np.ndarray
+    agreement: float
+    count: int
+
+
+def streak_kernel(image: np.ndarray, max_side: int = SIDES[-1]) -> StreakKernel | None:
+    """The kernel that most traces of lights in an image have in common, or None if there are no such traces.
+
+    Parameters
+    ----------
+    image : (H, W) float.
+    max_side : longest trace, in pixels.
+
+    Returns
+    -------
+    StreakKernel or None
+        Convolution sense, of odd side, sum 1. The traces of lights that are larger than a pixel or clipped are thicker
+        than the kernel: it is where an estimate begins.
+    """
+    best, most = None, 0.0
+    for side in sorted({min(side, max_side) for side in SIDES}):  # with a wide one, lights are not apart
+        kernel, votes = _common_trace(light_traces(image, side), side)
+        if votes > most:
+            best, most = kernel, votes
+    return best
+
+
+def _common_trace(traces: list[Trace], max_side: int) -> tuple[StreakKernel | None, float]:
+    """The kernel of the traces that agree with that which has most votes, and its votes: peaks of thin traces."""
+    if len(traces) < MIN_TRACES:
+        return None, 0.0
+    correlation, shifts = _correlations([trace.light for trace in traces])
+    agree = correlation > AGREEMENT
+    votes = np.where(agree, correlation, 0) @ [trace.peak * trace.thinness for trace in traces]
+    votes[agree.sum(axis=1) < MIN_TRACES] = 0
+    reference = int(votes.argmax())
+    if votes[reference] == 0:
+        return None, 0.0
+    members = np.flatnonzero(agree[reference])
+    margin = max_side // 2
+    height, width = (n + 2 * margin for n in traces[reference].light.shape)
+    canvas = np.zeros((len(members), height, width))
+    for plane, member in zip(canvas, members, strict=True):
+        light = traces[member].light / traces[member].light.sum()
+        top, left = (margin + int(shift) for shift in shifts[reference, member])
+        rows, columns = (
+            slice(max(0, start), min(n, start + m))
+            for start, n, m in zip((top, left), (height, width), light.shape, strict=True)
+        )
+        plane[rows, columns] = light[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    kernel = np.median(canvas, axis=0)
+    kernel[kernel < FLOOR * kernel.max()] = 0
+    agreement = float(correlation[reference, members].mean())
+    return StreakKernel(_cropped(kernel), agreement, len(members)), float(votes[reference])
+
+
+def light_traces(image: np.ndarray, max_side: int) -> list[Trace]:
+    """The thin bright traces of at most `max_side` pixels that lie apart in an image (H, W), the brightest first."""
+    nd = _ndimage()
+    background = nd.grey_opening(nd.uniform_filter(image, 3), (max_side + 2, max_side + 2))
+    light = np.maximum(image - background, 0)
+    noise = 1.4826 * np.median(abs(image - nd.median_filter(image, 3))) + 1e-4
+    limit = max(PEAK_SHARE * light.max(), PEAK_NOISE * noise)
+    is_peak = (light == nd.maximum_filter(light, 7)) & (light > limit) & (background < DARK * light)
+    ys, xs = np.nonzero(is_peak)
+    used, traces = np.zeros(image.shape, dtype=bool), list[Trace]()
+    for i in np.argsort(-light[ys, xs], kind="stable")[:MAX_PEAKS]:
+        if used[ys[i], xs[i]]:
+            continue
+        trace, mask, window = _trace_at(light, int(ys[i]), int(xs[i]), max_side)
+        if trace is None:
+            continue
+        used[window] |= mask
+        traces.append(trace)
+        if len(traces) == MAX_TRACES:
+            break
+    return traces
+
+
+def _trace_at(
+    light: np.ndarray, y: int, x: int, max_side: int
+) -> tuple[Trace | None, np.ndarray | None, tuple[slice, slice]]:
+    """The trace of which (y, x) is the peak, its mask, and the window of the mask."""
+    nd, square = _ndimage(), np.ones((3, 3), dtype=bool)
+    window = tuple(slice(max(0, at - max_side), at + max_side + 1) for at in (y, x))
+    near, peak = light[window], light[y, x]
+    at = y - window[0].start, x - window[1].start
+    for level in LEVELS:
+        labels, _ = nd.label(near > level * peak, square)
+        mask = labels == labels[at]
+        rows, columns = nd.find_objects(mask.astype(np.uint8))[0]
+        sides = rows.stop - rows.start, columns.stop - columns.start
+        is_whole = 0 < rows.start and rows.stop < near.shape[0] and 0 < columns.start and columns.stop < near.shape[1]
+        if not is_whole or not MIN_LENGTH <= max(sides) <= max_side or near[mask].max() > peak:
+            continue
+        rim = nd.binary_dilation(mask, square, iterations=4) & ~nd.binary_dilation(mask, square, iterations=2)
+        area = near[mask].sum() / np.quantile(near[mask], 0.9) / (sides[0] ** 2 + sides[1] ** 2)
+        if np.quantile(near[rim], 0.9) > level * peak or area > MAX_AREA:
+            continue
+        base = np.median(near[rim])
+        alone = np.where(nd.binary_dilation(mask, square), np.maximum(near - base, 0), 0)
+        box = tuple(slice(max(0, side.start - RIM), side.stop + RIM) for side in (rows, columns))
+        return Trace(float(peak), float(1 - area / MAX_AREA), box, alone[box]), mask, window
+    return None, None, window
+
+
+def _correlations(patches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Largest normalized correlation of each pair of patches, (n, n), and the shift of the second there, (n, n, 2)."""
+    count = len(patches)
+    side = fast_size(2 * max(max(patch.shape) for patch in patches))
+    spectra = np.stack([np.fft.rfft2(patch / np.sqrt((patch**2).sum()), (side, side)) for patch in patches])
+    correlation, shifts = np.eye(count), np.zeros((count, count, 2), dtype=int)
+    for i in range(count - 1):
+        product = np.fft.irfft2(spectra[i] * spectra[i + 1 :].conj(), (side, side)).reshape(-1, side * side)
+        at = product.argmax(axis=1)
+        correlation[i, i + 1 :] = correlation[i + 1 :, i] = np.take_along_axis(product, at[:, None], axis=1)[:, 0]
+        shift = (np.stack([at // side, at % side], axis=1) + side // 2) % side - side // 2
+        shifts[i, i + 1 :], shifts[i + 1 :, i] = shift, -shift
+    return correlation, shifts
+
+
+def _cropped(kernel: np.ndarray) -> np.ndarray:
+    """A kernel in the smallest odd square that holds it, sum 1."""
+    box = _ndimage().find_objects((kernel > 0).astype(np.uint8))[0]
+    side = max(part.stop - part.start for part in box) | 1
+    cropped = pad_to_odd(kernel[box])
+    return fit_size(cropped / cropped.sum(), (side, side))
+
+
+def _ndimage() -> Any:
+    import scipy.ndimage
+
+    return scipy.ndimage
