@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..images.kernels import fit_size
 from ..numerics.arrays import Array, Workspace, array_module
 from ..numerics.boundary import pad_liu_jia
@@ -24,27 +26,43 @@ from .schedule import Scale, schedule
 
 
 def coarse_to_fine(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
-    """Kernels (n, *size) of `images` (n, H, W), estimated at all scales but the finest and enlarged to full size.
-
-    This is half of the work, and enough to tell a good initialization from a bad one.
-    """
+    """Kernels (n, *size) of `images` (n, H, W), estimated at all scales but the finest and enlarged to full size."""
     scales = schedule(images.shape[-2:], size, options)
-    *coarse, finest = scales if len(scales) > 1 else scales * 2
-    limits = {"share": options.kernel_threshold, "component": options.kernel_component}
+    coarse = scales[:-1] or scales
     kernel = initial_kernel(coarse[0].size, len(images), array_module(images), images.dtype)
-    done, pixels = 0.0, sum(scale.shape[0] * scale.shape[1] for scale in coarse)
-    for level, scale in enumerate(coarse):
+    kernel, determined = run_scales(images, kernel, coarse, options, progress)
+    return normalize(fit_size(enlarge_to_full(kernel, coarse[-1], scales[-1], options), size), determined)
+
+
+def enlarge_to_full(kernel: Array, scale: Scale, finest: Scale, options: TwoStepOptions) -> Array:
+    """The kernel of `scale` in the window of `finest`, without small values and components; as is at one scale."""
+    if scale.ratio == finest.ratio:
+        return kernel
+    kernel = enlarge_kernel(kernel, finest.ratio / scale.ratio, finest.size)
+    return project(kernel, share=options.kernel_threshold, component=options.kernel_component)
+
+
+def run_scales(
+    images: Array, kernel: Array, scales: Sequence[Scale], options: TwoStepOptions, progress: OnProgress
+) -> tuple[Array, Array]:
+    """Kernels through `scales`, of the size of the first at the start and of the last at the end.
+
+    Returns
+    -------
+    kernel : (n, *scales[-1].size).
+    determined : (n,) bool, whether the image has gradients that determine it.
+    """
+    done, pixels = 0.0, sum(scale.shape[0] * scale.shape[1] for scale in scales)
+    for level, scale in enumerate(scales):
         if level:
             kernel = enlarge_kernel(kernel, scale.factor, scale.size)
         fraction = scale.shape[0] * scale.shape[1] / pixels
         scaled = resample(images, scale.shape)
         kernel, autocorrelation, _ = run_scale(scaled, kernel, scale, options, subrange(progress, done, fraction))
-        kernel = project(kernel, **limits)
+        kernel = project(kernel, share=options.kernel_threshold, component=options.kernel_component)
         done += fraction
-    if finest is not coarse[-1]:
-        kernel = project(enlarge_kernel(kernel, finest.factor, finest.size), **limits)
-    window = selection_window(coarse[-1].shape, coarse[-1].size)
-    return normalize(fit_size(kernel, size), has_gradients(autocorrelation, window_pixels(window)))
+    window = selection_window(scales[-1].shape, scales[-1].size)
+    return kernel, has_gradients(autocorrelation, window_pixels(window))
 
 
 def run_scale(

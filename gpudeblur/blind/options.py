@@ -56,10 +56,11 @@ class TwoStepOptions:
         Initializations, names in `STARTS`. The kernel that scores best is kept, for each image by itself
         (`selection`). "network", which is no default, is the kernel of `restore(image, "sketch")`: it finds kernels of
         small faces that the others miss, and needs PyTorch. Values in `STARTS` override these options for that
-        initialization; the finest scale uses these options, except as `schedule.finest_options` states. Each costs
-        about as much as the finest scale. With a single one nothing is ranked, and ``("wide",)`` is the fastest choice.
+        initialization at the coarser scales; after them the best go on (`racing`) with these options, except as
+        `schedule.survivor_options` and `schedule.finest_options` state. With a single one nothing is ranked, and
+        ``("wide",)`` is the fastest choice.
     finest_candidates : int
-        How many initializations, the best ones, are taken through the finest scale.
+        How many kernels, the best ones, are taken through the finest scale.
     cautious : bool
         Whether an image whose kernel has little confidence, or whose restoration rings far beyond the image's range, is
         blended with the observed image. ``info["strength"]`` is the restoration's share.
@@ -139,7 +140,7 @@ class TwoStepOptions:
 
     # The result
     starts: tuple[str, ...] = ("wide", "relaxed", "sparse", "compact", "text")
-    finest_candidates: int = 2
+    finest_candidates: int = 1
     cautious: bool = True
     dtype: Literal["float32", "float64"] = "float32"
     # First step, all scales but the finest

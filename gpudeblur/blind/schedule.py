@@ -12,6 +12,10 @@ from .pyramid import kernel_sizes, support_size
 
 # Pixels added to the kernel size at the finest scale.
 FINEST_MARGIN = 2
+# Of a race, so many kernels go on, with the options as they are but for these: the images of a stack have different
+# winners, and one set of options.
+RACE_SURVIVORS = 2
+SURVIVOR_OPTIONS: Mapping[str, Any] = {"smooth_weight": 0.0, "support_margin": 2, "prior": None}
 # Every candidate goes through the finest scale with each of these settings: with the options as they are, and with
 # stronger regularization and a threshold in each iteration, which keep the kernel compact.
 FINEST_VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)})
@@ -36,6 +40,7 @@ class Scale:
     iterations: tuple[Iteration, ...]
     smooth_sigma: float
     beta_max: float
+    ratio: float = 1.0  # sides of the image at this scale to those at full size
 
 
 def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions) -> list[Scale]:
@@ -57,7 +62,8 @@ def schedule(shape: tuple[int, int], size: tuple[int, int], options: TwoStepOpti
             gradient_weight = max(gradient_weight / options.gradient_weight_decay, options.gradient_weight_min)
         factor = ratio / sizes[level - 1][1] if level else 1.0
         sigma = options.smooth_sigma * (level + 1)
-        scales.append(Scale(scale_size, scaled_shape(shape, ratio), factor, tuple(iterations), sigma, options.beta_max))
+        image_shape = scaled_shape(shape, ratio)
+        scales.append(Scale(scale_size, image_shape, factor, tuple(iterations), sigma, options.beta_max, ratio))
     return scales
 
 
@@ -69,6 +75,11 @@ def finest_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStep
     iterations = tuple(Iteration(weight, edge_fraction, threshold) for weight in weights)
     support = support_size(size, shape, FINEST_MARGIN)
     return Scale(support, shape, 1.0, iterations, options.smooth_sigma, options.finest_beta_max)
+
+
+def survivor_options(options: TwoStepOptions) -> TwoStepOptions:
+    """The options of the scales between the race and the finest."""
+    return replace(options, **SURVIVOR_OPTIONS)
 
 
 def finest_options(options: TwoStepOptions) -> list[TwoStepOptions]:

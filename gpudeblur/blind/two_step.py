@@ -20,15 +20,25 @@ from ..images.noise import divide_by_noise
 from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side, stack
 from ..numerics.progress import OnProgress, subrange
 from ..priors.protocol import is_replayable
-from .alternation import coarse_to_fine, run_scale
+from .alternation import coarse_to_fine, enlarge_to_full, run_scale, run_scales
 from .confidence import border_mass, confidence
 from .kernel_projection import normalize, project
 from .kernel_refine import refine_kernel
 from .kernel_step import has_gradients, selection_window, window_pixels
 from .observation import Observation
 from .options import TwoStepOptions
+from .pyramid import enlarge_kernel
+from .racing import Entry, race
 from .saturated_lights import remove_lights
-from .schedule import finest_options, finest_runs, finest_scale
+from .schedule import (
+    RACE_SURVIVORS,
+    Scale,
+    finest_options,
+    finest_runs,
+    finest_scale,
+    schedule,
+    survivor_options,
+)
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
 
 # Initializations that use the image with saturated lights removed. The others use the original, because a bright region
@@ -103,8 +113,8 @@ def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptio
 
 def coarse_kernels(
     *arrays: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
-) -> tuple[Array, Array, Array, Array]:
-    """The first step (eq. 2-11) from every initialization, at all scales but the finest.
+) -> tuple[Array, ...]:
+    """The first step (eq. 2-11) from every initialization, at all scales but the finest, see `racing`.
 
     Parameters
     ----------
@@ -112,30 +122,77 @@ def coarse_kernels(
 
     Returns
     -------
-    Kernels (starts, n, *size), and their `KernelScores` energy, match and gain, (starts, n) each. With a single
-    initialization there is nothing to rank, and these are not computed: they hold `noise_scale`.
+    Kernels of all initializations, as they were in the race, (starts, n, *size), and the candidates for the finest
+    scale, (candidates, n, *size). Of the latter, whether they come from the image without lights, and their
+    `KernelScores` energy, match and gain, (candidates, n) each. With a single initialization there is nothing to rank,
+    and these are not computed: they hold `noise_scale`.
     """
-    views, several = Views(*arrays), len(options.starts) > 1
-    scoring = views.full
-    if several:
-        scoring = divide_by_noise(scoring if views.scoring is None else views.scoring, views.noise_scale)
+    views, xp, shape = Views(*arrays), array_module(arrays[0]), arrays[0].shape[-2:]
+    if len(options.starts) == 1:
+        kernels = _single_start(views.full, size, options, report)[None]
+        return kernels, kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 3
+    unlit = views.full if views.unlit is None else views.unlit
+    original = views.full if views.scoring is None else views.scoring
+    scoring = divide_by_noise(original, views.noise_scale)
+    entries = [Entry(name, size) for name in options.starts if name != "network"]
+    results = []
+    raced: list[Array] = []
+    if entries:
+        begin = len(entries) / (len(entries) + RACE_SURVIVORS)
+        kernels, scores, scale = race(
+            lambda entry: unlit if entry.name in WITHOUT_LIGHTS else views.full,
+            original,
+            views.noise_scale,
+            entries,
+            options,
+            subrange(report, 0, begin),
+        )
+        survivors = min(max(RACE_SURVIVORS, options.finest_candidates), len(entries))
+        ranks = rank(scores, survivors)
+        is_unlit = constant(xp, np.array, tuple(entry.name in WITHOUT_LIGHTS for entry in entries))
 
-    def run(i: int, name: str) -> tuple[Array, Array, Array, Array]:
-        image = views.full if views.unlit is None or name not in WITHOUT_LIGHTS else views.unlit
-        progress = subrange(report, i / len(options.starts), 1 / len(options.starts))
-        if name == "network":
-            kernel = network_kernel(image, size)
-        else:
-            kernel = coarse_to_fine(image, size, options.of_start(name), progress)
-        if not several:
-            return kernel, *(views.noise_scale,) * 3
-        return kernel, *score_kernels(scoring, kernel, views.noise_scale).parts
+        def run(slot: int) -> tuple[Array, ...]:
+            from_unlit = is_unlit[ranks[slot]]
+            image = views.full if unlit is views.full else xp.where(from_unlit[:, None, None], unlit, views.full)
+            progress = subrange(report, begin + (1 - begin) * slot / survivors, (1 - begin) / survivors)
+            kernel = to_full_size(image, take(kernels, ranks[slot]), scale, size, options, progress)
+            return kernel, from_unlit, *score_kernels(scoring, kernel, views.noise_scale).parts
 
-    results = side_by_side(
-        array_module(views.full), [functools.partial(run, *start) for start in enumerate(options.starts)]
-    )
-    kernels, energy, match, gain = (stack(column) for column in zip(*results, strict=True))
-    return kernels, energy, match, gain
+        results = side_by_side(xp, [functools.partial(run, slot) for slot in range(survivors)])
+        raced = [enlarged(kernel, scale, shape, size, options) for kernel in kernels]
+    if "network" in options.starts:
+        kernel = network_kernel(views.full, size)
+        parts = score_kernels(scoring, kernel, views.noise_scale).parts
+        results.append((kernel, xp.zeros(len(kernel), dtype=bool), *parts))
+        raced.append(kernel)
+    return stack(raced), *(stack(column) for column in zip(*results, strict=True))
+
+
+def _single_start(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
+    name = options.starts[0]
+    if name == "network":
+        return network_kernel(images, size)
+    return coarse_to_fine(images, size, options.of_start(name), progress)
+
+
+def to_full_size(
+    images: Array, kernel: Array, scale: Scale, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress
+) -> Array:
+    """Kernels (n, kh, kw) of `scale` through the scales between it and the finest, at full size, (n, *size)."""
+    options, shape = survivor_options(options), images.shape[-2:]
+    between = [finer for finer in schedule(shape, size, options)[:-1] if finer.ratio > scale.ratio]
+    if not between:
+        return enlarged(kernel, scale, shape, size, options)
+    kernel = enlarge_kernel(kernel, between[0].ratio / scale.ratio, between[0].size)
+    kernel, determined = run_scales(images, kernel, between, options, progress)
+    return normalize(enlarged(kernel, between[-1], shape, size, options), determined)
+
+
+def enlarged(
+    kernel: Array, scale: Scale, shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions
+) -> Array:
+    """Kernels (n, kh, kw) of `scale` at full size, (n, *size)."""
+    return normalize(fit_size(enlarge_to_full(kernel, scale, finest_scale(shape, size, options), options), size))
 
 
 def network_kernel(image: Array, size: tuple[int, int]) -> Array:
@@ -163,7 +220,7 @@ def finest_kernel(
     -------
     Kernels (n, *size), and the `SIGNALS`, (n,) each.
     """
-    views, (kernels, energy, match, gain) = Views(*arrays[:-4]), arrays[-4:]
+    views, (raced, kernels, from_unlit, energy, match, gain) = Views(*arrays[:-6]), arrays[-6:]
     xp, several = array_module(views.full), len(options.starts) > 1
     scaled = divide_by_noise(views.full, views.noise_scale)
     unlit, scoring = None, scaled
@@ -177,13 +234,12 @@ def finest_kernel(
     def run(number: int) -> tuple[Array, KernelScores]:
         candidate, image = ranks[number // len(variants)], scaled
         if unlit is not None:
-            is_unlit = constant(xp, np.array, tuple(name in WITHOUT_LIGHTS for name in options.starts))
-            image = xp.where(is_unlit[candidate][:, None, None], unlit, scaled)
+            image = xp.where(take(from_unlit, candidate)[:, None, None], unlit, scaled)
         progress = subrange(report, number / finest_runs(options), 1 / finest_runs(options))
         kernel = finish(image, take(kernels, candidate), size, variants[number % len(variants)], progress)
         return kernel, score_kernels(scoring, kernel, views.noise_scale)
 
-    results = side_by_side(xp, [functools.partial(run, number) for number in range(finest_runs(options))])
+    results = side_by_side(xp, [functools.partial(run, number) for number in range(candidates * len(variants))])
     finished, scores = (list(column) for column in zip(*results, strict=True))
     if several:  # in an image without noise, a candidate may be better than what the finest scale makes of it
         finished.append(take(kernels, ranks[0]))
@@ -191,7 +247,7 @@ def finest_kernel(
         scores.append(replace(first, energy=xp.where(views.noise_scale > 1, np.inf, first.energy)))
     best = rank(scores, 1)[0]
     kernel = take(finished, best)
-    return kernel, *signals_of(kernel, take_scores(scores, best), list(kernels))
+    return kernel, *signals_of(kernel, take_scores(scores, best), list(raced))
 
 
 def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:

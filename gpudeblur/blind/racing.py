@@ -1,0 +1,81 @@
+"""The race between initializations: all go through the coarsest scales, and the best of them through the others.
+
+A kernel that fails mostly does so at a coarse scale already, where an iteration and a score cost a fraction of what
+they cost at full size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ..images.kernels import fit_size
+from ..images.noise import divide_by_noise
+from ..numerics.arrays import Array, array_module, side_by_side
+from ..numerics.progress import OnProgress, subrange
+from ..numerics.resample import resample
+from .alternation import run_scales
+from .kernel_projection import initial_kernel, normalize
+from .options import TwoStepOptions
+from .schedule import Scale, schedule
+from .selection import KernelScores, score_kernels
+
+# The number of scales between the race and full size.
+RACE_DISTANCE = 2
+
+
+class Entry(NamedTuple):
+    """An initialization, a name in `STARTS`, and the kernel size it starts with."""
+
+    name: str
+    size: tuple[int, int]
+
+
+def race_distance(shape: tuple[int, int], entries: Sequence[Entry], options: TwoStepOptions) -> int:
+    """`RACE_DISTANCE`, or less where an entry has too few scales: small kernels have few."""
+    scales = (schedule(shape, entry.size, options.of_start(entry.name)) for entry in entries)
+    return min(RACE_DISTANCE, *(len(entry_scales) - 1 for entry_scales in scales))
+
+
+def race(
+    images: Callable[[Entry], Array],
+    scoring: Array,
+    noise_scale: Array,
+    entries: Sequence[Entry],
+    options: TwoStepOptions,
+    progress: OnProgress,
+) -> tuple[list[Array], list[KernelScores], Scale]:
+    """Kernels of all entries at the scale of the race, in the largest of their windows, their scores, and that scale.
+
+    Parameters
+    ----------
+    images : the images (n, H, W) from which an entry estimates the kernels.
+    scoring : (n, H, W), what the kernels are scored on.
+    noise_scale : (n,), see `images.noise.noise_scale`.
+    """
+    shape = scoring.shape[-2:]
+    distance = race_distance(shape, entries, options)
+    schedules = [schedule(shape, entry.size, options.of_start(entry.name)) for entry in entries]
+    schedules = [scales[: len(scales) - distance] for scales in schedules]
+    scale = max((scales[-1] for scales in schedules), key=lambda scale: scale.size)
+    height, width = (max(scales[-1].size[axis] for scales in schedules) for axis in (0, 1))
+    image, scaled_noise = at_scale(scoring, noise_scale, scale)
+
+    def run(i: int, entry: Entry) -> tuple[Array, KernelScores]:
+        start, xp = images(entry), array_module(scoring)
+        entry_options, part = options.of_start(entry.name), subrange(progress, i / len(entries), 1 / len(entries))
+        kernel = initial_kernel(schedules[i][0].size, len(start), xp, start.dtype)
+        kernel, determined = run_scales(start, kernel, schedules[i], entry_options, part)
+        kernel = normalize(fit_size(kernel, (height, width)), determined)
+        return kernel, score_kernels(image, kernel, scaled_noise)
+
+    results = side_by_side(array_module(scoring), [functools.partial(run, *entry) for entry in enumerate(entries)])
+    kernels, scores = zip(*results, strict=True)
+    return list(kernels), list(scores), scale
+
+
+def at_scale(images: Array, noise_scale: Array, scale: Scale) -> tuple[Array, Array]:
+    """(images (n, h, w) at a scale, divided by their noise scale there; that noise scale): pixels average the noise."""
+    noise_scale = array_module(images).maximum(noise_scale * scale.ratio, 1)
+    return divide_by_noise(resample(images, scale.shape), noise_scale), noise_scale

@@ -1,0 +1,61 @@
+"""The race between initializations at a coarse scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from skimage import data
+
+import gpudeblur as gd
+from gpudeblur.blind.racing import RACE_DISTANCE, Entry, at_scale, race, race_distance
+from gpudeblur.blind.schedule import schedule
+from gpudeblur.numerics.arrays import to_host
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+CAMERA = (data.camera() / 255).astype(np.float32)[80:180, 120:220]
+KERNEL = trajectory_kernel(13, rng=3).astype(np.float32)
+IMAGES = np.stack([blur(CAMERA, KERNEL), blur(CAMERA[::-1], KERNEL), np.full((88, 88), 0.5, np.float32)])
+OPTIONS = gd.TwoStepOptions(iterations=2, finest_iterations=1)
+
+
+def no_report(fraction: float) -> None:
+    pass
+
+
+@pytest.mark.parametrize("side", [7, 9, 13, 35])
+def test_all_entries_race_at_one_scale(side: int) -> None:
+    entries = [Entry(name, (side, side)) for name in OPTIONS.starts]
+    distance = race_distance((88, 88), entries, OPTIONS)
+    scales = [schedule((88, 88), entry.size, OPTIONS.of_start(entry.name)) for entry in entries]
+    assert distance == min(RACE_DISTANCE, min(map(len, scales)) - 1)
+    assert len({entry_scales[len(entry_scales) - 1 - distance].shape for entry_scales in scales}) == 1
+
+
+def test_a_race_of_a_stack_equals_those_of_its_images(xp: Any) -> None:
+    """Windows of several sizes end in the largest; an image without gradients has a delta."""
+    entries = [Entry("wide", (13, 13)), Entry("compact", (21, 21))]
+
+    def outcome(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        stack = xp.asarray(images)
+        noise = xp.ones(len(images), dtype=xp.float32)
+        kernels, scores, scale = race(lambda _: stack, stack, noise, entries, OPTIONS, no_report)
+        assert scale.ratio == pytest.approx(0.5)
+        return to_host(xp.stack(kernels)), to_host(xp.stack([score.energy for score in scores]))
+
+    kernels, energies = outcome(IMAGES)
+    np.testing.assert_allclose(kernels.sum(axis=(-2, -1)), 1, rtol=1e-5)
+    assert (kernels[:, 2].max(axis=(-2, -1)) == 1).all()
+    for i in range(2):
+        alone, energy = outcome(IMAGES[i : i + 1])
+        np.testing.assert_allclose(alone[:, 0], kernels[:, i], atol=0 if xp is np else 1e-3)
+        np.testing.assert_allclose(energy[:, 0], energies[:, i], atol=0 if xp is np else 1e-3)
+
+
+def test_noise_falls_with_the_scale(xp: Any) -> None:
+    scale = schedule((88, 88), (13, 13), OPTIONS)[-3]
+    images, noise = at_scale(xp.asarray(IMAGES), xp.asarray([1, 1.5, 4], dtype=xp.float32), scale)
+    assert images.shape == (3, 44, 44)
+    assert to_host(noise).tolist() == pytest.approx([1, 1, 2])
+    assert float(images[2].mean()) == pytest.approx(0.25)
