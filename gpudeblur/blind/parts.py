@@ -18,9 +18,10 @@ from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_toge
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.user_warnings import warn
 from .confidence import blend_weight
-from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
+from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes, estimate_sizes_in_patches
 from .observation import Observation, Window
 from .options import Settings
+from .region import cut_patches, exceeds_limit
 from .rotation_choice import choose_rotations, with_rotations
 from .two_step import two_step
 
@@ -34,7 +35,7 @@ class Part:
     group: Group
     window: Window | None  # inside a constant border
     observed: Observation  # cropped to the window
-    region: Window | None  # of the window, where the kernel is estimated
+    pixels: int  # where the kernel was estimated
     kernel: Array  # (n, kh, kw)
     signals: dict[str, Array]  # (n,) each
     start: Any  # moments of the clock, between which the kernel was estimated
@@ -47,12 +48,14 @@ class Part:
 def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one window and one kernel size after the other."""
     start = clock.now()
-    for group, window, images, region, size, begin, fraction in groups_of(observed, settings):
+    for group, window, images, source, size, begin, fraction in groups_of(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         fields: tuple[KernelField | None, ...] = ()
         if settings.blur == "uniform":
-            source = images if region is None else images.crop(region)
             kernel, signals = two_step(source, size, settings.options, kernel_progress)
+            if len(kernel) < len(images):  # one for all of them
+                kernel, *values = (array.repeat(len(images), axis=0) for array in (kernel, *signals.values()))
+                signals = dict(zip(signals, values, strict=True))
         else:
             kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5))
             rotations = choose_rotations(
@@ -60,7 +63,8 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
             )
             kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
             fields = tuple(part_fields if window is None else _in_image(part_fields, window, observed.shape))
-        yield Part(group, window, images, region, kernel, signals, start, clock.now(), final_progress, fields)
+        pixels = math.prod(source.shape) * (source.patches or 1)
+        yield Part(group, window, images, pixels, kernel, signals, start, clock.now(), final_progress, fields)
         start = clock.now()
 
 
@@ -92,36 +96,69 @@ def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
 
 def groups_of(
     observed: Observation, settings: Settings
-) -> Iterator[tuple[Group, Window | None, Observation, Window | None, tuple[int, int], float, float]]:
-    """(group, its window, its images, region, kernel size, begin and fraction of its share of all images)."""
+) -> Iterator[tuple[Group, Window | None, Observation, Observation, tuple[int, int], float, float]]:
+    """(group, its window, its images, where their kernels are estimated, kernel size, begin and fraction of the run).
+
+    Images that are seen in patches come one by one, unless they share a kernel.
+    """
+    windows = [*observed.by_window()]
+    if settings.shared_kernel and len(windows) > 1:
+        raise ValueError(
+            "shared_kernel needs images with the same constant border, got "
+            f"{len(windows)} different ones; crop them, or give defects=None"
+        )
     done = 0.0
-    for outer, window, cropped in observed.by_window():
-        share, region = len(cropped) / len(observed), None
-        if settings.region is not None:
+    for outer, window, images in windows:
+        fraction_of_window, region = len(images) / len(observed), None
+        if isinstance(settings.region, tuple):
             region = region_window(settings.region, observed.shape, window or _whole_window(observed.shape))
-        source = cropped if region is None else cropped.crop(region)
-        for inner, size, begin, fraction in groups_by_size(source, settings):
-            group = inner if outer is None else outer if inner is None else outer[inner]
-            yield group, window, cropped.subset(inner), region, size, done + share * begin, share * fraction
-        done += share
+        in_patches = settings.region == "auto" and settings.blur == "uniform" and exceeds_limit(images.shape)
+        alone = in_patches and len(images) > 1 and not settings.shared_kernel
+        for indices in np.arange(len(images))[:, None] if alone else [None]:
+            subset = images.subset(indices)
+            source = subset if region is None else subset.crop(region)
+            fraction = fraction_of_window * len(subset) / len(images)
+            for inner, size, begin, part in groups_by_size(source, settings, in_patches):
+                inner_group = inner if indices is None else indices
+                group = inner_group if outer is None else outer if inner_group is None else outer[inner_group]
+                estimated = source.subset(inner)
+                if in_patches:
+                    estimated = cut_patches(estimated, size)
+                elif settings.shared_kernel:
+                    estimated = replace(estimated, patches=len(estimated))
+                yield group, window, subset.subset(inner), estimated, size, done + fraction * begin, fraction * part
+            done += fraction
 
 
 def _whole_window(shape: tuple[int, int]) -> Window:
     return slice(0, shape[0]), slice(0, shape[1])
 
 
-def groups_by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
+def groups_by_size(
+    observed: Observation, settings: Settings, in_patches: bool
+) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
     """(group, its kernel size, where it begins as a fraction of all images, what fraction it is)."""
     if settings.kernel_size is not None:
         yield None, settings.kernel_size, 0.0, 1.0
         return
-    sides = estimate_sizes(observed.luminance, observed.noise_scale, settings.options, settings.size_progress())
+    sides = sizes_of(observed, settings, in_patches)
     begin = 0.0
     for side in np.unique(sides):
         group = np.flatnonzero(sides == side)
         fraction = len(group) / len(sides)
         yield group if fraction < 1 else None, (int(side), int(side)), begin, fraction
         begin += fraction
+
+
+def sizes_of(observed: Observation, settings: Settings, in_patches: bool) -> np.ndarray:
+    """The sides of the kernels' windows, one an image, or a single one for images with one kernel."""
+    options, progress = settings.options, settings.size_progress()
+    if in_patches:
+        return estimate_sizes_in_patches(observed, options, progress)
+    images, scale = observed.luminance, observed.noise_scale
+    if settings.shared_kernel:
+        images, scale = images[None], scale.mean(keepdims=True)
+    return estimate_sizes(images, scale, options, progress)
 
 
 def restore_part(part: Part, settings: Settings) -> Part:
@@ -141,8 +178,7 @@ def restore_part(part: Part, settings: Settings) -> Part:
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error)}
     if settings.options.cautious:
-        height, width = (s.stop - s.start for s in part.region or _whole_window(images.shape))
-        unknowns = math.prod(part.kernel.shape[-2:]) / (height * width)
+        unknowns = math.prod(part.kernel.shape[-2:]) / part.pixels
         confidence = signals["confidence"]
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
         signals["strength"] = strength

@@ -285,11 +285,11 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_region(region: Any) -> tuple[slice, slice] | None:
-    """`region` as two slices with integers or None as ends, or None."""
-    if region is None:
-        return None
-    way_out = "use for instance numpy.s_[100:400, 200:600]"
+def check_region(region: Any) -> tuple[slice, slice] | str:
+    """`region` as "auto", "all", or two slices with integers or None as ends."""
+    if isinstance(region, str) and region in ("auto", "all"):
+        return region
+    way_out = "use 'auto', 'all', or for instance numpy.s_[100:400, 200:600]"
     if not isinstance(region, tuple | list) or len(region) != 2 or not all(isinstance(part, slice) for part in region):
         raise TypeError(f"region must be two slices, of rows and of columns, got {region!r}; {way_out}")
     for part in region:
