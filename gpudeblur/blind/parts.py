@@ -14,6 +14,7 @@ from ..images.checks import region_window
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
 from ..nonblind.final import residual_mse, restore, result_signals
+from ..nonblind.tiles import tile_of_bounded_memory
 from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_together
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.user_warnings import warn
@@ -166,8 +167,9 @@ def restore_part(part: Part, settings: Settings) -> Part:
     if settings.final is None:
         return part
     images, signals, final = part.observed, part.signals, settings.final
-    if any(field is not None for field in part.fields):
-        sharp, *measures = restore_each(part, final)
+    tile = tile_of_bounded_memory(images.image, part.kernel, final)
+    if tile is not None or any(field is not None for field in part.fields):
+        sharp, *measures = restore_each(part, final, tile)
     else:
         arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
         function = functools.partial(_restore, final=final, mask=images.valid)
@@ -186,15 +188,23 @@ def restore_part(part: Part, settings: Settings) -> Part:
     return replace(part, signals=signals, sharp=sharp)
 
 
-def restore_each(part: Part, final: str) -> list[Array]:
-    """What `_restore` returns, image by image, each with its field or its kernel."""
-    images, results = part.observed, []
-    for i, field in enumerate(part.fields):
-        saturated, mask = (None if array is None else array[i] for array in (images.saturated, images.valid))
-        progress = subrange(part.progress, i / len(images), 1 / len(images))
-        kernel = part.kernel[i] if field is None else field
-        results.append(_restore(images.image[i], kernel, saturated, mask=mask, final=final, report=progress))
-    return [images.xp.stack(columns) for columns in zip(*results, strict=True)]
+def restore_each(part: Part, final: str, tile: int | None) -> list[Array]:
+    """What `_restore` returns, image by image with its field or its kernel; with a `tile` plane by plane."""
+    images, fields = part.observed, part.fields or (None,) * len(part.kernel)
+    indices = [*np.ndindex(images.image.shape[: 1 if tile is None else 2])]
+    results = []
+    for number, index in enumerate(indices):
+        saturated, mask = (None if array is None else array[index] for array in (images.saturated, images.valid))
+        progress = subrange(part.progress, number / len(indices), 1 / len(indices))
+        field = fields[index[0]]
+        kernel = part.kernel[index[0]] if field is None else field
+        results.append(
+            _restore(images.image[index], kernel, saturated, mask=mask, final=final, tile=tile, report=progress)
+        )
+    return [
+        images.xp.stack(column).reshape(*images.image.shape[:2], *column[0].shape[2 - len(indices[0]) :])
+        for column in zip(*results, strict=True)
+    ]
 
 
 def _restore(
@@ -204,10 +214,11 @@ def _restore(
     *,
     mask: Array | None = None,
     final: str,
+    tile: int | None = None,
     report: OnProgress,
 ) -> tuple[Array, ...]:
     """(restoration (..., H, W), its mean squared residual, its `result_signals`), (...) each."""
-    sharp = restore(image, kernel, final, report, saturated, mask)
+    sharp = restore(image, kernel, final, report, saturated, mask, tile)
     error = residual_mse(image, sharp, kernel, saturated, mask)
     return sharp, error, *result_signals(sharp, image, saturated, mask)
 
