@@ -118,7 +118,7 @@ def test_a_shared_kernel(small_patches: None) -> None:
     pair = gd.estimate_kernel(np.stack([image, image]), 9, options=FAST, shared_kernel=True)
     assert_close(pair[1], gd.estimate_kernel(image, 9, options=FAST), atol=1e-5)
     with pytest.raises(TypeError, match=r"^shared_kernel must be True or False, got 1"):
-        gd.deblur(stack, 9, shared_kernel=1)
+        gd.deblur(stack, 9, shared_kernel=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^shared_kernel must be False for blur='rotation'"):
         gd.deblur(stack, 9, shared_kernel=True, blur="rotation")
 
