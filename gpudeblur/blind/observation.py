@@ -112,11 +112,12 @@ class Observation:
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
         saturated = saturated if any_saturated else None
         observed = cls(planes, gray, saturated, scale, alpha, white, valid, windows, inside)
+        within = "picture" if isinstance(settings.region, str) else "region"
         for shape in observed.estimated_shapes(settings.region):
             if settings.kernel_size is None:
                 checks.check_minimum_size(shape)
             else:
-                checks.check_kernel_size(settings.kernel_size, shape)
+                checks.check_kernel_size(settings.kernel_size, shape, within)
         if isinstance(settings.region, tuple):
             observed.check_edges(settings.region)
         return observed

@@ -18,9 +18,7 @@ from .observation import Observation
 # An image of more pixels is seen in patches, which have about as many pixels together.
 MAX_PIXELS = 1 << 20
 # Sides of patches, in pixels and in kernels, at least.
-PATCH_SIDE, PATCH_KERNELS = 256, 4
-# Patches of an image, at least: one alone may have edges in a single direction.
-MIN_PATCHES = 2
+PATCH_SIDE, PATCH_KERNELS = 256, 5
 # Blocks along each side of a patch, and the step from a possible patch to the next.
 BLOCKS = 4
 # The worth of a patch falls by e with this fraction of pixels that are saturated or not valid.
@@ -71,8 +69,7 @@ def patch_sides(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int
 def cut_patches(observed: Observation, size: tuple[int, int]) -> Observation:
     """The patches of all images of `observed`, which share a kernel of `size`. Waits for a device once an image."""
     sides = patch_sides(observed.shape, size)
-    count = max(MIN_PATCHES, MAX_PIXELS // (sides[0] * sides[1]))
-    count = max(1, -(-count // len(observed)))
+    count = max(1, round(MAX_PIXELS / (sides[0] * sides[1] * len(observed))))
     windows = [
         (i, ..., slice(top, top + sides[0]), slice(left, left + sides[1]))
         for i in range(len(observed))

@@ -108,7 +108,9 @@ def check_axes(
         )
 
 
-def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) -> tuple[int, int]:
+def check_kernel_size(
+    kernel_size: Any, shape: tuple[int, ...] | None = None, within: str = "picture"
+) -> tuple[int, int]:
     """`kernel_size` as (height, width).
 
     Parameters
@@ -117,6 +119,8 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) ->
         Odd, at least 3, in pixels; a pair is (height, width).
     shape : (H, W), optional
         The picture's; the kernel must fit into it.
+    within : str
+        What has that shape, in the message.
 
     Raises
     ------
@@ -155,7 +159,7 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) ->
         if min(rows, columns) <= 4:
             way_out += "; a picture with channels (H, W, C) needs channel_axis=-1"
         raise ValueError(
-            f"kernel_size must not exceed the picture, got {(height, width)} for a picture of {rows} x {columns}; "
+            f"kernel_size must not exceed the {within}, got {(height, width)} for a {within} of {rows} x {columns}; "
             f"{way_out}"
         )
     return height, width

@@ -64,7 +64,7 @@ def test_a_region_within_a_border_and_a_stack() -> None:
         (np.s_[60:60, :], ValueError, "^region must lie inside the image"),
         (None, TypeError, "^region must be two slices"),
         ("some", TypeError, "^region must be two slices"),
-        (np.s_[10:18, :], ValueError, "^kernel_size must not exceed the picture, got .* for a picture of 8 x 192"),
+        (np.s_[10:18, :], ValueError, "^kernel_size must not exceed the region, got .* for a region of 8 x 192"),
         (np.s_[60:66, :], ValueError, "^kernel_size must"),
     ],
 )
