@@ -100,16 +100,15 @@ def groups_of(
 ) -> Iterator[tuple[Group, Window | None, Observation, Observation, tuple[int, int], float, float]]:
     """(group, its window, its images, where their kernels are estimated, kernel size, begin and fraction of the run).
 
-    Images that are seen in patches come one by one, unless they share a kernel.
+    Images with patches come one by one, unless they share a kernel.
     """
-    windows = [*observed.by_window()]
-    if settings.shared_kernel and len(windows) > 1:
+    if settings.shared_kernel and observed.windows is not None and (observed.windows != observed.windows[0]).any():
         raise ValueError(
-            "shared_kernel needs images with the same constant border, got "
-            f"{len(windows)} different ones; crop them, or give defects=None"
+            "shared_kernel needs images with the same constant border, got different ones; crop them, or give "
+            "defects=None"
         )
     done = 0.0
-    for outer, window, images in windows:
+    for outer, window, images in observed.by_window():
         fraction_of_window, region = len(images) / len(observed), None
         if isinstance(settings.region, tuple):
             region = region_window(settings.region, observed.shape, window or _whole_window(observed.shape))

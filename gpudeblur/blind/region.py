@@ -15,7 +15,7 @@ from ..numerics.arrays import Array, array_module, to_host
 from ..numerics.filters import gradient
 from .observation import Observation
 
-# An image of more pixels is seen in patches, which have about as many pixels together.
+# Of an image of more pixels, patches are used, which have about as many pixels together.
 MAX_PIXELS = 1 << 20
 # Sides of patches, in pixels and in kernels, at least.
 PATCH_SIDE, PATCH_KERNELS = 256, 5
@@ -56,7 +56,7 @@ def per_kernel(values: Array, images: Array) -> Array:
 
 
 def exceeds_limit(shape: tuple[int, int]) -> bool:
-    """Whether images (H, W) = `shape` are seen in patches."""
+    """Whether kernels of images (H, W) = `shape` are estimated on patches."""
     return shape[0] * shape[1] > MAX_PIXELS
 
 

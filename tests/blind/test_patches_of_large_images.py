@@ -1,4 +1,4 @@
-"""Large images are seen in patches that share a kernel; so are stacks with `shared_kernel`."""
+"""Patches of large images, and images of a stack, that share a kernel; restoration in tiles."""
 
 from __future__ import annotations
 
