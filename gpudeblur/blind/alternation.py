@@ -27,7 +27,8 @@ from .schedule import Scale, schedule
 def coarse_to_fine(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
     """Kernels (n, *size) of `images` (n, H, W), estimated at all scales but the finest and enlarged to full size.
 
-    Of images (n, P, H, W), each P are patches that share a kernel. This is half of the work, and enough to tell a good initialization from a bad one.
+    Of images (n, P, H, W), each P are patches that share a kernel. This is half of the work, and enough to tell a
+    good initialization from a bad one.
     """
     scales = schedule(images.shape[-2:], size, options)
     *coarse, finest = scales if len(scales) > 1 else scales * 2

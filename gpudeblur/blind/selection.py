@@ -60,7 +60,8 @@ class KernelScores:
 def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelScores:
     """Score each kernel (n, kh, kw) on its image (n, H, W), which is divided by its `noise_scale` (n,).
 
-    Of images (n, P, H, W), each P are patches that share a kernel, and the scores are means over them. This costs 15 iterations of the latent step at full size.
+    Of images (n, P, H, W), each P are patches that share a kernel, and the scores are means over them. This costs 15
+    iterations of the latent step at full size.
     """
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:

@@ -66,8 +66,9 @@ def two_step(
 ) -> tuple[Array, dict[str, Array]]:
     """Kernels (n, *size) of `observed`, and the `SIGNALS` that tell their worth, (n,) each.
 
-    Where `observed` holds patches, n is the number of kernels that they share. If saturated lights are found, the initializations in `WITHOUT_LIGHTS` use an image without them, at the finest
-    scale too, and all candidates are scored on an image without them. With one initialization neither happens.
+    Where `observed` holds patches, n is the number of kernels that they share. If saturated lights are found, the
+    initializations in `WITHOUT_LIGHTS` use an image without them, at the finest scale too, and all candidates are
+    scored on an image without them. With one initialization neither happens.
     """
     runs = len(options.starts), finest_runs(options)
     begin = runs[0] / sum(runs)
