@@ -32,10 +32,10 @@ MIN_SIDE = 7
 BORDER_MASS_LIMIT = 0.15
 
 
-def window_sides(shape: tuple[int, int], windows: tuple[int, ...] = WINDOWS) -> list[int]:
-    """The sides of `windows` to try for an image of `shape`, odd and rising."""
+def window_sides(shape: tuple[int, int], windows: tuple[int, ...] | None = None) -> list[int]:
+    """The sides of `windows`, by default WINDOWS, to try for an image of `shape`, odd and rising."""
     largest = max(3, (min(shape) // 2 - 1) | 1)
-    return sorted({min(side, largest) for side in windows})
+    return sorted({min(side, largest) for side in windows or WINDOWS})
 
 
 def estimate_sizes(
@@ -43,7 +43,7 @@ def estimate_sizes(
     noise_scale: Array,
     options: TwoStepOptions,
     progress: OnProgress,
-    windows: tuple[int, ...] = WINDOWS,
+    windows: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     """Odd sides (n,) of square windows that hold the blur kernels of `images` (n, H, W) with some margin.
 
@@ -55,7 +55,7 @@ def estimate_sizes(
     images : (n, H, W), or patches (n, P, H, W) with a kernel for each P.
     noise_scale : (n,), see `images.noise.noise_scale`.
     options : its `starts` are not used here.
-    windows : sides of the windows.
+    windows : sides of the windows, by default WINDOWS.
     """
     function = functools.partial(_best_in_largest_window, options=options, windows=windows)
     capturable = all(is_replayable(options.of_start(name).prior) for name in INITIALIZATIONS)
@@ -84,7 +84,7 @@ def estimate_sizes_in_patches(observed: Observation, options: TwoStepOptions, pr
 
 
 def _best_in_largest_window(
-    images: Array, noise_scale: Array, *, options: TwoStepOptions, windows: tuple[int, ...], report: OnProgress
+    images: Array, noise_scale: Array, *, options: TwoStepOptions, windows: tuple[int, ...] | None, report: OnProgress
 ) -> tuple[Array]:
     """The best kernel of each image over all windows and initializations, (n, side, side)."""
     sides, scaled = window_sides(images.shape[-2:], windows), divide_by_noise(images, noise_scale)

@@ -131,10 +131,10 @@ def test_a_region_without_edges() -> None:
 
 
 def test_a_large_image_is_restored_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.stack([picture()] * 2, axis=-1)
-    image[80:90, 100:110] = 1.0  # saturated
+    image = np.stack([picture()[:110]] * 2, axis=-1)
+    image[50:60, 30:40] = 1.0  # saturated
     whole = gd.deblur(image, 9, channel_axis=-1, options=FAST)
-    monkeypatch.setattr(tiles, "HOST_MEMORY", 22 * 4 * 201 * 201)
+    monkeypatch.setattr(tiles, "HOST_MEMORY", 22 * 4 * 120 * 200)
     tiled = gd.deblur(image, 9, channel_axis=-1, options=FAST)
     assert_same(tiled.kernel, whole.kernel)
     difference = (tiled.image - whole.image)[10:-10, 10:-10]
