@@ -93,6 +93,7 @@ def deblur(
     shared_kernel: bool = False,
     blur: str = "uniform",
     focal: float | None = None,
+    initial: Array | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
@@ -162,6 +163,10 @@ def deblur(
         With ``blur="rotation"``: the focal length in pixels, ``math.inf`` for motion in the image plane. The focal
         length in 35 mm equivalent / 36 * the image's longer side. None: estimated with the camera's path, on
         training images within a third of the true one for 16 of 24 fields.
+    initial : (kh, kw) array, optional
+        A kernel to begin with, such as that of another photograph of the burst or of `streak_kernel`: one more
+        initialization, which takes part in the finest scale and is kept if it explains the image best. `kernel_size` is
+        its size. In images that are dark all over, light streaks are looked for without being asked.
     prior : Prior, optional
         A prior on the latent image beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
         `DiscriminativePrior()`, or your own. The initialization "text" keeps its own.
@@ -217,6 +222,7 @@ def deblur(
             defects,
             region,
             shared_kernel,
+            initial,
         )
         observed = Observation.of(image, settings, mask)
         original, image = image, without_mask(image)
@@ -261,6 +267,7 @@ def estimate_kernel(
     defects: str | None = "auto",
     region: tuple[slice, slice] | str = "auto",
     shared_kernel: bool = False,
+    initial: Array | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
@@ -280,6 +287,7 @@ def estimate_kernel(
             white=white,
             defects=defects,
             region=region,
+            initial=initial,
             shared_kernel=shared_kernel,
         )
         observed = Observation.of(image, settings, mask)

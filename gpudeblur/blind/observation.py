@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..numerics.inpainting import inpaint
 from .options import Settings
 
 Window = tuple[slice, slice]
+DARK_SCENE = 0.3  # the mean of an image below which its scene is dark, as at night
 # A range of values that is rounding: an 8-bit image has steps of 4e-3.
 ROUNDING_RANGE = 1e-5
 
@@ -42,12 +43,15 @@ class Observation:
     luminance : (n, H, W), what the kernel is estimated from.
     saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
+    is_dark : (n,) bool, on the host: whether the mean is below `DARK_SCENE`.
     alpha : (..., H, W), the opacity as the user passed it, or None; see `images.planes.split_alpha`.
     white : the value of full scale in the unit of the user's image.
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
     windows : (n, 4), what lies inside the constant borders of the images, see `images.borders`; None without borders.
     patches : how many images, one after the other, share a kernel (`region`); None: each has a kernel of its own.
+    initial : (n, kh, kw), or (1, kh, kw) for all, kernels to begin the finest scale with, beside those of the
+        initializations; NaN for an image without one.
     inside : bool of the user's image without opacity, False on its constant border, which is returned as it is; None
         without one. See `images.defects`.
     """
@@ -56,12 +60,14 @@ class Observation:
     luminance: Array
     saturated: Array | None
     noise_scale: Array
+    is_dark: np.ndarray
     alpha: Array | None = None
     white: float = 1.0
     valid: Array | None = None
     windows: np.ndarray | None = None
     inside: Array | None = None
     patches: int | None = None
+    initial: Array | None = None
 
     @classmethod
     def of(cls, image: Array, settings: Settings, mask: Any = None) -> Observation:
@@ -105,13 +111,16 @@ class Observation:
         saturated = find_saturated(planes)
         if valid is not None:
             saturated &= valid
-        largest, any_saturated = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
+        mean = planes.mean(axis=-1).mean(axis=-1).mean(axis=-1)
+        facts = [abs(planes).max(), saturated.any().astype(planes.dtype), mean]
+        largest, any_saturated, mean = to_host_together(xp, facts)
         checks.check_largest(float(largest), planes.dtype, None)
         planes = decode(planes, settings.gamma)
         gray = planes[:, 0] if channel_axis is None else luminance(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
         saturated = saturated if any_saturated else None
-        observed = cls(planes, gray, saturated, scale, alpha, white, valid, windows, inside)
+        is_dark = mean < DARK_SCENE
+        observed = cls(planes, gray, saturated, scale, is_dark, alpha, white, valid, windows, inside)
         within = "picture" if isinstance(settings.region, str) else "region"
         for shape in observed.estimated_shapes(settings.region):
             if settings.kernel_size is None:
@@ -129,7 +138,9 @@ class Observation:
         indices = array_module(self.image).asarray(group)
         saturated, valid = (None if array is None else array[indices] for array in (self.saturated, self.valid))
         image, gray, scale = (array[indices] for array in (self.image, self.luminance, self.noise_scale))
-        return Observation(image, gray, saturated, scale, white=self.white, valid=valid)
+        initial = self.initial if self.initial is None or len(self.initial) == 1 else self.initial[indices]
+        is_dark = self.is_dark[group]
+        return Observation(image, gray, saturated, scale, is_dark, white=self.white, valid=valid, initial=initial)
 
     def by_window(self) -> Iterator[tuple[np.ndarray | None, Window | None, Observation]]:
         """(indices, window, the images cropped to it) of those with one border; without borders (None, None, all)."""
@@ -150,7 +161,17 @@ class Observation:
             valid = None
         image, gray = (xp.ascontiguousarray(array[part]) for array in (self.image, self.luminance))
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
-        return Observation(image, gray, saturated, scale, white=self.white, valid=valid)
+        return replace(
+            self,
+            image=image,
+            luminance=gray,
+            saturated=saturated,
+            noise_scale=scale,
+            valid=valid,
+            alpha=None,
+            windows=None,
+            inside=None,
+        )
 
     def __len__(self) -> int:
         return len(self.image)

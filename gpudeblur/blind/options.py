@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ..images import checks
+from ..images.kernels import prepare_kernel
+from ..images.known_kernel import known_kernel
 from ..images.white import check_white
 from ..nonblind.final import FINALS
-from ..numerics.arrays import choose_module
+from ..numerics.arrays import Array, choose_module
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..priors import L0Intensity, Prior
 
@@ -253,6 +255,21 @@ def check_blur(blur: Any, focal: Any, final: Any) -> None:
             raise ValueError(f"focal must be left out for blur='uniform', got {focal!r}; use blur='rotation'")
 
 
+def check_initial(initial: Any, kernel_size: tuple[int, int] | None) -> tuple[Array, tuple[int, int]]:
+    """A kernel (kh, kw) to begin with, sum 1, and the kernel size: its own if none is given."""
+    kernel = known_kernel(initial, name="initial")
+    if kernel.ndim != 2:
+        raise ValueError(f"initial must be one kernel (kh, kw), got shape {kernel.shape}; call once for each image")
+    kernel = prepare_kernel(kernel)
+    height, width = kernel.shape
+    if kernel_size is not None and kernel_size != (height, width):
+        raise ValueError(
+            f"initial must have the kernel_size {kernel_size}, got {(height, width)}; leave kernel_size out, or crop "
+            "or pad initial"
+        )
+    return kernel, checks.check_kernel_size((height, width))
+
+
 @dataclass(frozen=True)
 class Settings:
     """The arguments of `deblur`, `estimate_kernel` and `deblur_batch`, checked without reading a pixel."""
@@ -270,6 +287,7 @@ class Settings:
     defects: str | None = "auto"
     region: tuple[slice, slice] | str = "auto"
     shared_kernel: bool = False
+    initial: Array | None = None
 
     @classmethod
     def of(
@@ -289,6 +307,7 @@ class Settings:
         defects: Any = "auto",
         region: Any = "auto",
         shared_kernel: Any = False,
+        initial: Any = None,
     ) -> Settings:
         """Check the arguments; those of `deblur`, with its errors."""
         checks.check_choice("method", method, ("two-step",))
@@ -297,6 +316,8 @@ class Settings:
             checks.check_choice("final", final, FINALS)
         if kernel_size is not None:
             kernel_size = checks.check_kernel_size(kernel_size)
+        if initial is not None:
+            initial, kernel_size = check_initial(initial, kernel_size)
         checks.check_gamma(gamma)
         white = check_white(white)
         checks.check_defects(defects)
@@ -317,6 +338,11 @@ class Settings:
                 )
             options = replace(options or TwoStepOptions(), prior=prior)
         options = options or TwoStepOptions()
+        if initial is not None and len(options.starts) == 1:
+            raise ValueError(
+                "initial needs two initializations or more to be compared with, got "
+                f"options.starts={options.starts!r}; leave starts out"
+            )
         if "network" in options.starts:  # without PyTorch or weights, this fails before the other starts have run
             from ..networks.restore import load
 
@@ -335,6 +361,7 @@ class Settings:
             defects,
             region,
             shared_kernel,
+            initial,
         )
 
     def size_progress(self) -> OnProgress:

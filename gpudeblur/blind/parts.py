@@ -24,6 +24,7 @@ from .observation import Observation, Window
 from .options import Settings
 from .region import cut_patches, exceeds_limit
 from .rotation_choice import choose_rotations, with_rotations
+from .streaks import initial_sides, with_initial
 from .two_step import two_step
 
 Group = np.ndarray | None  # indices of images in a stack; None: all of them
@@ -117,6 +118,7 @@ def groups_of(
         for indices in np.arange(len(images))[:, None] if alone else [None]:
             subset = images.subset(indices)
             source = subset if region is None else subset.crop(region)
+            source = with_initial(source, settings, search=not in_patches and not settings.shared_kernel)
             fraction = fraction_of_window * len(subset) / len(images)
             for inner, size, begin, part in groups_by_size(source, settings, in_patches):
                 inner_group = inner if indices is None else indices
@@ -158,7 +160,8 @@ def sizes_of(observed: Observation, settings: Settings, in_patches: bool) -> np.
     images, scale = observed.luminance, observed.noise_scale
     if settings.shared_kernel:
         images, scale = images[None], scale.mean(keepdims=True)
-    return estimate_sizes(images, scale, options, progress)
+    sides = estimate_sizes(images, scale, options, progress)
+    return sides if observed.initial is None else np.maximum(sides, initial_sides(observed.initial))
 
 
 def restore_part(part: Part, settings: Settings) -> Part:

@@ -83,9 +83,10 @@ def cut_patches(observed: Observation, size: tuple[int, int]) -> Observation:
     saturated = cut(observed.saturated)
     if saturated is not None and not bool(saturated.any()):
         saturated = None
-    scale = observed.noise_scale[xp.asarray([window[0] for window in windows])]
+    numbers = np.array([window[0] for window in windows])
+    scale, is_dark = observed.noise_scale[xp.asarray(numbers)], observed.is_dark[numbers]
     patches = replace(observed, image=cut(observed.image), luminance=cut(observed.luminance), saturated=saturated)
-    return replace(patches, noise_scale=scale, valid=None, patches=len(windows))
+    return replace(patches, noise_scale=scale, is_dark=is_dark, valid=None, patches=len(windows))
 
 
 def _unusable(observed: Observation, i: int) -> Array | None:

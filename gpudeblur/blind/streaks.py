@@ -6,12 +6,17 @@ from the camera's motion; thin bright things of the scene do not.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..images.kernels import fit_size, pad_to_odd
+from ..images.kernels import fit_size, pad_to_odd, support_sides
+from ..numerics.arrays import Array, to_host
 from ..numerics.fourier import fast_size
+from .kernel_size import MARGIN
+from .observation import Observation
+from .options import Settings
 
 SIDES = (25, 41, 71)  # pixels, of the longest traces looked for
 # A trace is what exceeds one of these fractions of its peak, around the peak; the lowest at which it is apart from the
@@ -33,16 +38,15 @@ class Trace(NamedTuple):
 
     peak: float
     thinness: float
-    window: tuple[slice, slice]
     light: np.ndarray
 
 
 class StreakKernel(NamedTuple):
-    """A kernel (s, s), the mean correlation of its traces with their mean, and their number."""
+    """A kernel (s, s), the mean correlation of its traces, and their number."""
 
     kernel: np.ndarray
     agreement: float
-    count: int
+    traces: int
 
 
 def streak_kernel(image: np.ndarray, max_side: int = SIDES[-1]) -> StreakKernel | None:
@@ -65,6 +69,35 @@ def streak_kernel(image: np.ndarray, max_side: int = SIDES[-1]) -> StreakKernel 
         if votes > most:
             best, most = kernel, votes
     return best
+
+
+def with_initial(observed: Observation, settings: Settings, *, search: bool) -> Observation:
+    """`observed` with the user's initial kernel; or, with `search`, those of the light streaks in dark images.
+
+    The search waits for a device, and takes place on the host.
+    """
+    if settings.initial is not None:
+        return replace(observed, initial=observed.xp.asarray(settings.initial, dtype=observed.image.dtype)[None])
+    if not search or len(settings.options.starts) == 1:
+        return observed
+    limit = SIDES[-1] if settings.kernel_size is None else min(settings.kernel_size)
+    limit = min(limit, (min(observed.shape) // 2 - 1) | 1)
+    streaks = {int(i): streak_kernel(to_host(observed.luminance[i]), limit) for i in np.flatnonzero(observed.is_dark)}
+    kernels = {i: streak.kernel for i, streak in streaks.items() if streak is not None}
+    if not kernels:
+        return observed
+    side = max(len(kernel) for kernel in kernels.values())
+    initial = np.full((len(observed), side, side), np.nan)
+    for i, kernel in kernels.items():
+        initial[i] = fit_size(kernel, (side, side))
+    return replace(observed, initial=observed.xp.asarray(initial, dtype=observed.image.dtype))
+
+
+def initial_sides(initial: Array) -> np.ndarray:
+    """Odd sides (n,) of windows that hold kernels (n, s, s) with a margin; 0 where they are NaN. Waits for a device."""
+    kernels = np.nan_to_num(to_host(initial))
+    sides = [max(support_sides(kernel[None])) + 2 * MARGIN if kernel.any() else 0 for kernel in kernels]
+    return np.array(sides)
 
 
 def _common_trace(traces: list[Trace], max_side: int) -> tuple[StreakKernel | None, float]:
@@ -109,22 +142,18 @@ def light_traces(image: np.ndarray, max_side: int) -> list[Trace]:
     for i in np.argsort(-light[ys, xs], kind="stable")[:MAX_PEAKS]:
         if used[ys[i], xs[i]]:
             continue
-        trace, mask, window = _trace_at(light, int(ys[i]), int(xs[i]), max_side)
-        if trace is None:
-            continue
-        used[window] |= mask
-        traces.append(trace)
+        trace = _trace_at(light, int(ys[i]), int(xs[i]), max_side, used)
+        if trace is not None:
+            traces.append(trace)
         if len(traces) == MAX_TRACES:
             break
     return traces
 
 
-def _trace_at(
-    light: np.ndarray, y: int, x: int, max_side: int
-) -> tuple[Trace | None, np.ndarray | None, tuple[slice, slice]]:
-    """The trace of which (y, x) is the peak, its mask, and the window of the mask."""
+def _trace_at(light: np.ndarray, y: int, x: int, max_side: int, used: np.ndarray) -> Trace | None:
+    """The trace of which (y, x) is the peak; its pixels become True in `used`."""
     nd, square = _ndimage(), np.ones((3, 3), dtype=bool)
-    window = tuple(slice(max(0, at - max_side), at + max_side + 1) for at in (y, x))
+    window = slice(max(0, y - max_side), y + max_side + 1), slice(max(0, x - max_side), x + max_side + 1)
     near, peak = light[window], light[y, x]
     at = y - window[0].start, x - window[1].start
     for level in LEVELS:
@@ -132,7 +161,7 @@ def _trace_at(
         mask = labels == labels[at]
         rows, columns = nd.find_objects(mask.astype(np.uint8))[0]
         sides = rows.stop - rows.start, columns.stop - columns.start
-        is_whole = 0 < rows.start and rows.stop < near.shape[0] and 0 < columns.start and columns.stop < near.shape[1]
+        is_whole = rows.start > 0 and rows.stop < near.shape[0] and columns.start > 0 and columns.stop < near.shape[1]
         if not is_whole or not MIN_LENGTH <= max(sides) <= max_side or near[mask].max() > peak:
             continue
         rim = nd.binary_dilation(mask, square, iterations=4) & ~nd.binary_dilation(mask, square, iterations=2)
@@ -141,9 +170,10 @@ def _trace_at(
             continue
         base = np.median(near[rim])
         alone = np.where(nd.binary_dilation(mask, square), np.maximum(near - base, 0), 0)
+        used[window] |= mask
         box = tuple(slice(max(0, side.start - RIM), side.stop + RIM) for side in (rows, columns))
-        return Trace(float(peak), float(1 - area / MAX_AREA), box, alone[box]), mask, window
-    return None, None, window
+        return Trace(float(peak), float(1 - area / MAX_AREA), alone[box])
+    return None
 
 
 def _correlations(patches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ is the finest scale.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -58,17 +59,26 @@ class Views(NamedTuple):
     noise_scale : (n,), see `images.noise.noise_scale`.
     unlit : the images with everything within half a kernel of a saturated light inpainted.
     scoring : the images with the lights alone inpainted: what kernels are scored on.
+    initial : (n, *size), kernels to begin the finest scale with, beside those of the initializations; NaN for an image
+        without one.
     """
 
     full: Array
     noise_scale: Array
     unlit: Array | None = None
     scoring: Array | None = None
+    initial: Array | None = None
 
     @property
     def arrays(self) -> tuple[Array, ...]:
-        """The views that there are: two, or all four."""
+        """What there is: the first two, the next two where there are lights, `initial`. See `from_arrays`."""
         return tuple(view for view in self if view is not None)
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Array]) -> Views:
+        """The views of which these are the `arrays`."""
+        unlit, scoring = arrays[2:4] if len(arrays) > 3 else (None, None)
+        return cls(arrays[0], arrays[1], unlit, scoring, arrays[-1] if len(arrays) % 2 else None)
 
 
 def two_step(
@@ -108,13 +118,18 @@ def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptio
     images = [observed.luminance]
     if observed.saturated is not None and len(options.starts) > 1:
         # The luminance is wrong where any of its channels is saturated.
-        unlit, scoring = remove_lights(observed.luminance, observed.saturated.any(axis=1), size)
+        is_dark = observed.xp.asarray(observed.is_dark)
+        unlit, scoring = remove_lights(observed.luminance, observed.saturated.any(axis=1), size, is_dark)
         images += [] if unlit is observed.luminance else [unlit, scoring]
     scale = observed.noise_scale
     if observed.patches is not None:
         images = [image.reshape(-1, observed.patches, *image.shape[-2:]) for image in images]
         scale = scale.reshape(-1, observed.patches).mean(axis=1)
-    return Views(images[0], scale, *images[1:])
+    views = Views(images[0], scale, *images[1:])
+    if observed.initial is None:
+        return views
+    initial = fit_size(observed.initial, size)
+    return views._replace(initial=observed.xp.broadcast_to(initial, (len(scale), *size)))
 
 
 def coarse_kernels(
@@ -133,7 +148,7 @@ def coarse_kernels(
     `KernelScores` energy, match and gain, (candidates, n) each. With a single initialization there is nothing to rank,
     and these are not computed: they hold `noise_scale`.
     """
-    views, xp, shape = Views(*arrays), array_module(arrays[0]), arrays[0].shape[-2:]
+    views, xp, shape = Views.from_arrays(arrays), array_module(arrays[0]), arrays[0].shape[-2:]
     if len(options.starts) == 1:
         kernels = _single_start(views.full, size, options, report)[None]
         return kernels, kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 3
@@ -229,7 +244,7 @@ def finest_kernel(
     -------
     Kernels (n, *size), and the `SIGNALS`, (n,) each.
     """
-    views, (raced, kernels, from_unlit, energy, match, gain) = Views(*arrays[:-6]), arrays[-6:]
+    views, (raced, kernels, from_unlit, energy, match, gain) = Views.from_arrays(arrays[:-6]), arrays[-6:]
     xp, several = array_module(views.full), len(options.starts) > 1
     scaled = divide_by_noise(views.full, views.noise_scale)
     unlit, scoring = None, scaled
@@ -239,16 +254,23 @@ def finest_kernel(
     candidates = min(options.finest_candidates, len(kernels))
     ranks = rank(coarse_scores, candidates) if several else xp.zeros((1, len(scaled)), dtype=int)
     variants = finest_options(options)
+    chosen = [(take(kernels, ranks[i]), take(from_unlit, ranks[i]), None) for i in range(candidates)]
+    if views.initial is not None:
+        absent = xp.isnan(views.initial).any(axis=(-2, -1))
+        initial = xp.where(absent[:, None, None], take(kernels, ranks[0]), views.initial)
+        chosen.append((initial, ~absent, absent))
+    runs = len(chosen) * len(variants)
 
     def run(number: int) -> tuple[Array, KernelScores]:
-        candidate, image = ranks[number // len(variants)], scaled
+        (kernel, is_unlit, absent), image = chosen[number // len(variants)], scaled
         if unlit is not None:
-            image = xp.where(per_kernel(take(from_unlit, candidate), scaled), unlit, scaled)
-        progress = subrange(report, number / finest_runs(options), 1 / finest_runs(options))
-        kernel = finish(image, take(kernels, candidate), size, variants[number % len(variants)], progress)
-        return kernel, score_kernels(scoring, kernel, views.noise_scale)
+            image = xp.where(per_kernel(is_unlit, scaled), unlit, scaled)
+        progress = subrange(report, number / runs, 1 / runs)
+        kernel = finish(image, kernel, size, variants[number % len(variants)], progress)
+        scores = score_kernels(scoring, kernel, views.noise_scale)
+        return kernel, scores if absent is None else replace(scores, energy=xp.where(absent, np.inf, scores.energy))
 
-    results = side_by_side(xp, [functools.partial(run, number) for number in range(candidates * len(variants))])
+    results = side_by_side(xp, [functools.partial(run, number) for number in range(runs)])
     finished, scores = (list(column) for column in zip(*results, strict=True))
     if several:  # in an image without noise, a candidate may be better than what the finest scale makes of it
         finished.append(take(kernels, ranks[0]))

@@ -64,7 +64,7 @@ def test_one_saturated_channel_makes_a_light(xp: Any) -> None:
 def test_masks_reach_half_a_kernel_and_a_rim_inside_the_image(xp: Any) -> None:
     saturated = np.zeros((2, 61, 71), dtype=bool)
     saturated[0, 20, 0] = True
-    masks = light_masks(xp.zeros(saturated.shape), xp.asarray(saturated), (9, 13))
+    masks = light_masks(xp.zeros(saturated.shape), xp.asarray(saturated), (9, 13), xp.zeros(len(saturated), dtype=bool))
     for mask, radius in zip(masks, (7, RIM), strict=True):
         expected = np.zeros(saturated.shape, dtype=bool)
         expected[0, 20 - radius : 21 + radius, : radius + 1] = True
@@ -77,8 +77,9 @@ def test_large_white_areas_and_bright_surrounds_are_no_lights(xp: Any) -> None:
     saturated[1, :5] = True
     images[2:], saturated[2:, 28:32, 28:32] = 0.1, True
     images[2, 20:40, 20:40] = DARK_SURROUND + 0.1
-    for mask in light_masks(xp.asarray(images), xp.asarray(saturated), (9, 9)):
-        assert to_host(mask).any(axis=(1, 2)).tolist() == [False, True, False, True]
+    for is_dark, expected in ((False, [False, True, False, True]), (True, [False, True, True, True])):
+        for mask in light_masks(xp.asarray(images), xp.asarray(saturated), (9, 9), xp.full(4, is_dark)):
+            assert to_host(mask).any(axis=(1, 2)).tolist() == expected
 
 
 # ---- the image without it
@@ -88,7 +89,7 @@ def test_a_light_in_a_flat_scene_leaves_no_trace(xp: Any) -> None:
     image, saturated = np.full((1, 60, 60), 0.25, dtype=np.float32), np.zeros((1, 60, 60), dtype=bool)
     saturated[0, 20:30, 0:25] = True
     image[saturated] = 1
-    for result in remove_lights(xp.asarray(image), xp.asarray(saturated), (9, 9)):
+    for result in remove_lights(xp.asarray(image), xp.asarray(saturated), (9, 9), xp.zeros(1, dtype=bool)):
         np.testing.assert_allclose(to_host(result), 0.25, atol=1e-6)
 
 
@@ -100,7 +101,7 @@ def test_views_without_lights_exist_only_where_lights_are(xp: Any) -> None:
     views = views_of(dark, (13, 13), TWO_STARTS)
     assert dark.saturated is not None
     assert views.full is dark.luminance
-    unlit, scoring = remove_lights(dark.luminance, dark.saturated[:, 0], (13, 13))
+    unlit, scoring = remove_lights(dark.luminance, dark.saturated[:, 0], (13, 13), xp.asarray(dark.is_dark))
     assert_same(views.unlit, unlit)
     assert_same(views.scoring, scoring)
     assert len(views.arrays) == 4

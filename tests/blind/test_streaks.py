@@ -1,0 +1,87 @@
+"""Light streaks, and kernels to begin with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from skimage.data import camera
+
+import gpudeblur as gd
+from gpudeblur.blind.streaks import light_traces, streak_kernel
+from gpudeblur.metrics import kernel_similarity
+from gpudeblur.synthesis import blur, trajectory_kernel
+
+SCENE = camera()[100:290, 150:380] / 255
+KERNEL = trajectory_kernel(21, rng=3, width=1.0)
+QUICK = gd.TwoStepOptions(starts=("wide", "compact"), iterations=1, finest_iterations=1, finest_candidates=1)
+
+
+def night(lamps: int, kernel: np.ndarray = KERNEL, shape: tuple[int, int] = (160, 200)) -> np.ndarray:
+    """A dark scene with as many lamps of a pixel, far apart, blurred."""
+    scene = 0.3 * SCENE[: shape[0], : shape[1]]
+    rows, columns = np.meshgrid(np.arange(25, 140, 36), np.arange(25, 180, 36), indexing="ij")
+    scene[rows.ravel()[:lamps], columns.ravel()[:lamps]] += 25
+    return blur(scene, kernel).astype(np.float32)
+
+
+def test_lamps_show_the_kernel() -> None:
+    streak = streak_kernel(night(12))
+    assert streak is not None
+    assert streak.traces >= 10
+    assert streak.agreement > 0.98
+    assert kernel_similarity(streak.kernel, KERNEL) > 0.97
+    np.testing.assert_allclose(streak.kernel.sum(), 1)
+    assert streak.kernel.shape[0] % 2 == 1
+
+
+def test_brightness_and_a_crop_change_no_kernel() -> None:
+    image = night(12)
+    first, second = streak_kernel(image), streak_kernel(0.5 * image[5:, 3:])
+    assert first is not None
+    assert second is not None
+    np.testing.assert_allclose(second.kernel, first.kernel, atol=2e-3)
+
+
+@pytest.mark.parametrize("lamps", [0, 3])
+def test_few_traces_are_no_kernel(lamps: int) -> None:
+    assert streak_kernel(night(lamps)) is None
+
+
+def test_traces_that_differ_are_no_kernel() -> None:
+    parts = [night(12, trajectory_kernel(21, rng=seed, width=1.0))[25 - 18 : 25 + 18, 7:43] for seed in range(12)]
+    image = np.concatenate([np.concatenate(parts[row : row + 4], axis=1) for row in (0, 4, 8)])
+    assert len(light_traces(image, 25)) >= 6
+    assert streak_kernel(image) is None
+
+
+def test_a_dark_image_begins_with_its_streaks() -> None:
+    dark = night(12)
+    plain = blur(SCENE[:160, :200], KERNEL).astype(np.float32)
+    kernels = gd.estimate_kernel(np.stack([dark, plain]), 25, options=QUICK)
+    assert kernel_similarity(kernels[0], KERNEL) > 0.9
+    for kernel, image in zip(kernels, (dark, plain), strict=True):
+        np.testing.assert_array_equal(kernel, gd.estimate_kernel(image, 25, options=QUICK))
+
+
+def test_the_kernel_size_holds_the_streaks() -> None:
+    assert gd.estimate_kernel(night(12), options=QUICK).shape[0] >= 21
+
+
+def test_an_initial_kernel_takes_part() -> None:
+    image = blur(SCENE[:120, :120], KERNEL).astype(np.float32)
+    with_initial = gd.estimate_kernel(image, initial=KERNEL, options=QUICK)
+    assert with_initial.shape == KERNEL.shape
+    without = gd.estimate_kernel(image, KERNEL.shape, options=QUICK)
+    assert kernel_similarity(with_initial, KERNEL) > max(0.9, kernel_similarity(without, KERNEL))
+
+
+def test_an_initial_kernel_that_cannot_be_used() -> None:
+    image = night(0)
+    with pytest.raises(ValueError, match=r"initial must have the kernel_size \(25, 25\), got \(21, 21\)"):
+        gd.deblur(image, 25, initial=KERNEL)
+    with pytest.raises(ValueError, match="initial must be one kernel"):
+        gd.deblur(image, initial=np.stack([KERNEL, KERNEL]))
+    with pytest.raises(ValueError, match="two initializations or more"):
+        gd.deblur(image, initial=KERNEL, options=gd.TwoStepOptions(starts=("wide",)))
+    with pytest.raises(ValueError, match="initial"):
+        gd.deblur(image, initial=-KERNEL)
