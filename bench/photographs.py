@@ -124,7 +124,7 @@ def photograph_rows(data: Path, attempt: Attempt, jobs: int, every: int, out: Pa
         place = busiest(picture[..., None], CROP)
         kernels = [kernel, reference_kernel(path)]
         factor = max(1, CROP // max(max(shown.shape) for shown in kernels if shown is not None))
-        images = [enlarged(shown[place], 1) for shown in (picture, result)]
+        images: list[Image.Image | None] = [enlarged(shown[place], 1) for shown in (picture, result)]
         images += [None if shown is None else enlarged(shown / shown.max(), factor) for shown in kernels]
         columns = {name: column for name, column in PHOTOGRAPH_COLUMNS.items() if column[0] in row}
         title = ", ".join(f"{name} {row[key]:{form}}" for name, (key, form) in columns.items())
