@@ -223,7 +223,8 @@ def _comparison(path: Path, pictures: Sequence[tuple[str, np.ndarray]], kernels:
     panels += [(grid[i, -1], title, kernel) for i, (title, kernel) in enumerate(kernels)]
     for cell, title, panel in panels:
         axes = figure.add_subplot(cell)
-        axes.imshow(panel, cmap="gray", interpolation="nearest")
+        full_scale = 255 if panel.dtype == np.uint8 else panel.max()  # pictures keep their contrast
+        axes.imshow(panel, cmap="gray", vmin=0, vmax=full_scale, interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
     png = io.BytesIO()
