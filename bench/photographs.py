@@ -101,7 +101,7 @@ def paths(name: str, data: Path) -> Iterator[Path]:
     """The files of the set "photographs", or those that "phone" is made of."""
     if name == "phone":
         return iter(photographs(data, "train"))
-    return (path for folder in ("real", "text") for path in sorted((data / folder).glob("*.png")))
+    return (path for folder in ("real", "text") for path in sorted((data / folder).glob("*.[jp][np]g")))
 
 
 # ------------------------------------------------------------------ photographs

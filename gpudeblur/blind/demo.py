@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], ke
     first, *others = pictures
     verdict = "right" if figures.similarity >= RIGHT_SIMILARITY else "wrong"
     withheld = (
-        f" The result is {figures.strength:.0%} of the restoration, the rest is the blurred picture."
+        f" The result is {math.floor(100 * figures.strength)} % of the restoration, the rest is the blurred picture."
         if figures.strength < 1
         else ""
     )
