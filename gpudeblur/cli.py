@@ -580,8 +580,8 @@ def _strength_row(result: Any) -> dict[str, str]:
     strength = result.info.get("strength", 1.0)
     if strength >= 1:
         return {}
-    share = f"{strength_text(strength)} of the restoration, the rest is the blurred picture"
-    return {"strength": f"{share}; --no-cautious returns all of it"}
+    text = f"{strength_text(strength)} of the restoration, the rest is the blurred picture"
+    return {"strength": f"{text}; --no-cautious returns all of it"}
 
 
 def _parse_strength(text: str) -> float | str:

@@ -34,7 +34,7 @@ class Scene:
     """A picture of scikit-image and how it is blurred: by a random trajectory, with noise, rounded to 8 bits."""
 
     name: str
-    text: str
+    description: str
     kernel_size: int
     kernel_seed: int
     noise_sigma: float = 0.0
@@ -52,9 +52,9 @@ class Scene:
     def blurred(self) -> np.ndarray:
         """uint8; the valid convolution."""
         planes = np.moveaxis(np.atleast_3d(self.sharp()), -1, 0)
-        taken = blur(planes, self.kernel(), noise_sigma=self.noise_sigma, rng=self.kernel_seed)
-        taken = np.moveaxis(np.round(np.clip(taken, 0, 1) * 255).astype(np.uint8), 0, -1)
-        return taken[..., 0] if taken.shape[-1] == 1 else taken
+        planes = blur(planes, self.kernel(), noise_sigma=self.noise_sigma, rng=self.kernel_seed)
+        blurred = np.moveaxis(np.round(np.clip(planes, 0, 1) * 255).astype(np.uint8), 0, -1)
+        return blurred[..., 0] if blurred.shape[-1] == 1 else blurred
 
 
 SCENES = (
@@ -189,7 +189,7 @@ def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], ke
     shown = [f"<figure>{_image(drawn[name], name)}<figcaption>{name}</figcaption></figure>" for name in drawn]
     return f"""<section class="{verdict}">
 <h2>{scene.name.capitalize()}: <span class="verdict">the kernel is {verdict}</span></h2>
-<p>{html.escape(scene.text)}{withheld}</p>
+<p>{html.escape(scene.description)}{withheld}</p>
 <div class="row">
 <div>
 <div class="compare">

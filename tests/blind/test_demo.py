@@ -32,7 +32,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def of(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        return [given for name, given in self.tags if name == tag and attributes.items() <= given.items()]
+        return [present for name, present in self.tags if name == tag and attributes.items() <= present.items()]
 
 
 @pytest.mark.slow
