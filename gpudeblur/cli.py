@@ -99,11 +99,11 @@ DefectsOption = Annotated[
     ),
 ]
 RegionOption = Annotated[
-    str | None,
+    str,
     typer.Option(
-        metavar="X,Y,W,H",
-        help="Estimate the kernel in this part alone: its left and upper end, width and height in pixels. A part with "
-        "edges in all directions is as good as the picture, and faster.",
+        metavar="auto|all|X,Y,W,H",
+        help="Where the kernel is estimated: in all of the picture; in one part, its left and upper end, width and "
+        "height in pixels; or, auto, in patches of a picture of more than a megapixel.",
     ),
 ]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
@@ -159,7 +159,7 @@ def deblur(
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
-    region: RegionOption = None,
+    region: RegionOption = "auto",
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -374,7 +374,7 @@ def kernel(
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
-    region: RegionOption = None,
+    region: RegionOption = "auto",
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
@@ -606,13 +606,15 @@ def _parse_white_level(text: str | None) -> float | str | None:
     return level
 
 
-def _parse_region(text: str | None) -> tuple[slice, slice] | None:
-    if text is None:
-        return None
+def _parse_region(text: str) -> tuple[slice, slice] | str:
+    if text.lower() in ("auto", "all"):
+        return text.lower()
     try:
         left, top, width, height = map(int, text.split(","))
     except ValueError:
-        raise ValueError(f"--region must be four integers X,Y,W,H, got {text!r}; such as 200,100,400,300") from None
+        raise ValueError(
+            f"--region must be auto, all or four integers X,Y,W,H, got {text!r}; such as 200,100,400,300"
+        ) from None
     if min(left, top) < 0 or min(width, height) < 1:
         raise ValueError(f"--region must begin inside the picture and have pixels, got {text!r}")
     return slice(top, top + height), slice(left, left + width)

@@ -98,7 +98,7 @@ def test_deblur_with_the_defaults(library, source, tmp_path):
     assert options.pop("callback")
     blur = {"blur": "uniform", "focal": None}
     defaults = {"device": "auto", "final": "sparse", "gamma": 1.0, "white": None, "mask": None, "options": None}
-    defaults["region"] = None
+    defaults["region"] = "auto"
     assert options == {"channel_axis": -1, "defects": "auto", **defaults, **blur}
     np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, 255 - COLOR)
     assert names(tmp_path) == ["in.png", "out.png"]
@@ -118,7 +118,7 @@ def test_a_region_arrives_as_slices(library, source, tmp_path, command):
     assert result.exit_code == 0, result.output
     assert library.calls[0][2]["region"] == (slice(2, 10), slice(3, 13))
     for text in ("3,2,10", "a,b,c,d", "3,2,10,8.5"):
-        fails(run(*arguments, text), "--region must be four integers X,Y,W,H")
+        fails(run(*arguments, text), "--region must be auto, all or four integers X,Y,W,H")
     fails(run(*arguments, "3,2,0,8"), "--region must begin inside the picture and have pixels")
 
 

@@ -71,6 +71,7 @@ def deblur_batch(
     white: float | str | None = None,
     mask: Array | str | Iterable[Array | str | None] | None = None,
     defects: str | None = "auto",
+    region: tuple[slice, slice] | str = "auto",
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -89,7 +90,7 @@ def deblur_batch(
     pictures : stack, or any iterable of NumPy or CuPy arrays
         Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread.
         A picture must not be changed before its result is there.
-    kernel_size, channel_axis, device, final, gamma, prior, options
+    kernel_size, channel_axis, device, final, gamma, region, prior, options
         As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture.
     white : float, "auto" or None
         As in `deblur`; "auto" is decided for each picture by itself. Of pictures that use little of their range, only
@@ -144,7 +145,7 @@ def deblur_batch(
     total = _check_pictures(pictures, channel_axis)
     with device_errors():
         arguments = _check_method(
-            kernel_size, channel_axis, device, method, final, gamma, white, prior, options, defects
+            kernel_size, channel_axis, device, method, final, gamma, white, prior, options, defects, region
         )
         masks = Masks(mask, total)
     if batch_size is not None:
@@ -169,6 +170,7 @@ def _check_method(
     prior: Any,
     options: Any,
     defects: Any,
+    region: Any,
 ) -> dict[str, Any]:
     """The arguments of `deblur` for a picture, or those of `restore` if the method is a network; checked."""
     networks = network_names()
@@ -185,13 +187,16 @@ def _check_method(
             options,
             white=white,
             defects=defects,
+            region=region,
         )
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "white": settings.white, "options": settings.options,
-            "defects": defects,
+            "defects": defects, "region": region,
         }  # fmt: skip
     two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
+    if not (isinstance(region, str) and region == "auto"):
+        two_step_arguments["region"] = region
     if not (isinstance(final, str) and final == "sparse"):
         two_step_arguments["final"] = final
     checks.check_defects(defects)

@@ -20,13 +20,15 @@ from .kernel_step import has_gradients, kernel_step, normal_equations, select_ed
 from .latent import latent_step
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel
+from .region import add_patches, for_patches, patches_of
 from .schedule import Scale, schedule
 
 
 def coarse_to_fine(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
     """Kernels (n, *size) of `images` (n, H, W), estimated at all scales but the finest and enlarged to full size.
 
-    This is half of the work, and enough to tell a good initialization from a bad one.
+    Of images (n, P, H, W), each P are patches that share a kernel. This is half of the work, and enough to tell a
+    good initialization from a bad one.
     """
     scales = schedule(images.shape[-2:], size, options)
     *coarse, finest = scales if len(scales) > 1 else scales * 2
@@ -44,13 +46,14 @@ def coarse_to_fine(images: Array, size: tuple[int, int], options: TwoStepOptions
     if finest is not coarse[-1]:
         kernel = project(enlarge_kernel(kernel, finest.factor, finest.size), **limits)
     window = selection_window(coarse[-1].shape, coarse[-1].size)
-    return normalize(fit_size(kernel, size), has_gradients(autocorrelation, window_pixels(window)))
+    determined = has_gradients(autocorrelation, window_pixels(window) * patches_of(images, kernel))
+    return normalize(fit_size(kernel, size), determined)
 
 
 def run_scale(
     images: Array, kernel: Array, scale: Scale, options: TwoStepOptions, progress: OnProgress
 ) -> tuple[Array, Array, Array]:
-    """Pad `images` (n, h, w) and `alternate`: in cache-sized chunks on NumPy, all at once on CuPy."""
+    """Pad `images` (n, h, w) or (n, P, h, w) and `alternate`: in cache-sized chunks on NumPy, all at once on CuPy."""
     margin = (scale.size[0] - 1, scale.size[1] - 1)
     fractions: list[float] = []
 
@@ -73,16 +76,18 @@ def alternate(
 
     Parameters
     ----------
-    blurred : (..., h, w), the blurred images at this scale, padded by `boundary.pad_liu_jia`.
+    blurred : (..., h, w), the blurred images at this scale, padded by `boundary.pad_liu_jia`; or (n, P, h, w), patches
+        of which each P share a kernel. The equations of these are added.
     kernel : (..., kh, kw), where to begin.
     """
-    buffers = Workspace(blurred)
+    buffers, kernel_buffers = Workspace(blurred), Workspace(kernel)
     blurred_hat = rfft2(blurred)
     window = selection_window(scale.shape, scale.size)
+    pixels = window_pixels(window) * patches_of(blurred, kernel)
     for i, iteration in enumerate(scale.iterations, start=1):
         latent = latent_step(
             blurred,
-            kernel,
+            for_patches(kernel, blurred),
             blurred_hat=blurred_hat,
             gradient_weight=iteration.gradient_weight,
             smooth_weight=options.smooth_weight,
@@ -96,13 +101,14 @@ def alternate(
         )
         selected = select_edges(latent, window, iteration.edge_fraction, buffers=buffers)
         a, b = normal_equations(selected, latent, blurred_hat, scale.size, buffers=buffers)
-        kernel = kernel_step(a, b, kernel, window_pixels(window), options, buffers)
+        a, b = (add_patches(equations, kernel) for equations in (a, b))
+        kernel = kernel_step(a, b, kernel, pixels, options, kernel_buffers)
         if iteration.threshold:
             kernel = project(
                 kernel,
                 share=iteration.threshold,
                 component=options.kernel_component,
-                out=buffers("projected kernel", *scale.size),
+                out=kernel_buffers("projected kernel", *scale.size),
             )
         progress(i / len(scale.iterations))
     return kernel, a, b

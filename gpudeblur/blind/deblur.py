@@ -89,7 +89,8 @@ def deblur(
     white: float | str | None = None,
     mask: Array | str | None = None,
     defects: str | None = "auto",
-    region: tuple[slice, slice] | None = None,
+    region: tuple[slice, slice] | str = "auto",
+    shared_kernel: bool = False,
     blur: str = "uniform",
     focal: float | None = None,
     prior: Prior | None = None,
@@ -143,11 +144,16 @@ def deblur(
         Borders come back as they are, all else is filled in, as under a `mask`. Faint overlays in strong noise are not
         found, and an image that is sharp itself has none. Stars and lamps of a single pixel count as hot.
         None: all pixels belong to the scene, but for those that `mask` leaves out.
-    region : two slices, of rows and of columns, optional
-        Where the kernel is estimated, such as ``numpy.s_[100:400, 200:600]``: a part with edges in all directions, and
-        without what moves by itself, is as good as a whole photograph and takes a fraction of the time. The whole image
-        is restored. Confidence and all other signals of the kernel are those of the region. Not for
-        ``blur="rotation"``. None: the whole image.
+    region : {"auto", "all"} or two slices, of rows and of columns
+        Where the kernel is estimated. "all": on the whole image. "auto": on the whole image up to 2^20 pixels, and in a
+        larger one on patches of as many pixels together that share a kernel: those with the strongest edges in all
+        directions, spread over the image, where it is valid and not saturated. Time and memory then do not grow with
+        the image. With ``blur="rotation"`` it is "all". Slices, such as ``numpy.s_[100:400, 200:600]``: on that part
+        alone, for images in which something else moves by itself. The whole image is restored in any case. Confidence
+        and all other signals of the kernel are those of where it was estimated.
+    shared_kernel : bool
+        True: all images of a stack have the same blur, such as channels taken at once or frames of one tripod. One
+        kernel is estimated for all of them together, and returned once for each.
     blur : {"uniform", "rotation"}
         "rotation": the camera may have rotated, so that the blur varies over the image ([Li2018] section 5). The
         uniform method runs first and its result is kept, bit for bit, unless a `field` of kernels explains the image
@@ -210,6 +216,7 @@ def deblur(
             white,
             defects,
             region,
+            shared_kernel,
         )
         observed = Observation.of(image, settings, mask)
         original, image = image, without_mask(image)
@@ -252,7 +259,8 @@ def estimate_kernel(
     white: float | str | None = None,
     mask: Array | str | None = None,
     defects: str | None = "auto",
-    region: tuple[slice, slice] | None = None,
+    region: tuple[slice, slice] | str = "auto",
+    shared_kernel: bool = False,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     callback: Callback | None = None,
@@ -272,6 +280,7 @@ def estimate_kernel(
             white=white,
             defects=defects,
             region=region,
+            shared_kernel=shared_kernel,
         )
         observed = Observation.of(image, settings, mask)
         image = without_mask(image)

@@ -28,6 +28,8 @@ from ..numerics.inpainting import inpaint
 from .options import Settings
 
 Window = tuple[slice, slice]
+# A range of values that is rounding: an 8-bit image has steps of 4e-3.
+ROUNDING_RANGE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Observation:
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
         and `luminance` are interpolated (`numerics.inpainting`).
     windows : (n, 4), what lies inside the constant borders of the images, see `images.borders`; None without borders.
+    patches : how many images, one after the other, share a kernel (`region`); None: each has a kernel of its own.
     inside : bool of the user's image without opacity, False on its constant border, which is returned as it is; None
         without one. See `images.defects`.
     """
@@ -58,6 +61,7 @@ class Observation:
     valid: Array | None = None
     windows: np.ndarray | None = None
     inside: Array | None = None
+    patches: int | None = None
 
     @classmethod
     def of(cls, image: Array, settings: Settings, mask: Any = None) -> Observation:
@@ -108,11 +112,14 @@ class Observation:
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
         saturated = saturated if any_saturated else None
         observed = cls(planes, gray, saturated, scale, alpha, white, valid, windows, inside)
+        within = "picture" if isinstance(settings.region, str) else "region"
         for shape in observed.estimated_shapes(settings.region):
             if settings.kernel_size is None:
                 checks.check_minimum_size(shape)
             else:
-                checks.check_kernel_size(settings.kernel_size, shape)
+                checks.check_kernel_size(settings.kernel_size, shape, within)
+        if isinstance(settings.region, tuple):
+            observed.check_edges(settings.region)
         return observed
 
     def subset(self, group: np.ndarray | None) -> Observation:
@@ -161,9 +168,9 @@ class Observation:
             return [self.shape]
         return [(bottom - top, right - left) for top, bottom, left, right in np.unique(self.windows, axis=0).tolist()]
 
-    def estimated_shapes(self, region: Window | None) -> list[tuple[int, int]]:
+    def estimated_shapes(self, region: Window | str) -> list[tuple[int, int]]:
         """(H, W) of what a kernel is estimated from, each once: `window_shapes`, or the `region` within the windows."""
-        if region is None:
+        if isinstance(region, str):
             return self.window_shapes
         height, width = self.shape
         windows = [[0, height, 0, width]] if self.windows is None else np.unique(self.windows, axis=0).tolist()
@@ -172,6 +179,18 @@ class Observation:
             rows, columns = checks.region_window(region, self.shape, (slice(top, bottom), slice(left, right)))
             shapes.append((rows.stop - rows.start, columns.stop - columns.start))
         return shapes
+
+    def check_edges(self, region: Window) -> None:
+        """Raise if an image has edges, but none in the `region`. Waits for a device."""
+        ranges = [
+            values.max(axis=(-2, -1)) - values.min(axis=(-2, -1))
+            for values in (self.luminance[..., *region], self.luminance)
+        ]
+        if bool(((ranges[0] < ROUNDING_RANGE) & (ranges[1] >= ROUNDING_RANGE)).any()):
+            raise ValueError(
+                f"region must have edges, got {region!r}, where an image is constant; choose a part with edges in all "
+                "directions, or region='auto'"
+            )
 
     @property
     def xp(self) -> Any:

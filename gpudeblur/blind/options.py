@@ -267,7 +267,8 @@ class Settings:
     focal: float | None = None
     white: float | str | None = None
     defects: str | None = "auto"
-    region: tuple[slice, slice] | None = None
+    region: tuple[slice, slice] | str = "auto"
+    shared_kernel: bool = False
 
     @classmethod
     def of(
@@ -285,7 +286,8 @@ class Settings:
         focal: Any = None,
         white: Any = None,
         defects: Any = "auto",
-        region: Any = None,
+        region: Any = "auto",
+        shared_kernel: Any = False,
     ) -> Settings:
         """Check the arguments; those of `deblur`, with its errors."""
         checks.check_choice("method", method, ("two-step",))
@@ -298,8 +300,12 @@ class Settings:
         white = check_white(white)
         checks.check_defects(defects)
         region = checks.check_region(region)
-        if region is not None and blur != "uniform":
-            raise ValueError(f"region must be None for blur={blur!r}, got {region!r}; such a blur differs elsewhere")
+        if not isinstance(shared_kernel, bool):
+            raise TypeError(f"shared_kernel must be True or False, got {shared_kernel!r}; leave it out for False")
+        if blur != "uniform" and not isinstance(region, str):
+            raise ValueError(f"region must be 'all' for blur={blur!r}, got {region!r}; such a blur differs elsewhere")
+        if blur != "uniform" and shared_kernel:
+            raise ValueError(f"shared_kernel must be False for blur={blur!r}; it is one kernel for all of the images")
         check_call(channel_axis, device, callback)
         if not isinstance(options, TwoStepOptions | None):
             raise TypeError(f"options must be a TwoStepOptions, got {type(options).__name__}; name its fields in one")
@@ -315,7 +321,19 @@ class Settings:
 
             load("sketch", None)
         return cls(
-            kernel_size, channel_axis, device, final, gamma, options, callback, blur, focal, white, defects, region
+            kernel_size,
+            channel_axis,
+            device,
+            final,
+            gamma,
+            options,
+            callback,
+            blur,
+            focal,
+            white,
+            defects,
+            region,
+            shared_kernel,
         )
 
     def size_progress(self) -> OnProgress:

@@ -14,13 +14,15 @@ from ..images.checks import region_window
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
 from ..nonblind.final import residual_mse, restore, result_signals
+from ..nonblind.tiles import tile_of_bounded_memory
 from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_together
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.user_warnings import warn
 from .confidence import blend_weight
-from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
+from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes, estimate_sizes_in_patches
 from .observation import Observation, Window
 from .options import Settings
+from .region import cut_patches, exceeds_limit
 from .rotation_choice import choose_rotations, with_rotations
 from .two_step import two_step
 
@@ -34,7 +36,7 @@ class Part:
     group: Group
     window: Window | None  # inside a constant border
     observed: Observation  # cropped to the window
-    region: Window | None  # of the window, where the kernel is estimated
+    pixels: int  # where the kernel was estimated
     kernel: Array  # (n, kh, kw)
     signals: dict[str, Array]  # (n,) each
     start: Any  # moments of the clock, between which the kernel was estimated
@@ -47,12 +49,14 @@ class Part:
 def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one window and one kernel size after the other."""
     start = clock.now()
-    for group, window, images, region, size, begin, fraction in groups_of(observed, settings):
+    for group, window, images, source, size, begin, fraction in groups_of(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         fields: tuple[KernelField | None, ...] = ()
         if settings.blur == "uniform":
-            source = images if region is None else images.crop(region)
             kernel, signals = two_step(source, size, settings.options, kernel_progress)
+            if len(kernel) < len(images):  # one for all of them
+                kernel, *values = (array.repeat(len(images), axis=0) for array in (kernel, *signals.values()))
+                signals = dict(zip(signals, values, strict=True))
         else:
             kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5))
             rotations = choose_rotations(
@@ -60,7 +64,8 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
             )
             kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
             fields = tuple(part_fields if window is None else _in_image(part_fields, window, observed.shape))
-        yield Part(group, window, images, region, kernel, signals, start, clock.now(), final_progress, fields)
+        pixels = math.prod(source.shape) * (source.patches or 1)
+        yield Part(group, window, images, pixels, kernel, signals, start, clock.now(), final_progress, fields)
         start = clock.now()
 
 
@@ -92,30 +97,51 @@ def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
 
 def groups_of(
     observed: Observation, settings: Settings
-) -> Iterator[tuple[Group, Window | None, Observation, Window | None, tuple[int, int], float, float]]:
-    """(group, its window, its images, region, kernel size, begin and fraction of its share of all images)."""
+) -> Iterator[tuple[Group, Window | None, Observation, Observation, tuple[int, int], float, float]]:
+    """(group, its window, its images, where their kernels are estimated, kernel size, begin and fraction of the run).
+
+    Images with patches come one by one, unless they share a kernel.
+    """
+    if settings.shared_kernel and observed.windows is not None and (observed.windows != observed.windows[0]).any():
+        raise ValueError(
+            "shared_kernel needs images with the same constant border, got different ones; crop them, or give "
+            "defects=None"
+        )
     done = 0.0
-    for outer, window, cropped in observed.by_window():
-        share, region = len(cropped) / len(observed), None
-        if settings.region is not None:
+    for outer, window, images in observed.by_window():
+        fraction_of_window, region = len(images) / len(observed), None
+        if isinstance(settings.region, tuple):
             region = region_window(settings.region, observed.shape, window or _whole_window(observed.shape))
-        source = cropped if region is None else cropped.crop(region)
-        for inner, size, begin, fraction in groups_by_size(source, settings):
-            group = inner if outer is None else outer if inner is None else outer[inner]
-            yield group, window, cropped.subset(inner), region, size, done + share * begin, share * fraction
-        done += share
+        in_patches = settings.region == "auto" and settings.blur == "uniform" and exceeds_limit(images.shape)
+        alone = in_patches and len(images) > 1 and not settings.shared_kernel
+        for indices in np.arange(len(images))[:, None] if alone else [None]:
+            subset = images.subset(indices)
+            source = subset if region is None else subset.crop(region)
+            fraction = fraction_of_window * len(subset) / len(images)
+            for inner, size, begin, part in groups_by_size(source, settings, in_patches):
+                inner_group = inner if indices is None else indices
+                group = inner_group if outer is None else outer if inner_group is None else outer[inner_group]
+                estimated = source.subset(inner)
+                if in_patches:
+                    estimated = cut_patches(estimated, size)
+                elif settings.shared_kernel:
+                    estimated = replace(estimated, patches=len(estimated))
+                yield group, window, subset.subset(inner), estimated, size, done + fraction * begin, fraction * part
+            done += fraction
 
 
 def _whole_window(shape: tuple[int, int]) -> Window:
     return slice(0, shape[0]), slice(0, shape[1])
 
 
-def groups_by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
+def groups_by_size(
+    observed: Observation, settings: Settings, in_patches: bool
+) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
     """(group, its kernel size, where it begins as a fraction of all images, what fraction it is)."""
     if settings.kernel_size is not None:
         yield None, settings.kernel_size, 0.0, 1.0
         return
-    sides = estimate_sizes(observed.luminance, observed.noise_scale, settings.options, settings.size_progress())
+    sides = sizes_of(observed, settings, in_patches)
     begin = 0.0
     for side in np.unique(sides):
         group = np.flatnonzero(sides == side)
@@ -124,13 +150,25 @@ def groups_by_size(observed: Observation, settings: Settings) -> Iterator[tuple[
         begin += fraction
 
 
+def sizes_of(observed: Observation, settings: Settings, in_patches: bool) -> np.ndarray:
+    """The sides of the kernels' windows, one an image, or a single one for images with one kernel."""
+    options, progress = settings.options, settings.size_progress()
+    if in_patches:
+        return estimate_sizes_in_patches(observed, options, progress)
+    images, scale = observed.luminance, observed.noise_scale
+    if settings.shared_kernel:
+        images, scale = images[None], scale.mean(keepdims=True)
+    return estimate_sizes(images, scale, options, progress)
+
+
 def restore_part(part: Part, settings: Settings) -> Part:
     """`part` with its restoration, blended with the observed image by its confidence if the options are cautious."""
     if settings.final is None:
         return part
     images, signals, final = part.observed, part.signals, settings.final
-    if any(field is not None for field in part.fields):
-        sharp, *measures = restore_each(part, final)
+    tile = tile_of_bounded_memory(images.image, part.kernel, final)
+    if tile is not None or any(field is not None for field in part.fields):
+        sharp, *measures = restore_each(part, final, tile)
     else:
         arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
         function = functools.partial(_restore, final=final, mask=images.valid)
@@ -141,8 +179,7 @@ def restore_part(part: Part, settings: Settings) -> Part:
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error)}
     if settings.options.cautious:
-        height, width = (s.stop - s.start for s in part.region or _whole_window(images.shape))
-        unknowns = math.prod(part.kernel.shape[-2:]) / (height * width)
+        unknowns = math.prod(part.kernel.shape[-2:]) / part.pixels
         confidence = signals["confidence"]
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
         signals["strength"] = strength
@@ -150,15 +187,23 @@ def restore_part(part: Part, settings: Settings) -> Part:
     return replace(part, signals=signals, sharp=sharp)
 
 
-def restore_each(part: Part, final: str) -> list[Array]:
-    """What `_restore` returns, image by image, each with its field or its kernel."""
-    images, results = part.observed, []
-    for i, field in enumerate(part.fields):
-        saturated, mask = (None if array is None else array[i] for array in (images.saturated, images.valid))
-        progress = subrange(part.progress, i / len(images), 1 / len(images))
-        kernel = part.kernel[i] if field is None else field
-        results.append(_restore(images.image[i], kernel, saturated, mask=mask, final=final, report=progress))
-    return [images.xp.stack(columns) for columns in zip(*results, strict=True)]
+def restore_each(part: Part, final: str, tile: int | None) -> list[Array]:
+    """What `_restore` returns, image by image with its field or its kernel; with a `tile` plane by plane."""
+    images, fields = part.observed, part.fields or (None,) * len(part.kernel)
+    indices = [*np.ndindex(images.image.shape[: 1 if tile is None else 2])]
+    results = []
+    for number, index in enumerate(indices):
+        saturated, mask = (None if array is None else array[index] for array in (images.saturated, images.valid))
+        progress = subrange(part.progress, number / len(indices), 1 / len(indices))
+        field = fields[index[0]]
+        kernel = part.kernel[index[0]] if field is None else field
+        results.append(
+            _restore(images.image[index], kernel, saturated, mask=mask, final=final, tile=tile, report=progress)
+        )
+    return [
+        images.xp.stack(column).reshape(*images.image.shape[:2], *column[0].shape[2 - len(indices[0]) :])
+        for column in zip(*results, strict=True)
+    ]
 
 
 def _restore(
@@ -168,10 +213,11 @@ def _restore(
     *,
     mask: Array | None = None,
     final: str,
+    tile: int | None = None,
     report: OnProgress,
 ) -> tuple[Array, ...]:
     """(restoration (..., H, W), its mean squared residual, its `result_signals`), (...) each."""
-    sharp = restore(image, kernel, final, report, saturated, mask)
+    sharp = restore(image, kernel, final, report, saturated, mask, tile)
     error = residual_mse(image, sharp, kernel, saturated, mask)
     return sharp, error, *result_signals(sharp, image, saturated, mask)
 

@@ -15,6 +15,7 @@ from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .confidence import gradient_gain, spectral_match
 from .kernel_step import selection_window
 from .latent import latent_step, objective
+from .region import for_patches, mean_of_patches
 
 # lambda of the energy: small enough to tell fine kernels apart, large enough that the edges of a wrong kernel count.
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
@@ -59,13 +60,14 @@ class KernelScores:
 def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelScores:
     """Score each kernel (n, kh, kw) on its image (n, H, W), which is divided by its `noise_scale` (n,).
 
-    This costs 15 iterations of the latent step at full size.
+    Of images (n, P, H, W), each P are patches that share a kernel, and the scores are means over them. This costs 15
+    iterations of the latent step at full size.
     """
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
         shape, size = blurred.shape[-2:], kernel.shape[-2:]
         padded = pad_liu_jia(blurred, (size[0] - 1, size[1] - 1))
-        blurred_hat = rfft2(padded)
+        blurred_hat, kernel = rfft2(padded), for_patches(kernel, blurred)
         latent = latent_step(
             padded, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX
         )
@@ -73,9 +75,10 @@ def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelSco
             latent, kernel, blurred_hat, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX
         )
         xp = array_module(energy)
+        energy = mean_of_patches(energy)
         energy = xp.log(xp.maximum(energy / (shape[0] * shape[1]), float(np.finfo(blurred.dtype).tiny)))
         gain = gradient_gain(latent, padded, selection_window((shape[0], shape[1]), (size[0], size[1])))
-        return energy, spectral_match(blurred, kernel), gain
+        return energy, mean_of_patches(spectral_match(blurred, kernel)), mean_of_patches(gain)
 
     energy, match, gain = map_in_chunks(score, scaled, kernel)
     return KernelScores(energy, match, gain, noise_scale)

@@ -27,6 +27,7 @@ from .kernel_refine import refine_kernel
 from .kernel_step import has_gradients, selection_window, window_pixels
 from .observation import Observation
 from .options import TwoStepOptions
+from .region import patches_of, per_kernel
 from .saturated_lights import remove_lights
 from .schedule import finest_options, finest_runs, finest_scale
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
@@ -39,7 +40,7 @@ SIGNALS = ("confidence", "border_mass", "spectral_match", "gradient_gain", "agre
 
 
 class Views(NamedTuple):
-    """One stack of images (n, H, W) as the parts of the method see it.
+    """One stack of images (n, H, W), or of patches (n, P, H, W) with a kernel for each P, as the method sees it.
 
     Attributes
     ----------
@@ -65,8 +66,9 @@ def two_step(
 ) -> tuple[Array, dict[str, Array]]:
     """Kernels (n, *size) of `observed`, and the `SIGNALS` that tell their worth, (n,) each.
 
-    If saturated lights are found, the initializations in `WITHOUT_LIGHTS` use an image without them, at the finest
-    scale too, and all candidates are scored on an image without them. With one initialization neither happens.
+    Where `observed` holds patches, n is the number of kernels that they share. If saturated lights are found, the
+    initializations in `WITHOUT_LIGHTS` use an image without them, at the finest scale too, and all candidates are
+    scored on an image without them. With one initialization neither happens.
     """
     runs = len(options.starts), finest_runs(options)
     begin = runs[0] / sum(runs)
@@ -93,12 +95,16 @@ def two_step(
 
 def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptions) -> Views:
     """The views of `observed` for kernels of `size`; where lights are saturated, this waits for a device once."""
-    views = Views(observed.luminance, observed.noise_scale)
-    if observed.saturated is None or len(options.starts) == 1:
-        return views
-    # The luminance is wrong where any of its channels is saturated.
-    unlit, scoring = remove_lights(views.full, observed.saturated.any(axis=1), size)
-    return views if unlit is views.full else views._replace(unlit=unlit, scoring=scoring)
+    images = [observed.luminance]
+    if observed.saturated is not None and len(options.starts) > 1:
+        # The luminance is wrong where any of its channels is saturated.
+        unlit, scoring = remove_lights(observed.luminance, observed.saturated.any(axis=1), size)
+        images += [] if unlit is observed.luminance else [unlit, scoring]
+    scale = observed.noise_scale
+    if observed.patches is not None:
+        images = [image.reshape(-1, observed.patches, *image.shape[-2:]) for image in images]
+        scale = scale.reshape(-1, observed.patches).mean(axis=1)
+    return Views(images[0], scale, *images[1:])
 
 
 def coarse_kernels(
@@ -144,9 +150,12 @@ def network_kernel(image: Array, size: tuple[int, int]) -> Array:
 
     network = restore.load("sketch", None, bridge.device_of(image))
     missing = [max(0, NETWORK_SIDE - side) for side in image.shape[-2:]]
+    stack = image.reshape(-1, *image.shape[-2:])
     if any(missing):  # the network knows no smaller images
-        image = array_module(image).pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric")
-    kernel = restore.estimate_kernels(network, image[:, None]).astype(image.dtype, copy=False)
+        stack = array_module(image).pad(stack, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric")
+    kernel = restore.estimate_kernels(network, stack[:, None]).astype(image.dtype, copy=False)
+    if image.ndim > stack.ndim:
+        kernel = kernel.reshape(*image.shape[:2], *kernel.shape[-2:]).mean(axis=1)
     return normalize(fit_size(kernel, size))
 
 
@@ -178,7 +187,7 @@ def finest_kernel(
         candidate, image = ranks[number // len(variants)], scaled
         if unlit is not None:
             is_unlit = constant(xp, np.array, tuple(name in WITHOUT_LIGHTS for name in options.starts))
-            image = xp.where(is_unlit[candidate][:, None, None], unlit, scaled)
+            image = xp.where(per_kernel(is_unlit[candidate], scaled), unlit, scaled)
         progress = subrange(report, number / finest_runs(options), 1 / finest_runs(options))
         kernel = finish(image, take(kernels, candidate), size, variants[number % len(variants)], progress)
         return kernel, score_kernels(scoring, kernel, views.noise_scale)
@@ -209,7 +218,8 @@ def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepO
             solver=options.kernel_solver,
             iterations=options.kernel_iterations,
         )
-        determined = has_gradients(a, window_pixels(selection_window(scale.shape, scale.size)))
+        window = selection_window(scale.shape, scale.size)
+        determined = has_gradients(a, window_pixels(window) * patches_of(image, kernel))
         kernel = array_module(kernel).where(determined[..., None, None], refined, kernel)
     return normalize(fit_size(project(kernel, **limits), size))
 

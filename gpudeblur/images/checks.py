@@ -108,7 +108,9 @@ def check_axes(
         )
 
 
-def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) -> tuple[int, int]:
+def check_kernel_size(
+    kernel_size: Any, shape: tuple[int, ...] | None = None, within: str = "picture"
+) -> tuple[int, int]:
     """`kernel_size` as (height, width).
 
     Parameters
@@ -117,6 +119,8 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) ->
         Odd, at least 3, in pixels; a pair is (height, width).
     shape : (H, W), optional
         The picture's; the kernel must fit into it.
+    within : str
+        What has that shape, in the message.
 
     Raises
     ------
@@ -155,7 +159,7 @@ def check_kernel_size(kernel_size: Any, shape: tuple[int, ...] | None = None) ->
         if min(rows, columns) <= 4:
             way_out += "; a picture with channels (H, W, C) needs channel_axis=-1"
         raise ValueError(
-            f"kernel_size must not exceed the picture, got {(height, width)} for a picture of {rows} x {columns}; "
+            f"kernel_size must not exceed the {within}, got {(height, width)} for a {within} of {rows} x {columns}; "
             f"{way_out}"
         )
     return height, width
@@ -285,11 +289,11 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_region(region: Any) -> tuple[slice, slice] | None:
-    """`region` as two slices with integers or None as ends, or None."""
-    if region is None:
-        return None
-    way_out = "use for instance numpy.s_[100:400, 200:600]"
+def check_region(region: Any) -> tuple[slice, slice] | str:
+    """`region` as "auto", "all", or two slices with integers or None as ends."""
+    if isinstance(region, str) and region in ("auto", "all"):
+        return region
+    way_out = "use 'auto', 'all', or for instance numpy.s_[100:400, 200:600]"
     if not isinstance(region, tuple | list) or len(region) != 2 or not all(isinstance(part, slice) for part in region):
         raise TypeError(f"region must be two slices, of rows and of columns, got {region!r}; {way_out}")
     for part in region:

@@ -193,12 +193,12 @@ def noise_scale(image: Array, mask: Array | None = None) -> Array:
 
 
 def divide_by_noise(image: Array, scale: Array) -> Array:
-    """Images (..., H, W) divided by their `noise_scale` (...).
+    """Images (..., H, W) divided by their `noise_scale` (...), or patches (n, P, H, W) by that of their image (n,).
 
     This is equivalent to multiplying lambda in |x * k - B|^2 + lambda |grad x|_0 by the square of the scale, which
     stronger noise requires. The images of a stack can then share one lambda and one continuation.
     """
-    return image / scale[..., None, None]
+    return image / scale.reshape(*scale.shape, *(1,) * (image.ndim - scale.ndim))
 
 
 def median(values: Array) -> Array:

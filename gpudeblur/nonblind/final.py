@@ -15,6 +15,7 @@ from ..numerics.progress import subrange
 from ..numerics.varying_blur import VaryingBlur
 from .saturation import project_on_data
 from .specs import METHOD_SPECS, METHODS
+from .tiles import tiled
 
 # The methods that `deblur` offers, and their options.
 FINALS = {name: spec.final for name, spec in METHOD_SPECS.items() if spec.final is not None}
@@ -92,18 +93,27 @@ def restore(
     callback: Callable[[float], None] | None = None,
     saturated: Array | None = None,
     mask: Array | None = None,
+    tile: int | None = None,
 ) -> Array:
     """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw), or a field, by one of `FINALS`.
 
     `saturated` (..., H, W) bool is used by those whose boundary is unknown. Pixels that are not in `mask` (..., H, W),
     bool, are left out; there `blurred` must be smooth (`inpaint`). An image that is valid everywhere is restored as
-    without a mask.
+    without a mask. With a `tile`, it is the side of tiles in which an image (H, W) is restored (`tiles.tiled`); the
+    weight is the same in all of them.
     """
     options: dict[str, Any] = dict(FINALS[method])
     if saturated is not None and "boundary" not in options:
         options["saturated"] = saturated
     if "weight" not in options:
         options["weight"] = _weight_with_kernel_error(blurred, kernel, method, mask)
+    if tile is not None:
+        if mask is not None:
+            options.pop("boundary", None)
+        return tiled(
+            blurred, kernel, method=method, saturated=options.pop("saturated", None), mask=mask, tile=tile,
+            callback=callback, **options,
+        )  # fmt: skip
     if mask is None or "boundary" not in options:
         options |= {} if mask is None else {"mask": mask}
         return METHODS[method](blurred, kernel, callback=callback, **options)

@@ -53,7 +53,7 @@ def tiled(
     tile : pixels per side, without the overlap. None is the largest that fits 1 GiB, on a GPU half of the free memory.
     device : where to compute: None (where the image lives), "cpu", "cuda", "auto".
     callback : called with the completed fraction.
-    options : of the method; its boundary is "unknown".
+    options : of the method; its boundary is "unknown" by default.
 
     Returns
     -------
@@ -110,13 +110,15 @@ def tiled(
     elif np.ndim(weight):
         weight = move(weight, xp)
     if len(spec.boundaries) > 1:
-        options["boundary"] = "unknown"
+        options.setdefault("boundary", "unknown")
     out = xp_in.zeros_like(blurred)
     for index, (cut_pair, window) in enumerate(zip(tiles, windows, strict=True)):
         if saturated is not None:
-            options["saturated"] = crop_to_device(saturated, window)
+            part = crop_to_device(saturated, window)
+            options["saturated"] = part if bool(part.any()) else None
         if mask is not None:
-            options["mask"] = crop_to_device(mask, window)
+            part = crop_to_device(mask, window)
+            options["mask"] = None if bool(part.all()) else part
         progress = subrange(callback, index / len(tiles), 1 / len(tiles))
         part = crop_to_device(blurred, window)
         sharp = METHODS[method](part, kernel_of(window), weight=weight, callback=progress, **options)
@@ -165,6 +167,62 @@ def _field_arrays(field: KernelField, part: list[int], *, rows_together: bool) -
     return area * (1 + 6 * (1 if rows_together else min(1, float(cells[0]) / part[0])))
 
 
+def tile_of_bounded_memory(planes: Array, kernel: Array | KernelField, method: str) -> int | None:
+    """The side of the tiles in which each plane of images (n, C, H, W) is restored, or None.
+
+    None, whole images, where a single image takes no more than 1 GiB, or on a GPU half of the free memory.
+    """
+    xp, sides = array_module(planes), kernel_sides(kernel)
+    overlap, side = max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides)), max(planes.shape[-2:])
+    image = planes[:1]
+    required = _bytes_of_tile(image, sides, overlap, method, xp, side, kernel)
+    if required <= HOST_MEMORY or required <= (memory := _tile_memory(xp)):
+        return None
+    return _largest_tile(image[0, 0], sides, overlap, method, xp, memory, kernel)
+
+
+def _tile_memory(xp: Any) -> int:
+    """Bytes that the restoration of a tile may take."""
+    return HOST_MEMORY if xp is np else free_bytes(xp) // 2
+
+
+def _bytes_of_tile(
+    blurred: Array,
+    sides: tuple[int, int],
+    overlap: int,
+    method: str,
+    xp: Any,
+    tile: int,
+    kernel: Array | KernelField | None = None,
+) -> float:
+    """Bytes that the restoration of a `tile` takes."""
+    live_arrays = METHOD_SPECS[method].live_arrays
+    assert live_arrays is not None, "tiled methods know their memory"
+    bytes_of_array = blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
+    part = [min(n, tile + 2 * overlap) for n in blurred.shape[-2:]]
+    grid = [fast_size(n + k - 1) for n, k in zip(part, sides, strict=True)]
+    arrays = live_arrays[backend_name(xp)]
+    if isinstance(kernel, KernelField):
+        arrays += _field_arrays(kernel, part, rows_together=xp is not np)
+    return arrays * bytes_of_array * grid[0] * grid[1]
+
+
+def _largest_tile(
+    blurred: Array,
+    sides: tuple[int, int],
+    overlap: int,
+    method: str,
+    xp: Any,
+    memory: int,
+    kernel: Array | KernelField | None = None,
+) -> int:
+    """The largest side of a tile, without its overlap, that takes no more than `memory` bytes; at least the overlap."""
+    tile = max(overlap, *blurred.shape[-2:])
+    while tile > overlap and _bytes_of_tile(blurred, sides, overlap, method, xp, tile, kernel) > memory:
+        tile = max(overlap, tile * 9 // 10)
+    return tile
+
+
 def _tile_that_fits(
     blurred: Array,
     sides: tuple[int, int],
@@ -174,27 +232,13 @@ def _tile_that_fits(
     memory: int | None,
     kernel: Array | KernelField | None = None,
 ) -> int:
-    """The largest side of a tile, without its overlap, whose restoration takes no more than `memory` bytes."""
-    if memory is None:
-        memory = HOST_MEMORY if xp is np else free_bytes(xp) // 2
-    live_arrays = METHOD_SPECS[method].live_arrays
-    assert live_arrays is not None, "tiled methods know their memory"
-    bytes_of_array = blurred.dtype.itemsize * int(np.prod(blurred.shape[:-2]))
-
-    def required(tile: int) -> float:
-        part = [min(n, tile + 2 * overlap) for n in blurred.shape[-2:]]
-        grid = [fast_size(n + k - 1) for n, k in zip(part, sides, strict=True)]
-        arrays = live_arrays[backend_name(xp)]
-        if isinstance(kernel, KernelField):
-            arrays += _field_arrays(kernel, part, rows_together=xp is not np)
-        return arrays * bytes_of_array * grid[0] * grid[1]
-
-    tile = max(overlap, *blurred.shape[-2:])
-    while tile > overlap and required(tile) > memory:
-        tile = max(overlap, tile * 9 // 10)
-    if required(tile) > memory:
+    """`_largest_tile`; raises if it takes more than `memory` bytes."""
+    memory = _tile_memory(xp) if memory is None else memory
+    tile = _largest_tile(blurred, sides, overlap, method, xp, memory, kernel)
+    required = _bytes_of_tile(blurred, sides, overlap, method, xp, tile, kernel)
+    if required > memory:
         raise ValueError(
-            f"tile='auto' needs {required(tile) / 2**20:.0f} MiB for a tile of {tile} pixels and an overlap of "
+            f"tile='auto' needs {required / 2**20:.0f} MiB for a tile of {tile} pixels and an overlap of "
             f"{overlap}, got {memory / 2**20:.0f} MiB; tile={tile} tries it nevertheless"
         )
     return tile

@@ -36,7 +36,7 @@ def test_the_kernel_is_that_of_the_region(kernel_size: int | None) -> None:
 
 def test_the_whole_image_as_region_is_none() -> None:
     image = picture()
-    whole, expected = (gd.deblur(image, 11, region=region, options=FAST) for region in (np.s_[:, :], None))
+    whole, expected = (gd.deblur(image, 11, region=region, options=FAST) for region in (np.s_[:, :], "all"))
     assert_same(whole.kernel, expected.kernel)
     assert_same(whole.image, expected.image)
 
@@ -62,6 +62,9 @@ def test_a_region_within_a_border_and_a_stack() -> None:
         (np.s_[0.5:9, :], ValueError, "^region must have integers as ends"),
         (np.s_[0:1000, :], ValueError, "^region must lie inside the image, 162 x 192"),
         (np.s_[60:60, :], ValueError, "^region must lie inside the image"),
+        (None, TypeError, "^region must be two slices"),
+        ("some", TypeError, "^region must be two slices"),
+        (np.s_[10:18, :], ValueError, "^kernel_size must not exceed the region, got .* for a region of 8 x 192"),
         (np.s_[60:66, :], ValueError, "^kernel_size must"),
     ],
 )
@@ -71,5 +74,5 @@ def test_bad_regions(region: Any, error: type[Exception], message: str) -> None:
 
 
 def test_rotation_has_no_region() -> None:
-    with pytest.raises(ValueError, match=r"^region must be None for blur='rotation'"):
+    with pytest.raises(ValueError, match=r"^region must be 'all' for blur='rotation'"):
         gd.deblur(picture(), 11, region=REGION, blur="rotation")

@@ -149,12 +149,14 @@ def test_a_pass_of_the_restoration_is_two_launches_and_two_transforms(cupy: Any)
 
 
 @pytest.mark.slow
-def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any) -> None:
+@pytest.mark.parametrize("shared_kernel", [False, True])
+def test_starts_and_finest_scale_are_replayed_as_graphs(cupy: Any, shared_kernel: bool) -> None:
     """The third run of a shape is graphs alone, on pictures that the captured ones have never seen."""
     for number in range(3):
         stack = photos(2 + number)[number:]
-        found = gd.estimate_kernel(cupy.asarray(stack), 7, options=QUICK)
-        assert_close(found, gd.estimate_kernel(stack, 7, options=QUICK), atol=2e-5)
+        found = gd.estimate_kernel(cupy.asarray(stack), 7, options=QUICK, shared_kernel=shared_kernel)
+        expected = gd.estimate_kernel(stack, 7, options=QUICK, shared_kernel=shared_kernel)
+        assert_close(found, expected, atol=2e-5)
     assert cuda.launches["graph"] == 2 * 2
 
 
