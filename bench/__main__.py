@@ -1,6 +1,6 @@
 """Benches of gpudeblur: python -m bench COMMAND [options]; COMMAND --help says more.
 
-quality         kernels and pictures of blind deblurring, on eight sets
+quality         kernels and pictures of blind deblurring: eight sets, photographs, a phone's pictures
 rotation        blur="rotation" on photographs of a rotating camera, and on uniformly blurred ones
 deconvolution   every method with a known kernel, three noises, scikit-image
 speed           pytest-benchmark's benchmarks, bench/speed

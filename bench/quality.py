@@ -2,6 +2,7 @@
 
     python -m bench quality --data DATA [--sets natural,text] [--every 8] [--variants JSON] [--jobs 2]
     python -m bench quality --data DATA --sets levin --yardstick eval_levin.py
+    python -m bench quality --data DATA --sets photographs,phone --out FOLDER
 
 | set | cases | pictures, kernels |
 |---|---|---|
@@ -20,7 +21,17 @@ at most 10 in `er_mean_capped`, since a few failures decide a plain mean. "blurr
 picture would have at that bar. In low-light the common restoration takes clipped pixels as they are, so that a wrong
 kernel can be the better one: look at the similarity too.
 
---variants names options over --options, each run on every set and compared with the first in pairs. An ablation is
+Two more sets run only if they are named, with kernels of unknown size and the defaults of `deblur`:
+
+| photographs | 15 | blurred by cameras, gray; for ten a kernel that makes them readable stands for the true one |
+| phone | 2 | a collage of sharp photographs as a phone takes it: 12 and 48 Mpixel, kernels of 61 and 121 px |
+
+Their tables have a row for each picture. FOLDER gets contact sheets: blurred, result, kernel and reference kernel. A
+photograph's kernel is right if its similarity to the reference is at least 0.8, and its result whole if the strength
+is. A phone's picture is scored at its best shift, and deblurred in a process of its own, whose peak memory is shown.
+
+--variants names options over --options, each run on every set and compared with the first in pairs. For photographs
+and phone, "deblur" may hold arguments of deblur: {"name": "gamma", "deblur": {"gamma": 2.2}}. An ablation is
 
     --variants '[{"name": "all"}, {"name": "no smooth prior", "options": {"smooth_weight": 0}},
                  {"name": "no refinement", "options": {"refine": false}},
@@ -32,6 +43,7 @@ Appends a line for each variant and set to results/quality.jsonl.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import subprocess
@@ -49,6 +61,7 @@ import numpy as np
 import gpudeblur
 from gpudeblur.metrics import scores
 
+from . import photographs
 from .cases import Case, face_cases, levin_cases, low_light_cases, mixed_cases, small_face_cases, text_cases, thinned
 from .evaluate import Row, arguments, evaluation, mean_interval, parallel, record, roc_area, settings, table
 
@@ -61,6 +74,11 @@ SETS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "natural-2": partial(mixed_cases, noise=0.02),
     "text": text_cases,
     "low-light": low_light_cases,
+}
+# Sets without cases: what makes their rows, the totals of these, and the columns of their tables.
+PICTURE_SETS = {
+    "photographs": (photographs.photograph_rows, photographs.photograph_totals, photographs.PHOTOGRAPH_COLUMNS),
+    "phone": (photographs.phone_rows, photographs.phone_totals, photographs.PHONE_COLUMNS),
 }
 BARS = (1.5, 2, 3)  # of the error ratio
 ER_CAP = 10.0
@@ -94,11 +112,14 @@ class Trial:
     device: str = "cpu"
     prior: Mapping[str, Any] | None = None  # arguments of DiscriminativePrior
 
+    def two_step_options(self) -> gpudeblur.TwoStepOptions:
+        prior = None if self.prior is None else gpudeblur.priors.DiscriminativePrior(**self.prior)
+        return gpudeblur.TwoStepOptions(**self.options, prior=prior)
+
     def deblur(self, case: Case) -> tuple[Case, np.ndarray, Row]:
         """Case, kernel, and the figures of what `deblur` returned."""
         size: Any = case.kernel.shape if self.kernel_size is True else self.kernel_size
-        prior = None if self.prior is None else gpudeblur.priors.DiscriminativePrior(**self.prior)
-        options = gpudeblur.TwoStepOptions(**self.options, prior=prior)
+        options = self.two_step_options()
         picture = case.blurred.astype(options.dtype) if "dtype" in self.options else case.blurred
         result = gpudeblur.deblur(picture, size, final="sparse", device=self.device, options=options)
         kernel = np.asarray(result.kernel, np.float64)
@@ -152,10 +173,10 @@ def over_first(rows: Sequence[Row], first: Sequence[Row]) -> Row:
     return differences
 
 
-def table_row(variant: str, total: Row) -> str:
-    """`total` under the headings of COLUMNS."""
+def table_row(variant: str, total: Row, columns: Mapping[str, tuple[str, str]] = COLUMNS) -> str:
+    """`total` under the headings of `columns`."""
     cells = [variant]
-    for key, form in COLUMNS.values():
+    for key, form in columns.values():
         cell = format(total[key], form) if key in total else ""
         ends = ", ".join(format(end, form) for end in total.get(f"{key}_95", ()))
         cells.append(f"{cell} [{ends}]" if ends else cell)
@@ -202,28 +223,50 @@ def yardstick_totals(script: Path, data: Path, kernels: Path, names: Sequence[st
 
 
 def chosen_sets(text: str) -> list[str]:
-    """Names of SETS from a list with commas; "natural" is all of its noises."""
-    chosen = []
+    """Names of sets from a list with commas; "natural" is all of its noises."""
+    chosen, sets = [], [*SETS, *PICTURE_SETS]
     for name in text.split(","):
-        chosen += (names := [key for key in SETS if key == name or key.startswith(f"{name}-")])
+        chosen += (names := [key for key in sets if key == name or key.startswith(f"{name}-")])
         if not names:
-            raise argparse.ArgumentTypeError(f"no set {name!r}; there are {', '.join(SETS)}")
-    return [name for name in SETS if name in chosen]
+            raise argparse.ArgumentTypeError(f"no set {name!r}; there are {', '.join(sets)}")
+    return [name for name in sets if name in chosen]
+
+
+def run_pictures(name: str, variant: Mapping[str, Any], args: argparse.Namespace, out: Path) -> None:
+    """Run a variant on one of PICTURE_SETS; print a row for each picture, and record it."""
+    make_rows, totals_of, columns = PICTURE_SETS[name]
+    trial = Trial({**args.options, **variant.get("options", {})}, None, args.device, variant.get("prior"))
+    attempt = photographs.Attempt(trial.two_step_options(), variant.get("deblur", {}), args.device)
+    print(f"\n{name}, {variant['name']}\n\n{table([], dict.fromkeys(['picture', *columns], ''))}", flush=True)
+    rows = []
+    for row in make_rows(args.data, attempt, args.jobs, args.every, out):
+        rows.append(row)
+        print(table_row(row["name"], row, columns), flush=True)
+    total = totals_of(rows)
+    print(f"\n{', '.join(f'{key} {value:.4g}' for key, value in total.items())}", flush=True)
+    if not args.no_record:
+        about = {"options": trial.options, "prior": trial.prior, "deblur": dict(attempt.arguments)}
+        line = {"set": name, "variant": variant["name"], **about, **settings(args, "every", "jobs", "device")}
+        record("quality", {**line, "totals": total, "rows": rows})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "data", "yardstick", "jobs", "options", "device", "every", "no-record")
-    parser.add_argument("--sets", type=chosen_sets, default=list(SETS), help="names with commas; all by default")
+    parser.add_argument(
+        "--sets", type=chosen_sets, default=list(SETS), help="names with commas; default: all of the first table"
+    )
     parser.add_argument("--kernel-size", type=json.loads, default="true", help="true, null (estimated), or odd pixels")
     parser.add_argument("--variants", type=json.loads, default=[{"name": "default"}],
                         help='JSON, [{"name": ..., "options": {...}, "prior": {...}}, ...]')  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for kernels and rows, VARIANT/SET/; not kept by default")
     args = parser.parse_args(argv)
     for name in args.sets:  # before hours of work: what is missing
-        if next(SETS[name](args.data), None) is None:
+        if next(SETS[name](args.data) if name in SETS else photographs.paths(name, args.data), None) is None:
             parser.error(f"no cases of {name!r} under {args.data}")
     with tempfile.TemporaryDirectory() as temporary:
-        for name in args.sets:
+        for name, variant in itertools.product((name for name in args.sets if name in PICTURE_SETS), args.variants):
+            run_pictures(name, variant, args, (args.out or Path(temporary)) / variant["name"] / name)
+        for name in (name for name in args.sets if name in SETS):
             print(f"\n{name}\n\n{table([], dict.fromkeys(['variant', *COLUMNS], ''))}", flush=True)
             first: list[Row] | None = None
             for variant in args.variants:

@@ -28,7 +28,7 @@ from rich.text import Text
 import gpudeblur
 
 from .batch.folders import at_command_line, deblur_files, plan, read_mask, white_of_file
-from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, summary, write_report
+from .batch.report import LOW_CONFIDENCE, REPORT_SUFFIXES, strength_text, summary, write_report
 from .blind.restore import network_names
 from .images.files import KERNEL_SUFFIXES, check_output, read_image, write_image, write_kernel
 from .networks.catalog import LICENSE, all_weights
@@ -108,6 +108,13 @@ RegionOption = Annotated[
 ]
 GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
 SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
+CautiousOption = Annotated[
+    bool,
+    typer.Option(
+        "--cautious/--no-cautious",
+        help="A restoration that is not to be trusted is blended with IN; --no-cautious returns all of it.",
+    ),
+]
 BlurOption = Annotated[
     Blur,
     typer.Option(
@@ -158,6 +165,7 @@ def deblur(
     prior: PriorOption = None,
     blur: BlurOption = Blur.uniform,
     focal: FocalOption = "auto",
+    cautious: CautiousOption = True,
     bits: Bits = None,
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
@@ -183,7 +191,7 @@ def deblur(
                 region=_parse_region(region),
                 blur=blur.value,
                 focal=focal_length,
-                options=_options(gradient_weight, smooth_weight, prior),
+                options=_options(gradient_weight, smooth_weight, prior, cautious),
                 callback=callback,
             )
         write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white))
@@ -199,6 +207,7 @@ def deblur(
                 **_blur_rows(result, blur, focal_length, focal),
                 "backend": result.info["backend"],
                 "confidence": confidence,
+                **_strength_row(result),
                 "seconds": f"{result.info['seconds']:.2f}",
                 "written": "\n".join(str(file) for file in (out, kernel_out) if file is not None),
             }
@@ -303,6 +312,7 @@ def batch(
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
+    cautious: CautiousOption = True,
     format: Annotated[Format | None, typer.Option(help="Of the sharp pictures; default: that of each IN.")] = None,
     bits: Bits = None,
     workers: Annotated[
@@ -336,7 +346,7 @@ def batch(
                     white=_parse_white_level(white_level),
                     mask=None if masks is not None else _parse_mask(mask),
                     defects=_parse_defects(defects),
-                    options=_options(gradient_weight, smooth_weight, prior),
+                    options=_options(gradient_weight, smooth_weight, prior, cautious),
                     workers=workers,
                     batch_size=batch_size,
                 ):
@@ -347,8 +357,8 @@ def batch(
             outcomes.sort(key=lambda outcome: order[outcome.source])
             if report is not None and outcomes:
                 write_report(report, outcomes)
-        meaning = {} if method == "two-step" else {"low_confidence": "the network may not have helped"}
-        rows = summary(outcomes, len(tasks), time.perf_counter() - start, **meaning)
+        seconds = time.perf_counter() - start
+        rows = summary(outcomes, len(tasks), seconds, is_network=method != "two-step")
         _print_table(rows if report is None else rows | {"report": str(report)})
     if "failed" in rows:
         raise typer.Exit(1)
@@ -406,22 +416,18 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")] = Path("demo"),
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Deblur a picture with a known blur, with figures of the gain, and a photograph that a camera blurred."""
+    """Deblur three pictures blurred by a known camera shake, one of them too hard; open index.html to see them."""
     with _user_errors():
         from .blind.demo import run_demo
 
         with _progress_bar() as callback:
             report = run_demo(out, device=device.value, progress=callback)
-        _print_table(
-            {
-                "astronaut, blurred": f"PSNR {report.blurred_psnr:.2f} dB, SSIM {report.blurred_ssim:.4f}",
-                "astronaut, deblurred": f"PSNR {report.psnr:.2f} dB, SSIM {report.ssim:.4f}, {report.seconds:.2f} s",
-                "gain": f"{report.psnr - report.blurred_psnr:+.2f} dB",
-                "clock (no true picture)": f"{report.clock_seconds:.2f} s",
-                "backend": report.backend,
-                "written": "\n".join(map(str, report.files)),
-            }
-        )
+        rows = {
+            name: f"PSNR {figures.blurred_psnr:.2f} -> {figures.psnr:.2f} dB, confidence {figures.confidence:.2f}, "
+            f"strength {strength_text(figures.strength)}, {figures.seconds:.1f} s"
+            for name, figures in report.figures.items()
+        }
+        _print_table({**rows, "backend": report.backend, "written": "\n".join(map(str, report.files))})
 
 
 train_app = typer.Typer(help="Train a network of your own.", no_args_is_help=True)
@@ -569,6 +575,15 @@ def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[
     return {"blur": model, "focal length": where}
 
 
+def _strength_row(result: Any) -> dict[str, str]:
+    """What the table says of a restoration that is not handed out whole."""
+    strength = result.info.get("strength", 1.0)
+    if strength >= 1:
+        return {}
+    text = f"{strength_text(strength)} of the restoration, the rest is the blurred picture"
+    return {"strength": f"{text}; --no-cautious returns all of it"}
+
+
 def _parse_strength(text: str) -> float | str:
     try:
         return text if text == "auto" else float(text)
@@ -646,9 +661,12 @@ def _channel_axis(pixels: Any) -> int | None:
     return -1 if pixels.ndim == 3 else None
 
 
-def _options(gradient_weight: float | None, smooth_weight: float | None, prior: Prior | None) -> Any:
+def _options(
+    gradient_weight: float | None, smooth_weight: float | None, prior: Prior | None, cautious: bool = True
+) -> Any:
     """The options that the user gave; None if there are none."""
     options: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
+    options["cautious"] = None if cautious else False
     if prior is not None:
         priors: dict[str, Callable[[], Any]] = {
             "discriminative": gpudeblur.priors.DiscriminativePrior,

@@ -19,7 +19,7 @@ import gpudeblur as gd
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 pytest.importorskip("pytest_benchmark")
-from bench import __main__, cases, deconvolution, evaluate, figures, fit, gpu_report, quality
+from bench import __main__, cases, deconvolution, evaluate, figures, fit, gpu_report, photographs, quality
 
 QUICK: dict[str, Any] = {"iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "finest_beta_max": 0.1,
                          "finest_iterations": 1, "starts": ["wide"]}  # fmt: skip
@@ -253,6 +253,31 @@ def test_the_result_gain_is_of_what_deblur_returned(sets: Sets, monkeypatch: pyt
     assert (row["confidence"], row["seconds"], row["picture"]) == (0.25, 1.5, "im01")
 
 
+def test_totals_of_photographs() -> None:
+    """Right and whole are about those with a reference kernel; the seconds are of all."""
+    names = ("similarity", "confidence", "strength", "seconds")
+    values = [(0.9, 0.8, 1.0, 1.0), (0.8, 0.5, 0.79, 2.0), (0.7, 0.6, 1.0, 3.0)]
+    rows = [dict(zip(names, row, strict=True)) for row in values]
+    total = photographs.photograph_totals([*rows, {"confidence": 0.9, "strength": 1.0, "seconds": 4.0}])
+    assert (total["n"], total["compared"], total["right"], total["right_and_whole"]) == (4, 3, 2, 1)
+    assert (total["seconds"], total["similarity_mean"], total["roc_area"]) == (10, pytest.approx(0.8), 0.5)
+    assert photographs.photograph_totals(rows[:1]).get("roc_area") is None
+
+
+def test_a_phone_without_blur_or_noise_gives_the_scene_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the colors between the sensor's pixels, and JPEG: a ramp, which bilinear interpolation keeps."""
+    import imageio.v3 as iio
+
+    monkeypatch.setattr(photographs, "READ_NOISE", 0)
+    monkeypatch.setattr(photographs, "SHOT_NOISE", 0)
+    light = np.linspace(0.1, 0.9, 64)[:, None, None] * np.array([1, 0.7, 0.4]) * np.ones((64, 48, 3))
+    sharp = np.round(255 * photographs.srgb(light)).astype(np.uint8)
+    np.testing.assert_allclose(photographs.srgb(photographs.linear_light(sharp / 255)), sharp / 255, atol=1e-6)
+    picture = iio.imread(photographs.phone_picture(sharp, np.ones((1, 1)), np.random.default_rng(0)))
+    inner = np.abs(picture.astype(int) - sharp)[2:-2, 2:-2]
+    assert inner.max() <= 4
+
+
 def test_of_several_batches_the_best_counts() -> None:
     rows = [{"bar": "rate", "limit": ">= 4", "measured": m} for m in (1, 5, 3)]
     rows += [{"bar": "time", "limit": "<= 4", "measured": m} for m in (1, 5, 3)]
@@ -298,8 +323,63 @@ def test_quality(data: Path, tmp_path: Path, results: Path, capsys: pytest.Captu
         __main__.main(["quality", "--data", str(tmp_path), "--sets", "levin"])
     assert "no cases of 'levin'" in capsys.readouterr().err
     assert quality.chosen_sets("text,natural") == ["natural-0", "natural-1", "natural-2", "text"]
+    assert quality.chosen_sets("phone,photographs,text") == ["text", "photographs", "phone"]
     with pytest.raises(quality.argparse.ArgumentTypeError, match="no set 'faces'"):
         quality.chosen_sets("faces")
+
+
+def test_photographs(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two small ones, one with a reference kernel: rows, kernels, sheet and record; the size is not told."""
+    import imageio.v3 as iio
+
+    for name in ("real", "text/reference_kernels"):
+        (tmp_path / name).mkdir(parents=True)
+    iio.imwrite(tmp_path / "real" / "shaken.png", photograph((70, 90, 3), 1))
+    iio.imwrite(tmp_path / "text" / "page.png", photograph((60, 80), 2))
+    np.save(tmp_path / "text" / "reference_kernels" / "page.npy", trajectory_kernel(9, rng=1))
+    variants = json.dumps([{"name": "linear", "deblur": {"gamma": 2.2}}])
+    __main__.main([
+        "quality", "--data", str(tmp_path), "--sets", "photographs", "--jobs", "0", "--options", json.dumps(QUICK),
+        "--variants", variants, "--out", str(tmp_path / "out"),
+    ])  # fmt: skip
+    (line,) = records(results, "quality")
+    assert (line["set"], line["deblur"], line["options"]) == ("photographs", {"gamma": 2.2}, QUICK)
+    shaken, page = line["rows"]
+    assert ("similarity" in shaken, line["totals"]["compared"]) == (False, 1)
+    folder = tmp_path / "out" / "linear" / "photographs"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "page.npy", "page.png", "shaken.npy", "shaken.png", "sheet_1.png",
+    ]  # fmt: skip
+    kernel = np.load(folder / "page.npy")
+    assert page["similarity"] == gd.metrics.kernel_similarity(kernel, trajectory_kernel(9, rng=1))
+    assert page["size"] == max(kernel.shape)
+    assert 0 < page["seconds_kernel"] < page["seconds"]
+    assert iio.imread(folder / "page.png").shape == (60, 80, 3)
+    assert "| page |" in capsys.readouterr().out
+
+
+def test_phone(data: Path, tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one, in this process."""
+    import imageio.v3 as iio
+
+    (tmp_path / "natural" / "train").mkdir(parents=True)
+    for number, shape in enumerate([(40, 50, 3), (50, 40, 3), (42, 48, 3)]):  # an upright one is left out
+        iio.imwrite(tmp_path / "natural" / "train" / f"{number}.jpg", photograph(shape, number))
+    tiles = photographs.collage(list(photographs.paths("phone", tmp_path)), (90, 100))
+    assert tiles.shape == (90, 100, 3)
+    inner = tiles[: 40 - photographs.OVERLAP, : 48 - photographs.OVERLAP]
+    np.testing.assert_array_equal(inner, iio.imread(tmp_path / "natural" / "train" / "0.jpg")[:24, :32])
+    monkeypatch.setattr(photographs, "PHONES", {"tiny": ((96, 128), 7, 2)})
+    __main__.main([
+        "quality", "--data", str(tmp_path), "--sets", "phone", "--jobs", "0", "--options", json.dumps(QUICK),
+        "--out", str(tmp_path / "out"),
+    ])  # fmt: skip
+    ((row,),) = (line["rows"] for line in records(results, "quality"))
+    assert (row["name"], row["true_size"], row["megapixels"]) == ("phone_tiny", 7, 96 * 128 / 1e6)
+    assert 10 < row["blurred_psnr"] < 60
+    assert 10 < row["psnr"] < 60
+    assert row["peak_memory"] > 0.05 or math.isnan(row["peak_memory"])  # GiB; Linux alone tells it
+    assert iio.imread(tmp_path / "out" / "default" / "phone" / "phone_tiny.jpg").shape == (96, 128, 3)
 
 
 @pytest.mark.slow

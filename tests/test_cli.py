@@ -31,13 +31,13 @@ def wide(monkeypatch):
 def library(monkeypatch):
     """Stands in for the library: notes the call, and gives the picture back in negative."""
     calls = []
-    confidence, field = SimpleNamespace(value=0.9), SimpleNamespace(value=None)
+    confidence, field, strength = SimpleNamespace(value=0.9), SimpleNamespace(value=None), SimpleNamespace(value=1.0)
 
     def deblur(image, kernel_size, **options):
         calls.append((image, kernel_size, options))
         for fraction in (0.0, 0.5, 1.0):
             assert not options["callback"]("scale 1 of 1", fraction)  # true would stop the run
-        backend = {"backend": "numpy", "confidence": confidence.value, "seconds": 1.234}
+        backend = {"backend": "numpy", "confidence": confidence.value, "seconds": 1.234, "strength": strength.value}
         if field.value is not None:
             backend["focal"] = 512.0
         negative = np.iinfo(image.dtype).max - image if image.dtype.kind == "u" else 1 - image
@@ -50,7 +50,7 @@ def library(monkeypatch):
     monkeypatch.setattr(gpudeblur, "deblur", deblur, raising=False)
     monkeypatch.setattr(gpudeblur, "estimate_kernel", estimate_kernel, raising=False)
     monkeypatch.setattr(gpudeblur, "TwoStepOptions", dict, raising=False)
-    return SimpleNamespace(calls=calls, confidence=confidence, field=field)
+    return SimpleNamespace(calls=calls, confidence=confidence, field=field, strength=strength)
 
 
 @pytest.fixture
@@ -278,6 +278,19 @@ def test_the_table_says_what_was_done(library, source, tmp_path):
     library.confidence.value = 0.21
     result = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5")
     assert "0.21, low: the kernel is a guess; try another --kernel-size" in result.stdout
+
+
+@pytest.mark.parametrize(("strength", "shown"), [(0.3149, "0.31"), (0.9999, "0.99"), (0.0, "0.00")])
+def test_what_is_withheld_is_said(library, source, tmp_path, strength, shown):
+    """A result that is blended with the blurred picture, and the option that returns the restoration itself."""
+    library.strength.value = strength
+    row = table(run("deblur", source, "-o", tmp_path / "out.png", "-k", "5"))["strength"]
+    assert row.startswith(f"{shown} of the restoration, the rest is the blurred picture; --no-cautious returns")
+    assert library.calls[-1][2]["options"] is None
+    library.strength.value = 1.0
+    whole = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--no-cautious")
+    assert "strength" not in table(whole)
+    assert library.calls[-1][2]["options"] == {"cautious": False}
 
 
 def test_gray_has_no_channel_axis_and_dtypes_stay(library, tmp_path):

@@ -41,6 +41,7 @@ class Outcome:
     status: str  # "written", "skipped" (all its outputs existed) or "failed"
     error: str = ""
     confidence: float | None = None
+    strength: float | None = None  # the restoration's share in the result
     seconds: float | None = None
 
 
@@ -238,6 +239,7 @@ def deblur_files(
             except FILE_ERRORS as error:
                 yield task.failed(error)
                 continue
-            info = result.info
-            yield replace(task.outcome("written"), confidence=float(info["confidence"]), seconds=float(info["seconds"]))
+            info, strength = result.info, float(result.info.get("strength", 1))
+            outcome = replace(task.outcome("written"), strength=strength)
+            yield replace(outcome, confidence=float(info["confidence"]), seconds=float(info["seconds"]))
     yield from failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -31,17 +32,27 @@ def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
     write_text(path, text, suffixes=REPORT_SUFFIXES)
 
 
-def summary(
-    outcomes: Sequence[Outcome], total: int, seconds: float, *, low_confidence: str = "their kernels are guesses"
-) -> dict[str, str]:
-    """Rows that say what became of `total` files, and what a low confidence means."""
+def strength_text(strength: float) -> str:
+    """A strength with two digits, rounded down: what reads 1.00 is whole."""
+    return f"{math.floor(100 * strength) / 100:.2f}"
+
+
+def summary(outcomes: Sequence[Outcome], total: int, seconds: float, *, is_network: bool = False) -> dict[str, str]:
+    """Rows that say what became of `total` files."""
     written = [outcome for outcome in outcomes if outcome.status == "written"]
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     rows = {"written": f"{len(written)} of {total} in {seconds:.2f} s, {len(written) / seconds:.2f} a second"}
     if skipped := total - len(written) - len(failed):
         rows["skipped"] = f"{skipped}, there already; --overwrite does them again"
     if low := sum(outcome.confidence is not None and outcome.confidence < LOW_CONFIDENCE for outcome in written):
-        rows["low confidence"] = f"{low}, {low_confidence}; --report says which"
+        meaning = "the network may not have helped" if is_network else "their kernels are guesses"
+        rows["low confidence"] = f"{low}, {meaning}; --report says which"
+    strengths = [outcome.strength for outcome in written if outcome.strength is not None and outcome.strength < 1]
+    if strengths and not is_network:  # an automatic strength is part of every network
+        rows["strength below 1"] = (
+            f"{len(strengths)}, down to {strength_text(min(strengths))}: blended with the blurred picture; "
+            "--report says which, --no-cautious returns all of the restoration"
+        )
     if failed:
         rows["failed"] = "\n".join(
             outcome.error if outcome.error.startswith(outcome.source) else f"{outcome.source}: {outcome.error}"

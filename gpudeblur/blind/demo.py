@@ -1,107 +1,217 @@
-"""`gpudeblur demo`: an image blurred by a known camera shake, and one blurred by a camera, both deblurred blind."""
+"""`gpudeblur demo`: three pictures, blurred by camera shakes and deblurred blind; one is too hard, and says so."""
 
 from __future__ import annotations
 
+import base64
+import html
 import io
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ..images.files import write_image, write_whole
+from ..images.files import write_image, write_text, write_whole
 from ..images.planes import luminance
-from ..metrics import align, psnr, ssim
+from ..metrics import align, kernel_similarity, psnr, ssim
+from ..nonblind.deconvolve import deconvolve
 from ..synthesis import blur, trajectory_kernel
 from .deblur import BlindResult, Callback, deblur
 
-KERNEL_SIZE = 27
-CLOCK_KERNEL_SIZE = (11, 51)  # the camera moved sideways
-KERNEL_SEED = 7
 # An estimated kernel may sit a few pixels off the true one, and the picture with it: scores are at the best shift.
 BORDER = 20
+WINDOW_MARGIN = 4  # px by which the window of the estimate is larger than the true kernel
+RIGHT_SIMILARITY = 0.8  # to the true kernel, from which on a kernel is called right
+PAGE = Path(__file__).with_name("demo.html")
 
 
 @dataclass(frozen=True)
-class DemoReport:
-    """What the demo measured and wrote: PSNR in dB and SSIM against the true picture, before and after; seconds."""
+class Scene:
+    """A picture of scikit-image and how it is blurred: by a random trajectory, with noise, rounded to 8 bits."""
+
+    name: str
+    description: str
+    kernel_size: int
+    kernel_seed: int
+    noise_sigma: float = 0.0
+    region: tuple[slice, slice] = np.s_[:, :]
+
+    def sharp(self) -> np.ndarray:
+        """(H, W) or (H, W, 3) float32."""
+        from skimage import data
+
+        return getattr(data, self.name)()[self.region].astype(np.float32) / 255
+
+    def kernel(self) -> np.ndarray:
+        return trajectory_kernel(self.kernel_size, rng=self.kernel_seed).astype(np.float32)
+
+    def blurred(self) -> np.ndarray:
+        """uint8; the valid convolution."""
+        planes = np.moveaxis(np.atleast_3d(self.sharp()), -1, 0)
+        planes = blur(planes, self.kernel(), noise_sigma=self.noise_sigma, rng=self.kernel_seed)
+        blurred = np.moveaxis(np.round(np.clip(planes, 0, 1) * 255).astype(np.uint8), 0, -1)
+        return blurred[..., 0] if blurred.shape[-1] == 1 else blurred
+
+
+SCENES = (
+    Scene("astronaut", "A portrait in color, without noise.", 23, 7),
+    Scene("page", "A page of small print, with 0.5 % noise.", 15, 3, 0.005),
+    Scene(
+        "brick",
+        "A wall of bricks under a long blur, with 2 % noise: its texture repeats itself, and many kernels explain it.",
+        31,
+        3,
+        0.02,
+        np.s_[:256, :320],
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one scene: PSNR in dB and SSIM of the luminance against the true picture, similarity to the true kernel."""
 
     blurred_psnr: float
     psnr: float
     blurred_ssim: float
     ssim: float
+    similarity: float
+    confidence: float
+    strength: float
     seconds: float
-    clock_seconds: float
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo measured, by the name of the scene, and wrote."""
+
+    figures: dict[str, Figures]
     backend: str
     files: tuple[Path, ...]
 
 
 def run_demo(out: Path, *, device: str | None = None, progress: Callback | None = None) -> DemoReport:
-    """Deblur scikit-image's astronaut (blurred here, in colour) and clock (blurred by the camera) into folder `out`.
+    """Deblur `SCENES` into folder `out`.
 
-    Writes `astronaut.png` and `clock.png` (blurred | result | true, with the kernels), and the results by themselves.
+    Writes `index.html`, a page without external requests; for each scene a comparison (blurred | result | true, with
+    the kernels), and the result by itself.
     """
-    from skimage import data
-
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    kernel = trajectory_kernel(KERNEL_SIZE - 4, rng=KERNEL_SEED)
-    true = data.astronaut().astype(np.float32) / 255
-    planes = np.moveaxis(true, -1, 0)
-    taken = np.clip(np.moveaxis(blur(planes, kernel.astype(np.float32)), 0, -1), 0, 1)
-    blurred = np.round(taken * 255).astype(np.uint8)
-    margin = kernel.shape[0] // 2
-    true = true[margin:-margin, margin:-margin]
-    astronaut = deblur(blurred, KERNEL_SIZE, channel_axis=-1, device=device, callback=_half(progress, 0))
-    clock_picture = data.clock()
-    clock = deblur(clock_picture, CLOCK_KERNEL_SIZE, device=device, callback=_half(progress, 1))
-
-    before, after = _scores(blurred, true), _scores(astronaut.image, true)
-    files = [out / name for name in ("astronaut.png", "clock.png", "astronaut_deblurred.png", "clock_deblurred.png")]
-    _comparison(
-        files[0],
-        [("blurred", blurred), ("deblurred blind", astronaut.image), ("true", true)],
-        [("true kernel", kernel), ("kernel found", astronaut.kernel)],
+    files, figures, sections, results = [out / "index.html"], {}, [], []
+    for index, scene in enumerate(SCENES):
+        axis = -1 if scene.sharp().ndim == 3 else None
+        size, callback = scene.kernel_size + WINDOW_MARGIN, _part(progress, index)
+        results.append(deblur(scene.blurred(), size, channel_axis=axis, device=device, callback=callback))
+    for scene, result in zip(SCENES, results, strict=True):
+        margin = scene.kernel_size // 2
+        true, blurred, kernel = scene.sharp()[margin:-margin, margin:-margin], scene.blurred(), scene.kernel()
+        figures[scene.name] = _figures(scene, result, blurred, true)
+        pictures = {"blurred": blurred, "result": result.image, "true picture": np.round(true * 255).astype(np.uint8)}
+        kernels = {"true kernel": kernel, "estimated kernel": result.kernel}
+        files += [out / f"{scene.name}.png", out / f"{scene.name}_deblurred.png"]
+        _comparison(files[-2], list(pictures.items()), list(kernels.items()))
+        write_image(files[-1], result.image)
+        if result.info["strength"] < 1:
+            axis = -1 if blurred.ndim == 3 else None
+            pictures["all of the restoration"] = deconvolve(
+                blurred, result.kernel, method="sparse", channel_axis=axis, device=device
+            )
+        sections.append(_section(scene, figures[scene.name], pictures, kernels))
+    write_text(
+        files[0], Template(PAGE.read_text("utf-8")).substitute(sections="\n".join(sections)), suffixes=(".html",)
     )
-    _comparison(
-        files[1],
-        [("blurred by the camera", clock_picture), ("deblurred blind", clock.image)],
-        [("kernel found", clock.kernel)],
-    )
-    write_image(files[2], astronaut.image)
-    write_image(files[3], clock.image)
-    return DemoReport(
-        before[0],
-        after[0],
-        before[1],
-        after[1],
-        _seconds(astronaut),
-        _seconds(clock),
-        str(astronaut.info["backend"]),
-        tuple(files),
-    )
+    return DemoReport(figures, str(results[0].info["backend"]), tuple(files))
 
 
-def _half(progress: Callback | None, index: int) -> Callback | None:
-    """The first or second half of the demo's progress."""
+def _part(progress: Callback | None, index: int) -> Callback | None:
+    """The demo's progress during the scene of that index."""
     if progress is None:
         return None
-    name = ("astronaut", "clock")[index]
-    return lambda stage, fraction: progress(f"{name}: {stage}", (index + fraction) / 2)
+    name = SCENES[index].name
+    return lambda stage, fraction: progress(f"{name}: {stage}", (index + fraction) / len(SCENES))
 
 
-def _seconds(result: BlindResult) -> float:
-    return float(result.info["seconds"])
+def _figures(scene: Scene, result: BlindResult, blurred: np.ndarray, true: np.ndarray) -> Figures:
+    before, after = _scores(blurred, true), _scores(result.image, true)
+    similarity = kernel_similarity(result.kernel, scene.kernel())
+    signals = (float(result.info[name]) for name in ("confidence", "strength", "seconds"))
+    return Figures(before[0], after[0], before[1], after[1], similarity, *signals)
 
 
 def _scores(picture: np.ndarray, true: np.ndarray) -> tuple[float, float]:
     """PSNR and SSIM of the luminance at the best shift."""
-    gray = luminance(np.moveaxis(picture.astype(np.float64) / 255, -1, 0))
-    aligned = align(gray, luminance(np.moveaxis(true.astype(np.float64), -1, 0)), border=BORDER)
+    planes = [np.moveaxis(np.atleast_3d(image).astype(np.float64), -1, 0) for image in (picture, true)]
+    aligned = align(luminance(planes[0] / 255), luminance(planes[1]), border=BORDER)
     return psnr(aligned.image, aligned.reference), ssim(aligned.image, aligned.reference)
 
 
-def _comparison(path: Path, pictures: list[tuple[str, np.ndarray]], kernels: list[tuple[str, Any]]) -> None:
+def _image(pixels: np.ndarray, text: str, attributes: str = "") -> str:
+    """An <img> that holds uint8 pixels as PNG."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return f'<img src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}" alt="{text}"{attributes}>'
+
+
+def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], kernels: dict[str, np.ndarray]) -> str:
+    """A scene on the page: a slider between the first picture and one of the others, the figures, and the kernels."""
+    first, *others = pictures
+    verdict = "right" if figures.similarity >= RIGHT_SIMILARITY else "wrong"
+    withheld = (
+        f" The result is {math.floor(100 * figures.strength)} % of the restoration, the rest is the blurred picture."
+        if figures.strength < 1
+        else ""
+    )
+    hidden = {view: "" if view == others[0] else " hidden" for view in others}
+    checked = {view: " checked" if view == others[0] else "" for view in others}
+    images = [_image(pictures[first], f"{scene.name}, {first}")]
+    images += [
+        _image(pictures[view], f"{scene.name}, {view}", f' class="after" data-view="{view}"{hidden[view]}')
+        for view in others
+    ]
+    choices = [
+        f'<label><input type="radio" name="{scene.name}" value="{view}"{checked[view]}> {view}</label>'
+        for view in others
+    ]
+    rows = {
+        "PSNR": f"{figures.blurred_psnr:.2f} &rarr; {figures.psnr:.2f} dB",
+        "SSIM": f"{figures.blurred_ssim:.3f} &rarr; {figures.ssim:.3f}",
+        "kernel similarity": f"{figures.similarity:.2f}",
+        "confidence": f"{figures.confidence:.2f}",
+        "strength": f"{figures.strength:.2f}",
+        "time": f"{figures.seconds:.1f} s",
+    }
+    drawn = {name: np.round(255 * kernel / kernel.max()).astype(np.uint8) for name, kernel in kernels.items()}
+    shown = [f"<figure>{_image(drawn[name], name)}<figcaption>{name}</figcaption></figure>" for name in drawn]
+    return f"""<section class="{verdict}">
+<h2>{scene.name.capitalize()}: <span class="verdict">the kernel is {verdict}</span></h2>
+<p>{html.escape(scene.description)}{withheld}</p>
+<div class="row">
+<div>
+<div class="compare">
+{chr(10).join(images)}
+<span class="tag left">{first}</span><span class="tag right">{others[0]}</span>
+<input type="range" value="50" aria-label="{scene.name}: how much of the blurred picture is shown, in percent">
+</div>
+<fieldset><legend>on the right</legend>
+{chr(10).join(choices)}
+</fieldset>
+</div>
+<div>
+<dl>{"".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())}</dl>
+<div class="kernels">
+{chr(10).join(shown)}
+</div>
+</div>
+</div>
+</section>"""
+
+
+def _comparison(path: Path, pictures: Sequence[tuple[str, np.ndarray]], kernels: Sequence[tuple[str, Any]]) -> None:
     """Pictures side by side, kernels in a column beside them, as one PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -114,7 +224,8 @@ def _comparison(path: Path, pictures: list[tuple[str, np.ndarray]], kernels: lis
     panels += [(grid[i, -1], title, kernel) for i, (title, kernel) in enumerate(kernels)]
     for cell, title, panel in panels:
         axes = figure.add_subplot(cell)
-        axes.imshow(panel, cmap="gray", interpolation="nearest")
+        full_scale = 255 if panel.dtype == np.uint8 else panel.max()  # pictures keep their contrast
+        axes.imshow(panel, cmap="gray", vmin=0, vmax=full_scale, interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
     png = io.BytesIO()

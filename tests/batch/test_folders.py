@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_cli import COLOR, KERNEL, fails, names, run, table, wide
 
+from gpudeblur import TwoStepOptions
 from gpudeblur.batch import cpu
 from gpudeblur.images.files import read_image, write_image
 
@@ -33,6 +34,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         if (image[..., 0] == 77).all():
             raise ValueError("image must not be 77")
         info = {"backend": "numpy", "confidence": 0.9 if image[0, 0, 0] else 0.1, "seconds": 1.5}
+        if options["options"].cautious:
+            info["strength"] = 1.0 if image[0, 0, 0] else 0.046
         return SimpleNamespace(image=np.iinfo(image.dtype).max - image, kernel=KERNEL, info=info)
 
     monkeypatch.setattr(cpu, "deblur", deblur)
@@ -119,6 +122,7 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     rows = table(result)
     assert rows["written"].startswith("3 of 6 in ")
     assert rows["low confidence"] == "1, their kernels are guesses; --report says which"
+    assert rows["strength below 1"].startswith("1, down to 0.04: blended with the blurred picture; --report says which")
     assert rows["failed"].splitlines() == [
         f"{photos / 'aa.png'} must be a PNG, JPEG or TIFF file, it begins with b'hello'; convert it first",
         f"{photos / 'b7.png'}: image must not be 77",
@@ -133,6 +137,10 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     }
     assert report["b7.png"]["error"] == "image must not be 77"
     assert (report["a.png"]["confidence"], report["a.png"]["seconds"], report["a.png"]["error"]) == ("0.9", "1.5", "")
+    assert [report[name]["strength"] for name in ("a.png", "dark.png", "aa.png")] == ["1.0", "0.046", ""]
+    whole = run("batch", photos / "dark.png", "-o", tmp_path / "whole", "-k", "5", "--no-cautious")
+    assert calls[-1][2]["options"] == TwoStepOptions(cautious=False)
+    assert "strength below 1" not in table(whole)
 
 
 def test_a_second_run_goes_on_where_the_first_ended(calls: list[Any], photos: Path, tmp_path: Path) -> None:
