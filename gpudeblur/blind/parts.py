@@ -21,6 +21,7 @@ from .confidence import blend_weight
 from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes
 from .observation import Observation, Window
 from .options import Settings
+from .racing import Rival
 from .rotation_choice import choose_rotations, with_rotations
 from .two_step import two_step
 
@@ -47,14 +48,14 @@ class Part:
 def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one window and one kernel size after the other."""
     start = clock.now()
-    for group, window, images, region, size, begin, fraction in groups_of(observed, settings):
+    for group, window, images, region, size, rival, begin, fraction in groups_of(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         fields: tuple[KernelField | None, ...] = ()
         if settings.blur == "uniform":
             source = images if region is None else images.crop(region)
-            kernel, signals = two_step(source, size, settings.options, kernel_progress)
+            kernel, signals = two_step(source, size, settings.options, kernel_progress, rival)
         else:
-            kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5))
+            kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5), rival)
             rotations = choose_rotations(
                 images, kernel, settings.focal, settings.options, subrange(kernel_progress, 0.5, 0.5)
             )
@@ -92,17 +93,17 @@ def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
 
 def groups_of(
     observed: Observation, settings: Settings
-) -> Iterator[tuple[Group, Window | None, Observation, Window | None, tuple[int, int], float, float]]:
-    """(group, its window, its images, region, kernel size, begin and fraction of its share of all images)."""
+) -> Iterator[tuple[Group, Window | None, Observation, Window | None, tuple[int, int], Rival | None, float, float]]:
+    """(group, its window, its images, region, kernel size, rival, begin and fraction of its share of all images)."""
     done = 0.0
     for outer, window, cropped in observed.by_window():
         share, region = len(cropped) / len(observed), None
         if settings.region is not None:
             region = region_window(settings.region, observed.shape, window or _whole_window(observed.shape))
         source = cropped if region is None else cropped.crop(region)
-        for inner, size, begin, fraction in groups_by_size(source, settings):
+        for inner, size, rival, begin, fraction in groups_by_size(source, settings):
             group = inner if outer is None else outer if inner is None else outer[inner]
-            yield group, window, cropped.subset(inner), region, size, done + share * begin, share * fraction
+            yield group, window, cropped.subset(inner), region, size, rival, done + share * begin, share * fraction
         done += share
 
 
@@ -110,17 +111,21 @@ def _whole_window(shape: tuple[int, int]) -> Window:
     return slice(0, shape[0]), slice(0, shape[1])
 
 
-def groups_by_size(observed: Observation, settings: Settings) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
-    """(group, its kernel size, where it begins as a fraction of all images, what fraction it is)."""
+def groups_by_size(
+    observed: Observation, settings: Settings
+) -> Iterator[tuple[Group, tuple[int, int], Rival | None, float, float]]:
+    """(group, its kernel size, its rival, where it begins as a fraction of all images, what fraction it is)."""
     if settings.kernel_size is not None:
-        yield None, settings.kernel_size, 0.0, 1.0
+        yield None, settings.kernel_size, None, 0.0, 1.0
         return
-    sides = estimate_sizes(observed.luminance, observed.noise_scale, settings.options, settings.size_progress())
+    progress = settings.size_progress()
+    sides, rival = estimate_sizes(observed.luminance, observed.noise_scale, settings.options, progress)
     begin = 0.0
     for side in np.unique(sides):
         group = np.flatnonzero(sides == side)
         fraction = len(group) / len(sides)
-        yield group if fraction < 1 else None, (int(side), int(side)), begin, fraction
+        kernel = rival.kernel[array_module(rival.kernel).asarray(group)]
+        yield group if fraction < 1 else None, (int(side), int(side)), rival._replace(kernel=kernel), begin, fraction
         begin += fraction
 
 

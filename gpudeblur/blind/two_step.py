@@ -28,7 +28,7 @@ from .kernel_step import has_gradients, selection_window, window_pixels
 from .observation import Observation
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel
-from .racing import Entry, race
+from .racing import Entry, Rival, race, race_scale, score_rival
 from .saturated_lights import remove_lights
 from .schedule import (
     RACE_SURVIVORS,
@@ -71,20 +71,27 @@ class Views(NamedTuple):
 
 
 def two_step(
-    observed: Observation, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress
+    observed: Observation,
+    size: tuple[int, int],
+    options: TwoStepOptions,
+    progress: OnProgress,
+    rival: Rival | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Kernels (n, *size) of `observed`, and the `SIGNALS` that tell their worth, (n,) each.
 
     If saturated lights are found, the initializations in `WITHOUT_LIGHTS` use an image without them, at the finest
-    scale too, and all candidates are scored on an image without them. With one initialization neither happens.
+    scale too, and all candidates are scored on an image without them. With one initialization neither happens, and a
+    `rival` is not used.
     """
     runs = len(options.starts), finest_runs(options)
     begin = runs[0] / sum(runs)
     views = views_of(observed, size, options)
+    ratio = None if rival is None or len(options.starts) == 1 else rival.ratio
     coarse = replayed(
-        ("coarse", size, options),
-        functools.partial(coarse_kernels, size=size, options=options),
+        ("coarse", size, options, ratio),
+        functools.partial(coarse_kernels, size=size, options=options, rival_ratio=ratio),
         *views.arrays,
+        *(() if rival is None or ratio is None else (rival.kernel,)),
         report=subrange(progress, 0, begin),
         capturable="network" not in options.starts
         and all(is_replayable(options.of_start(name).prior) for name in options.starts),
@@ -112,13 +119,17 @@ def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptio
 
 
 def coarse_kernels(
-    *arrays: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
+    *arrays: Array,
+    size: tuple[int, int],
+    options: TwoStepOptions,
+    report: OnProgress,
+    rival_ratio: float | None = None,
 ) -> tuple[Array, ...]:
     """The first step (eq. 2-11) from every initialization, at all scales but the finest, see `racing`.
 
     Parameters
     ----------
-    arrays : `Views.arrays`.
+    arrays : `Views.arrays`, and the kernel of a `Rival` if `rival_ratio` is set.
 
     Returns
     -------
@@ -127,7 +138,9 @@ def coarse_kernels(
     `KernelScores` energy, match and gain, (candidates, n) each. With a single initialization there is nothing to rank,
     and these are not computed: they hold `noise_scale`.
     """
-    views, xp, shape = Views(*arrays), array_module(arrays[0]), arrays[0].shape[-2:]
+    rival = None if rival_ratio is None else Rival(arrays[-1], rival_ratio)
+    views = Views(*(arrays if rival is None else arrays[:-1]))
+    xp, shape = array_module(views.full), views.full.shape[-2:]
     if len(options.starts) == 1:
         kernels = _single_start(views.full, size, options, report)[None]
         return kernels, kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 3
@@ -139,7 +152,7 @@ def coarse_kernels(
     raced: list[Array] = []
     if entries:
         begin = len(entries) / (len(entries) + RACE_SURVIVORS)
-        kernels, scores, scale = race(
+        kernels, scores = race(
             lambda entry: unlit if entry.name in WITHOUT_LIGHTS else views.full,
             original,
             views.noise_scale,
@@ -147,9 +160,13 @@ def coarse_kernels(
             options,
             subrange(report, 0, begin),
         )
-        survivors = min(max(RACE_SURVIVORS, options.finest_candidates), len(entries))
-        ranks = rank(scores, survivors)
-        is_unlit = constant(xp, np.array, tuple(entry.name in WITHOUT_LIGHTS for entry in entries))
+        scale, kinds = race_scale(shape, entries, options), [entry.name in WITHOUT_LIGHTS for entry in entries]
+        raced = [enlarged(kernel, scale, shape, size, options) for kernel in kernels]
+        if rival is not None:
+            kernel, rival_scores = score_rival(rival, original, views.noise_scale, scale)
+            kernels, scores, kinds = [*kernels, kernel], [*scores, rival_scores], [*kinds, False]
+        survivors = min(max(RACE_SURVIVORS, options.finest_candidates), len(kernels))
+        ranks, is_unlit = rank(scores, survivors), constant(xp, np.array, tuple(kinds))
 
         def run(slot: int) -> tuple[Array, ...]:
             from_unlit = is_unlit[ranks[slot]]
@@ -159,7 +176,6 @@ def coarse_kernels(
             return kernel, from_unlit, *score_kernels(scoring, kernel, views.noise_scale).parts
 
         results = side_by_side(xp, [functools.partial(run, slot) for slot in range(survivors)])
-        raced = [enlarged(kernel, scale, shape, size, options) for kernel in kernels]
     if "network" in options.starts:
         kernel = network_kernel(views.full, size)
         parts = score_kernels(scoring, kernel, views.noise_scale).parts
