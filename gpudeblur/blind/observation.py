@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,8 +103,8 @@ class Observation:
             saturated &= valid
         largest, any_saturated = to_host_together(xp, [abs(planes).max(), saturated.any().astype(planes.dtype)])
         checks.check_largest(float(largest), planes.dtype, None)
-        planes = decode(planes, settings.gamma)
-        gray = planes[:, 0] if channel_axis is None else luminance(planes)
+        planes = decode(planes, settings.linear_gamma)
+        gray = _gray(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
         saturated = saturated if any_saturated else None
         observed = cls(planes, gray, saturated, scale, alpha, white, valid, windows, inside)
@@ -114,6 +114,15 @@ class Observation:
             else:
                 checks.check_kernel_size(settings.kernel_size, shape)
         return observed
+
+    def decoded(self, gamma: float) -> Observation:
+        """The images in linear light, if these are light ** (1 / `gamma`)."""
+        if gamma == 1:
+            return self
+        planes = decode(self.image, gamma)
+        gray = _gray(planes)
+        scale = noise_scale(gray, None if self.valid is None else self.valid.all(axis=1))
+        return replace(self, image=planes, luminance=gray, noise_scale=scale)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
@@ -177,3 +186,7 @@ class Observation:
     def xp(self) -> Any:
         """NumPy or CuPy."""
         return array_module(self.image)
+
+
+def _gray(planes: Array) -> Array:
+    return planes[:, 0] if planes.shape[1] == 1 else luminance(planes)

@@ -43,6 +43,7 @@ class Part:
     progress: OnProgress  # of the restoration
     fields: tuple[KernelField | None, ...] = ()  # one an image with blur="rotation"
     sharp: Array | None = None  # (n, C, H, W)
+    gamma: float = 1.0
 
 
 def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
@@ -61,7 +62,8 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
             )
             kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
             fields = tuple(part_fields if window is None else _in_image(part_fields, window, observed.shape))
-        yield Part(group, window, images, region, kernel, signals, start, clock.now(), final_progress, fields)
+        end, gamma = clock.now(), settings.linear_gamma
+        yield Part(group, window, images, region, kernel, signals, start, end, final_progress, fields, gamma=gamma)
         start = clock.now()
 
 
