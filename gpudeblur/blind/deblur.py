@@ -110,7 +110,7 @@ def deblur(
         Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range; `white` says
         otherwise. Leading axes are a stack: every image is deblurred by itself.
     kernel_size : odd int or pair of odd ints (height, width), pixels; or None
-        At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 71
+        At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 151
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
         size.
     channel_axis : int, optional
