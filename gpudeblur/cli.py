@@ -64,7 +64,13 @@ KernelSize = Annotated[
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the GPU if there is one.")]
 FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel: sparse is best, hyper-laplacian fast.")]
 Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
-Gamma = Annotated[float, typer.Option(help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2.")]
+Gamma = Annotated[
+    str,
+    typer.Option(
+        metavar="G",
+        help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2; auto chooses between them.",
+    ),
+]
 WhiteLevel = Annotated[
     str | None,
     typer.Option(
@@ -155,7 +161,7 @@ def deblur(
     ] = None,
     device: DeviceOption = Device.auto,
     final: FinalOption = Final.sparse,
-    gamma: Gamma = 1.0,
+    gamma: Gamma = "1",
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
@@ -184,7 +190,7 @@ def deblur(
                 channel_axis=_channel_axis(photo.pixels),
                 device=device.value,
                 final=final.value,
-                gamma=gamma,
+                gamma=_parse_gamma(gamma),
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
                 defects=_parse_defects(defects),
@@ -305,7 +311,7 @@ def batch(
     ] = None,
     device: DeviceOption = Device.auto,
     final: FinalOption = Final.sparse,
-    gamma: Gamma = 1.0,
+    gamma: Gamma = "1",
     white_level: WhiteLevel = None,
     mask: BatchMaskOption = None,
     defects: DefectsOption = Defects.auto,
@@ -342,7 +348,7 @@ def batch(
                     device=device.value,
                     method=method,
                     final=final.value,
-                    gamma=gamma,
+                    gamma=_parse_gamma(gamma),
                     white=_parse_white_level(white_level),
                     mask=None if masks is not None else _parse_mask(mask),
                     defects=_parse_defects(defects),
@@ -370,7 +376,7 @@ def kernel(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The kernel: .npy, or .png to look at.")],
     kernel_size: KernelSize = "auto",
     device: DeviceOption = Device.auto,
-    gamma: Gamma = 1.0,
+    gamma: Gamma = "1",
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
@@ -391,7 +397,7 @@ def kernel(
                 size,
                 channel_axis=_channel_axis(photo.pixels),
                 device=device.value,
-                gamma=gamma,
+                gamma=_parse_gamma(gamma),
                 white=white,
                 mask=_parse_mask(mask, photo.pixels.shape[:2]),
                 defects=_parse_defects(defects),
@@ -544,6 +550,16 @@ def _parse_kernel_size(text: str) -> Any:
             "use for instance 31 or 31x25"
         ) from None
     return sizes if len(sizes) > 1 else sizes[0]
+
+
+def _parse_gamma(text: str) -> float | str:
+    """A number, or "auto"."""
+    if text.lower() == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--gamma must be auto or a number, got {text!r}; photos have about 2.2") from None
 
 
 def _parse_focal(text: str, blur: Blur, source: Path) -> float | None:

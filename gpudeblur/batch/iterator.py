@@ -67,7 +67,7 @@ def deblur_batch(
     device: str | None = None,
     method: str = "two-step",
     final: str | None = "sparse",
-    gamma: float = 1.0,
+    gamma: float | str = 1.0,
     white: float | str | None = None,
     mask: Array | str | Iterable[Array | str | None] | None = None,
     defects: str | None = "auto",

@@ -25,6 +25,7 @@ from ..numerics.arrays import (
 )
 from ..numerics.progress import Callback
 from ..priors import Prior
+from .gamma_choice import encode_each, gammas_of, parts_in_best_gamma
 from .observation import Observation
 from .options import Settings, TwoStepOptions
 from .parts import (
@@ -62,6 +63,7 @@ class BlindResult:
         - ``residual``: rms of B - x * k for the restoration x, away from the borders; only with a restoration.
         - ``strength``: the restoration's share in the result, see `TwoStepOptions.cautious`; only if that is set, too.
         - ``kernel_size``: the pair (height, width) if a size was given, else the estimated side.
+        - ``gamma``: the gamma given, or what ``gamma="auto"`` took.
         - ``blur``: "uniform", or "rotation" for an image with a field.
         - ``focal``, ``advantage``: only with ``blur="rotation"``. The focal length of the field in pixels (infinity
           for motion in the image plane, NaN without a field), and the score of the best field over that of the uniform
@@ -85,7 +87,7 @@ def deblur(
     device: str | None = None,
     method: str = "two-step",
     final: str | None = "sparse",
-    gamma: float = 1.0,
+    gamma: float | str = 1.0,
     white: float | str | None = None,
     mask: Array | str | None = None,
     defects: str | None = "auto",
@@ -110,7 +112,7 @@ def deblur(
         Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range; `white` says
         otherwise. Leading axes are a stack: every image is deblurred by itself.
     kernel_size : odd int or pair of odd ints (height, width), pixels; or None
-        At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 71
+        At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 151
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
         size.
     channel_axis : int, optional
@@ -123,8 +125,10 @@ def deblur(
         The restoration: the best, one nearly as good, the fast one, or none (kernel and `info` are the result). Where
         the sensor was saturated, the first two take the light to be at least what the image shows: lights may come out
         far brighter than 1 in a float image.
-    gamma : float
-        The image's values are light ** (1 / gamma); 1: linear intensity.
+    gamma : float or "auto"
+        The image's values are light ** (1 / gamma); 1: linear intensity. "auto": kernels are estimated with 1 and with
+        2.2, which is near the curve of photographs, and the better one is taken, for each image by itself, at twice the
+        time of the kernel. ``info["gamma"]`` is what was taken.
     white : float, "auto" or None
         The value of full scale in the image's unit, such as 4095 for 12 bits; integers come back clipped there. "auto":
         the smallest of 2^8 - 1, 2^10 - 1, 2^12 - 1, 2^14 - 1 and 2^16 - 1 that holds all values of the image, or of the
@@ -230,7 +234,8 @@ def deblur(
             for shape in observed.window_shapes:
                 check_rotation_fits(shape, settings.kernel_size)
         setup_end, clock = time.perf_counter(), Clock(observed.xp)
-        parts = [restore_part(part, settings) for part in estimate_parts(observed, settings, clock)]
+        estimate = parts_in_best_gamma if settings.gamma == "auto" else estimate_parts
+        parts = [restore_part(part, settings) for part in estimate(observed, settings, clock)]
         warn_if_truncated(parts, settings)
         kernel, sharp, signals = join_parts(parts, len(observed), observed.shape)
         stack = without_channels(image, channel_axis)[:-2]
@@ -239,10 +244,13 @@ def deblur(
         info |= blur_info(stack, fields)
         info |= {"backend": backend_name(observed.xp), "white": float(observed.white)}
         info["kernel_size"] = settings.kernel_size or kernel_sides(parts, len(observed), stack)
+        gammas = gammas_of(parts, len(observed))
+        info["gamma"] = gammas.reshape(stack) if stack else float(gammas[0])
         if sharp is not None:
+            sharp = encode_each(sharp, gammas)
             planes = sharp if channel_axis is not None else sharp[:, 0]
             planes = planes.reshape(*stack, *planes.shape[1:])
-            sharp = to_picture(planes, gamma, image, channel_axis=channel_axis, white=observed.white)
+            sharp = to_picture(planes, 1.0, image, channel_axis=channel_axis, white=observed.white)
             if observed.inside is not None:
                 colors = split_alpha(image, channel_axis)[0]
                 sharp = array_module(image).where(observed.inside, sharp, colors).astype(image.dtype, copy=False)
@@ -261,7 +269,7 @@ def estimate_kernel(
     channel_axis: int | None = None,
     device: str | None = None,
     method: str = "two-step",
-    gamma: float = 1.0,
+    gamma: float | str = 1.0,
     white: float | str | None = None,
     mask: Array | str | None = None,
     defects: str | None = "auto",
@@ -292,7 +300,8 @@ def estimate_kernel(
         )
         observed = Observation.of(image, settings, mask)
         image = without_mask(image)
-        parts = list(estimate_parts(observed, settings, Clock(observed.xp)))
+        estimate = parts_in_best_gamma if settings.gamma == "auto" else estimate_parts
+        parts = list(estimate(observed, settings, Clock(observed.xp)))
         warn_if_truncated(parts, settings)
         kernel, _, _ = join_parts(parts, len(observed), observed.shape)
         stack = without_channels(image, channel_axis)[:-2]

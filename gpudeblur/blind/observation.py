@@ -115,8 +115,8 @@ class Observation:
         facts = [abs(planes).max(), saturated.any().astype(planes.dtype), mean]
         largest, any_saturated, mean = to_host_together(xp, facts)
         checks.check_largest(float(largest), planes.dtype, None)
-        planes = decode(planes, settings.gamma)
-        gray = planes[:, 0] if channel_axis is None else luminance(planes)
+        planes = decode(planes, settings.linear_gamma)
+        gray = _gray(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
         saturated = saturated if any_saturated else None
         is_dark = mean < DARK_SCENE
@@ -130,6 +130,15 @@ class Observation:
         if isinstance(settings.region, tuple):
             observed.check_edges(settings.region)
         return observed
+
+    def decoded(self, gamma: float) -> Observation:
+        """The images in linear light, if these are light ** (1 / `gamma`)."""
+        if gamma == 1:
+            return self
+        planes = decode(self.image, gamma)
+        gray = _gray(planes)
+        scale = noise_scale(gray, None if self.valid is None else self.valid.all(axis=1))
+        return replace(self, image=planes, luminance=gray, noise_scale=scale)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
@@ -214,6 +223,23 @@ class Observation:
             )
 
     @property
+    def pixels(self) -> int:
+        """Number of pixels for each kernel."""
+        return self.shape[0] * self.shape[1] * (self.patches or 1)
+
+    def in_patches(self, planes: Array) -> Array:
+        """Planes (n, H, W) of these images; where P of them share a kernel, (n / P, P, H, W)."""
+        return planes if self.patches is None else planes.reshape(-1, self.patches, *planes.shape[-2:])
+
+    def noise_scale_of_kernels(self) -> Array:
+        """`noise_scale` for each kernel: the mean over the images that share it."""
+        return self.noise_scale if self.patches is None else self.noise_scale.reshape(-1, self.patches).mean(axis=1)
+
+    @property
     def xp(self) -> Any:
         """NumPy or CuPy."""
         return array_module(self.image)
+
+
+def _gray(planes: Array) -> Array:
+    return planes[:, 0] if planes.shape[1] == 1 else luminance(planes)

@@ -278,7 +278,7 @@ class Settings:
     channel_axis: int | None
     device: str | None
     final: str | None
-    gamma: float
+    gamma: float | str
     options: TwoStepOptions
     callback: Callback | None = None
     blur: str = "uniform"
@@ -318,7 +318,10 @@ class Settings:
             kernel_size = checks.check_kernel_size(kernel_size)
         if initial is not None:
             initial, kernel_size = check_initial(initial, kernel_size)
-        checks.check_gamma(gamma)
+        if not (isinstance(gamma, str) and gamma == "auto"):
+            checks.check_gamma(gamma, "1 is linear, photos have about 2.2, 'auto' chooses between them")
+        elif blur != "uniform":
+            raise ValueError(f"gamma must be a number for blur={blur!r}, got 'auto'; photos have about 2.2")
         white = check_white(white)
         checks.check_defects(defects)
         region = checks.check_region(region)
@@ -363,6 +366,16 @@ class Settings:
             shared_kernel,
             initial,
         )
+
+    @property
+    def linear_gamma(self) -> float:
+        """The gamma by which images are decoded; with "auto", they are first taken as they are stored."""
+        return 1.0 if isinstance(self.gamma, str) else self.gamma
+
+    @property
+    def kernel_fraction(self) -> float:
+        """The end of the kernel as a fraction of the run."""
+        return self._fractions()[1]
 
     def size_progress(self) -> OnProgress:
         """The progress of finding the kernel's size."""

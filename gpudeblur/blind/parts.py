@@ -19,9 +19,10 @@ from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_toge
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.user_warnings import warn
 from .confidence import blend_weight
-from .kernel_size import BORDER_MASS_LIMIT, estimate_sizes, estimate_sizes_in_patches
+from .kernel_size import BORDER_MASS_LIMIT, WINDOWS, estimate_sizes
 from .observation import Observation, Window
 from .options import Settings
+from .racing import Rival
 from .region import cut_patches, exceeds_limit
 from .rotation_choice import choose_rotations, with_rotations
 from .streaks import initial_sides, with_initial
@@ -37,7 +38,7 @@ class Part:
     group: Group
     window: Window | None  # inside a constant border
     observed: Observation  # cropped to the window
-    pixels: int  # where the kernel was estimated
+    source: Observation  # where the kernel was estimated
     kernel: Array  # (n, kh, kw)
     signals: dict[str, Array]  # (n,) each
     start: Any  # moments of the clock, between which the kernel was estimated
@@ -45,28 +46,29 @@ class Part:
     progress: OnProgress  # of the restoration
     fields: tuple[KernelField | None, ...] = ()  # one an image with blur="rotation"
     sharp: Array | None = None  # (n, C, H, W)
+    gamma: float = 1.0
 
 
 def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one window and one kernel size after the other."""
     start = clock.now()
-    for group, window, images, source, size, begin, fraction in groups_of(observed, settings):
+    for group, window, images, source, size, rival, begin, fraction in groups_of(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         fields: tuple[KernelField | None, ...] = ()
         if settings.blur == "uniform":
-            kernel, signals = two_step(source, size, settings.options, kernel_progress)
+            kernel, signals = two_step(source, size, settings.options, kernel_progress, rival)
             if len(kernel) < len(images):  # one for all of them
                 kernel, *values = (array.repeat(len(images), axis=0) for array in (kernel, *signals.values()))
                 signals = dict(zip(signals, values, strict=True))
         else:
-            kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5))
+            kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5), rival)
             rotations = choose_rotations(
                 images, kernel, settings.focal, settings.options, subrange(kernel_progress, 0.5, 0.5)
             )
             kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
             fields = tuple(part_fields if window is None else _in_image(part_fields, window, observed.shape))
-        pixels = math.prod(source.shape) * (source.patches or 1)
-        yield Part(group, window, images, pixels, kernel, signals, start, clock.now(), final_progress, fields)
+        end, gamma = clock.now(), settings.linear_gamma
+        yield Part(group, window, images, source, kernel, signals, start, end, final_progress, fields, gamma=gamma)
         start = clock.now()
 
 
@@ -98,8 +100,8 @@ def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
 
 def groups_of(
     observed: Observation, settings: Settings
-) -> Iterator[tuple[Group, Window | None, Observation, Observation, tuple[int, int], float, float]]:
-    """(group, its window, its images, where their kernels are estimated, kernel size, begin and fraction of the run).
+) -> Iterator[tuple[Group, Window | None, Observation, Observation, tuple[int, int], Rival | None, float, float]]:
+    """(group, window, images, where their kernels are estimated, size, rival, begin and fraction of the run).
 
     Images with patches come one by one, unless they share a kernel.
     """
@@ -120,7 +122,7 @@ def groups_of(
             source = subset if region is None else subset.crop(region)
             source = with_initial(source, settings, search=not in_patches and not settings.shared_kernel)
             fraction = fraction_of_window * len(subset) / len(images)
-            for inner, size, begin, part in groups_by_size(source, settings, in_patches):
+            for inner, size, rival, begin, part in groups_by_size(source, settings, in_patches):
                 inner_group = inner if indices is None else indices
                 group = inner_group if outer is None else outer if inner_group is None else outer[inner_group]
                 estimated = source.subset(inner)
@@ -128,7 +130,8 @@ def groups_of(
                     estimated = cut_patches(estimated, size)
                 elif settings.shared_kernel:
                     estimated = replace(estimated, patches=len(estimated))
-                yield group, window, subset.subset(inner), estimated, size, done + fraction * begin, fraction * part
+                start, share = done + fraction * begin, fraction * part
+                yield group, window, subset.subset(inner), estimated, size, rival, start, share
             done += fraction
 
 
@@ -138,30 +141,30 @@ def _whole_window(shape: tuple[int, int]) -> Window:
 
 def groups_by_size(
     observed: Observation, settings: Settings, in_patches: bool
-) -> Iterator[tuple[Group, tuple[int, int], float, float]]:
-    """(group, its kernel size, where it begins as a fraction of all images, what fraction it is)."""
+) -> Iterator[tuple[Group, tuple[int, int], Rival | None, float, float]]:
+    """(group, its kernel size, its rival, where it begins as a fraction of all images, what fraction it is)."""
     if settings.kernel_size is not None:
-        yield None, settings.kernel_size, 0.0, 1.0
+        yield None, settings.kernel_size, None, 0.0, 1.0
         return
-    sides = sizes_of(observed, settings, in_patches)
+    sides, rival = sizes_of(observed, settings, in_patches)
     begin = 0.0
     for side in np.unique(sides):
         group = np.flatnonzero(sides == side)
         fraction = len(group) / len(sides)
-        yield group if fraction < 1 else None, (int(side), int(side)), begin, fraction
+        kernel = rival.kernel[array_module(rival.kernel).asarray(group)]
+        yield group if fraction < 1 else None, (int(side), int(side)), rival._replace(kernel=kernel), begin, fraction
         begin += fraction
 
 
-def sizes_of(observed: Observation, settings: Settings, in_patches: bool) -> np.ndarray:
-    """The sides of the kernels' windows, one an image, or a single one for images with one kernel."""
-    options, progress = settings.options, settings.size_progress()
+def sizes_of(observed: Observation, settings: Settings, in_patches: bool) -> tuple[np.ndarray, Rival]:
+    """What `estimate_sizes` gives for each image, or once for images with one kernel."""
     if in_patches:
-        return estimate_sizes_in_patches(observed, options, progress)
-    images, scale = observed.luminance, observed.noise_scale
-    if settings.shared_kernel:
-        images, scale = images[None], scale.mean(keepdims=True)
-    sides = estimate_sizes(images, scale, options, progress)
-    return sides if observed.initial is None else np.maximum(sides, initial_sides(observed.initial))
+        observed = cut_patches(observed, (WINDOWS[-1], WINDOWS[-1]))
+    elif settings.shared_kernel:
+        observed = replace(observed, patches=len(observed))
+    images, scale = observed.in_patches(observed.luminance), observed.noise_scale_of_kernels()
+    sides, rival = estimate_sizes(images, scale, settings.options, settings.size_progress())
+    return sides if observed.initial is None else np.maximum(sides, initial_sides(observed.initial)), rival
 
 
 def restore_part(part: Part, settings: Settings) -> Part:
@@ -182,7 +185,7 @@ def restore_part(part: Part, settings: Settings) -> Part:
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error)}
     if settings.options.cautious:
-        unknowns = math.prod(part.kernel.shape[-2:]) / part.pixels
+        unknowns = math.prod(part.kernel.shape[-2:]) / part.source.pixels
         confidence = signals["confidence"]
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
         signals["strength"] = strength

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..images.kernels import fit_size
@@ -18,6 +19,7 @@ from ..numerics.resample import resample
 from .alternation import run_scales
 from .kernel_projection import initial_kernel, normalize
 from .options import TwoStepOptions
+from .pyramid import enlarge_kernel
 from .schedule import Scale, schedule
 from .selection import KernelScores, score_kernels
 
@@ -30,6 +32,13 @@ class Entry(NamedTuple):
 
     name: str
     size: tuple[int, int]
+
+
+class Rival(NamedTuple):
+    """A kernel (n, kh, kw) from elsewhere that is judged beside those of a race, and the ratio of its scale."""
+
+    kernel: Array
+    ratio: float
 
 
 def race_distance(shape: tuple[int, int], entries: Sequence[Entry], options: TwoStepOptions) -> int:
@@ -45,8 +54,8 @@ def race(
     entries: Sequence[Entry],
     options: TwoStepOptions,
     progress: OnProgress,
-) -> tuple[list[Array], list[KernelScores], Scale]:
-    """Kernels of all entries at the scale of the race, in the largest of their windows, their scores, and that scale.
+) -> tuple[list[Array], list[KernelScores]]:
+    """Kernels of all entries at the scale of the race, in the largest of their windows, and their scores.
 
     Parameters
     ----------
@@ -54,12 +63,7 @@ def race(
     scoring : (n, H, W), what the kernels are scored on.
     noise_scale : (n,), see `images.noise.noise_scale`.
     """
-    shape = scoring.shape[-2:]
-    distance = race_distance(shape, entries, options)
-    schedules = [schedule(shape, entry.size, options.of_start(entry.name)) for entry in entries]
-    schedules = [scales[: len(scales) - distance] for scales in schedules]
-    scale = max((scales[-1] for scales in schedules), key=lambda scale: scale.size)
-    height, width = (max(scales[-1].size[axis] for scales in schedules) for axis in (0, 1))
+    schedules, scale = _schedules(scoring.shape[-2:], entries, options)
     image, scaled_noise = at_scale(scoring, noise_scale, scale)
 
     def run(i: int, entry: Entry) -> tuple[Array, KernelScores]:
@@ -67,12 +71,38 @@ def race(
         entry_options, part = options.of_start(entry.name), subrange(progress, i / len(entries), 1 / len(entries))
         kernel = initial_kernel(schedules[i][0].size, len(start), xp, start.dtype)
         kernel, determined = run_scales(start, kernel, schedules[i], entry_options, part)
-        kernel = normalize(fit_size(kernel, (height, width)), determined)
+        kernel = normalize(fit_size(kernel, scale.size), determined)
         return kernel, score_kernels(image, kernel, scaled_noise)
 
     results = side_by_side(array_module(scoring), [functools.partial(run, *entry) for entry in enumerate(entries)])
     kernels, scores = zip(*results, strict=True)
-    return list(kernels), list(scores), scale
+    return list(kernels), list(scores)
+
+
+def race_scale(shape: tuple[int, int], entries: Sequence[Entry], options: TwoStepOptions) -> Scale:
+    """The scale of the race, with the largest of the windows."""
+    return _schedules(shape, entries, options)[1]
+
+
+def _schedules(
+    shape: tuple[int, int], entries: Sequence[Entry], options: TwoStepOptions
+) -> tuple[list[list[Scale]], Scale]:
+    """(the scales of each entry up to that of the race, `race_scale`)."""
+    distance = race_distance(shape, entries, options)
+    schedules = [schedule(shape, entry.size, options.of_start(entry.name)) for entry in entries]
+    schedules = [scales[: len(scales) - distance] for scales in schedules]
+    height, width = (max(scales[-1].size[axis] for scales in schedules) for axis in (0, 1))
+    return schedules, replace(schedules[0][-1], size=(height, width))
+
+
+def score_rival(rival: Rival, scoring: Array, noise_scale: Array, scale: Scale) -> tuple[Array, KernelScores]:
+    """The kernel of a rival in the window of `scale`, and its scores there."""
+    kernel = rival.kernel
+    if rival.ratio != scale.ratio:
+        kernel = enlarge_kernel(kernel, scale.ratio / rival.ratio, scale.size)
+    kernel = normalize(fit_size(kernel, scale.size))
+    image, scaled_noise = at_scale(scoring, noise_scale, scale)
+    return kernel, score_kernels(image, kernel, scaled_noise)
 
 
 def at_scale(images: Array, noise_scale: Array, scale: Scale) -> tuple[Array, Array]:

@@ -29,7 +29,7 @@ from .kernel_step import has_gradients, selection_window, window_pixels
 from .observation import Observation
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel
-from .racing import Entry, race
+from .racing import Entry, Rival, race, race_scale, score_rival
 from .region import patches_of, per_kernel
 from .saturated_lights import remove_lights
 from .schedule import (
@@ -82,21 +82,27 @@ class Views(NamedTuple):
 
 
 def two_step(
-    observed: Observation, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress
+    observed: Observation,
+    size: tuple[int, int],
+    options: TwoStepOptions,
+    progress: OnProgress,
+    rival: Rival | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Kernels (n, *size) of `observed`, and the `SIGNALS` that tell their worth, (n,) each.
 
     Where `observed` holds patches, n is the number of kernels that they share. If saturated lights are found, the
     initializations in `WITHOUT_LIGHTS` use an image without them, at the finest scale too, and all candidates are
-    scored on an image without them. With one initialization neither happens.
+    scored on an image without them. With one initialization neither happens, and a `rival` is not used.
     """
     runs = len(options.starts), finest_runs(options)
     begin = runs[0] / sum(runs)
     views = views_of(observed, size, options)
+    ratio = None if rival is None or len(options.starts) == 1 else rival.ratio
     coarse = replayed(
-        ("coarse", size, options),
-        functools.partial(coarse_kernels, size=size, options=options),
+        ("coarse", size, options, ratio),
+        functools.partial(coarse_kernels, size=size, options=options, rival_ratio=ratio),
         *views.arrays,
+        *(() if rival is None or ratio is None else (rival.kernel,)),
         report=subrange(progress, 0, begin),
         capturable="network" not in options.starts
         and all(is_replayable(options.of_start(name).prior) for name in options.starts),
@@ -121,10 +127,7 @@ def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptio
         is_dark = observed.xp.asarray(observed.is_dark)
         unlit, scoring = remove_lights(observed.luminance, observed.saturated.any(axis=1), size, is_dark)
         images += [] if unlit is observed.luminance else [unlit, scoring]
-    scale = observed.noise_scale
-    if observed.patches is not None:
-        images = [image.reshape(-1, observed.patches, *image.shape[-2:]) for image in images]
-        scale = scale.reshape(-1, observed.patches).mean(axis=1)
+    images, scale = [observed.in_patches(image) for image in images], observed.noise_scale_of_kernels()
     views = Views(images[0], scale, *images[1:])
     if observed.initial is None:
         return views
@@ -133,13 +136,17 @@ def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptio
 
 
 def coarse_kernels(
-    *arrays: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
+    *arrays: Array,
+    size: tuple[int, int],
+    options: TwoStepOptions,
+    report: OnProgress,
+    rival_ratio: float | None = None,
 ) -> tuple[Array, ...]:
     """The first step (eq. 2-11) from every initialization, at all scales but the finest, see `racing`.
 
     Parameters
     ----------
-    arrays : `Views.arrays`.
+    arrays : `Views.arrays`, and the kernel of a `Rival` if `rival_ratio` is set.
 
     Returns
     -------
@@ -148,7 +155,9 @@ def coarse_kernels(
     `KernelScores` energy, match and gain, (candidates, n) each. With a single initialization there is nothing to rank,
     and these are not computed: they hold `noise_scale`.
     """
-    views, xp, shape = Views.from_arrays(arrays), array_module(arrays[0]), arrays[0].shape[-2:]
+    rival = None if rival_ratio is None else Rival(arrays[-1], rival_ratio)
+    views = Views.from_arrays(arrays if rival is None else arrays[:-1])
+    xp, shape = array_module(views.full), views.full.shape[-2:]
     if len(options.starts) == 1:
         kernels = _single_start(views.full, size, options, report)[None]
         return kernels, kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 3
@@ -160,7 +169,7 @@ def coarse_kernels(
     raced: list[Array] = []
     if entries:
         begin = len(entries) / (len(entries) + RACE_SURVIVORS)
-        kernels, scores, scale = race(
+        kernels, scores = race(
             lambda entry: unlit if entry.name in WITHOUT_LIGHTS else views.full,
             original,
             views.noise_scale,
@@ -168,9 +177,13 @@ def coarse_kernels(
             options,
             subrange(report, 0, begin),
         )
-        survivors = min(max(RACE_SURVIVORS, options.finest_candidates), len(entries))
-        ranks = rank(scores, survivors)
-        is_unlit = constant(xp, np.array, tuple(entry.name in WITHOUT_LIGHTS for entry in entries))
+        scale, kinds = race_scale(shape, entries, options), [entry.name in WITHOUT_LIGHTS for entry in entries]
+        raced = [enlarged(kernel, scale, shape, size, options) for kernel in kernels]
+        if rival is not None:
+            kernel, rival_scores = score_rival(rival, original, views.noise_scale, scale)
+            kernels, scores, kinds = [*kernels, kernel], [*scores, rival_scores], [*kinds, False]
+        survivors = min(max(RACE_SURVIVORS, options.finest_candidates), len(kernels))
+        ranks, is_unlit = rank(scores, survivors), constant(xp, np.array, tuple(kinds))
 
         def run(slot: int) -> tuple[Array, ...]:
             from_unlit = is_unlit[ranks[slot]]
@@ -180,7 +193,6 @@ def coarse_kernels(
             return kernel, from_unlit, *score_kernels(scoring, kernel, views.noise_scale).parts
 
         results = side_by_side(xp, [functools.partial(run, slot) for slot in range(survivors)])
-        raced = [enlarged(kernel, scale, shape, size, options) for kernel in kernels]
     if "network" in options.starts:
         kernel = network_kernel(views.full, size)
         parts = score_kernels(scoring, kernel, views.noise_scale).parts

@@ -25,6 +25,7 @@ import gpudeblur as gd
 from gpudeblur import BatchResult, Progress, TwoStepOptions
 from gpudeblur.batch import cpu
 from gpudeblur.blind import parts as blind_parts
+from gpudeblur.blind.racing import Rival
 
 # Two milliseconds a picture: no test here is about quality.
 QUICK = TwoStepOptions(
@@ -504,8 +505,9 @@ def test_the_channel_axis_is_counted_in_one_picture(monkeypatch: Any, axis: int)
 def sizes_by_brightness(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Three pictures whose kernels are found at sizes 5, 9 and 5."""
 
-    def sizes(stack: np.ndarray, *_: Any) -> np.ndarray:
-        return np.where(stack.mean(axis=(-2, -1)) > 0.5, 9, 5)
+    def sizes(stack: np.ndarray, *_: Any) -> tuple[np.ndarray, Rival]:
+        box = np.full((len(stack), 3, 3), 1 / 9, dtype=np.float32)
+        return np.where(stack.mean(axis=(-2, -1)) > 0.5, 9, 5), Rival(box, 1.0)
 
     monkeypatch.setattr(blind_parts, "estimate_sizes", sizes)
     return [(picture(i) + i % 2) / 2 for i in range(3)]

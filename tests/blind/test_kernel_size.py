@@ -41,7 +41,8 @@ def alone() -> Callable[[int], gd.BlindResult]:
 
 
 def test_window_sides_rise_and_stay_within_half_of_the_image() -> None:
-    assert window_sides((255, 255)) == [17, 35, 71]
+    assert window_sides((255, 255)) == [17, 35, 71, 127]
+    assert window_sides((400, 900)) == [17, 35, 71, 151]
     assert window_sides((300, 60)) == [17, 29]
     assert window_sides((20, 400)) == [9]
     for side in (3, 5, 8, 33, 34, 35, 36, 142, 144):

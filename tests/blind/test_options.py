@@ -141,7 +141,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "deblur_batch": lambda *args, **more: gd.deblur_batch(unreadable_images(), *args, **more),
 }
 KNOWN_FINALS = ", ".join(map(repr, FINALS))
-NO_GAMMA = "gamma must be a positive number, got {!r}; 1 is linear, photos have about 2.2"
+NO_GAMMA = "gamma must be a positive number, got {!r}; 1 is linear, photos have about 2.2, 'auto' chooses between them"
 REFUSED_ARGUMENTS: list[tuple[str, Any, type[Exception], str]] = [
     ("kernel_size", 24, ValueError, "kernel_size must be odd, got 24; use 23 or 25"),
     ("kernel_size", "25", TypeError, "kernel_size must be an odd integer or a pair of them, got '25' (str); use for"),

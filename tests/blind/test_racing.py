@@ -9,7 +9,7 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind.racing import RACE_DISTANCE, Entry, at_scale, race, race_distance
+from gpudeblur.blind.racing import RACE_DISTANCE, Entry, Rival, at_scale, race, race_distance, race_scale, score_rival
 from gpudeblur.blind.schedule import schedule
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -40,8 +40,7 @@ def test_a_race_of_a_stack_equals_those_of_its_images(xp: Any) -> None:
     def outcome(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         stack = xp.asarray(images)
         noise = xp.ones(len(images), dtype=xp.float32)
-        kernels, scores, scale = race(lambda _: stack, stack, noise, entries, OPTIONS, no_report)
-        assert scale.ratio == pytest.approx(0.5)
+        kernels, scores = race(lambda _: stack, stack, noise, entries, OPTIONS, no_report)
         return to_host(xp.stack(kernels)), to_host(xp.stack([score.energy for score in scores]))
 
     kernels, energies = outcome(IMAGES)
@@ -59,3 +58,19 @@ def test_noise_falls_with_the_scale(xp: Any) -> None:
     assert images.shape == (3, 44, 44)
     assert to_host(noise).tolist() == pytest.approx([1, 1, 2])
     assert float(images[2].mean()) == pytest.approx(0.25)
+
+
+def test_a_rival_is_judged_at_the_scale_of_the_race(xp: Any) -> None:
+    """A kernel of full size and that kernel at the race's scale get nearly the same score, and a wrong one a worse."""
+    scale = race_scale((88, 88), [Entry("wide", (13, 13))], OPTIONS)
+    assert scale.ratio == pytest.approx(0.5)
+    stack, noise = xp.asarray(IMAGES[:1]), xp.ones(1, dtype=xp.float32)
+    scores = []
+    for kernel in (KERNEL, KERNEL[::-1].T):
+        rival = Rival(xp.asarray(np.ascontiguousarray(kernel)[None]), 1.0)
+        at_race, score = score_rival(rival, stack, noise, scale)
+        again, same = score_rival(Rival(at_race, scale.ratio), stack, noise, scale)
+        np.testing.assert_allclose(to_host(again), to_host(at_race), rtol=1e-5)
+        assert float(same.score[0]) == pytest.approx(float(score.score[0]), rel=1e-4)
+        scores.append(float(score.score[0]))
+    assert scores[0] > scores[1]
