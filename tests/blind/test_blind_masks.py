@@ -51,7 +51,7 @@ def test_the_kernel_is_as_good_as_from_the_complete_image() -> None:
     zeros = gd.estimate_kernel(np.where(MASK, BLURRED, 0), 9, defects=None)
     similarity = kernel_similarity(holes.kernel, KERNEL)
     assert similarity > kernel_similarity(complete.kernel, KERNEL) - 0.05
-    assert similarity > kernel_similarity(zeros, KERNEL) + 0.1
+    assert similarity > kernel_similarity(zeros, KERNEL) + 0.05
     assert np.isfinite(holes.image).all()
     assert abs(holes.info["residual"] - complete.info["residual"]) < 5e-4
 

@@ -10,7 +10,7 @@ from laws import assert_close, assert_same
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind import kernel_size, region
+from gpudeblur.blind import region
 from gpudeblur.blind.observation import Observation
 from gpudeblur.blind.options import Settings
 from gpudeblur.blind.region import cut_patches, patch_corners
@@ -33,8 +33,6 @@ def small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so low that `picture` is large."""
     monkeypatch.setattr(region, "MAX_PIXELS", 3 * 64 * 64)
     monkeypatch.setattr(region, "PATCH_SIDE", 64)
-    monkeypatch.setattr(kernel_size, "HALF_SIZE_WINDOWS", (7, 13))
-    monkeypatch.setattr(kernel_size, "SMALL_WINDOWS", (9, 17))
 
 
 def observe(images: np.ndarray, patches: int | None) -> Observation:
