@@ -59,7 +59,7 @@ class TwoStepOptions:
         (`selection`). "network", which is no default, is the kernel of `restore(image, "sketch")`: it finds kernels of
         small faces that the others miss, and needs PyTorch. Values in `STARTS` override these options for that
         initialization at the coarser scales; after them the best go on (`racing`) with these options, except as
-        `schedule.survivor_options` and `schedule.finest_options` state. With a single one nothing is ranked, and
+        `schedule.survivors` and `schedule.finest_options` state. With a single one nothing is ranked, and
         ``("wide",)`` is the fastest choice.
     finest_candidates : int
         How many kernels, the best ones, are taken through the finest scale.
@@ -79,7 +79,7 @@ class TwoStepOptions:
         lambda never falls below this ([Pan2014]).
     smooth_weight : float
         alpha, the weight of the local smooth prior, eq. 2 (paper: 4e-4 to 64e-4). 0 switches the prior off, as it
-        always is at the finest scale.
+        always is at the finest scale and, with several initializations, after the race between them.
     smooth_sigma : float
         Standard deviation in pixels of its Gaussian at the coarsest scale; it grows by as much with each scale
         (paper: 0.3).

@@ -23,8 +23,9 @@ from .pyramid import enlarge_kernel
 from .schedule import Scale, schedule
 from .selection import KernelScores, score_kernels
 
-# The number of scales between the race and full size.
-RACE_DISTANCE = 2
+# The number of scales between the race and full size, if the image's shorter side has RACE_SIDE pixels there. Small
+# images race later, faces of 100 px at full size: scores of fewer pixels tell little.
+RACE_DISTANCE, RACE_SIDE = 2, 100
 
 
 class Entry(NamedTuple):
@@ -42,9 +43,12 @@ class Rival(NamedTuple):
 
 
 def race_distance(shape: tuple[int, int], entries: Sequence[Entry], options: TwoStepOptions) -> int:
-    """`RACE_DISTANCE`, or less where an entry has too few scales: small kernels have few."""
-    scales = (schedule(shape, entry.size, options.of_start(entry.name)) for entry in entries)
-    return min(RACE_DISTANCE, *(len(entry_scales) - 1 for entry_scales in scales))
+    """`RACE_DISTANCE`, or less for a small image, or where an entry has too few scales: small kernels have few."""
+    schedules = [schedule(shape, entry.size, options.of_start(entry.name)) for entry in entries]
+    distance = min(RACE_DISTANCE, *(len(scales) - 1 for scales in schedules))
+    while distance and min(schedules[0][-1 - distance].shape) < RACE_SIDE:
+        distance -= 1
+    return distance
 
 
 def race(

@@ -33,13 +33,13 @@ from .racing import Entry, Rival, race, race_scale, score_rival
 from .region import patches_of, per_kernel
 from .saturated_lights import remove_lights
 from .schedule import (
-    RACE_SURVIVORS,
+    SURVIVORS,
     Scale,
     finest_options,
     finest_runs,
     finest_scale,
     schedule,
-    survivor_options,
+    survivors,
 )
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
 
@@ -105,7 +105,7 @@ def two_step(
         *(() if rival is None or ratio is None else (rival.kernel,)),
         report=subrange(progress, 0, begin),
         capturable="network" not in options.starts
-        and all(is_replayable(options.of_start(name).prior) for name in options.starts),
+        and all(is_replayable(part.prior) for part in (options, *map(options.of_start, options.starts))),
     )
     kernel, *signals = replayed(
         ("finest", size, options),
@@ -168,7 +168,7 @@ def coarse_kernels(
     results = []
     raced: list[Array] = []
     if entries:
-        begin = len(entries) / (len(entries) + RACE_SURVIVORS)
+        begin = len(entries) / (len(entries) + len(SURVIVORS))
         kernels, scores = race(
             lambda entry: unlit if entry.name in WITHOUT_LIGHTS else views.full,
             original,
@@ -182,17 +182,19 @@ def coarse_kernels(
         if rival is not None:
             kernel, rival_scores = score_rival(rival, original, views.noise_scale, scale)
             kernels, scores, kinds = [*kernels, kernel], [*scores, rival_scores], [*kinds, False]
-        survivors = min(max(RACE_SURVIVORS, options.finest_candidates), len(kernels))
-        ranks, is_unlit = rank(scores, survivors), constant(xp, np.array, tuple(kinds))
+        slots = survivors(len(kernels), options, scale.ratio == 1)
+        is_unlit = constant(xp, np.array, tuple(kinds))
+        ranks = rank(scores, 1 + max(place for place, _ in slots))
 
         def run(slot: int) -> tuple[Array, ...]:
-            from_unlit = is_unlit[ranks[slot]]
+            place, slot_options = slots[slot]
+            from_unlit = is_unlit[ranks[place]]
             image = views.full if unlit is views.full else xp.where(per_kernel(from_unlit, unlit), unlit, views.full)
-            progress = subrange(report, begin + (1 - begin) * slot / survivors, (1 - begin) / survivors)
-            kernel = to_full_size(image, take(kernels, ranks[slot]), scale, size, options, progress)
+            progress = subrange(report, begin + (1 - begin) * slot / len(slots), (1 - begin) / len(slots))
+            kernel = to_full_size(image, take(kernels, ranks[place]), scale, size, slot_options, progress)
             return kernel, from_unlit, *score_kernels(scoring, kernel, views.noise_scale).parts
 
-        results = side_by_side(xp, [functools.partial(run, slot) for slot in range(survivors)])
+        results = side_by_side(xp, [functools.partial(run, slot) for slot in range(len(slots))])
     if "network" in options.starts:
         kernel = network_kernel(views.full, size)
         parts = score_kernels(scoring, kernel, views.noise_scale).parts
@@ -212,7 +214,7 @@ def to_full_size(
     images: Array, kernel: Array, scale: Scale, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress
 ) -> Array:
     """Kernels (n, kh, kw) of `scale` through the scales between it and the finest, at full size, (n, *size)."""
-    options, shape = survivor_options(options), images.shape[-2:]
+    shape = images.shape[-2:]
     between = [finer for finer in schedule(shape, size, options)[:-1] if finer.ratio > scale.ratio]
     if not between:
         return enlarged(kernel, scale, shape, size, options)

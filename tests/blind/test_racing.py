@@ -9,14 +9,14 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind.racing import RACE_DISTANCE, Entry, Rival, at_scale, race, race_distance, race_scale, score_rival
+from gpudeblur.blind.racing import RACE_DISTANCE, Entry, Rival, at_scale, race, race_distance, score_rival
 from gpudeblur.blind.schedule import schedule
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
-CAMERA = (data.camera() / 255).astype(np.float32)[80:180, 120:220]
+CAMERA = (data.camera() / 255).astype(np.float32)[80:172, 120:212]
 KERNEL = trajectory_kernel(13, rng=3).astype(np.float32)
-IMAGES = np.stack([blur(CAMERA, KERNEL), blur(CAMERA[::-1], KERNEL), np.full((88, 88), 0.5, np.float32)])
+IMAGES = np.stack([blur(CAMERA, KERNEL), blur(CAMERA[::-1], KERNEL), np.full((80, 80), 0.5, np.float32)])
 OPTIONS = gd.TwoStepOptions(iterations=2, finest_iterations=1)
 
 
@@ -26,11 +26,16 @@ def no_report(fraction: float) -> None:
 
 @pytest.mark.parametrize("side", [7, 9, 13, 35])
 def test_all_entries_race_at_one_scale(side: int) -> None:
-    entries = [Entry(name, (side, side)) for name in OPTIONS.starts]
-    distance = race_distance((88, 88), entries, OPTIONS)
-    scales = [schedule((88, 88), entry.size, OPTIONS.of_start(entry.name)) for entry in entries]
+    entries, shape = [Entry(name, (side, side)) for name in OPTIONS.starts], (230, 210)
+    distance = race_distance(shape, entries, OPTIONS)
+    scales = [schedule(shape, entry.size, OPTIONS.of_start(entry.name)) for entry in entries]
     assert distance == min(RACE_DISTANCE, min(map(len, scales)) - 1)
     assert len({entry_scales[len(entry_scales) - 1 - distance].shape for entry_scales in scales}) == 1
+
+
+def test_small_images_race_later() -> None:
+    entries = [Entry("wide", (35, 35))]
+    assert [race_distance((side, 300), entries, OPTIONS) for side in (250, 198, 145, 138, 60)] == [2, 1, 1, 0, 0]
 
 
 def test_a_race_of_a_stack_equals_those_of_its_images(xp: Any) -> None:
@@ -53,16 +58,16 @@ def test_a_race_of_a_stack_equals_those_of_its_images(xp: Any) -> None:
 
 
 def test_noise_falls_with_the_scale(xp: Any) -> None:
-    scale = schedule((88, 88), (13, 13), OPTIONS)[-3]
+    scale = schedule((80, 80), (13, 13), OPTIONS)[-3]
     images, noise = at_scale(xp.asarray(IMAGES), xp.asarray([1, 1.5, 4], dtype=xp.float32), scale)
-    assert images.shape == (3, 44, 44)
+    assert images.shape == (3, 40, 40)
     assert to_host(noise).tolist() == pytest.approx([1, 1, 2])
     assert float(images[2].mean()) == pytest.approx(0.25)
 
 
 def test_a_rival_is_judged_at_the_scale_of_the_race(xp: Any) -> None:
     """A kernel of full size and that kernel at the race's scale get nearly the same score, and a wrong one a worse."""
-    scale = race_scale((88, 88), [Entry("wide", (13, 13))], OPTIONS)
+    scale = schedule((80, 80), (13, 13), OPTIONS)[-3]
     assert scale.ratio == pytest.approx(0.5)
     stack, noise = xp.asarray(IMAGES[:1]), xp.ones(1, dtype=xp.float32)
     scores = []
