@@ -23,6 +23,7 @@ from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind.deblur import BlindResult, deblur, estimate_kernel
 from .blind.options import TwoStepOptions
 from .blind.restore import RestoreResult, restore
+from .blind.streaks import streak_kernel
 from .images.kernel_field import KernelField, show_kernels
 from .images.noise import estimate_noise
 from .nonblind.deconvolve import deconvolve
@@ -54,6 +55,7 @@ __all__ = [
     "restoration",
     "restore",
     "show_kernels",
+    "streak_kernel",
     "synthesis",
     "write_image",
     "write_kernel",

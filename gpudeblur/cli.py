@@ -384,27 +384,35 @@ def kernel(
     gradient_weight: GradientWeight = None,
     smooth_weight: SmoothWeight = None,
     prior: PriorOption = None,
+    from_streak: Annotated[
+        bool, typer.Option("--from-streak", help="Read the kernel off the traces of lamps or stars; estimate nothing.")
+    ] = False,
 ) -> None:
     """Estimate the blur kernel of a picture, without deblurring it."""
     with _user_errors():
         size, white = _parse_kernel_size(kernel_size), _parse_white_level(white_level)
         check_output(out, suffixes=KERNEL_SUFFIXES, source=source)
         photo = read_image(source)
-        start = time.perf_counter()
-        with _progress_bar() as callback:
-            estimate = gpudeblur.estimate_kernel(
-                photo.pixels,
-                size,
-                channel_axis=_channel_axis(photo.pixels),
-                device=device.value,
-                gamma=_parse_gamma(gamma),
-                white=white,
-                mask=_parse_mask(mask, photo.pixels.shape[:2]),
-                defects=_parse_defects(defects),
-                region=_parse_region(region),
-                options=_options(gradient_weight, smooth_weight, prior),
-                callback=callback,
-            )
+        start, channel_axis, light = time.perf_counter(), _channel_axis(photo.pixels), _parse_gamma(gamma)
+        if from_streak:
+            if isinstance(light, str):
+                raise ValueError("--gamma must be a number with --from-streak, got 'auto'; photographs have about 2.2")
+            estimate = gpudeblur.streak_kernel(photo.pixels, channel_axis=channel_axis, gamma=light, white=white)
+        else:
+            with _progress_bar() as callback:
+                estimate = gpudeblur.estimate_kernel(
+                    photo.pixels,
+                    size,
+                    channel_axis=channel_axis,
+                    device=device.value,
+                    gamma=light,
+                    white=white,
+                    mask=_parse_mask(mask, photo.pixels.shape[:2]),
+                    defects=_parse_defects(defects),
+                    region=_parse_region(region),
+                    options=_options(gradient_weight, smooth_weight, prior),
+                    callback=callback,
+                )
         seconds = time.perf_counter() - start
         write_kernel(out, estimate)
         _print_table(

@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..images import checks
+from ..images.checks import without_channels
 from ..images.kernels import fit_size, pad_to_odd, support_sides
-from ..numerics.arrays import Array, to_host
+from ..images.planes import decode, luminance, split_alpha, to_planes
+from ..images.white import check_white, white_level
+from ..numerics.arrays import Array, array_module, move, to_host
 from ..numerics.fourier import fast_size
 from .kernel_size import MARGIN
 from .observation import Observation
@@ -49,7 +53,55 @@ class StreakKernel(NamedTuple):
     traces: int
 
 
-def streak_kernel(image: np.ndarray, max_side: int = SIDES[-1]) -> StreakKernel | None:
+def streak_kernel(
+    image: Array,
+    max_side: int = SIDES[-1],
+    *,
+    channel_axis: int | None = None,
+    gamma: float = 1.0,
+    white: float | str | None = None,
+) -> Array:
+    """The blur kernel that the traces of small lights show in an image, such as those of lamps and stars at night.
+
+    Nothing is estimated: traces that are bright, thin, apart from the rest and alike are aligned, and their median is
+    the kernel. Lights that are larger than a pixel make it thicker than the blur; ``deblur(image, initial=kernel)``
+    takes it as a beginning.
+
+    Parameters
+    ----------
+    image : (H, W), or (H, W, C) with ``channel_axis=-1``
+        See `deblur`; a single image.
+    max_side : int, pixels
+        The longest trace.
+    channel_axis, gamma, white : see `deblur`.
+
+    Returns
+    -------
+    (k, k) float64 array
+        Convolution sense, non-negative, sum 1, of odd side; in the memory of `image`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is invalid; or fewer than four traces are alike.
+    """
+    checks.check_picture(image, channel_axis=channel_axis)
+    side = checks.check_count("max_side", max_side, minimum=MIN_LENGTH)
+    checks.check_gamma(gamma)
+    if without_channels(image, channel_axis)[:-2]:
+        raise ValueError(f"image must be a single one, got shape {image.shape}; call once for each image of a stack")
+    colors, _ = split_alpha(image, channel_axis)
+    level = white_level(colors, check_white(white), channel_axis=channel_axis, dtype="float32")
+    planes = decode(to_planes(colors, channel_axis=channel_axis, dtype="float32", white=level), gamma)
+    streaks = find_streaks(to_host(planes if channel_axis is None else luminance(planes[None])[0]), side)
+    if streaks is None:
+        raise ValueError(
+            f"image must have {MIN_TRACES} traces of lights or more that are alike, got fewer; have the kernel estimated"
+        )
+    return move(streaks.kernel, array_module(image))
+
+
+def find_streaks(image: np.ndarray, max_side: int = SIDES[-1]) -> StreakKernel | None:
     """The kernel that most traces of lights in an image have in common, or None if there are no such traces.
 
     Parameters
@@ -82,7 +134,7 @@ def with_initial(observed: Observation, settings: Settings, *, search: bool) -> 
         return observed
     limit = SIDES[-1] if settings.kernel_size is None else min(settings.kernel_size)
     limit = min(limit, (min(observed.shape) // 2 - 1) | 1)
-    streaks = {int(i): streak_kernel(to_host(observed.luminance[i]), limit) for i in np.flatnonzero(observed.is_dark)}
+    streaks = {int(i): find_streaks(to_host(observed.luminance[i]), limit) for i in np.flatnonzero(observed.is_dark)}
     kernels = {i: streak.kernel for i, streak in streaks.items() if streak is not None}
     if not kernels:
         return observed

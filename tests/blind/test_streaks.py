@@ -7,7 +7,7 @@ import pytest
 from skimage.data import camera
 
 import gpudeblur as gd
-from gpudeblur.blind.streaks import light_traces, streak_kernel
+from gpudeblur.blind.streaks import find_streaks, light_traces
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -25,7 +25,7 @@ def night(lamps: int, kernel: np.ndarray = KERNEL, shape: tuple[int, int] = (160
 
 
 def test_lamps_show_the_kernel() -> None:
-    streak = streak_kernel(night(12))
+    streak = find_streaks(night(12))
     assert streak is not None
     assert streak.traces >= 10
     assert streak.agreement > 0.98
@@ -36,7 +36,7 @@ def test_lamps_show_the_kernel() -> None:
 
 def test_brightness_and_a_crop_change_no_kernel() -> None:
     image = night(12)
-    first, second = streak_kernel(image), streak_kernel(0.5 * image[5:, 3:])
+    first, second = find_streaks(image), find_streaks(0.5 * image[5:, 3:])
     assert first is not None
     assert second is not None
     np.testing.assert_allclose(second.kernel, first.kernel, atol=2e-3)
@@ -44,14 +44,14 @@ def test_brightness_and_a_crop_change_no_kernel() -> None:
 
 @pytest.mark.parametrize("lamps", [0, 3])
 def test_few_traces_are_no_kernel(lamps: int) -> None:
-    assert streak_kernel(night(lamps)) is None
+    assert find_streaks(night(lamps)) is None
 
 
 def test_traces_that_differ_are_no_kernel() -> None:
     parts = [night(12, trajectory_kernel(21, rng=seed, width=1.0))[25 - 18 : 25 + 18, 7:43] for seed in range(12)]
     image = np.concatenate([np.concatenate(parts[row : row + 4], axis=1) for row in (0, 4, 8)])
     assert len(light_traces(image, 25)) >= 6
-    assert streak_kernel(image) is None
+    assert find_streaks(image) is None
 
 
 def test_a_dark_image_begins_with_its_streaks() -> None:
@@ -64,7 +64,22 @@ def test_a_dark_image_begins_with_its_streaks() -> None:
 
 
 def test_the_kernel_size_holds_the_streaks() -> None:
-    assert gd.estimate_kernel(night(12), options=QUICK).shape[0] >= 21
+    image = night(12)
+    assert gd.estimate_kernel(image, options=QUICK).shape[0] > len(gd.streak_kernel(image))
+
+
+def test_the_streaks_of_a_users_picture() -> None:
+    image = night(12)
+    kernel = gd.streak_kernel(image)
+    np.testing.assert_array_equal(gd.streak_kernel(np.stack([image] * 3, axis=-1), channel_axis=-1).shape, kernel.shape)
+    levels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    assert kernel_similarity(gd.streak_kernel(levels), kernel) > 0.99
+    with pytest.raises(ValueError, match="image must have 4 traces of lights"):
+        gd.streak_kernel(night(0))
+    with pytest.raises(ValueError, match="single one"):
+        gd.streak_kernel(np.stack([image, image]))
+    with pytest.raises(ValueError, match="max_side"):
+        gd.streak_kernel(image, 8)
 
 
 def test_an_initial_kernel_takes_part() -> None:
