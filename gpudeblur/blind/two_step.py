@@ -31,13 +31,14 @@ from .pyramid import enlarge_kernel
 from .racing import Entry, Rival, race, race_scale, score_rival
 from .saturated_lights import remove_lights
 from .schedule import (
-    SURVIVORS,
+    RACE_SURVIVORS,
     Scale,
     finest_options,
     finest_runs,
     finest_scale,
+    race_survivors,
     schedule,
-    survivors,
+    survivor_options,
 )
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
 
@@ -151,7 +152,7 @@ def coarse_kernels(
     results = []
     raced: list[Array] = []
     if entries:
-        begin = len(entries) / (len(entries) + len(SURVIVORS))
+        begin = len(entries) / (len(entries) + RACE_SURVIVORS)
         kernels, scores = race(
             lambda entry: unlit if entry.name in WITHOUT_LIGHTS else views.full,
             original,
@@ -165,19 +166,18 @@ def coarse_kernels(
         if rival is not None:
             kernel, rival_scores = score_rival(rival, original, views.noise_scale, scale)
             kernels, scores, kinds = [*kernels, kernel], [*scores, rival_scores], [*kinds, False]
-        slots = survivors(len(kernels), options, scale.ratio == 1)
+        slots = race_survivors(len(kernels), options)
         is_unlit = constant(xp, np.array, tuple(kinds))
-        ranks = rank(scores, 1 + max(place for place, _ in slots))
+        ranks = rank(scores, slots)
 
         def run(slot: int) -> tuple[Array, ...]:
-            place, slot_options = slots[slot]
-            from_unlit = is_unlit[ranks[place]]
+            from_unlit = is_unlit[ranks[slot]]
             image = views.full if unlit is views.full else xp.where(from_unlit[:, None, None], unlit, views.full)
-            progress = subrange(report, begin + (1 - begin) * slot / len(slots), (1 - begin) / len(slots))
-            kernel = to_full_size(image, take(kernels, ranks[place]), scale, size, slot_options, progress)
+            progress = subrange(report, begin + (1 - begin) * slot / slots, (1 - begin) / slots)
+            kernel = to_full_size(image, take(kernels, ranks[slot]), scale, size, options, progress)
             return kernel, from_unlit, *score_kernels(scoring, kernel, views.noise_scale).parts
 
-        results = side_by_side(xp, [functools.partial(run, slot) for slot in range(len(slots))])
+        results = side_by_side(xp, [functools.partial(run, slot) for slot in range(slots)])
     if "network" in options.starts:
         kernel = network_kernel(views.full, size)
         parts = score_kernels(scoring, kernel, views.noise_scale).parts
@@ -197,7 +197,7 @@ def to_full_size(
     images: Array, kernel: Array, scale: Scale, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress
 ) -> Array:
     """Kernels (n, kh, kw) of `scale` through the scales between it and the finest, at full size, (n, *size)."""
-    shape = images.shape[-2:]
+    options, shape = survivor_options(options), images.shape[-2:]
     between = [finer for finer in schedule(shape, size, options)[:-1] if finer.ratio > scale.ratio]
     if not between:
         return enlarged(kernel, scale, shape, size, options)
