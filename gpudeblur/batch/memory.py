@@ -24,7 +24,7 @@ import math
 
 import numpy as np
 
-from ..blind.kernel_size import window_sides
+from ..blind.kernel_size import size_entries, window_sides
 from ..blind.options import TwoStepOptions
 from ..blind.schedule import finest_runs, finest_scale
 from ..images.checks import check_kernel_size
@@ -75,7 +75,8 @@ def bytes_per_image(
     if starts > 1:
         peak += (starts + finest_runs(options) + 1) * math.prod(size)
     if kernel_size is None:
-        peak += 2 * pixels
+        # The kernels of all windows and what ranks them; the factor is measured.
+        peak += 2 * pixels + 6 * len(size_entries(shape)) * math.prod(size)
     if final is not None:
         peak = max(peak, channels * RESTORATION_ARRAYS[backend][final] * _grid(shape, size))
     return int((planes + peak) * np.dtype(options.dtype).itemsize)

@@ -21,6 +21,9 @@ INITIALIZATIONS = ("relaxed", "compact")
 # Pixels added on each side of the kernel found: those of full size, and those of the race, which sees no faint tails.
 MARGIN, RACE_MARGIN = 1, 1
 MIN_SIDE = 7
+# The window also holds the second best kernel, if its score is not worse by more than this: a window that is too small
+# costs more than one that is too large.
+CLOSE_SCORE = 0.1
 # Warn if more than this fraction of the kernel's mass lies on the window's border: the kernel may be truncated.
 BORDER_MASS_LIMIT = 0.15
 
@@ -53,17 +56,26 @@ def estimate_sizes(
     shape = images.shape[-2:]
     function = functools.partial(_winner, options=options)
     capturable = all(is_replayable(options.of_start(name).prior) for name in INITIALIZATIONS)
-    (kernel,) = replayed(("sizes", options), function, images, noise_scale, report=progress, capturable=capturable)
+    kernel, support = replayed(
+        ("sizes", options), function, images, noise_scale, report=progress, capturable=capturable
+    )
     ratio = race_scale(shape, size_entries(shape), options).ratio
-    half = np.ceil((half_width(kernel) + (RACE_MARGIN if ratio < 1 else 0)) / ratio).astype(int) + MARGIN
+    half = np.ceil((half_width(support) + (RACE_MARGIN if ratio < 1 else 0)) / ratio)
+    half = half.astype(int) + MARGIN
     largest = window_sides(shape)[-1]
     return np.minimum(np.maximum(2 * half + 1, min(MIN_SIDE, largest)), largest), Rival(kernel, ratio)
 
 
-def _winner(images: Array, noise_scale: Array, *, options: TwoStepOptions, report: OnProgress) -> tuple[Array]:
-    """The best kernel of each image over all windows and initializations, (n, side, side), at the race's scale."""
+def _winner(images: Array, noise_scale: Array, *, options: TwoStepOptions, report: OnProgress) -> tuple[Array, Array]:
+    """The best kernel of each image over all windows and initializations, and where the window must reach.
+
+    Both (n, side, side), at the race's scale; the second is not 0 where the kernel is not, or where one as good is not.
+    """
     kernels, scores = race(lambda _: images, images, noise_scale, size_entries(images.shape[-2:]), options, report)
-    return (take(kernels, rank(scores, 1)[0]),)
+    first, second = (rank(scores, 2)[i] for i in (0, 1))
+    gap = take([score.score for score in scores], first) - take([score.score for score in scores], second)
+    best, rival = take(kernels, first), take(kernels, second)
+    return best, best + array_module(images).where((gap < CLOSE_SCORE)[:, None, None], rival, 0)
 
 
 def half_width(kernel: Array) -> np.ndarray:

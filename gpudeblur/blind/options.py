@@ -58,9 +58,9 @@ class TwoStepOptions:
         Initializations, names in `STARTS`. The kernel that scores best is kept, for each image by itself
         (`selection`). "network", which is no default, is the kernel of `restore(image, "sketch")`: it finds kernels of
         small faces that the others miss, and needs PyTorch. Values in `STARTS` override these options for that
-        initialization at the coarser scales; after them the best go on (`racing`) with these options, except as
-        `schedule.survivors` and `schedule.finest_options` state. With a single one nothing is ranked, and
-        ``("wide",)`` is the fastest choice.
+        initialization; the finest scale uses these options, except as `schedule.finest_options` states. They race: only
+        the best go on from half of the size (`racing`). With a single one nothing is ranked, and ``("wide",)`` is the
+        fastest choice.
     finest_candidates : int
         How many kernels, the best ones, are taken through the finest scale.
     cautious : bool

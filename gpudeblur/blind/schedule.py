@@ -12,14 +12,10 @@ from .pyramid import kernel_sizes, support_size
 
 # Pixels added to the kernel size at the finest scale.
 FINEST_MARGIN = 2
-# What goes on after a race: the rank of a kernel there, and what changes of the options. The images of a stack have
-# different winners, which need one set of options.
-SURVIVOR_OPTIONS: Mapping[str, Any] = {"smooth_weight": 0.0, "support_margin": 2}
-COMPACT_OPTIONS: Mapping[str, Any] = {"kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)}
-SURVIVORS: tuple[tuple[int, Mapping[str, Any]], ...] = ((0, {}), (0, COMPACT_OPTIONS), (1, {}))
+RACE_SURVIVORS = 3  # kernels that go on after a race
 # Every candidate goes through the finest scale with each of these settings: with the options as they are, and with
 # stronger regularization and a threshold in each iteration, which keep the kernel compact.
-FINEST_VARIANTS: tuple[Mapping[str, Any], ...] = ({}, COMPACT_OPTIONS)
+FINEST_VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)})
 
 
 @dataclass(frozen=True)
@@ -78,15 +74,9 @@ def finest_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStep
     return Scale(support, shape, 1.0, iterations, options.smooth_sigma, options.finest_beta_max)
 
 
-def survivors(count: int, options: TwoStepOptions, at_full_size: bool) -> list[tuple[int, TwoStepOptions]]:
-    """Ranks and options of what goes on after a race of `count` kernels: `SURVIVORS`, at least `finest_candidates`.
-
-    After a race at full size no scale is left to them, and each kernel goes on once.
-    """
-    ranks = range(1 + max(rank for rank, _ in SURVIVORS), options.finest_candidates)
-    slots = [(rank, variant) for rank, variant in SURVIVORS if not (at_full_size and variant)]
-    slots += [(rank, {}) for rank in ranks]
-    return [(rank, replace(options, **SURVIVOR_OPTIONS, **variant)) for rank, variant in slots if rank < count]
+def race_survivors(count: int, options: TwoStepOptions) -> int:
+    """How many of `count` kernels go on after a race; not fewer than `finest_candidates`."""
+    return min(count, max(RACE_SURVIVORS, options.finest_candidates))
 
 
 def finest_options(options: TwoStepOptions) -> list[TwoStepOptions]:

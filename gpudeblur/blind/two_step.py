@@ -10,7 +10,7 @@ is the finest scale.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..images.kernels import fit_size
 from ..images.noise import divide_by_noise
-from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side, stack
+from ..numerics.arrays import Array, array_module, replayed, side_by_side, stack
 from ..numerics.progress import OnProgress, subrange
 from ..priors.protocol import is_replayable
 from .alternation import coarse_to_fine, enlarge_to_full, run_scale, run_scales
@@ -33,13 +33,13 @@ from .racing import Entry, Rival, race, race_scale, score_rival
 from .region import patches_of, per_kernel
 from .saturated_lights import remove_lights
 from .schedule import (
-    SURVIVORS,
+    RACE_SURVIVORS,
     Scale,
     finest_options,
     finest_runs,
     finest_scale,
+    race_survivors,
     schedule,
-    survivors,
 )
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
 
@@ -168,7 +168,7 @@ def coarse_kernels(
     results = []
     raced: list[Array] = []
     if entries:
-        begin = len(entries) / (len(entries) + len(SURVIVORS))
+        begin = len(entries) / (len(entries) + RACE_SURVIVORS)
         kernels, scores = race(
             lambda entry: unlit if entry.name in WITHOUT_LIGHTS else views.full,
             original,
@@ -182,25 +182,50 @@ def coarse_kernels(
         if rival is not None:
             kernel, rival_scores = score_rival(rival, original, views.noise_scale, scale)
             kernels, scores, kinds = [*kernels, kernel], [*scores, rival_scores], [*kinds, False]
-        slots = survivors(len(kernels), options, scale.ratio == 1)
-        is_unlit = constant(xp, np.array, tuple(kinds))
-        ranks = rank(scores, 1 + max(place for place, _ in slots))
+        ranks = rank(scores, race_survivors(len(kernels), options))
 
-        def run(slot: int) -> tuple[Array, ...]:
-            place, slot_options = slots[slot]
-            from_unlit = is_unlit[ranks[place]]
-            image = views.full if unlit is views.full else xp.where(per_kernel(from_unlit, unlit), unlit, views.full)
-            progress = subrange(report, begin + (1 - begin) * slot / len(slots), (1 - begin) / len(slots))
-            kernel = to_full_size(image, take(kernels, ranks[place]), scale, size, slot_options, progress)
-            return kernel, from_unlit, *score_kernels(scoring, kernel, views.noise_scale).parts
+        def run(i: int) -> tuple[Array, ...]:
+            own = options.of_start(entries[i].name) if i < len(entries) else options
+            progress = subrange(report, begin + (1 - begin) * i / len(kernels), (1 - begin) / len(kernels))
+            image, goes_on = unlit if kinds[i] else views.full, (ranks == i).any(axis=0)
 
-        results = side_by_side(xp, [functools.partial(run, slot) for slot in range(len(slots))])
+            def to_the_end(image: Array, kernel: Array, scoring: Array, noise_scale: Array) -> tuple[Array, ...]:
+                kernel = to_full_size(image, kernel, scale, size, own, progress)
+                return kernel, *score_kernels(scoring, kernel, noise_scale).parts
+
+            if xp is np and not goes_on.any():
+                nothing = np.zeros_like(views.noise_scale)
+                return (
+                    np.zeros_like(kernels[i], shape=(len(goes_on), *size)),
+                    goes_on,
+                    nothing + np.inf,
+                    nothing,
+                    nothing,
+                )
+            arrays = image, kernels[i], scoring, views.noise_scale
+            kernel, energy, match, gain = _where(goes_on, to_the_end, arrays)
+            is_unlit = xp.full(len(goes_on), kinds[i])
+            return kernel, is_unlit, xp.where(goes_on, energy, np.inf), match, gain
+
+        results = side_by_side(xp, [functools.partial(run, i) for i in range(len(kernels))])
     if "network" in options.starts:
         kernel = network_kernel(views.full, size)
         parts = score_kernels(scoring, kernel, views.noise_scale).parts
         results.append((kernel, xp.zeros(len(kernel), dtype=bool), *parts))
         raced.append(kernel)
     return stack(raced), *(stack(column) for column in zip(*results, strict=True))
+
+
+def _where(mask: Array, function: Callable[..., tuple[Array, ...]], arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """`function` of the images in `mask` (n,), 0 for the others; on a device, which must not wait, of all of them."""
+    if array_module(mask) is not np or mask.all():
+        return function(*arrays)
+    indices = np.flatnonzero(mask)
+    parts = function(*(array[indices] for array in arrays))
+    results = [np.zeros((len(mask), *part.shape[1:]), dtype=part.dtype) for part in parts]
+    for result, part in zip(results, parts, strict=True):
+        result[indices] = part
+    return tuple(results)
 
 
 def _single_start(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from gpudeblur.blind.options import STARTS, TwoStepOptions
 from gpudeblur.blind.pyramid import support_size
-from gpudeblur.blind.schedule import finest_options, finest_runs, finest_scale, schedule, survivors
+from gpudeblur.blind.schedule import (
+    RACE_SURVIVORS,
+    finest_options,
+    finest_runs,
+    finest_scale,
+    race_survivors,
+    schedule,
+)
 from gpudeblur.priors import L0Intensity
 
 OPTIONS = st.builds(
@@ -112,17 +119,7 @@ def test_an_initialization_overrides_the_options(name: str) -> None:
     assert options.of_start(name).iterations == 3
 
 
-def test_after_a_race_ranks_go_on_with_the_options_of_the_call() -> None:
-    options = TwoStepOptions(smooth_weight=0.1, prior=L0Intensity())
-    assert [rank for rank, _ in survivors(5, options, False)] == [0, 0, 1]
-    assert [rank for rank, _ in survivors(1, options, False)] == [0, 0]
-    assert [rank for rank, _ in survivors(5, dataclasses.replace(options, finest_candidates=4), False)] == [
-        0,
-        0,
-        1,
-        2,
-        3,
-    ]
-    assert [rank for rank, _ in survivors(5, options, True)] == [0, 1]
-    for _, variant in survivors(5, options, False):
-        assert (variant.smooth_weight, variant.prior) == (0, options.prior)
+def test_so_many_go_on_after_a_race() -> None:
+    options = TwoStepOptions()
+    assert [race_survivors(count, options) for count in (1, 2, 5)] == [1, 2, RACE_SURVIVORS]
+    assert race_survivors(5, dataclasses.replace(options, finest_candidates=4)) == 4
