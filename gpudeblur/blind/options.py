@@ -142,7 +142,7 @@ class TwoStepOptions:
 
     # The result
     starts: tuple[str, ...] = ("wide", "relaxed", "sparse", "compact", "text")
-    finest_candidates: int = 1
+    finest_candidates: int = 2
     cautious: bool = True
     dtype: Literal["float32", "float64"] = "float32"
     # First step, all scales but the finest
