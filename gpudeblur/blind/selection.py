@@ -14,7 +14,7 @@ from ..numerics.chunks import map_in_chunks
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .confidence import gradient_gain, spectral_match
 from .kernel_step import selection_window
-from .latent import latent_step, objective
+from .latent import latent_step, objective, residual
 
 # lambda of the energy: small enough to tell fine kernels apart, large enough that the edges of a wrong kernel count.
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
@@ -64,14 +64,8 @@ def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelSco
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
         shape, size = blurred.shape[-2:], kernel.shape[-2:]
-        padded = pad_liu_jia(blurred, (size[0] - 1, size[1] - 1))
-        blurred_hat = rfft2(padded)
-        latent = latent_step(
-            padded, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX
-        )
-        energy = objective(
-            latent, kernel, blurred_hat, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX
-        )
+        padded, latent, difference = explain(blurred, kernel)
+        energy = objective(latent, difference, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX)
         xp = array_module(energy)
         energy = xp.log(xp.maximum(energy / (shape[0] * shape[1]), float(np.finfo(blurred.dtype).tiny)))
         gain = gradient_gain(latent, padded, selection_window((shape[0], shape[1]), (size[0], size[1])))
@@ -79,6 +73,17 @@ def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelSco
 
     energy, match, gain = map_in_chunks(score, scaled, kernel)
     return KernelScores(energy, match, gain, noise_scale)
+
+
+def explain(blurred: Array, kernel: Array) -> tuple[Array, Array, Array]:
+    """(B, x, x * k - B), (n, H', W') each: what kernels (n, kh, kw) make of images (n, H, W), on a periodic grid.
+
+    The grid holds the image in its first H rows and W columns; x minimizes eq. 2.
+    """
+    padded = pad_liu_jia(blurred, (kernel.shape[-2] - 1, kernel.shape[-1] - 1))
+    blurred_hat = rfft2(padded)
+    latent = latent_step(padded, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX)
+    return padded, latent, residual(latent, kernel, blurred_hat)
 
 
 def rank(scores: Sequence[KernelScores], count: int | None = None) -> Array:
