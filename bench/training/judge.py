@@ -268,7 +268,10 @@ def wrong_kernels(kernel: np.ndarray, library: Library, rng: np.random.Generator
 
 # ------------------------------------------------------------------ candidates
 def make_groups(batch: Batch, xp: Any, device: str, graphs: bool = True) -> tuple[Groups, dict[str, np.ndarray]]:
-    """The groups of a batch (`graphs`: repeated calls on a device are CUDA graphs), and {energy, match, gain, noise_scale, log_ratio: (n, C); parts: names of candidates}."""
+    """The groups of a batch, and {energy, match, gain, noise_scale, log_ratio: (n, C), names: of the candidates}.
+
+    With `graphs`, repeated calls on a device are CUDA graphs.
+    """
     size, options = (batch.kind.size,) * 2, TwoStepOptions()
     settings = Settings.of(
         kernel_size=size, channel_axis=None, device=None, method="two-step", final=None, gamma=1.0, prior=None,
@@ -305,7 +308,7 @@ def make_groups(batch: Batch, xp: Any, device: str, graphs: bool = True) -> tupl
         return tensor.reshape(c, n, *tensor.shape[1:]).transpose(0, 1).contiguous()
 
     latent, residual = (grouped(array[:, :h, :w]).half() for array in (latent, residual))
-    score = grouped(scores.match - 0.8 * scores.energy / scores.noise_scale)
+    score = grouped(scores.match - 0.8 * scores.energy / scores.noise_scale).float()
     groups = Groups(on_torch(scaled, device).half(), latent, residual, log_ratio.T.contiguous(), score)
     numbers = {
         name: grouped(getattr(scores, name)).cpu().numpy() for name in ("energy", "match", "gain", "noise_scale")
