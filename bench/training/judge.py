@@ -336,10 +336,10 @@ def _silent(fraction: float) -> None:
 
 def _finished(*arrays: Array, size: tuple[int, int], options: TwoStepOptions, report: Any) -> tuple[Array]:
     """Kernels (runs, n, *size): the two best initializations through the finest scale, with each of its variants."""
-    views, (kernels, energy, match, gain) = Views(*arrays[:-4]), arrays[-4:]
+    views, (kernels, energy, match, gain, logit) = Views(*arrays[:-5]), arrays[-5:]
     xp, scaled = array_module(views.full), divide_by_noise(views.full, views.noise_scale)
     unlit = scaled if views.unlit is None else divide_by_noise(views.unlit, views.noise_scale)
-    scores = [KernelScores(*numbers, views.noise_scale) for numbers in zip(energy, match, gain, strict=True)]
+    scores = [KernelScores(*parts, views.noise_scale) for parts in zip(energy, match, gain, logit, strict=True)]
     ranks, variants = rank(scores, options.finest_candidates), finest_options(options)
     dark = [number for number, name in enumerate(options.starts) if name in WITHOUT_LIGHTS]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..networks.judge.forward import judge
 from ..numerics.arrays import Array, array_module, constant, stack
 from ..numerics.boundary import pad_liu_jia
 from ..numerics.chunks import map_in_chunks
@@ -20,6 +21,8 @@ from .latent import latent_step, objective, residual
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
 # Weight of the log energy beside the spectral match. On training images any weight from 0.7 to 1.2 does as well.
 ENERGY_WEIGHT = 0.8
+# Weight of the judge's logit beside them.
+JUDGE_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,21 @@ class KernelScores:
         wrong kernel needs more edges, or leaves a larger residual.
     match : `confidence.spectral_match`. A kernel of the wrong shape misses the dips of the image's spectrum.
     gain : `confidence.gradient_gain` of that x.
+    logit : of the network "judge" for that x, larger where the kernel is more likely to be right; 0 where it is not
+        asked.
     noise_scale : `images.noise.noise_scale` of the image.
     """
 
     energy: Array
     match: Array
     gain: Array
+    logit: Array
     noise_scale: Array
 
     @property
-    def parts(self) -> tuple[Array, Array, Array]:
-        """(energy, match, gain)."""
-        return self.energy, self.match, self.gain
+    def parts(self) -> tuple[Array, Array, Array, Array]:
+        """(energy, match, gain, logit)."""
+        return self.energy, self.match, self.gain, self.logit
 
     @property
     def score(self) -> Array:
@@ -52,14 +58,14 @@ class KernelScores:
         The stronger the noise, the less the energy tells: a truncated kernel can have a lower one.
         """
         xp = array_module(self.energy)
-        score = self.match - ENERGY_WEIGHT * self.energy / self.noise_scale
+        score = self.match - ENERGY_WEIGHT * self.energy / self.noise_scale + JUDGE_WEIGHT * self.logit
         return xp.where(xp.isnan(score), -np.inf, score)
 
 
-def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelScores:
+def score_kernels(scaled: Array, kernel: Array, noise_scale: Array, *, judged: bool = False) -> KernelScores:
     """Score each kernel (n, kh, kw) on its image (n, H, W), which is divided by its `noise_scale` (n,).
 
-    This costs 15 iterations of the latent step at full size.
+    This costs 15 iterations of the latent step at full size; the judge, about two of them.
     """
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
@@ -69,10 +75,12 @@ def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelSco
         xp = array_module(energy)
         energy = xp.log(xp.maximum(energy / (shape[0] * shape[1]), float(np.finfo(blurred.dtype).tiny)))
         gain = gradient_gain(latent, padded, selection_window((shape[0], shape[1]), (size[0], size[1])))
-        return energy, spectral_match(blurred, kernel), gain
+        inside = (..., slice(shape[0]), slice(shape[1]))
+        logit = judge(latent[inside], blurred, difference[inside]) if judged else xp.zeros_like(energy)
+        return energy, spectral_match(blurred, kernel), gain, logit
 
-    energy, match, gain = map_in_chunks(score, scaled, kernel)
-    return KernelScores(energy, match, gain, noise_scale)
+    energy, match, gain, logit = map_in_chunks(score, scaled, kernel)
+    return KernelScores(energy, match, gain, logit, noise_scale)
 
 
 def explain(blurred: Array, kernel: Array) -> tuple[Array, Array, Array]:
@@ -111,7 +119,7 @@ def take(candidates: Any, indices: Array) -> Array:
 
 def take_scores(scores: Sequence[KernelScores], indices: Array) -> KernelScores:
     """The scores of each image's candidate."""
-    fields = ("energy", "match", "gain", "noise_scale")
+    fields = ("energy", "match", "gain", "logit", "noise_scale")
     return KernelScores(*(take([getattr(candidate, field) for candidate in scores], indices) for field in fields))
 
 

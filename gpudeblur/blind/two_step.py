@@ -103,7 +103,7 @@ def views_of(observed: Observation, size: tuple[int, int], options: TwoStepOptio
 
 def coarse_kernels(
     *arrays: Array, size: tuple[int, int], options: TwoStepOptions, report: OnProgress
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The first step (eq. 2-11) from every initialization, at all scales but the finest.
 
     Parameters
@@ -112,7 +112,7 @@ def coarse_kernels(
 
     Returns
     -------
-    Kernels (starts, n, *size), and their `KernelScores` energy, match and gain, (starts, n) each. With a single
+    Kernels (starts, n, *size), and their `KernelScores.parts`, (starts, n) each. With a single
     initialization there is nothing to rank, and these are not computed: they hold `noise_scale`.
     """
     views, several = Views(*arrays), len(options.starts) > 1
@@ -120,7 +120,7 @@ def coarse_kernels(
     if several:
         scoring = divide_by_noise(scoring if views.scoring is None else views.scoring, views.noise_scale)
 
-    def run(i: int, name: str) -> tuple[Array, Array, Array, Array]:
+    def run(i: int, name: str) -> tuple[Array, ...]:
         image = views.full if views.unlit is None or name not in WITHOUT_LIGHTS else views.unlit
         progress = subrange(report, i / len(options.starts), 1 / len(options.starts))
         if name == "network":
@@ -128,14 +128,13 @@ def coarse_kernels(
         else:
             kernel = coarse_to_fine(image, size, options.of_start(name), progress)
         if not several:
-            return kernel, *(views.noise_scale,) * 3
-        return kernel, *score_kernels(scoring, kernel, views.noise_scale).parts
+            return kernel, *(views.noise_scale,) * 4
+        return kernel, *score_kernels(scoring, kernel, views.noise_scale, judged=True).parts
 
     results = side_by_side(
         array_module(views.full), [functools.partial(run, *start) for start in enumerate(options.starts)]
     )
-    kernels, energy, match, gain = (stack(column) for column in zip(*results, strict=True))
-    return kernels, energy, match, gain
+    return tuple(stack(column) for column in zip(*results, strict=True))
 
 
 def network_kernel(image: Array, size: tuple[int, int]) -> Array:
@@ -163,13 +162,13 @@ def finest_kernel(
     -------
     Kernels (n, *size), and the `SIGNALS`, (n,) each.
     """
-    views, (kernels, energy, match, gain) = Views(*arrays[:-4]), arrays[-4:]
+    views, (kernels, energy, match, gain, logit) = Views(*arrays[:-5]), arrays[-5:]
     xp, several = array_module(views.full), len(options.starts) > 1
     scaled = divide_by_noise(views.full, views.noise_scale)
     unlit, scoring = None, scaled
     if views.unlit is not None and views.scoring is not None:
         unlit, scoring = (divide_by_noise(image, views.noise_scale) for image in (views.unlit, views.scoring))
-    coarse_scores = [KernelScores(*numbers, views.noise_scale) for numbers in zip(energy, match, gain, strict=True)]
+    coarse_scores = [KernelScores(*parts, views.noise_scale) for parts in zip(energy, match, gain, logit, strict=True)]
     candidates = min(options.finest_candidates, len(kernels))
     ranks = rank(coarse_scores, candidates) if several else xp.zeros((1, len(scaled)), dtype=int)
     variants = finest_options(options)
@@ -181,7 +180,7 @@ def finest_kernel(
             image = xp.where(is_unlit[candidate][:, None, None], unlit, scaled)
         progress = subrange(report, number / finest_runs(options), 1 / finest_runs(options))
         kernel = finish(image, take(kernels, candidate), size, variants[number % len(variants)], progress)
-        return kernel, score_kernels(scoring, kernel, views.noise_scale)
+        return kernel, score_kernels(scoring, kernel, views.noise_scale, judged=True)
 
     results = side_by_side(xp, [functools.partial(run, number) for number in range(finest_runs(options))])
     finished, scores = (list(column) for column in zip(*results, strict=True))

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .forward import RESIDUAL_SCALE
+
 WIDTHS = (16, 24, 32, 48, 64)  # channels at 1/2, 1/4, ... of the size
 HIDDEN = 32
-RESIDUAL_SCALE = 20.0  # of the third channel: the residual of a good kernel is about a twentieth of an image's contrast
 
 
 class Judge(nn.Module):
