@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from ...images.checks import check_count, check_number
+from ..training.pictures import Pictures
 from ..training.trainer import Loss
 from ..weights import pack, unpack
 from .network import Judge
@@ -60,6 +61,17 @@ class Groups(NamedTuple):
         if set(tensors) != set(cls._fields):
             raise ValueError(f"{path} must hold groups of candidates, got {sorted(tensors)}; see bench.training.judge")
         return cls(**tensors)
+
+
+def read_groups(folder: Path) -> Pictures:
+    """All groups of a folder, `Groups` each; those of other files are not read."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"folder of groups {folder} is not a folder; check its name")
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    if not files:
+        raise ValueError(f"folder {folder} must hold groups (*{SUFFIX}), got none; see python -m bench.training.judge")
+    return Pictures(folder, [Groups.read(file) for file in files], [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +146,7 @@ class JudgeTask:
     def losses(self, batch: list[Groups], share: float) -> Iterator[Loss]:
         for name, network in self.modules.items():
             losses, excess = zip(*(self._loss(network, groups) for groups in batch), strict=True)
-            yield Loss(name, sum(losses) / len(losses), {f"excess_{name}": float(sum(excess) / len(excess))})
+            yield Loss(name, sum(losses) / len(losses), {f"excess_{name}": float(sum(excess)) / len(excess)})
 
     def _loss(self, network: nn.Module, groups: Groups) -> tuple[torch.Tensor, torch.Tensor]:
         logit = logits(network, groups)
