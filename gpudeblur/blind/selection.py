@@ -22,7 +22,7 @@ GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
 # Weight of the log energy beside the spectral match. On training images any weight from 0.7 to 1.2 does as well.
 ENERGY_WEIGHT = 0.8
 # Weight of the judge's logit beside them.
-JUDGE_WEIGHT = 0.1
+JUDGE_WEIGHT = 0.0
 
 
 @dataclass(frozen=True)
