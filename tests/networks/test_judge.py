@@ -101,12 +101,12 @@ def test_training_from_files_learns_to_rank(tmp_path: Path) -> None:
     folder = read_groups(tmp_path)
     assert [tuple(groups.latent.shape) for groups in folder.images] == [(12, 5, 24, 20), (12, 5, 31, 17)]
     network = initialized(lambda: Judge((4, 8), 8), 0)
-    task = JudgeTask({"network": network}, folder.images, JudgeConfig(batch=8, candidates=4))
+    task = JudgeTask(network, folder.images, JudgeConfig(batch=8, candidates=4))
     config = trainer.TrainConfig(steps=40, rate=1e-2, warm_up=5, average=0.0)
     before = trainer.validate(task, 5)
     trainer.train(task, config, tmp_path / "state.safetensors")
     after = trainer.validate(task, 5)
-    assert after["excess_network"] < 0.4 * before["excess_network"]
+    assert after["excess"] < 0.4 * before["excess"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"must hold groups .* got none"):
         read_groups(tmp_path / "empty")

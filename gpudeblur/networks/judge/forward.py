@@ -11,7 +11,6 @@ import numpy as np
 
 from ...numerics.arrays import Array, array_module, constant, sum_pixels
 from ...numerics.convolution import strided_convolution
-from ..catalog import entry, shipped_weights
 
 RESIDUAL_SCALE = 20.0  # of the third channel: the residual of a good kernel is about a twentieth of an image's contrast
 
@@ -19,6 +18,8 @@ RESIDUAL_SCALE = 20.0  # of the third channel: the residual of a good kernel is 
 @functools.cache
 def tensors() -> dict[str, np.ndarray]:
     """The weights that ship, in float16; a ValueError where the file is not the one of this version."""
+    from ..catalog import entry, shipped_weights  # here, as it imports the libraries of image files
+
     path = shipped_weights("judge")
     data, checksum = path.read_bytes(), entry("judge").checksum
     if (sha256 := hashlib.sha256(data).hexdigest()) != checksum:

@@ -88,8 +88,8 @@ class JudgeConfig:
     """
 
     seed: int = 0
-    batch: int = 24
-    parts: int = 3
+    batch: int = 12
+    parts: int = 4
     candidates: int = 12
     scored: float = 10.0
 
@@ -100,20 +100,19 @@ class JudgeConfig:
 
 
 class JudgeTask:
-    """The ranking losses of one or several judges on the same groups; the first one ships.
+    """The ranking loss. The figures are `excess_ratio` of the score with the logit, and of the score alone.
 
     Parameters
     ----------
-    networks : by name.
     groups : each of one size of images, on the device.
+    source : names of their folders.
     """
 
-    def __init__(
-        self, networks: Mapping[str, Judge], groups: Sequence[Groups], config: JudgeConfig, source: str = ""
-    ) -> None:
-        self.modules: Mapping[str, nn.Module] = dict(networks)
-        self.shipped = next(iter(networks))
-        self.groups, self.config, self.source = list(groups), config, source
+    shipped = "network"
+
+    def __init__(self, network: Judge, groups: Sequence[Groups], config: JudgeConfig, source: str = "") -> None:
+        self.network, self.groups, self.config, self.source = network, list(groups), config, source
+        self.modules: Mapping[str, nn.Module] = {"network": network}
         counts = np.array([len(group.blurred) for group in self.groups], float)
         self.shares = counts / counts.sum()
 
@@ -144,26 +143,25 @@ class JudgeTask:
         )
 
     def losses(self, batch: list[Groups], share: float) -> Iterator[Loss]:
-        for name, network in self.modules.items():
-            losses, excess = zip(*(self._loss(network, groups) for groups in batch), strict=True)
-            yield Loss(name, sum(losses) / len(losses), {f"excess_{name}": float(sum(excess)) / len(excess)})
+        loss, excess, alone = torch.stack([self._figures(groups) for groups in batch]).mean(dim=0)
+        yield Loss("network", loss, {"excess": float(excess), "excess of the score alone": float(alone)})
 
-    def _loss(self, network: nn.Module, groups: Groups) -> tuple[torch.Tensor, torch.Tensor]:
-        logit = logits(network, groups)
-        loss = ranking_loss(logit + self.config.scored * groups.score, groups.log_ratio)
-        right = (groups.log_ratio <= RIGHT).float()
-        loss = loss + RIGHT_WEIGHT * functional.binary_cross_entropy_with_logits(logit, right)
-        return loss, excess_ratio(logit.detach() + self.config.scored * groups.score, groups.log_ratio)
+    def _figures(self, groups: Groups) -> torch.Tensor:
+        """(loss, excess with the logit, without it)."""
+        logit = logits(self.network, groups)
+        score = logit + self.config.scored * groups.score
+        right = functional.binary_cross_entropy_with_logits(logit, (groups.log_ratio <= RIGHT).float())
+        excess = [excess_ratio(choice, groups.log_ratio) for choice in (score.detach(), groups.score)]
+        return torch.stack([ranking_loss(score, groups.log_ratio) + RIGHT_WEIGHT * right, *excess])
 
     def describe(self) -> dict[str, Any]:
-        network: Any = self.modules[self.shipped]
         return {
-            "architecture": Judge.NAME, "network": network.config, "groups": sum(len(g.blurred) for g in self.groups),
+            "architecture": Judge.NAME, "network": self.network.config, "groups": sum(len(g.blurred) for g in self.groups),
             "source": self.source, **asdict(self.config),
         }  # fmt: skip
 
 
-def logits(network: nn.Module, groups: Groups) -> torch.Tensor:
+def logits(network: Judge, groups: Groups) -> torch.Tensor:
     """(n, C)."""
     n, c, h, w = groups.latent.shape
     blurred = groups.blurred[:, None].expand(n, c, h, w).reshape(-1, h, w)

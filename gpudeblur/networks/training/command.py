@@ -161,7 +161,7 @@ def judging(request: Request) -> Prepared:
     groups = [part.to(request.device) for folder in folders for part in folder.images]
     source = ", ".join(folder.path.name for folder in folders)
     return Prepared(
-        JudgeTask({"network": initialized(Judge, request.seed)}, groups, JudgeConfig(**request.data), source),
+        JudgeTask(initialized(Judge, request.seed), groups, JudgeConfig(**request.data), source),
         folders,
         lambda path, network: write_network(path, network, network.state_dict()),
     )
