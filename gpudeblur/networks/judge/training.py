@@ -143,8 +143,9 @@ class JudgeTask:
         )
 
     def losses(self, batch: list[Groups], share: float) -> Iterator[Loss]:
-        loss, excess, alone = torch.stack([self._figures(groups) for groups in batch]).mean(dim=0)
-        yield Loss("network", loss, {"excess": float(excess), "excess of the score alone": float(alone)})
+        figures = torch.stack([self._figures(groups) for groups in batch]).mean(dim=0)
+        excess, alone = figures.detach()[1:].tolist()
+        yield Loss("network", figures[0], {"excess": excess, "excess of the score alone": alone})
 
     def _figures(self, groups: Groups) -> torch.Tensor:
         """(loss, excess with the logit, without it)."""
@@ -155,9 +156,10 @@ class JudgeTask:
         return torch.stack([ranking_loss(score, groups.log_ratio) + RIGHT_WEIGHT * right, *excess])
 
     def describe(self) -> dict[str, Any]:
+        count = sum(len(groups.blurred) for groups in self.groups)
         return {
-            "architecture": Judge.NAME, "network": self.network.config, "groups": sum(len(g.blurred) for g in self.groups),
-            "source": self.source, **asdict(self.config),
+            "architecture": Judge.NAME, "network": self.network.config, "groups": count, "source": self.source,
+            **asdict(self.config),
         }  # fmt: skip
 
 
