@@ -69,15 +69,11 @@ def score_kernels(scaled: Array, kernel: Array, noise_scale: Array, *, judged: b
     """
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
-        shape, size = blurred.shape[-2:], kernel.shape[-2:]
         padded, latent, difference = explain(blurred, kernel)
-        energy = objective(latent, difference, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX)
-        xp = array_module(energy)
-        energy = xp.log(xp.maximum(energy / (shape[0] * shape[1]), float(np.finfo(blurred.dtype).tiny)))
-        gain = gradient_gain(latent, padded, selection_window((shape[0], shape[1]), (size[0], size[1])))
-        inside = (..., slice(shape[0]), slice(shape[1]))
-        logit = judge(latent[inside], blurred, difference[inside]) if judged else xp.zeros_like(energy)
-        return energy, spectral_match(blurred, kernel), gain, logit
+        energy, match, gain = signals(blurred, kernel, padded, latent, difference)
+        xp, (h, w) = array_module(energy), blurred.shape[-2:]
+        logit = judge(latent[..., :h, :w], blurred, difference[..., :h, :w]) if judged else xp.zeros_like(energy)
+        return energy, match, gain, logit
 
     energy, match, gain, logit = map_in_chunks(score, scaled, kernel)
     return KernelScores(energy, match, gain, logit, noise_scale)
@@ -92,6 +88,17 @@ def explain(blurred: Array, kernel: Array) -> tuple[Array, Array, Array]:
     blurred_hat = rfft2(padded)
     latent = latent_step(padded, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX)
     return padded, latent, residual(latent, kernel, blurred_hat)
+
+
+def signals(
+    blurred: Array, kernel: Array, padded: Array, latent: Array, difference: Array
+) -> tuple[Array, Array, Array]:
+    """The energy, match and gain of `KernelScores`; the last three arguments are those of `explain`."""
+    xp, (h, w), (kh, kw) = array_module(blurred), blurred.shape[-2:], kernel.shape[-2:]
+    energy = objective(latent, difference, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX)
+    energy = xp.log(xp.maximum(energy / (h * w), float(np.finfo(blurred.dtype).tiny)))
+    gain = gradient_gain(latent, padded, selection_window((h, w), (kh, kw)))
+    return energy, spectral_match(blurred, kernel), gain
 
 
 def rank(scores: Sequence[KernelScores], count: int | None = None) -> Array:
