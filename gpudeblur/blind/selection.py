@@ -21,8 +21,9 @@ from .latent import latent_step, objective, residual
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
 # Weight of the log energy beside the spectral match. On training images any weight from 0.7 to 1.2 does as well.
 ENERGY_WEIGHT = 0.8
-# Weight of the judge's logit beside them.
-JUDGE_WEIGHT = 0.0
+# Weight of the judge's logit beside them, in images of up to so many pixels, those that it was trained on. It is not
+# asked about larger ones: there it prefers wrong kernels to right ones (docs/method.md).
+JUDGE_WEIGHT, JUDGE_PIXELS = 0.05, 160 * 160
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class KernelScores:
     match : `confidence.spectral_match`. A kernel of the wrong shape misses the dips of the image's spectrum.
     gain : `confidence.gradient_gain` of that x.
     logit : of the network "judge" for that x, larger where the kernel is more likely to be right; 0 where it is not
-        asked.
+        asked, as in large images (`JUDGE_PIXELS`).
     noise_scale : `images.noise.noise_scale` of the image.
     """
 
@@ -65,8 +66,9 @@ class KernelScores:
 def score_kernels(scaled: Array, kernel: Array, noise_scale: Array, *, judged: bool = False) -> KernelScores:
     """Score each kernel (n, kh, kw) on its image (n, H, W), which is divided by its `noise_scale` (n,).
 
-    This costs 15 iterations of the latent step at full size; the judge, about two of them.
+    This costs 15 iterations of the latent step at full size; with `judged`, about two more in a small image.
     """
+    judged = judged and scaled.shape[-2] * scaled.shape[-1] <= JUDGE_PIXELS
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
         padded, latent, difference = explain(blurred, kernel)

@@ -51,7 +51,7 @@ JUDGES = {
     "face-gate": Entry(
         ".face_gate.network:FaceGate", "07cfff4da9f56d3e065812a9f00ee709b0a260bb56a0340c40054475b7cce7fe"
     ),
-    "judge": Entry(".judge.network:Judge", "cc0945ecc2d0312389afe68d1baa4ca8c1f8c9ce4e728c1dd7a94ea25c6eb32c"),
+    "judge": Entry(".judge.network:Judge", "d008aeb8afac63beeef9755b98d88f63710b4a69ed3fbf9fac21d38acc975bf1"),
 }
 # Networks that methods use as a step; they restore nothing by themselves.
 STEPS = {
