@@ -21,9 +21,9 @@ from .latent import latent_step, objective, residual
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
 # Weight of the log energy beside the spectral match. On training images any weight from 0.7 to 1.2 does as well.
 ENERGY_WEIGHT = 0.8
-# Weight of the judge's logit beside them, in images of up to so many pixels, those that it was trained on. It is not
-# asked about larger ones: there it prefers wrong kernels to right ones (docs/method.md).
-JUDGE_WEIGHT, JUDGE_PIXELS = 0.05, 160 * 160
+# Weight of the judge's logit beside them, in images of up to so many pixels. It is not asked about larger ones, where
+# the other terms tell more, and it can prefer wrong kernels of photographed blur (docs/method.md).
+JUDGE_WEIGHT, JUDGE_PIXELS = 0.05, 100 * 100
 
 
 @dataclass(frozen=True)
