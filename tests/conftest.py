@@ -107,9 +107,9 @@ def shipped_files(
     from gpudeblur.networks import catalog, restore
 
     for entries in (catalog.NETWORKS, catalog.JUDGES):
-        for name, entry in entries.items():
-            monkeypatch.setitem(entries, name, dataclasses.replace(entry, checksum=None))
-    files = {"deepdeblur": network_weights, "face-gate": gates[True]}
+        for name in entries.keys() - {"judge"}:
+            monkeypatch.setitem(entries, name, dataclasses.replace(entries[name], checksum=None))
+    files = {"deepdeblur": network_weights, "face-gate": gates[True], "judge": catalog.shipped_weights("judge")}
     monkeypatch.setattr(catalog, "shipped_weights", files.__getitem__)
     restore._load.cache_clear()
     yield files
@@ -169,6 +169,7 @@ def shipped_networks(
         entry = dataclasses.replace(catalog.NETWORKS[name], checksum=checksum)
         monkeypatch.setitem(catalog.NETWORKS, name, entry)
     files = {name: path for name, (path, _) in face_networks.items()} | {"face-gate": gates[True]}
+    files["judge"] = catalog.shipped_weights("judge")
     monkeypatch.setattr(catalog, "shipped_weights", files.__getitem__)
     restore._load.cache_clear()
     yield files

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpudeblur.blind import kernel_projection, kernel_step, pyramid
 from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
-from gpudeblur.numerics import filters, fourier, resample, toeplitz
+from gpudeblur.numerics import convolution, filters, fourier, resample, toeplitz
 from gpudeblur.numerics.arrays import array_module, to_host
 from gpudeblur.numerics.poses import CudaSplatting, PoseGrid, Splatting, node_points
 
@@ -271,7 +271,7 @@ def twins(*, borders: bool = False) -> dict[str, list[Twin]]:
     shapes, sizes = (BORDERS, KERNEL_BORDERS) if borders else (SHAPES, KERNELS)
     groups: dict[str, dict[Any, Twin]] = {}
     pictures = (*selection_twins(shapes), *step_twins(shapes, sizes), *filter_twins(shapes), *cell_twins(shapes))
-    for twin in (*pictures, *solver_twins(sizes), *pose_twins()):
+    for twin in (*pictures, *convolution_twins(shapes), *solver_twins(sizes), *pose_twins()):
         group = groups.setdefault(twin.launch, {})
         kinds = tuple if twin.launch in NUMBERS_ALONE else int | tuple
         places = tuple(a if isinstance(a, kinds) else getattr(a, "shape", None) for a in twin.args)
@@ -408,6 +408,16 @@ def filter_twins(shapes: Sequence[tuple[int, ...]]) -> Iterator[Twin]:
         mask = np.zeros((7, 1, 2080), dtype=bool)
         mask[np.arange(7), 0, [0, 31, 32, 1023, 1024, 1055, 2079]] = True
         yield Twin("dilate", (mask, radius), filters.dilate)
+
+
+def convolution_twins(shapes: Sequence[tuple[int, ...]]) -> Iterator[Twin]:
+    """The launch function of the judge's layers: fewer filters than a thread has, as many, and more."""
+    for (n, h, w), (channels, count) in itertools.product(
+        [(*shape[:1], *shape[-2:]) for shape in (*shapes, (0, 3, 4))], ((1, 3), (3, 8), (5, 21))
+    ):
+        weights = picture((channels, 9, count), seed=1) - np.float32(0.5)
+        args = (picture((n, channels, h, w)), weights, picture((count,), seed=2) - np.float32(0.5))
+        yield Twin("strided_convolution", args, convolution.strided_convolution, rtol=1e-5, scale=1e-6)
 
 
 def solver_twins(sizes: Sequence[tuple[int, int]]) -> Iterator[Twin]:

@@ -103,19 +103,23 @@ def latent_step(
     return latent
 
 
-def objective(latent: Array, kernel: Array, blurred_hat: Array, *, gradient_weight: float, threshold: float) -> Array:
+def residual(latent: Array, kernel: Array, blurred_hat: Array) -> Array:
+    """x * k - B, (..., H, W), of periodic images; `blurred_hat` is the `rfft2` of B."""
+    shape = latent.shape[-2:]
+    difference = irfft2(psf_to_otf(kernel, shape) * rfft2(latent) - blurred_hat, shape, overwrite=True)
+    difference /= shape[0] * shape[1]
+    return difference
+
+
+def objective(latent: Array, residual: Array, *, gradient_weight: float, threshold: float) -> Array:
     """|x * k - B|^2 + lambda |grad x|_0 of eq. 2, (...); squared gradients below `threshold` count as 0.
 
     Parameters
     ----------
     latent : (..., H, W), periodic.
-    kernel : (..., kh, kw).
-    blurred_hat : `rfft2` of the blurred image.
+    residual : see `residual`.
     threshold : squared gradients below it count as 0, such as lambda / beta_max, near the last threshold of eq. 4.
     """
-    shape = latent.shape[-2:]
-    residual = irfft2(psf_to_otf(kernel, shape) * rfft2(latent) - blurred_hat, shape, overwrite=True)
-    residual /= shape[0] * shape[1]
     edges = sum_pixels(edge_mask(latent, threshold))
     return sum_pixels(residual * residual) + gradient_weight * edges
 

@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from ..networks.judge.forward import judge
 from ..numerics.arrays import Array, array_module, constant, stack
 from ..numerics.boundary import pad_liu_jia
 from ..numerics.chunks import map_in_chunks
 from ..numerics.fourier import irfft2, psf_to_otf, rfft2
 from .confidence import gradient_gain, spectral_match
 from .kernel_step import selection_window
-from .latent import latent_step, objective
+from .latent import latent_step, objective, residual
 from .region import for_patches, mean_of_patches
 
 # lambda of the energy: small enough to tell fine kernels apart, large enough that the edges of a wrong kernel count.
 GRADIENT_WEIGHT, BETA_MAX = 1e-3, 60.0
 # Weight of the log energy beside the spectral match. On training images any weight from 0.7 to 1.2 does as well.
 ENERGY_WEIGHT = 0.8
+# Weight of the judge's logit beside them, in images of up to so many pixels. It is not asked about larger ones, where
+# the other terms tell more, and it can prefer wrong kernels of photographed blur (docs/method.md).
+JUDGE_WEIGHT, JUDGE_PIXELS = 0.05, 100 * 100
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,21 @@ class KernelScores:
         wrong kernel needs more edges, or leaves a larger residual.
     match : `confidence.spectral_match`. A kernel of the wrong shape misses the dips of the image's spectrum.
     gain : `confidence.gradient_gain` of that x.
+    logit : of the network "judge" for that x, larger where the kernel is more likely to be right; 0 where it is not
+        asked, as in large images (`JUDGE_PIXELS`).
     noise_scale : `images.noise.noise_scale` of the image.
     """
 
     energy: Array
     match: Array
     gain: Array
+    logit: Array
     noise_scale: Array
 
     @property
-    def parts(self) -> tuple[Array, Array, Array]:
-        """(energy, match, gain)."""
-        return self.energy, self.match, self.gain
+    def parts(self) -> tuple[Array, Array, Array, Array]:
+        """(energy, match, gain, logit)."""
+        return self.energy, self.match, self.gain, self.logit
 
     @property
     def score(self) -> Array:
@@ -53,35 +60,50 @@ class KernelScores:
         The stronger the noise, the less the energy tells: a truncated kernel can have a lower one.
         """
         xp = array_module(self.energy)
-        score = self.match - ENERGY_WEIGHT * self.energy / self.noise_scale
+        score = self.match - ENERGY_WEIGHT * self.energy / self.noise_scale + JUDGE_WEIGHT * self.logit
         return xp.where(xp.isnan(score), -np.inf, score)
 
 
-def score_kernels(scaled: Array, kernel: Array, noise_scale: Array) -> KernelScores:
+def score_kernels(scaled: Array, kernel: Array, noise_scale: Array, *, judged: bool = False) -> KernelScores:
     """Score each kernel (n, kh, kw) on its image (n, H, W), which is divided by its `noise_scale` (n,).
 
     Of images (n, P, H, W), each P are patches that share a kernel, and the scores are means over them. This costs 15
-    iterations of the latent step at full size.
+    iterations of the latent step at full size; with `judged`, about two more in a small image.
     """
+    judged = judged and scaled.ndim == kernel.ndim and scaled.shape[-2] * scaled.shape[-1] <= JUDGE_PIXELS
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
-        shape, size = blurred.shape[-2:], kernel.shape[-2:]
-        padded = pad_liu_jia(blurred, (size[0] - 1, size[1] - 1))
-        blurred_hat, kernel = rfft2(padded), for_patches(kernel, blurred)
-        latent = latent_step(
-            padded, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX
-        )
-        energy = objective(
-            latent, kernel, blurred_hat, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX
-        )
-        xp = array_module(energy)
-        energy = mean_of_patches(energy)
-        energy = xp.log(xp.maximum(energy / (shape[0] * shape[1]), float(np.finfo(blurred.dtype).tiny)))
-        gain = gradient_gain(latent, padded, selection_window((shape[0], shape[1]), (size[0], size[1])))
-        return energy, mean_of_patches(spectral_match(blurred, kernel)), mean_of_patches(gain)
+        kernel = for_patches(kernel, blurred)
+        padded, latent, difference = explain(blurred, kernel)
+        energy, match, gain = signals(blurred, kernel, padded, latent, difference)
+        xp, (h, w) = array_module(energy), blurred.shape[-2:]
+        logit = judge(latent[..., :h, :w], blurred, difference[..., :h, :w]) if judged else xp.zeros_like(energy)
+        return energy, match, gain, logit
 
-    energy, match, gain = map_in_chunks(score, scaled, kernel)
-    return KernelScores(energy, match, gain, noise_scale)
+    energy, match, gain, logit = map_in_chunks(score, scaled, kernel)
+    return KernelScores(energy, match, gain, logit, noise_scale)
+
+
+def explain(blurred: Array, kernel: Array) -> tuple[Array, Array, Array]:
+    """(B, x, x * k - B), (n, H', W') each: what kernels (n, kh, kw) make of images (n, H, W), on a periodic grid.
+
+    The grid holds the image in its first H rows and W columns; x minimizes eq. 2.
+    """
+    padded = pad_liu_jia(blurred, (kernel.shape[-2] - 1, kernel.shape[-1] - 1))
+    blurred_hat = rfft2(padded)
+    latent = latent_step(padded, kernel, blurred_hat=blurred_hat, gradient_weight=GRADIENT_WEIGHT, beta_max=BETA_MAX)
+    return padded, latent, residual(latent, kernel, blurred_hat)
+
+
+def signals(
+    blurred: Array, kernel: Array, padded: Array, latent: Array, difference: Array
+) -> tuple[Array, Array, Array]:
+    """The energy, match and gain of `KernelScores`; the last three arguments are those of `explain`."""
+    xp, (h, w), (kh, kw) = array_module(blurred), blurred.shape[-2:], kernel.shape[-2:]
+    energy = objective(latent, difference, gradient_weight=GRADIENT_WEIGHT, threshold=GRADIENT_WEIGHT / BETA_MAX)
+    energy = xp.log(xp.maximum(mean_of_patches(energy) / (h * w), float(np.finfo(blurred.dtype).tiny)))
+    gain = gradient_gain(latent, padded, selection_window((h, w), (kh, kw)))
+    return energy, mean_of_patches(spectral_match(blurred, kernel)), mean_of_patches(gain)
 
 
 def rank(scores: Sequence[KernelScores], count: int | None = None) -> Array:
@@ -109,7 +131,7 @@ def take(candidates: Any, indices: Array) -> Array:
 
 def take_scores(scores: Sequence[KernelScores], indices: Array) -> KernelScores:
     """The scores of each image's candidate."""
-    fields = ("energy", "match", "gain", "noise_scale")
+    fields = ("energy", "match", "gain", "logit", "noise_scale")
     return KernelScores(*(take([getattr(candidate, field) for candidate in scores], indices) for field in fields))
 
 

@@ -152,15 +152,15 @@ def coarse_kernels(
     -------
     Kernels of all initializations, as they were in the race, (starts, n, *size), and the candidates for the finest
     scale, (candidates, n, *size). Of the latter, whether they come from the image without lights, and their
-    `KernelScores` energy, match and gain, (candidates, n) each. With a single initialization there is nothing to rank,
-    and these are not computed: they hold `noise_scale`.
+    `KernelScores.parts`, (candidates, n) each. With a single initialization there is nothing to rank, and these are not
+    computed: they hold `noise_scale`.
     """
     rival = None if rival_ratio is None else Rival(arrays[-1], rival_ratio)
     views = Views.from_arrays(arrays if rival is None else arrays[:-1])
     xp, shape = array_module(views.full), views.full.shape[-2:]
     if len(options.starts) == 1:
         kernels = _single_start(views.full, size, options, report)[None]
-        return kernels, kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 3
+        return kernels, kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 4
     unlit = views.full if views.unlit is None else views.unlit
     original = views.full if views.scoring is None else views.scoring
     scoring = divide_by_noise(original, views.noise_scale)
@@ -191,26 +191,20 @@ def coarse_kernels(
 
             def to_the_end(image: Array, kernel: Array, scoring: Array, noise_scale: Array) -> tuple[Array, ...]:
                 kernel = to_full_size(image, kernel, scale, size, own, progress)
-                return kernel, *score_kernels(scoring, kernel, noise_scale).parts
+                return kernel, *score_kernels(scoring, kernel, noise_scale, judged=True).parts
 
             if xp is np and not goes_on.any():
-                nothing = np.zeros_like(views.noise_scale)
-                return (
-                    np.zeros_like(kernels[i], shape=(len(goes_on), *size)),
-                    goes_on,
-                    nothing + np.inf,
-                    nothing,
-                    nothing,
-                )
+                zeros = np.zeros_like(views.noise_scale)
+                kernel = np.zeros_like(kernels[i], shape=(len(goes_on), *size))
+                return kernel, goes_on, zeros + np.inf, zeros, zeros, zeros
             arrays = image, kernels[i], scoring, views.noise_scale
-            kernel, energy, match, gain = _where(goes_on, to_the_end, arrays)
-            is_unlit = xp.full(len(goes_on), kinds[i])
-            return kernel, is_unlit, xp.where(goes_on, energy, np.inf), match, gain
+            kernel, energy, *others = _where(goes_on, to_the_end, arrays)
+            return kernel, xp.full(len(goes_on), kinds[i]), xp.where(goes_on, energy, np.inf), *others
 
         results = side_by_side(xp, [functools.partial(run, i) for i in range(len(kernels))])
     if "network" in options.starts:
         kernel = network_kernel(views.full, size)
-        parts = score_kernels(scoring, kernel, views.noise_scale).parts
+        parts = score_kernels(scoring, kernel, views.noise_scale, judged=True).parts
         results.append((kernel, xp.zeros(len(kernel), dtype=bool), *parts))
         raced.append(kernel)
     return stack(raced), *(stack(column) for column in zip(*results, strict=True))
@@ -283,13 +277,13 @@ def finest_kernel(
     -------
     Kernels (n, *size), and the `SIGNALS`, (n,) each.
     """
-    views, (raced, kernels, from_unlit, energy, match, gain) = Views.from_arrays(arrays[:-6]), arrays[-6:]
+    views, (raced, kernels, from_unlit, *parts) = Views.from_arrays(arrays[:-7]), arrays[-7:]
     xp, several = array_module(views.full), len(options.starts) > 1
     scaled = divide_by_noise(views.full, views.noise_scale)
     unlit, scoring = None, scaled
     if views.unlit is not None and views.scoring is not None:
         unlit, scoring = (divide_by_noise(image, views.noise_scale) for image in (views.unlit, views.scoring))
-    coarse_scores = [KernelScores(*numbers, views.noise_scale) for numbers in zip(energy, match, gain, strict=True)]
+    coarse_scores = [KernelScores(*numbers, views.noise_scale) for numbers in zip(*parts, strict=True)]
     candidates = min(options.finest_candidates, len(kernels))
     ranks = rank(coarse_scores, candidates) if several else xp.zeros((1, len(scaled)), dtype=int)
     variants = finest_options(options)
@@ -306,7 +300,7 @@ def finest_kernel(
             image = xp.where(per_kernel(is_unlit, scaled), unlit, scaled)
         progress = subrange(report, number / runs, 1 / runs)
         kernel = finish(image, kernel, size, variants[number % len(variants)], progress)
-        scores = score_kernels(scoring, kernel, views.noise_scale)
+        scores = score_kernels(scoring, kernel, views.noise_scale, judged=True)
         return kernel, scores if absent is None else replace(scores, energy=xp.where(absent, np.inf, scores.energy))
 
     results = side_by_side(xp, [functools.partial(run, number) for number in range(runs)])

@@ -46,11 +46,12 @@ NETWORKS = {
         ".enhancement_gan.network:EnhancementGAN", "8c015feed98dec3d8c150e0f898a19b11d9abf93e7f214ba68a622296f54e466"
     ),
 }
-# Networks that restore nothing, but judge images for those that do.
+# Networks that restore nothing, but judge images or kernels for those that do.
 JUDGES = {
     "face-gate": Entry(
         ".face_gate.network:FaceGate", "07cfff4da9f56d3e065812a9f00ee709b0a260bb56a0340c40054475b7cce7fe"
-    )
+    ),
+    "judge": Entry(".judge.network:Judge", "d008aeb8afac63beeef9755b98d88f63710b4a69ed3fbf9fac21d38acc975bf1"),
 }
 # Networks that methods use as a step; they restore nothing by themselves.
 STEPS = {

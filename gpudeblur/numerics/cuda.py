@@ -36,6 +36,7 @@ _TILE = 32  # TILE, TILE_ROWS of common.cuh
 _TILE_BLOCK = (32, 8)
 _DILATE_THREADS, _DILATE_ACROSS, _DILATE_DOWN = 256, 1024, 32  # of dilate.cu
 _POSE_THREADS = 128  # the block of pose_collect and pose_expand
+_CONVOLUTION_THREADS, _CONVOLUTION_FILTERS = 128, 8  # of strided_convolution.cu
 _TOEPLITZ_STRIP = 4  # STRIP of toeplitz_product
 _DIGITS, _SELECTION_WORDS = 3, 2051  # DIGITS, SELECTION_WORDS of common.cuh
 _ONE_BLOCK_ITEMS = 1 << 14  # the most items of an image among which a single block selects
@@ -589,3 +590,16 @@ def toeplitz_nnls(
     rhs = _checked("rhs", rhs, np.float32)
     scalars = (_checked("bound", bound, np.float32, rhs.shape[:-2]), *_per_image(ridge, rhs))
     return _launch_toeplitz("toeplitz_nnls", 3, autocorrelation, rhs, start, scalars, iterations, out)
+
+
+def strided_convolution(u: Any, weights: Any, bias: Any) -> Any:
+    """`convolution.strided_convolution` of float32 images (n, channels, H, W)."""
+    u = _checked("u", u, np.float32)
+    (n, channels, h, w), filters = u.shape, len(bias)
+    weights = _checked("weights", weights, np.float32, (channels, 9, filters))
+    bias = _checked("bias", bias, np.float32, (filters,))
+    out = cupy.empty((n, filters, (h + 1) // 2, (w + 1) // 2), np.float32)
+    blocks = n * -(-filters // _CONVOLUTION_FILTERS) * -(-out[0, 0].size // _CONVOLUTION_THREADS) if n else 0
+    counts = np.int32(channels), np.int32(filters)
+    _launch("strided_convolution", blocks, (_CONVOLUTION_THREADS,), u, weights, bias, out, *counts, *_sides(u))
+    return out

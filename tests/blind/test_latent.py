@@ -110,7 +110,8 @@ def test_the_objective_counts_edges_and_misfit(xp: Any) -> None:
     step, delta = np.zeros((6, 8)), np.zeros((3, 3))
     step[:, 4:], delta[1, 1] = 1, 1
     blurred_hat = rfft2(xp.asarray(step + 0.1))
-    value = latent.objective(xp.asarray(step), xp.asarray(delta), blurred_hat, gradient_weight=0.25, threshold=0.5)
+    residual = latent.residual(xp.asarray(step), xp.asarray(delta), blurred_hat)
+    value = latent.objective(xp.asarray(step), residual, gradient_weight=0.25, threshold=0.5)
     assert float(value) == pytest.approx(0.01 * 48 + 0.25 * 12)
 
 

@@ -44,12 +44,12 @@ def test_brightness_and_contrast_keep_the_order(xp: Any) -> None:
 
 
 def test_scores_of_a_stack_equal_a_loop() -> None:
-    stack = np.concatenate([images(), np.full((1, 204, 224), 0.5)]).astype(np.float32)
+    stack = np.concatenate([images(), np.full((1, 204, 224), 0.5)]).astype(np.float32)[:, :100, :90]
     kernels, noise = np.stack([TRUE, OTHERS["another"], TRUE]), np.array([1, 2, 1], dtype=np.float32)
-    together = score_kernels(stack, kernels, noise)
+    together = score_kernels(stack, kernels, noise, judged=True)
     for i in range(3):
-        alone = score_kernels(stack[i : i + 1], kernels[i : i + 1], noise[i : i + 1])
-        for field in ("energy", "match", "gain", "score"):
+        alone = score_kernels(stack[i : i + 1], kernels[i : i + 1], noise[i : i + 1], judged=True)
+        for field in ("energy", "match", "gain", "logit", "score"):
             assert_same(getattr(together, field)[i : i + 1], getattr(alone, field))
 
 
@@ -59,7 +59,7 @@ def test_the_order_is_that_of_a_stable_sort(xp: Any) -> None:
     values = random.integers(0, 4, (7, 50)).astype(np.float32)
     values[random.random(values.shape) < 0.1] = np.nan
     ones = np.ones(50, np.float32)
-    scores = [KernelScores(*map(xp.asarray, (0 * ones, value, ones, ones))) for value in values]
+    scores = [KernelScores(*map(xp.asarray, (0 * ones, value, ones, 0 * ones, ones))) for value in values]
     expected = np.argsort(-np.where(np.isnan(values), -np.inf, values), axis=0, kind="stable")
     assert_same(rank(scores), expected)
     assert_same(rank(scores, 2), expected[:2])
@@ -69,10 +69,24 @@ def test_the_order_is_that_of_a_stable_sort(xp: Any) -> None:
     assert_same(take(stacks, best), np.stack([first, -first], axis=-1))
 
 
+def test_the_judge_is_asked_about_small_images(xp: Any) -> None:
+    scores = {}
+    for judged, side in ((True, 100), (False, 100), (True, 101)):
+        stack = xp.asarray(images()[:, :side, :side].astype(np.float32))
+        kernels = xp.asarray(np.stack([TRUE] * 2).astype(np.float32))
+        scores[judged, side] = score_kernels(stack, kernels, xp.ones(2, dtype=np.float32), judged=judged)
+    asked, other = scores[True, 100], scores[False, 100]
+    assert (to_host(asked.logit) != 0).all()
+    assert not to_host(other.logit).any()
+    assert not to_host(scores[True, 101].logit).any()
+    difference = to_host(asked.score) - to_host(other.score)
+    np.testing.assert_allclose(difference, 0.05 * to_host(asked.logit), atol=1e-5)
+
+
 def test_energy_counts_for_less_in_a_noisy_image(xp: Any) -> None:
     energy, match, noise = xp.asarray([-7.0, -7.0]), xp.asarray([0.5, 0.5]), xp.asarray([1.0, 3.0])
-    truncated = KernelScores(energy - 0.1, match - 0.07, xp.ones(2), noise)
-    whole = KernelScores(energy, match, xp.ones(2), noise)
+    truncated = KernelScores(energy - 0.1, match - 0.07, xp.ones(2), xp.zeros(2), noise)
+    whole = KernelScores(energy, match, xp.ones(2), xp.zeros(2), noise)
     assert to_host(rank([whole, truncated]))[0].tolist() == [1, 0]
 
 

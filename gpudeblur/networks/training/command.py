@@ -148,6 +148,25 @@ def denoising(request: Request) -> Prepared:
     )
 
 
+def judging(request: Request) -> Prepared:
+    """`Recipe.prepare` of the judge, whose folders hold groups of candidate kernels."""
+    from ..blocks import initialized
+    from ..catalog import write_network
+    from ..judge.network import Judge
+    from ..judge.training import JudgeConfig, JudgeTask, read_groups
+
+    if request.paper:
+        raise ValueError("--paper must be for a network of a paper, got judge; leave it out")
+    folders = [read_groups(path) for path in request.clear]
+    groups = [part.to(request.device) for folder in folders for part in folder.images]
+    source = ", ".join(folder.path.name for folder in folders)
+    return Prepared(
+        JudgeTask(initialized(Judge, request.seed), groups, JudgeConfig(**request.data), source),
+        folders,
+        lambda path, network: write_network(path, network, network.state_dict()),
+    )
+
+
 RECIPES = {
     "classifier": Recipe(
         "The classifier of --prior discriminative: which pictures are blurred.",
@@ -180,6 +199,11 @@ RECIPES = {
         # Crops that hold most of a face.
         cataloged("face-gate", ".face_gate.training:FaceGateTask", batch=24, crop=(64, 109), natural=0.5),
         {"rate": 2e-3},
+    ),
+    "judge": Recipe(
+        "The judge of candidate kernels; every folder holds groups of them, from python -m bench.training.judge.",
+        judging,
+        {"rate": 2e-3, "average": 0.998},
     ),
     "sketch": Recipe(
         "Sketch synthesis: the blur kernel by the structure of the face, and the picture with it.",
