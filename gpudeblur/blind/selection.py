@@ -70,15 +70,17 @@ def score_kernels(scaled: Array, kernel: Array, noise_scale: Array, *, judged: b
     Of images (n, P, H, W), each P are patches that share a kernel, and the scores are means over them. This costs 15
     iterations of the latent step at full size; with `judged`, about two more in a small image.
     """
-    judged = judged and scaled.ndim == kernel.ndim and scaled.shape[-2] * scaled.shape[-1] <= JUDGE_PIXELS
+    judged = judged and scaled.shape[-2] * scaled.shape[-1] <= JUDGE_PIXELS
 
     def score(blurred: Array, kernel: Array) -> tuple[Array, ...]:
         kernel = for_patches(kernel, blurred)
         padded, latent, difference = explain(blurred, kernel)
         energy, match, gain = signals(blurred, kernel, padded, latent, difference)
         xp, (h, w) = array_module(energy), blurred.shape[-2:]
-        logit = judge(latent[..., :h, :w], blurred, difference[..., :h, :w]) if judged else xp.zeros_like(energy)
-        return energy, match, gain, logit
+        if not judged:
+            return energy, match, gain, xp.zeros_like(energy)
+        images = (image[..., :h, :w].reshape(-1, h, w) for image in (latent, blurred, difference))
+        return energy, match, gain, mean_of_patches(judge(*images).reshape(blurred.shape[:-2]))
 
     energy, match, gain, logit = map_in_chunks(score, scaled, kernel)
     return KernelScores(energy, match, gain, logit, noise_scale)

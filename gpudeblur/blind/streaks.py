@@ -96,7 +96,7 @@ def streak_kernel(
     streaks = find_streaks(to_host(planes if channel_axis is None else luminance(planes[None])[0]), side)
     if streaks is None:
         raise ValueError(
-            f"image must have {MIN_TRACES} or more traces of lights that are alike, got fewer; have the kernel estimated"
+            f"image must have {MIN_TRACES} or more traces of lights that are alike, got fewer; have it estimated"
         )
     return move(streaks.kernel, array_module(image))
 

@@ -283,7 +283,10 @@ def finest_kernel(
     unlit, scoring = None, scaled
     if views.unlit is not None and views.scoring is not None:
         unlit, scoring = (divide_by_noise(image, views.noise_scale) for image in (views.unlit, views.scoring))
-    coarse_scores = [KernelScores(*numbers, views.noise_scale) for numbers in zip(*parts, strict=True)]
+    coarse_scores = [
+        KernelScores(energy, match, gain, logit, views.noise_scale)
+        for energy, match, gain, logit in zip(*parts, strict=True)
+    ]
     candidates = min(options.finest_candidates, len(kernels))
     ranks = rank(coarse_scores, candidates) if several else xp.zeros((1, len(scaled)), dtype=int)
     variants = finest_options(options)
