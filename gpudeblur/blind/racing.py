@@ -23,9 +23,10 @@ from .pyramid import enlarge_kernel
 from .schedule import Scale, schedule
 from .selection import KernelScores, score_kernels
 
-# The number of scales between the race and full size, if the image's shorter side has RACE_SIDE pixels there. Small
-# images race later, faces of 100 px at full size: scores of fewer pixels tell little.
+# The number of scales between the race and full size, and the least side of an image at the race. A smaller image is
+# judged badly there, and its other scales cost little: all go on.
 RACE_DISTANCE, RACE_SIDE = 2, 100
+RACE_SURVIVORS = 3
 
 
 class Entry(NamedTuple):
@@ -43,12 +44,19 @@ class Rival(NamedTuple):
 
 
 def race_distance(shape: tuple[int, int], entries: Sequence[Entry], options: TwoStepOptions) -> int:
-    """`RACE_DISTANCE`, or less for a small image, or where an entry has too few scales: small kernels have few."""
+    """`RACE_DISTANCE`, or 1 for a small image, or 0 where an entry has a single scale: small kernels have few."""
     schedules = [schedule(shape, entry.size, options.of_start(entry.name)) for entry in entries]
     distance = min(RACE_DISTANCE, *(len(scales) - 1 for scales in schedules))
-    while distance and min(schedules[0][-1 - distance].shape) < RACE_SIDE:
+    while distance > 1 and min(schedules[0][-1 - distance].shape) < RACE_SIDE:
         distance -= 1
     return distance
+
+
+def race_survivors(count: int, shape: tuple[int, int], entries: Sequence[Entry], options: TwoStepOptions) -> int:
+    """How many of `count` kernels go on after a race: all if it leaves out no scale, see `race_distance`."""
+    if race_distance(shape, entries, options) < RACE_DISTANCE:
+        return count
+    return min(count, max(RACE_SURVIVORS, options.finest_candidates))
 
 
 def race(

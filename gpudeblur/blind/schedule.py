@@ -12,7 +12,6 @@ from .pyramid import kernel_sizes, support_size
 
 # Pixels added to the kernel size at the finest scale.
 FINEST_MARGIN = 2
-RACE_SURVIVORS = 3  # kernels that go on after a race
 # Every candidate goes through the finest scale with each of these settings: with the options as they are, and with
 # stronger regularization and a threshold in each iteration, which keep the kernel compact.
 FINEST_VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"kernel_weight": 1e-2, "iteration_threshold": (0.1, 0.1)})
@@ -72,11 +71,6 @@ def finest_scale(shape: tuple[int, int], size: tuple[int, int], options: TwoStep
     iterations = tuple(Iteration(weight, edge_fraction, threshold) for weight in weights)
     support = support_size(size, shape, FINEST_MARGIN)
     return Scale(support, shape, 1.0, iterations, options.smooth_sigma, options.finest_beta_max)
-
-
-def race_survivors(count: int, options: TwoStepOptions) -> int:
-    """How many of `count` kernels go on after a race; not fewer than `finest_candidates`."""
-    return min(count, max(RACE_SURVIVORS, options.finest_candidates))
 
 
 def finest_options(options: TwoStepOptions) -> list[TwoStepOptions]:

@@ -29,16 +29,14 @@ from .kernel_step import has_gradients, selection_window, window_pixels
 from .observation import Observation
 from .options import TwoStepOptions
 from .pyramid import enlarge_kernel
-from .racing import Entry, Rival, race, race_scale, score_rival
+from .racing import RACE_SURVIVORS, Entry, Rival, race, race_scale, race_survivors, score_rival
 from .region import patches_of, per_kernel
 from .saturated_lights import remove_lights
 from .schedule import (
-    RACE_SURVIVORS,
     Scale,
     finest_options,
     finest_runs,
     finest_scale,
-    race_survivors,
     schedule,
 )
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
@@ -150,9 +148,9 @@ def coarse_kernels(
 
     Returns
     -------
-    Kernels of all initializations, as they were in the race, (starts, n, *size), and the candidates for the finest
-    scale, (candidates, n, *size). Of the latter, whether they come from the image without lights, and their
-    `KernelScores.parts`, (candidates, n) each. With a single initialization there is nothing to rank, and these are not
+    Kernels of the initializations and of the rival, (candidates, n, *size), whether they come from the image without
+    lights, and their `KernelScores.parts`, (candidates, n) each. Those that do not go on after the race are enlarged,
+    and have an energy of infinity. With a single initialization there is nothing to rank, and the parts are not
     computed: they hold `noise_scale`.
     """
     rival = None if rival_ratio is None else Rival(arrays[-1], rival_ratio)
@@ -160,13 +158,12 @@ def coarse_kernels(
     xp, shape = array_module(views.full), views.full.shape[-2:]
     if len(options.starts) == 1:
         kernels = _single_start(views.full, size, options, report)[None]
-        return kernels, kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 4
+        return kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 4
     unlit = views.full if views.unlit is None else views.unlit
     original = views.full if views.scoring is None else views.scoring
     scoring = divide_by_noise(original, views.noise_scale)
     entries = [Entry(name, size) for name in options.starts if name != "network"]
-    results = []
-    raced: list[Array] = []
+    results: list[tuple[Array, ...]] = []
     if entries:
         begin = len(entries) / (len(entries) + RACE_SURVIVORS)
         kernels, scores = race(
@@ -178,11 +175,10 @@ def coarse_kernels(
             subrange(report, 0, begin),
         )
         scale, kinds = race_scale(shape, entries, options), [entry.name in WITHOUT_LIGHTS for entry in entries]
-        raced = [enlarged(kernel, scale, shape, size, options) for kernel in kernels]
         if rival is not None:
             kernel, rival_scores = score_rival(rival, original, views.noise_scale, scale)
             kernels, scores, kinds = [*kernels, kernel], [*scores, rival_scores], [*kinds, False]
-        ranks = rank(scores, race_survivors(len(kernels), options))
+        ranks = rank(scores, race_survivors(len(kernels), shape, entries, options))
 
         def run(i: int) -> tuple[Array, ...]:
             own = options.of_start(entries[i].name) if i < len(entries) else options
@@ -193,21 +189,21 @@ def coarse_kernels(
                 kernel = to_full_size(image, kernel, scale, size, own, progress)
                 return kernel, *score_kernels(scoring, kernel, noise_scale, judged=True).parts
 
+            raced, is_unlit = enlarged(kernels[i], scale, shape, size, options), xp.full(len(goes_on), kinds[i])
             if xp is np and not goes_on.any():
                 zeros = np.zeros_like(views.noise_scale)
-                kernel = np.zeros_like(kernels[i], shape=(len(goes_on), *size))
-                return kernel, goes_on, zeros + np.inf, zeros, zeros, zeros
+                return raced, is_unlit, zeros + np.inf, zeros, zeros, zeros
             arrays = image, kernels[i], scoring, views.noise_scale
             kernel, energy, *others = _where(goes_on, to_the_end, arrays)
-            return kernel, xp.full(len(goes_on), kinds[i]), xp.where(goes_on, energy, np.inf), *others
+            kernel = xp.where(goes_on[:, None, None], kernel, raced)
+            return kernel, is_unlit, xp.where(goes_on, energy, np.inf), *others
 
         results = side_by_side(xp, [functools.partial(run, i) for i in range(len(kernels))])
     if "network" in options.starts:
         kernel = network_kernel(views.full, size)
         parts = score_kernels(scoring, kernel, views.noise_scale, judged=True).parts
-        results.append((kernel, xp.zeros(len(kernel), dtype=bool), *parts))
-        raced.append(kernel)
-    return stack(raced), *(stack(column) for column in zip(*results, strict=True))
+        results.insert(len(entries), (kernel, xp.zeros(len(kernel), dtype=bool), *parts))
+    return tuple(stack(column) for column in zip(*results, strict=True))
 
 
 def _where(mask: Array, function: Callable[..., tuple[Array, ...]], arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -277,7 +273,7 @@ def finest_kernel(
     -------
     Kernels (n, *size), and the `SIGNALS`, (n,) each.
     """
-    views, (raced, kernels, from_unlit, *parts) = Views.from_arrays(arrays[:-7]), arrays[-7:]
+    views, (kernels, from_unlit, *parts) = Views.from_arrays(arrays[:-6]), arrays[-6:]
     xp, several = array_module(views.full), len(options.starts) > 1
     scaled = divide_by_noise(views.full, views.noise_scale)
     unlit, scoring = None, scaled
@@ -314,7 +310,7 @@ def finest_kernel(
         scores.append(replace(first, energy=xp.where(views.noise_scale > 1, np.inf, first.energy)))
     best = rank(scores, 1)[0]
     kernel = take(finished, best)
-    return kernel, *signals_of(kernel, take_scores(scores, best), list(raced))
+    return kernel, *signals_of(kernel, take_scores(scores, best), list(kernels[: len(options.starts)]))
 
 
 def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:

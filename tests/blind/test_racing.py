@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,17 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind.racing import RACE_DISTANCE, Entry, Rival, at_scale, race, race_distance, score_rival
+from gpudeblur.blind.racing import (
+    RACE_DISTANCE,
+    RACE_SURVIVORS,
+    Entry,
+    Rival,
+    at_scale,
+    race,
+    race_distance,
+    race_survivors,
+    score_rival,
+)
 from gpudeblur.blind.schedule import schedule
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
@@ -33,9 +44,12 @@ def test_all_entries_race_at_one_scale(side: int) -> None:
     assert len({entry_scales[len(entry_scales) - 1 - distance].shape for entry_scales in scales}) == 1
 
 
-def test_small_images_race_later() -> None:
+def test_of_small_images_all_go_on() -> None:
     entries = [Entry("wide", (35, 35))]
-    assert [race_distance((side, 300), entries, OPTIONS) for side in (250, 198, 145, 138, 60)] == [2, 1, 1, 0, 0]
+    assert [race_distance((side, 300), entries, OPTIONS) for side in (250, 198, 60)] == [2, 1, 1]
+    assert [race_survivors(5, (side, 300), entries, OPTIONS) for side in (250, 198)] == [RACE_SURVIVORS, 5]
+    assert [race_survivors(count, (250, 300), entries, OPTIONS) for count in (1, 2)] == [1, 2]
+    assert race_survivors(5, (250, 300), entries, dataclasses.replace(OPTIONS, finest_candidates=4)) == 4
 
 
 def test_a_race_of_a_stack_equals_those_of_its_images(xp: Any) -> None:

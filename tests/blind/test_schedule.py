@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from gpudeblur.blind.options import STARTS, TwoStepOptions
 from gpudeblur.blind.pyramid import support_size
 from gpudeblur.blind.schedule import (
-    RACE_SURVIVORS,
     finest_options,
     finest_runs,
     finest_scale,
-    race_survivors,
     schedule,
 )
 from gpudeblur.priors import L0Intensity
@@ -117,9 +115,3 @@ def test_an_initialization_overrides_the_options(name: str) -> None:
     options = TwoStepOptions(iterations=3, kernel_weight=0.5)
     assert options.of_start(name) == dataclasses.replace(options, **STARTS[name])
     assert options.of_start(name).iterations == 3
-
-
-def test_so_many_go_on_after_a_race() -> None:
-    options = TwoStepOptions()
-    assert [race_survivors(count, options) for count in (1, 2, 5)] == [1, 2, RACE_SURVIVORS]
-    assert race_survivors(5, dataclasses.replace(options, finest_candidates=4)) == 4
