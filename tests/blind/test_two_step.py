@@ -68,8 +68,8 @@ def test_it_is_a_start_beside_the_others(network: Any) -> None:
     kernels, _, *parts = coarse(images, SEVERAL)
     assert kernels.shape == (2, 1, 9, 9)
     np.testing.assert_allclose(kernels[1], two_step.network_kernel(images, (9, 9)), atol=1e-6)
-    without, *_ = coarse(images, replace(SEVERAL, starts=("sparse", "compact")))
-    np.testing.assert_array_equal(kernels[0], without[0])
+    without, *_ = coarse(images, replace(SEVERAL, starts=("sparse",)))
+    np.testing.assert_allclose(kernels[0], without[0], atol=1e-5)
     for scores in parts:
         assert scores.shape == (2, 1)
         assert scores[0, 0] != scores[1, 0]
