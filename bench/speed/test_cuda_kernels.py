@@ -25,7 +25,7 @@ from gpudeblur.blind import kernel_projection, kernel_step
 from gpudeblur.blind.kernel_step import selection_window, window_pixels
 from gpudeblur.images import noise
 from gpudeblur.nonblind.methods.hyper_laplacian import dt_shrink
-from gpudeblur.numerics import filters, fourier, resample, toeplitz, varying_blur
+from gpudeblur.numerics import convolution, filters, fourier, resample, toeplitz, varying_blur
 from gpudeblur.numerics.arrays import array_module
 from gpudeblur.numerics.fourier import fast_size
 from gpudeblur.numerics.poses import PoseGrid, Splatting, node_points
@@ -140,6 +140,9 @@ KERNELS: dict[str, Callable[[Any], Any]] = {
     "pose_collect": lambda a: poses(a).splatting.collect(poses(a).kernels),
     "cells_cut": cells_cut,
     "cells_add": cells_add,
+    "strided_convolution": lambda a: convolution.strided_convolution(
+        a.u[:, None], a.kernel[0, :9, :16][None], a.kernel[0, 9, :16]
+    ),
     "select": lambda a: noise.median(a.u.reshape(len(a.u), -1)),
 }
 

@@ -238,7 +238,7 @@ def test_a_third_call_is_three_graphs_and_next_to_nothing_else(cupy: Any) -> Non
         assert counts["capture allocations"] == counts["capture plans"] == 0
         assert counts["graph launches"] == (3 if number else 0)
     assert counts["uploads"] <= 8
-    assert counts["waits"] <= 5  # finite, border, full scale, saturated; the result
+    assert counts["waits"] <= 6  # finite, full scale, border, saturated; streaks, as the image is dark; the result
     assert counts["launches"] <= 300
     assert counts["plans"] == 0
 

@@ -176,9 +176,9 @@ def test_an_estimated_kernel_meets_lamps_too(xp: Any, final: str) -> None:
 def test_deblur_hands_the_mask_to_its_restoration(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     masks: list[Any] = []
 
-    def spy(planes: Any, kernel: Any, final: str, report: Any, saturated: Any, valid: Any) -> Any:
+    def spy(planes: Any, kernel: Any, final: str, report: Any, saturated: Any, *others: Any) -> Any:
         masks.append(saturated)
-        return restore(planes, kernel, final, report, saturated, valid)
+        return restore(planes, kernel, final, report, saturated, *others)
 
     monkeypatch.setattr(parts, "restore", spy)
     options = gd.TwoStepOptions(starts=("wide",), iterations=1, finest_iterations=1)
