@@ -54,7 +54,7 @@ def test_archive_holds_the_files_as_they_are(archive: Path, tmp_path: Path, monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [(), ("deepdeblur-wide", "deepdeblur-paper")])
+@pytest.mark.parametrize("names", [(), ("deepdeblur-wide",)])
 def test_script_trains_networks(archive: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
     out = tmp_path / "out"
     environment = {**os.environ, "OUT": str(out), "PYTHON": sys.executable, "DEVICE": "cpu", "BATCH": "1"}
@@ -64,7 +64,7 @@ def test_script_trains_networks(archive: Path, tmp_path: Path, names: tuple[str,
     assert set(lines) == set(names or NETWORKS)
     for name, line in lines.items():
         assert line["steps"] == line["crops"] >= 1
-        assert line["minutes"] >= round(0.2 * (0.5 if names else 0.4 if name == "deepdeblur" else 0.6), 2)
+        assert line["minutes"] >= round(0.2 * (1.0 if names else 0.4 if name == "deepdeblur" else 0.6), 2)
         assert np.isfinite(list(line["figures"].values())).all()
         assert (out / f"{name}.jsonl").exists()
         weights = out / f"{name}.safetensors"
