@@ -2,7 +2,8 @@
 #
 #   make demo         install the package and run its demo
 #   make test         quick tests
-#   make test-all     ruff, mypy and every test, the examples in the docstrings included
+#   make test-all     ruff, mypy and every test but the long trainings, the examples in the docstrings included
+#   make test-training  the long trainings of networks, which test-all leaves out
 #   make test-gpu     what needs an NVIDIA GPU; no skip passes
 #   make test-floors  the lowest versions that pyproject.toml allows, on the lowest Python
 #   make lint, make docs (the examples), make bench (the speed benchmarks)
@@ -18,7 +19,7 @@ RUN = $(VENV)/bin/python -m
 PIP_INSTALL = $(RUN) pip install --quiet
 READY = $(VENV)/ready
 
-.PHONY: demo lint test test-all test-gpu test-floors bench docs
+.PHONY: demo lint test test-all test-training test-gpu test-floors bench docs
 
 demo: $(VENV)/bin/gpudeblur
 	$(VENV)/bin/gpudeblur demo
@@ -40,10 +41,13 @@ lint: $(READY)
 	$(RUN) mypy
 
 test: $(READY)
-	$(RUN) pytest -n auto --dist worksteal -m "not slow"
+	$(RUN) pytest -n auto --dist worksteal -m "not slow and not training"
 
 test-all: lint
-	$(RUN) pytest -n auto --dist worksteal
+	$(RUN) pytest -n auto --dist worksteal -m "not training"
+
+test-training: $(READY)
+	$(RUN) pytest -n auto --dist worksteal -m training
 
 test-gpu: $(READY)
 	$(PIP_INSTALL) --editable ".[cuda13]"

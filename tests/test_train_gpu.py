@@ -53,6 +53,7 @@ def test_archive_holds_the_files_as_they_are(archive: Path, tmp_path: Path, monk
         networks_gpu.main(["pack", f"--clear={tmp_path / 'faces'}", "--pool", "8", "-o", str(archive)])
 
 
+@pytest.mark.training
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [(), ("deepdeblur-wide",)])
 def test_script_trains_networks(archive: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -75,6 +76,7 @@ def test_script_trains_networks(archive: Path, tmp_path: Path, names: tuple[str,
             assert json.loads(metadata["shared"]) == {"deepdeblur": lines["deepdeblur"]["sha256"]}
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_denoiser_is_trained_and_written_on_the_way(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..numerics.arrays import Array, array_module, goes_to_cuda
 from ..numerics.resample import resample_on_device
+from .kernel_projection import normalize
 
 
 def kernel_sizes(size: tuple[int, int], *, ratio: float, smallest: int) -> list[tuple[tuple[int, int], float]]:
@@ -31,7 +32,10 @@ def support_size(size: tuple[int, int], shape: tuple[int, int], margin: int) -> 
 
 
 def enlarge_kernel(kernel: Array, factor: float, size: tuple[int, int]) -> Array:
-    """The kernel of the next scale: resampled by `factor`, cropped or zero-padded about its center to `size`, sum 1."""
+    """The kernel of the next scale: resampled by `factor`, cropped or zero-padded about its center to `size`, sum 1.
+
+    A delta, if nothing of it lies in that window.
+    """
     xp = array_module(kernel)
     if goes_to_cuda(kernel):
         out = resample_on_device(kernel, size, _magnify, factor)
@@ -41,8 +45,7 @@ def enlarge_kernel(kernel: Array, factor: float, size: tuple[int, int]) -> Array
             for a, b in zip(kernel.shape[-2:], size, strict=True)
         )
         out = rows @ kernel @ columns.T
-    out = xp.maximum(out, 0)
-    return out / out.sum(axis=(-2, -1), keepdims=True)
+    return normalize(out)
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,7 +66,11 @@ def test_an_unknown_size_is_found(xp: Any, size: int, alone: Callable[[int], gd.
     side = result.kernel.shape[-1]
     assert size - 4 <= side <= size + 10  # the margin is 2 on each side
     assert result.info["kernel_size"] == side
-    assert kernel_similarity(to_host(result.kernel), trajectory_kernel(size, rng=3)) > 0.8
+
+
+@pytest.mark.slow
+def test_in_a_window_of_unknown_size_the_kernel_is_right() -> None:
+    assert kernel_similarity(gd.estimate_kernel(blurred(21)), trajectory_kernel(21, rng=3)) > 0.8
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_the_defaults_on_a_device(cupy: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:kernel_size=None found kernels that touch the border:RuntimeWarning")
 def test_the_size_of_the_kernel_is_found_on_a_device(cupy: Any) -> None:
-    stack = photos(2, 40)
+    stack = photos(2, 44)
     options = dataclasses.replace(QUICK, starts=("text", "sparse"))
     on_device, on_host = (gd.deblur(u, options=options) for u in (cupy.asarray(stack), stack))
     assert on_device.kernel.shape == on_host.kernel.shape

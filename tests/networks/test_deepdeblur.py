@@ -117,6 +117,7 @@ def squares(count: int = 8, side: int = 72) -> Pictures:
     return Pictures(Path("squares"), faces, [])
 
 
+@pytest.mark.training
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "steps"),

@@ -93,6 +93,7 @@ def test_any_size_from_16_pixels(make: Any, tolerance: float, size: tuple[int, i
     torch.testing.assert_close(restored, rows, atol=tolerance, rtol=0)
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_generator_of_the_paper_runs() -> None:
     images = random_images(1, 3, 17, 24)
@@ -304,6 +305,7 @@ def test_killed_run_resumes_bit_for_bit(maker: BatchMaker, tmp_path: Path) -> No
         train(make_task(maker, penalty_weight=1.0), SCHEDULE, tmp_path / "whole", resume=True)
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_penalty_holds_the_critic(maker: BatchMaker) -> None:
     """Its gradient's norm stays near 1 with a penalty on every fourth step; clipped as a network's it reaches 10."""
@@ -318,6 +320,7 @@ def test_penalty_holds_the_critic(maker: BatchMaker) -> None:
     assert max(penalties[10:]) < 1
 
 
+@pytest.mark.training
 def test_both_precisions_train(maker: BatchMaker) -> None:
     for precision in ("float32", "bfloat16"):
         task = make_task(maker, adversarial_from=0)
@@ -336,6 +339,7 @@ class EasyMaker(BatchMaker):
         return batch._replace(blurred=0.5 * batch.sharp + 0.25)
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_30_steps_lower_the_content_loss_by_half(pictures: Pictures, tmp_path: Path) -> None:
     maker = EasyMaker([pictures], replace(DATA, batch=8))
@@ -350,6 +354,7 @@ def content_of(task: EnhancementTask) -> float:
         return next(task.losses(task.batch(0), 0.0)).figures["content"]
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_paper_trains(pictures: Pictures, tmp_path: Path) -> None:
     """Its structure and losses, with four channels."""

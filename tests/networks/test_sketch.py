@@ -235,6 +235,7 @@ def small_task(stages: tuple[float, float], layout: str = "default") -> SketchTa
     return SketchTask(initialized(make, 0), BatchMaker([Pictures(Path("faces"), faces, [])], config), stages)
 
 
+@pytest.mark.training
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["default", "paper"])
 def test_training_finds_better_kernels_and_pictures(layout: str, tmp_path: Any) -> None:

@@ -97,6 +97,7 @@ def eight_pictures() -> Pictures:
     return Pictures(Path("drawn"), images, [])
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("settings", [SMALL, {"trunk": "inception", "widths": (16,), "counts": (2,)}])
 def test_thirty_steps_halve_the_loss(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Of a network that begins with a random last layer instead of zeros; by the paper's losses also."""
@@ -442,6 +443,7 @@ def clear(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("network", [pytest.param("deepdeblur", marks=pytest.mark.slow), "classifier"])
 def test_command_trains_resumes_and_validates(network: str, clear: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "w.safetensors", tmp_path / "w.jsonl"
