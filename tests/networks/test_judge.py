@@ -90,6 +90,7 @@ def test_the_loss_rewards_the_order_of_the_errors() -> None:
     assert shifted == pytest.approx(float(ranking_loss(right, log_ratio)), rel=1e-5)
 
 
+@pytest.mark.training
 @needs_torch
 def test_training_from_files_learns_to_rank(tmp_path: Path) -> None:
     from gpudeblur.networks.blocks import initialized
