@@ -159,23 +159,23 @@ def _image(pixels: np.ndarray, text: str, attributes: str = "") -> str:
 
 def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], kernels: dict[str, np.ndarray]) -> str:
     """A scene on the page: a slider between the first picture and one of the others, the figures, and the kernels."""
-    first, *others = pictures
+    blurred, *views = pictures
     verdict = "right" if figures.similarity >= RIGHT_SIMILARITY else "wrong"
     withheld = (
         f" The result is {math.floor(100 * figures.strength)} % of the restoration, the rest is the blurred picture."
         if figures.strength < 1
         else ""
     )
-    hidden = {view: "" if view == others[0] else " hidden" for view in others}
-    checked = {view: " checked" if view == others[0] else "" for view in others}
-    images = [_image(pictures[first], f"{scene.name}, {first}")]
+    hidden = {view: "" if view == views[0] else " hidden" for view in views}
+    checked = {view: " checked" if view == views[0] else "" for view in views}
+    images = [_image(pictures[blurred], f"{scene.name}, {blurred}")]
     images += [
         _image(pictures[view], f"{scene.name}, {view}", f' class="after" data-view="{view}"{hidden[view]}')
-        for view in others
+        for view in views
     ]
     choices = [
         f'<label><input type="radio" name="{scene.name}" value="{view}"{checked[view]}> {view}</label>'
-        for view in others
+        for view in views
     ]
     rows = {
         "PSNR": f"{figures.blurred_psnr:.2f} &rarr; {figures.psnr:.2f} dB",
@@ -185,8 +185,10 @@ def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], ke
         "strength": f"{figures.strength:.2f}",
         "time": f"{figures.seconds:.1f} s",
     }
-    drawn = {name: np.round(255 * kernel / kernel.max()).astype(np.uint8) for name, kernel in kernels.items()}
-    shown = [f"<figure>{_image(drawn[name], name)}<figcaption>{name}</figcaption></figure>" for name in drawn]
+    levels = {name: np.round(255 * kernel / kernel.max()).astype(np.uint8) for name, kernel in kernels.items()}
+    panels = [
+        f"<figure>{_image(image, name)}<figcaption>{name}</figcaption></figure>" for name, image in levels.items()
+    ]
     return f"""<section class="{verdict}">
 <h2>{scene.name.capitalize()}: <span class="verdict">the kernel is {verdict}</span></h2>
 <p>{html.escape(scene.description)}{withheld}</p>
@@ -194,7 +196,7 @@ def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], ke
 <div>
 <div class="compare">
 {chr(10).join(images)}
-<span class="tag left">{first}</span><span class="tag right">{others[0]}</span>
+<span class="tag left">{blurred}</span><span class="tag right">{views[0]}</span>
 <input type="range" value="50" aria-label="{scene.name}: how much of the blurred picture is shown, in percent">
 </div>
 <fieldset><legend>on the right</legend>
@@ -204,7 +206,7 @@ def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], ke
 <div>
 <dl>{"".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())}</dl>
 <div class="kernels">
-{chr(10).join(shown)}
+{chr(10).join(panels)}
 </div>
 </div>
 </div>

@@ -61,7 +61,7 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
                 kernel, *values = (array.repeat(len(images), axis=0) for array in (kernel, *signals.values()))
                 signals = dict(zip(signals, values, strict=True))
         else:
-            kernel, signals = two_step(images, size, settings.options, subrange(kernel_progress, 0, 0.5), rival)
+            kernel, signals = two_step(source, size, settings.options, subrange(kernel_progress, 0, 0.5), rival)
             rotations = choose_rotations(
                 images, kernel, settings.focal, settings.options, subrange(kernel_progress, 0.5, 0.5)
             )
@@ -130,8 +130,8 @@ def groups_of(
                     estimated = cut_patches(estimated, size)
                 elif settings.shared_kernel:
                     estimated = replace(estimated, patches=len(estimated))
-                start, share = done + fraction * begin, fraction * part
-                yield group, window, subset.subset(inner), estimated, size, rival, start, share
+                run_begin, run_fraction = done + fraction * begin, fraction * part
+                yield group, window, subset.subset(inner), estimated, size, rival, run_begin, run_fraction
             done += fraction
 
 

@@ -115,12 +115,9 @@ def find_streaks(image: np.ndarray, max_side: int = SIDES[-1]) -> StreakKernel |
         Convolution sense, of odd side, sum 1. The traces of lights that are larger than a pixel or clipped are thicker
         than the kernel: it is where an estimate begins.
     """
-    best, most = None, 0.0
-    for side in sorted({min(side, max_side) for side in SIDES}):  # with a wide one, lights are not apart
-        kernel, votes = _common_trace(light_traces(image, side), side)
-        if votes > most:
-            best, most = kernel, votes
-    return best
+    sides = sorted({min(side, max_side) for side in SIDES})  # with a wide one, lights are not apart
+    kernel, _ = max((_common_trace(light_traces(image, side), side) for side in sides), key=lambda result: result[1])
+    return kernel
 
 
 def with_initial(observed: Observation, settings: Settings, *, search: bool) -> Observation:

@@ -10,7 +10,7 @@ is the finest scale.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,26 +18,23 @@ import numpy as np
 
 from ..images.kernels import fit_size
 from ..images.noise import divide_by_noise
-from ..numerics.arrays import Array, array_module, replayed, side_by_side, stack
+from ..numerics.arrays import Array, array_module, constant, replayed, side_by_side, stack
 from ..numerics.progress import OnProgress, subrange
 from ..priors.protocol import is_replayable
-from .alternation import coarse_to_fine, enlarge_to_full, run_scale, run_scales
+from .alternation import coarse_to_fine, run_scale
 from .confidence import border_mass, confidence
 from .kernel_projection import normalize, project
 from .kernel_refine import refine_kernel
 from .kernel_step import has_gradients, selection_window, window_pixels
 from .observation import Observation
 from .options import TwoStepOptions
-from .pyramid import enlarge_kernel
-from .racing import RACE_SURVIVORS, Entry, Rival, race, race_scale, race_survivors, score_rival
+from .racing import Entry, Rival, candidates
 from .region import patches_of, per_kernel
 from .saturated_lights import remove_lights
 from .schedule import (
-    Scale,
     finest_options,
     finest_runs,
     finest_scale,
-    schedule,
 )
 from .selection import KernelScores, agreement, rank, score_kernels, take, take_scores
 
@@ -148,101 +145,38 @@ def coarse_kernels(
 
     Returns
     -------
-    Kernels of the initializations and of the rival, (candidates, n, *size), whether they come from the image without
-    lights, and their `KernelScores.parts`, (candidates, n) each. Those that do not go on after the race are enlarged,
-    and have an energy of infinity. With a single initialization there is nothing to rank, and the parts are not
-    computed: they hold `noise_scale`.
+    Kernels (candidates, n, *size) of the initializations, that of the network behind the others, and of the rival; and
+    their `KernelScores.parts`, (candidates, n) each. See `racing.candidates`. With a single initialization there is
+    nothing to rank, and the parts are not computed: they hold `noise_scale`.
     """
     rival = None if rival_ratio is None else Rival(arrays[-1], rival_ratio)
     views = Views.from_arrays(arrays if rival is None else arrays[:-1])
-    xp, shape = array_module(views.full), views.full.shape[-2:]
     if len(options.starts) == 1:
-        kernels = _single_start(views.full, size, options, report)[None]
-        return kernels, xp.zeros((1, len(views.full)), dtype=bool), *(views.noise_scale[None],) * 4
-    unlit = views.full if views.unlit is None else views.unlit
-    original = views.full if views.scoring is None else views.scoring
-    scoring = divide_by_noise(original, views.noise_scale)
+        (name,) = options.starts
+        if name == "network":
+            kernel = network_kernel(views.full, size)
+        else:
+            kernel = coarse_to_fine(views.full, size, options.of_start(name), report)
+        return kernel[None], *(views.noise_scale[None],) * 4
+    scoring = views.full if views.scoring is None else views.scoring
     entries = [Entry(name, size) for name in options.starts if name != "network"]
-    results: list[tuple[Array, ...]] = []
-    if entries:
-        begin = len(entries) / (len(entries) + RACE_SURVIVORS)
-        kernels, scores = race(
-            lambda entry: unlit if entry.name in WITHOUT_LIGHTS else views.full,
-            original,
-            views.noise_scale,
-            entries,
-            options,
-            subrange(report, 0, begin),
-        )
-        scale, kinds = race_scale(shape, entries, options), [entry.name in WITHOUT_LIGHTS for entry in entries]
-        if rival is not None:
-            kernel, rival_scores = score_rival(rival, original, views.noise_scale, scale)
-            kernels, scores, kinds = [*kernels, kernel], [*scores, rival_scores], [*kinds, False]
-        ranks = rank(scores, race_survivors(len(kernels), shape, entries, options))
 
-        def run(i: int) -> tuple[Array, ...]:
-            own = options.of_start(entries[i].name) if i < len(entries) else options
-            progress = subrange(report, begin + (1 - begin) * i / len(kernels), (1 - begin) / len(kernels))
-            image, goes_on = unlit if kinds[i] else views.full, (ranks == i).any(axis=0)
+    def image_of(entry: Entry | None) -> Array:
+        is_unlit = views.unlit is not None and entry is not None and entry.name in WITHOUT_LIGHTS
+        return views.unlit if is_unlit else views.full
 
-            def to_the_end(image: Array, kernel: Array, scoring: Array, noise_scale: Array) -> tuple[Array, ...]:
-                kernel = to_full_size(image, kernel, scale, size, own, progress)
-                return kernel, *score_kernels(scoring, kernel, noise_scale, judged=True).parts
-
-            raced, is_unlit = enlarged(kernels[i], scale, shape, size, options), xp.full(len(goes_on), kinds[i])
-            if xp is np and not goes_on.any():
-                zeros = np.zeros_like(views.noise_scale)
-                return raced, is_unlit, zeros + np.inf, zeros, zeros, zeros
-            arrays = image, kernels[i], scoring, views.noise_scale
-            kernel, energy, *others = _where(goes_on, to_the_end, arrays)
-            kernel = xp.where(goes_on[:, None, None], kernel, raced)
-            return kernel, is_unlit, xp.where(goes_on, energy, np.inf), *others
-
-        results = side_by_side(xp, [functools.partial(run, i) for i in range(len(kernels))])
+    results = candidates(image_of, scoring, views.noise_scale, entries, rival, size, options, report) if entries else []
     if "network" in options.starts:
-        kernel = network_kernel(views.full, size)
-        parts = score_kernels(scoring, kernel, views.noise_scale, judged=True).parts
-        results.insert(len(entries), (kernel, xp.zeros(len(kernel), dtype=bool), *parts))
+        kernel, scaled = network_kernel(views.full, size), divide_by_noise(scoring, views.noise_scale)
+        parts = score_kernels(scaled, kernel, views.noise_scale, judged=True).parts
+        results.insert(len(entries), (kernel, *parts))
     return tuple(stack(column) for column in zip(*results, strict=True))
 
 
-def _where(mask: Array, function: Callable[..., tuple[Array, ...]], arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """`function` of the images in `mask` (n,), 0 for the others; on a device, which must not wait, of all of them."""
-    if array_module(mask) is not np or mask.all():
-        return function(*arrays)
-    indices = np.flatnonzero(mask)
-    parts = function(*(array[indices] for array in arrays))
-    results = [np.zeros((len(mask), *part.shape[1:]), dtype=part.dtype) for part in parts]
-    for result, part in zip(results, parts, strict=True):
-        result[indices] = part
-    return tuple(results)
-
-
-def _single_start(images: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
-    name = options.starts[0]
-    if name == "network":
-        return network_kernel(images, size)
-    return coarse_to_fine(images, size, options.of_start(name), progress)
-
-
-def to_full_size(
-    images: Array, kernel: Array, scale: Scale, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress
-) -> Array:
-    """Kernels (n, kh, kw) of `scale` through the scales between it and the finest, at full size, (n, *size)."""
-    shape = images.shape[-2:]
-    between = [finer for finer in schedule(shape, size, options)[:-1] if finer.ratio > scale.ratio]
-    if not between:
-        return enlarged(kernel, scale, shape, size, options)
-    kernel = enlarge_kernel(kernel, between[0].ratio / scale.ratio, between[0].size)
-    kernel, determined = run_scales(images, kernel, between, options, progress)
-    return normalize(enlarged(kernel, between[-1], shape, size, options), determined)
-
-
-def enlarged(
-    kernel: Array, scale: Scale, shape: tuple[int, int], size: tuple[int, int], options: TwoStepOptions
-) -> Array:
-    """Kernels (n, kh, kw) of `scale` at full size, (n, *size)."""
-    return normalize(fit_size(enlarge_to_full(kernel, scale, finest_scale(shape, size, options), options), size))
+def from_unlit(options: TwoStepOptions, count: int) -> tuple[bool, ...]:
+    """Which of the `count` candidates of `coarse_kernels` come from the image without lights."""
+    names = [name for name in options.starts if name != "network"]
+    return (*(name in WITHOUT_LIGHTS for name in names), *(False,) * (count - len(names)))
 
 
 def network_kernel(image: Array, size: tuple[int, int]) -> Array:
@@ -251,11 +185,11 @@ def network_kernel(image: Array, size: tuple[int, int]) -> Array:
 
     network = restore.load("sketch", None, bridge.device_of(image))
     missing = [max(0, NETWORK_SIDE - side) for side in image.shape[-2:]]
-    stack = image.reshape(-1, *image.shape[-2:])
+    planes = image.reshape(-1, *image.shape[-2:])
     if any(missing):  # the network knows no smaller images
-        stack = array_module(image).pad(stack, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric")
-    kernel = restore.estimate_kernels(network, stack[:, None]).astype(image.dtype, copy=False)
-    if image.ndim > stack.ndim:
+        planes = array_module(image).pad(planes, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric")
+    kernel = restore.estimate_kernels(network, planes[:, None]).astype(image.dtype, copy=False)
+    if image.ndim > planes.ndim:
         kernel = kernel.reshape(*image.shape[:2], *kernel.shape[-2:]).mean(axis=1)
     return normalize(fit_size(kernel, size))
 
@@ -273,7 +207,7 @@ def finest_kernel(
     -------
     Kernels (n, *size), and the `SIGNALS`, (n,) each.
     """
-    views, (kernels, from_unlit, *parts) = Views.from_arrays(arrays[:-6]), arrays[-6:]
+    views, (kernels, *parts) = Views.from_arrays(arrays[:-5]), arrays[-5:]
     xp, several = array_module(views.full), len(options.starts) > 1
     scaled = divide_by_noise(views.full, views.noise_scale)
     unlit, scoring = None, scaled
@@ -283,10 +217,11 @@ def finest_kernel(
         KernelScores(energy, match, gain, logit, views.noise_scale)
         for energy, match, gain, logit in zip(*parts, strict=True)
     ]
-    candidates = min(options.finest_candidates, len(kernels))
-    ranks = rank(coarse_scores, candidates) if several else xp.zeros((1, len(scaled)), dtype=int)
+    count = min(options.finest_candidates, len(kernels))
+    ranks = rank(coarse_scores, count) if several else xp.zeros((1, len(scaled)), dtype=int)
+    is_unlit = constant(xp, np.array, from_unlit(options, len(kernels)))
     variants = finest_options(options)
-    chosen = [(take(kernels, ranks[i]), take(from_unlit, ranks[i]), None) for i in range(candidates)]
+    chosen = [(take(kernels, ranks[i]), is_unlit[ranks[i]], None) for i in range(count)]
     if views.initial is not None:
         absent = xp.isnan(views.initial).any(axis=(-2, -1))
         initial = xp.where(absent[:, None, None], take(kernels, ranks[0]), views.initial)
@@ -294,9 +229,9 @@ def finest_kernel(
     runs = len(chosen) * len(variants)
 
     def run(number: int) -> tuple[Array, KernelScores]:
-        (kernel, is_unlit, absent), image = chosen[number // len(variants)], scaled
+        (kernel, without_lights, absent), image = chosen[number // len(variants)], scaled
         if unlit is not None:
-            image = xp.where(per_kernel(is_unlit, scaled), unlit, scaled)
+            image = xp.where(per_kernel(without_lights, scaled), unlit, scaled)
         progress = subrange(report, number / runs, 1 / runs)
         kernel = finish(image, kernel, size, variants[number % len(variants)], progress)
         scores = score_kernels(scoring, kernel, views.noise_scale, judged=True)

@@ -213,7 +213,7 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from gpudeblur import TwoStepOptions, cli
 from gpudeblur.batch import folders
-cli._options = lambda *_: TwoStepOptions(starts=("wide",))  # to be quick
+cli.two_step_options = lambda *_: TwoStepOptions(starts=("wide",))  # to be quick
 write = folders.write_image
 def write_image(path, *rest, **more):
     write(path, *rest, **more)

@@ -90,6 +90,15 @@ def test_an_initial_kernel_takes_part() -> None:
     assert kernel_similarity(with_initial, KERNEL) > max(0.9, kernel_similarity(without, KERNEL))
 
 
+def test_an_initial_kernel_takes_part_beside_rotations() -> None:
+    image, kernel = blur(SCENE[:110, :110], KERNEL).astype(np.float32)[:88, :88], KERNEL[4:17, 4:17]
+    results = [
+        gd.deblur(image, initial=kernel, blur=model, final=None, options=QUICK) for model in ("uniform", "rotation")
+    ]
+    assert results[1].field is None
+    np.testing.assert_array_equal(results[1].kernel, results[0].kernel)
+
+
 def test_an_initial_kernel_that_cannot_be_used() -> None:
     image = night(0)
     with pytest.raises(ValueError, match=r"initial must have the kernel_size \(25, 25\), got \(21, 21\)"):

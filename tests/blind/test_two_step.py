@@ -65,7 +65,7 @@ def test_the_kernel_is_that_of_the_network_in_the_window(network: Any) -> None:
 
 def test_it_is_a_start_beside_the_others(network: Any) -> None:
     images = BLURRED[None]
-    kernels, _, *parts = coarse(images, SEVERAL)
+    kernels, *parts = coarse(images, SEVERAL)
     assert kernels.shape == (2, 1, 9, 9)
     np.testing.assert_allclose(kernels[1], two_step.network_kernel(images, (9, 9)), atol=1e-6)
     without, *_ = coarse(images, replace(SEVERAL, starts=("sparse",)))

@@ -1,0 +1,217 @@
+"""The options of the `gpudeblur` command that several of its commands have, and their texts as arguments."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import gpudeblur
+
+from .batch.folders import read_mask
+
+Blur = StrEnum("Blur", {"uniform": "uniform", "rotation": "rotation"})
+Defects = StrEnum("Defects", {"auto": "auto", "none": "none"})
+Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
+Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian"})
+Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
+Prior = StrEnum("Prior", {"discriminative": "discriminative", "dark_channel": "dark-channel", "intensity": "intensity"})
+
+Source = Annotated[Path, typer.Argument(metavar="IN", help="The blurred picture: PNG, JPEG or TIFF.")]
+KernelSize = Annotated[
+    str,
+    typer.Option(
+        "--kernel-size",
+        "-k",
+        metavar="N|HxW|auto",
+        help="Odd size in pixels, a little larger than the blur is long: 31, or 31x25 for height x width. "
+        "auto estimates it.",
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the GPU if there is one.")]
+FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel: sparse is best, hyper-laplacian fast.")]
+Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
+Gamma = Annotated[
+    str,
+    typer.Option(
+        metavar="G",
+        help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2; auto chooses between them.",
+    ),
+]
+WhiteLevel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|V",
+        help="The value of full scale, such as 4095 for 12 bits in a file of 16; auto takes the smallest of 8, 10, 12, "
+        "14 and 16 bits that holds the picture's values. Default: that of the file's type, 1 for floats.",
+    ),
+]
+MaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE|nan",
+        help="A PNG or TIFF file of the same size, 0 (black) where pixels are not valid: dead ones, dust, overlays. "
+        "They are left out and filled in. nan: pixels of a TIFF file that are NaN.",
+    ),
+]
+BatchMaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE|DIR|nan",
+        help="As of gpudeblur deblur, for all pictures; or a folder with a mask for each, of the same name but for the "
+        "suffix. Those without one are taken as they are.",
+    ),
+]
+DefectsOption = Annotated[
+    Defects,
+    typer.Option(
+        help="auto: dead rows and columns, hot pixels, constant borders and overlays that are sharper than the blur, "
+        "such as time stamps, are found and left out. none: all of it belongs to the scene."
+    ),
+]
+RegionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|all|X,Y,W,H",
+        help="Where the kernel is estimated: in all of the picture; in one part, its left and upper end, width and "
+        "height in pixels; or, auto, in patches of a picture of more than a megapixel.",
+    ),
+]
+GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
+SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
+CautiousOption = Annotated[
+    bool,
+    typer.Option(
+        "--cautious/--no-cautious",
+        help="A restoration that is not to be trusted is blended with IN; --no-cautious returns all of it.",
+    ),
+]
+BlurOption = Annotated[
+    Blur,
+    typer.Option(
+        help="rotation: the camera may have rotated. One kernel is kept unless poses explain the picture better."
+    ),
+]
+FocalOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|PX",
+        help="With --blur rotation: the focal length in pixels, or inf for motion in the image plane; auto takes the "
+        "35 mm equivalent in the EXIF data / 36 * the longer side, or estimates it.",
+    ),
+]
+PriorOption = Annotated[
+    Prior | None,
+    typer.Option(
+        help="One more prior on the sharp picture: a classifier of blurred pictures (needs PyTorch), the dark channel, "
+        "or black and white for text."
+    ),
+]
+
+
+def parse_kernel_size(text: str) -> Any:
+    if text.lower() == "auto":
+        return None
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise ValueError(
+            f"--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got {text!r}; "
+            "use for instance 31 or 31x25"
+        ) from None
+    return sizes if len(sizes) > 1 else sizes[0]
+
+
+def parse_gamma(text: str) -> float | str:
+    """A number, or "auto"."""
+    if text.lower() == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--gamma must be auto or a number, got {text!r}; photos have about 2.2") from None
+
+
+def parse_focal(text: str, blur: Blur, source: Path) -> float | None:
+    """The focal length in pixels; None for a uniform blur, or where it is not known."""
+    from .images.exif import focal_in_pixels
+
+    if text.lower() == "auto":
+        return focal_in_pixels(source) if blur is Blur.rotation else None
+    if blur is Blur.uniform:
+        raise ValueError(f"--focal needs --blur rotation, got {text!r}; leave it out")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--focal must be auto or a number of pixels, got {text!r}; auto reads EXIF data") from None
+
+
+def parse_strength(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"--strength must be auto or a number from 0 to 1, got {text!r}; auto decides") from None
+
+
+def parse_white_level(text: str | None) -> float | str | None:
+    if text is None or text.lower() == "auto":
+        return None if text is None else "auto"
+    try:
+        level = float(text)
+    except ValueError:
+        level = math.nan
+    if not 0 < level < math.inf:
+        raise ValueError(
+            f"--white-level must be auto or a positive number, got {text!r}; give the value of full scale, such as "
+            "4095 for 12 bits"
+        )
+    return level
+
+
+def parse_region(text: str) -> tuple[slice, slice] | str:
+    if text.lower() in ("auto", "all"):
+        return text.lower()
+    try:
+        left, top, width, height = map(int, text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--region must be auto, all or four integers X,Y,W,H, got {text!r}; such as 200,100,400,300"
+        ) from None
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise ValueError(f"--region must begin inside the picture and have pixels, got {text!r}")
+    return slice(top, top + height), slice(left, left + width)
+
+
+def parse_defects(defects: Defects) -> str | None:
+    return None if defects is Defects.none else defects.value
+
+
+def parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
+    """The mask for pictures of `shape`, (H, W), if it is known."""
+    if text is None or text.lower() == "nan":
+        return None if text is None else "nan"
+    return read_mask(text, shape)
+
+
+def two_step_options(
+    gradient_weight: float | None, smooth_weight: float | None, prior: Prior | None, cautious: bool = True
+) -> Any:
+    """The options that the user gave; None if there are none."""
+    options: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
+    options["cautious"] = None if cautious else False
+    if prior is not None:
+        priors: dict[str, Callable[[], Any]] = {
+            "discriminative": gpudeblur.priors.DiscriminativePrior,
+            "dark-channel": gpudeblur.priors.DarkChannel,
+            "intensity": functools.partial(gpudeblur.priors.L0Intensity, which="both"),
+        }
+        options["prior"] = priors[prior.value]()
+    options = {name: value for name, value in options.items() if value is not None}
+    return gpudeblur.TwoStepOptions(**options) if options else None
