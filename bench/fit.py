@@ -40,9 +40,9 @@ from gpudeblur.blind.confidence import (
     log_odds,
     small_image_factor,
 )
-from gpudeblur.images.saturation import find_saturated
+from gpudeblur.blind.parts import RESULT_SIGNALS
 from gpudeblur.metrics import scores
-from gpudeblur.nonblind.final import restore, result_signals
+from gpudeblur.nonblind.final import restore
 from gpudeblur.synthesis import trajectory_kernel
 
 from .cases import (
@@ -214,7 +214,7 @@ def sample(case: Case) -> Sample:
         warnings.simplefilter("ignore")
         result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(cautious=False))
     trust, unknowns = np.asarray(result.info["confidence"]), np.asarray(case.kernel.size / blurred.size)
-    ringing, changed, beyond = result_signals(result.image, blurred, find_saturated(blurred))
+    ringing, changed, beyond = (np.asarray(result.info[name]) for name in RESULT_SIGNALS)
     restored = result.image
     if isinstance(case, DefectCase):  # what the kernel does to the picture, wherever the defect is
         blurred = as_clean(case).blurred.astype(np.float32)

@@ -84,7 +84,7 @@ def deblur(
     ] = None,
     device: DeviceOption = Device.auto,
     final: FinalOption = Final.sparse,
-    gamma: Gamma = "1",
+    gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
@@ -126,16 +126,13 @@ def deblur(
         write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white))
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
-        confidence = f"{result.info['confidence']:.2f}"
-        if result.info["confidence"] < LOW_CONFIDENCE:
-            confidence += ", low: the kernel is a guess; try another --kernel-size, or a part with more edges"
         print_table(
             {
                 "picture": shape_text(photo.pixels),
                 "kernel size": shape_text(result.kernel),
                 **_blur_rows(result, blur, focal_length, focal),
                 "backend": result.info["backend"],
-                "confidence": confidence,
+                **_kernel_rows(result),
                 **_strength_row(result),
                 "seconds": f"{result.info['seconds']:.2f}",
                 "written": "\n".join(str(file) for file in (out, kernel_out) if file is not None),
@@ -234,7 +231,7 @@ def batch(
     ] = None,
     device: DeviceOption = Device.auto,
     final: FinalOption = Final.sparse,
-    gamma: Gamma = "1",
+    gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: BatchMaskOption = None,
     defects: DefectsOption = Defects.auto,
@@ -271,7 +268,7 @@ def batch(
                     device=device.value,
                     method=method,
                     final=final.value,
-                    gamma=parse_gamma(gamma),
+                    gamma=parse_gamma(gamma, "auto" if method == "two-step" else 1.0),
                     white=parse_white_level(white_level),
                     mask=None if masks is not None else parse_mask(mask),
                     defects=parse_defects(defects),
@@ -299,7 +296,7 @@ def kernel(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The kernel: .npy, or .png to look at.")],
     kernel_size: KernelSize = "auto",
     device: DeviceOption = Device.auto,
-    gamma: Gamma = "1",
+    gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
@@ -316,19 +313,21 @@ def kernel(
         size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
         check_output(out, suffixes=KERNEL_SUFFIXES, source=source)
         photo = read_image(source)
-        start, channel_axis, light = time.perf_counter(), _channel_axis(photo.pixels), parse_gamma(gamma)
+        start, channel_axis, rows = time.perf_counter(), _channel_axis(photo.pixels), dict[str, str]()
         if from_streak:
+            light = parse_gamma(gamma, 1.0)
             if isinstance(light, str):
                 raise ValueError("--gamma must be a number with --from-streak, got 'auto'; photographs have about 2.2")
             estimate = gpudeblur.streak_kernel(photo.pixels, channel_axis=channel_axis, gamma=light, white=white)
         else:
             with progress_bar() as callback:
-                estimate = gpudeblur.estimate_kernel(
+                result = gpudeblur.deblur(
                     photo.pixels,
                     size,
                     channel_axis=channel_axis,
                     device=device.value,
-                    gamma=light,
+                    final=None,
+                    gamma=parse_gamma(gamma),
                     white=white,
                     mask=parse_mask(mask, photo.pixels.shape[:2]),
                     defects=parse_defects(defects),
@@ -336,12 +335,14 @@ def kernel(
                     options=two_step_options(gradient_weight, smooth_weight, prior),
                     callback=callback,
                 )
+            estimate, rows = result.kernel, _kernel_rows(result)
         seconds = time.perf_counter() - start
         write_kernel(out, estimate)
         print_table(
             {
                 "picture": shape_text(photo.pixels),
                 "kernel size": shape_text(estimate),
+                **rows,
                 "seconds": f"{seconds:.2f}",
                 "written": str(out),
             }
@@ -422,6 +423,13 @@ def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[
     else:
         where = f"none in EXIF data; {result.info['focal']:.0f} px, estimated"
     return {"blur": model, "focal length": where}
+
+
+def _kernel_rows(result: Any) -> dict[str, str]:
+    confidence = f"{result.info['confidence']:.2f}"
+    if result.info["confidence"] < LOW_CONFIDENCE:
+        confidence += ", low: the kernel is a guess; try another --kernel-size, or a part with more edges"
+    return {"gamma": f"{result.info['gamma']:g}", "confidence": confidence}
 
 
 def _strength_row(result: Any) -> dict[str, str]:

@@ -37,10 +37,11 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes
 FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel: sparse is best, hyper-laplacian fast.")]
 Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
 Gamma = Annotated[
-    str,
+    str | None,
     typer.Option(
-        metavar="G",
-        help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2; auto chooses between them.",
+        metavar="auto|G",
+        help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2; auto chooses between them, and "
+        "is the default where a kernel is estimated from the whole picture; else it is 1.",
     ),
 ]
 WhiteLevel = Annotated[
@@ -129,8 +130,10 @@ def parse_kernel_size(text: str) -> Any:
     return sizes if len(sizes) > 1 else sizes[0]
 
 
-def parse_gamma(text: str) -> float | str:
-    """A number, or "auto"."""
+def parse_gamma(text: str | None, default: float | str = "auto") -> float | str:
+    """A number, or "auto"; None is `default`."""
+    if text is None:
+        return default
     if text.lower() == "auto":
         return "auto"
     try:

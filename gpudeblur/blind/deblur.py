@@ -25,7 +25,7 @@ from ..numerics.arrays import (
 )
 from ..numerics.progress import Callback
 from ..priors import Prior
-from .gamma_choice import encode_each, gammas_of, parts_in_best_gamma
+from .gamma_choice import encode_each
 from .observation import Observation
 from .options import Settings, TwoStepOptions
 from .parts import (
@@ -33,6 +33,7 @@ from .parts import (
     blur_info,
     estimate_parts,
     fields_of,
+    gammas_of,
     join_parts,
     kernel_sides,
     restore_part,
@@ -61,6 +62,8 @@ class BlindResult:
           ``spectral_match``, ``gradient_gain`` and ``agreement``, see `blind.confidence`.
         - ``energy``: log of the minimum of eq. 2 per pixel, one part of the score by which the kernel was selected.
         - ``residual``: rms of B - x * k for the restoration x, away from the borders; only with a restoration.
+        - ``ringing``, ``change``, ``overshoot``: how the restoration differs from the blurred image, as mean squares
+          over its variance (`nonblind.final.result_signals`), outside of saturated lights; only with a restoration.
         - ``strength``: the restoration's share in the result, see `TwoStepOptions.cautious`; only if that is set, too.
         - ``kernel_size``: the pair (height, width) if a size was given, else the estimated side.
         - ``gamma``: the gamma given, or what ``gamma="auto"`` took.
@@ -126,9 +129,10 @@ def deblur(
         the sensor was saturated, the first two take the light to be at least what the image shows: lights may come out
         far brighter than 1 in a float image.
     gamma : float or "auto"
-        The image's values are light ** (1 / gamma); 1: linear intensity. "auto": kernels are estimated with 1 and with
-        2.2, which is near the curve of photographs, and the better one is taken, for each image by itself, at twice the
-        time of the kernel. ``info["gamma"]`` is what was taken.
+        The image's values are light ** (1 / gamma); 1: linear intensity, as from a sensor or a simulation. "auto": 1,
+        or 2.2 if a rough kernel shows that the image was blurred in that light, as photographs in files are, where it
+        gains about 1 dB; decided for each image by itself, at a tenth of the kernel's time. ``info["gamma"]`` is what
+        was taken.
     white : float, "auto" or None
         The value of full scale in the image's unit, such as 4095 for 12 bits; integers come back clipped there. "auto":
         the smallest of 2^8 - 1, 2^10 - 1, 2^12 - 1, 2^14 - 1 and 2^16 - 1 that holds all values of the image, or of the
@@ -234,8 +238,7 @@ def deblur(
             for shape in observed.window_shapes:
                 check_rotation_fits(shape, settings.kernel_size)
         setup_end, clock = time.perf_counter(), Clock(observed.xp)
-        estimate = parts_in_best_gamma if settings.gamma == "auto" else estimate_parts
-        parts = [restore_part(part, settings) for part in estimate(observed, settings, clock)]
+        parts = [restore_part(part, settings) for part in estimate_parts(observed, settings, clock)]
         warn_if_truncated(parts, settings)
         kernel, sharp, signals = join_parts(parts, len(observed), observed.shape)
         stack = without_channels(image, channel_axis)[:-2]
@@ -300,8 +303,7 @@ def estimate_kernel(
         )
         observed = Observation.of(image, settings, mask)
         image = without_mask(image)
-        estimate = parts_in_best_gamma if settings.gamma == "auto" else estimate_parts
-        parts = list(estimate(observed, settings, Clock(observed.xp)))
+        parts = list(estimate_parts(observed, settings, Clock(observed.xp)))
         warn_if_truncated(parts, settings)
         kernel, _, _ = join_parts(parts, len(observed), observed.shape)
         stack = without_channels(image, channel_axis)[:-2]

@@ -1,95 +1,91 @@
-"""gamma="auto": kernels are estimated in linear light and in that of a photograph, and the better one is taken.
+"""gamma="auto": whether the values of an image are linear light or those of a photograph.
 
-A blur is a convolution in linear light alone. In the wrong light the dips of the kernel's spectrum are filled in, and
-the latent image needs more edges.
+A blur is a convolution in linear light alone: in any other, the dips of its kernel's spectrum are filled in. A kernel
+estimated from the image as it is stored, at half of the size, is near enough to show in which light they are deeper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from dataclasses import replace
 
 import numpy as np
 
-from ..images.noise import divide_by_noise
 from ..images.planes import encode
-from ..numerics.arrays import Array, Clock, array_module, to_host
-from ..numerics.progress import Callback
-from .kernel_projection import normalize
+from ..numerics.arrays import Array, array_module, replayed, stack, to_host
+from ..numerics.progress import OnProgress
+from ..priors.protocol import is_replayable
+from .confidence import spectral_match
+from .kernel_size import window_sides
 from .observation import Observation
-from .options import Settings
-from .parts import Part, estimate_parts
-from .selection import ENERGY_WEIGHT, score_kernels
-from .two_step import views_of
+from .options import Settings, TwoStepOptions
+from .racing import Entry, at_scale, race, race_scale
+from .region import cut_patches, exceeds_limit, for_patches, mean_of_patches
 
-GAMMAS = (1.0, 2.2)
-
-
-def parts_in_best_gamma(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
-    """The kernels of `observed`, as it is stored, each in that of `GAMMAS` where it scores best. Waits for a device."""
-    n = len(observed)
-    estimates, scores = [], np.empty((len(GAMMAS), n), dtype=np.float32)
-    for i, gamma in enumerate(GAMMAS):
-        callback = None if settings.callback is None else _in_turn(settings.callback, i, settings.kernel_fraction)
-        parts = list(estimate_parts(observed.decoded(gamma), replace(settings, gamma=gamma, callback=callback), clock))
-        for part in parts:
-            scores[i, _indices(part, n)] = gamma_score(part, settings)
-        estimates.append(parts)
-    best = scores.argmax(axis=0)
-    for i, parts in enumerate(estimates):
-        for part in parts:
-            inside = np.flatnonzero(best[_indices(part, n)] == i)
-            if len(inside):
-                yield subset(part, inside, n)
+GAMMAS = (1.0, 2.2)  # the second is near the curves of cameras
+# The initialization of the kernel, and the sides of its windows in pixels where no kernel size is given.
+INITIALIZATION, SIDES = "relaxed", (35, 71)
 
 
-def _in_turn(callback: Callback, turn: int, end: float) -> Callback:
-    """`callback` for one of several estimates, whose kernels are done in turn until `end`; restorations follow."""
+def choose_gammas(observed: Observation, settings: Settings) -> np.ndarray:
+    """(n,): of `GAMMAS`, that in which the kernel of each image of `observed`, as it is stored, has the best match.
 
-    def report(stage: str, fraction: float) -> bool | None:
-        return callback(stage, (turn * end + fraction) / len(GAMMAS) if stage == "kernel" else fraction)
-
-    return report
-
-
-def _indices(part: Part, n: int) -> np.ndarray:
-    return np.arange(n) if part.group is None else part.group
-
-
-def gamma_score(part: Part, settings: Settings) -> np.ndarray:
-    """(n,): the score of `selection.KernelScores`, with the energy over that of no blur. Waits for a device.
-
-    Energies of different gammas have different scales, and that of no blur has the same.
+    Images that share a kernel have one gamma. Waits for a device.
     """
-    height, width = part.kernel.shape[-2:]
-    views = views_of(part.source, (height, width), settings.options)
-    scaled = divide_by_noise(views.full if views.scoring is None else views.scoring, views.noise_scale)
-    delta = normalize(part.source.xp.zeros((len(views.full), 3, 3), dtype=scaled.dtype))
-    energy = part.signals["energy"] - score_kernels(scaled, delta, views.noise_scale).energy
-    score = to_host(part.signals["spectral_match"] - ENERGY_WEIGHT * energy / views.noise_scale)
-    return np.where(np.isnan(score), -np.inf, score)
+    gammas = np.empty(len(observed))
+    for group, _, _, images in observed.alike():
+        in_patches = exceeds_limit(images.shape)
+        together = settings.shared_kernel or not in_patches
+        chosen = []
+        for indices in [None] if together else np.arange(len(images))[:, None]:
+            source, sizes = images.subset(indices), _sizes(images.shape, settings.kernel_size)
+            if in_patches:
+                source = cut_patches(source, max(sizes))
+            elif settings.shared_kernel:
+                source = replace(source, patches=len(source))
+            matches = to_host(_matches(source, sizes, settings))
+            chosen.append(np.array(GAMMAS)[matches.argmax(axis=0)])
+        gammas[slice(None) if group is None else group] = np.concatenate(chosen)
+    return gammas
 
 
-def subset(part: Part, inside: np.ndarray, n: int) -> Part:
-    """The images of a part with the indices `inside` it; `n` is the number of images in the stack."""
-    if len(inside) == len(part.kernel):
-        return part
-    indices = part.observed.xp.asarray(inside)
-    return replace(
-        part,
-        group=_indices(part, n)[inside],
-        observed=part.observed.subset(inside),
-        kernel=part.kernel[indices],
-        signals={name: values[indices] for name, values in part.signals.items()},
+def _sizes(shape: tuple[int, int], kernel_size: tuple[int, int] | None) -> list[tuple[int, int]]:
+    if kernel_size is not None:
+        return [kernel_size]
+    largest = window_sides(shape)[-1]
+    return [(side, side) for side in sorted({min(side, largest) for side in SIDES})]
+
+
+def _matches(observed: Observation, sizes: list[tuple[int, int]], settings: Settings) -> Array:
+    """(gammas, kernels): the spectral match of each kernel, in the light of each of `GAMMAS`."""
+    views = [observed.decoded(gamma) for gamma in GAMMAS]
+    arrays = [array for view in views for array in (view.in_patches(view.luminance), view.noise_scale_of_kernels())]
+    options = settings.options.of_start(INITIALIZATION)
+    entries = tuple(Entry(INITIALIZATION, size) for size in sizes)
+    return replayed(
+        ("gamma", entries, settings.options),
+        functools.partial(matches_in_each, entries=entries, options=settings.options),
+        *arrays,
+        report=settings.gamma_progress(),
+        capturable=is_replayable(options.prior),
     )
 
 
-def gammas_of(parts: list[Part], n: int) -> np.ndarray:
-    """The gamma of each of `n` images."""
-    gammas = np.empty(n)
-    for part in parts:
-        gammas[part.group] = part.gamma
-    return gammas
+def matches_in_each(*arrays: Array, entries: tuple[Entry, ...], options: TwoStepOptions, report: OnProgress) -> Array:
+    """The mean spectral match over the kernels of all `entries`, (len(arrays) / 2, n).
+
+    Parameters
+    ----------
+    arrays : the images (n, H, W) in each light, and their noise scale (n,). Kernels are estimated in the first.
+    """
+    images, noise_scale = arrays[:2]
+    kernels, _ = race(lambda _: images, images, noise_scale, entries, options, report)
+    scale, matches = race_scale(images.shape[-2:], entries, options), []
+    for light, noise in zip(arrays[::2], arrays[1::2], strict=True):
+        scaled, _ = at_scale(light, noise, scale)
+        each = [mean_of_patches(spectral_match(scaled, for_patches(kernel, scaled))) for kernel in kernels]
+        matches.append(sum(each[1:], each[0]))
+    return stack(matches)
 
 
 def encode_each(planes: Array, gammas: np.ndarray) -> Array:

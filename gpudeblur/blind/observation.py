@@ -39,11 +39,12 @@ class Observation:
 
     Attributes
     ----------
-    image : (n, C, H, W) float, linear light; C is 1 for gray images.
+    image : (n, C, H, W) float, light ** (1 / gamma) as it is stored; C is 1 for gray images. See `alike`.
     luminance : (n, H, W), what the kernel is estimated from.
     saturated : (n, C, H, W) bool, where the sensor was at full scale; None where no image is saturated anywhere.
     noise_scale : (n,), see `images.noise.noise_scale`.
-    is_dark : (n,) bool, on the host: whether the mean is below `DARK_SCENE`.
+    is_dark : (n,) bool, on the host: whether the mean of an image as it is stored is below `DARK_SCENE`.
+    gammas : (n,), on the host: that of each image. 1: linear light.
     alpha : (..., H, W), the opacity as the user passed it, or None; see `images.planes.split_alpha`.
     white : the value of full scale in the unit of the user's image.
     valid : (n, C, H, W) bool, where the image is valid; None where all images are valid everywhere. Elsewhere `image`
@@ -61,6 +62,7 @@ class Observation:
     saturated: Array | None
     noise_scale: Array
     is_dark: np.ndarray
+    gammas: np.ndarray
     alpha: Array | None = None
     white: float = 1.0
     valid: Array | None = None
@@ -115,12 +117,12 @@ class Observation:
         facts = [abs(planes).max(), saturated.any().astype(planes.dtype), mean]
         largest, any_saturated, mean = to_host_together(xp, facts)
         checks.check_largest(float(largest), planes.dtype, None)
-        planes = decode(planes, settings.linear_gamma)
         gray = _gray(planes)
         scale = noise_scale(gray, None if valid is None else valid.all(axis=1))
         saturated = saturated if any_saturated else None
         is_dark = mean < DARK_SCENE
-        observed = cls(planes, gray, saturated, scale, is_dark, alpha, white, valid, windows, inside)
+        gammas = np.full(len(planes), 1.0 if isinstance(settings.gamma, str) else settings.gamma)
+        observed = cls(planes, gray, saturated, scale, is_dark, gammas, alpha, white, valid, windows, inside)
         within = "picture" if isinstance(settings.region, str) else "region"
         for shape in observed.estimated_shapes(settings.region):
             if settings.kernel_size is None:
@@ -138,7 +140,8 @@ class Observation:
         planes = decode(self.image, gamma)
         gray = _gray(planes)
         scale = noise_scale(gray, None if self.valid is None else self.valid.all(axis=1))
-        return replace(self, image=planes, luminance=gray, noise_scale=scale)
+        gammas = np.ones(len(self))
+        return replace(self, image=planes, luminance=gray, noise_scale=scale, gammas=gammas)
 
     def subset(self, group: np.ndarray | None) -> Observation:
         """The images with the indices in `group`; None: all."""
@@ -148,19 +151,24 @@ class Observation:
         saturated, valid = (None if array is None else array[indices] for array in (self.saturated, self.valid))
         image, gray, scale = (array[indices] for array in (self.image, self.luminance, self.noise_scale))
         initial = self.initial if self.initial is None or len(self.initial) == 1 else self.initial[indices]
-        is_dark = self.is_dark[group]
-        return Observation(image, gray, saturated, scale, is_dark, white=self.white, valid=valid, initial=initial)
+        dark, gammas = self.is_dark[group], self.gammas[group]
+        return Observation(image, gray, saturated, scale, dark, gammas, white=self.white, valid=valid, initial=initial)
 
-    def by_window(self) -> Iterator[tuple[np.ndarray | None, Window | None, Observation]]:
-        """(indices, window, the images cropped to it) of those with one border; without borders (None, None, all)."""
-        if self.windows is None:
-            yield None, None, self
-            return
-        different, which = np.unique(self.windows, axis=0, return_inverse=True)
-        for number, (top, bottom, left, right) in enumerate(different.tolist()):
+    def alike(self) -> Iterator[tuple[np.ndarray | None, Window | None, float, Observation]]:
+        """(indices, window, gamma, the images cropped and in linear light) of those with one border and one gamma.
+
+        The indices are None where all images are alike, and the window is where there are no borders.
+        """
+        windows = np.zeros((len(self), 0), dtype=int) if self.windows is None else self.windows
+        different, which = np.unique(np.column_stack([windows, self.gammas]), axis=0, return_inverse=True)
+        for number, (*sides, gamma) in enumerate(different.tolist()):
             group = np.flatnonzero(which == number) if len(different) > 1 else None
-            window = slice(top, bottom), slice(left, right)
-            yield group, window, self.subset(group).crop(window)
+            images, window = self.subset(group), None
+            if sides:
+                top, bottom, left, right = map(int, sides)
+                window = slice(top, bottom), slice(left, right)
+                images = images.crop(window)
+            yield group, window, gamma, images.decoded(gamma)
 
     def crop(self, window: Window) -> Observation:
         """The images within a window. Waits for a device."""

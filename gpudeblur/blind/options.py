@@ -41,8 +41,8 @@ STARTS: Mapping[str, Mapping[str, Any]] = {
     # The kernel of the network "sketch" instead of the coarser scales: for faces; needs PyTorch. No default.
     "network": {},
 }
-# Fractions of the run: the kernel, where a restoration follows; of that, finding the kernel's size.
-KERNEL_FRACTION, SIZE_FRACTION = 0.7, 0.4
+# Fractions of the run: the kernel, where a restoration follows; of that, choosing the gamma and finding the size.
+KERNEL_FRACTION, GAMMA_FRACTION, SIZE_FRACTION = 0.7, 0.1, 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,8 +320,6 @@ class Settings:
             initial, kernel_size = check_initial(initial, kernel_size)
         if not (isinstance(gamma, str) and gamma == "auto"):
             checks.check_gamma(gamma, "1 is linear, photos have about 2.2, 'auto' chooses between them")
-        elif blur != "uniform":
-            raise ValueError(f"gamma must be a number for blur={blur!r}, got 'auto'; photos have about 2.2")
         white = check_white(white)
         checks.check_defects(defects)
         region = checks.check_region(region)
@@ -367,23 +365,18 @@ class Settings:
             initial,
         )
 
-    @property
-    def linear_gamma(self) -> float:
-        """The gamma by which images are decoded; with "auto", they are first taken as they are stored."""
-        return 1.0 if isinstance(self.gamma, str) else self.gamma
-
-    @property
-    def kernel_fraction(self) -> float:
-        """The end of the kernel as a fraction of the run."""
-        return self._fractions()[1]
+    def gamma_progress(self) -> OnProgress:
+        """The progress of choosing gammas."""
+        return make_progress(self.callback, "kernel", end=self._fractions()[0])
 
     def size_progress(self) -> OnProgress:
         """The progress of finding the kernel's size."""
-        return make_progress(self.callback, "kernel", end=self._fractions()[0])
+        begin, end, _ = self._fractions()
+        return make_progress(self.callback, "kernel", begin=begin, end=end)
 
     def progress(self, begin: float, fraction: float) -> tuple[OnProgress, OnProgress]:
         """The progress of the kernels and of the restorations of a `fraction` of the images, from `begin` on."""
-        size, kernel = self._fractions()
+        _, size, kernel = self._fractions()
         start, end = size + (1 - size) * begin, size + (1 - size) * (begin + fraction)
         middle = end if kernel == 1 else start + (kernel - size) * fraction
         return (
@@ -391,7 +384,8 @@ class Settings:
             make_progress(self.callback, "restoration", begin=middle, end=end),
         )
 
-    def _fractions(self) -> tuple[float, float]:
-        """(end of finding the size, end of the kernel) as fractions of the run."""
+    def _fractions(self) -> tuple[float, float, float]:
+        """(end of choosing the gamma, end of finding the size, end of the kernel) as fractions of the run."""
         kernel = 1.0 if self.final is None else KERNEL_FRACTION
-        return SIZE_FRACTION * kernel if self.kernel_size is None else 0.0, kernel
+        gamma = GAMMA_FRACTION * kernel if self.gamma == "auto" else 0.0
+        return gamma, gamma + (SIZE_FRACTION * kernel if self.kernel_size is None else 0.0), kernel

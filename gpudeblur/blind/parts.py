@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,16 +19,19 @@ from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_toge
 from ..numerics.progress import OnProgress, subrange
 from ..numerics.user_warnings import warn
 from .confidence import blend_weight
+from .gamma_choice import choose_gammas
 from .kernel_size import BORDER_MASS_LIMIT, WINDOWS, estimate_sizes
 from .observation import Observation, Window
 from .options import Settings
 from .racing import Rival
 from .region import cut_patches, exceeds_limit
 from .rotation_choice import choose_rotations, with_rotations
+from .saturated_lights import light_masks
 from .streaks import initial_sides, with_initial
 from .two_step import two_step
 
 Group = np.ndarray | None  # indices of images in a stack; None: all of them
+RESULT_SIGNALS = ("ringing", "change", "overshoot")  # the signals of `nonblind.final.result_signals`
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Part:
 
     group: Group
     window: Window | None  # inside a constant border
-    observed: Observation  # cropped to the window
+    gamma: float
+    observed: Observation  # cropped to the window, in linear light
     source: Observation  # where the kernel was estimated
     kernel: Array  # (n, kh, kw)
     signals: dict[str, Array]  # (n,) each
@@ -46,13 +50,28 @@ class Part:
     progress: OnProgress  # of the restoration
     fields: tuple[KernelField | None, ...] = ()  # one an image with blur="rotation"
     sharp: Array | None = None  # (n, C, H, W)
-    gamma: float = 1.0
+
+
+class Run(NamedTuple):
+    """One call of `two_step`: the first four as in `Part`, and its place among all images, as fractions of them."""
+
+    group: Group
+    window: Window | None
+    gamma: float
+    observed: Observation
+    source: Observation
+    size: tuple[int, int]
+    rival: Rival | None
+    begin: float
+    fraction: float
 
 
 def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> Iterator[Part]:
     """The kernels of `observed`, one window and one kernel size after the other."""
     start = clock.now()
-    for group, window, images, source, size, rival, begin, fraction in groups_of(observed, settings):
+    if settings.gamma == "auto":
+        observed = replace(observed, gammas=choose_gammas(observed, settings))
+    for group, window, gamma, images, source, size, rival, begin, fraction in runs_of(observed, settings):
         kernel_progress, final_progress = settings.progress(begin, fraction)
         fields: tuple[KernelField | None, ...] = ()
         if settings.blur == "uniform":
@@ -67,8 +86,8 @@ def estimate_parts(observed: Observation, settings: Settings, clock: Clock) -> I
             )
             kernel, signals, part_fields = with_rotations(kernel, signals, rotations)
             fields = tuple(part_fields if window is None else _in_image(part_fields, window, observed.shape))
-        end, gamma = clock.now(), settings.linear_gamma
-        yield Part(group, window, images, source, kernel, signals, start, end, final_progress, fields, gamma=gamma)
+        end = clock.now()
+        yield Part(group, window, gamma, images, source, kernel, signals, start, end, final_progress, fields)
         start = clock.now()
 
 
@@ -98,10 +117,12 @@ def warn_if_truncated(parts: Sequence[Part], settings: Settings) -> None:
         )
 
 
-def groups_of(
+def runs_of(
     observed: Observation, settings: Settings
-) -> Iterator[tuple[Group, Window | None, Observation, Observation, tuple[int, int], Rival | None, float, float]]:
-    """(group, window, images, where their kernels are estimated, size, rival, begin and fraction of the run).
+) -> Iterator[
+    tuple[Group, Window | None, float, Observation, Observation, tuple[int, int], Rival | None, float, float]
+]:
+    """(group, window, gamma, images, where their kernels are estimated, size, rival, begin and fraction of the run).
 
     Images with patches come one by one, unless they share a kernel.
     """
@@ -111,7 +132,7 @@ def groups_of(
             "defects=None"
         )
     done = 0.0
-    for outer, window, images in observed.by_window():
+    for outer, window, gamma, images in observed.alike():
         fraction_of_window, region = len(images) / len(observed), None
         if isinstance(settings.region, tuple):
             region = region_window(settings.region, observed.shape, window or _whole_window(observed.shape))
@@ -131,7 +152,8 @@ def groups_of(
                 elif settings.shared_kernel:
                     estimated = replace(estimated, patches=len(estimated))
                 run_begin, run_fraction = done + fraction * begin, fraction * part
-                yield group, window, subset.subset(inner), estimated, size, rival, run_begin, run_fraction
+                members = subset.subset(inner)
+                yield Run(group, window, gamma, members, estimated, size, rival, run_begin, run_fraction)
             done += fraction
 
 
@@ -176,14 +198,14 @@ def restore_part(part: Part, settings: Settings) -> Part:
     if tile is not None or any(field is not None for field in part.fields):
         sharp, *measures = restore_each(part, final, tile)
     else:
-        arrays = (images.image, part.kernel[:, None], *(() if images.saturated is None else (images.saturated,)))
+        arrays = (images.image, part.kernel[:, None], *lights_of(images, part.kernel))
         function = functools.partial(_restore, final=final, mask=images.valid)
         sharp, *measures = replayed(
             ("restore", final), function, *arrays, report=part.progress, capturable=images.valid is None
         )
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
-    signals = signals | {"residual": xp.sqrt(error)}
+    signals = signals | {"residual": xp.sqrt(error), **dict(zip(RESULT_SIGNALS, measures, strict=True))}
     if settings.options.cautious:
         unknowns = math.prod(part.kernel.shape[-2:]) / part.source.pixels
         confidence = signals["confidence"]
@@ -193,19 +215,27 @@ def restore_part(part: Part, settings: Settings) -> Part:
     return replace(part, signals=signals, sharp=sharp)
 
 
+def lights_of(images: Observation, kernel: Array) -> tuple[Array, ...]:
+    """(saturated pixels, footprints of lights), (n, C, H, W) bool, see `light_masks`; empty where none is saturated."""
+    if images.saturated is None:
+        return ()
+    xp, size = images.xp, (kernel.shape[-2], kernel.shape[-1])
+    footprints = light_masks(images.luminance, images.saturated.any(axis=1), size, xp.asarray(images.is_dark))[0]
+    return images.saturated, footprints[:, None].repeat(images.image.shape[1], axis=1)
+
+
 def restore_each(part: Part, final: str, tile: int | None) -> list[Array]:
     """What `_restore` returns, image by image with its field or its kernel; with a `tile` plane by plane."""
     images, fields = part.observed, part.fields or (None,) * len(part.kernel)
     indices = [*np.ndindex(images.image.shape[: 1 if tile is None else 2])]
-    results = []
+    results, lights = [], lights_of(images, part.kernel)
     for number, index in enumerate(indices):
-        saturated, mask = (None if array is None else array[index] for array in (images.saturated, images.valid))
+        mask = None if images.valid is None else images.valid[index]
         progress = subrange(part.progress, number / len(indices), 1 / len(indices))
         field = fields[index[0]]
         kernel = part.kernel[index[0]] if field is None else field
-        results.append(
-            _restore(images.image[index], kernel, saturated, mask=mask, final=final, tile=tile, report=progress)
-        )
+        arrays = (images.image[index], kernel, *(array[index] for array in lights))
+        results.append(_restore(*arrays, mask=mask, final=final, tile=tile, report=progress))
     return [
         images.xp.stack(column).reshape(*images.image.shape[:2], *column[0].shape[2 - len(indices[0]) :])
         for column in zip(*results, strict=True)
@@ -216,16 +246,23 @@ def _restore(
     image: Array,
     kernel: Array | KernelField,
     saturated: Array | None = None,
+    footprints: Array | None = None,
     *,
     mask: Array | None = None,
     final: str,
     tile: int | None = None,
     report: OnProgress,
 ) -> tuple[Array, ...]:
-    """(restoration (..., H, W), its mean squared residual, its `result_signals`), (...) each."""
+    """(restoration (..., H, W), its mean squared residual, its `result_signals`), (...) each.
+
+    The last are those outside of the `footprints` of lights, where even the true kernel rings.
+    """
     sharp = restore(image, kernel, final, report, saturated, mask, tile)
     error = residual_mse(image, sharp, kernel, saturated, mask)
-    return sharp, error, *result_signals(sharp, image, saturated, mask)
+    counted = mask
+    if footprints is not None:
+        counted = ~footprints if mask is None else mask & ~footprints
+    return sharp, error, *result_signals(sharp, image, saturated, counted)
 
 
 def join_parts(parts: Sequence[Part], n: int, shape: tuple[int, int]) -> tuple[Array, Array | None, dict[str, Array]]:
@@ -282,6 +319,14 @@ def as_info(signals: dict[str, Array], stack: tuple[int, ...]) -> dict[str, Any]
     return {
         name: values.reshape(stack) if stack else float(values[0]) for name, values in zip(signals, arrays, strict=True)
     }
+
+
+def gammas_of(parts: Sequence[Part], n: int) -> np.ndarray:
+    """The gamma of each of `n` images."""
+    gammas = np.empty(n)
+    for part in parts:
+        gammas[part.group] = part.gamma
+    return gammas
 
 
 def kernel_sides(parts: Sequence[Part], n: int, stack: tuple[int, ...]) -> Any:

@@ -245,7 +245,7 @@ def finest_kernel(
         scores.append(replace(first, energy=xp.where(views.noise_scale > 1, np.inf, first.energy)))
     best = rank(scores, 1)[0]
     kernel = take(finished, best)
-    return kernel, *signals_of(kernel, take_scores(scores, best), list(kernels[: len(options.starts)]))
+    return kernel, *signals_of(kernel, take_scores(scores, best), list(kernels[: len(options.starts)]), views.initial)
 
 
 def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepOptions, progress: OnProgress) -> Array:
@@ -269,12 +269,17 @@ def finish(image: Array, kernel: Array, size: tuple[int, int], options: TwoStepO
     return normalize(fit_size(project(kernel, **limits), size))
 
 
-def signals_of(kernel: Array, scores: KernelScores, coarse: list[Array]) -> list[Array]:
-    """`SIGNALS` of kernels (n, kh, kw), (n,) each: see `confidence`."""
+def signals_of(kernel: Array, scores: KernelScores, coarse: list[Array], initial: Array | None = None) -> list[Array]:
+    """`SIGNALS` of kernels (n, kh, kw), (n,) each: see `confidence`.
+
+    The agreement is that with the `coarse` kernels, or with the `initial` one where that is larger: what light streaks
+    show does not depend on the other kernels.
+    """
+    xp, agreed = array_module(kernel), agreement(kernel, coarse)
     signals = {
         "border_mass": border_mass(kernel),
         "spectral_match": scores.match,
         "gradient_gain": scores.gain,
-        "agreement": agreement(kernel, coarse),
+        "agreement": agreed if initial is None else xp.fmax(agreed, agreement(kernel, [initial])),  # NaN without one
     }
     return [confidence(kernel, **signals), *signals.values(), scores.energy]

@@ -16,6 +16,7 @@ import gpudeblur as gd
 from gpudeblur import TwoStepOptions
 from gpudeblur.blind.confidence import blend_weight
 from gpudeblur.blind.options import STARTS
+from gpudeblur.blind.parts import RESULT_SIGNALS
 from gpudeblur.metrics import kernel_similarity, scores
 from gpudeblur.nonblind.final import FINALS, restore, result_signals
 from gpudeblur.numerics import chunks
@@ -160,7 +161,7 @@ def test_a_stack_equals_a_loop_bit_for_bit_on_numpy(
         if xp is np:
             assert_same(result.kernel[i], alone.kernel)
             assert_same(result.image[i], alone.image)
-            for name in (*SIGNALS, "residual", "strength"):
+            for name in (*SIGNALS, "residual", *RESULT_SIGNALS, "strength"):
                 assert result.info[name][i] == alone.info[name]
         else:  # sums in another order; thresholds make more of it
             assert kernel_similarity(result.kernel[i], alone.kernel) > 0.99
@@ -286,7 +287,7 @@ def test_without_a_restoration_there_are_kernel_and_signals(xp: Any) -> None:
     result, whole = (gd.deblur(image, 11, options=QUICK, final=final) for final in (None, "hyper-laplacian"))
     assert result.image is None
     assert result.info["final"] is None
-    assert result.info.keys() == whole.info.keys() - {"residual", "strength"}
+    assert result.info.keys() == whole.info.keys() - {"residual", "ringing", "change", "overshoot", "strength"}
     assert_same(result.kernel, whole.kernel)
 
 

@@ -7,6 +7,7 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
+from gpudeblur.blind import region
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SHARP = (data.camera() / 255)[60:200, 180:320]
@@ -38,6 +39,26 @@ def test_each_image_of_a_stack_has_its_gamma_and_the_result_of_that_gamma() -> N
     np.testing.assert_array_equal(gd.estimate_kernel(PHOTO, 13, gamma="auto", options=QUICK), together.kernel[0])
 
 
-def test_a_rotation_needs_a_number() -> None:
-    with pytest.raises(ValueError, match="gamma must be a number for blur='rotation', got 'auto'"):
-        gd.deblur(PHOTO, 13, gamma="auto", blur="rotation")
+@pytest.mark.slow
+def test_a_rotation_has_the_gamma_of_its_image() -> None:
+    result = gd.deblur(PHOTO, 13, gamma="auto", blur="rotation", final=None, options=QUICK)
+    assert result.info["gamma"] == 2.2
+    assert result.field is None
+    np.testing.assert_array_equal(result.kernel, gd.estimate_kernel(PHOTO, 13, gamma=2.2, options=QUICK))
+
+
+def test_images_that_share_a_kernel_have_one_gamma() -> None:
+    info = gd.deblur(np.stack([PHOTO, STORED, PHOTO]), 13, gamma="auto", shared_kernel=True, final=None).info
+    assert len(set(info["gamma"].tolist())) == 1
+
+
+def test_borders_and_large_images_are_decided_by_what_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack with two kinds of border, and patches instead of whole images."""
+    framed = np.zeros((2, 150, 150), np.float32)
+    framed[0, 5:133, 5:133], framed[1, 12:140, 3:131] = PHOTO, STORED
+    with pytest.warns(gd.DefectWarning):
+        assert gd.deblur(framed, 13, gamma="auto", final=None, options=QUICK).info["gamma"].tolist() == [2.2, 1.0]
+    monkeypatch.setattr(region, "MAX_PIXELS", 100 * 100)
+    monkeypatch.setattr(region, "PATCH_SIDE", 100)
+    images = np.stack([PHOTO, STORED])
+    assert gd.deblur(images, 13, gamma="auto", final=None, options=QUICK).info["gamma"].tolist() == [2.2, 1.0]

@@ -15,6 +15,7 @@ from gpudeblur.blind.saturated_lights import DARK_SURROUND, MAX_LIGHT_AREA, RIM,
 from gpudeblur.blind.two_step import two_step, views_of
 from gpudeblur.images.saturation import find_saturated
 from gpudeblur.metrics import kernel_similarity
+from gpudeblur.nonblind.final import restore, result_signals
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -136,3 +137,15 @@ def test_removing_lights_improves_the_kernel() -> None:
         aware, unaware = (float(kernel_similarity(kernel, KERNEL)) for kernel in kernels)
         gains.append(aware - unaware)
     assert np.mean(gains) > 0.1
+
+
+def test_ringing_around_lights_does_not_count(xp: Any) -> None:
+    image = night()
+    info = gd.deblur(xp.asarray(image), 13, options=dataclasses.replace(TWO_STARTS, cautious=False)).info
+    sharp = restore(image, KERNEL, "sparse", None, find_saturated(image))
+    observed = observe(image)
+    assert observed.saturated is not None
+    footprints = light_masks(observed.luminance, observed.saturated[:, 0], (13, 13), observed.is_dark)[0]
+    everywhere, outside = (result_signals(sharp, image, find_saturated(image), mask) for mask in (None, ~footprints[0]))
+    assert float(outside[0]) < 0.1 * float(everywhere[0])
+    assert info["ringing"] < 0.1 * float(everywhere[0])
