@@ -228,7 +228,7 @@ def sample(case: Case) -> Sample:
         gains = np.maximum(gains, -MOST_LOST)
     signals = [1.0, float(log_odds(trust)), float(np.log(ringing + OFFSET)), float(np.log(changed + OFFSET))]
     now = blend_weight(trust, unknowns, ringing, changed, beyond)
-    return Sample(signals, float(small_image_factor(unknowns, beyond)), float(now), list(gains))
+    return Sample(signals, float(small_image_factor(trust, unknowns, beyond)), float(now), list(gains))
 
 
 def pages(kernels: list[np.ndarray]) -> Iterator[Case]:

@@ -38,17 +38,13 @@ def library(monkeypatch):
         for fraction in (0.0, 0.5, 1.0):
             assert not options["callback"]("scale 1 of 1", fraction)  # true would stop the run
         backend = {"backend": "numpy", "confidence": confidence.value, "seconds": 1.234, "strength": strength.value}
+        backend["gamma"] = 2.2
         if field.value is not None:
             backend["focal"] = 512.0
         negative = np.iinfo(image.dtype).max - image if image.dtype.kind == "u" else 1 - image
         return SimpleNamespace(image=negative, kernel=KERNEL, field=field.value, info=backend)
 
-    def estimate_kernel(image, kernel_size, **options):
-        assert "final" not in options
-        return deblur(image, kernel_size, **options).kernel
-
     monkeypatch.setattr(gpudeblur, "deblur", deblur, raising=False)
-    monkeypatch.setattr(gpudeblur, "estimate_kernel", estimate_kernel, raising=False)
     monkeypatch.setattr(gpudeblur, "TwoStepOptions", dict, raising=False)
     return SimpleNamespace(calls=calls, confidence=confidence, field=field, strength=strength)
 
@@ -97,7 +93,7 @@ def test_deblur_with_the_defaults(library, source, tmp_path):
     assert size == 5
     assert options.pop("callback")
     blur = {"blur": "uniform", "focal": None}
-    defaults = {"device": "auto", "final": "sparse", "gamma": 1.0, "white": None, "mask": None, "options": None}
+    defaults = {"device": "auto", "final": "sparse", "gamma": "auto", "white": None, "mask": None, "options": None}
     defaults["region"] = "auto"
     assert options == {"channel_axis": -1, "defects": "auto", **defaults, **blur}
     np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, 255 - COLOR)

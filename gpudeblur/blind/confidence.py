@@ -24,8 +24,9 @@ INTERCEPT, BORDER, MATCH, GAIN, AGREEMENT = -4.79, -0.55, 3.95, -0.55, 1.64
 BLEND_INTERCEPT, ODDS_WEIGHT, RINGING_WEIGHT, CHANGE_WEIGHT = -7.52, 4.62, -1.44, 0.89
 BLEND_SCALE, OFFSET, MIN_PROBABILITY = 1.1, 1e-4, 1e-3
 # If kernel pixels / image pixels exceeds SMALL_RATIO[0] (full effect from SMALL_RATIO[1]), an overshoot above the limit
-# multiplies the blend weight by sqrt(limit / overshoot): on small images even a confident kernel may be wrong.
-SMALL_RATIO = (0.018, 0.03)
+# multiplies the blend weight by sqrt(limit / overshoot), where the confidence is below DOUBTFUL[1] (full effect from
+# DOUBTFUL[0] on): wrong kernels of small faces overshoot. So do right ones of text.
+SMALL_RATIO, DOUBTFUL = (0.018, 0.03), (0.5, 0.65)
 OVERSHOOT_LIMIT = 4e-3
 # Gradient gain below which a latent image has too few edges left to determine a kernel.
 MIN_GAIN = 0.03
@@ -149,11 +150,12 @@ def blend_weight(confidence: Array, unknowns: Array, ringing: Array, change: Arr
     score = BLEND_INTERCEPT + ODDS_WEIGHT * log_odds(confidence)
     score = score + RINGING_WEIGHT * xp.log(ringing + OFFSET) + CHANGE_WEIGHT * xp.log(change + OFFSET)
     weight = xp.minimum(BLEND_SCALE / (1 + xp.exp(-xp.clip(score, -30, 30))), 1)
-    return xp.asarray(weight * small_image_factor(unknowns, overshoot))
+    return xp.asarray(weight * small_image_factor(confidence, unknowns, overshoot))
 
 
-def small_image_factor(unknowns: Array, overshoot: Array) -> Array:
-    """Factor of the blend weight for a small image that overshoots, (...)."""
-    xp = array_module(unknowns, overshoot)
+def small_image_factor(confidence: Array, unknowns: Array, overshoot: Array) -> Array:
+    """Factor of the blend weight for a small image with a doubtful kernel that overshoots, (...)."""
+    xp = array_module(confidence, unknowns, overshoot)
     small = xp.clip((unknowns - SMALL_RATIO[0]) / (SMALL_RATIO[1] - SMALL_RATIO[0]), 0, 1)
-    return xp.exp(0.5 * small * xp.log(OVERSHOOT_LIMIT / xp.maximum(overshoot, OVERSHOOT_LIMIT)))
+    doubtful = xp.clip((DOUBTFUL[1] - confidence) / (DOUBTFUL[1] - DOUBTFUL[0]), 0, 1)
+    return xp.exp(0.5 * small * doubtful * xp.log(OVERSHOOT_LIMIT / xp.maximum(overshoot, OVERSHOOT_LIMIT)))

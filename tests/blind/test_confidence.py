@@ -89,13 +89,14 @@ def test_strength_rises_with_confidence_and_falls_with_ringing(xp: Any) -> None:
     assert 0 <= value(confidence=0, ringing=1e30, change=1e30, overshoot=1e30) < 1e-6
 
 
-def test_strength_falls_with_overshoot_in_small_images(xp: Any) -> None:
-    def value(unknowns: float, overshoot: float) -> float:
-        return float(blend_weight(*(xp.asarray(number) for number in (0.9, unknowns, 1e-4, 1.0, overshoot))))
+def test_strength_falls_with_overshoot_in_small_images_of_doubtful_kernels(xp: Any) -> None:
+    def value(unknowns: float, overshoot: float, confidence: float = 0.5) -> float:
+        return float(blend_weight(*(xp.asarray(number) for number in (confidence, unknowns, 0.0, 1.0, overshoot))))
 
-    assert value(0.01, 10) == value(0.06, 4e-3) == 1
+    assert value(0.01, 10) == value(0.06, 4e-3) == value(0.06, 0.4, confidence=0.65) == 1
     np.testing.assert_allclose([value(0.03, 0.016), value(0.06, 0.4)], [0.5, 0.1], rtol=1e-6)
     assert 0.5 < value(0.024, 0.016) < 1
+    assert 0.1 < value(0.06, 0.4, confidence=0.6) < 1
 
 
 def test_result_signals_measure_ringing_change_and_overshoot(xp: Any) -> None:

@@ -8,6 +8,7 @@ from skimage import data
 
 import gpudeblur as gd
 from gpudeblur.blind import region
+from gpudeblur.images.defects import DefectWarning
 from gpudeblur.synthesis import blur, trajectory_kernel
 
 SHARP = (data.camera() / 255)[60:200, 180:320]
@@ -56,7 +57,7 @@ def test_borders_and_large_images_are_decided_by_what_is_inside(monkeypatch: pyt
     """A stack with two kinds of border, and patches instead of whole images."""
     framed = np.zeros((2, 150, 150), np.float32)
     framed[0, 5:133, 5:133], framed[1, 12:140, 3:131] = PHOTO, STORED
-    with pytest.warns(gd.DefectWarning):
+    with pytest.warns(DefectWarning):
         assert gd.deblur(framed, 13, gamma="auto", final=None, options=QUICK).info["gamma"].tolist() == [2.2, 1.0]
     monkeypatch.setattr(region, "MAX_PIXELS", 100 * 100)
     monkeypatch.setattr(region, "PATCH_SIDE", 100)
