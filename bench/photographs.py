@@ -1,4 +1,4 @@
-"""Photographs, as `python -m bench quality --sets photographs,phone` takes them: the kernel's size is not told.
+"""Photographs, as `python -m bench quality --sets photographs,phone` takes them: neither size nor gamma is told.
 
 "photographs": DATA/real and DATA/text, blurred by cameras, gray. There is no true picture; for ten of them
 DATA/text/reference_kernels holds a kernel that makes the picture readable. "phone": a collage of sharp training
@@ -38,6 +38,7 @@ MAX_SHIFT = 10  # px between the restored and the sharp picture
 # Headings of the tables: what of a row, how written.
 PHOTOGRAPH_COLUMNS = {
     "kernel": ("size", "d"),
+    "gamma": ("gamma", "g"),
     "similarity": ("similarity", ".2f"),
     "confidence": ("confidence", ".2f"),
     "strength": ("strength", ".2f"),
@@ -55,7 +56,7 @@ PHONE_COLUMNS = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """`gpudeblur.deblur` without a kernel size, as a value that travels to a worker process."""
+    """`gpudeblur.deblur` as the command line calls it without options, as a value that travels to a worker process."""
 
     options: gpudeblur.TwoStepOptions = field(default_factory=gpudeblur.TwoStepOptions)
     arguments: Mapping[str, Any] = field(default_factory=dict)  # more arguments of deblur
@@ -76,11 +77,12 @@ class Attempt:
             device=self.device,
             options=self.options,
             callback=callback,
-            **self.arguments,
+            **{"gamma": "auto", **self.arguments},
         )
         seconds = {"seconds_kernel": kernel_end - begin, "seconds": time.process_time() - begin}
         signals = {name: float(result.info.get(name, 1)) for name in ("confidence", "strength")}
-        return result, {"size": max(result.kernel.shape), **signals, **seconds}
+        found = {"size": max(result.kernel.shape), "gamma": result.info["gamma"]}
+        return result, found | signals | seconds
 
     def photograph(self, path: Path) -> tuple[Row, np.ndarray, np.ndarray, np.ndarray]:
         """Row, picture, result and kernel of a photograph; the similarity is that to the reference kernel, if any."""
