@@ -57,7 +57,7 @@ def _sizes(shape: tuple[int, int], kernel_size: tuple[int, int] | None) -> list[
 
 
 def _matches(observed: Observation, sizes: list[tuple[int, int]], settings: Settings) -> Array:
-    """(gammas, kernels): the spectral match of each kernel, in the light of each of `GAMMAS`."""
+    """(gammas, n): `matches_in_each` of `GAMMAS`; n is the number of kernels."""
     views = [observed.decoded(gamma) for gamma in GAMMAS]
     arrays = [array for view in views for array in (view.in_patches(view.luminance), view.noise_scale_of_kernels())]
     options = settings.options.of_start(INITIALIZATION)
@@ -72,7 +72,7 @@ def _matches(observed: Observation, sizes: list[tuple[int, int]], settings: Sett
 
 
 def matches_in_each(*arrays: Array, entries: tuple[Entry, ...], options: TwoStepOptions, report: OnProgress) -> Array:
-    """The mean spectral match over the kernels of all `entries`, (len(arrays) / 2, n).
+    """The spectral match, summed over the kernels of all `entries`, (len(arrays) / 2, n).
 
     Parameters
     ----------
