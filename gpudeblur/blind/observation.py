@@ -21,14 +21,13 @@ from ..images.masks import (
 )
 from ..images.noise import noise_scale
 from ..images.planes import decode, luminance, split_alpha, to_planes
-from ..images.saturation import find_saturated
+from ..images.saturation import DARK_SCENE, find_saturated
 from ..images.white import white_level
 from ..numerics.arrays import Array, array_module, choose_module, move, to_host_together
 from ..numerics.inpainting import inpaint
 from .options import Settings
 
 Window = tuple[slice, slice]
-DARK_SCENE = 0.3  # the mean of an image below which its scene is dark, as at night
 # A range of values that is rounding: an 8-bit image has steps of 4e-3.
 ROUNDING_RANGE = 1e-5
 

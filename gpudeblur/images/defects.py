@@ -19,6 +19,8 @@ from ..numerics.inpainting import inpaint
 from ..numerics.user_warnings import warn
 from .borders import MIN_WIDTH, border_profiles, border_windows, inside
 from .noise import EXPONENTIAL_MEDIAN, GAUSSIAN_MEDIAN, median
+from .saturation import DARK_SCENE, find_saturated
+from .white import full_scale
 
 MIN_SIDE = 32
 BLOCK, REACH = 16, 5  # sides: of the blocks of the spectrum, and pixels on either side of the filter's middle
@@ -41,6 +43,7 @@ SHARPEST = 0.999  # quantile
 MAX_OVERLAY, MAX_HOT = 0.4, 0.05  # shares of the image
 MIN_PIXELS, MIN_OVERLAY_PIXELS = 4, 8  # strong ones of a letter, and certain ones of an overlay
 WORD_GAP, BOX_FILL = 6, 0.35  # pixels around letters of a line; share of a line's box
+MAX_LIGHTS = 0.01  # fraction of a dark scene that is saturated, above which no overlay is looked for
 NEAR = 40  # pixels within which an overlay's fainter parts are looked for
 
 
@@ -136,7 +139,8 @@ def find_defects(image: Array, valid: Array | None = None, channel_axis: int | N
         open_ones = np.flatnonzero(~is_suspect & (suspects[:, 1] != 0))
         is_suspect[open_ones] = _have_single_pixels(values, maps, open_ones)
         for i in np.flatnonzero(is_suspect).tolist():
-            location = _locate(to_host(values[i]), maps.on_host(i), None if usable is None else to_host(usable[i]))
+            inside_image = None if usable is None else to_host(usable[i])
+            location = _locate(to_host(values[i]), maps.on_host(i), inside_image, full_scale(image.dtype))
             if location.lost.any():
                 located[i] = location
     if not located and border is None:
@@ -377,8 +381,8 @@ class Location:
     boxes: list[str]
 
 
-def _locate(values: np.ndarray, maps: Sharpness, usable: np.ndarray | None) -> Location:
-    """The defects of an image, from its channels (C, H, W) and their `_sharpness`."""
+def _locate(values: np.ndarray, maps: Sharpness, usable: np.ndarray | None, white: float) -> Location:
+    """The defects of an image, from its channels (C, H, W) and their `_sharpness`; `white` is full scale."""
     shape = values.shape[-2:]
     dead, steps = np.zeros((2, *shape), dtype=bool)
     lines: tuple[set[int], set[int]] = (set(), set())
@@ -396,6 +400,8 @@ def _locate(values: np.ndarray, maps: Sharpness, usable: np.ndarray | None) -> L
     single = np.logical_or.reduce([_single_pixels(*planes) for planes in zip(values, *maps[:2], strict=True)])
     single &= part
     overlay = _overlay(values, maps, steps, part, single)
+    if overlay.any() and _has_lights(values / white, overlay):
+        overlay[:] = False
     hot = single & ~overlay
     beside = overlay | ndimage().binary_dilation(hot, np.ones((3, 3)), iterations=2)
     rest = size[part & ~beside]
@@ -515,6 +521,15 @@ def _overlay(
     region |= np.isin(flat, touched[touched > 0])
     region = nd.binary_fill_holes(nd.binary_dilation(region, square, iterations=2))
     return region if region.mean() <= MAX_OVERLAY else nothing
+
+
+def _has_lights(values: np.ndarray, overlay: np.ndarray) -> bool:
+    """Whether a scene (C, H, W) in [0, 1] is dark and has lights beside an overlay.
+
+    Their clipped edges, and the traces of small ones, are as sharp as an overlay.
+    """
+    lights = find_saturated(values).any(axis=0) & ~overlay
+    return bool(values.mean() < DARK_SCENE and lights.mean() > MAX_LIGHTS)
 
 
 def _enclosed(edges: np.ndarray, counted: np.ndarray) -> np.ndarray:

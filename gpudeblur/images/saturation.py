@@ -7,6 +7,7 @@ from ..numerics.arrays import Array, array_module
 # Fractions of full scale. A saturated pixel is >= 0.95 and has at least three pixels >= 0.99 in its 3 x 3 neighborhood.
 PLATEAU, PLATEAU_NOISY = 0.99, 0.95
 MIN_PLATEAU_PIXELS = 3
+DARK_SCENE = 0.3  # the mean of an image below which its scene is dark, as at night
 # An image with larger values above 1 is not clipped at 1.
 HEADROOM = 1e-3
 

@@ -133,6 +133,15 @@ def test_clean_images_have_none(name: str) -> None:
     assert find_defects(CLEAN[name]) is None
 
 
+def test_sharp_things_beside_lights_in_a_dark_scene_are_no_overlays() -> None:
+    """Clipped edges and the traces of small lights are as sharp as a time stamp."""
+    stamped, _ = drawn(scene() // 3, lambda d: d.text((20, 150), "12.08.2024 17:46", fill=255))
+    assert find_defects(stamped) is not None
+    rows, columns = np.indices(stamped.shape)
+    light = 2000 * np.exp(-((rows - 60) ** 2 + (columns - 120) ** 2) / (2 * 7**2))
+    assert find_defects(np.minimum(stamped + light, 255).astype(np.uint8)) is None
+
+
 def test_colors() -> None:
     """A defect of one channel is one of the pixel."""
     image = np.stack([scene(0), scene(0) // 2, 255 - scene(0)], axis=-1)
