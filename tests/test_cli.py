@@ -1,5 +1,6 @@
 """The command line: what reaches the library, what is written, and how errors look. The library itself is faked."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,11 @@ def table(result):
 
 def test_deblur_with_the_defaults(library, source, tmp_path):
     (tmp_path / "out.png").write_bytes(b"an older result")
-    result = run("deblur", source, "-o", tmp_path / "out.png", "--kernel-size", "5")
+    fails(
+        run("deblur", source, "-o", tmp_path / "out.png"), f"{tmp_path / 'out.png'} exists; name another, or give --ov"
+    )
+    assert (tmp_path / "out.png").read_bytes() == b"an older result"
+    result = run("deblur", source, "-o", tmp_path / "out.png", "--kernel-size", "5", "--overwrite")
     assert result.exit_code == 0, result.output
     ((image, size, options),) = library.calls
     np.testing.assert_array_equal(image, COLOR)
@@ -109,7 +114,7 @@ def test_defects_may_be_kept(library, source, tmp_path, command):
 
 @pytest.mark.parametrize("command", ["deblur", "kernel"])
 def test_a_region_arrives_as_slices(library, source, tmp_path, command):
-    arguments = command, source, "-o", tmp_path / "out.png", "-k", "5", "--region"
+    arguments = command, source, "-o", tmp_path / "out.png", "-k", "5", "--overwrite", "--region"
     result = run(*arguments, "3,2,10,8")
     assert result.exit_code == 0, result.output
     assert library.calls[0][2]["region"] == (slice(2, 10), slice(3, 13))
@@ -122,7 +127,7 @@ def test_a_region_arrives_as_slices(library, source, tmp_path, command):
 def test_the_kernel_size_is_found_where_none_is_given(library, source, tmp_path, command):
     out = tmp_path / ("out.png" if command == "deblur" else "out.npy")
     for arguments in ((), ("-k", "auto"), ("--kernel-size", "Auto")):
-        assert run(command, source, "-o", out, *arguments).exit_code == 0
+        assert run(command, source, "-o", out, "--overwrite", *arguments).exit_code == 0
     assert [size for _, size, _ in library.calls] == [None] * 3
     assert out.exists()
 
@@ -134,7 +139,7 @@ def test_the_mask_arrives(library, source, tmp_path, command):
     write_image(tmp_path / "gray.png", mask.astype(np.uint8))
     write_image(tmp_path / "color.tif", mask[..., None] * np.array([0, 7, 0], np.uint16))
     for value in (tmp_path / "gray.png", tmp_path / "color.tif", "nan"):
-        result = run(command, source, "-o", out, "-k", "5", "--mask", value)
+        result = run(command, source, "-o", out, "-k", "5", "--mask", value, "--overwrite")
         assert result.exit_code == 0, result.output
     *masks, nan = [options["mask"] for _, _, options in library.calls]
     for given in masks:
@@ -180,7 +185,8 @@ def test_the_focal_length_arrives(library, source, tmp_path, focal, value):
 
 def test_the_field_is_written(library, source, tmp_path):
     def write(name):
-        return run("deblur", source, "-o", tmp_path / "o.png", "--blur", "rotation", "--kernel-out", tmp_path / name)
+        command = ("deblur", source, "-o", tmp_path / "o.png", "--overwrite", "--blur", "rotation")
+        return run(*command, "--kernel-out", tmp_path / name)
 
     assert write("one.npz").exit_code == 0
     one = gpudeblur.KernelField.load(tmp_path / "one.npz")
@@ -196,7 +202,7 @@ def test_the_field_is_written(library, source, tmp_path):
     np.testing.assert_array_equal(loaded.kernels, field.kernels)
     np.testing.assert_array_equal(read_image(tmp_path / "field.png").pixels, gpudeblur.show_kernels(field))
     np.testing.assert_array_equal(np.load(tmp_path / "kernel.npy"), KERNEL)
-    fails(run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", "k.npz"), "end in .npy, .png")
+    fails(run("deblur", source, "-o", tmp_path / "p.png", "--kernel-out", "k.npz"), "end in .npy, .png")
 
 
 def test_the_focal_length_of_exif_data_arrives(library, tmp_path):
@@ -272,8 +278,9 @@ def test_the_table_says_what_was_done(library, source, tmp_path):
     assert [Path(line).name for line in shown["written"].splitlines()] == ["out.png", "[k].png"]
     assert result.stderr == ""
     library.confidence.value = 0.21
-    result = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5")
+    result = run("deblur", source, "-o", tmp_path / "low.png", "-k", "5")
     assert "0.21, low: the kernel is a guess; try another --kernel-size" in result.stdout
+    assert "(12,10,25,20 is the middle)" in result.stdout
 
 
 @pytest.mark.parametrize(("strength", "shown"), [(0.3149, "0.31"), (0.9999, "0.99"), (0.0, "0.00")])
@@ -281,12 +288,17 @@ def test_what_is_withheld_is_said(library, source, tmp_path, strength, shown):
     """A result that is blended with the blurred picture, and the option that returns the restoration itself."""
     library.strength.value = strength
     row = table(run("deblur", source, "-o", tmp_path / "out.png", "-k", "5"))["strength"]
-    assert row.startswith(f"{shown} of the restoration, the rest is the blurred picture; --no-cautious returns")
+    assert row.startswith(f"{shown} of the restoration, the rest is the blurred picture; --strength 1 returns")
     assert library.calls[-1][2]["options"] is None
     library.strength.value = 1.0
-    whole = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--no-cautious")
-    assert "strength" not in table(whole)
-    assert library.calls[-1][2]["options"] == {"cautious": False}
+    command = ("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--overwrite")
+    for option in (("--no-cautious",), ("--strength", "1")):
+        assert table(run(*command, *option))["strength"] == "1.00, all of the restoration"
+        assert library.calls[-1][2]["options"] == {"cautious": False}
+    library.strength.value = 0.25
+    assert table(run(*command, "--strength", "0.25"))["strength"].endswith("the rest is the blurred picture")
+    assert library.calls[-1][2]["options"] == {"strength": 0.25}
+    fails(run(*command, "--strength", "0.5", "--no-cautious"), "--strength must be 1 with --no-cautious, got 0.5")
 
 
 def test_gray_has_no_channel_axis_and_dtypes_stay(library, tmp_path):
@@ -325,9 +337,12 @@ def test_the_photograph_itself_is_never_replaced(library, source, tmp_path):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ("24", "kernel_size must be odd, got 24; use 23 or 25"),
-        ("3x5x7", "kernel_size must be one odd integer or a pair (height, width), got 3 numbers: (3, 5, 7)"),
-        ("41", "kernel_size must not exceed the picture, got (41, 41) for a picture of 40 x 50; use at most (39, 49)"),
+        ("24", "--kernel-size must be odd, got 24; use 23 or 25"),
+        ("3x5x7", "--kernel-size must be one odd integer or a pair (height, width), got 3 numbers: (3, 5, 7)"),
+        (
+            "41",
+            "--kernel-size must not exceed the picture, got (41, 41) for a picture of 40 x 50; use at ",
+        ),
         *(
             (size, f"--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got {size!r}; use for ")
             for size in ("25.0", "big", "5x", "")
@@ -397,14 +412,15 @@ def test_info_names_versions_and_backends(monkeypatch):
     def no_gpu():
         raise RuntimeError("device='cuda' needs an NVIDIA GPU, CUDA sees none")
 
-    monkeypatch.setattr("gpudeblur.cli.require_cuda", no_gpu)
+    monkeypatch.setattr("gpudeblur.cli_info.require_cuda", no_gpu)
     result = run("info")
     assert result.exit_code == 0, result.output
     for name in ("gpudeblur", "python", "scipy", "cupy", "torch", "numpy backend", "cupy backend", "FFT"):
         assert name in result.stdout
     assert np.__version__ in result.stdout
     assert "SHA-256 0e0a9c0c5c3c, research use: trained on CelebA" in table(result)["weights of classifier"]
-    assert "does not work: device='cuda' needs an NVIDIA GPU, CUDA sees none" in result.stdout
+    assert table(result)["cupy backend"] == "no NVIDIA GPU found: computing on the CPU"
+    assert json.loads(run("info", "--json").stdout) == table(result)
 
 
 def test_restore(network_weights, source, tmp_path):
@@ -424,8 +440,8 @@ def test_restore(network_weights, source, tmp_path):
     out.unlink()
     for arguments, message in {
         ("--strength", "full"): "--strength must be auto or a number from 0 to 1, got 'full'; auto decides",
-        ("--strength", "2"): "strength must be in [0, 1], and finite, got 2.0",
-        ("--network", "magic"): "network must be one of 'deepdeblur'",
+        ("--strength", "2"): "--strength must be auto or a number from 0 to 1, got '2'; auto decides",
+        ("--network", "magic"): "--network must be one of 'deepdeblur'",
         ("--kernel-out", tmp_path / "k.npy"): "--kernel-out needs a method that estimates the kernel, got 'deepdeblur'",
         ("--weights", tmp_path / "none"): "No such file or directory",
         ("--weights", source): "must be safetensors, got a damaged file",
