@@ -71,8 +71,9 @@ def _options(
     """What `gpudeblur` takes without a command."""
 
 
-for _function in (deblur, deconvolve, restore):
-    app.command()(_function)
+app.command()(deblur)
+app.command()(deconvolve)
+app.command()(restore)
 
 
 @app.command()
@@ -162,8 +163,9 @@ def batch(
         raise typer.Exit(1)
 
 
-for _function in (kernel, demo, info):
-    app.command()(_function)
+app.command()(kernel)
+app.command()(demo)
+app.command()(info)
 
 
 train_app = App(help="Train a network of your own.", no_args_is_help=True)

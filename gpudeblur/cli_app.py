@@ -38,7 +38,7 @@ _COMMON = {"quiet": (Quiet, False), "verbose": (Verbose, False), "log_file": (Lo
 class App(typer.Typer):
     """A `typer.Typer` whose commands also have -q, -v and --log-file, and say where many pictures are taken."""
 
-    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:  # type: ignore[override]
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
         def register(function: Function) -> Function:
             example = EXAMPLES.get(function.__name__)
             if example is not None:
@@ -56,31 +56,30 @@ def _is_of_one_picture(function: Callable[..., Any]) -> bool:
 
 
 def _with_output_options(function: Callable[..., Any]) -> Callable[..., None]:
-    """`function` with the options of `_COMMON`, which end here."""
+    """`function` with the options of `_COMMON`; it gets those that it takes itself, and the context."""
     signature = inspect.signature(function, eval_str=True)
-    parameters = dict(signature.parameters)
-    takes_context, keyword = "context" in parameters, inspect.Parameter.KEYWORD_ONLY
-    if not takes_context:
-        parameters["context"] = inspect.Parameter("context", keyword, annotation=typer.Context)
-    for name, (annotation, default) in _COMMON.items():
-        parameters[name] = inspect.Parameter(name, keyword, annotation=annotation, default=default)
+    parameters, keyword = dict(signature.parameters), inspect.Parameter.KEYWORD_ONLY
+    added: dict[str, tuple[Any, Any]] = {"context": (typer.Context, inspect.Parameter.empty), **_COMMON}
+    for name, (annotation, default) in added.items():
+        parameters.setdefault(name, inspect.Parameter(name, keyword, annotation=annotation, default=default))
 
     @functools.wraps(function)
-    def run(*, context: typer.Context, quiet: bool, verbose: bool, log_file: Path | None, **arguments: Any) -> None:
-        with log_to_stderr(quiet=quiet, verbose=verbose), user_errors(), log_to_file(log_file):
+    def run(**arguments: Any) -> None:
+        quiet, verbose, context = arguments["quiet"], arguments["verbose"], arguments["context"]
+        with log_to_stderr(quiet=quiet, verbose=verbose), user_errors(), log_to_file(arguments["log_file"]):
             if quiet and verbose:
                 raise ValueError("-q must be given without -v, got both; leave one out")
             if context.args:
                 names = shlex.join(map(str, (arguments["source"], *context.args)))
                 raise ValueError(f"IN must be one picture, got {names}; use gpudeblur batch {names} -o DIR")
-            function(**arguments, **({"context": context} if takes_context else {}))
+            function(**{name: value for name, value in arguments.items() if name in signature.parameters})
 
     # The panels of the help come in the order of their first options.
     ordered = sorted(parameters.values(), key=lambda parameter: _panel_number(parameter.annotation))
     keywords = [parameter.replace(kind=keyword) for parameter in ordered]
     run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

@@ -23,7 +23,7 @@ Defects = StrEnum("Defects", {"auto": "auto", "none": "none"})
 Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
 Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian"})
 Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
-Preset = StrEnum("Preset", {name: name for name in PRESETS})
+Preset = StrEnum("Preset", {"fast": "fast", "standard": "standard", "best": "best"})
 Prior = StrEnum("Prior", {"discriminative": "discriminative", "dark_channel": "dark-channel", "intensity": "intensity"})
 
 # The panels of the help. Metavars are short, so that the help has room beside them in 80 columns.
@@ -268,7 +268,7 @@ def two_step_options(
     prior: Prior | None,
     cautious: bool = True,
     *,
-    preset: Preset = Preset["standard"],
+    preset: Preset = Preset.standard,
     strength: float | str = "auto",
 ) -> Any:
     """The options that the user gave; None if there are none."""

@@ -206,9 +206,9 @@ def restore_part(part: Part, settings: Settings) -> Part:
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error), **dict(zip(RESULT_SIGNALS, measures, strict=True))}
-    confidence, strength = signals["confidence"], settings.options.strength
-    if strength is not None:
-        strength = xp.full_like(confidence, strength)
+    confidence, strength = signals["confidence"], None
+    if settings.options.strength is not None:
+        strength = xp.full_like(confidence, settings.options.strength)
     elif settings.options.cautious:
         unknowns = math.prod(part.kernel.shape[-2:]) / part.source.pixels
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
