@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -235,7 +236,9 @@ def kernel(
         write_kernel_file(target, estimate)
         rows = {"kernel size": shape_text(estimate), **rows, "seconds": f"{seconds:.2f}"}
         if target != STREAM and source != STREAM:
-            rows["apply it"] = f"gpudeblur deconvolve {source} --kernel {target} --gamma {light:g}"
+            rows["apply it"] = shlex.join(
+                ["gpudeblur", "deconvolve", str(source), "--kernel", str(target), "--gamma", f"{light:g}"]
+            )
         show_result(photo.pixels, rows, target)
 
 

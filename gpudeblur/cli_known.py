@@ -159,6 +159,9 @@ def restored(
     if not kernel_file.is_file():
         raise FileNotFoundError(f"--kernel must be a file, there is none at {kernel_file}; gpudeblur kernel writes one")
     kernel, photo = read_kernel(kernel_file), read_image(file)
+    if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
+        shape = shape_text(kernel)
+        raise ValueError(f"--kernel must hold one kernel, got {shape} in {kernel_file}; save the one to use by itself")
     check_picture_fits(target, photo, bits)
     start, white = time.perf_counter(), settings["white"]
     with progress_bar() as callback:

@@ -36,8 +36,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"; use 'auto', 'all', or for instance numpy\.s_\[[^]]*\]", "; give auto, all, or X,Y,W,H in pixels"),
     (r"; give a kernel_size, or channel_axis=-1 if it has channels \(H, W, C\)", "; give --kernel-size"),
     (r"; make one with that shape, or cut one with field\.crop", "; it belongs to another picture"),
-    (r", numpy\.maximum\(kernel, 0\)|with numpy\.maximum\(kernels?, 0\)", "in its file"),
-    (r"; cut them off with numpy\.maximum\(kernel, 0\) unless they are meant", "; they are used as they are"),
+    (r"with numpy\.maximum\(kernels?, 0\)", "in its file"),
     (r": numpy\.fft\.fftshift\(\w+\) puts it there", "; shift it by half of its sides"),
     (r"; give offset=\S+ or more, which is added before and subtracted after", "; use another --method"),
     (r"\bor give ~mask if True marks bad ones", "or invert the file: black is not valid"),
@@ -52,8 +51,11 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"mask must be a bool array, 'nan' or None", "--mask must be a file or nan"),
     (r"'auto' or None", "auto"),
     (r"\bNone, ('cpu', 'cuda')", r"\1"),
-    (r"\bgive floor=", "give --floor "),
-    (r"crop them, or give", "crop them, or give"),
+    (r"\b8, 16 or None\b", "8 or 16"),
+    (r" or None\b", ""),
+    (r"\bmust be None\b", "must be left out"),
+    (r"with kernel\[None, :\]", ": 1 x N or N x 1"),
+    (r"\bwith (a )?(tile|mask)\b", r"with --\2"),
 )
 _REGION = re.compile(r"\(slice\((\d+), (\d+), None\), slice\((\d+), (\d+), None\)\)")
 

@@ -1,20 +1,28 @@
 """The command line: what reaches the library, what is written, and how errors look. The library itself is faked."""
 
+import io
 import json
+import logging
+import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
+import typer.main
 from PIL import Image
 from typer.testing import CliRunner
 
 import gpudeblur
 from gpudeblur.cli import app
-from gpudeblur.images.files import read_image, write_image
+from gpudeblur.cli_app import PANELS
+from gpudeblur.cli_options import PRESETS
+from gpudeblur.images.comparison import side_by_side
+from gpudeblur.images.files import read_image, write_image, write_kernel
 
 COLOR = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 KERNEL = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
@@ -56,8 +64,8 @@ def source(tmp_path):
     return tmp_path / "in.png"
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments, **settings):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], **settings)
 
 
 def fails(result, message):
@@ -373,7 +381,9 @@ def test_outputs_are_judged_before_the_work(library, source, tmp_path):
     two = run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", tmp_path / "o.png", "-k", "5")
     fails(two, "--kernel-out must be another file than --out")
     fails(run("kernel", source, "-o", tmp_path / "out.jpg", "-k", "5"), "output file must end in .npy, .png")
-    fails(run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--bits", "12"), "bits must be 8, 16 or None")
+    fails(
+        run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--bits", "12"), "--bits must be 8 or 16, got 12"
+    )
     tifffile.imwrite(tmp_path / "in.tif", np.zeros((20, 30), np.int16))
     result = run("deblur", tmp_path / "in.tif", "-o", tmp_path / "out.png", "-k", "5")
     fails(result, "PNG and JPEG hold uint8, uint16 or floats in [0, 1], got int16; convert it, or write .tif")
@@ -455,6 +465,213 @@ def test_restore_without_torch(source, tmp_path, monkeypatch):
     result = run("restore", source, "-o", tmp_path / "out.png", "--network", "deepdeblur")
     fails(result, "a network needs PyTorch, which cannot be imported")
     assert "pip install 'gpudeblur[torch]'" in result.stderr
+
+
+# ---- a kernel that is known
+
+
+@pytest.fixture
+def known(monkeypatch, tmp_path):
+    """Stands in for `gpudeblur.deconvolve`, with a kernel in a file: notes the call, and returns the negative."""
+    calls = []
+
+    def deconvolve(image, kernel, **options):
+        assert not options.pop("callback")("restoration", 0.5)
+        calls.append((image, kernel, options))
+        return np.iinfo(image.dtype).max - image
+
+    monkeypatch.setattr(gpudeblur, "deconvolve", deconvolve, raising=False)
+    write_kernel(tmp_path / "k.npy", KERNEL)
+    return calls
+
+
+DECONVOLVE_DEFAULTS = {"method": None, "boundary": "unknown", "weight": None, "noise_sigma": None, "floor": None}
+DECONVOLVE_DEFAULTS |= {"iterations": None, "tile": None, "gamma": 1.0, "white": None, "mask": None}
+DECONVOLVE_DEFAULTS |= {"defects": "auto", "device": "auto", "channel_axis": -1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        ((), {}),
+        (("--method", "wiener", "--weight", "0.5"), {"method": "wiener", "weight": 0.5}),
+        (("--noise", "0.02", "--boundary", "wrap"), {"noise_sigma": 0.02, "boundary": "wrap"}),
+        (("--floor", "auto", "--tile", "auto"), {"floor": "auto", "tile": "auto"}),
+        (("--floor", "0.1", "--tile", "64", "--iterations", "7"), {"floor": 0.1, "tile": 64, "iterations": 7}),
+        (("--gamma", "2.2", "--white-level", "200"), {"gamma": 2.2, "white": 200.0}),
+        (("--defects", "none", "--device", "cpu"), {"defects": None, "device": "cpu"}),
+    ],
+)
+def test_deconvolve(known, source, tmp_path, arguments, changes):
+    result = run("deconvolve", source, "--kernel", tmp_path / "k.npy", *arguments)
+    assert result.exit_code == 0, result.output
+    ((image, kernel, options),) = known
+    np.testing.assert_array_equal(image, COLOR)
+    np.testing.assert_allclose(kernel, KERNEL)
+    assert options == DECONVOLVE_DEFAULTS | changes
+    np.testing.assert_array_equal(read_image(tmp_path / "in_deblurred.png").pixels, 255 - COLOR)
+    assert table(result)["kernel"] == f"3 x 5, of {tmp_path / 'k.npy'}; nothing was estimated"
+
+
+@pytest.mark.parametrize("name", ["k.npy", "k.tif", "k.npz"])
+def test_kernels_of_files_are_applied(source, tmp_path, name):
+    """By the library itself, as in Python."""
+    field = gpudeblur.KernelField(KERNEL[None, None], COLOR.shape[:2])
+    if name == "k.npz":
+        field.save(tmp_path / name)
+    else:
+        write_kernel(tmp_path / name, KERNEL)
+    result = run("deconvolve", source, "--kernel", tmp_path / name, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    kernel = field if name == "k.npz" else gpudeblur.read_kernel(tmp_path / name)
+    expected = gpudeblur.deconvolve(COLOR, kernel, channel_axis=-1)
+    np.testing.assert_array_equal(read_image(tmp_path / "in_deblurred.png").pixels, expected)
+    assert table(result)["method"] == ("sparse" if name == "k.npz" else "tv")
+
+
+def test_deblur_with_a_known_kernel_estimates_nothing(library, known, source, tmp_path):
+    command = ("deblur", source, "--kernel", tmp_path / "k.npy")
+    assert run(*command, "--final", "hyper-laplacian").exit_code == 0
+    assert library.calls == []
+    assert (known[0][2]["method"], known[0][2]["gamma"]) == ("hyper-laplacian", 1.0)
+    for option in (("-k", "5"), ("--region", "all"), ("--preset", "fast"), ("--prior", "intensity")):
+        name = "--kernel-size" if option[0] == "-k" else option[0]
+        fails(run(*command, "--overwrite", *option), f"{name} must be left out with --kernel")
+    fails(run(*command, "--overwrite", "--gamma", "auto"), "--gamma must be a number with --kernel")
+
+
+def test_bad_kernel_files(known, source, tmp_path):
+    np.save(tmp_path / "stack.npy", np.ones((2, 3, 3)))
+    for name, message in (
+        ("missing.npy", "--kernel must be a file, there is none at"),
+        ("in.png", "must be a gray image without alpha to be a kernel"),
+        ("stack.npy", "--kernel must hold one kernel, got 2 x 3 x 3 in"),
+    ):
+        fails(run("deconvolve", source, "--kernel", tmp_path / name), message)
+    fails(run("deconvolve", source, "--kernel", tmp_path / "k.npy", "--tile", "big"), "--tile must be auto or a number")
+    assert known == []
+
+
+# ---- files
+
+
+def test_standard_input_and_output(library, source, tmp_path):
+    result = run("deblur", "-", "-k", "5", input=source.read_bytes())
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(result.stdout_bytes))), 255 - COLOR)
+    assert "confidence" in result.stderr
+    result = run("kernel", source, "-k", "5", "-o", "-")
+    np.testing.assert_array_equal(np.load(io.BytesIO(result.stdout_bytes)), KERNEL)
+    fails(run("deblur", "-", input=b"hello"), "error: standard input must be a PNG, JPEG or TIFF file")
+    assert names(tmp_path) == ["in.png"]
+
+
+def test_default_names_and_folders(library, tmp_path):
+    Image.fromarray(COLOR).save(tmp_path / "in.JPG")
+    (tmp_path / "out").mkdir()
+    for arguments, name in (
+        (("deblur", "-k", "5"), "in_deblurred.JPG"),
+        (("deblur", "-k", "5", "-o", tmp_path / "out"), "out/in_deblurred.JPG"),
+        (("kernel", "-k", "5"), "in_kernel.npy"),
+        (("kernel", "-k", "5", "-o", tmp_path / "out"), "out/in_kernel.npy"),
+    ):
+        command, *options = arguments
+        result = run(command, tmp_path / "in.JPG", *options)
+        assert result.exit_code == 0, result.output
+        assert table(result)["written"] == str(tmp_path / name)
+        assert (tmp_path / name).exists()
+        fails(run(command, tmp_path / "in.JPG", *options), f"{name} exists; name another, or give --overwrite")
+        assert run(command, tmp_path / "in.JPG", *options, "--overwrite").exit_code == 0
+    applied = table(run("kernel", tmp_path / "in.JPG", "--overwrite"))["apply it"]
+    assert applied == f"gpudeblur deconvolve {tmp_path / 'in.JPG'} --kernel {tmp_path / 'in_kernel.npy'} --gamma 2.2"
+
+
+def test_files_that_exist_are_refused_before_the_work(library, source, tmp_path):
+    for option in ("--kernel-out", "--compare"):
+        path = tmp_path / f"old{option}.png"
+        path.write_bytes(b"old")
+        fails(run("deblur", source, option, path), f"{option} must be a new file, {path} exists; name another, or give")
+        assert path.read_bytes() == b"old"
+    (tmp_path / "index.html").touch()
+    fails(run("demo", "-o", tmp_path), "index.html exists; name another, or give --overwrite")
+    assert library.calls == []
+
+
+def test_what_is_no_picture(library, source, tmp_path):
+    fails(run("deblur", tmp_path), f"is a folder; gpudeblur batch {tmp_path} -o DIR takes all of its pictures")
+    fails(run("deblur", tmp_path / "no.png"), f"IN must exist, there is no file {tmp_path / 'no.png'}; check the name")
+    result = run("kernel", source, "b c.png", "-o", "x.npy")
+    fails(result, f"IN must be one picture, got {source} 'b c.png'; use gpudeblur batch {source} 'b c.png' -o DIR")
+
+
+@pytest.mark.parametrize("command", ["deblur", "deconvolve"])
+def test_compare(library, known, source, tmp_path, command):
+    extra = ("--kernel", tmp_path / "k.npy") if command == "deconvolve" else ()
+    result = run(command, source, *extra, "--compare", tmp_path / "sheet.png")
+    assert result.exit_code == 0, result.output
+    expected = side_by_side({"blurred": COLOR, "result": 255 - COLOR}, {"kernel": KERNEL})
+    np.testing.assert_array_equal(read_image(tmp_path / "sheet.png").pixels, expected)
+    assert str(tmp_path / "sheet.png") in table(result)["written"]
+    same = (command, source, *extra, "-o", tmp_path / "s.png", "--compare", tmp_path / "s.png")
+    fails(run(*same), "--compare must be another file than --out")
+
+
+@pytest.mark.parametrize("command", ["deblur", "kernel"])
+def test_presets(library, source, tmp_path, command):
+    for preset in ("fast", "standard", "best"):
+        assert run(command, source, "--preset", preset, "--overwrite").exit_code == 0
+    fast, standard, best = (options["options"] for _, _, options in library.calls)
+    assert (fast, standard) == ({"starts": ("wide",)}, None)
+    assert best == PRESETS["best"]
+
+
+# ---- what is shown
+
+
+def test_help_fits_80_columns_and_its_examples_are_right(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        lines = run(name, "-h").stdout.splitlines()
+        assert max(map(len, lines)) <= 80, name
+        assert not any("\u2026" in line for line in lines), name
+        if name == "train":
+            continue
+        panels = [line.split()[1] for line in lines if line.startswith("\u256d")]
+        assert [panel for panel in panels if panel in PANELS] == [panel for panel in PANELS if panel in panels]
+        (example,) = [line for line in lines if line.startswith(" Example: gpudeblur ")]
+        words = shlex.split(example)[2:]
+        assert words[0] == name
+        assert command.make_context(name, words[1:]).args == []
+
+
+def test_version_and_h():
+    assert run("--version").stdout.strip() == metadata.version("gpudeblur")
+    assert run("-h").stdout == run("--help").stdout
+    assert "--install-completion" in run("-h").stdout
+
+
+def test_lines_of_progress_where_there_is_no_terminal(library, source, tmp_path, monkeypatch):
+    assert run("deblur", source, "-o", tmp_path / "a.png").stderr == ""
+    monkeypatch.setattr("gpudeblur.cli_terminal.LINE_SECONDS", 0.0)
+    lines = run("deblur", source, "-o", tmp_path / "b.png").stderr.splitlines()
+    assert lines[1] == "scale 1 of 1: 50% of the run after 0 s"
+    assert run("deblur", source, "-o", tmp_path / "c.png", "-q").output == ""
+    fails(run("deblur", source, "-o", tmp_path / "d.png", "-q", "-v"), "-q must be given without -v, got both")
+
+
+def test_the_log_file_holds_everything(library, source, tmp_path):
+    log = tmp_path / "run.log"
+    for name in ("a.png", "b.png"):
+        assert run("deblur", source, "-o", tmp_path / name, "-q", "--log-file", log).output == ""
+    assert run("deblur", tmp_path / "no.png", "--log-file", log).exit_code == 2
+    text = log.read_text()
+    assert text.count("DEBUG scale 1 of 1 begins") == text.count("INFO confidence: 0.90") == 2
+    assert "ERROR IN must exist, there is no file" in text
+    assert "scale 1 of 1 begins" in run("deblur", source, "-v", "-o", tmp_path / "c.png").stderr
+    assert logging.getLogger("gpudeblur").handlers == []
+    assert "No such file" in run("info", "--log-file", tmp_path / "no" / "run.log").stderr
 
 
 @pytest.mark.slow
