@@ -15,7 +15,7 @@ import typer
 from .batch.folders import deblur_files, plan
 from .batch.report import REPORT_SUFFIXES, summary, write_report
 from .blind.restore import network_names
-from .cli_app import HELP_OPTIONS, App
+from .cli_app import HELP_OPTIONS, App, Group
 from .cli_deblur import deblur, kernel
 from .cli_info import demo, info, version_of
 from .cli_known import check_estimates_kernel as _check_estimates_kernel
@@ -49,7 +49,9 @@ from .images.files import check_output
 from .networks.training.command import RECIPES, train_network
 
 app = App(
+    cls=Group,
     help="Blind image deblurring: a blurred photograph goes in, the sharp one and its blur kernel come out.",
+    epilog="Example: gpudeblur deblur photo.jpg",
     no_args_is_help=True,
     context_settings=HELP_OPTIONS,
     pretty_exceptions_show_locals=False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def demo(
     overwrite: Overwrite = False,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Deblur three pictures blurred by a known camera shake, one of them too hard; open index.html to see them."""
+    """Deblur three pictures of a known blur. One is too hard; index.html in DIR shows them."""
     with user_errors():
         from .blind.demo import run_demo
 
@@ -47,7 +46,7 @@ def demo(
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.", rich_help_panel="Output")] = False,
 ) -> None:
-    """Show versions, GPUs, which backends work here, and the weights of the package."""
+    """Show versions, GPUs, backends and weights."""
     rows = {"python": f"{platform.python_version()} on {platform.platform()}"}
     for name in ("gpudeblur", "numpy", "scipy", "pillow", "tifffile", "imagecodecs", "scikit-image", "typer"):
         rows[name] = version_of(name)
@@ -67,6 +66,8 @@ def info(
 
 def version_of(*names: str) -> str:
     """The version of the first of these distributions that is installed; nothing is imported."""
+    from importlib import metadata
+
     for name in names:
         try:
             version = metadata.version(name)

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from .cli_messages import in_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LOGGER = logging.getLogger("gpudeblur")
 TABLE = logging.getLogger("gpudeblur.table")  # what stdout shows; of the handlers, only that of the file takes it
@@ -27,20 +28,28 @@ LINE_SECONDS = 5.0  # from one line of progress to the next, where there is no t
 STYLES = {logging.ERROR: "bold red", logging.WARNING: "yellow"}
 
 
+def _console(*, stderr: bool = True) -> Console:
+    from rich.console import Console  # 0.05 s of CPU time, which --help does not need
+
+    return Console(stderr=stderr)
+
+
 class _ConsoleHandler(logging.Handler):
     """Writes a record to stderr in one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         text = f"{prefix}{record.getMessage()}".replace("\n", " ")
-        Console(stderr=True).print(Text(text, style=STYLES.get(record.levelno, "")), soft_wrap=True)
+        _console().print(Text(text, style=STYLES.get(record.levelno, "")), soft_wrap=True)
 
 
 @contextmanager
 def log_to_stderr(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
     """The logger's records on stderr. -q leaves errors alone, -v adds every stage; a terminal has bars for lines."""
     handler = _ConsoleHandler()
-    usual = logging.WARNING if Console(stderr=True).is_terminal else logging.INFO
+    usual = logging.WARNING if _console().is_terminal else logging.INFO
     handler.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else usual)
     handler.addFilter(lambda record: record.name != TABLE.name)
     level, propagate = LOGGER.level, LOGGER.propagate
@@ -107,7 +116,7 @@ def _bar(*columns: Any, total: float, **fields: Any) -> Iterator[Callable[..., N
     """A progress bar on stderr, if that is a terminal; yields the function that updates it."""
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console = _console()
     disabled = not console.is_terminal or is_quiet()
     with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
         yield functools.partial(
@@ -179,7 +188,7 @@ def print_table(rows: dict[str, str], *, stderr: bool = False) -> None:
         TABLE.info("%s: %s", name, value.replace("\n", ", "))
     if is_quiet():
         return
-    console = Console(stderr=stderr)
+    console = _console(stderr=stderr)
     if not console.is_terminal:  # A path must stay on one line, and no line ends in blanks.
         width = max(map(len, rows)) + 2
         for name, value in rows.items():
@@ -187,6 +196,7 @@ def print_table(rows: dict[str, str], *, stderr: bool = False) -> None:
             print(f"{name:{width}}{text}".rstrip(), file=sys.stderr if stderr else sys.stdout)
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
