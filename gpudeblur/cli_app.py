@@ -63,6 +63,7 @@ def _is_of_one_picture(function: Callable[..., Any]) -> bool:
     return "source" in inspect.signature(function).parameters
 
 
+@functools.cache
 def _with_output_options(function: Callable[..., Any]) -> Callable[..., None]:
     """`function` with the options of `_COMMON`; it gets those that it takes itself, and the context."""
     signature = inspect.signature(function, eval_str=True)

@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -485,7 +486,13 @@ def known(monkeypatch, tmp_path):
     return calls
 
 
-DECONVOLVE_DEFAULTS = {"method": None, "boundary": "unknown", "weight": None, "noise_sigma": None, "floor": None}
+DECONVOLVE_DEFAULTS: dict[str, Any] = {
+    "method": None,
+    "boundary": "unknown",
+    "weight": None,
+    "noise_sigma": None,
+    "floor": None,
+}
 DECONVOLVE_DEFAULTS |= {"iterations": None, "tile": None, "gamma": 1.0, "white": None, "mask": None}
 DECONVOLVE_DEFAULTS |= {"defects": "auto", "device": "auto", "channel_axis": -1}
 
@@ -631,7 +638,7 @@ def test_presets(library, source, tmp_path, command):
 def test_help_fits_80_columns_and_its_examples_are_right(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
-    commands = typer.main.get_command(app).commands
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name, command in commands.items():
         lines = run(name, "-h").stdout.splitlines()
         assert max(map(len, lines)) <= 80, name

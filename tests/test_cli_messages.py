@@ -40,7 +40,7 @@ def text_of(node: ast.expr) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(part.value if isinstance(part, ast.Constant) else inner(part) for part in node.values)
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else inner(part) for part in node.values)
     if isinstance(node, ast.BinOp):
         return text_of(node.left) + text_of(node.right)
     return "X"
