@@ -54,7 +54,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"\b8, 16 or None\b", "8 or 16"),
     (r" or None\b", ""),
     (r"\bmust be None\b", "must be left out"),
-    (r"with kernel\[None, :\]", ": 1 x N or N x 1"),
+    (r" with kernel\[None, :\]", ": 1 x N or N x 1"),
     (r"\bwith (a )?(tile|mask)\b", r"with --\2"),
 )
 _REGION = re.compile(r"\(slice\((\d+), (\d+), None\), slice\((\d+), (\d+), None\)\)")
