@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import stat
 import struct
 import warnings
 import zlib
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -24,11 +25,12 @@ from PIL import Image
 
 from ..numerics.arrays import Array, to_host
 from .checks import check_kernel, check_picture
+from .kernels import prepare_kernel
 from .planes import from_planes, to_planes
 
 PNG, JPEG, TIFF = (".png",), (".jpg", ".jpeg"), (".tif", ".tiff")
 PICTURE_SUFFIXES = PNG + JPEG + TIFF
-KERNEL_SUFFIXES = (".npy", ".png")
+KERNEL_SUFFIXES = (".npy", ".png", *TIFF)
 
 _ORIENTATION = 0x0112  # the tag's number, in EXIF and in TIFF
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -79,6 +81,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
         and RGB, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (it may be a decompression bomb).
     """
     path = Path(path)
+    _check_regular(path)
     with path.open("rb") as file:
         head = file.read(32)
         file.seek(0)
@@ -158,56 +161,76 @@ def write_image(
 
 
 def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
-    """Write a blur kernel: `.npy` exactly, `.png` for display (8 bits, the maximum is white, negatives are black).
+    """Write a blur kernel: `.npy` exactly, `.tif` in float32, `.png` for display (8 bits, the maximum is white).
 
     Raises
     ------
     OSError, ValueError
-        As `check_output`; or the array is not a kernel, or is a stack, which `.png` cannot hold.
+        As `check_output`; or the array is not a kernel, or is a stack, which only `.npy` can hold.
     """
     target = check_output(path, suffixes=KERNEL_SUFFIXES)
     check_kernel(kernel)
-    values = to_host(kernel)
-    if target.suffix.lower() == ".npy":
+    values, suffix = to_host(kernel), target.suffix.lower()
+    if suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, values, allow_pickle=False)
         data = buffer.getvalue()
     elif values.ndim != 2:
-        raise ValueError(f"kernel must be (kh, kw) for a .png file, got shape {values.shape}; write it as .npy")
+        raise ValueError(f"kernel must be (kh, kw) for a {suffix} file, got shape {values.shape}; write it as .npy")
+    elif suffix in TIFF:
+        data = _tiff_bytes(values[..., None].astype(np.float32))
     else:
         data = _png_bytes(_to_bits(values[..., None] / float(abs(values).max()), 8))
     write_whole(target, data)
 
 
-def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a blur kernel: the array of a `.npy` file as it is, or a gray image, scaled to sum 1 in float64.
+def read_kernel(path: str | os.PathLike[str]) -> Any:
+    """Read a blur kernel: a `.npy` file, a gray image, or a `.npz` file of a `KernelField`.
 
-    An image of three equal channels, or with alpha that is opaque everywhere, is gray too.
+    The gray values of an image are the kernel. An image of three equal channels, or with alpha that is opaque
+    everywhere, is gray too.
+
+    Returns
+    -------
+    (..., kh, kw) float64, or KernelField
+        Each kernel is scaled to sum 1; a zero line is added to even sides, after which the origin is the middle.
 
     Raises
     ------
     OSError, ValueError
-        As `read_image`; or the array is not a kernel (`checks.check_kernel`; even sides are allowed), or the image has
-        colors or transparent pixels.
+        As `read_image` and `KernelField.load`; or the file holds no kernel (`checks.check_kernel`): colors, transparent
+        pixels, a sum that is not positive, or fewer than two axes.
     """
     path = Path(path)
+    _check_regular(path)
     with path.open("rb") as file:
-        is_npy = file.read(6) == b"\x93NUMPY"
+        head = file.read(6)
         file.seek(0)
-        if is_npy:
+        if head[:4] == b"PK\3\4":
+            from .kernel_field import KernelField
+
+            return KernelField.load(path)
+        if head == b"\x93NUMPY":
             with _decoding(path):
-                kernel = np.load(file, allow_pickle=False)
-            check_kernel(kernel, odd=False)
-            return kernel
+                values = np.load(file, allow_pickle=False)
+        else:
+            values = _gray(path)
+    try:
+        check_kernel(values, odd=False)
+    except (TypeError, ValueError) as why:
+        raise ValueError(f"{path} holds no kernel: {why}") from why
+    return prepare_kernel(values)
+
+
+def _gray(path: Path) -> np.ndarray:
+    """The values of a gray image without transparent pixels."""
     image = read_image(path)
     pixels, alpha = image.pixels, image.alpha
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim != 2 or (alpha is not None and alpha.min() < alpha.max()):
-        raise ValueError(f"{path} must be a gray image without alpha to be a kernel; convert it, or pass a .npy file")
-    check_kernel(pixels, odd=False)
-    kernel = pixels.astype(np.float64)
-    return kernel / kernel.sum()
+        raise ValueError(f"{path} must be a gray image without alpha to be a kernel; convert it, or name a .npy file")
+    return pixels
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, suffixes: tuple[str, ...]) -> None:
@@ -277,6 +300,13 @@ def check_output(
     if source is not None and path.exists() and path.samefile(source):
         raise ValueError(f"output file {path} is the input; choose another name, so that the photograph is kept")
     return path
+
+
+def _check_regular(path: Path) -> None:
+    """Raise for a pipe or a device, from which reading may never end; a folder is refused by `open`."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} must be a regular file, got a pipe, socket or device; copy it to a file first")
 
 
 @contextmanager

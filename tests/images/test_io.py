@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps
 from test_bad_input import refuses
 
 from gpudeblur.images.files import check_output, read_image, read_kernel, write_image, write_kernel
+from gpudeblur.images.kernel_field import KernelField
 
 RNG = np.random.default_rng(7)
 COLOR = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -190,9 +192,21 @@ def test_content_and_not_the_name_says_what_it_is(tmp_path):
 def test_a_kernel_is_read_as_it_was_written(tmp_path):
     kernel = RNG.random((2, 5, 8))  # a stack, of even width
     write_kernel(tmp_path / "k.npy", kernel[..., 1:])
-    np.testing.assert_array_equal(read_kernel(str(tmp_path / "k.npy")), kernel[..., 1:])
-    np.save(tmp_path / "even.npy", kernel)
-    np.testing.assert_array_equal(read_kernel(tmp_path / "even.npy"), kernel)
+    scaled = kernel / kernel.sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(read_kernel(str(tmp_path / "k.npy")).sum(axis=(1, 2)), 1, rtol=1e-15)
+    np.save(tmp_path / "even.npy", kernel.astype(np.float32))
+    read = read_kernel(tmp_path / "even.npy")
+    assert read.dtype == np.float64
+    np.testing.assert_allclose(read, np.pad(scaled, [(0, 0), (0, 0), (0, 1)]), rtol=1e-6)
+    write_kernel(tmp_path / "k.tif", 7 * kernel[0, :, 1:])
+    assert read_image(tmp_path / "k.tif").pixels.dtype == np.float32
+    np.testing.assert_allclose(read_kernel(tmp_path / "k.tif"), kernel[0, :, 1:] / kernel[0, :, 1:].sum(), rtol=1e-6)
+
+
+def test_a_kernel_field_is_read(tmp_path):
+    field = KernelField(np.stack([KERNEL, KERNEL[:, ::-1]])[None], shape=(20, 30))
+    field.save(tmp_path / "k.npz")
+    np.testing.assert_allclose(read_kernel(tmp_path / "k.npz").kernels, field.kernels, rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["k.png", "k.tif"])
@@ -219,10 +233,10 @@ def test_a_file_that_is_not_a_kernel(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png must be a gray image without alpha to be a kernel; convert it, or"):
         read_kernel(tmp_path / "a.png")
     write_image(tmp_path / "a.png", np.zeros((5, 7), np.uint8))
-    with pytest.raises(ValueError, match="kernel must not sum to zero"):
+    with pytest.raises(ValueError, match=r"a\.png holds no kernel: kernel must not sum to zero"):
         read_kernel(tmp_path / "a.png")
     np.save(tmp_path / "a.npy", np.ones(3))
-    with pytest.raises(ValueError, match="kernel must have at least 2 axes"):
+    with pytest.raises(ValueError, match=r"a\.npy holds no kernel: kernel must have at least 2 axes"):
         read_kernel(tmp_path / "a.npy")
     for content in ((tmp_path / "a.npy").read_bytes()[:-1], b"\x93NUMPY"):
         (tmp_path / "a.npy").write_bytes(content)
@@ -279,6 +293,13 @@ def good(tmp_path: Path) -> Path:
 def cannot_read(path: Path, message: str, error: type[Exception] = ValueError) -> None:
     with refuses(error, f"...{path.name} {message}"):
         read_image(path)
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    for read in (read_image, read_kernel):
+        with refuses(ValueError, "...x.png must be a regular file, got a pipe, socket or device; copy it ..."):
+            read(tmp_path / "x.png")
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -390,7 +411,8 @@ GRAY = np.zeros((2, 2))
         ("nowhere/k.npy", (KERNEL,), FileNotFoundError, "output folder ...nowhere does not exist; create it first"),
         ("a.gif", (COLOR,), ValueError, "output file must end in .png, ..., .tiff, got '.gif' (...a.gif); rename it"),
         ("a", (COLOR,), ValueError, "output file must end in .png, ..., .tiff, got ...a without one; rename it"),
-        ("k.txt", (KERNEL,), ValueError, "output file must end in .npy, .png, got '.txt' (...k.txt); rename it"),
+        ("k.txt", (KERNEL,), ValueError, "output file must end in .npy, .png, .tif, .tiff, got '.txt' (...k.txt); "
+         "rename it"),
         ("a.jpg", (COLOR, COLOR[..., 0]), ValueError, "JPEG cannot hold the picture's alpha channel, got ...; write "
          ".png or .tif"),
         ("a.jpg", (COLOR, None, 16), ValueError, "bits must be 8 for JPEG, got 16; write .png or .tif"),
