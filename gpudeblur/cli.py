@@ -42,6 +42,7 @@ from .cli_options import (
     RegionOption,
     SmoothWeight,
     Source,
+    StripOption,
     WhiteLevel,
     parse_defects,
     parse_focal,
@@ -96,6 +97,7 @@ def deblur(
     focal: FocalOption = "auto",
     cautious: CautiousOption = True,
     bits: Bits = None,
+    strip: StripOption = False,
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
     with user_errors():
@@ -123,7 +125,8 @@ def deblur(
                 options=two_step_options(gradient_weight, smooth_weight, prior, cautious),
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white))
+        about = None if strip else photo.metadata
+        write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white), metadata=about)
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         print_table(
@@ -164,6 +167,7 @@ def restore(
     mask: MaskOption = None,
     device: DeviceOption = Device.auto,
     bits: Bits = None,
+    strip: StripOption = False,
 ) -> None:
     """Restore a blurred face by a trained network."""
     with user_errors():
@@ -187,7 +191,8 @@ def restore(
                 mask=parse_mask(mask, photo.pixels.shape[:2]),
                 callback=callback,
             )
-        write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white))
+        about = None if strip else photo.metadata
+        write_image(out, result.image, photo.alpha, bits=bits, white=white_of_file(result, white), metadata=about)
         if kernel_out is not None and result.kernel is not None:
             write_kernel(kernel_out, result.kernel)
         print_table(
@@ -206,7 +211,8 @@ def restore(
 @app.command()
 def batch(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Pictures, and folders of pictures: PNG, JPEG or TIFF.")
+        list[Path],
+        typer.Argument(metavar="IN...", help="Pictures, and folders of pictures, of the formats that deblur reads."),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the sharp pictures; created if need be.")
@@ -241,6 +247,7 @@ def batch(
     cautious: CautiousOption = True,
     format: Annotated[Format | None, typer.Option(help="Of the sharp pictures; default: that of each IN.")] = None,
     bits: Bits = None,
+    strip: StripOption = False,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="CPU: number of threads; default: one for each CPU.")
     ] = None,
@@ -265,6 +272,7 @@ def batch(
                     parse_kernel_size(kernel_size),
                     overwrite=overwrite,
                     bits=bits,
+                    strip=strip,
                     device=device.value,
                     method=method,
                     final=final.value,

@@ -22,7 +22,11 @@ Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hy
 Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
 Prior = StrEnum("Prior", {"discriminative": "discriminative", "dark_channel": "dark-channel", "intensity": "intensity"})
 
-Source = Annotated[Path, typer.Argument(metavar="IN", help="The blurred picture: PNG, JPEG or TIFF.")]
+PICTURE_HELP = (
+    "The blurred picture: PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF; HEIC, camera RAW and FITS with the "
+    "package's extras heif, raw and fits."
+)
+Source = Annotated[Path, typer.Argument(metavar="IN", help=PICTURE_HELP)]
 KernelSize = Annotated[
     str,
     typer.Option(
@@ -36,6 +40,9 @@ KernelSize = Annotated[
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the GPU if there is one.")]
 FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel: sparse is best, hyper-laplacian fast.")]
 Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
+StripOption = Annotated[
+    bool, typer.Option("--strip", help="Leave out the colour profile, EXIF, XMP and resolution of IN.")
+]
 Gamma = Annotated[
     str | None,
     typer.Option(
