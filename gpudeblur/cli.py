@@ -212,7 +212,7 @@ def restore(
 def batch(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="IN...", help="Pictures, and folders of pictures, of the formats that deblur reads."),
+        typer.Argument(metavar="IN...", help="Pictures of the formats that deblur reads, and folders of them."),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the sharp pictures; created if need be.")

@@ -194,7 +194,8 @@ def deblur_files(
     """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
     An error of one file, or of its mask, is its outcome. Outputs that exist are kept unless `overwrite`. `bits` as in
-    `write_image`; `strip` leaves out the metadata of the sources; `settings` are those of `deblur_batch`, without `mask` if the tasks have masks.
+    `write_image`; `strip` leaves out the metadata of the sources; `settings` are those of `deblur_batch`, without
+    `mask` if the tasks have masks.
     """
     complete = set() if overwrite else {task for task in tasks if all(file.exists() for file in task.outputs)}
     yield from (task.outcome("skipped") for task in tasks if task in complete)

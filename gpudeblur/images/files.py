@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,20 @@ from ..numerics.arrays import Array, to_host
 from .checks import as_integer, check_kernel, check_picture
 from .decoding import decoding
 from .formats import READ_SUFFIXES, find_format
+from .kernel_field import KernelField
 from .kernels import prepare_kernel
 from .metadata import NO_METADATA, Metadata, add_exif_to_tiff, pillow_options, png_chunks, tiff_options
+from .output import (
+    JPEG,
+    KERNEL_SUFFIXES,
+    PICTURE_SUFFIXES,
+    TIFF,
+    check_bits,
+    check_output,
+    write_text,
+    write_whole,
+)
 from .planes import from_planes, to_planes
-
-PNG, JPEG, TIFF = (".png",), (".jpg", ".jpeg"), (".tif", ".tiff")
-PICTURE_SUFFIXES = PNG + JPEG + TIFF
-KERNEL_SUFFIXES = (".npy", ".png", *TIFF)
 
 _END_OF_IHDR = 33  # bytes from the beginning of a PNG file
 # Of the formats that are read and not written: a PNG file holds all that they do, but for those of more than 16 bits.
@@ -225,8 +231,6 @@ def read_kernel(path: str | os.PathLike[str]) -> Any:
         head = file.read(6)
         file.seek(0)
         if head[:4] == b"PK\3\4":
-            from .kernel_field import KernelField
-
             return KernelField.load(path)
         if head == b"\x93NUMPY":
             with decoding(path):
@@ -251,75 +255,6 @@ def _gray(path: Path) -> np.ndarray:
     return pixels
 
 
-def write_text(path: str | os.PathLike[str], text: str, *, suffixes: tuple[str, ...]) -> None:
-    """Write a text file in UTF-8; `suffixes` and errors as in `check_output`."""
-    write_whole(check_output(path, suffixes=suffixes), text.encode())
-
-
-def check_output(
-    path: str | os.PathLike[str],
-    *,
-    suffixes: tuple[str, ...] = PICTURE_SUFFIXES,
-    alpha: bool = False,
-    bits: int | None = None,
-    dtype: np.dtype | None = None,
-    source: str | os.PathLike[str] | None = None,
-) -> Path:
-    """Raise, before any computation, if a result could not be written.
-
-    Parameters
-    ----------
-    path : path
-        The output file.
-    suffixes : tuple of str
-        Allowed endings of its name.
-    alpha, bits, dtype
-        Whether there is an alpha channel, `bits` of `write_image`, and the dtype of the image.
-    source : path, optional
-        The input, the only existing file that must not be replaced.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    FileNotFoundError, NotADirectoryError, PermissionError
-        The folder does not exist, is not a folder, or is not writable.
-    IsADirectoryError
-        `path` is a folder.
-    ValueError
-        The suffix is not supported, its format cannot hold the image, or `path` is `source`.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in suffixes:
-        got = f"{path.suffix!r} ({path})" if path.suffix else f"{path} without one"
-        raise ValueError(f"output file must end in {', '.join(suffixes)}, got {got}; rename it")
-    if bits not in (None, 8, 16):
-        raise ValueError(f"bits must be 8, 16 or None, got {bits!r}")
-    if bits is not None and suffix in TIFF:
-        raise ValueError(f"bits must be None for TIFF, which keeps the picture's own dtype, got {bits}; leave it out")
-    if bits == 16 and suffix in JPEG:
-        raise ValueError("bits must be 8 for JPEG, got 16; write .png or .tif")
-    if alpha and suffix in JPEG:
-        raise ValueError(f"JPEG cannot hold the picture's alpha channel, got {path}; write .png or .tif")
-    if dtype is not None and suffix not in TIFF:
-        _check_bits(dtype)
-    folder = path.parent
-    if not folder.exists():
-        raise FileNotFoundError(f"output folder {folder} does not exist; create it first")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"output folder {folder} is not a folder; choose another place")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"output folder {folder} is not writable; choose another place")
-    if path.is_dir():
-        raise IsADirectoryError(f"output file {path} is a folder; name a file in it")
-    if source is not None and path.exists() and path.samefile(source):
-        raise ValueError(f"output file {path} is the input; choose another name, so that the photograph is kept")
-    return path
-
-
 def _check_regular(path: Path) -> None:
     """Raise for a pipe or a device, from which reading may never end; a folder is refused by `open`."""
     mode = path.stat().st_mode
@@ -338,14 +273,9 @@ def _upright(pixels: np.ndarray, code: int) -> np.ndarray:
     return pixels
 
 
-def _check_bits(dtype: np.dtype) -> None:
-    if dtype.kind == "i" or (dtype.itemsize > 2 and dtype.kind == "u"):
-        raise ValueError(f"PNG and JPEG hold uint8, uint16 or floats in [0, 1], got {dtype}; convert it, or write .tif")
-
-
 def _to_bits(layers: np.ndarray, bits: int | None, white: float | None = None) -> np.ndarray:
     """uint8 or uint16 from floats, clipped to [0, 1] (or at `white`), or from unsigned integers."""
-    _check_bits(layers.dtype)
+    check_bits(layers.dtype)
     default = 8 * layers.itemsize if layers.dtype.kind == "u" else 8
     dtype = np.dtype(np.uint16 if (bits or default) == 16 else np.uint8)
     if layers.dtype == dtype:
@@ -381,18 +311,3 @@ def _tiff_bytes(layers: np.ndarray, metadata: Metadata = NO_METADATA) -> bytes:
         **tiff_options(metadata, channels),
     )
     return add_exif_to_tiff(buffer.getvalue(), metadata)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: a temporary file in the same folder is written to the disk, then renamed."""
-    target = Path(os.path.realpath(path))  # through a link, as open() would
-    temporary = target.with_name(f".gpudeblur-{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

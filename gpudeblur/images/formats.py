@@ -22,11 +22,11 @@ Reader = Callable[[Path, BinaryIO, int | None], Decoded]
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its name, suffixes, how its files begin (None: the suffix alone says it), and their reader."""
+    """A format: its name, suffixes, whether a file begins as one of it, and the reader."""
 
     name: str
     suffixes: tuple[str, ...]
-    begins: Callable[[bytes], bool] | None
+    begins: Callable[[bytes], bool]
     read: Reader
 
 
@@ -38,13 +38,13 @@ def find_format(path: Path, head: bytes) -> Format:
     ValueError
         It is none of `FORMATS`.
     """
+    if path.suffix.lower() in RAW_SUFFIXES:
+        return RAW
     for format in FORMATS:
-        if path.suffix.lower() in format.suffixes if format.begins is None else format.begins(head):
+        if format.begins(head):
             return format
-    raise ImageError(
-        f"{path} must be a {', '.join(format.name for format in FORMATS[:-1])} or {FORMATS[-1].name} file, it begins "
-        f"with {head[:8]!r}; convert it first"
-    )
+    names = ", ".join(format.name for format in FORMATS)
+    raise ImageError(f"{path} must be an image ({names}), it begins with {head[:8]!r}; convert it first")
 
 
 def _begins(*starts: bytes) -> Callable[[bytes], bool]:
@@ -199,8 +199,8 @@ def _read_fits(path: Path, file: BinaryIO, page: int | None) -> Decoded:
 
 
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".iiq", ".3fr")
+RAW = Format("camera RAW", RAW_SUFFIXES, lambda head: False, _read_raw)
 FORMATS = (
-    Format("camera RAW", RAW_SUFFIXES, None, _read_raw),
     Format("PNG", (".png",), _begins(b"\x89PNG\r\n\x1a\n"), _with_pillow("PNG", _png_depth)),
     Format("JPEG", (".jpg", ".jpeg"), _begins(b"\xff\xd8\xff"), _with_pillow("JPEG")),
     Format("TIFF", (".tif", ".tiff"), _begins(*TIFF_MAGIC), read_tiff),
@@ -216,5 +216,6 @@ FORMATS = (
     Format("AVIF", (".avif",), _brand(b"avif", b"avis"), _with_pillow("AVIF", _avif_depth)),
     Format("HEIC", (".heic", ".heif"), _brand(b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"), _read_heif),
     Format("FITS", (".fits", ".fit", ".fts"), _begins(b"SIMPLE  ="), _read_fits),
+    RAW,
 )
 READ_SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)

@@ -314,7 +314,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
     for path in (tmp_path / "a.png", tmp_path / "a.jpg", tmp_path / "a.tif"):
         path.write_bytes(content)
-        begins = "must be a camera RAW, PNG, JPEG, ... or FITS file, it begins with b'...'; convert it first"
+        begins = "must be an image (PNG, JPEG, ..., camera RAW), it begins with b'...'; convert it first"
         cannot_read(path, begins if content else "is empty (0 bytes); get a fresh copy")
 
 
