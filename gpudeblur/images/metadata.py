@@ -136,7 +136,11 @@ def as_orientation(value: object) -> int:
 
 def pillow_options(metadata: Metadata, channels: int, *, jpeg: bool) -> dict[str, Any]:
     """The options of `PIL.Image.Image.save` that write metadata; what a JPEG segment cannot hold is warned of."""
-    parts = {"icc_profile": fitting_icc(metadata, channels), "exif": metadata.exif, "xmp": metadata.xmp}
+    parts = {
+        "icc_profile": fitting_icc(metadata, channels),
+        "exif": metadata.exif and b"Exif\0\0" + metadata.exif,
+        "xmp": metadata.xmp,
+    }
     options: dict[str, Any] = {}
     for name, data in parts.items():
         if jpeg and name != "icc_profile" and data is not None and len(data) > _JPEG_SEGMENT:
@@ -175,7 +179,7 @@ def png_chunks(metadata: Metadata, channels: int) -> bytes:
 
 
 def tiff_options(metadata: Metadata, channels: int) -> dict[str, Any]:
-    """The options of `tifffile.imwrite` that write metadata, with places for what `add_exif_to_tiff` adds."""
+    """The options of `tifffile.imwrite` that write metadata, but for what `add_exif_to_tiff` adds."""
     options: dict[str, Any] = {"iccprofile": fitting_icc(metadata, channels)}
     if metadata.dpi is not None:
         options |= {"resolution": metadata.dpi, "resolutionunit": tifffile.RESUNIT.INCH}
@@ -187,30 +191,41 @@ def tiff_options(metadata: Metadata, channels: int) -> dict[str, Any]:
     for tag in (270, 271, 272, 306, 315, 316, 33432):  # texts; Software is tifffile's own option
         if isinstance(exif.get(tag), str):
             extra.append((tag, "s", 0, exif[tag].encode("utf-8", "replace"), True))
-    extra += [(part, "I", 1, 0, True) for part in (_EXIF_PART, _GPS_PART) if exif.get_ifd(part)]
     software = exif.get(305)
     return options | {"extratags": extra, "software": software if isinstance(software, str) else False}
 
 
 def add_exif_to_tiff(data: bytes, metadata: Metadata) -> bytes:
-    """A TIFF file of `tiff_options` with the EXIF and GPS directories behind it, to which its tags point."""
+    """A TIFF file of one directory with those of EXIF and GPS, which tifffile does not write, behind it.
+
+    A copy of the file's directory, with two more tags that point at them, takes its place.
+    """
     exif = Image.Exif()
     exif.load(metadata.exif or b"")
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        order, tags = tiff.byteorder, tiff.pages.first.tags
-        if tiff.is_bigtiff:
-            warn("EXIF data does not fit behind a TIFF file of 4 GB and is left out")
-            return data
-        places = {part: tags[part].valueoffset for part in (_EXIF_PART, _GPS_PART) if part in tags}
+    parts = {part: dict(exif.get_ifd(part)) for part in (_EXIF_PART, _GPS_PART)}
+    if not any(parts.values()):
+        return data
+    order = "<" if data[:2] == b"II" else ">"
+    if struct.unpack_from(order + "H", data, 2) != (42,):
+        warn("EXIF data does not fit behind a TIFF file of 4 GB and is left out")
+        return data
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, at)
+    entries = [data[start : start + 12] for start in range(at + 2, at + 2 + 12 * count, 12)]
     result = bytearray(data)
-    for part, place in places.items():
-        result += bytes(len(result) % 2)
-        struct.pack_into(order + "I", result, place, len(result))
-        values = {tag: value for tag, value in exif.get_ifd(part).items() if tag != _INTEROP_PART}
-        header = b"II*\0\0\0\0\0" if order == "<" else b"MM\0*\0\0\0\0"
-        directory = TiffImagePlugin.ImageFileDirectory_v2(header, group=part)
-        directory.update(values)
-        result += directory.tobytes(len(result))
+    header = data[:4] + bytes(4)
+    for part, values in parts.items():
+        values.pop(_INTEROP_PART, None)
+        if values:
+            result += bytes(len(result) % 2)
+            entries.append(struct.pack(order + "HHII", part, 4, 1, len(result)))
+            directory = TiffImagePlugin.ImageFileDirectory_v2(header, group=part)
+            directory.update(values)
+            result += directory.tobytes(len(result))
+    result += bytes(len(result) % 2)
+    struct.pack_into(order + "I", result, 4, len(result))
+    entries.sort(key=lambda entry: struct.unpack(order + "H", entry[:2]))
+    result += struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
     return bytes(result)
 
 
