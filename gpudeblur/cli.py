@@ -36,6 +36,7 @@ from .cli_options import (
     KernelSize,
     PriorOption,
     SmoothWeight,
+    StripOption,
     WhiteLevel,
     parse_defects,
     parse_gamma,
@@ -81,7 +82,8 @@ app.command()(restore)
 @app.command()
 def batch(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Pictures, and folders of pictures: PNG, JPEG or TIFF.")
+        list[Path],
+        typer.Argument(metavar="IN...", help="Pictures of the formats that deblur reads, and folders of them."),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the sharp pictures; created if need be.")
@@ -116,6 +118,7 @@ def batch(
     cautious: CautiousOption = True,
     format: Annotated[Format | None, typer.Option(help="Of the sharp pictures; default: that of each IN.")] = None,
     bits: Bits = None,
+    strip: StripOption = False,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="CPU: number of threads; default: one for each CPU.")
     ] = None,
@@ -140,6 +143,7 @@ def batch(
                     parse_kernel_size(kernel_size),
                     overwrite=overwrite,
                     bits=bits,
+                    strip=strip,
                     device=device.value,
                     method=method,
                     final=final.value,

@@ -46,6 +46,7 @@ from .cli_options import (
     NoCautious,
     Out,
     Overwrite,
+    PageOption,
     Preset,
     PresetOption,
     PriorOption,
@@ -53,6 +54,7 @@ from .cli_options import (
     SmoothWeight,
     Source,
     StrengthOption,
+    StripOption,
     WhiteLevel,
     parse_defects,
     parse_focal,
@@ -93,12 +95,14 @@ def deblur(
     final: FinalOption = Final.sparse,
     strength: StrengthOption = "auto",
     no_cautious: NoCautious = False,
+    page: PageOption = None,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
     focal: FocalOption = "auto",
     bits: Bits = None,
+    strip: StripOption = False,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
@@ -132,10 +136,11 @@ def deblur(
                 },
             )
             settings |= {"method": final.value, "gamma": parse_gamma(gamma, 1.0, "--kernel"), "mask": mask}
-            restored(file, source, known, target, settings, bits=bits, compare=compare)
+            photo = read_image(file, page=page)
+            restored(photo, known, target, settings, bits=bits, strip=strip, compare=compare)
             return
         options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=share)
-        photo = read_image(file)
+        photo = read_image(file, page=page)
         check_picture_fits(target, photo, bits)
         with progress_bar() as callback:
             result = gpudeblur.deblur(
@@ -152,7 +157,7 @@ def deblur(
                 callback=callback,
                 **settings,
             )
-        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white))
+        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         if compare is not None:
@@ -199,6 +204,7 @@ def kernel(
             help="Read the kernel off the traces of lamps or stars; estimate nothing.",
         ),
     ] = False,
+    page: PageOption = None,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
@@ -209,7 +215,7 @@ def kernel(
     with user_errors(), input_file(source) as file:
         size, white, where = parse_kernel_size(kernel_size), parse_white_level(white_level), parse_region(region)
         target = output_file(source, out, KERNEL, suffix=".npy", suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
-        photo = read_image(file)
+        photo = read_image(file, page=page)
         start, channel_axis, rows = time.perf_counter(), channel_axis_of(photo.pixels), dict[str, str]()
         if from_streak:
             light = parse_gamma(gamma, 1.0, "--from-streak")

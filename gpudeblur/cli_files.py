@@ -11,12 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .images.files import (
-    JPEG,
     KERNEL_SUFFIXES,
     PICTURE_SUFFIXES,
-    PNG,
     ImageFile,
     check_output,
+    result_suffix,
     write_image,
     write_kernel,
 )
@@ -72,8 +71,8 @@ def output_file(
 ) -> Path:
     """Where the result goes: OUT, or in OUT if that is a folder, or beside IN.
 
-    The name in a folder is that of IN with `ending`, and `suffix`; None is that of IN, or .png where it cannot be
-    written. Standard input goes to standard output.
+    The name in a folder is that of IN with `ending` and `suffix`, by default that of `result_suffix`. Standard input
+    goes to standard output.
 
     Raises
     ------
@@ -85,8 +84,7 @@ def output_file(
             raise ValueError("--out - is standard output, got a terminal; redirect it to a file, or name one")
         return STREAM
     if out is None or out.is_dir():
-        own = source.suffix.lower() if source != STREAM else ""
-        suffix = suffix or (source.suffix if own in suffixes else ".png")
+        suffix = suffix or result_suffix(source)
         stem = "picture" if source == STREAM else source.stem
         out = (source.parent if out is None else out) / f"{stem}{ending}{suffix}"
     return check_new(out, "--out", source, suffixes=suffixes, overwrite=overwrite, bits=bits)
@@ -111,7 +109,7 @@ def check_kernel_out(
 def check_compare(compare: Path | None, source: Path, out: Path, overwrite: bool) -> None:
     if compare is None:
         return
-    check_new(compare, "--compare", source, suffixes=PNG + JPEG, overwrite=overwrite)
+    check_new(compare, "--compare", source, suffixes=(".png", ".jpg", ".jpeg"), overwrite=overwrite)
     if compare.resolve() == out.resolve():
         raise ValueError(f"--compare must be another file than --out, got {out} for both; rename one")
 
@@ -122,9 +120,12 @@ def check_picture_fits(path: Path, photo: ImageFile, bits: int | None) -> None:
         check_output(path, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype)
 
 
-def write_picture(path: Path, pixels: Any, photo: ImageFile, *, bits: int | None, white: float | None) -> None:
-    """The result for `photo`, whose opacity it gets, in a file or as PNG on standard output."""
-    _write(path, ".png", lambda file: write_image(file, pixels, photo.alpha, bits=bits, white=white))
+def write_picture(
+    path: Path, pixels: Any, photo: ImageFile, *, bits: int | None, white: float | None, strip: bool
+) -> None:
+    """The result for `photo` with its opacity and, without `strip`, its metadata; PNG on standard output."""
+    settings: dict[str, Any] = {"bits": bits, "white": white, "metadata": None if strip else photo.metadata}
+    _write(path, ".png", lambda file: write_image(file, pixels, photo.alpha, **settings))
 
 
 def write_kernel_file(path: Path, kernel: Any) -> None:

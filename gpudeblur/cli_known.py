@@ -36,8 +36,10 @@ from .cli_options import (
     MaskOption,
     Out,
     Overwrite,
+    PageOption,
     Source,
     StrengthOption,
+    StripOption,
     WhiteLevel,
     parse_defects,
     parse_gamma,
@@ -47,7 +49,7 @@ from .cli_options import (
 )
 from .cli_terminal import print_table, progress_bar, shape_text, user_errors
 from .images.comparison import side_by_side
-from .images.files import read_image, read_kernel, write_image, write_kernel
+from .images.files import ImageFile, read_image, read_kernel, write_image, write_kernel
 
 
 def deconvolve(
@@ -104,11 +106,13 @@ def deconvolve(
         int | None,
         typer.Option(metavar="N", rich_help_panel="Restoration", help="Of tv, sparse and richardson-lucy."),
     ] = None,
+    page: PageOption = None,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
     bits: Bits = None,
+    strip: StripOption = False,
     tile: Annotated[
         str | None,
         typer.Option(
@@ -138,27 +142,27 @@ def deconvolve(
         }
         target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
         check_compare(compare, source, target, overwrite)
-        restored(file, source, kernel, target, settings, bits=bits, compare=compare)
+        photo = read_image(file, page=page)
+        restored(photo, kernel, target, settings, bits=bits, strip=strip, compare=compare)
 
 
 def restored(
-    file: Path,
-    source: Path,
+    photo: ImageFile,
     kernel_file: Path,
     target: Path,
     settings: Mapping[str, Any],
     *,
     bits: int | None,
+    strip: bool,
     compare: Path | None,
 ) -> None:
-    """Read the picture and its kernel, write the restoration, and print the table.
+    """Read the kernel, write the restoration of the `photo`, and print the table.
 
-    `file` is `source`, or what came in by standard input; `settings` are those of `gpudeblur.deconvolve`, with the
-    mask as its option has it.
+    `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it.
     """
     if not kernel_file.is_file():
         raise FileNotFoundError(f"--kernel must be a file, there is none at {kernel_file}; gpudeblur kernel writes one")
-    kernel, photo = read_kernel(kernel_file), read_image(file)
+    kernel = read_kernel(kernel_file)
     if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
         shape = shape_text(kernel)
         raise ValueError(f"--kernel must hold one kernel, got {shape} in {kernel_file}; save the one to use by itself")
@@ -174,7 +178,7 @@ def restored(
         )
     seconds = time.perf_counter() - start
     level = float(white) if isinstance(white, int | float) and image.dtype.kind == "f" else None
-    write_picture(target, image, photo, bits=bits, white=level)
+    write_picture(target, image, photo, bits=bits, white=level, strip=strip)
     if compare is not None:
         write_comparison(compare, photo.pixels, image, kernel, {"white": white})
     size = shape_text(kernel) if isinstance(kernel, np.ndarray) else shape_text(kernel.kernels)
@@ -226,10 +230,12 @@ def restore(
             help="Side of the tiles of a large picture. Default: what is needed.",
         ),
     ] = None,
+    page: PageOption = None,
     white_level: WhiteLevel = None,
     mask: MaskOption = None,
     device: DeviceOption = Device.auto,
     bits: Bits = None,
+    strip: StripOption = False,
 ) -> None:
     """Restore a blurred face by a trained network."""
     with user_errors(), input_file(source) as file:
@@ -239,7 +245,7 @@ def restore(
         if kernel_out is not None:
             check_kernel_out(kernel_out, target, source, overwrite=overwrite)
             check_estimates_kernel("--kernel-out", network)
-        photo = read_image(file)
+        photo = read_image(file, page=page)
         check_picture_fits(target, photo, bits)
         with progress_bar() as callback:
             result = gpudeblur.restore(
@@ -254,7 +260,7 @@ def restore(
                 mask=parse_mask(mask, photo.pixels.shape[:2]),
                 callback=callback,
             )
-        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white))
+        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
         if kernel_out is not None and result.kernel is not None:
             write_kernel(kernel_out, result.kernel)
         if compare is not None:

@@ -19,7 +19,18 @@ OPTIONS = {
 # Arguments whose options are called as they are, with dashes.
 ARGUMENTS = (
     *("batch_size", "bits", "blur", "boundary", "defects", "device", "final", "floor", "focal", "gamma"),
-    *("gradient_weight", "iterations", "kernel_size", "mask", "method", "network", "prior", "region", "smooth_weight"),
+    *(
+        "gradient_weight",
+        "iterations",
+        "kernel_size",
+        "mask",
+        "method",
+        "network",
+        "page",
+        "prior",
+        "region",
+        "smooth_weight",
+    ),
     *("strength", "tile", "weight", "weights", "workers"),
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in ARGUMENTS}
@@ -27,6 +38,7 @@ _NAMES = "|".join(sorted(OPTIONS, key=len, reverse=True))
 
 # In this order. What a message advises in Python becomes what can be done in the shell.
 PHRASES: tuple[tuple[str, str], ...] = (
+    (r"in Python name it: read_image\(path, page=0\)", "name it by --page, from 0"),
     (r"kernel_size=None found", "auto found"),
     (r"kernel_size=None", "--kernel-size auto"),
     (r"defects=None", "--defects none"),

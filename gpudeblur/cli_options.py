@@ -33,7 +33,14 @@ _restoration = functools.partial(typer.Option, rich_help_panel="Restoration")
 _output = functools.partial(typer.Option, rich_help_panel="Output")
 _speed = functools.partial(typer.Option, rich_help_panel="Speed")
 
-Source = Annotated[Path, typer.Argument(metavar="IN", help="The blurred picture; - is standard input.")]
+PICTURE_HELP = (
+    "The blurred picture, or - for standard input: PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF; HEIC, camera "
+    "RAW and FITS with the package's extras heif, raw and fits."
+)
+Source = Annotated[Path, typer.Argument(metavar="IN", help=PICTURE_HELP)]
+PageOption = Annotated[
+    int | None, _input("--page", metavar="N", help="Of a file of several pictures: which one, from 0.")
+]
 Gamma = Annotated[
     str | None,
     _input(
@@ -166,6 +173,7 @@ Compare = Annotated[
     Path | None, _output(metavar="FILE", help="Also write IN, the result and the kernel side by side: .png or .jpg.")
 ]
 Bits = Annotated[int | None, _output(metavar="8|16", help="Bits a channel of a PNG. Default: as IN has.")]
+StripOption = Annotated[bool, _output("--strip", help="Leave out the colour profile, EXIF, XMP and resolution of IN.")]
 DeviceOption = Annotated[
     Device, _speed(metavar="NAME", help="Where to compute: cpu, cuda, or auto, the GPU if there is one.")
 ]

@@ -371,7 +371,7 @@ def test_files_that_cannot_be_read(library, tmp_path):
     for command in ("deblur", "kernel"):
         out = ("-o", tmp_path / "out.png", "-k", "5")
         fails(run(command, tmp_path / "nothing.png", *out), "nothing.png")
-        fails(run(command, tmp_path / "note.png", *out), "note.png must be a PNG, JPEG or TIFF file")
+        fails(run(command, tmp_path / "note.png", *out), "note.png must be an image (PNG, JPEG, TIFF")
         fails(run(command, tmp_path / "cut.png", *out), "cut.png is damaged or truncated")
     assert not (tmp_path / "out.png").exists()
 
@@ -569,7 +569,7 @@ def test_standard_input_and_output(library, source, tmp_path):
     assert "confidence" in result.stderr
     result = run("kernel", source, "-k", "5", "-o", "-")
     np.testing.assert_array_equal(np.load(io.BytesIO(result.stdout_bytes)), KERNEL)
-    fails(run("deblur", "-", input=b"hello"), "error: standard input must be a PNG, JPEG or TIFF file")
+    fails(run("deblur", "-", input=b"hello"), "error: standard input must be an image (PNG, JPEG, TIFF")
     assert names(tmp_path) == ["in.png"]
 
 
@@ -591,6 +591,19 @@ def test_default_names_and_folders(library, tmp_path):
         assert run(command, tmp_path / "in.JPG", *options, "--overwrite").exit_code == 0
     applied = table(run("kernel", tmp_path / "in.JPG", "--overwrite"))["apply it"]
     assert applied == f"gpudeblur deconvolve {tmp_path / 'in.JPG'} --kernel {tmp_path / 'in_kernel.npy'} --gamma 2.2"
+
+
+@pytest.mark.parametrize("command", ["deblur", "deconvolve"])
+def test_pages_and_metadata(library, known, tmp_path, command):
+    tifffile.imwrite(tmp_path / "two.tif", np.stack([COLOR, COLOR // 2]), photometric="rgb", resolution=(240, 240))
+    extra = ("--kernel", tmp_path / "k.npy") if command == "deconvolve" else ()
+    fails(run(command, tmp_path / "two.tif", *extra), "save the one to use by itself, or name it by --page, from 0")
+    for name, options, dpi in (("a.png", (), 240), ("b.png", ("--strip",), None)):
+        result = run(command, tmp_path / "two.tif", *extra, "--page", "1", "-o", tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+        np.testing.assert_array_equal(read_image(tmp_path / name).pixels, 255 - COLOR // 2)
+        with Image.open(tmp_path / name) as image:
+            assert image.info.get("dpi", (None,))[0] == (dpi if dpi is None else pytest.approx(dpi, abs=0.01))
 
 
 def test_files_that_exist_are_refused_before_the_work(library, source, tmp_path):

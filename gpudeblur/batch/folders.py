@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images.files import PICTURE_SUFFIXES, check_output, read_image, write_image, write_kernel
+from ..images.files import READ_SUFFIXES, Metadata, check_output, read_image, result_suffix, write_image, write_kernel
 from .iterator import deblur_batch
 
 # What reading or writing one file may raise; it fails that file alone.
@@ -82,7 +82,7 @@ def plan(
     sources : image files, and folders. The images of a folder are taken in order of name, without hidden files.
     out, kernels : folders for the images and, if wanted, for the kernels (.npy).
     recursive : whether to take folders within folders.
-    suffix : of the images to write. None keeps that of the source.
+    suffix : of the images to write. None keeps that of the source, if its format is written (`result_suffix`).
     masks : folder of masks; that of an image has its name, but for the suffix, and its place within the source folder.
 
     Raises
@@ -99,16 +99,16 @@ def plan(
             files += [(file, file.relative_to(source)) for file in images]
         elif not source.exists():
             raise FileNotFoundError(f"{source} does not exist; name files or folders")
-        elif source.suffix.lower() not in PICTURE_SUFFIXES:
-            raise ValueError(f"{source} must end in {', '.join(PICTURE_SUFFIXES)}; convert it, or leave it out")
+        elif source.suffix.lower() not in READ_SUFFIXES:
+            raise ValueError(f"{source} must end in {', '.join(READ_SUFFIXES)}; convert it, or leave it out")
         else:
             files.append((source, Path(source.name)))
     if not files:
         way_out = "name other folders" if recursive else "folders in folders need --recursive"
-        raise ValueError(f"there is no picture ({', '.join(PICTURE_SUFFIXES)}) in what was named; {way_out}")
+        raise ValueError(f"there is no picture ({', '.join(READ_SUFFIXES)}) in what was named; {way_out}")
     tasks = []
     for source, relative in files:
-        output = out / (relative if suffix is None else relative.with_suffix(suffix))
+        output = out / relative.with_suffix(suffix or result_suffix(relative))
         tasks.append(FileTask(source, output, None if kernels is None else kernels / relative.with_suffix(".npy")))
     _check_outputs(tasks)
     return tasks if masks is None else _with_masks(tasks, [relative for _, relative in files], masks)
@@ -160,7 +160,7 @@ def _find_images(folder: Path, recursive: bool, excluded: set[Path]) -> Iterator
             if recursive and not name.startswith(".") and (Path(directory) / name).resolve() not in excluded
         ]
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in READ_SUFFIXES:
                 yield Path(directory) / name
 
 
@@ -183,16 +183,23 @@ def _check_outputs(tasks: list[FileTask]) -> None:
 
 
 def deblur_files(
-    tasks: list[FileTask], kernel_size: Any = None, *, overwrite: bool = False, bits: int | None = None, **settings: Any
+    tasks: list[FileTask],
+    kernel_size: Any = None,
+    *,
+    overwrite: bool = False,
+    bits: int | None = None,
+    strip: bool = False,
+    **settings: Any,
 ) -> Iterator[Outcome]:
     """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
     An error of one file, or of its mask, is its outcome. Outputs that exist are kept unless `overwrite`. `bits` as in
-    `write_image`; `settings` are those of `deblur_batch`, without `mask` if the tasks have masks.
+    `write_image`; `strip` leaves out the metadata of the sources; `settings` are those of `deblur_batch`, without
+    `mask` if the tasks have masks.
     """
     complete = set() if overwrite else {task for task in tasks if all(file.exists() for file in task.outputs)}
     yield from (task.outcome("skipped") for task in tasks if task in complete)
-    pending: deque[tuple[FileTask, Any]] = deque()  # with the alpha channel
+    pending: deque[tuple[FileTask, Any, Metadata | None]] = deque()  # with the alpha channel
     failed: deque[Outcome] = deque()  # before the computation
     masks: deque[np.ndarray | None] = deque()  # of the image that is read
 
@@ -214,7 +221,7 @@ def deblur_files(
             except FILE_ERRORS as error:
                 failed.append(task.failed(error))
                 continue
-            pending.append((task, photo.alpha))
+            pending.append((task, photo.alpha, None if strip else photo.metadata))
             masks.append(mask)
             yield photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
 
@@ -224,16 +231,15 @@ def deblur_files(
         for result in results:
             while failed:
                 yield failed.popleft()
-            task, alpha = pending.popleft()
+            task, alpha, metadata = pending.popleft()
             if result.image is None:
                 yield task.failed(result.error)
                 continue
             image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
             try:
                 if overwrite or not task.output.exists():
-                    write_image(
-                        task.output, image, alpha, bits=bits, white=white_of_file(result, settings.get("white"))
-                    )
+                    white = white_of_file(result, settings.get("white"))
+                    write_image(task.output, image, alpha, bits=bits, white=white, metadata=metadata)
                 if task.kernel is not None and result.kernel is not None and (overwrite or not task.kernel.exists()):
                     write_kernel(task.kernel, result.kernel)
             except FILE_ERRORS as error:

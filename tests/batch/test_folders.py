@@ -18,6 +18,7 @@ from test_cli import COLOR, KERNEL, fails, names, run, table, wide
 from gpudeblur import TwoStepOptions
 from gpudeblur.batch import cpu
 from gpudeblur.images.files import read_image, write_image
+from gpudeblur.images.formats import FORMATS
 
 __all__ = ["wide"]  # the fixture, which every test here uses
 ROOT = Path(__file__).parents[2]
@@ -123,8 +124,9 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     assert rows["written"].startswith("3 of 6 in ")
     assert rows["low confidence"] == "1, their kernels are guesses; --report says which"
     assert rows["strength below 1"].startswith("1, down to 0.04: blended with the blurred picture; --report says which")
+    names = ", ".join(format.name for format in FORMATS)
     assert rows["failed"].splitlines() == [
-        f"{photos / 'aa.png'} must be a PNG, JPEG or TIFF file, it begins with b'hello'; convert it first",
+        f"{photos / 'aa.png'} must be an image ({names}), it begins with b'hello'; convert it first",
         f"{photos / 'b7.png'}: image must not be 77",
         f"{photos / 'c.png'}: JPEG cannot hold the picture's alpha channel, got {tmp_path / 'out' / 'c.jpg'}; "
         "write .png or .tif",
@@ -189,7 +191,7 @@ def test_what_is_wrong_for_all_is_one_line(calls: list[Any], photos: Path, tmp_p
         (photos, ("--gamma", "0"), "gamma must be a positive number, got 0.0"),
         (photos, ("--report", tmp_path / "r.txt"), "must end in .csv, .json, got '.txt'"),
         (tmp_path / "no", (), "no does not exist; name files or folders"),
-        (photos / "notes.txt", (), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff;"),
+        (photos / "notes.txt", (), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff, "),
         (photos / "empty", (), "in what was named; folders in folders need --recursive"),
         (photos / "empty", ("-r",), "in what was named; name other folders"),
     ):
