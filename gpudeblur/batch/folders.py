@@ -254,7 +254,7 @@ def _check_outputs(tasks: list[FileTask]) -> None:
             name = unicodedata.normalize("NFC", str(path)).casefold()
             if name in source_of:
                 raise ValueError(
-                    f"output files must differ, not in case alone, got {output} for both {source_of[name]} and "
+                    f"output files must differ in more than case, got {output} for both {source_of[name]} and "
                     f"{task.source}; rename one, or run them into different folders"
                 )
             source_of[name] = task.source

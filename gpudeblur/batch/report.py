@@ -57,7 +57,8 @@ def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
 def left_out_text(outcomes: Iterable[Outcome]) -> str:
     """How many files were left out, and why: 4: 3 .webp, 1 .txt. "" without any."""
     reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == "left out")
-    parts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    parts = ", ".join(f"{count} {reason}" for reason, count in ordered)
     return f"{reasons.total()}: {parts}" if parts else ""
 
 
