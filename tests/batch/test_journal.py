@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from test_cli import COLOR, fails, run, table, wide
-from test_folders import JOIN_TIMEOUT, ONE_BY_ONE, below, calls, command, many, photos
+from test_folders import below, calls, photos
 
 from bench import kills
+from gpudeblur import cli_batch
 from gpudeblur.batch import folders, report
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal, fingerprint
 from gpudeblur.images import files
 from gpudeblur.images.files import write_image
 
-__all__ = ["calls", "many", "photos", "wide"]  # fixtures
+__all__ = ["calls", "photos", "wide"]  # fixtures
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -40,8 +41,10 @@ def test_a_picture_has_two_lines(calls: list[Any], pair: Path, tmp_path: Path) -
     out = tmp_path / "out"
     assert run("batch", pair, "-o", out, "-k", "5").exit_code == 1
     journal = lines(out)
+    failures = [line for line in journal if line["status"] == "failed"]
+    journal = [line for line in journal if line["status"] != "failed"]
     assert [(line["output"], line["status"]) for line in journal] == [
-        ("a.png", "writing"), ("a.png", "written"), ("b.png", "writing"), ("b.png", "written"), ("c.png", "failed"),
+        ("a.png", "writing"), ("a.png", "written"), ("b.png", "writing"), ("b.png", "written"),
     ]  # fmt: skip
     status = (pair / "a.png").stat()
     line = journal[1]
@@ -49,7 +52,8 @@ def test_a_picture_has_two_lines(calls: list[Any], pair: Path, tmp_path: Path) -
         str(pair / "a.png"), status.st_size, status.st_mtime_ns,
     )  # fmt: skip
     assert (line["confidence"], line["strength"], line["seconds"], line["version"]) == (0.9, 1.0, 1.5, "0.1.0")
-    assert "must be a PNG" in journal[-1]["error"]
+    assert [line["output"] for line in failures] == ["c.png"]
+    assert "must be a PNG" in failures[0]["error"]
 
 
 def test_results_of_other_options_are_not_done(calls: list[Any], pair: Path, tmp_path: Path) -> None:
@@ -311,21 +315,44 @@ def test_temporary_files_of_killed_runs_are_removed(calls: list[Any], pair: Path
     assert below(kernels) == ["a.npy", "b.npy"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_a_run_as_control_c_does(many: Path, number: signal.Signals) -> None:
-    with command(many, "in", "-o", "out", *ONE_BY_ONE, "--report", "r.json") as process:
-        assert process.stdout is not None
-        for _ in range(2):
-            process.stdout.readline()
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=JOIN_TIMEOUT)
-    assert process.returncode == 128 + number
-    assert "Traceback" not in errors
-    assert "of 8 written; the same command goes on" in errors
-    assert {row["status"] for row in json.loads((many / "r.json").read_text())} == {"written"}
-    assert not [name for name in below(many / "out") if name.endswith(".tmp")]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_with_its_report(
+    calls: list[Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """It comes while the second result is written."""
+    write, out = Path.write_bytes, tmp_path / "out"
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        count = write(path, data)
+        if (out / "a.png").exists() and path.parent == out:
+            os.kill(os.getpid(), number)
+        return count
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    before = signal.getsignal(number)
+    batch = ("batch", photos, "-o", out, "-k", "5", "--report", tmp_path / "r.json")
+    result = run(*batch)
+    assert result.exit_code == 128 + number
+    assert result.stderr.splitlines()[-1] == "stopped: 1 of 3 written; the same command goes on"
+    assert result.stdout == ""
+    assert below(out) == ["a.png"]
+    report_rows = json.loads((tmp_path / "r.json").read_text())
+    assert [row["status"] for row in report_rows] == ["written", "left out", "left out", "left out"]
+    assert signal.getsignal(number) == before
+    monkeypatch.undo()
+
+
+def test_a_signal_that_is_ignored_stays_so(calls: list[Any], pair: Path, tmp_path: Path) -> None:
+    """As of nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli_batch.signals_end_the_run():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert callable(signal.getsignal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow
