@@ -69,9 +69,10 @@ class FileTask:
         return Outcome(str(self.source), str(self.output), None if self.kernel is None else str(self.kernel), status)
 
     def failed(self, error: BaseException | None) -> Outcome:
-        text = at_command_line(error) or type(error).__name__
-        if not isinstance(error, (OSError, ValueError, TypeError, MemoryError)):  # without a text for the user
-            text = f"{type(error).__name__}: {text}"
+        name, text = type(error).__name__, at_command_line(error)
+        if text and not isinstance(error, (OSError, ValueError, TypeError, MemoryError)):  # no text of ours
+            text = f"{name}: {text}"
+        text = text or name
         return replace(self.outcome("failed"), error=text.replace("\n", " "))
 
     def state(self) -> dict[str, Any]:

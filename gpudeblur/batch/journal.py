@@ -23,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 JOURNAL_NAME = ".gpudeblur.jsonl"
+BINARY = getattr(os, "O_BINARY", 0)  # Windows: a line ends in one byte
 TEMPORARY_FILES = ".gpudeblur-*.tmp"  # of `images.files.write_whole`
 
 
@@ -119,7 +120,7 @@ class Journal:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o666)
         self._remove_temporary_files()
         size = os.fstat(self._descriptor).st_size
         if size and _last_byte(self.path) != b"\n":
