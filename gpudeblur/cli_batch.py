@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,9 +157,11 @@ def run_batch(
                 tell(outcome)
         is_complete = True
     except KeyboardInterrupt:
-        written = sum(outcome.status == "written" for outcome in outcomes)
+        counts = Counter(outcome.status for outcome in outcomes)
+        text = f"stopped: {counts.pop('written', 0)} of {total} written"
+        text += "".join(f", {count} {status}" for status, count in counts.items())
         way_on = "--overwrite begins again from the first" if overwrite else "the same command goes on"
-        print(f"stopped: {written} of {total} written; {way_on}", file=sys.stderr, flush=True)
+        print(f"{text}; {way_on}", file=sys.stderr, flush=True)
         raise
     finally:
         outcomes.sort(key=lambda outcome: order[outcome.source])

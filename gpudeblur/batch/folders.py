@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -228,7 +229,7 @@ def _why_no_folder(path: Path, recursive: bool) -> str:
         return "hidden"
     if not recursive:
         return "folder (--recursive takes it)"
-    return "link to a folder (name it to take it)" if path.is_symlink() else ""
+    return "link to a folder (name it to take it)" if os.path.islink(path) else ""
 
 
 def _why_no_image(path: Path) -> str:
@@ -238,11 +239,11 @@ def _why_no_image(path: Path) -> str:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         return path.suffix.lower() or "without suffix"
     # A broken link is taken, and fails.
-    return "no regular file" if os.path.exists(path) and not path.is_file() else ""
+    return "no regular file" if os.path.exists(path) and not os.path.isfile(path) else ""
 
 
 def _check_outputs(tasks: list[FileTask]) -> None:
-    sources = {task.source.resolve() for task in tasks}
+    sources = {Path(os.path.realpath(task.source)) for task in tasks}  # which takes links in a loop
     source_of: dict[str, Path] = {}
     for task in tasks:
         for output in task.outputs:
@@ -310,7 +311,12 @@ FIGURES = ("confidence", "strength", "gamma", "seconds")  # of an outcome, in th
 
 
 def _has_contents(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+    """Whether it is a regular file that is not empty."""
+    try:
+        status = path.stat()
+    except OSError:  # not there, or what `check_output` says of it
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _same_source(task: FileTask, line: dict[str, Any]) -> bool:

@@ -178,8 +178,10 @@ def test_all_that_is_left_out_has_a_row(calls: list[Any], photos: Path, tmp_path
     os.mkfifo(photos / "pipe.png")
     (tmp_path / "elsewhere").mkdir()
     (photos / "link").symlink_to(tmp_path / "elsewhere")
+    (photos / "zz.png").symlink_to("zz.png")  # a loop, which fails by itself
     result = run("batch", photos, "-r", "-o", photos / "out", "-k", "5", "--report", tmp_path / "r.json")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
+    assert "zz.png" in table(result)["failed"]
     assert table(result)["left out"] == (
         "8: 2 .webp, 2 hidden, 1 .txt, 1 link to a folder (name it to take it), 1 no regular file, 1 without suffix"
     )
