@@ -397,7 +397,7 @@ def test_closing_elsewhere_ends_the_loop(closer: str) -> None:
     def loop() -> None:
         taken.extend(result.index for result in results)
 
-    results = quick(pictures(), workers=1)
+    results: gd.BatchIterator = quick(pictures(), workers=1)
     thread = threading.Thread(target=loop)
     thread.start()
     if closer != "the reader":
