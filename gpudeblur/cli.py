@@ -274,8 +274,8 @@ def batch(
             _check_estimates_kernel("--kernels-out", method)
         suffix, (number, count) = None if format is None else f".{format.value}", parse_shard(shard)
         masks = None if mask is None or mask.lower() == "nan" or not Path(mask).is_dir() else Path(mask)
-        tasks = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix, masks=masks)
-        tasks = tasks.shard(number, count)
+        picture_plan = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix, masks=masks)
+        picture_plan = picture_plan.shard(number, count)
         settings: dict[str, Any] = {
             "method": method,
             "final": final.value,
@@ -284,14 +284,14 @@ def batch(
             "mask": None if masks is not None else parse_mask(mask),
             "defects": parse_defects(defects),
         }
-        size, given = parse_kernel_size(kernel_size), (gradient_weight, smooth_weight, prior, cautious)
+        size, two_step = parse_kernel_size(kernel_size), (gradient_weight, smooth_weight, prior, cautious)
         version = gpudeblur.__version__
-        options_hash = fingerprint(version, settings | {"kernel_size": size, "bits": bits, "options": given})
-        folders = {file.parent for task in tasks.tasks for file in task.outputs}
+        options_hash = fingerprint(version, settings | {"kernel_size": size, "bits": bits, "options": two_step})
+        folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
         with Journal(out, folders) as journal:
-            decisions = decide(tasks.tasks, journal, options_hash, overwrite=overwrite)
+            decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
             if dry_run:
-                show_plan(tasks, decisions)
+                show_plan(picture_plan, decisions)
                 return
             outcomes = deblur_files(
                 decisions,
@@ -300,14 +300,14 @@ def batch(
                 size,
                 bits=bits,
                 device=device.value,
-                options=two_step_options(*given),
+                options=two_step_options(*two_step),
                 workers=workers,
                 batch_size=batch_size,
                 **settings,
             )
             with closing(outcomes):
-                is_well = run_batch(
-                    tasks,
+                all_succeeded = run_batch(
+                    picture_plan,
                     outcomes,
                     report=report,
                     verbose=verbose,
@@ -315,7 +315,7 @@ def batch(
                     overwrite=overwrite,
                     is_network=method != "two-step",
                 )
-    if not is_well:
+    if not all_succeeded:
         raise typer.Exit(1)
 
 

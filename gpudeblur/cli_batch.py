@@ -120,7 +120,7 @@ def picture_lines(total: int, *, verbose: bool, quiet: bool) -> Iterator[Callabl
     number = 0
     with counter(0 if quiet else total) as count:
 
-        def tell(outcome: Outcome) -> None:
+        def show_picture(outcome: Outcome) -> None:
             nonlocal number
             number += 1
             if not quiet:
@@ -128,7 +128,7 @@ def picture_lines(total: int, *, verbose: bool, quiet: bool) -> Iterator[Callabl
                 if verbose or not sys.stderr.isatty():
                     print(picture_line(outcome, number, total), file=sys.stderr, flush=True)
 
-        yield tell
+        yield show_picture
 
 
 def run_batch(
@@ -151,17 +151,17 @@ def run_batch(
     report_error: OSError | None = None
     is_complete = False
     try:
-        with picture_lines(total, verbose=verbose, quiet=quiet) as tell:
+        with picture_lines(total, verbose=verbose, quiet=quiet) as show_picture:
             for outcome in outcomes_of_run:
                 outcomes.append(outcome)
-                tell(outcome)
+                show_picture(outcome)
         is_complete = True
     except KeyboardInterrupt:
         counts = Counter(outcome.status for outcome in outcomes)
         text = f"stopped: {counts.pop('written', 0)} of {total} written"
         text += "".join(f", {count} {status}" for status, count in counts.items())
-        way_on = "--overwrite begins again from the first" if overwrite else "the same command goes on"
-        print(f"{text}; {way_on}", file=sys.stderr, flush=True)
+        continuation = "--overwrite begins again from the first" if overwrite else "the same command goes on"
+        print(f"{text}; {continuation}", file=sys.stderr, flush=True)
         raise
     finally:
         outcomes.sort(key=lambda outcome: order[outcome.source])

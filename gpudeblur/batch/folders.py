@@ -330,7 +330,7 @@ def _same_source(task: FileTask, line: dict[str, Any]) -> bool:
 def deblur_files(
     decisions: list[Decision],
     journal: Journal,
-    about_run: dict[str, Any],
+    run_fields: dict[str, Any],
     kernel_size: Any = None,
     *,
     bits: int | None = None,
@@ -338,7 +338,7 @@ def deblur_files(
 ) -> Generator[Outcome, None, None]:
     """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
-    An error of one file, or of its mask, is its outcome. `about_run` goes into each line of the journal; `bits` as in
+    An error of one file, or of its mask, is its outcome. `run_fields` goes into each line of the journal; `bits` as in
     `write_image`; `settings` are those of `deblur_batch`, without `mask` if the tasks have masks.
     """
     yield from (decision.outcome for decision in decisions if not decision.writes)
@@ -371,20 +371,20 @@ def deblur_files(
             masks.append(mask)
             yield photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
 
-    def note(task: FileTask, outcome: Outcome, state: dict[str, Any]) -> Outcome:
+    def record(task: FileTask, outcome: Outcome, state: dict[str, Any]) -> Outcome:
         """The outcome, which the journal has now."""
         figures = {name: getattr(outcome, name) for name in FIGURES}
-        journal.append(task.output, outcome.status, **about(task, state), **figures, error=outcome.error)
+        journal.append(task.output, outcome.status, **line_fields(task, state), **figures, error=outcome.error)
         return outcome
 
-    def note_failure(task: FileTask, outcome: Outcome) -> Outcome:
+    def record_failure(task: FileTask, outcome: Outcome) -> Outcome:
         with suppress(OSError):  # such as the disk being full: one error of a picture is enough
-            note(task, outcome, {})
+            record(task, outcome, {})
         return outcome
 
-    def about(task: FileTask, state: dict[str, Any]) -> dict[str, Any]:
+    def line_fields(task: FileTask, state: dict[str, Any]) -> dict[str, Any]:
         kernel = None if task.kernel is None else str(task.kernel)
-        return {"source": os.path.abspath(task.source), **state, "kernel": kernel, **about_run}
+        return {"source": os.path.abspath(task.source), **state, "kernel": kernel, **run_fields}
 
     def write(decision: Decision, state: dict[str, Any], alpha: Any, result: BatchResult) -> Outcome:
         task, writes = decision.task, decision.writes
@@ -398,7 +398,7 @@ def deblur_files(
             write_kernel(writes[0], result.kernel)
             return outcome
         image: Any = result.image
-        journal.append(task.output, "writing", **about(task, state))
+        journal.append(task.output, "writing", **line_fields(task, state))
         write_image(
             task.output,
             image[..., 0] if image.shape[-1] == 1 else image,
@@ -408,22 +408,22 @@ def deblur_files(
         )
         if task.kernel in writes:
             write_kernel(task.kernel, result.kernel)
-        return note(task, outcome, state)
+        return record(task, outcome, state)
 
     if any(decision.task.mask is not None for decision in decisions):
         settings["mask"] = masks_in_turn()
     with deblur_batch(images(), kernel_size, channel_axis=-1, **settings) as results:
         for result in results:
             while failed:
-                yield note_failure(*failed.popleft())
+                yield record_failure(*failed.popleft())
             decision, state, alpha = pending.popleft()
             if result.error is None:
                 try:
                     outcome = write(decision, state, alpha, result)
                 except Exception as error:  # noqa: BLE001 - likewise
-                    outcome = note_failure(decision.task, decision.task.failed(error))
+                    outcome = record_failure(decision.task, decision.task.failed(error))
             else:
-                outcome = note_failure(decision.task, decision.task.failed(result.error))
+                outcome = record_failure(decision.task, decision.task.failed(result.error))
             yield outcome
     while failed:
-        yield note_failure(*failed.popleft())
+        yield record_failure(*failed.popleft())
