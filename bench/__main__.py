@@ -9,6 +9,7 @@ identity        whether a face is still recognized, by dlib's network: what a bl
 fit             the constants of gpudeblur's confidence and strength
 figures         contact sheets of real photographs
 fuzz            mutated image files: each is read, or refused by an error that names it
+kills           gpudeblur batch killed at random moments and run again
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz")
+COMMANDS = ("quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz", "kills")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

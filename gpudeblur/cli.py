@@ -6,16 +6,30 @@ An error that a user can correct is one red line on stderr and exit code 2; no f
 from __future__ import annotations
 
 import functools
-import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .batch.folders import deblur_files, plan
-from .batch.report import REPORT_SUFFIXES, summary, write_report
+import gpudeblur
+
+from .batch.folders import deblur_files, decide, plan
+from .batch.journal import Journal, fingerprint
+from .batch.report import REPORT_SUFFIXES
 from .blind.restore import network_names
 from .cli_app import HELP_OPTIONS, App, Group
+from .cli_batch import (
+    DryRunOption,
+    QuietOption,
+    ShardOption,
+    VerboseOption,
+    parse_shard,
+    print_any_name,
+    run_batch,
+    show_plan,
+    signals_end_the_run,
+)
 from .cli_deblur import deblur, kernel
 from .cli_info import demo, info, version_of
 from .cli_known import check_estimates_kernel as _check_estimates_kernel
@@ -45,7 +59,7 @@ from .cli_options import (
     parse_white_level,
     two_step_options,
 )
-from .cli_terminal import counter, print_table, progress_bar, user_errors
+from .cli_terminal import print_table, progress_bar, user_errors
 from .images.files import check_output
 from .networks.training.command import RECIPES, train_network
 
@@ -125,47 +139,65 @@ def batch(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="GPU: pictures at a time; default: as many as its memory holds.")
     ] = None,
+    shard: ShardOption = None,
+    dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Deblur many pictures. Those that fail are listed at the end, and the exit code is 1; the others are written."""
-    with user_errors():
+    with signals_end_the_run(), user_errors():
+        print_any_name()
         if report is not None:
             check_output(report, suffixes=REPORT_SUFFIXES)
         if kernels_out is not None:
             _check_estimates_kernel("--kernels-out", method)
-        suffix = None if format is None else f".{format.value}"
+        suffix, (number, count) = None if format is None else f".{format.value}", parse_shard(shard)
         masks = None if mask is None or mask.lower() == "nan" or not Path(mask).is_dir() else Path(mask)
-        tasks = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix, masks=masks)
-        start, outcomes = time.perf_counter(), []
-        try:
-            with counter(len(tasks)) as count:
-                for outcome in deblur_files(
-                    tasks,
-                    parse_kernel_size(kernel_size),
+        picture_plan = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix, masks=masks)
+        picture_plan = picture_plan.shard(number, count)
+        settings: dict[str, Any] = {
+            "method": method,
+            "final": final.value,
+            "gamma": parse_gamma(gamma, "auto" if method == "two-step" else 1.0),
+            "white": parse_white_level(white_level),
+            "mask": None if masks is not None else parse_mask(mask),
+            "defects": parse_defects(defects),
+        }
+        size, two_step = parse_kernel_size(kernel_size), (gradient_weight, smooth_weight, prior, cautious)
+        version = gpudeblur.__version__
+        options_hash = fingerprint(
+            version, settings | {"kernel_size": size, "bits": bits, "strip": strip, "options": two_step}
+        )
+        folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
+        with Journal(out, folders) as journal:
+            decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
+            if dry_run:
+                show_plan(picture_plan, decisions)
+                return
+            outcomes = deblur_files(
+                decisions,
+                journal,
+                {"fingerprint": options_hash, "version": version},
+                size,
+                bits=bits,
+                strip=strip,
+                device=device.value,
+                options=two_step_options(*two_step),
+                workers=workers,
+                batch_size=batch_size,
+                **settings,
+            )
+            with closing(outcomes):
+                all_succeeded = run_batch(
+                    picture_plan,
+                    outcomes,
+                    report=report,
+                    verbose=verbose,
+                    quiet=quiet,
                     overwrite=overwrite,
-                    bits=bits,
-                    strip=strip,
-                    device=device.value,
-                    method=method,
-                    final=final.value,
-                    gamma=parse_gamma(gamma, "auto" if method == "two-step" else 1.0),
-                    white=parse_white_level(white_level),
-                    mask=None if masks is not None else parse_mask(mask),
-                    defects=parse_defects(defects),
-                    options=two_step_options(gradient_weight, smooth_weight, prior, cautious),
-                    workers=workers,
-                    batch_size=batch_size,
-                ):
-                    outcomes.append(outcome)
-                    count(outcome.status == "failed")
-        finally:  # also if the run is interrupted
-            order = {str(task.source): number for number, task in enumerate(tasks)}
-            outcomes.sort(key=lambda outcome: order[outcome.source])
-            if report is not None and outcomes:
-                write_report(report, outcomes)
-        seconds = time.perf_counter() - start
-        rows = summary(outcomes, len(tasks), seconds, is_network=method != "two-step")
-        print_table(rows if report is None else rows | {"report": str(report)})
-    if "failed" in rows:
+                    is_network=method != "two-step",
+                )
+    if not all_succeeded:
         raise typer.Exit(1)
 
 
