@@ -26,11 +26,7 @@ from ..images.files import (
 )
 from .iterator import BatchResult, deblur_batch
 from .journal import JOURNAL_NAME, Journal, file_state
-
-
-def at_command_line(message: Any) -> str:
-    """The text of an error or a warning; some name options there, where they name arguments in Python."""
-    return str(getattr(message, "at_command_line", message))
+from .messages import in_options
 
 
 def white_of_file(result: Any, white: float | str | None) -> float | None:
@@ -79,7 +75,7 @@ class FileTask:
         return Outcome(str(self.source), str(self.output), None if self.kernel is None else str(self.kernel), status)
 
     def failed(self, error: BaseException | None) -> Outcome:
-        name, text = type(error).__name__, at_command_line(error)
+        name, text = type(error).__name__, in_options(error)
         if text and not isinstance(error, (OSError, ValueError, TypeError, MemoryError)):  # no text of ours
             text = f"{name}: {text}"
         text = text or name

@@ -196,14 +196,14 @@ def test_the_photographs_are_never_replaced(calls: list[Any], photos: Path) -> N
 def test_what_is_wrong_for_all_is_one_line(calls: list[Any], photos: Path, tmp_path: Path) -> None:
     (photos / "empty" / "er").mkdir(parents=True)
     for source, arguments, message in (
-        (photos, ("-k", "24"), "kernel_size must be odd, got 24; use 23 or 25"),
+        (photos, ("-k", "24"), "--kernel-size must be odd, got 24; use 23 or 25"),
         (photos, ("-k", "big"), "--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto"),
-        (photos, ("--workers", "0"), "workers must be at least 1, got 0"),
-        (photos, ("--batch-size", "0"), "batch_size must be at least 1, got 0"),
-        (photos, ("--gamma", "0"), "gamma must be a positive number, got 0.0"),
+        (photos, ("--workers", "0"), "--workers must be at least 1, got 0"),
+        (photos, ("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+        (photos, ("--gamma", "0"), "--gamma must be a positive number, got 0.0"),
         (photos, ("--report", tmp_path / "r.txt"), "must end in .csv, .json, got '.txt'"),
         (tmp_path / "no", (), "no does not exist; name files or folders"),
-        (photos / "notes.txt", (), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff, "),
+        (photos / "notes.txt", (), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff"),
         (photos / "empty", (), "in what was named; folders in folders need --recursive"),
         (photos / "empty", ("-r",), "in what was named; name other folders"),
     ):

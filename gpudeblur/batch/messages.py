@@ -5,16 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .batch.folders import at_command_line
-
 # Arguments whose options are not called as they are.
 OPTIONS = {
-    "image": "IN",
-    "blurred": "IN",
     "white": "--white-level",
     "noise_sigma": "--noise",
     "kernel": "--kernel",
-    "sources": "IN",
 }
 # Arguments whose options are called as they are, with dashes.
 ARGUMENTS = (
@@ -73,10 +68,10 @@ _REGION = re.compile(r"\(slice\((\d+), (\d+), None\), slice\((\d+), (\d+), None\
 
 
 def in_options(message: Any) -> str:
-    """The text of an error or a warning, for the shell."""
-    text = at_command_line(message)
+    """The text of an error or a warning, for the shell; some bring their own as `at_command_line`."""
     if hasattr(message, "at_command_line"):
-        return text
+        return str(message.at_command_line)
+    text = str(message)
     for pattern, words in PHRASES:
         text = re.sub(pattern, words, text)
     text = _REGION.sub(_region, text)

@@ -10,8 +10,8 @@ import pytest
 import typer.main
 
 import gpudeblur
+from gpudeblur.batch.messages import OPTIONS, in_options
 from gpudeblur.cli import app
-from gpudeblur.cli_messages import OPTIONS, in_options
 
 PACKAGE = Path(gpudeblur.__file__).parent
 # Modules whose messages can reach the shell.
@@ -76,7 +76,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_every_name_of_the_translation_is_an_option() -> None:
     options = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
-    assert {option for option in OPTIONS.values() if option != "IN"} <= options
+    assert {*OPTIONS.values()} <= options
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_every_name_of_the_translation_is_an_option() -> None:
             "device='cuda' needs CuPy; use device=\"cpu\", or install",
             "--device cuda needs CuPy; use --device cpu, or ins",
         ),
-        ("image has 4 channels; pass the first three alone", "IN has 4 channels; remove it"),
+        ("image has 4 channels; pass the first three alone", "image has 4 channels; remove it"),
         ("output file x.png must end in .png, method.txt is none", "output file x.png must end in .png, method.txt is"),
         ("boundary must be 'unknown' with tile, got 'wrap'", "--boundary must be 'unknown' with --tile, got 'wrap'"),
     ],
