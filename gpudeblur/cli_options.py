@@ -16,8 +16,11 @@ import gpudeblur
 from .batch.folders import read_mask
 
 # What each changes of `TwoStepOptions`; measured in docs/method.md.
-PRESETS: dict[str, dict[str, Any]] = {"fast": {"starts": ("wide",)}, "standard": {}, "best": {"finest_candidates": 3}}
-PRESET_HELP = "fast; standard; best"
+PRESETS: dict[str, dict[str, Any]] = {"fast": {"starts": ("wide",)}, "standard": {}, "best": {"finest_candidates": 5}}
+PRESET_HELP = (
+    "fast: one initialization, two thirds of the time, and more kernels fail; standard; best: more kernels at full "
+    "size, 1.3 times the time, and on average 0.1 dB."
+)
 Blur = StrEnum("Blur", {"uniform": "uniform", "rotation": "rotation"})
 Defects = StrEnum("Defects", {"auto": "auto", "none": "none"})
 Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
