@@ -122,10 +122,10 @@ def test_the_command_line_names_its_own_way_out(
             warnings.simplefilter("default")
             result = run(*command, "deepdeblur")
         assert result.exit_code == 0, result.output
-        assert result.stderr == (
+        assert [line for line in result.stderr.splitlines() if " written, " not in line] == [
             f"warning: deepdeblur is for small faces, and {which} not look like one; gpudeblur deblur is for other "
-            "pictures\n"
-        )
+            "pictures"
+        ]
 
 
 @pytest.mark.gpu
