@@ -1,7 +1,7 @@
 """Mutated image and kernel files: each must be read, or refused by a ValueError that names the file.
 
-A child process with a limit of memory reads them one after another; its parent ends it if one takes too long, and starts
-another behind that file. A file is made from the seed and its number alone, so `--first` repeats it.
+A child process with a limit of memory reads them one after another; its parent ends it if one takes too long, and
+starts another behind that file. A file is made from the seed and its number alone, so `--first` repeats it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ OUTCOMES = ("read", "refused", "other error", "crash", "endless")
 def valid_files() -> dict[str, bytes]:
     """Small files of every format that can be written here, by name."""
     ramp = np.dstack(np.broadcast_arrays(np.arange(0, 240, 10)[:, None], np.arange(0, 240, 12), 90)).astype(np.uint8)
-    image, deep, files = Image.fromarray(ramp), ramp.astype(np.uint16) * 257, {}
+    image, deep = Image.fromarray(ramp), ramp.astype(np.uint16) * 257
+    files: dict[str, bytes] = {}
 
     def pillow(name: str, picture: Image.Image = image, **options: Any) -> None:
         buffer = io.BytesIO()
@@ -68,8 +69,8 @@ def valid_files() -> dict[str, bytes]:
     }
     for name, options in layouts.items():
         buffer = io.BytesIO()
-        options = {"bigtiff": False, "byteorder": "<"} | options
-        with tifffile.TiffWriter(buffer, bigtiff=options.pop("bigtiff"), byteorder=options.pop("byteorder")) as tiff:
+        is_big, order = options.pop("bigtiff", False), options.pop("byteorder", "<")
+        with tifffile.TiffWriter(buffer, bigtiff=is_big, byteorder=order) as tiff:
             tiff.write(ramp, photometric="rgb", **options)
             tiff.write(ramp[::4, ::4], photometric="rgb", subfiletype=1)
         files[f"{name}.tif"] = buffer.getvalue()
@@ -90,14 +91,26 @@ def valid_files() -> dict[str, bytes]:
         fits.PrimaryHDU(deep[..., 0]).writeto(buffer)
         files["a.fits"] = buffer.getvalue()
     if importlib.util.find_spec("rawpy"):
-        files["a.dng"] = files["a.tif"]
+        files["a.dng"] = raw_file()
     return files
 
 
+def raw_file() -> bytes:
+    """A DNG file of a gray scene behind a Bayer mosaic."""
+    matrix = [part for value in np.eye(3).ravel() for part in (int(value), 1)]
+    tags: list[Any] = [(33421, "H", 2, (2, 2), True), (33422, "B", 4, bytes([0, 1, 1, 2]), True)]
+    tags += [(50706, "B", 4, bytes([1, 4, 0, 0]), True), (50708, "s", 0, "Test", True)]
+    tags += [(50714, "H", 1, 0, True), (50717, "H", 1, 65535, True), (50721, "2i", 9, matrix, True)]
+    tags += [(50728, "2I", 3, (1, 1) * 3, True), (50778, "H", 1, 21, True)]
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.full((32, 48), 16384, np.uint16), photometric="cfa", metadata=None, extratags=tags)
+    return buffer.getvalue()
+
+
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """A file with 1 to 8 changes: bits, bytes, fields of 2 and 4 bytes, and blocks, most of them near its head."""
+    """A file with one change or a few: bits, bytes, fields of 2 and 4 bytes, and blocks, most of them near its head."""
     result = bytearray(data)
-    for _ in range(int(rng.integers(1, 9))):
+    for _ in range(int(rng.geometric(0.4))):
         limit = len(result) if rng.random() < 0.4 else min(len(result), 400)
         at, kind = int(rng.integers(0, max(1, limit))), int(rng.integers(0, 6))
         if kind == 0:
@@ -105,9 +118,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
         elif kind == 1:
             result[at : at + 1] = rng.bytes(1)
         elif kind in (2, 3):
-            values = (
-                (0, 1, 2, 0xFF, 0x7FFF, 0xFFFF) if kind == 2 else (0, 1, 8, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
-            )
+            values = (0, 1, 2, 0xFF, 0x7FFF, 0xFFFF) if kind == 2 else (0, 1, 8, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
             size = 2 * (kind - 1)
             result[at : at + size] = int(rng.choice(values)).to_bytes(size, "little" if rng.random() < 0.5 else "big")
         elif kind == 4:

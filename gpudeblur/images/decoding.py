@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,17 @@ class Decoded:
 
 class ImageError(ValueError):
     """A file that is not an image that can be read; the message names it."""
+
+
+class BoundedFile(io.BufferedReader):
+    """A file opened for reading, of which no more is asked than it has: `read` makes room for all that it is asked."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size if size is None or size < 0 else min(size, max(0, self.size - self.tell())))
 
 
 @contextmanager

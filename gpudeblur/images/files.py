@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..numerics.arrays import Array, to_host
 from .checks import as_integer, check_kernel, check_picture
-from .decoding import decoding
+from .decoding import BoundedFile, decoding
 from .formats import READ_SUFFIXES, find_format
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
@@ -104,7 +104,7 @@ def read_image(path: str | os.PathLike[str], *, page: int | None = None) -> Imag
     _check_regular(path)
     if page is not None and (as_integer(page) is None or page < 0):
         raise ValueError(f"page must be an integer from 0, or None, got {page!r}")
-    with path.open("rb") as file:
+    with BoundedFile(path) as file:
         head = file.read(32)
         file.seek(0)
         if not head:
@@ -227,7 +227,7 @@ def read_kernel(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     _check_regular(path)
-    with path.open("rb") as file:
+    with BoundedFile(path) as file:
         head = file.read(6)
         file.seek(0)
         if head[:4] == b"PK\3\4":

@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import threading
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import tifffile
 from PIL import Image, ImageCms, features
 from test_bad_input import refuses
 
+from bench.fuzz import mutated, outcome, raw_file, valid_files
 from gpudeblur.batch.folders import plan
 from gpudeblur.images import formats
 from gpudeblur.images.files import READ_SUFFIXES, read_image, result_suffix, write_image
@@ -61,7 +63,8 @@ def test_cmyk_is_converted_through_its_profile(tmp_path: Path) -> None:
     cmyk = Image.merge("CMYK", [Image.fromarray(SMOOTH[..., band]) for band in (0, 1, 2, 2)])
     expected = ImageCms.profileToProfile(cmyk, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     for name in ("a.tif", "a.jpg"):
-        cmyk.save(tmp_path / name, icc_profile=profile.tobytes(), **({"quality": 100} if name == "a.jpg" else {}))
+        options: Any = {"quality": 100} if name == "a.jpg" else {}
+        cmyk.save(tmp_path / name, icc_profile=profile.tobytes(), **options)
         photo = read_image(tmp_path / name)
         assert abs(photo.pixels.astype(int) - np.asarray(expected)).max() <= (2 if name == "a.tif" else 12)
         assert photo.metadata.icc is not None
@@ -158,14 +161,7 @@ def test_fits(tmp_path: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("rawpy") is None, reason="needs the extra raw")
 def test_a_raw_file_is_developed_to_srgb_of_16_bits(tmp_path: Path) -> None:
     """A quarter of the light, behind a mosaic of filters, is 0.537 in sRGB."""
-    colour = np.eye(3).ravel()
-    rational = [part for value in colour for part in (int(value * 10000), 10000)]
-    tags: list[Any] = [(33421, "H", 2, (2, 2), True), (33422, "B", 4, bytes([0, 1, 1, 2]), True)]
-    tags += [(50706, "B", 4, bytes([1, 4, 0, 0]), True), (50708, "s", 0, "Test", True)]
-    tags += [(50714, "H", 1, 0, True), (50717, "H", 1, 65535, True), (50721, "2i", 9, rational, True)]
-    tags += [(50728, "2I", 3, (1, 1) * 3, True), (50778, "H", 1, 21, True)]
-    light = np.full((64, 96), 16384, np.uint16)
-    tifffile.imwrite(tmp_path / "a.dng", light, photometric="cfa", metadata=None, extratags=tags)
+    (tmp_path / "a.dng").write_bytes(raw_file())
     photo = read_image(tmp_path / "a.dng")
     assert photo.pixels.dtype == np.uint16
     assert photo.pixels.ndim == 3
@@ -271,6 +267,33 @@ def test_any_error_of_a_decoder_names_the_file(
     for name in ("a.tif", "a.png"):
         with refuses(ValueError, f"...{name} is damaged or truncated and cannot be read (...); get a fresh copy"):
             read_image(tmp_path / name)
+
+
+def test_mutated_files_are_read_or_refused_by_name(tmp_path: Path) -> None:
+    """`python -m bench fuzz` has thousands."""
+    rng = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, data in valid_files().items():
+            (tmp_path / name).write_bytes(data)
+            if name not in ("animated.gif", "a.dng"):
+                assert outcome(tmp_path / name) == "read"
+            for _ in range(4):
+                (tmp_path / name).write_bytes(mutated(data, rng))
+                assert outcome(tmp_path / name) in ("read", "refused")
+
+
+def test_no_more_is_asked_of_a_file_than_it_has(tmp_path: Path) -> None:
+    """A box of 1 GiB in the head of a JPEG 2000 file: `read` of the operating system's file would make room for it."""
+    Image.fromarray(COLOR).save(tmp_path / "a.jp2")
+    data = (tmp_path / "a.jp2").read_bytes()
+    at = data.find(b"jp2h")
+    (tmp_path / "a.jp2").write_bytes(data[: at - 4] + struct.pack(">I", 1 << 30) + data[at:])
+    tracemalloc.start()
+    with refuses(ValueError, "...a.jp2 is damaged or truncated and cannot be read (...); get a fresh copy"):
+        read_image(tmp_path / "a.jp2")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
 
 
 def test_reading_in_threads_leaves_the_filters_of_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
