@@ -23,7 +23,6 @@ from .cli_batch import (
     DryRunOption,
     QuietOption,
     ShardOption,
-    VerboseOption,
     parse_shard,
     print_any_name,
     run_batch,
@@ -141,7 +140,6 @@ def batch(
     ] = None,
     shard: ShardOption = None,
     dry_run: DryRunOption = False,
-    verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Deblur many pictures. Those that fail are listed at the end, and the exit code is 1; the others are written."""
@@ -192,7 +190,6 @@ def batch(
                     picture_plan,
                     outcomes,
                     report=report,
-                    verbose=verbose,
                     quiet=quiet,
                     overwrite=overwrite,
                     is_network=method != "two-step",

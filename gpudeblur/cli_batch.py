@@ -17,7 +17,7 @@ import typer
 
 from .batch.folders import Decision, Outcome, Plan
 from .batch.report import failure_text, strength_text, summary, write_report
-from .cli_terminal import counter, print_table
+from .cli_terminal import LOGGER, TABLE, counter, print_table
 
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, a line for each picture, and do nothing.")
@@ -28,9 +28,6 @@ ShardOption = Annotated[
         metavar="I/N",
         help="Every N-th picture, from the I-th on: N runs with I from 1 to N share the work, also on one DIR.",
     ),
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="A line for each picture, as where there is no terminal.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
 
@@ -115,18 +112,16 @@ def picture_line(outcome: Outcome, number: int, total: int) -> str:
 
 
 @contextmanager
-def picture_lines(total: int, *, verbose: bool, quiet: bool) -> Iterator[Callable[[Outcome], None]]:
-    """A line on stderr for each picture, a bar where that is a terminal; yields the function to call after each."""
+def picture_lines(total: int) -> Iterator[Callable[[Outcome], None]]:
+    """A line for each picture, a bar instead on a terminal without -v; yields the function to call after each."""
     number = 0
-    with counter(0 if quiet else total) as count:
+    with counter(total) as count:
 
         def show_picture(outcome: Outcome) -> None:
             nonlocal number
             number += 1
-            if not quiet:
-                count(outcome.status == "failed")
-                if verbose or not sys.stderr.isatty():
-                    print(picture_line(outcome, number, total), file=sys.stderr, flush=True)
+            count(outcome.status == "failed")
+            LOGGER.info("%s", picture_line(outcome, number, total))
 
         yield show_picture
 
@@ -136,7 +131,6 @@ def run_batch(
     outcomes_of_run: Iterator[Outcome],
     *,
     report: Path | None,
-    verbose: bool,
     quiet: bool,
     overwrite: bool,
     is_network: bool,
@@ -151,7 +145,7 @@ def run_batch(
     report_error: OSError | None = None
     is_complete = False
     try:
-        with picture_lines(total, verbose=verbose, quiet=quiet) as show_picture:
+        with picture_lines(total) as show_picture:
             for outcome in outcomes_of_run:
                 outcomes.append(outcome)
                 show_picture(outcome)
@@ -162,6 +156,7 @@ def run_batch(
         text += "".join(f", {count} {status}" for status, count in counts.items())
         continuation = "--overwrite begins again from the first" if overwrite else "the same command goes on"
         print(f"{text}; {continuation}", file=sys.stderr, flush=True)
+        TABLE.info("%s; %s", text, continuation)
         raise
     finally:
         outcomes.sort(key=lambda outcome: order[outcome.source])
@@ -175,9 +170,8 @@ def run_batch(
     rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network)
     if report is not None and report_error is None:
         rows["report"] = str(report)
-    if not quiet:
-        print_table(rows)
-    elif "failed" in rows:
+    print_table(rows)
+    if quiet and "failed" in rows:
         print(rows["failed"], file=sys.stderr)
     if report_error is not None:
         raise report_error

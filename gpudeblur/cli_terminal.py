@@ -69,7 +69,7 @@ def log_to_file(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     with _handling(handler):
         yield
@@ -170,14 +170,12 @@ def counter(total: int) -> Iterator[Callable[[bool], None]]:
         TimeRemainingColumn(),
     )
     with _bar(*columns, total=total, speed=0.0, failed=0) as update:
-        start, done, failures, line = time.perf_counter(), 0, 0, _lines()
+        start, done, failures = time.perf_counter(), 0, 0
 
         def count(failed: bool) -> None:
             nonlocal done, failures
             done, failures = done + 1, failures + failed
-            speed = done / (time.perf_counter() - start)
-            update(completed=done, speed=speed, failed=failures)
-            line(f"{done} of {total}, {speed:.2f} a second, {failures} failed")
+            update(completed=done, speed=done / (time.perf_counter() - start), failed=failures)
 
         yield count
 
