@@ -23,7 +23,7 @@ from gpudeblur.cli import app
 from gpudeblur.cli_app import PANELS
 from gpudeblur.cli_options import PRESETS
 from gpudeblur.images.comparison import side_by_side
-from gpudeblur.images.files import read_image, write_image, write_kernel
+from gpudeblur.images.files import Metadata, read_image, write_image, write_kernel
 
 COLOR = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 KERNEL = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
@@ -371,7 +371,7 @@ def test_files_that_cannot_be_read(library, tmp_path):
     for command in ("deblur", "kernel"):
         out = ("-o", tmp_path / "out.png", "-k", "5")
         fails(run(command, tmp_path / "nothing.png", *out), "nothing.png")
-        fails(run(command, tmp_path / "note.png", *out), "note.png must be an image (PNG, JPEG, TIFF")
+        fails(run(command, tmp_path / "note.png", *out), "note.png must be an image (PNG, JPEG, TIFF, ")
         fails(run(command, tmp_path / "cut.png", *out), "cut.png is damaged or truncated")
     assert not (tmp_path / "out.png").exists()
 
@@ -417,6 +417,18 @@ def test_help_and_usage_errors_name_the_choices():
     assert result.exit_code == 0
     for command in ("deblur", "restore", "batch", "kernel", "demo", "train", "info"):
         assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", ["deblur", "batch"])
+def test_what_the_file_says_is_in_the_result_unless_stripped(library, tmp_path, command):
+    write_image(tmp_path / "in.jpg", COLOR, metadata=Metadata(dpi=(240.0, 240.0), xmp=b"<x/>"))
+    out = tmp_path / "out" / "in.jpg"
+    out.parent.mkdir()
+    arguments = ("-o", out, "-k", "5") if command == "deblur" else ("-o", out.parent, "-k", "5", "--overwrite")
+    for more, expected in (((), Metadata(dpi=(240.0, 240.0), xmp=b"<x/>")), (("--strip",), Metadata())):
+        result = run(command, tmp_path / "in.jpg", *arguments, *more)
+        assert result.exit_code == 0, result.output
+        assert read_image(out).metadata == expected
 
 
 def test_info_names_versions_and_backends(monkeypatch):

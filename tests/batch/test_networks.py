@@ -172,7 +172,7 @@ def test_a_folder(shipped: Path, tmp_path: Path) -> None:
     rows = table(result)
     assert rows["written"].startswith("3 of 5 in ")
     d, e = rows["failed"].splitlines()
-    assert d.startswith(f"{folder / 'd.png'} must be an image (PNG, JPEG, TIFF")
+    assert d.startswith(f"{folder / 'd.png'} must be an image (PNG, JPEG, TIFF, ")
     assert e.startswith(f"{folder / 'e.png'}: image must have at least 16 x 16 pixels for a network, got 10 x 50")
     expected = gd.restore(COLOR, "deepdeblur", channel_axis=-1).image
     for name in ("a.png", "c.png"):
