@@ -8,6 +8,8 @@ networks        those that restore faces; the classifier behind the learned prio
 identity        whether a face is still recognized, by dlib's network: what a blur takes away
 fit             the constants of gpudeblur's confidence and strength
 figures         contact sheets of real photographs
+fuzz            mutated image files: each is read, or refused by an error that names it
+kills           gpudeblur batch killed at random moments and run again
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures")
+COMMANDS = ("quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz", "kills")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,38 +15,46 @@ import gpudeblur
 
 from .batch.folders import read_mask
 
+# What each changes of `TwoStepOptions`; measured in docs/method.md.
+PRESETS: dict[str, dict[str, Any]] = {"fast": {"starts": ("wide",)}, "standard": {}, "best": {"finest_candidates": 5}}
+PRESET_HELP = (
+    "fast: one initialization, two thirds of the time, and more kernels fail; standard; best: more kernels at full "
+    "size, 1.3 times the time, and on average 0.1 dB."
+)
 Blur = StrEnum("Blur", {"uniform": "uniform", "rotation": "rotation"})
 Defects = StrEnum("Defects", {"auto": "auto", "none": "none"})
 Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
 Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian"})
 Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
+Preset = StrEnum("Preset", {"fast": "fast", "standard": "standard", "best": "best"})
 Prior = StrEnum("Prior", {"discriminative": "discriminative", "dark_channel": "dark-channel", "intensity": "intensity"})
 
-Source = Annotated[Path, typer.Argument(metavar="IN", help="The blurred picture: PNG, JPEG or TIFF.")]
-KernelSize = Annotated[
-    str,
-    typer.Option(
-        "--kernel-size",
-        "-k",
-        metavar="N|HxW|auto",
-        help="Odd size in pixels, a little larger than the blur is long: 31, or 31x25 for height x width. "
-        "auto estimates it.",
-    ),
+# The panels of the help. Metavars are short, so that the help has room beside them in 80 columns.
+_input = functools.partial(typer.Option, rich_help_panel="Input")
+_kernel = functools.partial(typer.Option, rich_help_panel="Kernel")
+_restoration = functools.partial(typer.Option, rich_help_panel="Restoration")
+_output = functools.partial(typer.Option, rich_help_panel="Output")
+_speed = functools.partial(typer.Option, rich_help_panel="Speed")
+
+PICTURE_HELP = (
+    "The blurred picture, or - for standard input: PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF; HEIC, camera "
+    "RAW and FITS with the package's extras heif, raw and fits."
+)
+Source = Annotated[Path, typer.Argument(metavar="IN", help=PICTURE_HELP)]
+PageOption = Annotated[
+    int | None, _input("--page", metavar="N", help="Of a file of several pictures: which one, from 0.")
 ]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the GPU if there is one.")]
-FinalOption = Annotated[Final, typer.Option(help="Restoration with the kernel: sparse is best, hyper-laplacian fast.")]
-Bits = Annotated[int | None, typer.Option(help="8 or 16 bits a channel in a PNG; default: as many as IN has.")]
 Gamma = Annotated[
     str | None,
-    typer.Option(
+    _input(
         metavar="auto|G",
-        help="The picture is light ** (1 / gamma): 1 is linear, photos have about 2.2; auto chooses between them, and "
-        "is the default where a kernel is estimated from the whole picture; else it is 1.",
+        help="The picture is light ** (1 / G): 1 is linear, photos have about 2.2. auto chooses between these two, and "
+        "is the default where the kernel is estimated; elsewhere it is 1.",
     ),
 ]
 WhiteLevel = Annotated[
     str | None,
-    typer.Option(
+    _input(
         metavar="auto|V",
         help="The value of full scale, such as 4095 for 12 bits in a file of 16; auto takes the smallest of 8, 10, 12, "
         "14 and 16 bits that holds the picture's values. Default: that of the file's type, 1 for floats.",
@@ -54,7 +62,7 @@ WhiteLevel = Annotated[
 ]
 MaskOption = Annotated[
     str | None,
-    typer.Option(
+    _input(
         "--mask",
         metavar="FILE|nan",
         help="A PNG or TIFF file of the same size, 0 (black) where pixels are not valid: dead ones, dust, overlays. "
@@ -63,57 +71,114 @@ MaskOption = Annotated[
 ]
 BatchMaskOption = Annotated[
     str | None,
-    typer.Option(
+    _input(
         "--mask",
-        metavar="FILE|DIR|nan",
-        help="As of gpudeblur deblur, for all pictures; or a folder with a mask for each, of the same name but for the "
-        "suffix. Those without one are taken as they are.",
+        metavar="FILE|DIR",
+        help="As of gpudeblur deblur (also nan), for all pictures; or a folder with a mask for each, of the same name "
+        "but for the suffix. Those without one are taken as they are.",
     ),
 ]
 DefectsOption = Annotated[
     Defects,
-    typer.Option(
+    _input(
+        metavar="auto|none",
         help="auto: dead rows and columns, hot pixels, constant borders and overlays that are sharper than the blur, "
-        "such as time stamps, are found and left out. none: all of it belongs to the scene."
-    ),
-]
-RegionOption = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|all|X,Y,W,H",
-        help="Where the kernel is estimated: in all of the picture; in one part, its left and upper end, width and "
-        "height in pixels; or, auto, in patches of a picture of more than a megapixel.",
-    ),
-]
-GradientWeight = Annotated[float | None, typer.Option(help="Weight of the L0 gradient prior.")]
-SmoothWeight = Annotated[float | None, typer.Option(help="Weight of the local smooth prior; 0 switches it off.")]
-CautiousOption = Annotated[
-    bool,
-    typer.Option(
-        "--cautious/--no-cautious",
-        help="A restoration that is not to be trusted is blended with IN; --no-cautious returns all of it.",
-    ),
-]
-BlurOption = Annotated[
-    Blur,
-    typer.Option(
-        help="rotation: the camera may have rotated. One kernel is kept unless poses explain the picture better."
+        "such as time stamps, are found and left out. none: all of it belongs to the scene.",
     ),
 ]
 FocalOption = Annotated[
     str,
-    typer.Option(
+    _input(
         metavar="auto|PX",
         help="With --blur rotation: the focal length in pixels, or inf for motion in the image plane; auto takes the "
         "35 mm equivalent in the EXIF data / 36 * the longer side, or estimates it.",
     ),
 ]
+KernelSize = Annotated[
+    str,
+    _kernel(
+        "--kernel-size",
+        "-k",
+        metavar="N|HxW",
+        help="Odd size in pixels, a little larger than the blur is long: 31, or 31x25 for height x width. "
+        "auto estimates it.",
+    ),
+]
+KernelFile = Annotated[Path, _kernel("--kernel", metavar="FILE", help="The kernel: .npy, .tif, .png or .npz.")]
+KnownKernel = Annotated[
+    Path | None,
+    _kernel("--kernel", metavar="FILE", help="The blur is known: .npy, .tif, .png or .npz. Nothing is estimated."),
+]
+RegionOption = Annotated[
+    str,
+    _kernel(
+        metavar="X,Y,W,H",
+        help="Where the kernel is estimated: a part of the picture, its left and upper end, width and height in "
+        "pixels; all; or auto, which takes patches of a picture of more than a megapixel.",
+    ),
+]
+PresetOption = Annotated[
+    Preset,
+    _kernel(metavar="NAME", help=PRESET_HELP),
+]
+BlurOption = Annotated[
+    Blur,
+    _kernel(
+        metavar="KIND",
+        help="uniform; or rotation: the camera may have rotated. One kernel is kept unless poses explain the picture "
+        "better.",
+    ),
+]
+GradientWeight = Annotated[float | None, _kernel(metavar="W", help="Weight of the L0 gradient prior.")]
+SmoothWeight = Annotated[float | None, _kernel(metavar="W", help="Weight of the local smooth prior; 0: none.")]
 PriorOption = Annotated[
     Prior | None,
-    typer.Option(
-        help="One more prior on the sharp picture: a classifier of blurred pictures (needs PyTorch), the dark channel, "
-        "or black and white for text."
+    _kernel(
+        metavar="NAME",
+        help="One more prior on the sharp picture: dark-channel; intensity, black and white for text; or "
+        "discriminative, a network that tells blurred from sharp (needs PyTorch), which takes five times as long and "
+        "finds no better kernels.",
     ),
+]
+FinalOption = Annotated[
+    Final,
+    _restoration(metavar="NAME", help="With the kernel: sparse is best, tv nearly as good, hyper-laplacian fast."),
+]
+CautiousOption = Annotated[
+    bool,
+    _restoration(
+        "--cautious/--no-cautious",
+        help="A restoration that is not to be trusted is blended with IN; --no-cautious returns all of it.",
+    ),
+]
+NoCautious = Annotated[bool, typer.Option("--no-cautious", hidden=True)]
+StrengthOption = Annotated[
+    str,
+    _restoration(
+        metavar="auto|S",
+        help="Share of the restoration in the result, 0 to 1; the rest is IN. auto: less where it is not trustworthy.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    _output(
+        "--out",
+        "-o",
+        metavar="OUT",
+        help="The sharp picture: .png, .jpg, .tif, a folder, or - for standard output (PNG). Default: "
+        "NAME_deblurred beside IN.",
+    ),
+]
+Overwrite = Annotated[
+    bool, _output("--overwrite/--no-overwrite", help="Replace files that exist, or refuse to; IN is never replaced.")
+]
+Compare = Annotated[
+    Path | None, _output(metavar="FILE", help="Also write IN, the result and the kernel side by side: .png or .jpg.")
+]
+Bits = Annotated[int | None, _output(metavar="8|16", help="Bits a channel of a PNG. Default: as IN has.")]
+StripOption = Annotated[bool, _output("--strip", help="Leave out the colour profile, EXIF, XMP and resolution of IN.")]
+DeviceOption = Annotated[
+    Device, _speed(metavar="NAME", help="Where to compute: cpu, cuda, or auto, the GPU if there is one.")
 ]
 
 
@@ -130,11 +195,13 @@ def parse_kernel_size(text: str) -> Any:
     return sizes if len(sizes) > 1 else sizes[0]
 
 
-def parse_gamma(text: str | None, default: float | str = "auto") -> float | str:
-    """A number, or "auto"; None is `default`."""
+def parse_gamma(text: str | None, default: float | str = "auto", number_with: str = "") -> Any:
+    """A number, or "auto"; None is `default`. With the option `number_with` it must be a number."""
     if text is None:
         return default
     if text.lower() == "auto":
+        if number_with:
+            raise ValueError(f"--gamma must be a number with {number_with}, got 'auto'; photos have about 2.2")
         return "auto"
     try:
         return float(text)
@@ -158,9 +225,12 @@ def parse_focal(text: str, blur: Blur, source: Path) -> float | None:
 
 def parse_strength(text: str) -> float | str:
     try:
-        return text if text == "auto" else float(text)
+        strength = 0.0 if text.lower() == "auto" else float(text)
     except ValueError:
-        raise ValueError(f"--strength must be auto or a number from 0 to 1, got {text!r}; auto decides") from None
+        strength = math.nan
+    if not 0 <= strength <= 1:
+        raise ValueError(f"--strength must be auto or a number from 0 to 1, got {text!r}; auto decides")
+    return "auto" if text.lower() == "auto" else strength
 
 
 def parse_white_level(text: str | None) -> float | str | None:
@@ -204,11 +274,19 @@ def parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
 
 
 def two_step_options(
-    gradient_weight: float | None, smooth_weight: float | None, prior: Prior | None, cautious: bool = True
+    gradient_weight: float | None,
+    smooth_weight: float | None,
+    prior: Prior | None,
+    cautious: bool = True,
+    *,
+    preset: Preset = Preset.standard,
+    strength: float | str = "auto",
 ) -> Any:
     """The options that the user gave; None if there are none."""
     options: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
-    options["cautious"] = None if cautious else False
+    options["cautious"] = None if cautious and strength != 1 else False
+    options["strength"] = None if strength in ("auto", 1) else strength
+    options |= PRESETS[preset.value]
     if prior is not None:
         priors: dict[str, Callable[[], Any]] = {
             "discriminative": gpudeblur.priors.DiscriminativePrior,

@@ -1,22 +1,94 @@
-"""What the `gpudeblur` command shows in the terminal: errors, warnings, progress and tables."""
+"""What the `gpudeblur` command shows: errors, warnings, progress and tables.
+
+Everything but the tables passes through the logger "gpudeblur", to stderr and into the file of --log-file.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from .batch.folders import at_command_line
+from .batch.messages import in_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOGGER = logging.getLogger("gpudeblur")
+TABLE = logging.getLogger("gpudeblur.table")  # what stdout shows; of the handlers, only that of the file takes it
+LINE_SECONDS = 5.0  # from one line of progress to the next, where there is no terminal
+STYLES = {logging.ERROR: "bold red", logging.WARNING: "yellow"}
+
+
+def _console(*, stderr: bool = True) -> Console:
+    from rich.console import Console  # 0.05 s of CPU time, which --help does not need
+
+    return Console(stderr=stderr)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes a record to stderr in one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        text = f"{prefix}{record.getMessage()}".replace("\n", " ")
+        _console().print(Text(text, style=STYLES.get(record.levelno, "")), soft_wrap=True)
+
+
+@contextmanager
+def log_to_stderr(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    """The logger's records on stderr. -q leaves errors alone, -v adds every stage; a terminal has bars for lines."""
+    handler = _ConsoleHandler()
+    usual = logging.WARNING if _console().is_terminal else logging.INFO
+    handler.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else usual)
+    handler.addFilter(lambda record: record.name != TABLE.name)
+    level, propagate = LOGGER.level, LOGGER.propagate
+    LOGGER.setLevel(logging.DEBUG)
+    LOGGER.propagate = False
+    try:
+        with _handling(handler):
+            yield
+    finally:
+        LOGGER.setLevel(level)
+        LOGGER.propagate = propagate
+
+
+@contextmanager
+def log_to_file(path: Path | None) -> Iterator[None]:
+    """All of the logger's records, and the tables, at the end of a file; None: nowhere."""
+    if path is None:
+        yield
+        return
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with _handling(handler):
+        yield
+
+
+@contextmanager
+def _handling(handler: logging.Handler) -> Iterator[None]:
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        handler.close()
+
+
+def is_quiet() -> bool:
+    """Whether the command was called with -q."""
+    levels = [handler.level for handler in LOGGER.handlers if isinstance(handler, _ConsoleHandler)]
+    return bool(levels) and min(levels) >= logging.ERROR
 
 
 @contextmanager
@@ -28,41 +100,69 @@ def user_errors() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.showwarning = print_warning  # type: ignore[assignment]  # takes all arguments by position
             yield
+    except typer.Exit:  # a RuntimeError
+        raise
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError, ArithmeticError) as error:
-        text = at_command_line(error) or type(error).__name__
-        message = f"error: {text}".replace("\n", " ")
-        Console(stderr=True).print(Text(message, style="bold red"), soft_wrap=True)
+        LOGGER.error("%s", in_options(error) or type(error).__name__)
         raise typer.Exit(2) from error
 
 
 def print_warning(message: Warning | str, *_: Any) -> None:
-    Console(stderr=True).print(
-        Text(f"warning: {at_command_line(message)}".replace("\n", " "), style="yellow"), soft_wrap=True
-    )
+    LOGGER.warning("%s", in_options(message))
 
 
 @contextmanager
 def _bar(*columns: Any, total: float, **fields: Any) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, if that is a terminal; yields the function that updates it."""
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    from rich.progress import Progress
+
+    console = _console()
+    disabled = not console.is_terminal or is_quiet()
+    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
         yield functools.partial(
             progress.update, progress.add_task(fields.pop("description", ""), total=total, **fields)
         )
 
 
+def _lines() -> Callable[[str], None]:
+    """A function that logs a line, unless the last one is less than `LINE_SECONDS` old."""
+    last = time.perf_counter()
+
+    def log(text: str) -> None:
+        nonlocal last
+        if time.perf_counter() - last >= LINE_SECONDS:
+            last = time.perf_counter()
+            LOGGER.info("%s", text)
+
+    return log
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """A bar of the stages of one run; yields its callback, which never stops the run."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+
     percent = TextColumn("{task.percentage:>3.0f} %")
     columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeElapsedColumn())
     with _bar(*columns, total=1.0, description="reading") as update:
-        yield lambda stage, fraction: update(description=stage, completed=fraction)
+        start, stages, line = time.perf_counter(), set[str](), _lines()
+
+        def report(stage: str, fraction: float) -> None:
+            update(description=stage, completed=fraction)
+            seconds = time.perf_counter() - start
+            if stage not in stages:
+                stages.add(stage)
+                LOGGER.debug("%s begins after %.1f s", stage, seconds)
+            line(f"{stage}: {fraction:.0%} of the run after {seconds:.0f} s")
+
+        yield report
 
 
 @contextmanager
 def counter(total: int) -> Iterator[Callable[[bool], None]]:
     """A bar of pictures with their speed and the time left; yields the function that counts one, failed or not."""
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.completed:.0f} of {task.total:.0f}"),
         BarColumn(),
@@ -80,15 +180,28 @@ def counter(total: int) -> Iterator[Callable[[bool], None]]:
         yield count
 
 
-def print_table(rows: dict[str, str]) -> None:
+def print_table(rows: dict[str, str], *, stderr: bool = False) -> None:
+    """The rows on stdout; on stderr where stdout is the picture."""
+    for name, value in rows.items():
+        TABLE.info("%s: %s", name, value.replace("\n", ", "))
+    if is_quiet():
+        return
+    console = _console(stderr=stderr)
+    if not console.is_terminal:  # A path must stay on one line, and no line ends in blanks.
+        width = max(map(len, rows)) + 2
+        for name, value in rows.items():
+            text = value.replace("\n", f"\n{'':{width}}")
+            print(f"{name:{width}}{text}".rstrip(), file=sys.stderr if stderr else sys.stdout)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, Text(value))  # as Text, brackets in a file name are not read as markup
-    console = Console()
-    # A pipe has no width, and rich would wrap it at 80 columns. A path must stay on one line.
-    Console(width=None if console.is_terminal else 1000).print(table)
+    console.print(table)
 
 
 def shape_text(array: Any) -> str:

@@ -1,19 +1,29 @@
 """The command line: what reaches the library, what is written, and how errors look. The library itself is faked."""
 
+import io
+import json
+import logging
+import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import typer.main
 from PIL import Image
 from typer.testing import CliRunner
 
 import gpudeblur
 from gpudeblur.cli import app
-from gpudeblur.images.files import read_image, write_image
+from gpudeblur.cli_app import PANELS
+from gpudeblur.cli_options import PRESETS
+from gpudeblur.images.comparison import side_by_side
+from gpudeblur.images.files import Metadata, read_image, write_image, write_kernel
 
 COLOR = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 KERNEL = np.outer([1.0, 2, 1], [1.0, 2, 4, 2, 1]) / 40
@@ -55,8 +65,8 @@ def source(tmp_path):
     return tmp_path / "in.png"
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments, **settings):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], **settings)
 
 
 def fails(result, message):
@@ -86,7 +96,11 @@ def table(result):
 
 def test_deblur_with_the_defaults(library, source, tmp_path):
     (tmp_path / "out.png").write_bytes(b"an older result")
-    result = run("deblur", source, "-o", tmp_path / "out.png", "--kernel-size", "5")
+    fails(
+        run("deblur", source, "-o", tmp_path / "out.png"), f"{tmp_path / 'out.png'} exists; name another, or give --ov"
+    )
+    assert (tmp_path / "out.png").read_bytes() == b"an older result"
+    result = run("deblur", source, "-o", tmp_path / "out.png", "--kernel-size", "5", "--overwrite")
     assert result.exit_code == 0, result.output
     ((image, size, options),) = library.calls
     np.testing.assert_array_equal(image, COLOR)
@@ -109,7 +123,7 @@ def test_defects_may_be_kept(library, source, tmp_path, command):
 
 @pytest.mark.parametrize("command", ["deblur", "kernel"])
 def test_a_region_arrives_as_slices(library, source, tmp_path, command):
-    arguments = command, source, "-o", tmp_path / "out.png", "-k", "5", "--region"
+    arguments = command, source, "-o", tmp_path / "out.png", "-k", "5", "--overwrite", "--region"
     result = run(*arguments, "3,2,10,8")
     assert result.exit_code == 0, result.output
     assert library.calls[0][2]["region"] == (slice(2, 10), slice(3, 13))
@@ -122,7 +136,7 @@ def test_a_region_arrives_as_slices(library, source, tmp_path, command):
 def test_the_kernel_size_is_found_where_none_is_given(library, source, tmp_path, command):
     out = tmp_path / ("out.png" if command == "deblur" else "out.npy")
     for arguments in ((), ("-k", "auto"), ("--kernel-size", "Auto")):
-        assert run(command, source, "-o", out, *arguments).exit_code == 0
+        assert run(command, source, "-o", out, "--overwrite", *arguments).exit_code == 0
     assert [size for _, size, _ in library.calls] == [None] * 3
     assert out.exists()
 
@@ -134,7 +148,7 @@ def test_the_mask_arrives(library, source, tmp_path, command):
     write_image(tmp_path / "gray.png", mask.astype(np.uint8))
     write_image(tmp_path / "color.tif", mask[..., None] * np.array([0, 7, 0], np.uint16))
     for value in (tmp_path / "gray.png", tmp_path / "color.tif", "nan"):
-        result = run(command, source, "-o", out, "-k", "5", "--mask", value)
+        result = run(command, source, "-o", out, "-k", "5", "--mask", value, "--overwrite")
         assert result.exit_code == 0, result.output
     *masks, nan = [options["mask"] for _, _, options in library.calls]
     for given in masks:
@@ -180,7 +194,8 @@ def test_the_focal_length_arrives(library, source, tmp_path, focal, value):
 
 def test_the_field_is_written(library, source, tmp_path):
     def write(name):
-        return run("deblur", source, "-o", tmp_path / "o.png", "--blur", "rotation", "--kernel-out", tmp_path / name)
+        command = ("deblur", source, "-o", tmp_path / "o.png", "--overwrite", "--blur", "rotation")
+        return run(*command, "--kernel-out", tmp_path / name)
 
     assert write("one.npz").exit_code == 0
     one = gpudeblur.KernelField.load(tmp_path / "one.npz")
@@ -196,7 +211,7 @@ def test_the_field_is_written(library, source, tmp_path):
     np.testing.assert_array_equal(loaded.kernels, field.kernels)
     np.testing.assert_array_equal(read_image(tmp_path / "field.png").pixels, gpudeblur.show_kernels(field))
     np.testing.assert_array_equal(np.load(tmp_path / "kernel.npy"), KERNEL)
-    fails(run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", "k.npz"), "end in .npy, .png")
+    fails(run("deblur", source, "-o", tmp_path / "p.png", "--kernel-out", "k.npz"), "end in .npy, .png")
 
 
 def test_the_focal_length_of_exif_data_arrives(library, tmp_path):
@@ -272,8 +287,9 @@ def test_the_table_says_what_was_done(library, source, tmp_path):
     assert [Path(line).name for line in shown["written"].splitlines()] == ["out.png", "[k].png"]
     assert result.stderr == ""
     library.confidence.value = 0.21
-    result = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5")
+    result = run("deblur", source, "-o", tmp_path / "low.png", "-k", "5")
     assert "0.21, low: the kernel is a guess; try another --kernel-size" in result.stdout
+    assert "(12,10,25,20 is the middle)" in result.stdout
 
 
 @pytest.mark.parametrize(("strength", "shown"), [(0.3149, "0.31"), (0.9999, "0.99"), (0.0, "0.00")])
@@ -281,12 +297,17 @@ def test_what_is_withheld_is_said(library, source, tmp_path, strength, shown):
     """A result that is blended with the blurred picture, and the option that returns the restoration itself."""
     library.strength.value = strength
     row = table(run("deblur", source, "-o", tmp_path / "out.png", "-k", "5"))["strength"]
-    assert row.startswith(f"{shown} of the restoration, the rest is the blurred picture; --no-cautious returns")
+    assert row.startswith(f"{shown} of the restoration, the rest is the blurred picture; --strength 1 returns")
     assert library.calls[-1][2]["options"] is None
     library.strength.value = 1.0
-    whole = run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--no-cautious")
-    assert "strength" not in table(whole)
-    assert library.calls[-1][2]["options"] == {"cautious": False}
+    command = ("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--overwrite")
+    for option in (("--no-cautious",), ("--strength", "1")):
+        assert table(run(*command, *option))["strength"] == "1.00, all of the restoration"
+        assert library.calls[-1][2]["options"] == {"cautious": False}
+    library.strength.value = 0.25
+    assert table(run(*command, "--strength", "0.25"))["strength"].endswith("the rest is the blurred picture")
+    assert library.calls[-1][2]["options"] == {"strength": 0.25}
+    fails(run(*command, "--strength", "0.5", "--no-cautious"), "--strength must be 1 with --no-cautious, got 0.5")
 
 
 def test_gray_has_no_channel_axis_and_dtypes_stay(library, tmp_path):
@@ -325,9 +346,12 @@ def test_the_photograph_itself_is_never_replaced(library, source, tmp_path):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ("24", "kernel_size must be odd, got 24; use 23 or 25"),
-        ("3x5x7", "kernel_size must be one odd integer or a pair (height, width), got 3 numbers: (3, 5, 7)"),
-        ("41", "kernel_size must not exceed the picture, got (41, 41) for a picture of 40 x 50; use at most (39, 49)"),
+        ("24", "--kernel-size must be odd, got 24; use 23 or 25"),
+        ("3x5x7", "--kernel-size must be one odd integer or a pair (height, width), got 3 numbers: (3, 5, 7)"),
+        (
+            "41",
+            "--kernel-size must not exceed the picture, got (41, 41) for a picture of 40 x 50; use at ",
+        ),
         *(
             (size, f"--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto, got {size!r}; use for ")
             for size in ("25.0", "big", "5x", "")
@@ -347,7 +371,7 @@ def test_files_that_cannot_be_read(library, tmp_path):
     for command in ("deblur", "kernel"):
         out = ("-o", tmp_path / "out.png", "-k", "5")
         fails(run(command, tmp_path / "nothing.png", *out), "nothing.png")
-        fails(run(command, tmp_path / "note.png", *out), "note.png must be a PNG, JPEG or TIFF file")
+        fails(run(command, tmp_path / "note.png", *out), "note.png must be an image (PNG, JPEG, TIFF, ")
         fails(run(command, tmp_path / "cut.png", *out), "cut.png is damaged or truncated")
     assert not (tmp_path / "out.png").exists()
 
@@ -358,7 +382,9 @@ def test_outputs_are_judged_before_the_work(library, source, tmp_path):
     two = run("deblur", source, "-o", tmp_path / "o.png", "--kernel-out", tmp_path / "o.png", "-k", "5")
     fails(two, "--kernel-out must be another file than --out")
     fails(run("kernel", source, "-o", tmp_path / "out.jpg", "-k", "5"), "output file must end in .npy, .png")
-    fails(run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--bits", "12"), "bits must be 8, 16 or None")
+    fails(
+        run("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--bits", "12"), "--bits must be 8 or 16, got 12"
+    )
     tifffile.imwrite(tmp_path / "in.tif", np.zeros((20, 30), np.int16))
     result = run("deblur", tmp_path / "in.tif", "-o", tmp_path / "out.png", "-k", "5")
     fails(result, "PNG and JPEG hold uint8, uint16 or floats in [0, 1], got int16; convert it, or write .tif")
@@ -393,18 +419,31 @@ def test_help_and_usage_errors_name_the_choices():
         assert command in result.stdout
 
 
+@pytest.mark.parametrize("command", ["deblur", "batch"])
+def test_what_the_file_says_is_in_the_result_unless_stripped(library, tmp_path, command):
+    write_image(tmp_path / "in.jpg", COLOR, metadata=Metadata(dpi=(240.0, 240.0), xmp=b"<x/>"))
+    out = tmp_path / "out" / "in.jpg"
+    out.parent.mkdir()
+    arguments = ("-o", out, "-k", "5") if command == "deblur" else ("-o", out.parent, "-k", "5", "--overwrite")
+    for more, expected in (((), Metadata(dpi=(240.0, 240.0), xmp=b"<x/>")), (("--strip",), Metadata())):
+        result = run(command, tmp_path / "in.jpg", *arguments, *more)
+        assert result.exit_code == 0, result.output
+        assert read_image(out).metadata == expected
+
+
 def test_info_names_versions_and_backends(monkeypatch):
     def no_gpu():
         raise RuntimeError("device='cuda' needs an NVIDIA GPU, CUDA sees none")
 
-    monkeypatch.setattr("gpudeblur.cli.require_cuda", no_gpu)
+    monkeypatch.setattr("gpudeblur.cli_info.require_cuda", no_gpu)
     result = run("info")
     assert result.exit_code == 0, result.output
     for name in ("gpudeblur", "python", "scipy", "cupy", "torch", "numpy backend", "cupy backend", "FFT"):
         assert name in result.stdout
     assert np.__version__ in result.stdout
     assert "SHA-256 0e0a9c0c5c3c, research use: trained on CelebA" in table(result)["weights of classifier"]
-    assert "does not work: device='cuda' needs an NVIDIA GPU, CUDA sees none" in result.stdout
+    assert table(result)["cupy backend"] == "no NVIDIA GPU found: computing on the CPU"
+    assert json.loads(run("info", "--json").stdout) == table(result)
 
 
 def test_restore(network_weights, source, tmp_path):
@@ -424,8 +463,8 @@ def test_restore(network_weights, source, tmp_path):
     out.unlink()
     for arguments, message in {
         ("--strength", "full"): "--strength must be auto or a number from 0 to 1, got 'full'; auto decides",
-        ("--strength", "2"): "strength must be in [0, 1], and finite, got 2.0",
-        ("--network", "magic"): "network must be one of 'deepdeblur'",
+        ("--strength", "2"): "--strength must be auto or a number from 0 to 1, got '2'; auto decides",
+        ("--network", "magic"): "--network must be one of 'deepdeblur'",
         ("--kernel-out", tmp_path / "k.npy"): "--kernel-out needs a method that estimates the kernel, got 'deepdeblur'",
         ("--weights", tmp_path / "none"): "No such file or directory",
         ("--weights", source): "must be safetensors, got a damaged file",
@@ -439,6 +478,232 @@ def test_restore_without_torch(source, tmp_path, monkeypatch):
     result = run("restore", source, "-o", tmp_path / "out.png", "--network", "deepdeblur")
     fails(result, "a network needs PyTorch, which cannot be imported")
     assert "pip install 'gpudeblur[torch]'" in result.stderr
+
+
+# ---- a kernel that is known
+
+
+@pytest.fixture
+def known(monkeypatch, tmp_path):
+    """Stands in for `gpudeblur.deconvolve`, with a kernel in a file: notes the call, and returns the negative."""
+    calls = []
+
+    def deconvolve(image, kernel, **options):
+        assert not options.pop("callback")("restoration", 0.5)
+        calls.append((image, kernel, options))
+        return np.iinfo(image.dtype).max - image
+
+    monkeypatch.setattr(gpudeblur, "deconvolve", deconvolve, raising=False)
+    write_kernel(tmp_path / "k.npy", KERNEL)
+    return calls
+
+
+DECONVOLVE_DEFAULTS: dict[str, Any] = {
+    "method": None,
+    "boundary": "unknown",
+    "weight": None,
+    "noise_sigma": None,
+    "floor": None,
+}
+DECONVOLVE_DEFAULTS |= {"iterations": None, "tile": None, "gamma": 1.0, "white": None, "mask": None}
+DECONVOLVE_DEFAULTS |= {"defects": "auto", "device": "auto", "channel_axis": -1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        ((), {}),
+        (("--method", "wiener", "--weight", "0.5"), {"method": "wiener", "weight": 0.5}),
+        (("--noise", "0.02", "--boundary", "wrap"), {"noise_sigma": 0.02, "boundary": "wrap"}),
+        (("--floor", "auto", "--tile", "auto"), {"floor": "auto", "tile": "auto"}),
+        (("--floor", "0.1", "--tile", "64", "--iterations", "7"), {"floor": 0.1, "tile": 64, "iterations": 7}),
+        (("--gamma", "2.2", "--white-level", "200"), {"gamma": 2.2, "white": 200.0}),
+        (("--defects", "none", "--device", "cpu"), {"defects": None, "device": "cpu"}),
+    ],
+)
+def test_deconvolve(known, source, tmp_path, arguments, changes):
+    result = run("deconvolve", source, "--kernel", tmp_path / "k.npy", *arguments)
+    assert result.exit_code == 0, result.output
+    ((image, kernel, options),) = known
+    np.testing.assert_array_equal(image, COLOR)
+    np.testing.assert_allclose(kernel, KERNEL)
+    assert options == DECONVOLVE_DEFAULTS | changes
+    np.testing.assert_array_equal(read_image(tmp_path / "in_deblurred.png").pixels, 255 - COLOR)
+    assert table(result)["kernel"] == f"3 x 5, of {tmp_path / 'k.npy'}; nothing was estimated"
+
+
+@pytest.mark.parametrize("name", ["k.npy", "k.tif", "k.npz"])
+def test_kernels_of_files_are_applied(source, tmp_path, name):
+    """By the library itself, as in Python."""
+    field = gpudeblur.KernelField(KERNEL[None, None], COLOR.shape[:2])
+    if name == "k.npz":
+        field.save(tmp_path / name)
+    else:
+        write_kernel(tmp_path / name, KERNEL)
+    result = run("deconvolve", source, "--kernel", tmp_path / name, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    kernel = field if name == "k.npz" else gpudeblur.read_kernel(tmp_path / name)
+    expected = gpudeblur.deconvolve(COLOR, kernel, channel_axis=-1)
+    np.testing.assert_array_equal(read_image(tmp_path / "in_deblurred.png").pixels, expected)
+    assert table(result)["method"] == ("sparse" if name == "k.npz" else "tv")
+
+
+def test_deblur_with_a_known_kernel_estimates_nothing(library, known, source, tmp_path):
+    command = ("deblur", source, "--kernel", tmp_path / "k.npy")
+    assert run(*command, "--final", "hyper-laplacian").exit_code == 0
+    assert library.calls == []
+    assert (known[0][2]["method"], known[0][2]["gamma"]) == ("hyper-laplacian", 1.0)
+    for option in (("-k", "5"), ("--region", "all"), ("--preset", "fast"), ("--prior", "intensity")):
+        name = "--kernel-size" if option[0] == "-k" else option[0]
+        fails(run(*command, "--overwrite", *option), f"{name} must be left out with --kernel")
+    fails(run(*command, "--overwrite", "--gamma", "auto"), "--gamma must be a number with --kernel")
+
+
+def test_bad_kernel_files(known, source, tmp_path):
+    np.save(tmp_path / "stack.npy", np.ones((2, 3, 3)))
+    for name, message in (
+        ("missing.npy", "--kernel must be a file, there is none at"),
+        ("in.png", "must be a gray image without alpha to be a kernel"),
+        ("stack.npy", "--kernel must hold one kernel, got 2 x 3 x 3 in"),
+    ):
+        fails(run("deconvolve", source, "--kernel", tmp_path / name), message)
+    fails(run("deconvolve", source, "--kernel", tmp_path / "k.npy", "--tile", "big"), "--tile must be auto or a number")
+    assert known == []
+
+
+# ---- files
+
+
+def test_standard_input_and_output(library, source, tmp_path):
+    result = run("deblur", "-", "-k", "5", input=source.read_bytes())
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(result.stdout_bytes))), 255 - COLOR)
+    assert "confidence" in result.stderr
+    result = run("kernel", source, "-k", "5", "-o", "-")
+    np.testing.assert_array_equal(np.load(io.BytesIO(result.stdout_bytes)), KERNEL)
+    fails(run("deblur", "-", input=b"hello"), "error: standard input must be an image (PNG, JPEG, TIFF")
+    assert names(tmp_path) == ["in.png"]
+
+
+def test_default_names_and_folders(library, tmp_path):
+    Image.fromarray(COLOR).save(tmp_path / "in.JPG")
+    (tmp_path / "out").mkdir()
+    for arguments, name in (
+        (("deblur", "-k", "5"), "in_deblurred.JPG"),
+        (("deblur", "-k", "5", "-o", tmp_path / "out"), "out/in_deblurred.JPG"),
+        (("kernel", "-k", "5"), "in_kernel.npy"),
+        (("kernel", "-k", "5", "-o", tmp_path / "out"), "out/in_kernel.npy"),
+    ):
+        command, *options = arguments
+        result = run(command, tmp_path / "in.JPG", *options)
+        assert result.exit_code == 0, result.output
+        assert table(result)["written"] == str(tmp_path / name)
+        assert (tmp_path / name).exists()
+        fails(run(command, tmp_path / "in.JPG", *options), f"{name} exists; name another, or give --overwrite")
+        assert run(command, tmp_path / "in.JPG", *options, "--overwrite").exit_code == 0
+    applied = table(run("kernel", tmp_path / "in.JPG", "--overwrite"))["apply it"]
+    assert applied == f"gpudeblur deconvolve {tmp_path / 'in.JPG'} --kernel {tmp_path / 'in_kernel.npy'} --gamma 2.2"
+
+
+@pytest.mark.parametrize("command", ["deblur", "deconvolve"])
+def test_pages_and_metadata(library, known, tmp_path, command):
+    tifffile.imwrite(tmp_path / "two.tif", np.stack([COLOR, COLOR // 2]), photometric="rgb", resolution=(240, 240))
+    extra = ("--kernel", tmp_path / "k.npy") if command == "deconvolve" else ()
+    fails(run(command, tmp_path / "two.tif", *extra), "save the one to use by itself, or name it by --page, from 0")
+    for name, options, dpi in (("a.png", (), 240), ("b.png", ("--strip",), None)):
+        result = run(command, tmp_path / "two.tif", *extra, "--page", "1", "-o", tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+        np.testing.assert_array_equal(read_image(tmp_path / name).pixels, 255 - COLOR // 2)
+        with Image.open(tmp_path / name) as image:
+            assert image.info.get("dpi", (None,))[0] == (dpi if dpi is None else pytest.approx(dpi, abs=0.01))
+
+
+def test_files_that_exist_are_refused_before_the_work(library, source, tmp_path):
+    for option in ("--kernel-out", "--compare"):
+        path = tmp_path / f"old{option}.png"
+        path.write_bytes(b"old")
+        fails(run("deblur", source, option, path), f"{option} must be a new file, {path} exists; name another, or give")
+        assert path.read_bytes() == b"old"
+    (tmp_path / "index.html").touch()
+    fails(run("demo", "-o", tmp_path), "index.html exists; name another, or give --overwrite")
+    assert library.calls == []
+
+
+def test_what_is_no_picture(library, source, tmp_path):
+    fails(run("deblur", tmp_path), f"is a folder; gpudeblur batch {tmp_path} -o DIR takes all of its pictures")
+    fails(run("deblur", tmp_path / "no.png"), f"IN must exist, there is no file {tmp_path / 'no.png'}; check the name")
+    result = run("kernel", source, "b c.png", "-o", "x.npy")
+    fails(result, f"IN must be one picture, got {source} 'b c.png'; use gpudeblur batch {source} 'b c.png' -o DIR")
+
+
+@pytest.mark.parametrize("command", ["deblur", "deconvolve"])
+def test_compare(library, known, source, tmp_path, command):
+    extra = ("--kernel", tmp_path / "k.npy") if command == "deconvolve" else ()
+    result = run(command, source, *extra, "--compare", tmp_path / "sheet.png")
+    assert result.exit_code == 0, result.output
+    expected = side_by_side({"blurred": COLOR, "result": 255 - COLOR}, {"kernel": KERNEL})
+    np.testing.assert_array_equal(read_image(tmp_path / "sheet.png").pixels, expected)
+    assert str(tmp_path / "sheet.png") in table(result)["written"]
+    same = (command, source, *extra, "-o", tmp_path / "s.png", "--compare", tmp_path / "s.png")
+    fails(run(*same), "--compare must be another file than --out")
+
+
+@pytest.mark.parametrize("command", ["deblur", "kernel"])
+def test_presets(library, source, tmp_path, command):
+    for preset in ("fast", "standard", "best"):
+        assert run(command, source, "--preset", preset, "--overwrite").exit_code == 0
+    fast, standard, best = (options["options"] for _, _, options in library.calls)
+    assert (fast, standard) == ({"starts": ("wide",)}, None)
+    assert best == PRESETS["best"]
+
+
+# ---- what is shown
+
+
+def test_help_fits_80_columns_and_its_examples_are_right(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        lines = run(name, "-h").stdout.splitlines()
+        assert max(map(len, lines)) <= 80, name
+        assert not any("\u2026" in line for line in lines), name
+        if name == "train":
+            continue
+        panels = [line.split()[1] for line in lines if line.startswith("\u256d")]
+        assert [panel for panel in panels if panel in PANELS] == [panel for panel in PANELS if panel in panels]
+        (example,) = [line for line in lines if line.startswith(" Example: gpudeblur ")]
+        words = shlex.split(example)[2:]
+        assert words[0] == name
+        assert command.make_context(name, words[1:]).args == []
+
+
+def test_version_and_h():
+    assert run("--version").stdout.strip() == metadata.version("gpudeblur")
+    assert run("-h").stdout == run("--help").stdout
+    assert "--install-completion" in run("-h").stdout
+
+
+def test_lines_of_progress_where_there_is_no_terminal(library, source, tmp_path, monkeypatch):
+    assert run("deblur", source, "-o", tmp_path / "a.png").stderr == ""
+    monkeypatch.setattr("gpudeblur.cli_terminal.LINE_SECONDS", 0.0)
+    lines = run("deblur", source, "-o", tmp_path / "b.png").stderr.splitlines()
+    assert lines[1] == "scale 1 of 1: 50% of the run after 0 s"
+    assert run("deblur", source, "-o", tmp_path / "c.png", "-q").output == ""
+    fails(run("deblur", source, "-o", tmp_path / "d.png", "-q", "-v"), "-q must be given without -v, got both")
+
+
+def test_the_log_file_holds_everything(library, source, tmp_path):
+    log = tmp_path / "run.log"
+    for name in ("a.png", "b.png"):
+        assert run("deblur", source, "-o", tmp_path / name, "-q", "--log-file", log).output == ""
+    assert run("deblur", tmp_path / "no.png", "--log-file", log).exit_code == 2
+    text = log.read_text()
+    assert text.count("DEBUG scale 1 of 1 begins") == text.count("INFO confidence: 0.90") == 2
+    assert "ERROR IN must exist, there is no file" in text
+    assert "scale 1 of 1 begins" in run("deblur", source, "-v", "-o", tmp_path / "c.png").stderr
+    assert logging.getLogger("gpudeblur").handlers == []
+    assert "No such file" in run("info", "--log-file", tmp_path / "no" / "run.log").stderr
 
 
 @pytest.mark.slow

@@ -229,7 +229,7 @@ def test_the_command_line_says_white_level(dim: Path) -> None:
     assert "give --white-level auto or 4095 if that is right, or the right value" in result.stderr
     assert "white=" not in result.stderr
     for level in ("auto", "AUTO", "4095"):
-        result = run("kernel", dim, "-o", dim.with_name("k.npy"), "-k", "5", "--white-level", level)
+        result = run("kernel", dim, "-o", dim.with_name("k.npy"), "-k", "5", "--white-level", level, "--overwrite")
         assert (result.exit_code, result.stderr) == (0, "")
 
 

@@ -13,7 +13,7 @@ from ..blind.restore import RestoreResult, restore_silently
 from ..numerics.progress import Stopped
 from .gpu import split_info
 from .masks import join_masks, mask_kind, mask_like
-from .pipeline import BatchResult, Pipeline, Task
+from .pipeline import BatchResult, NoThreadError, Pipeline, Task
 
 # Pixels and images in a stack, at most. The images of a stack share NumPy's overhead per call and the waits for the
 # interpreter's lock; a larger stack would not fit a core's cache.
@@ -41,10 +41,13 @@ class CpuExecutor:
         self._pipeline, self._settings, self._device = pipeline, settings, device
         self._workers = workers or (1 if "network" in settings else usable_cpus())
         self._batch_size = batch_size
-        self.limit, self.in_flight = STACKS_PER_WORKER * (batch_size or STACK_IMAGES) * self._workers, 0
+        self.limit, self.in_flight = self._limit(), 0
         self._tasks: deque[Task] = deque()
         self._idle = self._started = 0
         pipeline.at_end.callback(self._tasks.clear)
+
+    def _limit(self) -> int:
+        return STACKS_PER_WORKER * (self._batch_size or STACK_IMAGES) * self._workers
 
     def check(self, image: Any, mask: Any) -> Exception | None:
         return None  # `deblur` checks them
@@ -57,8 +60,19 @@ class CpuExecutor:
         """Queue a task. Another worker starts if all are busy, so a few images start a few threads only."""
         self._tasks.append(task)
         if len(self._tasks) > self._idle and self._started < self._workers:
-            self._started += 1
-            self._pipeline.start(self._work, f"worker-{self._started}")
+            try:
+                self._pipeline.start(self._work, f"worker-{self._started + 1}")
+            except NoThreadError:
+                if not self._started:
+                    raise
+                self._pipeline.warnings.append(
+                    f"the system starts no more threads, going on with {self._started} of {self._workers} workers; "
+                    f"workers={self._started} begins with that"
+                )
+                self._workers = self._started
+                self.limit = self._limit()
+            else:
+                self._started += 1
 
     def _work(self) -> None:
         pipeline = self._pipeline

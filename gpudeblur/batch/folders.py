@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import stat
+import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..images.files import PICTURE_SUFFIXES, check_output, read_image, write_image, write_kernel
-from .iterator import deblur_batch
-
-# What reading or writing one file may raise; it fails that file alone.
-FILE_ERRORS = (OSError, ValueError, TypeError, MemoryError)
-
-
-def at_command_line(message: Any) -> str:
-    """The text of an error or a warning; some name options there, where they name arguments in Python."""
-    return str(getattr(message, "at_command_line", message))
+from ..images.files import (
+    KERNEL_SUFFIXES,
+    READ_SUFFIXES,
+    Metadata,
+    check_output,
+    read_image,
+    result_suffix,
+    write_image,
+    write_kernel,
+)
+from .iterator import BatchResult, deblur_batch
+from .journal import JOURNAL_NAME, Journal, file_state
+from .messages import in_options
 
 
 def white_of_file(result: Any, white: float | str | None) -> float | None:
@@ -33,16 +39,23 @@ def white_of_file(result: Any, white: float | str | None) -> float | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row of the report."""
+    """One row of the report.
+
+    `status` is "written" or "failed"; "skipped": done by an earlier run, by the journal; "not in the journal": the
+    outputs exist, nobody knows how they were made; "other options", "source changed": they were made so; "left out": a
+    file or folder that is no task.
+    """
 
     source: str
     output: str
     kernel: str | None  # file
-    status: str  # "written", "skipped" (all its outputs existed) or "failed"
+    status: str
     error: str = ""
     confidence: float | None = None
     strength: float | None = None  # the restoration's share in the result
+    gamma: float | None = None
     seconds: float | None = None
+    reason: str = ""  # of what is left out
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,28 @@ class FileTask:
         return Outcome(str(self.source), str(self.output), None if self.kernel is None else str(self.kernel), status)
 
     def failed(self, error: BaseException | None) -> Outcome:
-        text = at_command_line(error) or type(error).__name__
+        name, text = type(error).__name__, in_options(error)
+        if text and not isinstance(error, (OSError, ValueError, TypeError, MemoryError)):  # no text of ours
+            text = f"{name}: {text}"
+        text = text or name
         return replace(self.outcome("failed"), error=text.replace("\n", " "))
+
+    def state(self) -> dict[str, Any]:
+        """What the journal says of the source: its size and time, and those of its mask."""
+        size, time = file_state(self.source) or [0, 0]
+        return {"size": size, "mtime_ns": time, "mask": file_state(self.mask)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, and the outcomes that are clear before: files left out, and folders that cannot be read."""
+
+    tasks: list[FileTask]
+    outcomes: list[Outcome]
+
+    def shard(self, number: int, count: int) -> Plan:
+        """Every `count`-th task, from the `number`-th on (from 1)."""
+        return replace(self, tasks=self.tasks[number - 1 :: count])
 
 
 def plan(
@@ -74,15 +107,16 @@ def plan(
     recursive: bool = False,
     suffix: str | None = None,
     masks: Path | None = None,
-) -> list[FileTask]:
+) -> Plan:
     """The tasks for files and folders. An output has the name of its source, and its place within the source folder.
 
     Parameters
     ----------
-    sources : image files, and folders. The images of a folder are taken in order of name, without hidden files.
+    sources : image files, and folders. The images of a folder are taken in order of name; hidden files, and folders
+        that are links, are left out.
     out, kernels : folders for the images and, if wanted, for the kernels (.npy).
     recursive : whether to take folders within folders.
-    suffix : of the images to write. None keeps that of the source.
+    suffix : of the images to write. None keeps that of the source, if its format is written (`result_suffix`).
     masks : folder of masks; that of an image has its name, but for the suffix, and its place within the source folder.
 
     Raises
@@ -93,31 +127,35 @@ def plan(
     """
     other_folders = {folder.resolve() for folder in (out, kernels, masks) if folder is not None}
     files: list[tuple[Path, Path]] = []  # the source, and its place below `out`
+    outcomes: list[Outcome] = []
     for source in sources:
         if source.is_dir():
-            images = sorted(_find_images(source, recursive, other_folders))
-            files += [(file, file.relative_to(source)) for file in images]
+            folder = Folder.read(source, recursive, other_folders)
+            files += [(file, file.relative_to(source)) for file in folder.images]
+            outcomes += folder.outcomes
         elif not source.exists():
             raise FileNotFoundError(f"{source} does not exist; name files or folders")
-        elif source.suffix.lower() not in PICTURE_SUFFIXES:
-            raise ValueError(f"{source} must end in {', '.join(PICTURE_SUFFIXES)}; convert it, or leave it out")
+        elif source.suffix.lower() not in READ_SUFFIXES:
+            raise ValueError(f"{source} must end in {', '.join(READ_SUFFIXES)}; convert it, or leave it out")
         else:
             files.append((source, Path(source.name)))
-    if not files:
+    if not files and all(outcome.status == "left out" for outcome in outcomes):
         way_out = "name other folders" if recursive else "folders in folders need --recursive"
-        raise ValueError(f"there is no picture ({', '.join(PICTURE_SUFFIXES)}) in what was named; {way_out}")
+        raise ValueError(f"there is no picture ({', '.join(READ_SUFFIXES)}) in what was named; {way_out}")
     tasks = []
     for source, relative in files:
-        output = out / (relative if suffix is None else relative.with_suffix(suffix))
+        output = out / relative.with_suffix(suffix or result_suffix(relative))
         tasks.append(FileTask(source, output, None if kernels is None else kernels / relative.with_suffix(".npy")))
     _check_outputs(tasks)
-    return tasks if masks is None else _with_masks(tasks, [relative for _, relative in files], masks)
+    if masks is not None:
+        tasks = _with_masks(tasks, [relative for _, relative in files], masks)
+    return Plan(tasks, outcomes)
 
 
 def _with_masks(tasks: list[FileTask], places: list[Path], folder: Path) -> list[FileTask]:
     """`tasks` with the masks in `folder` that have the names of their images, whose `places` are relative."""
     masks: dict[Path, list[Path]] = {}
-    for file in sorted(_find_images(folder, True, set())):
+    for file in Folder.read(folder, True, set()).images:
         masks.setdefault(file.relative_to(folder).with_suffix(""), []).append(file)
     result = []
     for task, place in zip(tasks, places, strict=True):
@@ -127,7 +165,7 @@ def _with_masks(tasks: list[FileTask], places: list[Path], folder: Path) -> list
         if files and files[0].resolve() == task.source.resolve():
             raise ValueError(f"--mask must be a folder of masks, got that of the picture {task.source}; name another")
         result.append(replace(task, mask=files[0] if files else None))
-    if all(task.mask is None for task in result):
+    if result and all(task.mask is None for task in result):
         name = places[0].with_suffix(".png")
         raise ValueError(f"--mask must have a file for some picture, got none in {folder}; name them like {name}")
     return result
@@ -151,22 +189,67 @@ def read_mask(path: Path | str, shape: tuple[int, ...] | None = None) -> np.ndar
     return mask
 
 
-def _find_images(folder: Path, recursive: bool, excluded: set[Path]) -> Iterator[Path]:
-    """The files of a folder that have the suffix of an image. `excluded` folders hold masks or results."""
-    for directory, subfolders, names in os.walk(folder):
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if recursive and not name.startswith(".") and (Path(directory) / name).resolve() not in excluded
-        ]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                yield Path(directory) / name
+@dataclass(frozen=True)
+class Folder:
+    """The images of a folder, in order of name, and the outcomes of all else in it."""
+
+    images: list[Path]
+    outcomes: list[Outcome]
+
+    @classmethod
+    def read(cls, folder: Path, recursive: bool, excluded: set[Path]) -> Folder:
+        """Read the names. `excluded` folders hold masks or results, and are passed over."""
+        images: list[Path] = []
+        outcomes: list[Outcome] = []
+
+        def leave_out(path: Path, reason: str) -> None:
+            outcomes.append(Outcome(str(path), "", None, "left out", reason=reason))
+
+        def cannot_read(error: OSError) -> None:
+            text = f"folder {error.filename} cannot be read ({error.strerror}); change its permissions, or leave it out"
+            outcomes.append(Outcome(str(error.filename), "", None, "failed", error=text))
+
+        for directory, subfolders, names in os.walk(folder, onerror=cannot_read):
+            paths = {name: Path(directory) / name for name in subfolders}
+            paths = {name: path for name, path in paths.items() if path.resolve() not in excluded}
+            reasons = {name: _why_no_folder(path, recursive) for name, path in paths.items()}
+            subfolders[:] = [name for name, reason in reasons.items() if not reason]
+            for name, reason in reasons.items():
+                if reason:
+                    leave_out(paths[name], reason)
+            for name in names:
+                if name != JOURNAL_NAME:
+                    path = Path(directory) / name
+                    reason = _why_no_image(path)
+                    if reason:
+                        leave_out(path, reason)
+                    else:
+                        images.append(path)
+        return cls(sorted(images), sorted(outcomes, key=lambda outcome: outcome.source))
+
+
+def _why_no_folder(path: Path, recursive: bool) -> str:
+    """Why a folder within a folder is left out; "" if it is not."""
+    if path.name.startswith("."):
+        return "hidden"
+    if not recursive:
+        return "folder (--recursive takes it)"
+    return "link to a folder (name it to take it)" if os.path.islink(path) else ""
+
+
+def _why_no_image(path: Path) -> str:
+    """Why a file of a folder is left out; "" if it is not."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.suffix.lower() not in READ_SUFFIXES:
+        return path.suffix.lower() or "without suffix"
+    # A broken link is taken, and fails.
+    return "no regular file" if os.path.exists(path) and not os.path.isfile(path) else ""
 
 
 def _check_outputs(tasks: list[FileTask]) -> None:
-    sources = {task.source.resolve() for task in tasks}
-    source_of: dict[Path, Path] = {}
+    sources = {Path(os.path.realpath(task.source)) for task in tasks}  # which takes links in a loop
+    source_of: dict[str, Path] = {}
     for task in tasks:
         for output in task.outputs:
             path = output.resolve()
@@ -174,26 +257,102 @@ def _check_outputs(tasks: list[FileTask]) -> None:
                 raise ValueError(
                     f"output file {output} is an input; choose another folder, so that the photographs are kept"
                 )
-            if path in source_of:
+            # Some disks (NTFS, exFAT, those of macOS) do not tell upper from lower case, or ways to write an accent.
+            name = unicodedata.normalize("NFC", str(path)).casefold()
+            if name in source_of:
                 raise ValueError(
-                    f"output files must differ, got {output} for both {source_of[path]} and {task.source}; "
-                    "rename one, or run them into different folders"
+                    f"output files must differ in more than case, got {output} for both {source_of[name]} and "
+                    f"{task.source}; rename one, or run them into different folders"
                 )
-            source_of[path] = task.source
+            source_of[name] = task.source
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with a task: its files to write, or without them the outcome of an earlier run.
+
+    `replaces` says whether files that exist are written.
+    """
+
+    task: FileTask
+    outcome: Outcome
+    writes: list[Path]
+    replaces: bool = False
+
+
+def decide(
+    tasks: Iterable[FileTask], journal: Journal, options_hash: str, *, overwrite: bool = False
+) -> list[Decision]:
+    """Decide by the files that exist and by the journal, before any work.
+
+    An output is there if it is a regular file with contents. Those of a task that a run with the same options began and
+    did not end are written again; others are not replaced unless `overwrite`.
+    """
+    decisions = []
+    for task in tasks:
+        missing = [file for file in task.outputs if not _has_contents(file)]
+        line, replaces = journal.line(task.output), overwrite
+        if overwrite or len(missing) == len(task.outputs):
+            status, writes = "written", task.outputs
+        elif line is None:
+            status, writes = "written" if missing else "not in the journal", missing
+        elif line.get("fingerprint") != options_hash:
+            status, writes = "other options", []
+        elif line["status"] == "writing":
+            status, writes, replaces = "written", task.outputs, True
+        elif not _same_source(task, line):
+            status, writes = "source changed", []
+        else:
+            status, writes = "written" if missing else "skipped", missing
+        outcome = task.outcome(status)
+        if status == "skipped" and line is not None:
+            figures: dict[str, Any] = {name: line.get(name) for name in FIGURES}
+            outcome = replace(outcome, **figures)
+        decisions.append(Decision(task, outcome, writes, replaces))
+    return decisions
+
+
+FIGURES = ("confidence", "strength", "gamma", "seconds")  # of an outcome, in the journal
+
+
+def _has_contents(path: Path) -> bool:
+    """Whether it is a regular file that is not empty."""
+    try:
+        status = path.stat()
+    except OSError:  # not there, or what `check_output` says of it
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+
+def _same_source(task: FileTask, line: dict[str, Any]) -> bool:
+    try:
+        state = task.state()
+    except OSError:  # its result is all there is
+        return True
+    return all(line.get(name) == value for name, value in state.items())
 
 
 def deblur_files(
-    tasks: list[FileTask], kernel_size: Any = None, *, overwrite: bool = False, bits: int | None = None, **settings: Any
-) -> Iterator[Outcome]:
+    decisions: list[Decision],
+    journal: Journal,
+    run_fields: dict[str, Any],
+    kernel_size: Any = None,
+    *,
+    bits: int | None = None,
+    strip: bool = False,
+    **settings: Any,
+) -> Generator[Outcome, None, None]:
     """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
-    An error of one file, or of its mask, is its outcome. Outputs that exist are kept unless `overwrite`. `bits` as in
-    `write_image`; `settings` are those of `deblur_batch`, without `mask` if the tasks have masks.
+    An error of one file, or of its mask, is its outcome. `run_fields` goes into each line of the journal; `bits` as in
+    `write_image`; `strip` leaves out the metadata of the sources; `settings` are those of `deblur_batch`, without
+    `mask` if the tasks have masks.
     """
-    complete = set() if overwrite else {task for task in tasks if all(file.exists() for file in task.outputs)}
-    yield from (task.outcome("skipped") for task in tasks if task in complete)
-    pending: deque[tuple[FileTask, Any]] = deque()  # with the alpha channel
-    failed: deque[Outcome] = deque()  # before the computation
+    yield from (decision.outcome for decision in decisions if not decision.writes)
+    decisions = [decision for decision in decisions if decision.writes]
+    # With the source's state, its alpha channel and its metadata.
+    pending: deque[tuple[Decision, dict[str, Any], Any, Metadata | None]] = deque()
+    failed: deque[tuple[FileTask, Outcome]] = deque()  # before the computation
     masks: deque[np.ndarray | None] = deque()  # of the image that is read
 
     def masks_in_turn() -> Iterator[np.ndarray | None]:
@@ -201,45 +360,81 @@ def deblur_files(
             yield masks.popleft()
 
     def images() -> Iterator[np.ndarray]:
-        for task in tasks:
-            if task in complete:
-                continue
+        for decision in decisions:
+            task = decision.task
             try:
+                state = task.state()  # before reading: a later change is another state
                 photo = read_image(task.source)
                 for folder in {file.parent for file in task.outputs}:
                     folder.mkdir(parents=True, exist_ok=True)
                 alpha, dtype = photo.alpha is not None, photo.pixels.dtype
                 check_output(task.output, alpha=alpha, bits=bits, dtype=dtype, source=task.source)
+                if task.kernel is not None:
+                    check_output(task.kernel, suffixes=KERNEL_SUFFIXES)
                 mask = None if task.mask is None else read_mask(task.mask, photo.pixels.shape[:2])
-            except FILE_ERRORS as error:
-                failed.append(task.failed(error))
+            except Exception as error:  # noqa: BLE001 - whatever one file raises is its outcome
+                failed.append((task, task.failed(error)))
                 continue
-            pending.append((task, photo.alpha))
+            pending.append((decision, state, photo.alpha, None if strip else photo.metadata))
             masks.append(mask)
             yield photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
 
-    if any(task.mask is not None for task in tasks):
+    def record(task: FileTask, outcome: Outcome, state: dict[str, Any]) -> Outcome:
+        """The outcome, which the journal has now."""
+        figures = {name: getattr(outcome, name) for name in FIGURES}
+        journal.append(task.output, outcome.status, **line_fields(task, state), **figures, error=outcome.error)
+        return outcome
+
+    def record_failure(task: FileTask, outcome: Outcome) -> Outcome:
+        with suppress(OSError):  # such as the disk being full: one error of a picture is enough
+            record(task, outcome, {})
+        return outcome
+
+    def line_fields(task: FileTask, state: dict[str, Any]) -> dict[str, Any]:
+        kernel = None if task.kernel is None else str(task.kernel)
+        return {"source": os.path.abspath(task.source), **state, "kernel": kernel, **run_fields}
+
+    def write(
+        decision: Decision, state: dict[str, Any], alpha: Any, metadata: Metadata | None, result: BatchResult
+    ) -> Outcome:
+        task, writes = decision.task, decision.writes
+        if not decision.replaces:
+            writes = [file for file in writes if not _has_contents(file)]
+        if not writes:
+            return replace(task.outcome("skipped"), reason="its outputs appeared during the run")
+        figures: dict[str, Any] = {name: float(result.info[name]) for name in FIGURES if name in result.info}
+        outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures)
+        if task.output not in writes:  # it may have been made with other options
+            write_kernel(writes[0], result.kernel)
+            return outcome
+        image: Any = result.image
+        journal.append(task.output, "writing", **line_fields(task, state))
+        write_image(
+            task.output,
+            image[..., 0] if image.shape[-1] == 1 else image,
+            alpha,
+            bits=bits,
+            white=white_of_file(result, settings.get("white")),
+            metadata=metadata,
+        )
+        if task.kernel in writes:
+            write_kernel(task.kernel, result.kernel)
+        return record(task, outcome, state)
+
+    if any(decision.task.mask is not None for decision in decisions):
         settings["mask"] = masks_in_turn()
     with deblur_batch(images(), kernel_size, channel_axis=-1, **settings) as results:
         for result in results:
             while failed:
-                yield failed.popleft()
-            task, alpha = pending.popleft()
-            if result.image is None:
-                yield task.failed(result.error)
-                continue
-            image = result.image[..., 0] if result.image.shape[-1] == 1 else result.image
-            try:
-                if overwrite or not task.output.exists():
-                    write_image(
-                        task.output, image, alpha, bits=bits, white=white_of_file(result, settings.get("white"))
-                    )
-                if task.kernel is not None and result.kernel is not None and (overwrite or not task.kernel.exists()):
-                    write_kernel(task.kernel, result.kernel)
-            except FILE_ERRORS as error:
-                yield task.failed(error)
-                continue
-            info, strength = result.info, float(result.info.get("strength", 1))
-            outcome = replace(task.outcome("written"), strength=strength)
-            yield replace(outcome, confidence=float(info["confidence"]), seconds=float(info["seconds"]))
-    yield from failed
+                yield record_failure(*failed.popleft())
+            decision, state, alpha, metadata = pending.popleft()
+            if result.error is None:
+                try:
+                    outcome = write(decision, state, alpha, metadata, result)
+                except Exception as error:  # noqa: BLE001 - likewise
+                    outcome = record_failure(decision.task, decision.task.failed(error))
+            else:
+                outcome = record_failure(decision.task, decision.task.failed(result.error))
+            yield outcome
+    while failed:
+        yield record_failure(*failed.popleft())

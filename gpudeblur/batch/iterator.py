@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -208,7 +209,11 @@ def _check_method(
 
 
 class BatchIterator(Iterator[BatchResult]):
-    """The results of `deblur_batch`, in order. A context manager that closes itself."""
+    """The results of `deblur_batch`, in order. A context manager that closes itself.
+
+    `len` is the number of pictures, if they have a length. Any thread may `close` it, which ends the loop of the thread
+    that iterates; but only one thread at a time may wait for a result.
+    """
 
     def __init__(
         self,
@@ -227,6 +232,7 @@ class BatchIterator(Iterator[BatchResult]):
         self._network = settings.get("network")
         self._others = self._judged = 0  # pictures that do not look like small faces, of those that the gate has seen
         self._start = 0.0
+        self._waiting = threading.Lock()
         executors = _executors(settings, device, workers, batch_size)
         self._pipeline = pipeline = Pipeline(executors, _white_levels(settings), masks)
         # Also called by the garbage collector and at the interpreter's exit.
@@ -235,7 +241,26 @@ class BatchIterator(Iterator[BatchResult]):
     def __iter__(self) -> BatchIterator:
         return self
 
+    def __len__(self) -> int:
+        if self._total is None:
+            raise TypeError("the number of pictures is not known before the end, as they came without a length")
+        return self._total
+
+    def __bool__(self) -> bool:
+        return True
+
     def __next__(self) -> BatchResult:
+        if not self._waiting.acquire(blocking=False):
+            raise RuntimeError(
+                "the batch must be asked for one result at a time, but another thread or its own callback waits for "
+                "one; take all results in one thread"
+            )
+        try:
+            return self._next()
+        finally:
+            self._waiting.release()
+
+    def _next(self) -> BatchResult:
         if not self._finalize.alive:
             raise StopIteration
         pipeline = self._pipeline

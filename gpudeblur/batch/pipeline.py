@@ -28,6 +28,10 @@ from .masks import Masks
 JOIN_TIMEOUT = 5.0
 
 
+class NoThreadError(RuntimeError):
+    """The system starts no more threads."""
+
+
 @dataclass(frozen=True, eq=False)
 class BatchResult:
     """The result of one image.
@@ -112,7 +116,13 @@ class Pipeline:
     # ---- threads
 
     def start(self, target: Callable[[], None], name: str) -> None:
-        """Run `target` in a thread of this pipeline. What it raises ends the batch and reaches the user."""
+        """Run `target` in a thread of this pipeline. What it raises ends the batch and reaches the user.
+
+        Raises
+        ------
+        NoThreadError
+            The system starts no more threads.
+        """
 
         def run() -> None:
             try:
@@ -128,8 +138,14 @@ class Pipeline:
         with self.lock:
             if self.stopping:
                 return
-            self.threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # a limit of processes or of memory
+                raise NoThreadError(
+                    f"the batch needs another thread, but the system starts none ({error}); raise the limit of "
+                    "processes and threads (ulimit -u, docker run --pids-limit)"
+                ) from error
+            self.threads.append(thread)  # after its start: `stop` joins these
 
     def stop(self) -> None:
         """End all threads and drop their results."""
@@ -137,6 +153,7 @@ class Pipeline:
             self.stopping = True
             self.changed.notify_all()
             threads = list(self.threads)
+        self.wakeup.put(None)
         try:
             if threading.current_thread() not in threads:  # the garbage collector may call from one of them
                 deadline = time.monotonic() + JOIN_TIMEOUT
@@ -199,12 +216,12 @@ class Pipeline:
             task = Task(self.read_count, image, white, mask)
             self._in_flight[task.index] = executor, size
             executor.in_flight += size
-            self.read_count += 1
             self.last_read = time.monotonic()
             if error is None:
                 executor.add(task)
             else:
                 self.finish(BatchResult(task.index, None, None, {}, error))
+            self.read_count += 1  # last: `take` waits for the results of all that are counted
             self.changed.notify_all()
 
     # ---- the executors' side
@@ -240,9 +257,14 @@ class Pipeline:
     # ---- the user's side
 
     def take(self, index: int) -> BatchResult:
-        """Wait for the result of that image. After the last one, raise the reader's error or StopIteration."""
+        """Wait for the result of that image. After the last one, raise the reader's error or StopIteration.
+
+        StopIteration too if another thread stops the batch.
+        """
         while True:
             with self.lock:
+                if self.stopping:
+                    raise StopIteration
                 if index in self.results:
                     executor, size = self._in_flight.pop(index)
                     executor.in_flight -= size

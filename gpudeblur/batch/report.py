@@ -6,20 +6,36 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from ..images.files import write_text
+from ..images.files import check_output, write_whole
 from .folders import Outcome
 
 REPORT_SUFFIXES = (".csv", ".json")
 # Below this confidence, which is in [0, 1], the kernel is a guess, or a network may not have helped.
 LOW_CONFIDENCE = 0.5
+# What the summary says of outputs that were there.
+STATUS_TEXTS = {
+    "skipped": "there already; --overwrite does them again",
+    "not in the journal": "there already, made with unknown options; --overwrite replaces them",
+    "other options": "made with other options or another version, and kept; --overwrite replaces them",
+    "source changed": "made before their pictures changed, and kept; --overwrite replaces them",
+}
 
 
 def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """All outcomes as a table (.csv) or a list of objects (.json)."""
+    """All outcomes as a table (.csv) or a list of objects (.json).
+
+    A file name that is not UTF-8 has its bytes in the table, and the escapes of Python in JSON.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the message names the file.
+    """
     rows = [asdict(outcome) for outcome in outcomes]
     if path.suffix.lower() == ".json":
         text = json.dumps(rows, indent=1) + "\n"
@@ -29,7 +45,26 @@ def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
         writer.writeheader()
         writer.writerows(rows)
         text = buffer.getvalue()
-    write_text(path, text, suffixes=REPORT_SUFFIXES)
+    try:
+        write_whole(check_output(path, suffixes=REPORT_SUFFIXES), text.encode(errors="surrogateescape"))
+    except OSError as error:
+        raise OSError(
+            f"report {path} cannot be written ({error}); make room, or name another file: the same command without "
+            "--overwrite writes it from the journal"
+        ) from error
+
+
+def left_out_text(outcomes: Iterable[Outcome]) -> str:
+    """How many files were left out, and why: 4: 3 .webp, 1 .txt. "" without any."""
+    reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == "left out")
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    parts = ", ".join(f"{count} {reason}" for reason, count in ordered)
+    return f"{reasons.total()}: {parts}" if parts else ""
+
+
+def failure_text(outcome: Outcome) -> str:
+    """What failed, and the name of its file."""
+    return outcome.error if outcome.source in outcome.error else f"{outcome.source}: {outcome.error}"
 
 
 def strength_text(strength: float) -> str:
@@ -39,11 +74,15 @@ def strength_text(strength: float) -> str:
 
 def summary(outcomes: Sequence[Outcome], total: int, seconds: float, *, is_network: bool = False) -> dict[str, str]:
     """Rows that say what became of `total` files."""
+    statuses = Counter(outcome.status for outcome in outcomes)
     written = [outcome for outcome in outcomes if outcome.status == "written"]
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     rows = {"written": f"{len(written)} of {total} in {seconds:.2f} s, {len(written) / seconds:.2f} a second"}
-    if skipped := total - len(written) - len(failed):
-        rows["skipped"] = f"{skipped}, there already; --overwrite does them again"
+    for status, text in STATUS_TEXTS.items():
+        if statuses[status]:
+            rows[status] = f"{statuses[status]}, {text}"
+    if left_out := left_out_text(outcomes):
+        rows["left out"] = left_out
     if low := sum(outcome.confidence is not None and outcome.confidence < LOW_CONFIDENCE for outcome in written):
         meaning = "the network may not have helped" if is_network else "their kernels are guesses"
         rows["low confidence"] = f"{low}, {meaning}; --report says which"
@@ -54,8 +93,5 @@ def summary(outcomes: Sequence[Outcome], total: int, seconds: float, *, is_netwo
             "--report says which, --no-cautious returns all of the restoration"
         )
     if failed:
-        rows["failed"] = "\n".join(
-            outcome.error if outcome.error.startswith(outcome.source) else f"{outcome.source}: {outcome.error}"
-            for outcome in failed
-        )
+        rows["failed"] = "\n".join(map(failure_text, failed))
     return rows

@@ -6,16 +6,15 @@ import base64
 import html
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..images.files import write_image, write_text, write_whole
+from ..images.comparison import side_by_side
+from ..images.files import write_image, write_text
 from ..images.planes import luminance
 from ..metrics import align, kernel_similarity, psnr, ssim
 from ..nonblind.deconvolve import deconvolve
@@ -114,7 +113,7 @@ def run_demo(out: Path, *, device: str | None = None, progress: Callback | None 
         pictures = {"blurred": blurred, "result": result.image, "true picture": np.round(true * 255).astype(np.uint8)}
         kernels = {"true kernel": kernel, "estimated kernel": result.kernel}
         files += [out / f"{scene.name}.png", out / f"{scene.name}_deblurred.png"]
-        _comparison(files[-2], list(pictures.items()), list(kernels.items()))
+        write_image(files[-2], side_by_side(pictures, kernels))
         write_image(files[-1], result.image)
         if result.info["strength"] < 1:
             axis = -1 if blurred.ndim == 3 else None
@@ -211,25 +210,3 @@ def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], ke
 </div>
 </div>
 </section>"""
-
-
-def _comparison(path: Path, pictures: Sequence[tuple[str, np.ndarray]], kernels: Sequence[tuple[str, Any]]) -> None:
-    """Pictures side by side, kernels in a column beside them, as one PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    height, width = pictures[0][1].shape[:2]
-    figure = Figure(figsize=(4 * len(pictures) + 2, 4 * height / width + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(len(kernels), len(pictures) + 1, width_ratios=[4] * len(pictures) + [2])
-    panels = [(grid[:, i], title, picture) for i, (title, picture) in enumerate(pictures)]
-    panels += [(grid[i, -1], title, kernel) for i, (title, kernel) in enumerate(kernels)]
-    for cell, title, panel in panels:
-        axes = figure.add_subplot(cell)
-        full_scale = 255 if panel.dtype == np.uint8 else panel.max()  # pictures keep their contrast
-        axes.imshow(panel, cmap="gray", vmin=0, vmax=full_scale, interpolation="nearest")
-        axes.set_title(title)
-        axes.set_axis_off()
-    png = io.BytesIO()
-    figure.savefig(png, dpi=110, format="png")
-    write_whole(path, png.getvalue())

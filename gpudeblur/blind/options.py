@@ -66,6 +66,8 @@ class TwoStepOptions:
     cautious : bool
         Whether an image whose kernel has little confidence, or whose restoration rings far beyond the image's range, is
         blended with the observed image. ``info["strength"]`` is the restoration's share.
+    strength : float or None
+        The restoration's share in the result, in [0, 1]. None: 1, or less where the image is blended by `cautious`.
     dtype : {"float32", "float64"}
         Precision of all arrays.
 
@@ -144,6 +146,7 @@ class TwoStepOptions:
     starts: tuple[str, ...] = ("wide", "relaxed", "sparse", "compact", "text")
     finest_candidates: int = 2
     cautious: bool = True
+    strength: float | None = None
     dtype: Literal["float32", "float64"] = "float32"
     # First step, all scales but the finest
     gradient_weight: float = 8e-3
@@ -216,6 +219,9 @@ class TwoStepOptions:
         self._check("prior", self.prior is None or complete, "have a weight and a step (gpudeblur.priors.Prior)")
         hashable = getattr(type(self.prior), "__hash__", None) is not None
         self._check("prior", hashable, "be hashable, as a frozen dataclass is")
+        is_share = isinstance(self.strength, int | float) and not isinstance(self.strength, bool)
+        valid = self.strength is None or (is_share and 0 <= self.strength <= 1)
+        self._check("strength", valid, "be a number in [0, 1]")
         for name in ("finest_prior", "cautious", "refine"):
             self._check(name, isinstance(getattr(self, name), bool), "be True or False")
         self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")

@@ -190,7 +190,7 @@ def sizes_of(observed: Observation, settings: Settings, in_patches: bool) -> tup
 
 
 def restore_part(part: Part, settings: Settings) -> Part:
-    """`part` with its restoration, blended with the observed image by its confidence if the options are cautious."""
+    """`part` with its restoration, blended with the observed image as the options say."""
     if settings.final is None:
         return part
     images, signals, final = part.observed, part.signals, settings.final
@@ -206,10 +206,13 @@ def restore_part(part: Part, settings: Settings) -> Part:
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error), **dict(zip(RESULT_SIGNALS, measures, strict=True))}
-    if settings.options.cautious:
+    confidence, strength = signals["confidence"], None
+    if settings.options.strength is not None:
+        strength = xp.full_like(confidence, settings.options.strength)
+    elif settings.options.cautious:
         unknowns = math.prod(part.kernel.shape[-2:]) / part.source.pixels
-        confidence = signals["confidence"]
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
+    if strength is not None:
         signals["strength"] = strength
         sharp = images.image + strength[:, None, None, None] * (sharp - images.image)
     return replace(part, signals=signals, sharp=sharp)

@@ -16,6 +16,7 @@ from ..numerics.varying_blur import hats, reaching, regular_nodes
 from . import checks
 from .kernels import fit_size, prepare_kernel, support_sides
 from .known_kernel import subtract_floor, warn_of_measured
+from .output import check_output, write_whole
 
 SEPARATOR = 64  # gray of the lines between the kernels of `show_kernels`
 
@@ -160,8 +161,6 @@ class KernelField:
         OSError, ValueError
             The folder does not exist or is not writable, or the name has another ending.
         """
-        from .files import check_output, write_whole
-
         target, buffer = check_output(path, suffixes=(".npz",)), io.BytesIO()
         rows, columns = self.positions
         np.savez_compressed(

@@ -17,7 +17,9 @@ from test_cli import COLOR, KERNEL, fails, names, run, table, wide
 
 from gpudeblur import TwoStepOptions
 from gpudeblur.batch import cpu
+from gpudeblur.batch.journal import JOURNAL_NAME
 from gpudeblur.images.files import read_image, write_image
+from gpudeblur.images.formats import FORMATS
 
 __all__ = ["wide"]  # the fixture, which every test here uses
 ROOT = Path(__file__).parents[2]
@@ -58,7 +60,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def below(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    """The files in a folder, without the journal."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != JOURNAL_NAME)
+    return sorted(str(file.relative_to(folder)) for file in files)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +80,12 @@ def test_a_folder_of_pictures(calls: list[Any], photos: Path, tmp_path: Path, si
     np.testing.assert_array_equal(deep.pixels, 65535 - COLOR.astype(np.uint16) * 257)
     np.testing.assert_array_equal(deep.alpha, COLOR[..., 1])
     assert table(result)["written"].startswith("3 of 3 in ")
-    assert set(table(result)) == {"written"}
-    assert result.stderr == ""
+    assert table(result)["left out"] == "3: 1 .txt, 1 folder (--recursive takes it), 1 hidden"
+    assert set(table(result)) == {"written", "left out"}
+    assert [line.split(",")[0] for line in result.stderr.splitlines()] == [
+        f"{number} of 3: {tmp_path / 'out' / name} written"
+        for number, name in enumerate(("a.png", "b.tif", "c.png"), 1)
+    ]
     assert {name: (photos / name).read_bytes() for name in below(photos)} == before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
 
@@ -123,8 +131,9 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     assert rows["written"].startswith("3 of 6 in ")
     assert rows["low confidence"] == "1, their kernels are guesses; --report says which"
     assert rows["strength below 1"].startswith("1, down to 0.04: blended with the blurred picture; --report says which")
+    names = ", ".join(format.name for format in FORMATS)
     assert rows["failed"].splitlines() == [
-        f"{photos / 'aa.png'} must be a PNG, JPEG or TIFF file, it begins with b'hello'; convert it first",
+        f"{photos / 'aa.png'} must be an image ({names}), it begins with b'hello'; convert it first",
         f"{photos / 'b7.png'}: image must not be 77",
         f"{photos / 'c.png'}: JPEG cannot hold the picture's alpha channel, got {tmp_path / 'out' / 'c.jpg'}; "
         "write .png or .tif",
@@ -134,6 +143,7 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     assert {name: row["status"] for name, row in report.items()} == {
         **dict.fromkeys(("a.png", "b.tif", "dark.png"), "written"),
         **dict.fromkeys(("aa.png", "b7.png", "c.png"), "failed"),
+        **dict.fromkeys((".f.png", "more", "notes.txt"), "left out"),
     }
     assert report["b7.png"]["error"] == "image must not be 77"
     assert (report["a.png"]["confidence"], report["a.png"]["seconds"], report["a.png"]["error"]) == ("0.9", "1.5", "")
@@ -155,7 +165,11 @@ def test_a_second_run_goes_on_where_the_first_ended(calls: list[Any], photos: Pa
     assert len(calls) == 3 + 2
     assert (tmp_path / "out" / "c.png").stat().st_mtime_ns == modified
     report = json.loads((tmp_path / "r.json").read_text())
-    assert sorted(row["status"] for row in report) == ["skipped", "written", "written"]
+    rows = {Path(row["source"]).name: row for row in report if row["status"] != "left out"}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a.png": "written", "b.tif": "written", "c.png": "skipped",
+    }  # fmt: skip
+    assert [rows["c.png"][name] for name in ("confidence", "seconds")] == [0.9, 1.5]  # of the first run
     assert run(*arguments, "--overwrite").exit_code == 0
     assert len(calls) == 8
 
@@ -166,7 +180,7 @@ def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], p
     for more in (("--format", "png"), ("--kernels-out", tmp_path / "k")):
         fails(run("batch", photos, *out, *more), f"for both {photos / 'a.jpg'} and {photos / 'a.png'}; rename one")
     write_image(tmp_path / "a.png", COLOR)
-    fails(run("batch", photos / "a.png", tmp_path / "a.png", *out), "output files must differ, got ")
+    fails(run("batch", photos / "a.png", tmp_path / "a.png", *out), "output files must differ in more than case, got ")
     assert calls == []
     assert not (tmp_path / "out").exists()
     assert run("batch", photos, *out).exit_code == 0
@@ -182,14 +196,14 @@ def test_the_photographs_are_never_replaced(calls: list[Any], photos: Path) -> N
 def test_what_is_wrong_for_all_is_one_line(calls: list[Any], photos: Path, tmp_path: Path) -> None:
     (photos / "empty" / "er").mkdir(parents=True)
     for source, arguments, message in (
-        (photos, ("-k", "24"), "kernel_size must be odd, got 24; use 23 or 25"),
+        (photos, ("-k", "24"), "--kernel-size must be odd, got 24; use 23 or 25"),
         (photos, ("-k", "big"), "--kernel-size must be an odd integer, two as HEIGHTxWIDTH, or auto"),
-        (photos, ("--workers", "0"), "workers must be at least 1, got 0"),
-        (photos, ("--batch-size", "0"), "batch_size must be at least 1, got 0"),
-        (photos, ("--gamma", "0"), "gamma must be a positive number, got 0.0"),
+        (photos, ("--workers", "0"), "--workers must be at least 1, got 0"),
+        (photos, ("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+        (photos, ("--gamma", "0"), "--gamma must be a positive number, got 0.0"),
         (photos, ("--report", tmp_path / "r.txt"), "must end in .csv, .json, got '.txt'"),
         (tmp_path / "no", (), "no does not exist; name files or folders"),
-        (photos / "notes.txt", (), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff;"),
+        (photos / "notes.txt", (), "notes.txt must end in .png, .jpg, .jpeg, .tif, .tiff"),
         (photos / "empty", (), "in what was named; folders in folders need --recursive"),
         (photos / "empty", ("-r",), "in what was named; name other folders"),
     ):
@@ -278,9 +292,11 @@ def test_control_c_ends_a_run_with_its_report(many: Path) -> None:
         assert process.stdout.readline() == "00.png\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=JOIN_TIMEOUT)
-    assert process.returncode not in (0, 2)
     assert "Traceback" not in errors
-    assert not [name for name in names(many / "out") if name.startswith(".")]
+    assert process.returncode == 130
+    assert "stopped: " in errors
+    assert "of 8 written; the same command goes on" in errors
+    assert not [name for name in names(many / "out") if name.endswith(".tmp")]
     if (many / "r.json").exists():  # the first picture may not have been counted yet
         assert {row["status"] for row in json.loads((many / "r.json").read_text())} == {"written"}
 

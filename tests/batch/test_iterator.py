@@ -382,6 +382,99 @@ def test_the_consumer_may_leave(end: str) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpudeblur")]
 
 
+@pytest.mark.parametrize("closer", ["another thread", "the reader"])
+def test_closing_elsewhere_ends_the_loop(closer: str) -> None:
+    """As a button to cancel does, or the pictures' own generator."""
+    taken: list[int] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        yield picture(0)
+        if closer == "the reader":
+            results.close()
+        time.sleep(0.2)
+        yield from endless()
+
+    def loop() -> None:
+        taken.extend(result.index for result in results)
+
+    results: gd.BatchIterator = quick(pictures(), workers=1)
+    thread = threading.Thread(target=loop)
+    thread.start()
+    if closer != "the reader":
+        while results._pipeline.read_count < 1:
+            time.sleep(0.01)
+        results.close()
+    thread.join(JOIN_TIMEOUT)
+    assert not thread.is_alive()
+    assert len(taken) <= 1
+    assert list(results) == []
+    for thread in results._pipeline.threads:  # the reader cannot wait for itself
+        thread.join(JOIN_TIMEOUT)
+
+
+def test_one_thread_at_a_time_takes_results() -> None:
+    can_go_on = threading.Event()
+
+    def pictures() -> Iterator[np.ndarray]:
+        can_go_on.wait(JOIN_TIMEOUT)
+        yield picture(0)
+
+    results, taken = quick(pictures()), list[int]()
+    thread = threading.Thread(target=lambda: taken.extend(result.index for result in results))
+    thread.start()
+    while not results._waiting.locked():
+        time.sleep(0.001)
+    with pytest.raises(RuntimeError, match="another thread or its own callback waits for one; take all results in one"):
+        next(results)
+    can_go_on.set()
+    thread.join(JOIN_TIMEOUT)
+    assert taken == [0]  # the first thread is not disturbed
+
+
+def test_a_callback_that_asks_for_a_result_says_so() -> None:
+    def callback(_: Progress) -> None:
+        next(results)
+
+    results: gd.BatchIterator = quick([picture(0), picture(1)], callback=callback)
+    next(results)
+    with pytest.raises(RuntimeError, match="its own callback waits"):
+        next(results)
+
+
+@pytest.mark.parametrize(("name", "taken"), [("reader", []), ("worker-1", []), ("worker-2", list(range(40)))])
+def test_where_no_more_threads_start(monkeypatch: pytest.MonkeyPatch, name: str, taken: list[int]) -> None:
+    """The batch goes on with the workers there are; without one it ends."""
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == f"gpudeblur-{name}":
+            raise RuntimeError("can't start new thread")  # what CPython raises
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    results, indices = quick([picture(i) for i in range(40)], workers=3, batch_size=1), list[int]()
+    if taken:
+        with pytest.warns(RuntimeWarning, match="starts no more threads, going on with 1 of 3 workers"):
+            indices.extend(result.index for result in results)
+    else:
+        with pytest.raises(RuntimeError, match=r"needs another thread, but the system starts none \(can't start new"):
+            indices.extend(result.index for result in results)
+    assert indices == taken
+
+
+def test_the_length_is_the_number_of_pictures() -> None:
+    results = quick([picture(0), picture(1)])
+    assert len(results) == 2
+    next(results)
+    assert len(results) == 2
+    assert len(list(results)) == 1
+    unknown = quick(iter([picture(0)]))
+    assert unknown
+    with pytest.raises(TypeError, match="the number of pictures is not known before the end"):
+        len(unknown)
+    assert len(list(unknown)) == 1
+
+
 def test_a_bug_in_a_thread_of_ours_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, job: Any) -> None:
         raise AssertionError("a bug")

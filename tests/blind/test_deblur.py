@@ -344,7 +344,7 @@ def test_every_option_changes_the_kernel(name: str, value: Any) -> None:
 
 
 def test_no_option_is_left_out() -> None:
-    others = {"finest_candidates", "cautious", "finest_prior"}
+    others = {"finest_candidates", "cautious", "strength", "finest_prior"}
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == OPTIONS.keys() | others
 
 
@@ -362,6 +362,16 @@ def test_a_cautious_result_is_blended_with_the_input(axis: int | None) -> None:
     expected = blend_weight(np.asarray(bold.info["confidence"]), unknowns, *measures)
     assert strength == pytest.approx(float(expected), rel=1e-3)
     assert_close(cautious.image, image + strength * (bold.image - image), atol=1e-6)
+
+
+def test_a_strength_that_the_user_sets() -> None:
+    image = photo(64)
+    bold = gd.deblur(image, 11, options=dataclasses.replace(QUICK, cautious=False))
+    half = gd.deblur(image, 11, options=dataclasses.replace(QUICK, strength=0.25))
+    assert half.info["strength"] == 0.25
+    assert_close(half.image, image + 0.25 * (bold.image - image), atol=1e-6)
+    with pytest.raises(ValueError, match=r"strength must be a number in \[0, 1\], got 2; leave it out"):
+        TwoStepOptions(strength=2)
 
 
 # ---- the callback

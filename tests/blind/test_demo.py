@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -97,29 +96,6 @@ def test_the_page_stands_by_itself(strength: float) -> None:
     assert len(page.of("input", type="range")) == 1
     assert page.of("section") == [{"class": "right" if strength == 1 else "wrong"}]
     assert ("The result is 25 %" in section) == (strength < 1)
-
-
-PANELS: tuple[Any, Any] = ([("left", np.eye(8)), ("right", np.zeros((8, 8, 3)))], [("kernel", np.eye(3))])
-
-
-@pytest.mark.slow
-def test_a_comparison_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder refuses the new name. After that, one replaces it."""
-    path = tmp_path / "out.png"
-    path.write_bytes(b"old")
-
-    def refuse(self: Any, target: Any) -> None:
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", refuse)
-        with pytest.raises(OSError, match="no space left"):
-            demo._comparison(path, *PANELS)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-    demo._comparison(path, *PANELS)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_stopping_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

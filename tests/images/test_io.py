@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps
 from test_bad_input import refuses
 
 from gpudeblur.images.files import check_output, read_image, read_kernel, write_image, write_kernel
+from gpudeblur.images.kernel_field import KernelField
 
 RNG = np.random.default_rng(7)
 COLOR = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -106,6 +108,7 @@ def test_orientation_is_applied(tmp_path, orientation, suffix):
     np.testing.assert_array_equal(read_image(path).pixels, expected)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_harms_no_pixel(tmp_path):
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03\0\0\xff\xff"
     Image.fromarray(integers((16, 16, 3))).save(tmp_path / "a.jpg", exif=exif)
@@ -190,9 +193,21 @@ def test_content_and_not_the_name_says_what_it_is(tmp_path):
 def test_a_kernel_is_read_as_it_was_written(tmp_path):
     kernel = RNG.random((2, 5, 8))  # a stack, of even width
     write_kernel(tmp_path / "k.npy", kernel[..., 1:])
-    np.testing.assert_array_equal(read_kernel(str(tmp_path / "k.npy")), kernel[..., 1:])
-    np.save(tmp_path / "even.npy", kernel)
-    np.testing.assert_array_equal(read_kernel(tmp_path / "even.npy"), kernel)
+    scaled = kernel / kernel.sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(read_kernel(str(tmp_path / "k.npy")).sum(axis=(1, 2)), 1, rtol=1e-15)
+    np.save(tmp_path / "even.npy", kernel.astype(np.float32))
+    read = read_kernel(tmp_path / "even.npy")
+    assert read.dtype == np.float64
+    np.testing.assert_allclose(read, np.pad(scaled, [(0, 0), (0, 0), (0, 1)]), rtol=1e-6)
+    write_kernel(tmp_path / "k.tif", 7 * kernel[0, :, 1:])
+    assert read_image(tmp_path / "k.tif").pixels.dtype == np.float32
+    np.testing.assert_allclose(read_kernel(tmp_path / "k.tif"), kernel[0, :, 1:] / kernel[0, :, 1:].sum(), rtol=1e-6)
+
+
+def test_a_kernel_field_is_read(tmp_path):
+    field = KernelField(np.stack([KERNEL, KERNEL[:, ::-1]])[None], shape=(20, 30))
+    field.save(tmp_path / "k.npz")
+    np.testing.assert_allclose(read_kernel(tmp_path / "k.npz").kernels, field.kernels, rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["k.png", "k.tif"])
@@ -219,10 +234,10 @@ def test_a_file_that_is_not_a_kernel(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png must be a gray image without alpha to be a kernel; convert it, or"):
         read_kernel(tmp_path / "a.png")
     write_image(tmp_path / "a.png", np.zeros((5, 7), np.uint8))
-    with pytest.raises(ValueError, match="kernel must not sum to zero"):
+    with pytest.raises(ValueError, match=r"a\.png holds no kernel: kernel must not sum to zero"):
         read_kernel(tmp_path / "a.png")
     np.save(tmp_path / "a.npy", np.ones(3))
-    with pytest.raises(ValueError, match="kernel must have at least 2 axes"):
+    with pytest.raises(ValueError, match=r"a\.npy holds no kernel: kernel must have at least 2 axes"):
         read_kernel(tmp_path / "a.npy")
     for content in ((tmp_path / "a.npy").read_bytes()[:-1], b"\x93NUMPY"):
         (tmp_path / "a.npy").write_bytes(content)
@@ -281,6 +296,13 @@ def cannot_read(path: Path, message: str, error: type[Exception] = ValueError) -
         read_image(path)
 
 
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    for read in (read_image, read_kernel):
+        with refuses(ValueError, "...x.png must be a regular file, got a pipe, socket or device; copy it ..."):
+            read(tmp_path / "x.png")
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.png"):
         read_image(tmp_path / "nothing.png")
@@ -288,11 +310,11 @@ def test_missing_file(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"hello, world", b"GIF89a" + bytes(40), b"\x93NUMPY", b"P", bytes(100), b""])
+@pytest.mark.parametrize("content", [b"hello, world", b"GIF88a" + bytes(40), b"\x93NUMPY", b"P", bytes(100), b""])
 def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
     for path in (tmp_path / "a.png", tmp_path / "a.jpg", tmp_path / "a.tif"):
         path.write_bytes(content)
-        begins = "must be a PNG, JPEG or TIFF file, it begins with b'...'; convert it first"
+        begins = "must be an image (PNG, JPEG, ..., camera RAW), it begins with b'...'; convert it first"
         cannot_read(path, begins if content else "is empty (0 bytes); get a fresh copy")
 
 
@@ -365,13 +387,22 @@ def test_the_limit_holds_for_every_format_and_can_be_moved(
 
 def test_tiffs_that_are_no_single_gray_or_rgb_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, np.zeros((5, 20, 30), np.uint8), photometric="minisblack")
-    cannot_read(path, "must hold one picture, got (5, 20, 30) (axes ...YX); save the one to use ...")
+    stack = np.broadcast_to(np.arange(5, dtype=np.uint8)[:, None, None], (5, 20, 30))
+    tifffile.imwrite(path, stack, photometric="minisblack")
+    cannot_read(
+        path, "must hold one picture, got 5 pages; save the one to use by itself, or ... read_image(path, page=0)"
+    )
+    for page in range(5):
+        assert (read_image(path, page=page).pixels == page).all()
+    with refuses(ValueError, "page must be 0 to 4 for ...a.tif, got 5; the first is 0"):
+        read_image(path, page=5)
     tifffile.imwrite(path, np.zeros((9, 8, 5), np.uint8), photometric="minisblack", planarconfig="contig")
     cannot_read(path, "must have 1 channel and perhaps alpha, got 5; save the ones to use alone")
     for other in (path, tmp_path / "a.jpg"):
         Image.fromarray(COLOR).convert("CMYK").save(other)
-        cannot_read(other, "must be gray or RGB, got colour space ...; convert it to RGB first")
+        cannot_read(
+            other, "must be gray or RGB, got colour space ...; give it a colour profile, or convert it to RGB first"
+        )
     tifffile.imwrite(path, COLOR, tile=(64, 128))  # small, but with huge tiles
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8000)
     cannot_read(path, "must not hold more than 8000 pixels ..., got 128 x 64 = 8192; ...")
@@ -390,7 +421,8 @@ GRAY = np.zeros((2, 2))
         ("nowhere/k.npy", (KERNEL,), FileNotFoundError, "output folder ...nowhere does not exist; create it first"),
         ("a.gif", (COLOR,), ValueError, "output file must end in .png, ..., .tiff, got '.gif' (...a.gif); rename it"),
         ("a", (COLOR,), ValueError, "output file must end in .png, ..., .tiff, got ...a without one; rename it"),
-        ("k.txt", (KERNEL,), ValueError, "output file must end in .npy, .png, got '.txt' (...k.txt); rename it"),
+        ("k.txt", (KERNEL,), ValueError, "output file must end in .npy, .png, .tif, .tiff, got '.txt' (...k.txt); "
+         "rename it"),
         ("a.jpg", (COLOR, COLOR[..., 0]), ValueError, "JPEG cannot hold the picture's alpha channel, got ...; write "
          ".png or .tif"),
         ("a.jpg", (COLOR, None, 16), ValueError, "bits must be 8 for JPEG, got 16; write .png or .tif"),
@@ -445,15 +477,13 @@ def test_the_input_is_no_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_failure_half_way_keeps_the_old_file(tmp_path, monkeypatch, error, name, step):
-    def fail(self: Path, _: Any) -> None:
-        if step == "write_bytes":
-            self.touch()
+    def fail(*_: Any) -> None:
         raise error("disk full")
 
     (tmp_path / name).write_text("old")
-    monkeypatch.setattr(Path, step, fail)
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), fail)
     with pytest.raises(error, match="disk full"):
         write_image(tmp_path / name, COLOR)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "old")]

@@ -1,0 +1,98 @@
+"""The `gpudeblur` application: the options that all of its commands have, and an example under the help of each."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import typer.core
+
+from .cli_terminal import log_to_file, log_to_stderr, user_errors
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+PANELS = ("Input", "Kernel", "Restoration", "Output", "Speed")
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+EXAMPLES = {
+    "deblur": "gpudeblur deblur photo.jpg --preset fast --compare sheet.png",
+    "deconvolve": "gpudeblur deconvolve photo.jpg --kernel kernel.npy -o sharp.png",
+    "restore": "gpudeblur restore face.jpg -o sharp.png --network deepdeblur",
+    "batch": "gpudeblur batch photos/ -o sharp/ --report report.csv",
+    "kernel": "gpudeblur kernel photo.jpg --region 200,100,400,300 -o kernel.npy",
+    "demo": "gpudeblur demo -o demo",
+    "info": "gpudeblur info --json",
+}
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel="Output")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also each stage.", rich_help_panel="Output")]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append everything, with the time, to this file.", rich_help_panel="Output"),
+]
+_COMMON = {"quiet": (Quiet, False), "verbose": (Verbose, False), "log_file": (LogFile, None)}
+
+
+class Group(typer.core.TyperGroup):
+    """The commands, whose list is plain text: the libraries for panels take 0.2 s of CPU time to import."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**(settings | {"rich_markup_mode": None}))
+
+
+class App(typer.Typer):
+    """A `typer.Typer` whose commands also have -q, -v and --log-file, and say where many pictures are taken."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
+        def register(function: Function) -> Function:
+            example = EXAMPLES.get(function.__name__)
+            if example is not None:
+                settings.setdefault("epilog", f"Example: {example}")
+            # Further pictures are refused by a message that names `batch`.
+            settings.setdefault("context_settings", {"allow_extra_args": _is_of_one_picture(function)})
+            super(App, self).command(name, **settings)(_with_output_options(function))
+            return function
+
+        return register
+
+
+def _is_of_one_picture(function: Callable[..., Any]) -> bool:
+    return "source" in inspect.signature(function).parameters
+
+
+@functools.cache
+def _with_output_options(function: Callable[..., Any]) -> Callable[..., None]:
+    """`function` with the options of `_COMMON`; it gets those that it takes itself, and the context."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters, keyword = dict(signature.parameters), inspect.Parameter.KEYWORD_ONLY
+    added: dict[str, tuple[Any, Any]] = {"context": (typer.Context, inspect.Parameter.empty), **_COMMON}
+    for name, (annotation, default) in added.items():
+        parameters.setdefault(name, inspect.Parameter(name, keyword, annotation=annotation, default=default))
+
+    @functools.wraps(function)
+    def run(**arguments: Any) -> None:
+        quiet, verbose, context = arguments["quiet"], arguments["verbose"], arguments["context"]
+        with log_to_stderr(quiet=quiet, verbose=verbose), user_errors(), log_to_file(arguments["log_file"]):
+            if quiet and verbose:
+                raise ValueError("-q must be given without -v, got both; leave one out")
+            if context.args:
+                names = shlex.join(map(str, (arguments["source"], *context.args)))
+                raise ValueError(f"IN must be one picture, got {names}; use gpudeblur batch {names} -o DIR")
+            function(**{name: value for name, value in arguments.items() if name in signature.parameters})
+
+    # The panels of the help come in the order of their first options.
+    ordered = sorted(parameters.values(), key=lambda parameter: _panel_number(parameter.annotation))
+    keywords = [parameter.replace(kind=keyword) for parameter in ordered]
+    run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+    del run.__wrapped__
+    return run
+
+
+def _panel_number(annotation: Any) -> int:
+    settings = getattr(annotation, "__metadata__", (None,))[0]
+    panel = getattr(settings, "rich_help_panel", None)
+    return PANELS.index(panel) if panel in PANELS else -1

@@ -1,0 +1,178 @@
+"""What `gpudeblur batch` does around the pictures: signals, a line for each picture, the words at its end."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .batch.folders import Decision, Outcome, Plan
+from .batch.report import failure_text, strength_text, summary, write_report
+from .cli_terminal import LOGGER, TABLE, counter, print_table
+
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, a line for each picture, and do nothing.")
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Every N-th picture, from the I-th on: N runs with I from 1 to N share the work, also on one DIR.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """(number from 1, count) of a shard; (1, 1) is all."""
+    if text is None:
+        return 1, 1
+    try:
+        number, count = map(int, text.split("/"))
+    except ValueError:
+        number = count = 0
+    if not 1 <= number <= count:
+        raise ValueError(f"--shard must be I/N with I from 1 to N, got {text!r}; such as 1/4, 2/4, 3/4 and 4/4")
+    return number, count
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which ends a run as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def signals_end_the_run() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, which ends the command with exit code 128 + the signal's.
+
+    A signal that is ignored, as SIGHUP by nohup, stays so.
+    """
+
+    def terminate(number: int, _: Any) -> None:
+        raise Terminated(number)
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                previous[number] = signal.signal(number, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def print_any_name() -> None:
+    """Let names be printed that the console's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def show_plan(plan: Plan, decisions: Sequence[Decision]) -> None:
+    """The lines of --dry-run."""
+    for decision in decisions:
+        task, status = decision.task, decision.outcome.status
+        files = ", ".join(map(str, decision.writes or task.outputs))
+        print(f"{'write' if decision.writes else status}: {task.source} -> {files}")
+    for outcome in plan.outcomes:
+        print(f"{outcome.status}: {failure_text(outcome) if outcome.error else f'{outcome.source}, {outcome.reason}'}")
+
+
+def picture_line(outcome: Outcome, number: int, total: int) -> str:
+    """What is said of one picture while the run goes on."""
+    if outcome.status == "failed":
+        text = f"failed: {failure_text(outcome)}"
+    elif outcome.status == "written":
+        figures = [f"confidence {outcome.confidence:.2f}"] if outcome.confidence is not None else []
+        if outcome.strength is not None and outcome.strength < 1:
+            figures.append(f"strength {strength_text(outcome.strength)}")
+        if outcome.seconds is not None:
+            figures.append(f"{outcome.seconds:.2f} s")
+        text = f"{outcome.output} written, {', '.join(figures)}"
+    else:
+        text = f"{outcome.output} {outcome.status}"
+    return f"{number} of {total}: {text}"
+
+
+@contextmanager
+def picture_lines(total: int) -> Iterator[Callable[[Outcome], None]]:
+    """A line for each picture, a bar instead on a terminal without -v; yields the function to call after each."""
+    number = 0
+    with counter(total) as count:
+
+        def show_picture(outcome: Outcome) -> None:
+            nonlocal number
+            number += 1
+            count(outcome.status == "failed")
+            LOGGER.info("%s", picture_line(outcome, number, total))
+
+        yield show_picture
+
+
+def run_batch(
+    plan: Plan,
+    outcomes_of_run: Iterator[Outcome],
+    *,
+    report: Path | None,
+    quiet: bool,
+    overwrite: bool,
+    is_network: bool,
+) -> bool:
+    """Take all outcomes, write the report, print the summary. Whether nothing failed.
+
+    An interrupted run has its report too.
+    """
+    start, total = time.perf_counter(), len(plan.tasks)
+    order = {str(task.source): number for number, task in enumerate(plan.tasks)}
+    outcomes: list[Outcome] = []
+    report_error: OSError | None = None
+    is_complete = False
+    try:
+        with picture_lines(total) as show_picture:
+            for outcome in outcomes_of_run:
+                outcomes.append(outcome)
+                show_picture(outcome)
+        is_complete = True
+    except KeyboardInterrupt:
+        counts = Counter(outcome.status for outcome in outcomes)
+        text = f"stopped: {counts.pop('written', 0)} of {total} written"
+        text += "".join(f", {count} {status}" for status, count in counts.items())
+        continuation = "--overwrite begins again from the first" if overwrite else "the same command goes on"
+        print(f"{text}; {continuation}", file=sys.stderr, flush=True)
+        TABLE.info("%s; %s", text, continuation)
+        raise
+    finally:
+        outcomes.sort(key=lambda outcome: order[outcome.source])
+        has_results = bool(outcomes) or is_complete
+        outcomes += plan.outcomes
+        if report is not None and has_results:
+            try:
+                write_report(report, outcomes)
+            except OSError as error:
+                report_error = error
+    rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network)
+    if report is not None and report_error is None:
+        rows["report"] = str(report)
+    print_table(rows)
+    if quiet and "failed" in rows:
+        print(rows["failed"], file=sys.stderr)
+    if report_error is not None:
+        raise report_error
+    return "failed" not in rows

@@ -1,0 +1,306 @@
+"""The commands for a blur that is not known: `deblur` and `kernel`."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import gpudeblur
+
+from .batch.folders import white_of_file
+from .batch.report import LOW_CONFIDENCE, strength_text
+from .cli_files import (
+    DEBLURRED,
+    KERNEL,
+    STREAM,
+    check_compare,
+    check_kernel_out,
+    check_picture_fits,
+    input_file,
+    output_file,
+    write_kernel_file,
+    write_picture,
+)
+from .cli_known import channel_axis_of, refuse_options, restored, show_result, write_comparison
+from .cli_options import (
+    Bits,
+    Blur,
+    BlurOption,
+    Compare,
+    Defects,
+    DefectsOption,
+    Device,
+    DeviceOption,
+    Final,
+    FinalOption,
+    FocalOption,
+    Gamma,
+    GradientWeight,
+    KernelSize,
+    KnownKernel,
+    MaskOption,
+    NoCautious,
+    Out,
+    Overwrite,
+    PageOption,
+    Preset,
+    PresetOption,
+    PriorOption,
+    RegionOption,
+    SmoothWeight,
+    Source,
+    StrengthOption,
+    StripOption,
+    WhiteLevel,
+    parse_defects,
+    parse_focal,
+    parse_gamma,
+    parse_kernel_size,
+    parse_mask,
+    parse_region,
+    parse_strength,
+    parse_white_level,
+    two_step_options,
+)
+from .cli_terminal import progress_bar, shape_text, user_errors
+from .images.files import KERNEL_SUFFIXES, read_image, write_image, write_kernel
+
+
+def deblur(
+    source: Source,
+    out: Out = None,
+    kernel_size: KernelSize = "auto",
+    known: KnownKernel = None,
+    kernel_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel="Output",
+            help="Also write the kernel: .npy, .tif, or .png to look at. With --blur rotation, .png shows the kernels "
+            "all over the picture, and .npz holds them.",
+        ),
+    ] = None,
+    compare: Compare = None,
+    overwrite: Overwrite = False,
+    region: RegionOption = "auto",
+    preset: PresetOption = Preset.standard,
+    blur: BlurOption = Blur.uniform,
+    gradient_weight: GradientWeight = None,
+    smooth_weight: SmoothWeight = None,
+    prior: PriorOption = None,
+    final: FinalOption = Final.sparse,
+    strength: StrengthOption = "auto",
+    no_cautious: NoCautious = False,
+    page: PageOption = None,
+    gamma: Gamma = None,
+    white_level: WhiteLevel = None,
+    mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
+    focal: FocalOption = "auto",
+    bits: Bits = None,
+    strip: StripOption = False,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Deblur a picture. The blur is estimated from the picture alone."""
+    with user_errors(), input_file(source) as file:
+        share, where, light = _strength(strength, no_cautious), parse_region(region), parse_gamma(gamma)
+        size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
+        focal_length = parse_focal(focal, blur, file)
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
+        check_compare(compare, source, target, overwrite)
+        if kernel_out is not None:
+            suffixes = (*KERNEL_SUFFIXES, ".npz") if blur is Blur.rotation else KERNEL_SUFFIXES
+            check_kernel_out(kernel_out, target, source, suffixes, overwrite=overwrite)
+        settings: dict[str, Any] = {
+            "device": device.value,
+            "white": white,
+            "defects": parse_defects(defects),
+        }
+        if known is not None:
+            refuse_options(
+                "--kernel, which leaves nothing to be estimated",
+                {
+                    "--kernel-size": size is not None,
+                    "--kernel-out": kernel_out is not None,
+                    "--region": where != "auto",
+                    "--preset": preset is not Preset.standard,
+                    "--blur": blur is Blur.rotation,
+                    "--gradient-weight": gradient_weight is not None,
+                    "--smooth-weight": smooth_weight is not None,
+                    "--prior": prior is not None,
+                    "--strength": share not in ("auto", 1),
+                },
+            )
+            settings |= {"method": final.value, "gamma": parse_gamma(gamma, 1.0, "--kernel"), "mask": mask}
+            photo = read_image(file, page=page)
+            restored(photo, known, target, settings, bits=bits, strip=strip, compare=compare)
+            return
+        options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=share)
+        photo = read_image(file, page=page)
+        check_picture_fits(target, photo, bits)
+        with progress_bar() as callback:
+            result = gpudeblur.deblur(
+                photo.pixels,
+                size,
+                channel_axis=channel_axis_of(photo.pixels),
+                final=final.value,
+                gamma=light,
+                mask=parse_mask(mask, photo.pixels.shape[:2]),
+                region=where,
+                blur=blur.value,
+                focal=focal_length,
+                options=options,
+                callback=callback,
+                **settings,
+            )
+        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
+        if kernel_out is not None:
+            _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
+        if compare is not None:
+            field = result.field
+            write_comparison(
+                compare, photo.pixels, result.image, result.kernel if field is None else field, result.info
+            )
+        rows = {
+            "kernel size": shape_text(result.kernel),
+            **_blur_rows(result, blur, focal_length, focal),
+            "backend": result.info["backend"],
+            **_kernel_rows(result, photo.pixels.shape[:2]),
+            "strength": _strength_row(result, share),
+            "seconds": f"{result.info['seconds']:.2f}",
+        }
+        show_result(photo.pixels, rows, target, kernel_out, compare)
+
+
+def kernel(
+    source: Source,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            rich_help_panel="Output",
+            help="The kernel: .npy, .tif, .png to look at, a folder, or - for standard output (.npy). Default: "
+            "NAME_kernel.npy beside IN.",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    kernel_size: KernelSize = "auto",
+    region: RegionOption = "auto",
+    preset: PresetOption = Preset.standard,
+    gradient_weight: GradientWeight = None,
+    smooth_weight: SmoothWeight = None,
+    prior: PriorOption = None,
+    from_streak: Annotated[
+        bool,
+        typer.Option(
+            "--from-streak",
+            rich_help_panel="Kernel",
+            help="Read the kernel off the traces of lamps or stars; estimate nothing.",
+        ),
+    ] = False,
+    page: PageOption = None,
+    gamma: Gamma = None,
+    white_level: WhiteLevel = None,
+    mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Estimate the blur kernel of a picture, without deblurring it."""
+    with user_errors(), input_file(source) as file:
+        size, white, where = parse_kernel_size(kernel_size), parse_white_level(white_level), parse_region(region)
+        target = output_file(source, out, KERNEL, suffix=".npy", suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
+        photo = read_image(file, page=page)
+        start, channel_axis, rows = time.perf_counter(), channel_axis_of(photo.pixels), dict[str, str]()
+        if from_streak:
+            light = parse_gamma(gamma, 1.0, "--from-streak")
+            estimate = gpudeblur.streak_kernel(photo.pixels, channel_axis=channel_axis, gamma=light, white=white)
+        else:
+            with progress_bar() as callback:
+                result = gpudeblur.deblur(
+                    photo.pixels,
+                    size,
+                    channel_axis=channel_axis,
+                    device=device.value,
+                    final=None,
+                    gamma=parse_gamma(gamma),
+                    white=white,
+                    mask=parse_mask(mask, photo.pixels.shape[:2]),
+                    defects=parse_defects(defects),
+                    region=where,
+                    options=two_step_options(gradient_weight, smooth_weight, prior, preset=preset),
+                    callback=callback,
+                )
+            estimate, light = result.kernel, result.info["gamma"]
+            rows = _kernel_rows(result, photo.pixels.shape[:2])
+        seconds = time.perf_counter() - start
+        write_kernel_file(target, estimate)
+        rows = {"kernel size": shape_text(estimate), **rows, "seconds": f"{seconds:.2f}"}
+        if target != STREAM and source != STREAM:
+            rows["apply it"] = shlex.join(
+                ["gpudeblur", "deconvolve", str(source), "--kernel", str(target), "--gamma", f"{light:g}"]
+            )
+        show_result(photo.pixels, rows, target)
+
+
+def _strength(text: str, no_cautious: bool) -> float | str:
+    """--strength; --no-cautious is its 1."""
+    share = parse_strength(text)
+    if not no_cautious:
+        return share
+    if share not in ("auto", 1):
+        raise ValueError(f"--strength must be 1 with --no-cautious, got {text}; leave one of them out")
+    return 1.0
+
+
+def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[str, str]:
+    """What the table says of the blur with --blur rotation."""
+    if blur is Blur.uniform:
+        return {}
+    model = "one kernel, as poses explain the picture no better" if result.field is None else "of a rotating camera"
+    source = "given" if text.lower() != "auto" else "from EXIF data"
+    if focal is not None:
+        where = f"{focal:.0f} px, {source}"
+    elif result.field is None:
+        where = "none in EXIF data"
+    else:
+        where = f"none in EXIF data; {result.info['focal']:.0f} px, estimated"
+    return {"blur": model, "focal length": where}
+
+
+def _kernel_rows(result: Any, shape: tuple[int, int]) -> dict[str, str]:
+    confidence = f"{result.info['confidence']:.2f}"
+    if result.info["confidence"] < LOW_CONFIDENCE:
+        height, width = shape
+        middle = f"{width // 4},{height // 4},{width // 2},{height // 2}"
+        confidence += (
+            ", low: the kernel is a guess; try another --kernel-size, or --region X,Y,W,H with a part that has edges "
+            f"in all directions ({middle} is the middle)"
+        )
+    return {"gamma": f"{result.info['gamma']:g}", "confidence": confidence}
+
+
+def _strength_row(result: Any, asked: float | str) -> str:
+    """The restoration's share in the result."""
+    strength = result.info.get("strength", 1.0)
+    if strength >= 1:
+        return "1.00, all of the restoration"
+    text = f"{strength_text(strength)} of the restoration, the rest is the blurred picture"
+    return f"{text}; --strength 1 returns all of it" if asked == "auto" else text
+
+
+def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:
+    """The field of a result for a picture of `shape`, in a file that can hold it, or else its kernel."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        field = result.field
+        (gpudeblur.KernelField(result.kernel[None, None], shape) if field is None else field).save(path)
+    elif suffix == ".png" and result.field is not None:
+        write_image(path, gpudeblur.show_kernels(result.field))
+    else:
+        write_kernel(path, result.kernel)

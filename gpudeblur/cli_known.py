@@ -1,0 +1,322 @@
+"""The commands that estimate no blur: `deconvolve`, for a kernel that is known, and `restore`, by a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import gpudeblur
+
+from .batch.folders import white_of_file
+from .blind.restore import network_names
+from .cli_files import (
+    DEBLURRED,
+    STREAM,
+    check_compare,
+    check_kernel_out,
+    check_picture_fits,
+    input_file,
+    output_file,
+    write_picture,
+)
+from .cli_options import (
+    Bits,
+    Compare,
+    Defects,
+    DefectsOption,
+    Device,
+    DeviceOption,
+    Gamma,
+    KernelFile,
+    MaskOption,
+    Out,
+    Overwrite,
+    PageOption,
+    Source,
+    StrengthOption,
+    StripOption,
+    WhiteLevel,
+    parse_defects,
+    parse_gamma,
+    parse_mask,
+    parse_strength,
+    parse_white_level,
+)
+from .cli_terminal import print_table, progress_bar, shape_text, user_errors
+from .images.comparison import side_by_side
+from .images.files import ImageFile, read_image, read_kernel, write_image, write_kernel
+
+
+def deconvolve(
+    source: Source,
+    kernel: KernelFile,
+    out: Out = None,
+    compare: Compare = None,
+    overwrite: Overwrite = False,
+    floor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|F",
+            rich_help_panel="Kernel",
+            help="A constant to subtract from a measured kernel: the camera's offset, the sky. auto takes it from the "
+            "kernel's border.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel="Restoration",
+            help="tv: good under noise; sparse: the best without; hyper-laplacian: between them; epll: the best under "
+            "noise, slow; l0: text and drawings; ringing-suppressed: inexact kernels; wiener: fast; richardson-lucy: "
+            "few photons. Default: tv, for a .npz kernel sparse.",
+        ),
+    ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W",
+            rich_help_panel="Restoration",
+            help="Of the method's prior. Larger: less noise and ringing, less detail. Default: by the noise.",
+        ),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SIGMA",
+            rich_help_panel="Restoration",
+            help="Standard deviation of the noise, as a fraction of full scale. Default: estimated.",
+        ),
+    ] = None,
+    boundary: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel="Restoration",
+            help="What is outside the picture: unknown; or faster, and worse along the borders: liu-jia, reflect, "
+            "edge, taper, wrap.",
+        ),
+    ] = "unknown",
+    iterations: Annotated[
+        int | None,
+        typer.Option(metavar="N", rich_help_panel="Restoration", help="Of tv, sparse and richardson-lucy."),
+    ] = None,
+    page: PageOption = None,
+    gamma: Gamma = None,
+    white_level: WhiteLevel = None,
+    mask: MaskOption = None,
+    defects: DefectsOption = Defects.auto,
+    bits: Bits = None,
+    strip: StripOption = False,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|N",
+            rich_help_panel="Speed",
+            help="Restore tiles of N pixels a side, where a large picture does not fit into memory; auto: as large as "
+            "fit.",
+        ),
+    ] = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Deblur a picture by a kernel that is known."""
+    with user_errors(), input_file(source) as file:
+        settings = {
+            "method": method,
+            "boundary": boundary,
+            "weight": weight,
+            "noise_sigma": noise,
+            "floor": _number_or_auto("--floor", floor, float, "a number"),
+            "iterations": iterations,
+            "tile": _number_or_auto("--tile", tile, int, "a number of pixels"),
+            "gamma": parse_gamma(gamma, 1.0, "--kernel"),
+            "white": parse_white_level(white_level),
+            "mask": mask,
+            "defects": parse_defects(defects),
+            "device": device.value,
+        }
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
+        check_compare(compare, source, target, overwrite)
+        photo = read_image(file, page=page)
+        restored(photo, kernel, target, settings, bits=bits, strip=strip, compare=compare)
+
+
+def restored(
+    photo: ImageFile,
+    kernel_file: Path,
+    target: Path,
+    settings: Mapping[str, Any],
+    *,
+    bits: int | None,
+    strip: bool,
+    compare: Path | None,
+) -> None:
+    """Read the kernel, write the restoration of the `photo`, and print the table.
+
+    `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it.
+    """
+    if not kernel_file.is_file():
+        raise FileNotFoundError(f"--kernel must be a file, there is none at {kernel_file}; gpudeblur kernel writes one")
+    kernel = read_kernel(kernel_file)
+    if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
+        shape = shape_text(kernel)
+        raise ValueError(f"--kernel must hold one kernel, got {shape} in {kernel_file}; save the one to use by itself")
+    check_picture_fits(target, photo, bits)
+    start, white = time.perf_counter(), settings["white"]
+    with progress_bar() as callback:
+        image = gpudeblur.deconvolve(
+            photo.pixels,
+            kernel,
+            channel_axis=channel_axis_of(photo.pixels),
+            callback=callback,
+            **(dict(settings) | {"mask": parse_mask(settings["mask"], photo.pixels.shape[:2])}),
+        )
+    seconds = time.perf_counter() - start
+    level = float(white) if isinstance(white, int | float) and image.dtype.kind == "f" else None
+    write_picture(target, image, photo, bits=bits, white=level, strip=strip)
+    if compare is not None:
+        write_comparison(compare, photo.pixels, image, kernel, {"white": white})
+    size = shape_text(kernel) if isinstance(kernel, np.ndarray) else shape_text(kernel.kernels)
+    method = settings["method"] or ("tv" if isinstance(kernel, np.ndarray) else "sparse")
+    rows = {
+        "kernel": f"{size}, of {kernel_file}; nothing was estimated",
+        "method": method,
+        "gamma": f"{settings['gamma']:g}",
+        "seconds": f"{seconds:.2f}",
+    }
+    show_result(photo.pixels, rows, target, compare)
+
+
+def restore(
+    source: Source,
+    network: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel="Restoration",
+            help=f"{', '.join(network_names())}; needs PyTorch.",
+        ),
+    ],
+    out: Out = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel="Restoration",
+            help="Weights that gpudeblur train wrote. Default: the package's.",
+        ),
+    ] = None,
+    strength: StrengthOption = "auto",
+    kernel_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel="Output",
+            help="Also write the kernel, if the network estimates one: .npy, .tif or .png.",
+        ),
+    ] = None,
+    compare: Compare = None,
+    overwrite: Overwrite = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel="Speed",
+            help="Side of the tiles of a large picture. Default: what is needed.",
+        ),
+    ] = None,
+    page: PageOption = None,
+    white_level: WhiteLevel = None,
+    mask: MaskOption = None,
+    device: DeviceOption = Device.auto,
+    bits: Bits = None,
+    strip: StripOption = False,
+) -> None:
+    """Restore a blurred face by a trained network."""
+    with user_errors(), input_file(source) as file:
+        share, white = parse_strength(strength), parse_white_level(white_level)
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
+        check_compare(compare, source, target, overwrite)
+        if kernel_out is not None:
+            check_kernel_out(kernel_out, target, source, overwrite=overwrite)
+            check_estimates_kernel("--kernel-out", network)
+        photo = read_image(file, page=page)
+        check_picture_fits(target, photo, bits)
+        with progress_bar() as callback:
+            result = gpudeblur.restore(
+                photo.pixels,
+                network,
+                channel_axis=channel_axis_of(photo.pixels),
+                device=device.value,
+                weights=weights,
+                strength=share,
+                tile="auto" if tile is None else tile,
+                white=white,
+                mask=parse_mask(mask, photo.pixels.shape[:2]),
+                callback=callback,
+            )
+        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
+        if kernel_out is not None and result.kernel is not None:
+            write_kernel(kernel_out, result.kernel)
+        if compare is not None:
+            write_comparison(compare, photo.pixels, result.image, result.kernel, result.info)
+        rows = {
+            "network": network,
+            "backend": result.info["backend"],
+            "confidence": f"{result.info['confidence']:.2f}",
+            "strength": f"{result.info['strength']:.2f}",
+            "seconds": f"{result.info['seconds']:.2f}",
+        }
+        show_result(photo.pixels, rows, target, kernel_out, compare)
+
+
+def channel_axis_of(pixels: Any) -> int | None:
+    return -1 if pixels.ndim == 3 else None
+
+
+def refuse_options(option: str, others: Mapping[str, bool]) -> None:
+    """Raise if one of the `others`, which make no sense with `option`, was given."""
+    present = [name for name, is_present in others.items() if is_present]
+    if present:
+        raise ValueError(f"{present[0]} must be left out with {option}; leave out one of them")
+
+
+def check_estimates_kernel(option: str, method: str) -> None:
+    """Refuse a file for kernels with a network that estimates none."""
+    from .networks.restore import estimates_kernel
+
+    if method in network_names() and not estimates_kernel(method):
+        raise ValueError(f"{option} needs a method that estimates the kernel, got {method!r}; leave it out")
+
+
+def write_comparison(path: Path, blurred: Any, image: Any, kernel: Any, info: Mapping[str, Any]) -> None:
+    """The picture, its result and the kernel, an array or a field, side by side. `info` may have the white level."""
+    pictures, kernels = {"blurred": blurred, "result": image}, dict[str, Any]()
+    if isinstance(kernel, gpudeblur.KernelField):
+        kernels = {"kernels": gpudeblur.show_kernels(kernel)}
+    elif kernel is not None:
+        kernels = {"kernel": kernel}
+    white = info.get("white")
+    level = white if isinstance(white, int | float) and (blurred.dtype.kind == "f" or white > 1) else None
+    write_image(path, side_by_side(pictures, kernels, white=level))
+
+
+def show_result(pixels: Any, rows: Mapping[str, str], *files: Path | None) -> None:
+    """The table of a command: its picture, `rows`, and the files that it wrote, of which the first is the result."""
+    written = [str(file) for file in files if file is not None and file != STREAM]
+    table = {"picture": shape_text(pixels), **rows}
+    print_table(table | ({"written": "\n".join(written)} if written else {}), stderr=files[0] == STREAM)
+
+
+def _number_or_auto(option: str, text: str | None, kind: type, what: str) -> Any:
+    if text is None or text.lower() == "auto":
+        return text if text is None else "auto"
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{option} must be auto or {what}, got {text!r}; leave it out for the default") from None
