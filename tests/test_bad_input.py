@@ -331,6 +331,11 @@ def test_weights_and_noise_out_of_range() -> None:
         assert check_positive("sigma", value, (), zero=True) == 0
         with refuses(ValueError, f"weight must be positive, and finite, got {value!r}; leave it out ..."):
             check_positive("weight", value, ())
+    for value in (1e-30, 1e20, [0.1, 1e300]):  # float32 would divide 0 by 0
+        with refuses(ValueError, f"weight must be from 1e-20 to 1e+12, got {value!r}; leave it out to have it estimat..."):
+            check_positive("weight", value, (2,))
+    with refuses(ValueError, "sigma must be from 1e-20 to 1e+12, or 0, got 1e+20; leave it out ..."):
+        check_positive("sigma", 1e20, (), zero=True)
     for value in ("0.1", True, 1j, None, [None], [[1, 2], [3]], object()):
         with refuses(TypeError, f"weight must be a number, or one a picture, got {value!r}; leave it out ..."):
             check_positive("weight", value, ())

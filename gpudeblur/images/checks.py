@@ -195,8 +195,14 @@ def check_network_picture(
         )
 
 
+MIN_POSITIVE, MAX_POSITIVE = 1e-20, 1e12  # of weights: beyond, float32 divides 0 by 0 in some method
+
+
 def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool = False) -> Any:
-    """A positive number, or an array of one for each picture of a `stack` (...); with `zero`, 0 is allowed."""
+    """A positive number, or an array of one for each picture of a `stack` (...); with `zero`, 0 is allowed.
+
+    It must be of a magnitude with which float32 can compute, `MIN_POSITIVE` to `MAX_POSITIVE`.
+    """
     try:
         array = value if hasattr(value, "shape") else np.asarray(value)
     except ValueError:  # a ragged list
@@ -206,6 +212,9 @@ def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool 
         raise TypeError(f"{name} must be a number, or one a picture, got {value!r}; leave it out to have it estimated")
     if not bool(((array >= 0) if zero else (array > 0)).all() and (array < math.inf).all()):
         raise ValueError(f"{name} must {rule}, got {value!r}; leave it out to have it estimated")
+    if not bool(((array >= MIN_POSITIVE) | (array == 0)).all() and (array <= MAX_POSITIVE).all()):
+        magnitudes = f"from {MIN_POSITIVE:g} to {MAX_POSITIVE:g}{', or 0' if zero else ''}"
+        raise ValueError(f"{name} must be {magnitudes}, got {value!r}; leave it out to have it estimated")
     if array.shape not in ((), stack):
         one_each = f", or one a picture, {stack}" if stack else ""
         raise ValueError(f"{name} must be a number{one_each}, got shape {array.shape}; channels share a number")
