@@ -13,6 +13,7 @@ import numpy as np
 import scipy.fft
 
 from .numerics.arrays import Array, array_module, to_host
+from .numerics.interchange import to_native
 
 __all__ = [
     "Alignment",
@@ -235,6 +236,7 @@ def kernel_error(k: Array, k_ref: Array) -> float:
     ValueError
         If a kernel is not 2-D, is empty or sums to zero.
     """
+    k, k_ref = to_native(k, "k"), to_native(k_ref, "k_ref")
     array_module(k, k_ref)
     scaled = []
     for name, kernel in (("k", k), ("k_ref", k_ref)):
@@ -249,6 +251,7 @@ def kernel_error(k: Array, k_ref: Array) -> float:
 
 def _peak_correlation(k: Array, k_ref: Array) -> tuple[float, float, float]:
     """The maximum of <k, shifted k_ref> over the shifts, and the two norms."""
+    k, k_ref = to_native(k, "k"), to_native(k_ref, "k_ref")
     array_module(k, k_ref)
     a, b = to_host(k).astype(np.float64), to_host(k_ref).astype(np.float64)
     for name, kernel in (("k", a), ("k_ref", b)):
@@ -261,6 +264,7 @@ def _peak_correlation(k: Array, k_ref: Array) -> tuple[float, float, float]:
 
 def _pair(image: Array, reference: Array) -> tuple[np.ndarray, np.ndarray]:
     """Both images on the host in float64, after the checks that all image metrics share."""
+    image, reference = to_native(image, "image"), to_native(reference, "reference")
     array_module(image, reference)
     if image.shape != reference.shape:
         raise ValueError(f"image and reference must have one shape, got {image.shape} and {reference.shape}")

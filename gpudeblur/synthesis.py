@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike
 
-from .images.checks import as_integer, check_axes, check_choice, check_number, check_rule
+from .images.checks import as_integer, check_axes, check_choice, check_number, check_rule, random_generator
 from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_field
 
 __all__ = [
@@ -96,7 +96,7 @@ def trajectory_kernel(
     size, margin = _check_size(size), _margin(size, margin)
     for name, value in (("inertia", inertia), ("jerks", jerks), ("speed_variation", speed_variation)):
         _check_not_negative(name, value)
-    rng = np.random.default_rng(rng)
+    rng = random_generator(rng)
     turn = math.exp(rng.uniform(math.log(1.2), math.log(5.0))) if perturbation is None else perturbation
     _check_not_negative("perturbation", turn)
     kernel = _centered_kernel(lambda: _shake_path(rng, turn, inertia, jerks, speed_variation), size, margin, width)
@@ -153,7 +153,7 @@ def gaussian_process_kernel(
     size, margin = _check_size(size), _margin(size, margin)
     for name, value in (("length_scale", length_scale), ("duration", duration)):
         check_number(name, value, "above 0", lambda number: number > 0)
-    rng = np.random.default_rng(rng)
+    rng = random_generator(rng)
     t = np.linspace(0.0, duration, max(round(duration / 0.01), 2) + 1)
     factor, dwell = matern_factor(t, length_scale), np.ones(t.size)
     kernel = _centered_kernel(lambda: (factor @ rng.standard_normal((t.size, 2)), dwell), size, margin, width)
@@ -265,7 +265,7 @@ def blur(
     spectrum = scipy.fft.rfft2(image, shape) * scipy.fft.rfft2(kernel.astype(image.dtype, copy=False), shape)
     blurred = scipy.fft.irfft2(spectrum, shape, overwrite_x=True)[..., 2 * ry : h, 2 * rx : w]
     if noise_sigma > 0:
-        noise = np.random.default_rng(rng).standard_normal(blurred.shape)
+        noise = random_generator(rng).standard_normal(blurred.shape)
         return (blurred + noise_sigma * noise).astype(image.dtype, copy=False)
     return np.ascontiguousarray(blurred)
 

@@ -50,7 +50,7 @@ ARRAYS = [
         (value, TypeError, f"be a NumPy or CuPy array, got {type(value).__name__}; convert it with numpy.asarray")
         for value in ([[1.0]], None, 3, 0.5, "photo.png", b"photo")
     ),
-    (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; convert it with numpy.asarray"),
+    (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; read the file with gpudeblur.read_"),
     (types.SimpleNamespace(shape=(3, 3)), TypeError, "be a NumPy or CuPy array, got types.SimpleNamespace; ..."),
     (np.float64(1), TypeError, "be a NumPy or CuPy array, got numpy.float64; convert it with numpy.asarray"),
     (
@@ -332,7 +332,7 @@ def test_weights_and_noise_out_of_range() -> None:
         with refuses(ValueError, f"weight must be positive, and finite, got {value!r}; leave it out ..."):
             check_positive("weight", value, ())
     for value in (1e-30, 1e20, [0.1, 1e300]):  # float32 would divide 0 by 0
-        with refuses(ValueError, f"weight must be from 1e-20 to 1e+12, got {value!r}; leave it out to have it estimat..."):
+        with refuses(ValueError, f"weight must be from 1e-20 to 1e+12, got {value!r}; leave it out to ..."):
             check_positive("weight", value, (2,))
     with refuses(ValueError, "sigma must be from 1e-20 to 1e+12, or 0, got 1e+20; leave it out ..."):
         check_positive("sigma", 1e20, (), zero=True)

@@ -23,6 +23,7 @@ from ..numerics.arrays import (
     device_errors,
     move,
 )
+from ..numerics.interchange import any_library
 from ..numerics.progress import Callback
 from ..priors import Prior
 from .gamma_choice import encode_each
@@ -82,6 +83,7 @@ class BlindResult:
     field: Any = None
 
 
+@any_library
 def deblur(
     image: Array,
     kernel_size: int | tuple[int, int] | None = None,
@@ -111,9 +113,11 @@ def deblur(
 
     Parameters
     ----------
-    image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
+    image : (..., H, W) array; (..., H, W, C) with ``channel_axis=-1``
         Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range; `white` says
-        otherwise. Leading axes are a stack: every image is deblurred by itself.
+        otherwise. Leading axes are a stack: every image is deblurred by itself. An array of NumPy, CuPy or any library
+        with DLPack, such as torch, on a CPU or an NVIDIA GPU; image and kernel of the result are of the same library,
+        on the same device.
     kernel_size : odd int or pair of odd ints (height, width), pixels; or None
         At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 151
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
@@ -265,6 +269,7 @@ def deblur(
         return BlindResult(sharp, kernel, info, fields if stack and blur == "rotation" else fields[0])
 
 
+@any_library
 def estimate_kernel(
     image: Array,
     kernel_size: int | tuple[int, int] | None = None,

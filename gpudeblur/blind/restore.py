@@ -16,6 +16,7 @@ from ..images.planes import decode, to_picture, to_planes
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
 from ..numerics.inpainting import inpaint
+from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
 from .options import check_call
@@ -139,6 +140,7 @@ def network_names() -> tuple[str, ...]:
     return (*NETWORKS, "face")
 
 
+@any_library
 def restore(
     image: Array,
     network: str,
@@ -160,7 +162,7 @@ def restore(
 
     Parameters
     ----------
-    image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
+    image : (..., H, W) array; (..., H, W, C) with ``channel_axis=-1``; of any library, see `deblur`
         Sides of at least 16 pixels. Gray, RGB, or RGB and alpha, which passes through unchanged. Floats are
         intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes are a stack.
     network : str

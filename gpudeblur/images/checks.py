@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -283,6 +284,14 @@ def _channels_of_kernel(shape: tuple[int, ...], name: str) -> str:
     )
 
 
+def random_generator(rng: Any) -> np.random.Generator:
+    """`numpy.random.default_rng(rng)`, with an error that names the argument."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng must be a numpy.random.Generator or a seed, an int from 0 on, got {rng!r}") from None
+
+
 def without_channels(image: Any, channel_axis: int | None) -> tuple[int, ...]:
     """The shape (..., H, W) of an image that `check_picture` accepts."""
     shape = list(image.shape)
@@ -498,7 +507,11 @@ def module_of(array: Any, name: str) -> Any:
         return array_module(array)
     except TypeError:
         kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
-        raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray") from None
+        way_out = "convert it with numpy.asarray"
+        if isinstance(array, str | bytes | os.PathLike):
+            reader = "read_kernel" if name in ("kernel", "psf", "initial") else "read_image"
+            way_out = f"read the file with gpudeblur.{reader}"
+        raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; {way_out}") from None
 
 
 def check_dtype(dtype: np.dtype, name: str) -> None:

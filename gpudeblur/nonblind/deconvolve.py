@@ -26,12 +26,14 @@ from ..images.saturation import find_saturated
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move, replayed
 from ..numerics.inpainting import inpaint
+from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from .blurring import check_field
 from .specs import METHOD_SPECS, METHODS, MethodSpec
 from .tiles import tiled
 
 
+@any_library
 def deconvolve(
     image: Array,
     kernel: Array | KernelField,

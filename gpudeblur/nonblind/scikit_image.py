@@ -40,6 +40,7 @@ from ..images import checks
 from ..images.known_kernel import subtract_floor
 from ..numerics.arrays import Array, array_module, fft_module
 from ..numerics.fourier import fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
+from ..numerics.interchange import any_library
 from .expectation_maximization import convolutions, em_iterations
 from .methods.unsupervised_wiener import gibbs, random_streams
 from .methods.wiener import periodic_data, prior_power, squared_magnitude
@@ -63,6 +64,7 @@ __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 CLIPPED = "clip=True cuts the result at 1; pass clip=False, or scale the image to [0, 1]"
 
 
+@any_library
 def richardson_lucy(
     image: Array,
     psf: Array,
@@ -184,6 +186,7 @@ def _central_part(kernel: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[i
     return kernel[window], origin
 
 
+@any_library
 def wiener(
     image: Array,
     psf: Array,
@@ -258,6 +261,7 @@ def wiener(
     return _finalize(sharp, channel_axis, batch, clip)
 
 
+@any_library
 def unsupervised_wiener(
     image: Array,
     psf: Array,
@@ -331,7 +335,7 @@ def unsupervised_wiener(
     if rng is None or (xp is not np and isinstance(rng, xp.random.Generator)):
         normal, gamma = random_streams(rng, xp, data.dtype)
     else:
-        normal, gamma = _skimage_stream(np.random.default_rng(rng), xp, data.dtype)
+        normal, gamma = _skimage_stream(checks.random_generator(rng), xp, data.dtype)
     chains = gibbs(
         unit * (rfftn(data, 2) if is_real else fft_module(xp).fft2(data, axes=(-2, -1))),
         otf,

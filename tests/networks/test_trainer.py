@@ -214,7 +214,10 @@ def test_checkpoints_of_other_runs_are_refused(uninterrupted: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"about": None}, "must say how far its run is, got about None; take an earlier copy of it, or begin a new run"),
+        (
+            {"about": None},
+            "must say how far its run is, got about None; take an earlier copy of it, or begin a new",
+        ),
         ({"step": 1.5}, "must say how far its run is, got step 1.5; "),
         ({"step": 99}, "must be of at most 47 steps, got 99; "),
         ({"seconds": "long"}, "must say how far its run is, got seconds 'long'; "),
