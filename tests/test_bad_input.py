@@ -47,10 +47,14 @@ def refuses(error: type[Exception], message: str) -> Any:
 EVERY_SIDE = "every side must be at least 1"
 ARRAYS = [
     *(
-        (value, TypeError, f"be a NumPy or CuPy array, got {type(value).__name__}; convert it with numpy.asarray")
-        for value in ([[1.0]], None, 3, 0.5, "photo.png", b"photo")
+        (value, TypeError, f"be a NumPy or CuPy array, got {type(value).__name__}; {way_out}")
+        for way_out, values in (
+            ("convert it with numpy.asarray", ([[1.0]], None, 3, 0.5)),
+            ("read the file with gpudeblur.read_...", ("photo.png", b"photo")),
+        )
+        for value in values
     ),
-    (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; read the file with gpudeblur.read_"),
+    (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; read the file with gpudeblur.read_..."),
     (types.SimpleNamespace(shape=(3, 3)), TypeError, "be a NumPy or CuPy array, got types.SimpleNamespace; ..."),
     (np.float64(1), TypeError, "be a NumPy or CuPy array, got numpy.float64; convert it with numpy.asarray"),
     (
