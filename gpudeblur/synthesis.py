@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
+import scipy.special
 from numpy.typing import DTypeLike
 
 from .images.checks import as_integer, check_axes, check_choice, check_number, check_rule, random_generator
@@ -19,6 +20,8 @@ from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotat
 __all__ = [
     "blur",
     "blur_by_poses",
+    "disk_kernel",
+    "gaussian_kernel",
     "gaussian_process_kernel",
     "linear_kernel",
     "pose_path",
@@ -30,6 +33,11 @@ __all__ = [
 SAMPLES_PER_PIXEL = 8
 # Paths drawn until the mass of one is near its middle.
 MAX_PATHS = 50
+# Nodes of the quadrature over a pixel: its area in a disk comes out to 1e-3.
+QUADRATURE = 32
+# Standard deviations of a Gaussian kernel on either side: what is cut off is 6e-5 of it.
+GAUSSIAN_REACH = 4.0
+MAX_SIDE = 4001  # pixels
 # Rounding of a direction: cos(90 degrees) is 6e-17.
 ROUNDING = 1e-9
 
@@ -192,14 +200,77 @@ def linear_kernel(length: float, angle: float, size: int | None = None, *, dtype
     half = 0.5 * (length - 1)
     dy, dx = -math.sin(math.radians(angle)), math.cos(math.radians(angle))
     min_size = 2 * math.ceil(half * max(abs(dy), abs(dx)) - ROUNDING) + 1
-    size = min_size if size is None else _check_size(size, minimum=1)
-    if size < min_size:
-        raise ValueError(f"size must hold the motion, got {size} for length {length}; use {min_size} or more")
+    size = _size_for(f"the motion of length {length:g}", min_size, size)
     grid = np.arange(size) - size // 2
     y, x = grid[:, None], grid[None, :]
     along = np.clip(y * dy + x * dx, -half, half)
     kernel = np.maximum(1 - np.hypot(y - along * dy, x - along * dx), 0)
     kernel[kernel < ROUNDING] = 0
+    return (kernel / kernel.sum()).astype(_float_dtype(dtype), copy=False)
+
+
+def disk_kernel(radius: float, size: int | None = None, *, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Defocus: a disk of equal weights; a pixel's weight is its area inside the disk.
+
+    Parameters
+    ----------
+    radius : float
+        Of the circle of confusion, in pixels, above 0; 0.5 and less is a delta.
+    size : int, optional
+        Side of the square kernel, odd; by default the smallest that holds the disk.
+    dtype : dtype
+        float64 or float32.
+
+    Returns
+    -------
+    kernel : ndarray, shape (size, size)
+        Non-negative, sum 1, symmetric about its center.
+
+    Raises
+    ------
+    ValueError
+        If `radius` is not positive and finite, or if `size` is even or does not hold the disk.
+    """
+    check_number("radius", radius, "above 0", lambda number: number > 0, way_out="0.5 is no blur")
+    size = _size_for(f"the disk of radius {radius:g}", 2 * math.ceil(radius - 0.5 - ROUNDING) + 1, size)
+    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE)
+    edges = np.arange(size + 1) - 0.5 * size
+    # The disk's rows [-width, width] at the nodes of each row of pixels, and their length in each column.
+    rows = edges[:-1, None] + 0.5 * (nodes + 1)
+    width = np.sqrt(np.maximum(radius**2 - rows**2, 0))[..., None]
+    lengths = np.diff(np.clip(edges, -width, width), axis=-1)
+    kernel = np.einsum("rnc,n->rc", lengths, 0.5 * weights)
+    kernel = 0.5 * (kernel + kernel.T)  # the quadrature is along rows alone
+    return (kernel / kernel.sum()).astype(_float_dtype(dtype), copy=False)
+
+
+def gaussian_kernel(sigma: float, size: int | None = None, *, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """A Gaussian, integrated over each pixel: the blur of turbulence in a long exposure, or of a soft lens.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation in pixels, above 0.
+    size : int, optional
+        Side of the square kernel, odd; by default it reaches 4 standard deviations on either side.
+    dtype : dtype
+        float64 or float32.
+
+    Returns
+    -------
+    kernel : ndarray, shape (size, size)
+        Non-negative, sum 1, symmetric about its center; what is beyond `size` is cut off.
+
+    Raises
+    ------
+    ValueError
+        If `sigma` is not positive and finite, or if `size` is even.
+    """
+    check_number("sigma", sigma, "above 0", lambda number: number > 0, way_out="a small one is no blur")
+    side = 2 * math.ceil(GAUSSIAN_REACH * sigma) + 1
+    size = _size_for(f"a Gaussian of sigma {sigma:g}", side, None) if size is None else _check_size(size, minimum=1)
+    profile = np.diff(scipy.special.ndtr((np.arange(size + 1) - 0.5 * size) / sigma))
+    kernel = np.outer(profile, profile)
     return (kernel / kernel.sum()).astype(_float_dtype(dtype), copy=False)
 
 
@@ -387,6 +458,16 @@ def _check_size(size: int, minimum: int = 3) -> int:
     is_valid = side >= minimum and side % 2 == 1
     check_rule("size", side, is_valid, f"be odd and at least {minimum}", f"use {max(side | 1, minimum)}")
     return side
+
+
+def _size_for(blur: str, minimum: int, size: int | None) -> int:
+    """`size`, checked, or the smallest that holds the `blur`."""
+    if minimum > MAX_SIDE:
+        raise ValueError(f"a kernel must be at most {MAX_SIDE} pixels wide, got {blur}, which needs {minimum}")
+    size = minimum if size is None else _check_size(size, minimum=1)
+    if size < minimum:
+        raise ValueError(f"size must hold {blur}, got {size}; use {minimum} or more")
+    return size
 
 
 def _margin(size: int, margin: int | None) -> int:
