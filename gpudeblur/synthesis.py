@@ -14,7 +14,7 @@ import scipy.fft
 import scipy.special
 from numpy.typing import DTypeLike
 
-from .images.checks import as_integer, check_axes, check_choice, check_number, check_rule, random_generator
+from .images.checks import as_integer, check_axes, check_choice, check_count, check_number, check_rule, random_generator
 from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_field
 
 __all__ = [
@@ -102,8 +102,9 @@ def trajectory_kernel(
     Image Processing 21(8), 2012, section IV.
     """
     size, margin = _check_size(size), _margin(size, margin)
-    for name, value in (("inertia", inertia), ("jerks", jerks), ("speed_variation", speed_variation)):
+    for name, value in (("inertia", inertia), ("jerks", jerks)):
         _check_not_negative(name, value)
+    check_number("speed_variation", speed_variation, "from 0 to 100", lambda number: 0 <= number <= 100)
     rng = random_generator(rng)
     turn = math.exp(rng.uniform(math.log(1.2), math.log(5.0))) if perturbation is None else perturbation
     _check_not_negative("perturbation", turn)
@@ -471,7 +472,7 @@ def _size_for(blur: str, minimum: int, size: int | None) -> int:
 
 
 def _margin(size: int, margin: int | None) -> int:
-    margin = min(2, (size - 3) // 4) if margin is None else margin
+    margin = min(2, (size - 3) // 4) if margin is None else check_count("margin", margin, minimum=0)
     if not 0 <= margin <= (size - 1) // 2:
         raise ValueError(f"margin must leave a pixel of the kernel, got {margin} for size {size}")
     return int(margin)
@@ -482,7 +483,10 @@ def _check_not_negative(name: str, value: float) -> None:
 
 
 def _float_dtype(dtype: DTypeLike) -> np.dtype:
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     return dtype

@@ -32,7 +32,7 @@ from gpudeblur.images.checks import (
 )
 from gpudeblur.images.planes import decode, to_planes
 from gpudeblur.nonblind.checked import checked
-from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec, unchecked
+from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec, flag, patch_mixture, unchecked
 from gpudeblur.numerics.arrays import choose_module
 from gpudeblur.numerics.progress import make_progress
 
@@ -420,7 +420,7 @@ CHECKS = [
     (spec.function.__name__, option, check)
     for spec in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER)
     for option, check in spec.parameters.items()
-    if check is not unchecked and option != "prior"
+    if check not in (unchecked, flag, patch_mixture) and option != "prior"
 ]
 
 
@@ -432,6 +432,16 @@ def test_every_number_has_its_bounds(method: str, option: str, check: Any) -> No
             check(option, value, ())
     for value in allowed:
         assert check(option, value, ()) == value
+
+
+def test_flags_and_mixtures() -> None:
+    for value in (True, np.bool_(False), 1, 0):
+        assert flag("accelerated", value, ()) is bool(value)
+    for value in (None, 2, "no", np.ones(2), [], 1.0):
+        with refuses(TypeError, f"accelerated must be True or False, got {value!r} (..."):
+            flag("accelerated", value, ())
+    with refuses(TypeError, "mixture must be a gpudeblur.nonblind.methods.mixture.Mixture, got float"):
+        patch_mixture("mixture", 0.5, ())
 
 
 def recorded(blurred: Any, kernel: Any, *, weight: Any = None, iterations: int = 9, boundary: str = "unknown",

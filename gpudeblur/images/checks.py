@@ -245,6 +245,13 @@ def check_number(
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a bool."""
+    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__}); leave it out")
+    return bool(value)
+
+
 def check_rule(name: str, value: Any, holds: bool, rule: str, way_out: str = "leave it out for the default") -> None:
     """Raise ValueError "`name` must `rule`, got `value`; `way_out`" unless the rule holds."""
     if not holds:

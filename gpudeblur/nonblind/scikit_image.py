@@ -135,7 +135,7 @@ def richardson_lucy(
     count = checks.check_count("num_iter", num_iter, way_out="30 is usual")
     if filter_epsilon is not None:
         filter_epsilon = check_not_negative("filter_epsilon", filter_epsilon)
-    if clip:
+    if checks.check_flag("clip", clip):
         checks.check_range(planes, CLIPPED)
     if offset:
         planes += offset
@@ -246,7 +246,7 @@ def wiener(
     check_boundary(boundary, FILTER_BOUNDARIES)
     planes, psf, ndim = _prepare(image, psf, channel_axis, batch, floor)
     balance = check_not_negative("balance", balance, "0 is the inverse filter, 0.1 a start")
-    if clip:
+    if checks.check_flag("clip", clip):
         checks.check_range(planes, CLIPPED)
     data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim, floor)
     xp, grid = array_module(data), data.shape[-ndim:]
@@ -327,7 +327,7 @@ def unsupervised_wiener(
     if math.prod(planes.shape[-2:]) < 2:
         raise ValueError("image must have at least 2 pixels, got one; there is no noise to estimate then")
     params = sampler_parameters(user_params)
-    if clip:
+    if checks.check_flag("clip", clip):
         checks.check_range(planes, CLIPPED)
     data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim, floor)
     xp, grid = array_module(data), data.shape[-2:]
@@ -387,6 +387,8 @@ def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int, flo
     if image.dtype.itemsize > dtype.itemsize and image.dtype.kind == "f":
         check_array(planes, "image", f"scale it to the range of {dtype}", "f")
     psf = psf.astype(np.result_type(dtype, np.complex64) if psf.dtype.kind == "c" else dtype)
+    if float(abs(psf).max()) > checks.value_limit(dtype):
+        raise ValueError(f"psf must be within {checks.value_limit(dtype):.2g} for {dtype}; use psf / psf.sum()")
     if axis is not None and psf.ndim > ndim:
         psf = xp.expand_dims(psf, lead)
     return xp.ascontiguousarray(planes), psf, ndim
@@ -408,6 +410,7 @@ def _spectral(
 ) -> tuple[Array, tuple[Any, ...], Array, Array]:
     """(image on its grid, its position there, transfer function of `psf`, |F D|^2)."""
     xp, shape = array_module(planes), planes.shape[-ndim:]
+    is_real = checks.check_flag("is_real", is_real)
     bins = (*shape[:-1], shape[-1] // 2 + 1) if is_real else shape
     is_otf = check_spectral(psf, reg, planes, bins, is_real, boundary, ndim, floor)
     data, window = periodic_data(planes, psf, boundary or "wrap", ndim=ndim)
