@@ -142,7 +142,8 @@ def random_call(rng: np.random.Generator, name: str) -> tuple[tuple[Any, ...], d
     arguments, rest = [], names
     if not name.startswith("synthesis.") or name == "synthesis.blur":
         first = KERNEL_SHAPES if name in ("metrics.kernel_similarity", "show_kernels") else SHAPES
-        arguments, rest = [random_array(rng, ((2, 2, 3, 3), *SHAPES) if name == "KernelField" else first)], names[1:]
+        extra = {"KernelField": ((2, 2, 3, 3),), "metrics.scores": ((33, 36), (40, 32))}.get(name, ())
+        arguments, rest = [random_array(rng, (*extra, *first))], names[1:]
         if name == "deblur_batch":
             arguments = [draw(rng, (arguments, arguments[0], [*arguments, random_array(rng, SHAPES)]))]
     if rest and rest[0] in ("kernel", "psf", "k_ref"):
@@ -193,7 +194,7 @@ def is_finite(value: Any) -> bool:
 
 
 def outcome(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
-    """ "accepted", "refused", or what is wrong: "endless", "not finite", or the words of the error of another library."""
+    """ "accepted", "refused", or the fault: "endless", "not finite", or an error in the words of another library."""
     try:
         with time_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

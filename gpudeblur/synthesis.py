@@ -234,6 +234,7 @@ def disk_kernel(radius: float, size: int | None = None, *, dtype: DTypeLike = np
     """
     check_number("radius", radius, "above 0", lambda number: number > 0, way_out="0.5 is no blur")
     size = _size_for(f"the disk of radius {radius:g}", 2 * math.ceil(radius - 0.5 - ROUNDING) + 1, size)
+    radius = max(radius, 0.5)  # within the middle pixel
     nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE)
     edges = np.arange(size + 1) - 0.5 * size
     # The disk's rows [-width, width] at the nodes of each row of pixels, and their length in each column.

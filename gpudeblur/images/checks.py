@@ -432,9 +432,13 @@ def warn_of_cut(image: Array, offset: float = 0.0, *, ndim: int = 2, name: str =
         )
 
 
+MIN_GAMMA, MAX_GAMMA = 0.01, 100  # beyond, all light is 0 or full scale in float32
+
+
 def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:
-    is_positive = isinstance(gamma, (int, float, np.number)) and bool(0 < gamma < math.inf)
+    is_positive = isinstance(gamma, (int, float, np.integer, np.floating)) and bool(0 < gamma < math.inf)
     check_rule("gamma", gamma, is_positive, "be a positive number", way_out)
+    check_rule("gamma", gamma, MIN_GAMMA <= gamma <= MAX_GAMMA, f"be from {MIN_GAMMA} to {MAX_GAMMA}", way_out)
 
 
 def check_focal(focal: Any, way_out: str = "use math.inf for motion in the image plane") -> float:

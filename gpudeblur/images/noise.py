@@ -68,6 +68,7 @@ def estimate_noise(
     image = hide_invalid(image, valid)
     white = white_level(image, white, channel_axis=channel_axis, adaptive=False, unit_free=True)
     planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype="float64", white=white)
+    checks.check_range(planes, None)
     if valid is not None:
         valid = valid_planes(valid, xp, channel_axis)
         planes = inpaint(planes, valid)
