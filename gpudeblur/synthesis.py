@@ -392,9 +392,7 @@ def _centered_kernel(
 def _rasterize(path: np.ndarray, dwell: np.ndarray, size: int, margin: int, width: float) -> np.ndarray:
     """The path (points, 2) with the dwell time of each point as a kernel whose support spans `size` - 2 `margin`."""
     _check_not_negative("width", width)
-    if 5 * width > size:
-        raise ValueError(f"width must fit into the kernel, got {width} for size {size}; use at most {size / 6:.2g}")
-    spread = _point_spread(width)
+    spread = _point_spread(min(width, size))  # which does not fit either
     if spread.size > size:
         raise ValueError(f"width must fit into the kernel, got {width} for size {size}; use at most {size / 6:.2g}")
     # The support is the path, one pixel for the bilinear weights, and the point spread on both sides, whose outermost

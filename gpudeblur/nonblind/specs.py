@@ -119,7 +119,10 @@ def _prior(name: str, value: Any, stack: tuple[int, ...]) -> str:
 _WEIGHT, _NOISE_SIGMA = _positive_per_image(), _positive_per_image(zero=True)
 _POSITIVE = _number("above 0", lambda x: x > 0)
 _NOT_NEGATIVE = _number("at least 0", lambda x: x >= 0)
-_CONTINUATION = {"beta_rate": _number("above 1", lambda x: x > 1), "beta_max": _number("above 0 and at most 1e12", lambda x: 0 < x <= checks.MAX_POSITIVE)}
+_CONTINUATION = {
+    "beta_rate": _number("above 1", lambda x: x > 1),
+    "beta_max": _number("above 0 and at most 1e12", lambda x: 0 < x <= checks.MAX_POSITIVE),
+}
 _CROSSFADES = ("reflect", "edge", "wrap")
 FILTER_BOUNDARIES = ("unknown", *_CROSSFADES)  # of methods that are not built on `splitting.solve`
 _SPLITTING_ARRAYS = {"numpy": 19.4, "cupy": 29.0}  # `tv_admm` takes most, in every method that calls it
