@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.fft
 import scipy.special
 from numpy.typing import DTypeLike
 
-from .images.checks import as_integer, check_axes, check_choice, check_count, check_number, check_rule, random_generator
+from .images.checks import (
+    as_integer,
+    check_axes,
+    check_choice,
+    check_count,
+    check_dtype,
+    check_number,
+    check_rule,
+    random_generator,
+)
 from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_field
 
 __all__ = [
@@ -313,7 +323,7 @@ def blur(
         If the kernel is not 2-D with odd sides or is larger than the image, if `mode` is unknown, or if
         `noise_sigma` is above 0 and `rng` missing.
     """
-    image, kernel = np.asarray(image), np.asarray(kernel)
+    image, kernel = _numeric("image", image), _numeric("kernel", kernel)
     if image.dtype not in (np.float32, np.float64):
         raise TypeError(f"image must be float32 or float64, got {image.dtype}; skimage.util.img_as_float converts")
     if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
@@ -451,6 +461,16 @@ def _smooth_noise(rng: np.random.Generator, count: int, waves: int = 6) -> np.nd
     amplitude = rng.standard_normal(waves) / n**0.5
     phase = rng.uniform(0, 2 * math.pi, waves)
     return np.cos(math.pi * n * t[:, None] + phase) @ amplitude / math.sqrt(0.5 * np.sum(1 / n))
+
+
+def _numeric(name: str, array: Any) -> np.ndarray:
+    """`array`, or a list of numbers, as a NumPy array."""
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array, got rows of several lengths; pad them") from error
+    check_dtype(array.dtype, name)
+    return array
 
 
 def _check_size(size: int, minimum: int = 3) -> int:
