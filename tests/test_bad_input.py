@@ -435,6 +435,7 @@ def test_every_number_has_its_bounds(method: str, option: str, check: Any) -> No
 
 
 def test_flags_and_mixtures() -> None:
+    value: Any
     for value in (True, np.bool_(False), 1, 0):
         assert flag("accelerated", value, ()) is bool(value)
     for value in (None, 2, "no", np.ones(2), [], 1.0):

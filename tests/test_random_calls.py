@@ -25,7 +25,7 @@ def test_the_bench_sees_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """It tells our words from others', and a result that is not finite from one that is."""
 
     def call(function: object) -> str:
-        monkeypatch.setitem(random_calls.DOORS, "deconvolve", function)  # type: ignore[arg-type]
+        monkeypatch.setitem(random_calls.DOORS, "deconvolve", function)
         return random_calls.outcome("deconvolve", (np.ones((9, 9)), np.ones((3, 3))), {})
 
     assert call(lambda image, kernel: image) == "accepted"

@@ -443,7 +443,7 @@ def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2")
 
 def check_focal(focal: Any, way_out: str = "use math.inf for motion in the image plane") -> float:
     """A focal length in pixels: a positive number, infinity included."""
-    if np.ndim(focal):
+    if isinstance(focal, list | tuple) or np.ndim(focal):
         raise TypeError(f"focal must be one number for a whole stack, got {focal!r}; deblur each camera's images apart")
     if isinstance(focal, bool) or not isinstance(focal, int | float | np.integer | np.floating):
         raise TypeError(f"focal must be a number, got {focal!r} ({type(focal).__name__}); {way_out}")

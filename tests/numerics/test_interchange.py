@@ -133,4 +133,4 @@ def test_signatures_stay() -> None:
     """Of the public functions, for help() and editors; arguments too many are refused by the function."""
     assert list(inspect.signature(gd.deconvolve).parameters)[:2] == ["image", "kernel"]
     with pytest.raises(TypeError, match="positional argument"):
-        gd.deconvolve(torch.from_numpy(IMAGE.copy()), KERNEL, "tv")  # type: ignore[call-arg, arg-type]
+        gd.deconvolve(torch.from_numpy(IMAGE.copy()), KERNEL, "tv")  # type: ignore[call-arg]
