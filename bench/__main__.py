@@ -7,6 +7,7 @@ speed           pytest-benchmark's benchmarks, bench/speed
 networks        those that restore faces; the classifier behind the learned prior
 identity        whether a face is still recognized, by dlib's network: what a blur takes away
 fit             the constants of gpudeblur's confidence and strength
+random_calls    odd calls of the public functions: no hang, no error in the words of other libraries
 figures         contact sheets of real photographs
 fuzz            mutated image files: each is read, or refused by an error that names it
 kills           gpudeblur batch killed at random moments and run again
@@ -18,7 +19,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz", "kills")
+COMMANDS = (
+    "quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "random_calls", "figures", "fuzz", "kills"
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:

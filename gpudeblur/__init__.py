@@ -27,7 +27,7 @@ from .blind.streaks import streak_kernel
 from .images.kernel_field import KernelField, show_kernels
 from .images.noise import estimate_noise
 from .nonblind.deconvolve import deconvolve
-from .numerics.progress import Stopped
+from .numerics.progress import Stopped, progress_bar
 
 if _TYPE_CHECKING:
     from . import metrics, restoration, synthesis
@@ -50,6 +50,7 @@ __all__ = [
     "metrics",
     "nonblind",
     "priors",
+    "progress_bar",
     "read_image",
     "read_kernel",
     "restoration",

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
+from .images.checks import check_axis, check_count, check_dtype, check_number, without_channels
 from .numerics.arrays import Array, array_module, to_host
+from .numerics.interchange import to_native
 
 __all__ = [
     "Alignment",
@@ -25,6 +27,10 @@ __all__ = [
     "scores",
     "ssim",
 ]
+
+
+SSIM_SIDE = 11  # pixels, of the window
+MIN_STEP = 1e-3  # pixels: the search takes memory for each step
 
 
 class Alignment(NamedTuple):
@@ -61,8 +67,12 @@ def psnr(image: Array, reference: Array, *, data_range: float = 1.0) -> float:
         If the shapes differ or are empty.
     """
     a, b = _pair(image, reference)
-    error = float(np.mean((a - b) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(data_range**2 / error)
+    data_range = _checked_range(data_range)
+    with np.errstate(over="ignore"):
+        error = float(np.mean((a - b) ** 2))
+    if error == 0 or math.isinf(error):
+        return -math.inf if error else math.inf
+    return 10 * math.log10(data_range**2 / error)
 
 
 def ssim(image: Array, reference: Array, *, data_range: float = 1.0, channel_axis: int | None = None) -> float:
@@ -85,6 +95,14 @@ def ssim(image: Array, reference: Array, *, data_range: float = 1.0, channel_axi
     from skimage.metrics import structural_similarity  # here, as its import is slow
 
     a, b = _pair(image, reference)
+    data_range = _checked_range(data_range)
+    if channel_axis is not None and not -a.ndim <= check_axis(channel_axis) < a.ndim:
+        raise ValueError(f"channel_axis must be an axis of shape {a.shape}, got {channel_axis}; use -1 for (H, W, C)")
+    sides = without_channels(a, channel_axis)
+    if not sides or min(sides) < SSIM_SIDE:
+        raise ValueError(
+            f"image must be at least {SSIM_SIDE} pixels a side, got shape {a.shape}; channels need their axis"
+        )
     value = structural_similarity(
         a, b, data_range=data_range, channel_axis=channel_axis,
         sigma=1.5, gaussian_weights=True, use_sample_covariance=False,
@@ -124,7 +142,10 @@ def align(image: Array, reference: Array, max_shift: int = 5, step: float = 0.25
     a, b = _pair(image, reference)
     if a.ndim != 2:
         raise ValueError(f"image must be 2-D, got shape {a.shape}; align channels or images one by one")
-    per_pixel = round(1 / step) if step > 0 else 0
+    step = check_number("step", step, "1/n for an integer n", lambda number: number >= MIN_STEP)
+    border = check_count("border", border, minimum=0)
+    max_shift = check_count("max_shift", max_shift, minimum=0)
+    per_pixel = round(1 / step)
     if per_pixel < 1 or abs(per_pixel * step - 1) > 1e-9:
         raise ValueError(f"step must be 1/n for an integer n, got {step}")
     if not 0 <= max_shift <= border:
@@ -235,6 +256,7 @@ def kernel_error(k: Array, k_ref: Array) -> float:
     ValueError
         If a kernel is not 2-D, is empty or sums to zero.
     """
+    k, k_ref = to_native(k, "k"), to_native(k_ref, "k_ref")
     array_module(k, k_ref)
     scaled = []
     for name, kernel in (("k", k), ("k_ref", k_ref)):
@@ -249,7 +271,10 @@ def kernel_error(k: Array, k_ref: Array) -> float:
 
 def _peak_correlation(k: Array, k_ref: Array) -> tuple[float, float, float]:
     """The maximum of <k, shifted k_ref> over the shifts, and the two norms."""
+    k, k_ref = to_native(k, "k"), to_native(k_ref, "k_ref")
     array_module(k, k_ref)
+    check_dtype(k.dtype, "k")
+    check_dtype(k_ref.dtype, "k_ref")
     a, b = to_host(k).astype(np.float64), to_host(k_ref).astype(np.float64)
     for name, kernel in (("k", a), ("k_ref", b)):
         if kernel.ndim != 2 or kernel.size == 0:
@@ -259,9 +284,16 @@ def _peak_correlation(k: Array, k_ref: Array) -> tuple[float, float, float]:
     return float(scipy.fft.irfft2(product, shape).max()), float(np.linalg.norm(a)), float(np.linalg.norm(b))
 
 
+def _checked_range(data_range: float) -> float:
+    return check_number("data_range", data_range, "above 0 and at most 1e100", lambda number: 0 < number <= 1e100)
+
+
 def _pair(image: Array, reference: Array) -> tuple[np.ndarray, np.ndarray]:
     """Both images on the host in float64, after the checks that all image metrics share."""
+    image, reference = to_native(image, "image"), to_native(reference, "reference")
     array_module(image, reference)
+    check_dtype(image.dtype, "image")
+    check_dtype(reference.dtype, "reference")
     if image.shape != reference.shape:
         raise ValueError(f"image and reference must have one shape, got {image.shape} and {reference.shape}")
     if image.size == 0:

@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.fft
+import scipy.special
 from numpy.typing import DTypeLike
 
-from .images.checks import as_integer, check_axes, check_choice, check_number, check_rule
+from .images.checks import (
+    as_integer,
+    check_axes,
+    check_choice,
+    check_count,
+    check_dtype,
+    check_number,
+    check_rule,
+    random_generator,
+)
 from .images.rotation_blur import blur_by_poses, matern_factor, pose_path, rotation_field
 
 __all__ = [
     "blur",
     "blur_by_poses",
+    "disk_kernel",
+    "gaussian_kernel",
     "gaussian_process_kernel",
     "linear_kernel",
     "pose_path",
@@ -30,6 +43,11 @@ __all__ = [
 SAMPLES_PER_PIXEL = 8
 # Paths drawn until the mass of one is near its middle.
 MAX_PATHS = 50
+# Nodes of the quadrature over a pixel: its area in a disk comes out to 1e-3.
+QUADRATURE = 32
+# Standard deviations of a Gaussian kernel on either side: what is cut off is 6e-5 of it.
+GAUSSIAN_REACH = 4.0
+MAX_SIDE = 4001  # pixels
 # Rounding of a direction: cos(90 degrees) is 6e-17.
 ROUNDING = 1e-9
 
@@ -94,9 +112,10 @@ def trajectory_kernel(
     Image Processing 21(8), 2012, section IV.
     """
     size, margin = _check_size(size), _margin(size, margin)
-    for name, value in (("inertia", inertia), ("jerks", jerks), ("speed_variation", speed_variation)):
+    for name, value in (("inertia", inertia), ("jerks", jerks)):
         _check_not_negative(name, value)
-    rng = np.random.default_rng(rng)
+    check_number("speed_variation", speed_variation, "from 0 to 100", lambda number: 0 <= number <= 100)
+    rng = random_generator(rng)
     turn = math.exp(rng.uniform(math.log(1.2), math.log(5.0))) if perturbation is None else perturbation
     _check_not_negative("perturbation", turn)
     kernel = _centered_kernel(lambda: _shake_path(rng, turn, inertia, jerks, speed_variation), size, margin, width)
@@ -153,7 +172,7 @@ def gaussian_process_kernel(
     size, margin = _check_size(size), _margin(size, margin)
     for name, value in (("length_scale", length_scale), ("duration", duration)):
         check_number(name, value, "above 0", lambda number: number > 0)
-    rng = np.random.default_rng(rng)
+    rng = random_generator(rng)
     t = np.linspace(0.0, duration, max(round(duration / 0.01), 2) + 1)
     factor, dwell = matern_factor(t, length_scale), np.ones(t.size)
     kernel = _centered_kernel(lambda: (factor @ rng.standard_normal((t.size, 2)), dwell), size, margin, width)
@@ -192,14 +211,78 @@ def linear_kernel(length: float, angle: float, size: int | None = None, *, dtype
     half = 0.5 * (length - 1)
     dy, dx = -math.sin(math.radians(angle)), math.cos(math.radians(angle))
     min_size = 2 * math.ceil(half * max(abs(dy), abs(dx)) - ROUNDING) + 1
-    size = min_size if size is None else _check_size(size, minimum=1)
-    if size < min_size:
-        raise ValueError(f"size must hold the motion, got {size} for length {length}; use {min_size} or more")
+    size = _size_for(f"the motion of length {length:g}", min_size, size)
     grid = np.arange(size) - size // 2
     y, x = grid[:, None], grid[None, :]
     along = np.clip(y * dy + x * dx, -half, half)
     kernel = np.maximum(1 - np.hypot(y - along * dy, x - along * dx), 0)
     kernel[kernel < ROUNDING] = 0
+    return (kernel / kernel.sum()).astype(_float_dtype(dtype), copy=False)
+
+
+def disk_kernel(radius: float, size: int | None = None, *, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Defocus: a disk of equal weights; a pixel's weight is its area inside the disk.
+
+    Parameters
+    ----------
+    radius : float
+        Of the circle of confusion, in pixels, above 0; 0.5 and less is a delta.
+    size : int, optional
+        Side of the square kernel, odd; by default the smallest that holds the disk.
+    dtype : dtype
+        float64 or float32.
+
+    Returns
+    -------
+    kernel : ndarray, shape (size, size)
+        Non-negative, sum 1, symmetric about its center.
+
+    Raises
+    ------
+    ValueError
+        If `radius` is not positive and finite, or if `size` is even or does not hold the disk.
+    """
+    check_number("radius", radius, "above 0", lambda number: number > 0, way_out="0.5 is no blur")
+    size = _size_for(f"the disk of radius {radius:g}", 2 * math.ceil(radius - 0.5 - ROUNDING) + 1, size)
+    radius = max(radius, 0.5)  # within the middle pixel
+    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE)
+    edges = np.arange(size + 1) - 0.5 * size
+    # The disk's rows [-width, width] at the nodes of each row of pixels, and their length in each column.
+    rows = edges[:-1, None] + 0.5 * (nodes + 1)
+    width = np.sqrt(np.maximum(radius**2 - rows**2, 0))[..., None]
+    lengths = np.diff(np.clip(edges, -width, width), axis=-1)
+    kernel = np.einsum("rnc,n->rc", lengths, 0.5 * weights)
+    kernel = 0.5 * (kernel + kernel.T)  # the quadrature is along rows alone
+    return (kernel / kernel.sum()).astype(_float_dtype(dtype), copy=False)
+
+
+def gaussian_kernel(sigma: float, size: int | None = None, *, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """A Gaussian, integrated over each pixel: the blur of turbulence in a long exposure, or of a soft lens.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation in pixels, above 0.
+    size : int, optional
+        Side of the square kernel, odd; by default it reaches 4 standard deviations on either side.
+    dtype : dtype
+        float64 or float32.
+
+    Returns
+    -------
+    kernel : ndarray, shape (size, size)
+        Non-negative, sum 1, symmetric about its center; what is beyond `size` is cut off.
+
+    Raises
+    ------
+    ValueError
+        If `sigma` is not positive and finite, or if `size` is even.
+    """
+    check_number("sigma", sigma, "above 0", lambda number: number > 0, way_out="a small one is no blur")
+    side = 2 * math.ceil(GAUSSIAN_REACH * sigma) + 1
+    size = _size_for(f"a Gaussian of sigma {sigma:g}", side, None) if size is None else _check_size(size, minimum=1)
+    profile = np.diff(scipy.special.ndtr((np.arange(size + 1) - 0.5 * size) / sigma))
+    kernel = np.outer(profile, profile)
     return (kernel / kernel.sum()).astype(_float_dtype(dtype), copy=False)
 
 
@@ -240,7 +323,7 @@ def blur(
         If the kernel is not 2-D with odd sides or is larger than the image, if `mode` is unknown, or if
         `noise_sigma` is above 0 and `rng` missing.
     """
-    image, kernel = np.asarray(image), np.asarray(kernel)
+    image, kernel = _numeric("image", image), _numeric("kernel", kernel)
     if image.dtype not in (np.float32, np.float64):
         raise TypeError(f"image must be float32 or float64, got {image.dtype}; skimage.util.img_as_float converts")
     if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
@@ -265,7 +348,7 @@ def blur(
     spectrum = scipy.fft.rfft2(image, shape) * scipy.fft.rfft2(kernel.astype(image.dtype, copy=False), shape)
     blurred = scipy.fft.irfft2(spectrum, shape, overwrite_x=True)[..., 2 * ry : h, 2 * rx : w]
     if noise_sigma > 0:
-        noise = np.random.default_rng(rng).standard_normal(blurred.shape)
+        noise = random_generator(rng).standard_normal(blurred.shape)
         return (blurred + noise_sigma * noise).astype(image.dtype, copy=False)
     return np.ascontiguousarray(blurred)
 
@@ -319,7 +402,7 @@ def _centered_kernel(
 def _rasterize(path: np.ndarray, dwell: np.ndarray, size: int, margin: int, width: float) -> np.ndarray:
     """The path (points, 2) with the dwell time of each point as a kernel whose support spans `size` - 2 `margin`."""
     _check_not_negative("width", width)
-    spread = _point_spread(width)
+    spread = _point_spread(min(width, size))  # which does not fit either
     if spread.size > size:
         raise ValueError(f"width must fit into the kernel, got {width} for size {size}; use at most {size / 6:.2g}")
     # The support is the path, one pixel for the bilinear weights, and the point spread on both sides, whose outermost
@@ -380,6 +463,16 @@ def _smooth_noise(rng: np.random.Generator, count: int, waves: int = 6) -> np.nd
     return np.cos(math.pi * n * t[:, None] + phase) @ amplitude / math.sqrt(0.5 * np.sum(1 / n))
 
 
+def _numeric(name: str, array: Any) -> np.ndarray:
+    """`array`, or a list of numbers, as a NumPy array."""
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array, got rows of several lengths; pad them") from error
+    check_dtype(array.dtype, name)
+    return array
+
+
 def _check_size(size: int, minimum: int = 3) -> int:
     side = as_integer(size)
     if side is None:
@@ -389,8 +482,18 @@ def _check_size(size: int, minimum: int = 3) -> int:
     return side
 
 
+def _size_for(blur: str, minimum: int, size: int | None) -> int:
+    """`size`, checked, or the smallest that holds the `blur`."""
+    if minimum > MAX_SIDE:
+        raise ValueError(f"a kernel must be at most {MAX_SIDE} pixels wide, got {blur}, which needs {minimum}")
+    size = minimum if size is None else _check_size(size, minimum=1)
+    if size < minimum:
+        raise ValueError(f"size must hold {blur}, got {size}; use {minimum} or more")
+    return size
+
+
 def _margin(size: int, margin: int | None) -> int:
-    margin = min(2, (size - 3) // 4) if margin is None else margin
+    margin = min(2, (size - 3) // 4) if margin is None else check_count("margin", margin, minimum=0)
     if not 0 <= margin <= (size - 1) // 2:
         raise ValueError(f"margin must leave a pixel of the kernel, got {margin} for size {size}")
     return int(margin)
@@ -401,7 +504,10 @@ def _check_not_negative(name: str, value: float) -> None:
 
 
 def _float_dtype(dtype: DTypeLike) -> np.dtype:
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     return dtype

@@ -32,7 +32,7 @@ from gpudeblur.images.checks import (
 )
 from gpudeblur.images.planes import decode, to_planes
 from gpudeblur.nonblind.checked import checked
-from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec, unchecked
+from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec, flag, patch_mixture, unchecked
 from gpudeblur.numerics.arrays import choose_module
 from gpudeblur.numerics.progress import make_progress
 
@@ -47,10 +47,14 @@ def refuses(error: type[Exception], message: str) -> Any:
 EVERY_SIDE = "every side must be at least 1"
 ARRAYS = [
     *(
-        (value, TypeError, f"be a NumPy or CuPy array, got {type(value).__name__}; convert it with numpy.asarray")
-        for value in ([[1.0]], None, 3, 0.5, "photo.png", b"photo")
+        (value, TypeError, f"be a NumPy or CuPy array, got {type(value).__name__}; {way_out}")
+        for way_out, values in (
+            ("convert it with numpy.asarray", ([[1.0]], None, 3, 0.5)),
+            ("read the file with gpudeblur.read_...", ("photo.png", b"photo")),
+        )
+        for value in values
     ),
-    (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; convert it with numpy.asarray"),
+    (Path("a.png"), TypeError, "be a NumPy or CuPy array, got pathlib...; read the file with gpudeblur.read_..."),
     (types.SimpleNamespace(shape=(3, 3)), TypeError, "be a NumPy or CuPy array, got types.SimpleNamespace; ..."),
     (np.float64(1), TypeError, "be a NumPy or CuPy array, got numpy.float64; convert it with numpy.asarray"),
     (
@@ -331,6 +335,11 @@ def test_weights_and_noise_out_of_range() -> None:
         assert check_positive("sigma", value, (), zero=True) == 0
         with refuses(ValueError, f"weight must be positive, and finite, got {value!r}; leave it out ..."):
             check_positive("weight", value, ())
+    for value in (1e-30, 1e20, [0.1, 1e300]):  # float32 would divide 0 by 0
+        with refuses(ValueError, f"weight must be from 1e-20 to 1e+12, got {value!r}; leave it out to ..."):
+            check_positive("weight", value, (2,))
+    with refuses(ValueError, "sigma must be from 1e-20 to 1e+12, or 0, got 1e+20; leave it out ..."):
+        check_positive("sigma", 1e20, (), zero=True)
     for value in ("0.1", True, 1j, None, [None], [[1, 2], [3]], object()):
         with refuses(TypeError, f"weight must be a number, or one a picture, got {value!r}; leave it out ..."):
             check_positive("weight", value, ())
@@ -411,7 +420,7 @@ CHECKS = [
     (spec.function.__name__, option, check)
     for spec in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER)
     for option, check in spec.parameters.items()
-    if check is not unchecked and option != "prior"
+    if check not in (unchecked, flag, patch_mixture) and option != "prior"
 ]
 
 
@@ -423,6 +432,17 @@ def test_every_number_has_its_bounds(method: str, option: str, check: Any) -> No
             check(option, value, ())
     for value in allowed:
         assert check(option, value, ()) == value
+
+
+def test_flags_and_mixtures() -> None:
+    value: Any
+    for value in (True, np.bool_(False), 1, 0):
+        assert flag("accelerated", value, ()) is bool(value)
+    for value in (None, 2, "no", np.ones(2), [], 1.0):
+        with refuses(TypeError, f"accelerated must be True or False, got {value!r} (..."):
+            flag("accelerated", value, ())
+    with refuses(TypeError, "mixture must be a gpudeblur.nonblind.methods.mixture.Mixture, got float"):
+        patch_mixture("mixture", 0.5, ())
 
 
 def recorded(blurred: Any, kernel: Any, *, weight: Any = None, iterations: int = 9, boundary: str = "unknown",

@@ -12,6 +12,8 @@ from gpudeblur.numerics.varying_blur import VaryingBlur
 from gpudeblur.synthesis import (
     blur,
     blur_by_poses,
+    disk_kernel,
+    gaussian_kernel,
     gaussian_process_kernel,
     linear_kernel,
     pose_path,
@@ -44,6 +46,36 @@ def test_random_kernels_are_blur_kernels(make, size):
             assert size - 6 <= extent(kernel) <= size - 4
             assert extent(kernel, threshold=0) <= size - 4 + 1
             assert np.abs(np.subtract(scipy.ndimage.center_of_mass(kernel), size // 2)).max() <= max(2, size / 16)
+
+
+@pytest.mark.parametrize("radius", [0.3, 0.5, 1.0, 2.3, 7.5, 20.0])
+def test_a_disk_weighs_pixels_by_their_area(radius):
+    kernel = disk_kernel(radius)
+    assert kernel.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-15)
+    np.testing.assert_allclose(kernel, kernel.T, atol=1e-15)
+    assert len(kernel) == max(2 * np.ceil(radius - 0.5) + 1, 1)
+    y = np.arange(len(kernel)) - len(kernel) // 2
+    near = np.hypot(*np.meshgrid(abs(y) + 0.5, abs(y) + 0.5)) <= radius
+    np.testing.assert_allclose(kernel[near], 1 / (np.pi * radius**2), rtol=2e-3)
+    if radius > 1:  # a disk has the second moment radius^2 / 4, a pixel adds 1 / 12
+        assert kernel.sum(axis=0) @ y**2 == pytest.approx(radius**2 / 4 + 1 / 12, rel=2e-2)
+    np.testing.assert_allclose(disk_kernel(radius, 45)[22, 22], kernel.max(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [0.8, 1.0, 2.5])
+def test_a_gaussian_has_its_variance(sigma):
+    kernel = gaussian_kernel(sigma)
+    assert kernel.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(kernel, kernel[::-1, ::-1].T, atol=1e-15)
+    y = np.arange(len(kernel)) - len(kernel) // 2
+    assert kernel.sum(axis=0) @ y**2 == pytest.approx(sigma**2 + 1 / 12, rel=2e-2)
+    wide = gaussian_kernel(sigma, 31)
+    np.testing.assert_allclose(wide[15, 15], kernel.max(), rtol=2e-3)
+    assert gaussian_kernel(sigma, 3, dtype="float32").shape == (3, 3)
+    # Two in a row are one of the summed variances; the pixel counts twice.
+    twice = scipy.ndimage.convolve(gaussian_kernel(sigma, 61), gaussian_kernel(sigma, 61), mode="constant")
+    assert twice.sum(axis=0) @ (np.arange(61) - 30) ** 2 == pytest.approx(2 * sigma**2 + 2 / 12, rel=2e-2)
 
 
 @pytest.mark.parametrize("make", RANDOM)
@@ -176,7 +208,24 @@ REFUSED = [
     (gaussian_process_kernel, 21, {"rng": 0, "length_scale": 0}, "length_scale must be above 0, and finite, got 0"),
     (linear_kernel, 0.5, {"angle": 0}, "length must be at least 1 pixel, and finite, got 0.5"),
     (linear_kernel, 5, {"angle": float("nan")}, "angle must be in degrees, and finite, got nan"),
-    (linear_kernel, 15, {"angle": 0, "size": 9}, "size must hold the motion, got 9 for length 15; use 15 or more"),
+    (linear_kernel, 15, {"angle": 0, "size": 9}, "size must hold the motion of length 15, got 9; use 15 or more"),
+    (
+        linear_kernel,
+        1e300,
+        {"angle": 0},
+        "a kernel must be at most 4001 pixels wide, got the motion of length",
+    ),
+    (disk_kernel, 5, {"size": 9}, "size must hold the disk of radius 5, got 9; use 11 or more"),
+    (disk_kernel, 0, {}, "radius must be above 0, and finite, got 0"),
+    (gaussian_kernel, -1, {}, "sigma must be above 0, and finite, got -1"),
+    (
+        gaussian_kernel,
+        1e9,
+        {},
+        "a kernel must be at most 4001 pixels wide, got a Gaussian of sigma 1e+09",
+    ),
+    (trajectory_kernel, 9, {"rng": "x"}, "rng must be a numpy.random.Generator or a seed, an int from 0 on, got 'x'"),
+    (blur, PICTURE, {"kernel": BOX, "noise_sigma": 1, "rng": -1}, "rng must be a numpy.random.Generator or a seed, an"),
     (linear_kernel, 15, {"angle": 0, "size": 16}, "size must be odd and at least 1, got 16; use 17"),
     (blur, np.ones((9, 9), np.uint8), {"kernel": BOX}, "image must be float32 or float64, got uint8"),
     (blur, PICTURE, {"kernel": np.ones((4, 3))}, "kernel must be 2-D with odd sides, got shape (4, 3)"),

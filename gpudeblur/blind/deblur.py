@@ -8,6 +8,7 @@ The inner loop of the method is `alternation.alternate`. Equation numbers in thi
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,10 @@ from ..numerics.arrays import (
     device_errors,
     move,
 )
+from ..numerics.interchange import any_library
 from ..numerics.progress import Callback
 from ..priors import Prior
+from . import display
 from .gamma_choice import encode_each
 from .observation import Observation
 from .options import Settings, TwoStepOptions
@@ -74,14 +77,48 @@ class BlindResult:
 
         And for the run: ``backend`` ("numpy" or "cupy"), ``dtype``, ``method``, ``final``, ``white`` (the value taken
         for full scale), ``seconds`` and ``seconds_kernel``.
+    channel_axis : int or None
+        Axis of the colors of `image`, as given.
     """
 
     image: Array
     kernel: Array
     info: dict[str, Any]
     field: Any = None
+    channel_axis: int | None = None
+
+    def __repr__(self) -> str:
+        return display.summary(self)
+
+    def _repr_html_(self) -> str:
+        return display.as_html(self)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the image and the kernel beside each other, of a stack the first four of each.
+
+        Parameters
+        ----------
+        axes : matplotlib axes, optional
+            As many as there are arrays to draw; None: a new figure of pyplot.
+
+        Returns
+        -------
+        array of matplotlib axes
+        """
+        return display.plot(self, axes)
+
+    def save(self, path: str | os.PathLike[str], *, kernel: str | os.PathLike[str] | None = None) -> None:
+        """Write the image, and the kernel if it has a path, as `write_image` and `write_kernel` do.
+
+        Raises
+        ------
+        OSError, ValueError
+            As `write_image`; or there is no such array, or the result is of a stack.
+        """
+        display.save(self, path, kernel)
 
 
+@any_library
 def deblur(
     image: Array,
     kernel_size: int | tuple[int, int] | None = None,
@@ -111,9 +148,11 @@ def deblur(
 
     Parameters
     ----------
-    image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
+    image : (..., H, W) array; (..., H, W, C) with ``channel_axis=-1``
         Floats are intensities, about [0, 1], never clipped; integers are fractions of their full range; `white` says
-        otherwise. Leading axes are a stack: every image is deblurred by itself.
+        otherwise. Leading axes are a stack: every image is deblurred by itself. An array of NumPy, CuPy or any library
+        with DLPack, such as torch, on a CPU or an NVIDIA GPU; image and kernel of the result are of the same library,
+        on the same device.
     kernel_size : odd int or pair of odd ints (height, width), pixels; or None
         At least as large as the blur; a little larger is better than smaller. None finds it, a square of up to 151
         pixels and up to half of the image, at two to three times the cost; the kernels of a stack are padded to one
@@ -262,9 +301,10 @@ def deblur(
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds
         info["seconds"] = time.perf_counter() - begin
-        return BlindResult(sharp, kernel, info, fields if stack and blur == "rotation" else fields[0])
+        return BlindResult(sharp, kernel, info, fields if stack and blur == "rotation" else fields[0], channel_axis)
 
 
+@any_library
 def estimate_kernel(
     image: Array,
     kernel_size: int | tuple[int, int] | None = None,

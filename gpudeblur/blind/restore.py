@@ -16,8 +16,10 @@ from ..images.planes import decode, to_picture, to_planes
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
 from ..numerics.inpainting import inpaint
+from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
+from . import display
 from .options import check_call
 from .parts import as_info
 
@@ -57,11 +59,44 @@ class RestoreResult:
 
         And for the run: ``backend`` ("numpy" or "cupy"), ``precision`` ("float32": what networks compute in),
         ``method`` (the name of the network), ``white`` (the value taken for full scale) and ``seconds``.
+    channel_axis : int or None
+        Axis of the colors of `image`, as given.
     """
 
     image: Array
     kernel: Array | None
     info: dict[str, Any]
+    channel_axis: int | None = None
+
+    def __repr__(self) -> str:
+        return display.summary(self)
+
+    def _repr_html_(self) -> str:
+        return display.as_html(self)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the image and the kernel beside each other, of a stack the first four of each.
+
+        Parameters
+        ----------
+        axes : matplotlib axes, optional
+            As many as there are arrays to draw; None: a new figure of pyplot.
+
+        Returns
+        -------
+        array of matplotlib axes
+        """
+        return display.plot(self, axes)
+
+    def save(self, path: str | os.PathLike[str], *, kernel: str | os.PathLike[str] | None = None) -> None:
+        """Write the image, and the kernel if it has a path, as `write_image` and `write_kernel` do.
+
+        Raises
+        ------
+        OSError, ValueError
+            As `write_image`; or there is no such array, or the result is of a stack.
+        """
+        display.save(self, path, kernel)
 
 
 @dataclass(frozen=True)
@@ -139,6 +174,7 @@ def network_names() -> tuple[str, ...]:
     return (*NETWORKS, "face")
 
 
+@any_library
 def restore(
     image: Array,
     network: str,
@@ -160,7 +196,7 @@ def restore(
 
     Parameters
     ----------
-    image : (..., H, W) NumPy or CuPy array; (..., H, W, C) with ``channel_axis=-1``
+    image : (..., H, W) array; (..., H, W, C) with ``channel_axis=-1``; of any library, see `deblur`
         Sides of at least 16 pixels. Gray, RGB, or RGB and alpha, which passes through unchanged. Floats are
         intensities, about [0, 1], never clipped; integers are fractions of their full range. Leading axes are a stack.
     network : str
@@ -278,7 +314,7 @@ def _restore(image: Array, settings: RestoreSettings, mask: Any) -> RestoreResul
             "white": float(white),
         }
         info["seconds"] = time.perf_counter() - begin
-        return RestoreResult(with_mask_of(original, result), kernel, info)
+        return RestoreResult(with_mask_of(original, result), kernel, info, channel_axis)
 
 
 def network_planes(image: Array, settings: RestoreSettings, mask: Any = None) -> tuple[Array, Array | None, float]:

@@ -18,6 +18,7 @@ from ..images.planes import decode, luminance, split_alpha, to_planes
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, move, to_host
 from ..numerics.fourier import fast_size
+from ..numerics.interchange import any_library
 from .kernel_size import MARGIN
 from .observation import Observation
 from .options import Settings
@@ -53,6 +54,7 @@ class StreakKernel(NamedTuple):
     traces: int
 
 
+@any_library
 def streak_kernel(
     image: Array,
     max_side: int = SIDES[-1],

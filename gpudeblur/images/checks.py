@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -195,8 +196,14 @@ def check_network_picture(
         )
 
 
+MIN_POSITIVE, MAX_POSITIVE = 1e-20, 1e12  # of weights: beyond, float32 divides 0 by 0 in some method
+
+
 def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool = False) -> Any:
-    """A positive number, or an array of one for each picture of a `stack` (...); with `zero`, 0 is allowed."""
+    """A positive number, or an array of one for each picture of a `stack` (...); with `zero`, 0 is allowed.
+
+    It must be of a magnitude with which float32 can compute, `MIN_POSITIVE` to `MAX_POSITIVE`.
+    """
     try:
         array = value if hasattr(value, "shape") else np.asarray(value)
     except ValueError:  # a ragged list
@@ -206,6 +213,9 @@ def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool 
         raise TypeError(f"{name} must be a number, or one a picture, got {value!r}; leave it out to have it estimated")
     if not bool(((array >= 0) if zero else (array > 0)).all() and (array < math.inf).all()):
         raise ValueError(f"{name} must {rule}, got {value!r}; leave it out to have it estimated")
+    if not bool(((array >= MIN_POSITIVE) | (array == 0)).all() and (array <= MAX_POSITIVE).all()):
+        magnitudes = f"from {MIN_POSITIVE:g} to {MAX_POSITIVE:g}{', or 0' if zero else ''}"
+        raise ValueError(f"{name} must be {magnitudes}, got {value!r}; leave it out to have it estimated")
     if array.shape not in ((), stack):
         one_each = f", or one a picture, {stack}" if stack else ""
         raise ValueError(f"{name} must be a number{one_each}, got shape {array.shape}; channels share a number")
@@ -233,6 +243,13 @@ def check_number(
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); {way_out}") from None
     check_rule(name, value, math.isfinite(number) and holds(number), f"be {rule}, and finite", way_out)
     return number
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a bool."""
+    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__}); leave it out")
+    return bool(value)
 
 
 def check_rule(name: str, value: Any, holds: bool, rule: str, way_out: str = "leave it out for the default") -> None:
@@ -272,6 +289,14 @@ def _channels_of_kernel(shape: tuple[int, ...], name: str) -> str:
         f"{name} must end in its rows and columns, (..., kh, kw), got shape {shape}, whose last axis of {shape[-1]} "
         f"looks like channels; use {name}[..., 0], or read its file with gpudeblur.read_kernel"
     )
+
+
+def random_generator(rng: Any) -> np.random.Generator:
+    """`numpy.random.default_rng(rng)`, with an error that names the argument."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng must be a numpy.random.Generator or a seed, an int from 0 on, got {rng!r}") from None
 
 
 def without_channels(image: Any, channel_axis: int | None) -> tuple[int, ...]:
@@ -407,14 +432,18 @@ def warn_of_cut(image: Array, offset: float = 0.0, *, ndim: int = 2, name: str =
         )
 
 
+MIN_GAMMA, MAX_GAMMA = 0.01, 100  # beyond, all light is 0 or full scale in float32
+
+
 def check_gamma(gamma: Any, way_out: str = "1 is linear, photos have about 2.2") -> None:
-    is_positive = isinstance(gamma, (int, float, np.number)) and bool(0 < gamma < math.inf)
+    is_positive = isinstance(gamma, (int, float, np.integer, np.floating)) and bool(0 < gamma < math.inf)
     check_rule("gamma", gamma, is_positive, "be a positive number", way_out)
+    check_rule("gamma", gamma, MIN_GAMMA <= gamma <= MAX_GAMMA, f"be from {MIN_GAMMA} to {MAX_GAMMA}", way_out)
 
 
 def check_focal(focal: Any, way_out: str = "use math.inf for motion in the image plane") -> float:
     """A focal length in pixels: a positive number, infinity included."""
-    if np.ndim(focal):
+    if isinstance(focal, list | tuple) or np.ndim(focal):
         raise TypeError(f"focal must be one number for a whole stack, got {focal!r}; deblur each camera's images apart")
     if isinstance(focal, bool) or not isinstance(focal, int | float | np.integer | np.floating):
         raise TypeError(f"focal must be a number, got {focal!r} ({type(focal).__name__}); {way_out}")
@@ -489,7 +518,11 @@ def module_of(array: Any, name: str) -> Any:
         return array_module(array)
     except TypeError:
         kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
-        raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; convert it with numpy.asarray") from None
+        way_out = "convert it with numpy.asarray"
+        if isinstance(array, str | bytes | os.PathLike):
+            reader = "read_kernel" if name in ("kernel", "psf", "initial") else "read_image"
+            way_out = f"read the file with gpudeblur.{reader}"
+        raise TypeError(f"{name} must be a NumPy or CuPy array, got {kind}; {way_out}") from None
 
 
 def check_dtype(dtype: np.dtype, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.arrays import Array, array_module, move, to_host
+from ..numerics.interchange import to_native
 from ..numerics.varying_blur import hats, reaching, regular_nodes
 from . import checks
 from .kernels import fit_size, prepare_kernel, support_sides
@@ -239,6 +240,7 @@ def show_kernels(field_or_kernel: KernelField | Array) -> Array:
 
 
 def _checked_kernels(kernels: Any, floor: float | str | None) -> Array:
+    kernels = to_native(kernels, "kernels")
     if getattr(kernels, "ndim", 4) != 4:
         raise ValueError(
             f"kernels must be (gy, gx, kh, kw), a kernel for each node of a grid, got {kernels.ndim} axes (shape "

@@ -9,6 +9,7 @@ import numpy as np
 from ..numerics.arrays import Array, array_module, choose_module, constant, goes_to_cuda, move, sum_pixels, to_host
 from ..numerics.fourier import fast_size, psf_to_otf, rfft2
 from ..numerics.inpainting import inpaint
+from ..numerics.interchange import any_library
 from ..numerics.spectra import gradient_spectrum
 from ..numerics.varying_blur import mean_power
 from . import checks
@@ -20,6 +21,7 @@ from .planes import to_planes
 from .white import check_white, white_level
 
 
+@any_library
 def estimate_noise(
     image: Array,
     kernel: Array | None = None,
@@ -48,7 +50,7 @@ def estimate_noise(
 
     Returns
     -------
-    float or NumPy array
+    float, or an array: of NumPy for images of NumPy and CuPy, else of the image's library
         As a fraction of full scale, which is 1 for floats unless `white` is given: a number, or one for each image of a
         stack, (...), and each channel, (..., C).
 
@@ -66,6 +68,7 @@ def estimate_noise(
     image = hide_invalid(image, valid)
     white = white_level(image, white, channel_axis=channel_axis, adaptive=False, unit_free=True)
     planes = to_planes(move(image, xp), channel_axis=channel_axis, dtype="float64", white=white)
+    checks.check_range(planes, None)
     if valid is not None:
         valid = valid_planes(valid, xp, channel_axis)
         planes = inpaint(planes, valid)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.poses import corner_radius, displacement, node_counts, node_points, splat
-from .checks import as_integer, check_focal, check_number, check_rule
+from .checks import as_integer, check_focal, check_number, check_rule, random_generator
 from .kernel_field import KernelField
 
 # Rounding that the covariance of a path tolerates; it keeps the Cholesky factorization positive definite.
@@ -75,7 +75,7 @@ def pose_path(
     count = as_integer(samples)
     check_rule("samples", samples, count is not None and count >= 2, "be an integer of at least 2")
     factor = matern_factor(np.linspace(0.0, 1.0, samples), length_scale)
-    path = factor @ np.random.default_rng(rng).standard_normal((samples, 3))
+    path = factor @ random_generator(rng).standard_normal((samples, 3))
     path -= path.mean(axis=0)
     spans = np.ptp(path, axis=0)
     path[:, :2] *= length / spans[:2].max()
@@ -181,7 +181,7 @@ def blur_by_poses(
         total += map_coordinates(sharp, np.moveaxis(moved, -1, 0), order=1, mode="nearest")
     total /= len(path)
     if noise_sigma > 0:
-        total += noise_sigma * np.random.default_rng(rng).standard_normal(total.shape)
+        total += noise_sigma * random_generator(rng).standard_normal(total.shape)
     return total
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+_NEW_RUN = "take an earlier copy of it, or begin a new run in another file"
 
 
 def _safetensors() -> Any:
@@ -64,10 +67,34 @@ def read_weights(path: Path, checksum: str | None = None) -> tuple[dict[str, tor
     """`unpack`, of a file of weights or of a checkpoint: of that, what would ship, the average where there is one."""
     tensors, metadata = unpack(path, checksum)
     if "checkpoint" in metadata:
-        state = json.loads(metadata["checkpoint"])
+        state = checkpoint_state(path, metadata)
         tensors = part(tensors, f"module.{state['shipped']}.") | part(tensors, "average.")
         metadata = {
             "architecture": state["about"]["architecture"],
             "config": json.dumps(state["about"]["network"]),
         }
     return tensors, metadata
+
+
+def checkpoint_state(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The state of the run in the metadata of a checkpoint; a ValueError that names the file if it is not whole."""
+    if "checkpoint" not in metadata:
+        raise ValueError(f"{path} must be a checkpoint of gpudeblur train, got other weights; name another file")
+    rules: dict[str, Callable[[Any], bool]] = {
+        "step": lambda step: type(step) is int and step >= 0,
+        "seconds": lambda seconds: type(seconds) in (int, float) and 0 <= seconds < math.inf,
+        "about": lambda about: isinstance(about, dict) and {"architecture", "network"} <= about.keys(),
+        "shipped": lambda name: isinstance(name, str),
+        "measured": lambda measured: isinstance(measured, dict) and measured.keys() == {"threads", "precision"},
+        "recent": lambda lines: isinstance(lines, list) and all(isinstance(line, dict) for line in lines),
+        "unlogged": lambda count: type(count) is int and count >= 0,
+    }
+    try:
+        state = {"recent": [], "unlogged": 0} | json.loads(metadata["checkpoint"])
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"checkpoint {path} must have metadata in JSON, got {error}; {_NEW_RUN}") from error
+    for name, holds in rules.items():
+        if name not in state or not holds(state[name]):
+            got = f"{name} {state[name]!r}" if name in state else f"none of {name}"
+            raise ValueError(f"checkpoint {path} must say how far its run is, got {got}; {_NEW_RUN}")
+    return dict(state)

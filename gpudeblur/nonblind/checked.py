@@ -14,6 +14,7 @@ from ..images.masks import NAN_ADVICE, check_enough, valid_pixels, with_mask_of,
 from ..images.white import MIN_RANGE, bright_level
 from ..numerics.arrays import Array, array_module, move
 from ..numerics.inpainting import inpaint
+from ..numerics.interchange import any_library
 from ..numerics.progress import make_progress
 from ..numerics.user_warnings import warn
 from .blurring import check_field
@@ -36,7 +37,6 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         spec = next(row for row in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER) if row.function is method)
     parameters, names, boundaries = spec.parameters, spec.parameter_names, spec.boundaries
 
-    @functools.wraps(method)
     def wrapper(blurred: Array, kernel: Array | KernelField, **options: Any) -> Array:
         for name in options:
             if name not in names:
@@ -95,7 +95,7 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
         call: Callable[..., Array] = method
         return with_mask_of(image, call(blurred, kernel, **options))
 
-    return wrapper  # type: ignore[return-value]
+    return functools.wraps(method)(any_library(wrapper))  # type: ignore[return-value]
 
 
 def _check_saturated(saturated: Any, blurred: Array, boundary: str) -> None:

@@ -26,12 +26,14 @@ from ..images.saturation import find_saturated
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, move, replayed
 from ..numerics.inpainting import inpaint
+from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from .blurring import check_field
 from .specs import METHOD_SPECS, METHODS, MethodSpec
 from .tiles import tiled
 
 
+@any_library
 def deconvolve(
     image: Array,
     kernel: Array | KernelField,
@@ -310,7 +312,7 @@ def _check_tile(tile: Any, method: str, boundary: str) -> None:
     checks.check_choice("method with tile", method, [name for name, spec in METHOD_SPECS.items() if spec.live_arrays])
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with tile, got {boundary!r}; leave it out")
-    side = checks.as_integer(tile) if np.ndim(tile) == 0 else None
+    side = None if isinstance(tile, list | tuple) or np.ndim(tile) else checks.as_integer(tile)
     if not (isinstance(tile, str) and tile == "auto") and (side is None or side < 1):
         raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}; 'auto' is as many as fit")
 

@@ -40,6 +40,7 @@ from ..images import checks
 from ..images.known_kernel import subtract_floor
 from ..numerics.arrays import Array, array_module, fft_module
 from ..numerics.fourier import fast_shape, irfftn, kernel_to_grid, rfftn, sum_last_axes
+from ..numerics.interchange import any_library
 from .expectation_maximization import convolutions, em_iterations
 from .methods.unsupervised_wiener import gibbs, random_streams
 from .methods.wiener import periodic_data, prior_power, squared_magnitude
@@ -63,6 +64,7 @@ __all__ = ["richardson_lucy", "unsupervised_wiener", "wiener"]
 CLIPPED = "clip=True cuts the result at 1; pass clip=False, or scale the image to [0, 1]"
 
 
+@any_library
 def richardson_lucy(
     image: Array,
     psf: Array,
@@ -133,7 +135,7 @@ def richardson_lucy(
     count = checks.check_count("num_iter", num_iter, way_out="30 is usual")
     if filter_epsilon is not None:
         filter_epsilon = check_not_negative("filter_epsilon", filter_epsilon)
-    if clip:
+    if checks.check_flag("clip", clip):
         checks.check_range(planes, CLIPPED)
     if offset:
         planes += offset
@@ -184,6 +186,7 @@ def _central_part(kernel: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[i
     return kernel[window], origin
 
 
+@any_library
 def wiener(
     image: Array,
     psf: Array,
@@ -243,7 +246,7 @@ def wiener(
     check_boundary(boundary, FILTER_BOUNDARIES)
     planes, psf, ndim = _prepare(image, psf, channel_axis, batch, floor)
     balance = check_not_negative("balance", balance, "0 is the inverse filter, 0.1 a start")
-    if clip:
+    if checks.check_flag("clip", clip):
         checks.check_range(planes, CLIPPED)
     data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim, floor)
     xp, grid = array_module(data), data.shape[-ndim:]
@@ -258,6 +261,7 @@ def wiener(
     return _finalize(sharp, channel_axis, batch, clip)
 
 
+@any_library
 def unsupervised_wiener(
     image: Array,
     psf: Array,
@@ -323,7 +327,7 @@ def unsupervised_wiener(
     if math.prod(planes.shape[-2:]) < 2:
         raise ValueError("image must have at least 2 pixels, got one; there is no noise to estimate then")
     params = sampler_parameters(user_params)
-    if clip:
+    if checks.check_flag("clip", clip):
         checks.check_range(planes, CLIPPED)
     data, window, otf, penalty = _spectral(planes, psf, reg, is_real, boundary, ndim, floor)
     xp, grid = array_module(data), data.shape[-2:]
@@ -331,7 +335,7 @@ def unsupervised_wiener(
     if rng is None or (xp is not np and isinstance(rng, xp.random.Generator)):
         normal, gamma = random_streams(rng, xp, data.dtype)
     else:
-        normal, gamma = _skimage_stream(np.random.default_rng(rng), xp, data.dtype)
+        normal, gamma = _skimage_stream(checks.random_generator(rng), xp, data.dtype)
     chains = gibbs(
         unit * (rfftn(data, 2) if is_real else fft_module(xp).fft2(data, axes=(-2, -1))),
         otf,
@@ -383,6 +387,8 @@ def _prepare(image: Array, psf: Array, channel_axis: int | None, batch: int, flo
     if image.dtype.itemsize > dtype.itemsize and image.dtype.kind == "f":
         check_array(planes, "image", f"scale it to the range of {dtype}", "f")
     psf = psf.astype(np.result_type(dtype, np.complex64) if psf.dtype.kind == "c" else dtype)
+    if float(abs(psf).max()) > checks.value_limit(dtype):
+        raise ValueError(f"psf must be within {checks.value_limit(dtype):.2g} for {dtype}; use psf / psf.sum()")
     if axis is not None and psf.ndim > ndim:
         psf = xp.expand_dims(psf, lead)
     return xp.ascontiguousarray(planes), psf, ndim
@@ -404,6 +410,7 @@ def _spectral(
 ) -> tuple[Array, tuple[Any, ...], Array, Array]:
     """(image on its grid, its position there, transfer function of `psf`, |F D|^2)."""
     xp, shape = array_module(planes), planes.shape[-ndim:]
+    is_real = checks.check_flag("is_real", is_real)
     bins = (*shape[:-1], shape[-1] // 2 + 1) if is_real else shape
     is_otf = check_spectral(psf, reg, planes, bins, is_real, boundary, ndim, floor)
     data, window = periodic_data(planes, psf, boundary or "wrap", ndim=ndim)

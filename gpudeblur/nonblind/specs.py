@@ -15,7 +15,7 @@ from .methods.hyper_laplacian import WEIGHT_RULE as HYPER_LAPLACIAN_RULE
 from .methods.hyper_laplacian import hyper_laplacian
 from .methods.l0 import WEIGHT_RULE as L0_RULE
 from .methods.l0 import l0
-from .methods.mixture import SIDE
+from .methods.mixture import SIDE, Mixture
 from .methods.richardson_lucy import richardson_lucy
 from .methods.ringing import ringing_suppressed
 from .methods.sparse import WEIGHT_RULE as SPARSE_RULE
@@ -81,6 +81,16 @@ def unchecked(name: str, value: Any, stack: tuple[int, ...]) -> Any:
     return value
 
 
+def flag(name: str, value: Any, stack: tuple[int, ...]) -> bool:
+    return checks.check_flag(name, value)
+
+
+def patch_mixture(name: str, value: Any, stack: tuple[int, ...]) -> Mixture | None:
+    if not isinstance(value, Mixture | None):
+        raise TypeError(f"{name} must be a gpudeblur.nonblind.methods.mixture.Mixture, got {type(value).__name__}")
+    return value
+
+
 def _positive_per_image(*, zero: bool = False) -> Check:
     """A positive number, one per image, or None."""
     return lambda name, value, stack: None if value is None else checks.check_positive(name, value, stack, zero=zero)
@@ -109,7 +119,10 @@ def _prior(name: str, value: Any, stack: tuple[int, ...]) -> str:
 _WEIGHT, _NOISE_SIGMA = _positive_per_image(), _positive_per_image(zero=True)
 _POSITIVE = _number("above 0", lambda x: x > 0)
 _NOT_NEGATIVE = _number("at least 0", lambda x: x >= 0)
-_CONTINUATION = {"beta_rate": _number("above 1", lambda x: x > 1), "beta_max": _POSITIVE}
+_CONTINUATION = {
+    "beta_rate": _number("above 1", lambda x: x > 1),
+    "beta_max": _number("above 0 and at most 1e12", lambda x: 0 < x <= checks.MAX_POSITIVE),
+}
 _CROSSFADES = ("reflect", "edge", "wrap")
 FILTER_BOUNDARIES = ("unknown", *_CROSSFADES)  # of methods that are not built on `splitting.solve`
 _SPLITTING_ARRAYS = {"numpy": 19.4, "cupy": 29.0}  # `tv_admm` takes most, in every method that calls it
@@ -117,7 +130,7 @@ _SPLITTING_ARRAYS = {"numpy": 19.4, "cupy": 29.0}  # `tv_admm` takes most, in ev
 METHOD_SPECS = {
     "tv": MethodSpec(
         function=tv,
-        parameters={"weight": _WEIGHT, "isotropic": unchecked, "iterations": _count(1)},
+        parameters={"weight": _WEIGHT, "isotropic": flag, "iterations": _count(1)},
         iterations="iterations",
         weight_rule=TV_RULE,
         live_arrays=_SPLITTING_ARRAYS,
@@ -152,7 +165,7 @@ METHOD_SPECS = {
     "epll": MethodSpec(
         function=epll,
         replayable=False,
-        parameters={"weight": _WEIGHT, "stride": _stride, "mixture": unchecked},
+        parameters={"weight": _WEIGHT, "stride": _stride, "mixture": patch_mixture},
         saturated=False,
         weight_rule=EPLL_RULE,
         live_arrays=_SPLITTING_ARRAYS,
@@ -186,7 +199,7 @@ METHOD_SPECS = {
         replayable=False,
         parameters={
             "num_iter": _count(1),
-            "accelerated": unchecked,
+            "accelerated": flag,
             "damping": _NOT_NEGATIVE,
             "tv_weight": _NOT_NEGATIVE,
             "discrepancy": _NOT_NEGATIVE,

@@ -265,11 +265,11 @@ def choose_module(image: Any, device: str | None) -> Any:
         if xp is not np:
             _check_capability(xp)
         return xp
-    if device == "cpu":
+    if isinstance(device, str) and device == "cpu":
         return np
-    if device == "cuda":
+    if isinstance(device, str) and device == "cuda":
         return require_cuda()
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         try:
             return require_cuda()
         except RuntimeError:

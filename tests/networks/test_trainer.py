@@ -211,6 +211,50 @@ def test_checkpoints_of_other_runs_are_refused(uninterrupted: Path, tmp_path: Pa
 
 
 # ------------------------------------------------------------------ what goes wrong
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"about": None},
+            "must say how far its run is, got about None; take an earlier copy of it, or begin a new",
+        ),
+        ({"step": 1.5}, "must say how far its run is, got step 1.5; "),
+        ({"step": 99}, "must be of at most 47 steps, got 99; "),
+        ({"seconds": "long"}, "must say how far its run is, got seconds 'long'; "),
+        ({"measured": {}}, "must say how far its run is, got measured {}; "),
+        ("{", "must have metadata in JSON, got Expecting property name"),
+        ("[]", "must have metadata in JSON, got "),
+        ("{}", "must say how far its run is, got none of step; "),
+    ],
+)
+def test_changed_metadata_is_refused(change: Any, message: str, uninterrupted: Path, tmp_path: Path) -> None:
+    tensors, metadata = weights.unpack(uninterrupted)
+    text = change if isinstance(change, str) else json.dumps(json.loads(metadata["checkpoint"]) | change)
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(weights.pack(tensors, {"checkpoint": text}))
+    with pytest.raises(ValueError, match="^checkpoint " + re.escape(f"{path} {message}")):
+        train(path, resume=True)
+
+
+def test_other_tensors_and_other_logs_are_refused_by_name(uninterrupted: Path, tmp_path: Path) -> None:
+    tensors, metadata = weights.unpack(uninterrupted)
+    path, log = tmp_path / "c.safetensors", tmp_path / "log.jsonl"
+    changed: list[dict[str, Any]] = [
+        {name: tensor for name, tensor in tensors.items() if "critic" not in name},
+        tensors | {"average.other": torch.zeros(1)},
+        tensors | {"moment.network.first.step": torch.zeros(1)},
+        {name: tensor[..., :1].contiguous() if tensor.ndim else tensor for name, tensor in tensors.items()},
+    ]
+    for others in changed:
+        path.write_bytes(weights.pack(others, metadata))
+        with pytest.raises(ValueError, match=re.escape(f"checkpoint {path} must hold the tensors of its run, got oth")):
+            train(path, resume=True)
+    for text in ("{", "[1]", '{"epoch": 3}'):
+        log.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(f"log {log} must be one of gpudeblur train, JSON lines with")):
+            train(uninterrupted, resume=True, log=log)
+
+
 def test_nan_loss_stops_at_the_last_good_checkpoint(tmp_path: Path) -> None:
     path, task = tmp_path / "c.safetensors", ToyTask()
     task.spoiled = {23}

@@ -26,7 +26,7 @@ from torch import nn
 from ...images.checks import check_choice, check_count, check_number
 from ...images.files import write_whole
 from ..catalog import is_shared
-from ..weights import pack, part, read_weights, unpack
+from ..weights import checkpoint_state, pack, part, read_weights, unpack
 
 LOG_EVERY = 20  # steps, whose mean losses are one line of the log
 RECENT = 100  # steps, whose mean figures are the result's
@@ -261,9 +261,7 @@ class _Run:
                 load_initial(task, Path(initial))
             return cls(task, measured(task, config), checkpoint, initial)
         tensors, metadata = unpack(checkpoint)
-        if "checkpoint" not in metadata:
-            raise ValueError(f"{checkpoint} must be a checkpoint of gpudeblur train, got other weights; name another")
-        state = json.loads(metadata["checkpoint"])
+        state = checkpoint_state(checkpoint, metadata)
         choice = {name: value for name, value in state["measured"].items() if getattr(config, name) is None}
         run = cls(task, replace(config, **choice), checkpoint, initial)
         run.load(tensors, state)
@@ -347,6 +345,24 @@ class _Run:
                 f"checkpoint {self.checkpoint} is of another run: {changes}; resume with its settings, or name "
                 "another file"
             )
+        if self.config.minutes is None and state["step"] > self.config.steps:
+            raise ValueError(
+                f"checkpoint {self.checkpoint} must be of at most {self.config.steps} steps, got {state['step']}; "
+                "take an earlier copy of it, or begin a new run in another file"
+            )
+        try:
+            self._load_tensors(tensors)
+        except (RuntimeError, KeyError, ValueError) as error:  # torch's words name no file
+            raise ValueError(
+                f"checkpoint {self.checkpoint} must hold the tensors of its run, got others ({error}); take an earlier "
+                "copy of it, or begin a new run in another file"
+            ) from error
+        self.step, self.seconds = state["step"], float(state["seconds"])
+        self.recent.extend(state["recent"])
+        self.unlogged = state["unlogged"]
+
+    def _load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Weights, moments and average."""
         for name, module in self.task.modules.items():
             module.load_state_dict(part(tensors, f"module.{name}."))
             optimizer = self.optimizers[name]
@@ -363,9 +379,6 @@ class _Run:
                 }
         for name, tensor in part(tensors, "average.").items():
             self.average[name].copy_(tensor)
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
-        self.recent.extend(state.get("recent", []))
-        self.unlogged = int(state.get("unlogged", 0))
 
 
 def validate(task: Task, batches: int) -> dict[str, float]:
@@ -520,4 +533,10 @@ def _log_lines(log: Path | None, step: int) -> list[str]:
     """The lines of the log up to a step."""
     if log is None or not step or not Path(log).exists():
         return []
-    return [line for line in Path(log).read_text().splitlines() if line and json.loads(line)["step"] <= step]
+    lines = [line for line in Path(log).read_text().splitlines() if line]
+    try:
+        return [line for line in lines if json.loads(line)["step"] <= step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"log {log} must be one of gpudeblur train, JSON lines with a step, got {error!r}; name another file"
+        ) from error

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...images import checks
 from ...numerics.arrays import Array, array_module
 from ...numerics.fourier import Shape, irfft2, psf_to_otf, rfft2, sum_last_axes
 from ...numerics.progress import OnProgress
@@ -92,7 +93,7 @@ def random_streams(rng: Any, xp: Any, dtype: Any) -> tuple[Callable[[Shape], Arr
     if xp is not np and not isinstance(rng, np.random.Generator):
         generator = rng if isinstance(rng, xp.random.Generator) else xp.random.default_rng(rng)
         return (lambda shape: generator.standard_normal((2, *shape), dtype=dtype)), generator.standard_gamma
-    host = np.random.default_rng(rng)
+    host = checks.random_generator(rng)
     if dtype == np.float32:
         return (lambda shape: xp.asarray(_box_muller(host, shape))), host.standard_gamma
     return (lambda shape: xp.asarray(host.standard_normal((2, *shape), dtype))), host.standard_gamma
