@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = (
-    "quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "random_calls", "figures", "fuzz", "kills"
+    "quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz", "random_calls",
+    "kills",
 )  # fmt: skip
 
 
