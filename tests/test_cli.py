@@ -424,7 +424,7 @@ def test_what_the_file_says_is_in_the_result_unless_stripped(library, tmp_path, 
     write_image(tmp_path / "in.jpg", COLOR, metadata=Metadata(dpi=(240.0, 240.0), xmp=b"<x/>"))
     out = tmp_path / "out" / "in.jpg"
     out.parent.mkdir()
-    arguments = ("-o", out, "-k", "5") if command == "deblur" else ("-o", out.parent, "-k", "5", "--overwrite")
+    arguments = ("-o", out if command == "deblur" else out.parent, "-k", "5", "--overwrite")
     for more, expected in (((), Metadata(dpi=(240.0, 240.0), xmp=b"<x/>")), (("--strip",), Metadata())):
         result = run(command, tmp_path / "in.jpg", *arguments, *more)
         assert result.exit_code == 0, result.output
