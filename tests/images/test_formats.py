@@ -171,7 +171,7 @@ def test_a_raw_file_is_developed_to_srgb_of_16_bits(tmp_path: Path) -> None:
 def test_the_batch_reads_every_format_and_writes_what_holds_it(tmp_path: Path) -> None:
     for suffix in READ_SUFFIXES:
         (tmp_path / f"{suffix[1:]}{suffix}").touch()
-    outputs = {task.source.suffix: task.output.suffix for task in plan([tmp_path], tmp_path / "out")}
+    outputs = {task.source.suffix: task.output.suffix for task in plan([tmp_path], tmp_path / "out").tasks}
     assert set(outputs) == set(READ_SUFFIXES)
     assert {outputs[suffix] for suffix in (".heic", ".webp", ".nef", ".bmp")} == {".png"}
     assert (outputs[".fits"], outputs[".jpeg"], outputs[".tiff"]) == (".tif", ".jpeg", ".tiff")
