@@ -18,6 +18,7 @@ import pytest
 from laws import assert_close, assert_same
 
 import gpudeblur as gd
+from gpudeblur.images import checks
 from gpudeblur.images.checks import (
     check_choice,
     check_count,
@@ -432,6 +433,15 @@ def test_every_number_has_its_bounds(method: str, option: str, check: Any) -> No
             check(option, value, ())
     for value in allowed:
         assert check(option, value, ()) == value
+
+
+def test_counts_end_and_ragged_lists_are_named() -> None:
+    with refuses(ValueError, "num_iter must be at most 1000000000, got 1000000000000; leave it out for the default"):
+        checks.check_count("num_iter", 10**12)
+    with refuses(TypeError, "kernel_size must be an odd integer or a pair of them, got [[1, 2], [3]] (list)..."):
+        checks.check_kernel_size([[1, 2], [3]])
+    with refuses(TypeError, "focal must be one number for a whole stack, got [[1, 2], [3]]; ..."):
+        checks.check_focal([[1, 2], [3]])
 
 
 def test_flags_and_mixtures() -> None:

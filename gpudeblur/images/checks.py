@@ -130,7 +130,9 @@ def check_kernel_size(
     ValueError
         Below 3, even, larger than the picture, or a sequence of another length than 2.
     """
-    is_sequence = isinstance(kernel_size, tuple | list | np.ndarray) and np.ndim(kernel_size) > 0
+    is_sequence = isinstance(kernel_size, tuple | list) or (
+        isinstance(kernel_size, np.ndarray) and kernel_size.ndim > 0
+    )
     if is_sequence and len(kernel_size) != 2:
         raise ValueError(
             f"kernel_size must be one odd integer or a pair (height, width), got {len(kernel_size)} numbers: "
@@ -222,12 +224,16 @@ def check_positive(name: str, value: Any, stack: tuple[int, ...], *, zero: bool 
     return array if array.ndim else float(array)
 
 
+MAX_COUNT = 10**9  # what is beyond would never end
+
+
 def check_count(name: str, value: Any, *, minimum: int = 1, way_out: str = "leave it out for the default") -> int:
     """`value` as an integer of at least `minimum`."""
     count = as_integer(value)
     if count is None:
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}); round it")
     check_rule(name, count, count >= minimum, f"be at least {minimum}", way_out)
+    check_rule(name, count, count <= MAX_COUNT, f"be at most {MAX_COUNT}", way_out)
     return count
 
 
