@@ -22,6 +22,7 @@ from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, without_mask
 from ..images.planes import split_alpha
 from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
+from ..numerics.interchange import to_library, to_native
 from ..numerics.progress import Stopped
 from ..numerics.user_warnings import warn
 from ..priors import Prior
@@ -148,7 +149,7 @@ def deblur_batch(
         arguments = _check_method(
             kernel_size, channel_axis, device, method, final, gamma, white, prior, options, defects, region
         )
-        masks = Masks(mask, total)
+        masks = Masks(to_native(mask, "mask"), total)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
@@ -280,6 +281,9 @@ class BatchIterator(Iterator[BatchResult]):
             if isinstance(error, StopIteration) and self._others:
                 warn(NoFaceWarning(str(self._network), self._others, self._judged))
             raise
+        library = pipeline.libraries.pop(result.index, None)
+        if library is not None:
+            result = to_library(result, library)
         self._done += 1
         others, judged = count_others(result.info)
         self._others, self._judged = self._others + others, self._judged + judged

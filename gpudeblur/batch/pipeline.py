@@ -20,7 +20,10 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..numerics.arrays import Array
+from ..numerics.interchange import is_foreign, library_of, to_native
 from .masks import Masks
 
 # Seconds that `stop` waits for the threads. They check `stopping` between the steps of an image. A reader that waits in
@@ -105,6 +108,8 @@ class Pipeline:
     read_count: int = 0
     warned_of_white: bool = False
     results: dict[int, BatchResult] = field(default_factory=dict)
+    # Of the images that are neither NumPy's nor CuPy's: by index, the module of their library.
+    libraries: dict[int, Any] = field(default_factory=dict)
     warnings: deque[str | Warning] = field(default_factory=deque)
     threads: list[threading.Thread] = field(default_factory=list)
     at_end: ExitStack = field(default_factory=ExitStack)
@@ -205,8 +210,16 @@ class Pipeline:
             return not self.stopping
 
     def _submit(self, image: Any, mask: Any) -> None:
+        error: Exception | None = None
+        try:
+            if is_foreign(image):
+                self.libraries[self.read_count] = library_of(image, "image")
+            image, mask = to_native(image, "image"), to_native(mask, "mask")
+        except (TypeError, ValueError, RuntimeError) as caught:
+            error, image = caught, np.empty((0, 0))
         executor = self.choose(self, image)
-        error, size, white = executor.check(image, mask), executor.size(image), None
+        error = error or executor.check(image, mask)
+        size, white = executor.size(image), None
         if error is None:
             try:
                 white = self.white_of(self, image, mask)

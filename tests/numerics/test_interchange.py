@@ -134,3 +134,18 @@ def test_signatures_stay() -> None:
     assert list(inspect.signature(gd.deconvolve).parameters)[:2] == ["image", "kernel"]
     with pytest.raises(TypeError, match="positional argument"):
         gd.deconvolve(torch.from_numpy(IMAGE.copy()), KERNEL, "tv")  # type: ignore[call-arg]
+
+
+def test_batches_of_tensors() -> None:
+    """A stack, or pictures of several libraries; what cannot be shared is the error of its own result."""
+    tensor, kernel_size = torch.from_numpy(IMAGE.copy()), 5
+    expected = gd.deblur(IMAGE, kernel_size, options=FAST)
+    mixed = [tensor, IMAGE, tensor.clone().requires_grad_()]
+    results: list[Any] = list(gd.deblur_batch(mixed, kernel_size, options=FAST))
+    assert [type(r.image) for r in results] == [torch.Tensor, np.ndarray, type(None)]
+    assert str(results[2].error).startswith("image must not require a gradient")
+    np.testing.assert_array_equal(results[0].image.numpy(), expected.image)
+    np.testing.assert_array_equal(results[0].kernel.numpy(), expected.kernel)
+    stack: Any = torch.stack([tensor, tensor])
+    masked = gd.deblur_batch(stack, kernel_size, options=FAST, mask=stack < 2)
+    assert [type(r.kernel) for r in masked] == [torch.Tensor] * 2
