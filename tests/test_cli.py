@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 import gpudeblur
 from gpudeblur.cli import app
-from gpudeblur.cli_app import PANELS
-from gpudeblur.cli_options import PRESETS
+from gpudeblur.cli.app import PANELS
+from gpudeblur.cli.options import PRESETS
 from gpudeblur.images.comparison import side_by_side
 from gpudeblur.images.files import Metadata, read_image, write_image, write_kernel
 
@@ -435,7 +435,7 @@ def test_info_names_versions_and_backends(monkeypatch):
     def no_gpu():
         raise RuntimeError("device='cuda' needs an NVIDIA GPU, CUDA sees none")
 
-    monkeypatch.setattr("gpudeblur.cli_info.require_cuda", no_gpu)
+    monkeypatch.setattr("gpudeblur.cli.info.require_cuda", no_gpu)
     result = run("info")
     assert result.exit_code == 0, result.output
     for name in ("gpudeblur", "python", "scipy", "cupy", "torch", "numpy backend", "cupy backend", "FFT"):
@@ -686,7 +686,7 @@ def test_version_and_h():
 
 def test_lines_of_progress_where_there_is_no_terminal(library, source, tmp_path, monkeypatch):
     assert run("deblur", source, "-o", tmp_path / "a.png").stderr == ""
-    monkeypatch.setattr("gpudeblur.cli_terminal.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("gpudeblur.cli.terminal.LINE_SECONDS", 0.0)
     lines = run("deblur", source, "-o", tmp_path / "b.png").stderr.splitlines()
     assert lines[1] == "scale 1 of 1: 50% of the run after 0 s"
     assert run("deblur", source, "-o", tmp_path / "c.png", "-q").output == ""

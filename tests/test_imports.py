@@ -75,7 +75,7 @@ def own_imports(path: Path) -> set[str]:
 def level(module: str) -> int:
     head = module.partition(".")[0]
     room = DOORS.get(head, head)
-    is_command = room in ("cli", "__main__") or room.startswith("cli_")
+    is_command = room in ("cli", "__main__")
     assert room in (*ROOMS, "") or is_command, f"gpudeblur/{head} is no room and no door: who may import it?"
     return ROOMS.index(room) if room in ROOMS else len(ROOMS)
 

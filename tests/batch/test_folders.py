@@ -225,15 +225,16 @@ def test_a_folder_that_cannot_be_made_is_each_files_failure(calls: list[Any], ph
 SCRIPT = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from gpudeblur import TwoStepOptions, cli
+from gpudeblur import TwoStepOptions
+from gpudeblur.cli import commands
 from gpudeblur.batch import folders
-cli.two_step_options = lambda *_: TwoStepOptions(starts=("wide",))  # to be quick
+commands.two_step_options = lambda *_: TwoStepOptions(starts=("wide",))  # to be quick
 write = folders.write_image
 def write_image(path, *rest, **more):
     write(path, *rest, **more)
     print(path.name, flush=True)
 folders.write_image = write_image
-cli.main()
+commands.main()
 """
 
 ONE_BY_ONE = ("-k", "5", "--final", "hyper-laplacian", "--workers", "1", "--batch-size", "1")

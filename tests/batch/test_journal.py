@@ -13,9 +13,9 @@ from test_cli import COLOR, fails, run, table, wide
 from test_folders import below, calls, photos
 
 from bench import kills
-from gpudeblur import cli_batch
 from gpudeblur.batch import folders, report
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal, fingerprint
+from gpudeblur.cli.batch import signals_end_the_run
 from gpudeblur.images import files
 from gpudeblur.images.files import write_image
 
@@ -348,7 +348,7 @@ def test_a_signal_that_is_ignored_stays_so(calls: list[Any], pair: Path, tmp_pat
     """As of nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli_batch.signals_end_the_run():
+        with signals_end_the_run():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             assert callable(signal.getsignal(signal.SIGTERM))
     finally:

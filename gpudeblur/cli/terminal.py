@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .batch.messages import in_options
+from ..batch.messages import in_options
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,9 +11,10 @@ import typer
 
 import gpudeblur
 
-from .batch.folders import white_of_file
-from .batch.report import LOW_CONFIDENCE, strength_text
-from .cli_files import (
+from ..batch.folders import white_of_file
+from ..batch.report import LOW_CONFIDENCE, strength_text
+from ..images.files import KERNEL_SUFFIXES, read_image, write_image, write_kernel
+from .files import (
     DEBLURRED,
     KERNEL,
     STREAM,
@@ -25,8 +26,8 @@ from .cli_files import (
     write_kernel_file,
     write_picture,
 )
-from .cli_known import channel_axis_of, refuse_options, restored, show_result, write_comparison
-from .cli_options import (
+from .known import channel_axis_of, refuse_options, restored, show_result, write_comparison
+from .options import (
     Bits,
     Blur,
     BlurOption,
@@ -66,8 +67,7 @@ from .cli_options import (
     parse_white_level,
     two_step_options,
 )
-from .cli_terminal import progress_bar, shape_text, user_errors
-from .images.files import KERNEL_SUFFIXES, read_image, write_image, write_kernel
+from .terminal import progress_bar, shape_text, user_errors
 
 
 def deblur(

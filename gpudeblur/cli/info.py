@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from .batch.report import strength_text
-from .cli_options import Device, DeviceOption, Overwrite
-from .cli_terminal import LOGGER, print_table, progress_bar, user_errors
-from .networks.catalog import LICENSE, all_weights
-from .numerics.arrays import require_cuda
+from ..batch.report import strength_text
+from ..networks.catalog import LICENSE, all_weights
+from ..numerics.arrays import require_cuda
+from .options import Device, DeviceOption, Overwrite
+from .terminal import LOGGER, print_table, progress_bar, user_errors
 
 ON_CPU = "computing on the CPU"
 
@@ -28,7 +28,7 @@ def demo(
 ) -> None:
     """Deblur three pictures of a known blur. One is too hard; index.html in DIR shows them."""
     with user_errors():
-        from .blind.demo import run_demo
+        from ..blind.demo import run_demo
 
         page = out / "index.html"
         if page.exists() and not overwrite:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .images.files import (
+from ..images.files import (
     KERNEL_SUFFIXES,
     PICTURE_SUFFIXES,
     ImageFile,

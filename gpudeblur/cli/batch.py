@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .batch.folders import Decision, Outcome, Plan
-from .batch.report import failure_text, strength_text, summary, write_report
-from .cli_terminal import LOGGER, TABLE, counter, print_table
+from ..batch.folders import Decision, Outcome, Plan
+from ..batch.report import failure_text, strength_text, summary, write_report
+from .terminal import LOGGER, TABLE, counter, print_table
 
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, a line for each picture, and do nothing.")

@@ -12,9 +12,11 @@ import typer
 
 import gpudeblur
 
-from .batch.folders import white_of_file
-from .blind.restore import network_names
-from .cli_files import (
+from ..batch.folders import white_of_file
+from ..blind.restore import network_names
+from ..images.comparison import side_by_side
+from ..images.files import ImageFile, read_image, read_kernel, write_image, write_kernel
+from .files import (
     DEBLURRED,
     STREAM,
     check_compare,
@@ -24,7 +26,7 @@ from .cli_files import (
     output_file,
     write_picture,
 )
-from .cli_options import (
+from .options import (
     Bits,
     Compare,
     Defects,
@@ -47,9 +49,7 @@ from .cli_options import (
     parse_strength,
     parse_white_level,
 )
-from .cli_terminal import print_table, progress_bar, shape_text, user_errors
-from .images.comparison import side_by_side
-from .images.files import ImageFile, read_image, read_kernel, write_image, write_kernel
+from .terminal import print_table, progress_bar, shape_text, user_errors
 
 
 def deconvolve(
@@ -288,7 +288,7 @@ def refuse_options(option: str, others: Mapping[str, bool]) -> None:
 
 def check_estimates_kernel(option: str, method: str) -> None:
     """Refuse a file for kernels with a network that estimates none."""
-    from .networks.restore import estimates_kernel
+    from ..networks.restore import estimates_kernel
 
     if method in network_names() and not estimates_kernel(method):
         raise ValueError(f"{option} needs a method that estimates the kernel, got {method!r}; leave it out")

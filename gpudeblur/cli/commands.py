@@ -14,12 +14,14 @@ import typer
 
 import gpudeblur
 
-from .batch.folders import deblur_files, decide, plan
-from .batch.journal import Journal, fingerprint
-from .batch.report import REPORT_SUFFIXES
-from .blind.restore import network_names
-from .cli_app import HELP_OPTIONS, App, Group
-from .cli_batch import (
+from ..batch.folders import deblur_files, decide, plan
+from ..batch.journal import Journal, fingerprint
+from ..batch.report import REPORT_SUFFIXES
+from ..blind.restore import network_names
+from ..images.files import check_output
+from ..networks.training.command import RECIPES, train_network
+from .app import HELP_OPTIONS, App, Group
+from .batch import (
     DryRunOption,
     QuietOption,
     ShardOption,
@@ -29,11 +31,11 @@ from .cli_batch import (
     show_plan,
     signals_end_the_run,
 )
-from .cli_deblur import deblur, kernel
-from .cli_info import demo, info, version_of
-from .cli_known import check_estimates_kernel as _check_estimates_kernel
-from .cli_known import deconvolve, restore
-from .cli_options import (
+from .deblur import deblur, kernel
+from .info import demo, info, version_of
+from .known import check_estimates_kernel as _check_estimates_kernel
+from .known import deconvolve, restore
+from .options import (
     BatchMaskOption,
     Bits,
     CautiousOption,
@@ -58,9 +60,7 @@ from .cli_options import (
     parse_white_level,
     two_step_options,
 )
-from .cli_terminal import print_table, progress_bar, user_errors
-from .images.files import check_output
-from .networks.training.command import RECIPES, train_network
+from .terminal import print_table, progress_bar, user_errors
 
 app = App(
     cls=Group,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 import typer.core
 
-from .cli_terminal import log_to_file, log_to_stderr, user_errors
+from .terminal import log_to_file, log_to_stderr, user_errors
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PANELS = ("Input", "Kernel", "Restoration", "Output", "Speed")

@@ -13,7 +13,7 @@ import typer
 
 import gpudeblur
 
-from .batch.folders import read_mask
+from ..batch.folders import read_mask
 
 # What each changes of `TwoStepOptions`; measured in docs/method.md.
 PRESETS: dict[str, dict[str, Any]] = {"fast": {"starts": ("wide",)}, "standard": {}, "best": {"finest_candidates": 5}}
@@ -211,7 +211,7 @@ def parse_gamma(text: str | None, default: float | str = "auto", number_with: st
 
 def parse_focal(text: str, blur: Blur, source: Path) -> float | None:
     """The focal length in pixels; None for a uniform blur, or where it is not known."""
-    from .images.exif import focal_in_pixels
+    from ..images.exif import focal_in_pixels
 
     if text.lower() == "auto":
         return focal_in_pixels(source) if blur is Blur.rotation else None

@@ -1,0 +1,5 @@
+"""The command line: `gpudeblur` and `python -m gpudeblur`."""
+
+from .commands import app, main
+
+__all__ = ["app", "main"]
