@@ -25,7 +25,8 @@ MODULES = sorted(
 OF_PYTHON = re.compile(
     r"(channel_axis|callback|dtype|initial|shared_kernel|options|pictures|pixels|alpha|points|window|nodes|shape|size|"
     r"kernels|saturated|saturation|offset|arrays|sharp|rng|margin|path|weights must be None|mask must be (left out|one|"
-    r"True)|masks of a stack|mask must have dtype|stopped by|region must (be two|have integers)|"
+    r"True)|masks of a stack|mask must have dtype|stopped by|there is no image to save|"
+    r"image must be a gpudeblur|region must (be two|have integers)|"
     r"focal must be (a number|one number|left)|kernel must (be one|be \(kh)|"
     r"image must be a (single|NumPy)|image must have (3 or 4 axes|the sum 1)|"
     r"prior must be given once|defects must be one)\b"
