@@ -213,7 +213,8 @@ def deblur(
     initial : (kh, kw) array, optional
         A kernel to begin with, such as that of another photograph of the burst or of `streak_kernel`: one more
         initialization, which takes part in the finest scale and is kept if it explains the image best. `kernel_size` is
-        its size. In images that are dark all over, light streaks are looked for without being asked.
+        its size. In dark images with lights
+        at full scale, streaks are looked for without being asked.
     prior : Prior, optional
         A prior on the latent image beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
         `DiscriminativePrior()`, or your own. The initialization "text" keeps its own.

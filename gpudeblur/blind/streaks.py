@@ -15,6 +15,7 @@ from ..images import checks
 from ..images.checks import without_channels
 from ..images.kernels import fit_size, pad_to_odd, support_sides
 from ..images.planes import decode, luminance, split_alpha, to_planes
+from ..images.saturation import PLATEAU
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, move, to_host
 from ..numerics.fourier import fast_size
@@ -125,15 +126,17 @@ def find_streaks(image: np.ndarray, max_side: int = SIDES[-1]) -> StreakKernel |
 def with_initial(observed: Observation, settings: Settings, *, search: bool) -> Observation:
     """`observed` with the user's initial kernel; or, with `search`, those of the light streaks in dark images.
 
-    The search waits for a device, and takes place on the host.
+    Lights reach full scale; in an image that does not, such as text on black, letters are alike. The search waits for a
+    device, and takes place on the host.
     """
     if settings.initial is not None:
         return replace(observed, initial=observed.xp.asarray(settings.initial, dtype=observed.image.dtype)[None])
     if not search or len(settings.options.starts) == 1:
         return observed
+    dark = observed.is_dark & (to_host(observed.luminance.max(axis=(-2, -1))) >= PLATEAU)
     limit = SIDES[-1] if settings.kernel_size is None else min(settings.kernel_size)
     limit = min(limit, (min(observed.shape) // 2 - 1) | 1)
-    streaks = {int(i): find_streaks(to_host(observed.luminance[i]), limit) for i in np.flatnonzero(observed.is_dark)}
+    streaks = {int(i): find_streaks(to_host(observed.luminance[i]), limit) for i in np.flatnonzero(dark)}
     kernels = {i: streak.kernel for i, streak in streaks.items() if streak is not None}
     if not kernels:
         return observed

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from skimage.data import camera
 
 import gpudeblur as gd
-from gpudeblur.blind.streaks import find_streaks, light_traces
+from gpudeblur.blind.observation import Observation
+from gpudeblur.blind.options import Settings
+from gpudeblur.blind.streaks import find_streaks, light_traces, with_initial
 from gpudeblur.metrics import kernel_similarity
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -20,7 +24,7 @@ def night(lamps: int, kernel: np.ndarray = KERNEL, shape: tuple[int, int] = (160
     """A dark scene with as many lamps of a pixel, far apart, blurred."""
     scene = 0.3 * SCENE[: shape[0], : shape[1]]
     rows, columns = np.meshgrid(np.arange(25, 140, 36), np.arange(25, 180, 36), indexing="ij")
-    scene[rows.ravel()[:lamps], columns.ravel()[:lamps]] += 25
+    scene[rows.ravel()[:lamps], columns.ravel()[:lamps]] += 40
     return blur(scene, kernel).astype(np.float32)
 
 
@@ -61,6 +65,16 @@ def test_a_dark_image_begins_with_its_streaks() -> None:
     assert kernel_similarity(kernels[0], KERNEL) > 0.9
     for kernel, image in zip(kernels, (dark, plain), strict=True):
         np.testing.assert_array_equal(kernel, gd.estimate_kernel(image, 25, options=QUICK))
+
+
+def test_letters_on_black_are_no_streaks() -> None:
+    page = np.full((150, 150), 0.1)
+    for y, x in itertools.product(range(20, 130, 30), repeat=2):
+        page[y : y + 3, x : x + 3] = 0.9
+    image = blur(page, KERNEL).astype(np.float32)
+    assert find_streaks(image) is not None
+    settings = Settings.of(None, None, None, "two-step", None, 1.0, None, None, defects=None)
+    assert with_initial(Observation.of(image, settings), settings, search=True).initial is None
 
 
 def test_the_kernel_size_holds_the_streaks() -> None:
