@@ -90,7 +90,7 @@ def summary(outcomes: Sequence[Outcome], total: int, seconds: float, *, is_netwo
     if strengths and not is_network:  # an automatic strength is part of every network
         rows["strength below 1"] = (
             f"{len(strengths)}, down to {strength_text(min(strengths))}: blended with the blurred picture; "
-            "--report says which, --no-cautious returns all of the restoration"
+            "--report says which, --strength 1 returns all of the restoration"
         )
     if failed:
         rows["failed"] = "\n".join(map(failure_text, failed))

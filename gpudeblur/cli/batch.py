@@ -20,16 +20,22 @@ from ..batch.report import failure_text, strength_text, summary, write_report
 from .terminal import LOGGER, TABLE, counter, print_table
 
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, a line for each picture, and do nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what would be done, a line for each picture, and do nothing.", rich_help_panel="Output"
+    ),
 ]
 ShardOption = Annotated[
     str | None,
     typer.Option(
         metavar="I/N",
         help="Every N-th picture, from the I-th on: N runs with I from 1 to N share the work, also on one DIR.",
+        rich_help_panel="Input",
     ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.", rich_help_panel="Output")
+]
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:

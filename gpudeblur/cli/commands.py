@@ -38,7 +38,6 @@ from .known import deconvolve, restore
 from .options import (
     BatchMaskOption,
     Bits,
-    CautiousOption,
     Defects,
     DefectsOption,
     Device,
@@ -49,15 +48,22 @@ from .options import (
     Gamma,
     GradientWeight,
     KernelSize,
+    NoCautious,
+    Preset,
+    PresetOption,
     PriorOption,
+    RegionOption,
     SmoothWeight,
+    StrengthOption,
     StripOption,
     WhiteLevel,
     parse_defects,
     parse_gamma,
     parse_kernel_size,
     parse_mask,
+    parse_region,
     parse_white_level,
+    share_of,
     two_step_options,
 )
 from .terminal import print_table, progress_bar, user_errors
@@ -99,48 +105,83 @@ def batch(
         typer.Argument(metavar="IN...", help="Pictures of the formats that deblur reads, and folders of them."),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the sharp pictures; created if need be.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for the sharp pictures; created if need be.",
+            rich_help_panel="Output",
+        ),
     ],
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive",
+            "-r",
+            help="Also the folders within folders; DIR gets the same ones.",
+            rich_help_panel="Input",
+        ),
+    ] = False,
+    shard: ShardOption = None,
     method: Annotated[
         str,
         typer.Option(
-            metavar="|".join(("two-step", *network_names())),
-            help="two-step, or a network for faces, which takes no option of the method or of the kernel.",
+            metavar="NAME",
+            help=f"two-step; or a network for faces ({', '.join(network_names())}), which takes no option of a kernel.",
+            rich_help_panel="Kernel",
         ),
     ] = "two-step",
     kernel_size: KernelSize = "auto",
-    kernels_out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write the kernels: NAME.npy.")] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Also the folders within folders; DIR gets the same ones.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite/--no-overwrite", help="Replace results that exist, or skip their pictures.")
-    ] = False,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The outcome of each picture: .csv or .json.")
-    ] = None,
-    device: DeviceOption = Device.auto,
+    region: RegionOption = "auto",
+    preset: PresetOption = Preset.standard,
+    gradient_weight: GradientWeight = None,
+    smooth_weight: SmoothWeight = None,
+    prior: PriorOption = None,
     final: FinalOption = Final.sparse,
+    strength: StrengthOption = "auto",
+    no_cautious: NoCautious = False,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: BatchMaskOption = None,
     defects: DefectsOption = Defects.auto,
-    gradient_weight: GradientWeight = None,
-    smooth_weight: SmoothWeight = None,
-    prior: PriorOption = None,
-    cautious: CautiousOption = True,
-    format: Annotated[Format | None, typer.Option(help="Of the sharp pictures; default: that of each IN.")] = None,
+    kernels_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write the kernels: NAME.npy.", rich_help_panel="Output"),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite/--no-overwrite",
+            help="Replace results that exist, or skip their pictures.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The outcome of each picture: .csv or .json.", rich_help_panel="Output"),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="Of the sharp pictures. Default: that of each IN.", rich_help_panel="Output"),
+    ] = None,
     bits: Bits = None,
     strip: StripOption = False,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="CPU: number of threads; default: one for each CPU.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="GPU: pictures at a time; default: as many as its memory holds.")
-    ] = None,
-    shard: ShardOption = None,
     dry_run: DryRunOption = False,
     quiet: QuietOption = False,
+    device: DeviceOption = Device.auto,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="CPU: number of threads. Default: one for each CPU.", rich_help_panel="Speed"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="GPU: pictures at a time. Default: as many as its memory holds.",
+            rich_help_panel="Speed",
+        ),
+    ] = None,
 ) -> None:
     """Deblur many pictures. Those that fail are listed at the end, and the exit code is 1; the others are written."""
     with signals_end_the_run(), user_errors():
@@ -160,11 +201,13 @@ def batch(
             "white": parse_white_level(white_level),
             "mask": None if masks is not None else parse_mask(mask),
             "defects": parse_defects(defects),
+            "region": parse_region(region),
         }
-        size, two_step = parse_kernel_size(kernel_size), (gradient_weight, smooth_weight, prior, cautious)
+        size, share = parse_kernel_size(kernel_size), share_of(strength, no_cautious)
+        options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=share)
         version = gpudeblur.__version__
         options_hash = fingerprint(
-            version, settings | {"kernel_size": size, "bits": bits, "strip": strip, "options": two_step}
+            version, settings | {"kernel_size": size, "bits": bits, "strip": strip, "options": options}
         )
         folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
         with Journal(out, folders) as journal:
@@ -180,7 +223,7 @@ def batch(
                 bits=bits,
                 strip=strip,
                 device=device.value,
-                options=two_step_options(*two_step),
+                options=options,
                 workers=workers,
                 batch_size=batch_size,
                 **settings,

@@ -63,8 +63,8 @@ from .options import (
     parse_kernel_size,
     parse_mask,
     parse_region,
-    parse_strength,
     parse_white_level,
+    share_of,
     two_step_options,
 )
 from .terminal import progress_bar, shape_text, user_errors
@@ -107,7 +107,7 @@ def deblur(
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
     with user_errors(), input_file(source) as file:
-        share, where, light = _strength(strength, no_cautious), parse_region(region), parse_gamma(gamma)
+        share, where, light = share_of(strength, no_cautious), parse_region(region), parse_gamma(gamma)
         size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
         focal_length = parse_focal(focal, blur, file)
         target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
@@ -246,16 +246,6 @@ def kernel(
                 ["gpudeblur", "deconvolve", str(source), "--kernel", str(target), "--gamma", f"{light:g}"]
             )
         show_result(photo.pixels, rows, target)
-
-
-def _strength(text: str, no_cautious: bool) -> float | str:
-    """--strength; --no-cautious is its 1."""
-    share = parse_strength(text)
-    if not no_cautious:
-        return share
-    if share not in ("auto", 1):
-        raise ValueError(f"--strength must be 1 with --no-cautious, got {text}; leave one of them out")
-    return 1.0
 
 
 def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[str, str]:

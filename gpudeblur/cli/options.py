@@ -144,13 +144,6 @@ FinalOption = Annotated[
     Final,
     _restoration(metavar="NAME", help="With the kernel: sparse is best, tv nearly as good, hyper-laplacian fast."),
 ]
-CautiousOption = Annotated[
-    bool,
-    _restoration(
-        "--cautious/--no-cautious",
-        help="A restoration that is not to be trusted is blended with IN; --no-cautious returns all of it.",
-    ),
-]
 NoCautious = Annotated[bool, typer.Option("--no-cautious", hidden=True)]
 StrengthOption = Annotated[
     str,
@@ -273,18 +266,27 @@ def parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
     return read_mask(text, shape)
 
 
+def share_of(text: str, no_cautious: bool) -> float | str:
+    """--strength; --no-cautious is its 1."""
+    share = parse_strength(text)
+    if not no_cautious:
+        return share
+    if share not in ("auto", 1):
+        raise ValueError(f"--strength must be 1 with --no-cautious, got {text}; leave one of them out")
+    return 1.0
+
+
 def two_step_options(
     gradient_weight: float | None,
     smooth_weight: float | None,
     prior: Prior | None,
-    cautious: bool = True,
     *,
     preset: Preset = Preset.standard,
     strength: float | str = "auto",
 ) -> Any:
     """The options that the user gave; None if there are none."""
     options: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
-    options["cautious"] = None if cautious and strength != 1 else False
+    options["cautious"] = None if strength != 1 else False
     options["strength"] = None if strength in ("auto", 1) else strength
     options |= PRESETS[preset.value]
     if prior is not None:

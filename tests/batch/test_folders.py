@@ -151,6 +151,10 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     whole = run("batch", photos / "dark.png", "-o", tmp_path / "whole", "-k", "5", "--no-cautious")
     assert calls[-1][2]["options"] == TwoStepOptions(cautious=False)
     assert "strength below 1" not in table(whole)
+    kernel = ("--region", "1,2,30,20", "--preset", "fast", "--strength", "0.5")
+    assert run("batch", photos / "dark.png", "-o", tmp_path / "half", "-k", "5", *kernel).exit_code == 0
+    assert calls[-1][2]["region"] == np.s_[2:22, 1:31]
+    assert calls[-1][2]["options"] == TwoStepOptions(starts=("wide",), strength=0.5)
 
 
 def test_a_second_run_goes_on_where_the_first_ended(calls: list[Any], photos: Path, tmp_path: Path) -> None:
