@@ -198,8 +198,8 @@ def restore_part(part: Part, settings: Settings) -> Part:
     if tile is not None or any(field is not None for field in part.fields):
         sharp, *measures = restore_each(part, final, tile)
     else:
-        arrays = (images.image, part.kernel[:, None], *lights_of(images, part.kernel))
-        function = functools.partial(_restore, final=final, mask=images.valid)
+        arrays = (images.image, part.kernel[:, None], *(lights_of(images) or ()))
+        function = functools.partial(_restore_stack, final=final, mask=images.valid)
         sharp, *measures = replayed(
             ("restore", final), function, *arrays, report=part.progress, capturable=images.valid is None
         )
@@ -218,31 +218,55 @@ def restore_part(part: Part, settings: Settings) -> Part:
     return replace(part, signals=signals, sharp=sharp)
 
 
-def lights_of(images: Observation, kernel: Array) -> tuple[Array, ...]:
-    """(saturated pixels, footprints of lights), (n, C, H, W) bool, see `light_masks`; empty where none is saturated."""
+def lights_of(images: Observation) -> tuple[Array, Array, Array] | None:
+    """What `footprints_of` takes: saturated pixels, luminance, darkness; None where no pixel is saturated."""
     if images.saturated is None:
-        return ()
-    xp, size = images.xp, (kernel.shape[-2], kernel.shape[-1])
-    footprints = light_masks(images.luminance, images.saturated.any(axis=1), size, xp.asarray(images.is_dark))[0]
-    return images.saturated, footprints[:, None].repeat(images.image.shape[1], axis=1)
+        return None
+    return images.saturated, images.luminance, images.xp.asarray(images.is_dark)
+
+
+def footprints_of(saturated: Array, luminance: Array, is_dark: Array, size: tuple[int, int]) -> Array:
+    """The footprints of lights, bool like `saturated` (n, C, H, W): see `light_masks`."""
+    xp = array_module(saturated)
+    footprints = light_masks(luminance, saturated.any(axis=1), size, is_dark)[0]
+    return xp.ascontiguousarray(xp.broadcast_to(footprints[:, None], saturated.shape))
 
 
 def restore_each(part: Part, final: str, tile: int | None) -> list[Array]:
     """What `_restore` returns, image by image with its field or its kernel; with a `tile` plane by plane."""
     images, fields = part.observed, part.fields or (None,) * len(part.kernel)
     indices = [*np.ndindex(images.image.shape[: 1 if tile is None else 2])]
-    results, lights = [], lights_of(images, part.kernel)
+    results, lights, size = [], lights_of(images), (part.kernel.shape[-2], part.kernel.shape[-1])
+    planes = () if lights is None else (lights[0], footprints_of(*lights, size))
     for number, index in enumerate(indices):
         mask = None if images.valid is None else images.valid[index]
         progress = subrange(part.progress, number / len(indices), 1 / len(indices))
         field = fields[index[0]]
         kernel = part.kernel[index[0]] if field is None else field
-        arrays = (images.image[index], kernel, *(array[index] for array in lights))
+        arrays = (images.image[index], kernel, *(array[index] for array in planes))
         results.append(_restore(*arrays, mask=mask, final=final, tile=tile, report=progress))
     return [
         images.xp.stack(column).reshape(*images.image.shape[:2], *column[0].shape[2 - len(indices[0]) :])
         for column in zip(*results, strict=True)
     ]
+
+
+def _restore_stack(
+    image: Array,
+    kernel: Array,
+    saturated: Array | None = None,
+    luminance: Array | None = None,
+    is_dark: Array | None = None,
+    *,
+    mask: Array | None,
+    final: str,
+    report: OnProgress,
+) -> tuple[Array, ...]:
+    """`_restore` of images (n, C, H, W) with kernels (n, 1, kh, kw), and what `lights_of` gives for them."""
+    footprints = None
+    if saturated is not None and luminance is not None and is_dark is not None:
+        footprints = footprints_of(saturated, luminance, is_dark, (kernel.shape[-2], kernel.shape[-1]))
+    return _restore(image, kernel, saturated, footprints, mask=mask, final=final, report=report)
 
 
 def _restore(

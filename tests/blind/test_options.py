@@ -67,6 +67,7 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
     ("prior", "be hashable, as a frozen dataclass is", (Unhashable(),)),
     *((name, "be True or False", (1, None)) for name in ("finest_prior", "cautious", "refine")),
     ("dtype", "be 'float32' or 'float64'", ("float16", "f4", None)),
+    ("strength", "be a number in [0, 1]", (-0.1, 1.1, "half", True, NAN)),
 ]
 
 
