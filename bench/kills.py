@@ -32,7 +32,8 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from gpudeblur import TwoStepOptions
 from gpudeblur.cli import commands
-commands.two_step_options = lambda *_: TwoStepOptions(iterations=1, kernel_iterations=2, refine=False, starts=("wide",))
+options = TwoStepOptions(iterations=1, kernel_iterations=2, refine=False, starts=("wide",))
+commands.two_step_options = lambda *_, **__: options
 commands.main()
 """
 OPTIONS = ("-k", "5", "--final", "hyper-laplacian", "--gamma", "1", "--workers", "1", "--batch-size", "2", "-q")

@@ -232,7 +232,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 from gpudeblur import TwoStepOptions
 from gpudeblur.cli import commands
 from gpudeblur.batch import folders
-commands.two_step_options = lambda *_: TwoStepOptions(starts=("wide",))  # to be quick
+commands.two_step_options = lambda *_, **__: TwoStepOptions(starts=("wide",))  # to be quick
 write = folders.write_image
 def write_image(path, *rest, **more):
     write(path, *rest, **more)

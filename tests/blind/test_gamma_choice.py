@@ -49,7 +49,9 @@ def test_a_rotation_has_the_gamma_of_its_image() -> None:
 
 
 def test_images_that_share_a_kernel_have_one_gamma() -> None:
-    info = gd.deblur(np.stack([PHOTO, STORED, PHOTO]), 13, gamma="auto", shared_kernel=True, final=None).info
+    info = gd.deblur(
+        np.stack([PHOTO, STORED, PHOTO]), 13, gamma="auto", shared_kernel=True, final=None, options=QUICK
+    ).info
     assert len(set(info["gamma"].tolist())) == 1
 
 
