@@ -359,7 +359,7 @@ def test_a_signal_that_is_ignored_stays_so(calls: list[Any], pair: Path, tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_killed_runs_go_on_to_equal_results(tmp_path: Path) -> None:
-    outcome = kills.kill_and_resume(tmp_path, pictures=16, kills=6)
-    assert outcome.kills.total() == 6
-    assert outcome.pictures >= 16
+    outcome = kills.kill_and_resume(tmp_path, pictures=8, kills=3)
+    assert outcome.kills.total() == 3
+    assert outcome.pictures >= 8
     assert (outcome.damaged, outcome.temporary, outcome.not_in_journal, outcome.not_in_report) == ([], [], [], [])

@@ -7,7 +7,8 @@ import pytest
 from skimage import data
 
 import gpudeblur as gd
-from gpudeblur.blind import region
+from gpudeblur.blind import parts, region
+from gpudeblur.blind.observation import Observation
 from gpudeblur.images.defects import DefectWarning
 from gpudeblur.synthesis import blur, trajectory_kernel
 
@@ -40,12 +41,18 @@ def test_each_image_of_a_stack_has_its_gamma_and_the_result_of_that_gamma() -> N
     np.testing.assert_array_equal(gd.estimate_kernel(PHOTO, 13, gamma="auto", options=QUICK), together.kernel[0])
 
 
-@pytest.mark.slow
-def test_a_rotation_has_the_gamma_of_its_image() -> None:
-    result = gd.deblur(PHOTO, 13, gamma="auto", blur="rotation", final=None, options=QUICK)
-    assert result.info["gamma"] == 2.2
-    assert result.field is None
-    np.testing.assert_array_equal(result.kernel, gd.estimate_kernel(PHOTO, 13, gamma=2.2, options=QUICK))
+def test_a_rotation_has_the_gamma_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poses are estimated from the image in that light."""
+    seen: list[np.ndarray] = []
+
+    def rotations(images: Observation, *_: object) -> None:
+        seen.append(images.luminance)
+        raise gd.Stopped
+
+    monkeypatch.setattr(parts, "choose_rotations", rotations)
+    with pytest.raises(gd.Stopped):
+        gd.deblur(PHOTO, 13, gamma="auto", blur="rotation", options=QUICK)
+    np.testing.assert_allclose(seen[0][0], PHOTO**2.2, rtol=1e-5)
 
 
 def test_images_that_share_a_kernel_have_one_gamma() -> None:
