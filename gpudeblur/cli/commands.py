@@ -63,7 +63,7 @@ from .options import (
     parse_mask,
     parse_region,
     parse_white_level,
-    share_of,
+    strength_of,
     two_step_options,
 )
 from .terminal import print_table, progress_bar, user_errors
@@ -203,8 +203,8 @@ def batch(
             "defects": parse_defects(defects),
             "region": parse_region(region),
         }
-        size, share = parse_kernel_size(kernel_size), share_of(strength, no_cautious)
-        options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=share)
+        size, blend = parse_kernel_size(kernel_size), strength_of(strength, no_cautious)
+        options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=blend)
         version = gpudeblur.__version__
         options_hash = fingerprint(
             version, settings | {"kernel_size": size, "bits": bits, "strip": strip, "options": options}

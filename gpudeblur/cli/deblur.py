@@ -64,7 +64,7 @@ from .options import (
     parse_mask,
     parse_region,
     parse_white_level,
-    share_of,
+    strength_of,
     two_step_options,
 )
 from .terminal import progress_bar, shape_text, user_errors
@@ -74,7 +74,7 @@ def deblur(
     source: Source,
     out: Out = None,
     kernel_size: KernelSize = "auto",
-    known: KnownKernel = None,
+    kernel_file: KnownKernel = None,
     kernel_out: Annotated[
         Path | None,
         typer.Option(
@@ -107,7 +107,7 @@ def deblur(
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
     with user_errors(), input_file(source) as file:
-        share, where, light = share_of(strength, no_cautious), parse_region(region), parse_gamma(gamma)
+        blend, where, light = strength_of(strength, no_cautious), parse_region(region), parse_gamma(gamma)
         size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
         focal_length = parse_focal(focal, blur, file)
         target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
@@ -120,7 +120,7 @@ def deblur(
             "white": white,
             "defects": parse_defects(defects),
         }
-        if known is not None:
+        if kernel_file is not None:
             refuse_options(
                 "--kernel, which leaves nothing to be estimated",
                 {
@@ -132,14 +132,14 @@ def deblur(
                     "--gradient-weight": gradient_weight is not None,
                     "--smooth-weight": smooth_weight is not None,
                     "--prior": prior is not None,
-                    "--strength": share not in ("auto", 1),
+                    "--strength": blend not in ("auto", 1),
                 },
             )
             settings |= {"method": final.value, "gamma": parse_gamma(gamma, 1.0, "--kernel"), "mask": mask}
             photo = read_image(file, page=page)
-            restored(photo, known, target, settings, bits=bits, strip=strip, compare=compare)
+            restored(photo, kernel_file, target, settings, bits=bits, strip=strip, compare=compare)
             return
-        options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=share)
+        options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=blend)
         photo = read_image(file, page=page)
         check_picture_fits(target, photo, bits)
         with progress_bar() as callback:
@@ -170,7 +170,7 @@ def deblur(
             **_blur_rows(result, blur, focal_length, focal),
             "backend": result.info["backend"],
             **_kernel_rows(result, photo.pixels.shape[:2]),
-            "strength": _strength_row(result, share),
+            "strength": _strength_row(result, blend),
             "seconds": f"{result.info['seconds']:.2f}",
         }
         show_result(photo.pixels, rows, target, kernel_out, compare)

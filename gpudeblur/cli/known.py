@@ -239,7 +239,7 @@ def restore(
 ) -> None:
     """Restore a blurred face by a trained network."""
     with user_errors(), input_file(source) as file:
-        share, white = parse_strength(strength), parse_white_level(white_level)
+        blend, white = parse_strength(strength), parse_white_level(white_level)
         target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
         check_compare(compare, source, target, overwrite)
         if kernel_out is not None:
@@ -254,7 +254,7 @@ def restore(
                 channel_axis=channel_axis_of(photo.pixels),
                 device=device.value,
                 weights=weights,
-                strength=share,
+                strength=blend,
                 tile="auto" if tile is None else tile,
                 white=white,
                 mask=parse_mask(mask, photo.pixels.shape[:2]),

@@ -266,12 +266,12 @@ def parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
     return read_mask(text, shape)
 
 
-def share_of(text: str, no_cautious: bool) -> float | str:
+def strength_of(text: str, no_cautious: bool) -> float | str:
     """--strength; --no-cautious is its 1."""
-    share = parse_strength(text)
+    blend = parse_strength(text)
     if not no_cautious:
-        return share
-    if share not in ("auto", 1):
+        return blend
+    if blend not in ("auto", 1):
         raise ValueError(f"--strength must be 1 with --no-cautious, got {text}; leave one of them out")
     return 1.0
 
