@@ -8,7 +8,6 @@ The inner loop of the method is `alternation.alternate`. Equation numbers in thi
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from ..numerics.arrays import (
 from ..numerics.interchange import any_library
 from ..numerics.progress import Callback
 from ..priors import Prior
-from . import display
+from .display import Displayed
 from .gamma_choice import encode_each
 from .observation import Observation
 from .options import Settings, TwoStepOptions
@@ -45,8 +44,8 @@ from .parts import (
 from .rotation_choice import check_rotation_fits
 
 
-@dataclass(frozen=True)
-class BlindResult:
+@dataclass(frozen=True, repr=False)
+class BlindResult(Displayed):
     """What `deblur` returns.
 
     Attributes
@@ -86,36 +85,6 @@ class BlindResult:
     info: dict[str, Any]
     field: Any = None
     channel_axis: int | None = None
-
-    def __repr__(self) -> str:
-        return display.summary(self)
-
-    def _repr_html_(self) -> str:
-        return display.as_html(self)
-
-    def plot(self, axes: Any = None) -> Any:
-        """Draw the image and the kernel beside each other, of a stack the first four of each.
-
-        Parameters
-        ----------
-        axes : matplotlib axes, optional
-            As many as there are arrays to draw; None: a new figure of pyplot.
-
-        Returns
-        -------
-        array of matplotlib axes
-        """
-        return display.plot(self, axes)
-
-    def save(self, path: str | os.PathLike[str], *, kernel: str | os.PathLike[str] | None = None) -> None:
-        """Write the image, and the kernel if it has a path, as `write_image` and `write_kernel` do.
-
-        Raises
-        ------
-        OSError, ValueError
-            As `write_image`; or there is no such array, or the result is of a stack.
-        """
-        display.save(self, path, kernel)
 
 
 @any_library
@@ -213,8 +182,7 @@ def deblur(
     initial : (kh, kw) array, optional
         A kernel to begin with, such as that of another photograph of the burst or of `streak_kernel`: one more
         initialization, which takes part in the finest scale and is kept if it explains the image best. `kernel_size` is
-        its size. In dark images with lights
-        at full scale, streaks are looked for without being asked.
+        its size. In dark images with lights at full scale, streaks are looked for without being asked.
     prior : Prior, optional
         A prior on the latent image beside those of the method, as `options.prior`: one of `gpudeblur.priors`, such as
         `DiscriminativePrior()`, or your own. The initialization "text" keeps its own.

@@ -24,6 +24,40 @@ ROWS = {"confidence": "confidence", "strength": "strength", "gamma": "gamma", "k
         "method": "method", "seconds": "seconds"}  # fmt: skip
 
 
+class Displayed:
+    """The methods that `BlindResult` and `RestoreResult` have in common."""
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the image and the kernel beside each other, of a stack the first four of each.
+
+        Parameters
+        ----------
+        axes : matplotlib axes, optional
+            As many as there are arrays to draw; None: a new figure of pyplot.
+
+        Returns
+        -------
+        array of matplotlib axes
+        """
+        return plot(self, axes)
+
+    def save(self, path: str | os.PathLike[str], *, kernel: str | os.PathLike[str] | None = None) -> None:
+        """Write the image, and the kernel if it has a path, as `write_image` and `write_kernel` do.
+
+        Raises
+        ------
+        OSError, ValueError
+            As `write_image`; or there is no such array, or the result is of a stack.
+        """
+        save(self, path, kernel)
+
+
 def summary(result: Result) -> str:
     """`BlindResult(image=(300, 400) uint8, kernel=(31, 31), confidence=0.83, ...)`."""
     parts = [f"image={_kind(result.image)}"]
@@ -51,7 +85,7 @@ def as_html(result: Result) -> str:
 
 
 def plot(result: Result, axes: Any = None) -> Any:
-    """See `BlindResult.plot`."""
+    """See `Displayed.plot`."""
     drawings = [
         (array, "image" if array is image else "kernel")
         for image, kernel in _pairs(result)
@@ -73,7 +107,7 @@ def plot(result: Result, axes: Any = None) -> Any:
 
 
 def save(result: Result, path: str | os.PathLike[str], kernel: str | os.PathLike[str] | None = None) -> None:
-    """See `BlindResult.save`."""
+    """See `Displayed.save`."""
     from ..images.files import write_image, write_kernel
 
     if result.image is None:

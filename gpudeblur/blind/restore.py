@@ -19,7 +19,7 @@ from ..numerics.inpainting import inpaint
 from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
-from . import display
+from .display import Displayed
 from .options import check_call
 from .parts import as_info
 
@@ -38,8 +38,8 @@ class NoFaceWarning(UserWarning):
         self.at_command_line = f"{network} {text}; gpudeblur deblur is for other pictures"
 
 
-@dataclass(frozen=True)
-class RestoreResult:
+@dataclass(frozen=True, repr=False)
+class RestoreResult(Displayed):
     """What `restore` returns.
 
     Attributes
@@ -67,36 +67,6 @@ class RestoreResult:
     kernel: Array | None
     info: dict[str, Any]
     channel_axis: int | None = None
-
-    def __repr__(self) -> str:
-        return display.summary(self)
-
-    def _repr_html_(self) -> str:
-        return display.as_html(self)
-
-    def plot(self, axes: Any = None) -> Any:
-        """Draw the image and the kernel beside each other, of a stack the first four of each.
-
-        Parameters
-        ----------
-        axes : matplotlib axes, optional
-            As many as there are arrays to draw; None: a new figure of pyplot.
-
-        Returns
-        -------
-        array of matplotlib axes
-        """
-        return display.plot(self, axes)
-
-    def save(self, path: str | os.PathLike[str], *, kernel: str | os.PathLike[str] | None = None) -> None:
-        """Write the image, and the kernel if it has a path, as `write_image` and `write_kernel` do.
-
-        Raises
-        ------
-        OSError, ValueError
-            As `write_image`; or there is no such array, or the result is of a stack.
-        """
-        display.save(self, path, kernel)
 
 
 @dataclass(frozen=True)
