@@ -1,0 +1,105 @@
+"""Sphinx's configuration: `make docs` builds docs/_build/html, with warnings as errors.
+
+Generated, and not in git: api/ (autosummary; the command line, from its typer app), gallery/ (sphinx-gallery runs
+examples/), _build/.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib
+import typer.main
+from typer.cli import get_docs_for_click
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+
+import gpudeblur
+from gpudeblur import cli
+
+matplotlib.use("Agg")
+
+project = "gpudeblur"
+author = copyright = "The gpudeblur developers"
+version = release = gpudeblur.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates", "examples"]
+templates_path = ["_templates"]
+
+# A name in single backticks is a link if it is on a page, else emphasized: docstrings name arguments and inner
+# functions too.
+default_role = "autolink"
+nitpicky = True
+nitpick_ignore_regex = [("py:obj", ".*")]  # those names; roles such as {py:func} are checked
+
+autosummary_generate = True
+autosummary_imported_members = False
+autodoc_typehints = "none"  # the docstrings say more: shapes, units, meaning of None
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/\d\d_",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_memory": False,
+    "doc_module": ("gpudeblur",),
+    "reference_url": {"gpudeblur": None},
+    "backreferences_dir": "api/backreferences",
+    "default_thumb_file": str(DOCS / "demo.jpg"),
+    "min_reported_time": 0,
+    "plot_gallery": "True",
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "gpudeblur"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def write_command_line() -> None:
+    """api/command_line.md: every command with its options, as typer writes them in Markdown."""
+    command = typer.main.get_command(cli.app)
+    text = get_docs_for_click(obj=command, ctx=click.Context(command), name="gpudeblur", title="Command line")
+    path = DOCS / "api" / "command_line.md"
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+write_command_line()
+
+
+def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Bars of absolute values, |x|, are substitutions in reStructuredText; not in ``literals`` and examples."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[i] = re.sub(r"(``.*?``)|\|", lambda match: match[1] or r"\|", line)
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", escape_bars, priority=900)  # after numpydoc
