@@ -17,12 +17,12 @@ import gpudeblur as gd
 from gpudeblur import metrics, synthesis
 
 # %%
-# Cells under a microscope, blurred by a Gaussian, and the image of a bead: counts of 2000 at the peak, an offset of 20.
+# Tissue under a microscope, blurred by a Gaussian, and the image of a bead: counts of 2000 at the peak, an offset of 20.
 
-cells = (data.cell() / 255)[150:350, 200:400]
+tissue = (data.immunohistochemistry() / 255)[150:350, 150:350].mean(axis=-1)
 kernel = synthesis.gaussian_kernel(2.5, 31)
-blurred = synthesis.blur(cells, kernel, noise_sigma=0.002, rng=0)
-reference = cells[15:-15, 15:-15]
+blurred = synthesis.blur(tissue, kernel, noise_sigma=0.002, rng=0)
+reference = tissue[15:-15, 15:-15]
 bead = np.random.default_rng(0).poisson(20 + 2000 * kernel / kernel.max())
 
 # %%
@@ -38,6 +38,6 @@ best = gd.deconvolve(blurred, kernel)
 fig, axes = plt.subplots(1, 4, figsize=(11, 3.2), layout="constrained")
 pictures = {"blurred": blurred, "bead": as_it_is, 'bead, floor="auto"': subtracted, "true kernel": best}
 for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
-    ax.imshow(picture, cmap="gray", vmin=cells.min(), vmax=cells.max())
+    ax.imshow(picture, cmap="gray", vmin=tissue.min(), vmax=tissue.max())
     ax.set_title(f"{name}: {metrics.psnr(picture, reference):.1f} dB", fontsize="medium")
     ax.set_axis_off()

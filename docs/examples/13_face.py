@@ -15,10 +15,10 @@ import gpudeblur as gd
 from gpudeblur import metrics, synthesis
 
 face = downscale_local_mean(data.astronaut()[0:220, 120:330] / 255, (2, 2, 1))
-kernel = synthesis.trajectory_kernel(9, rng=2)
+kernel = synthesis.trajectory_kernel(13, rng=3)
 planes = synthesis.blur(np.moveaxis(face, -1, 0), kernel, noise_sigma=0.005, rng=0)
 blurred = np.moveaxis(planes, 0, -1)
-reference = face[4:-4, 4:-4]
+reference = face[6:-6, 6:-6]
 
 # %%
 # "deepdeblur" aims at the picture that is nearest to the true one on average. ``info["face"]`` is the probability that
