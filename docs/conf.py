@@ -5,7 +5,6 @@ examples/), _build/.
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ import matplotlib
 import typer.main
 from typer.cli import get_docs_for_click
 
-DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS.parent))
-
 import gpudeblur
 from gpudeblur import cli
 
+DOCS = Path(__file__).parent
 matplotlib.use("Agg")
 
 project = "gpudeblur"

@@ -40,4 +40,4 @@ ax = bottom.add_subplot()
 ax.semilogx(factors, psnr, "o-", base=2)
 ax.axhline(metrics.psnr(blurred, reference), color="gray", linestyle=":", label="blurred")
 ax.set(xlabel="noise_sigma / estimated noise", ylabel="PSNR in dB")
-ax.legend();  # fmt: skip
+_ = ax.legend()

@@ -2,9 +2,9 @@
 A measured point spread function
 ================================
 
-The image of a bead or a star contains the offset of the camera and noise. Taken as a kernel, this floor counts as a very
-wide blur: with 31 x 31 pixels, an offset of a hundredth of the peak can be half of the sum. ``floor="auto"`` of
-:func:`gpudeblur.deconvolve` subtracts it.
+The image of a bead or a star contains the offset of the camera and noise. Taken as a kernel, this floor counts as a
+very wide blur: with 31 x 31 pixels, an offset of a hundredth of the peak is a sixth of the sum here. ``floor="auto"``
+of :func:`gpudeblur.deconvolve` subtracts it.
 """
 
 import warnings
@@ -17,7 +17,7 @@ import gpudeblur as gd
 from gpudeblur import metrics, synthesis
 
 # %%
-# Tissue under a microscope, blurred by a Gaussian, and the image of a bead: counts of 2000 at the peak, an offset of 20.
+# Tissue under a microscope, blurred by a Gaussian, and the image of a bead: 2000 counts at the peak, an offset of 20.
 
 tissue = (data.immunohistochemistry() / 255)[150:350, 150:350].mean(axis=-1)
 kernel = synthesis.gaussian_kernel(2.5, 31)

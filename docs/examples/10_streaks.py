@@ -15,9 +15,9 @@ from gpudeblur import metrics, synthesis
 
 rng = np.random.default_rng(3)
 scene = 0.15 * (data.astronaut() / 255)[:260, 60:340].mean(axis=-1)
-rows, columns = np.meshgrid(np.arange(40, 240, 60), np.arange(40, 260, 70), indexing="ij")
-for y, x in zip((rows + rng.integers(-8, 8, rows.shape)).flat, (columns + rng.integers(-8, 8, rows.shape)).flat):
-    scene[y, x] = rng.uniform(12, 30)
+for y in range(40, 240, 60):
+    for x in range(40, 260, 70):
+        scene[y + rng.integers(-8, 8), x + rng.integers(-8, 8)] = rng.uniform(12, 30)
 true_kernel = synthesis.trajectory_kernel(21, rng=1)
 night = synthesis.blur(scene, true_kernel, noise_sigma=0.002, rng=0).clip(0, 1)
 

@@ -22,8 +22,8 @@ reference = face[6:-6, 6:-6]
 
 # %%
 # "deepdeblur" aims at the picture that is nearest to the true one on average. ``info["face"]`` is the probability that
-# the picture is of a small face; below 0.5 there is a warning. ``info["strength"]`` is the share of the network's change
-# in the result.
+# the picture is of a small face; below 0.5 there is a warning. ``info["strength"]`` is the share of the network's
+# change in the result.
 
 result = gd.restore(blurred, "deepdeblur", channel_axis=-1)
 print({name: round(float(result.info[name]), 2) for name in ("face", "confidence", "strength")})

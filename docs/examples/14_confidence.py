@@ -27,8 +27,8 @@ bold = dataclasses.replace(cautious, cautious=False)
 # %%
 # The right column is what the method would have handed out with ``cautious=False`` (``--strength 1`` on the command
 # line): noise turned into structure, and rings along edges. If a result looks like that, take a larger or smaller
-# kernel size, a region with more edges, or another photograph. The confidence is no proof: in the third row the kernel
-# is half wrong, the confidence is just above 0.5, and the result is handed out in full.
+# kernel size, a region with more edges, or another photograph. In the third row the confidence is just above 0.5, but
+# the restoration exceeds the range of the image, and is withheld for that.
 
 fig, axes = plt.subplots(3, 4, figsize=(10, 8), layout="constrained", width_ratios=(3, 1, 3, 3))
 for row, (name, sharp) in zip(axes, scenes.items(), strict=True):
