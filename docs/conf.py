@@ -17,6 +17,12 @@ import gpudeblur
 from gpudeblur import cli
 
 DOCS = Path(__file__).parent
+PAGES = {
+    "architecture.md": "architecture.md",
+    "method.md": "method.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 matplotlib.use("Agg")
 
 project = "gpudeblur"
@@ -31,7 +37,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_templates", "examples"]
+exclude_patterns = ["_build", "_templates", "examples", "sg_execution_times.rst", "gallery/sg_execution_times.rst"]
 templates_path = ["_templates"]
 
 # A name in single backticks is a link if it is on a page, else emphasized: docstrings name arguments and inner
@@ -41,7 +47,6 @@ nitpicky = True
 nitpick_ignore_regex = [("py:obj", ".*")]  # those names; roles such as {py:func} are checked
 
 autosummary_generate = True
-autosummary_imported_members = False
 autodoc_typehints = "none"  # the docstrings say more: shapes, units, meaning of None
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
@@ -59,9 +64,6 @@ sphinx_gallery_conf = {
     "doc_module": ("gpudeblur",),
     "reference_url": {"gpudeblur": None},
     "backreferences_dir": "api/backreferences",
-    "default_thumb_file": str(DOCS / "demo.jpg"),
-    "min_reported_time": 0,
-    "plot_gallery": "True",
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -98,5 +100,27 @@ def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
             lines[i] = re.sub(r"(``.*?``)|\|", lambda match: match[1] or r"\|", line)
 
 
+def link_pages(text: str) -> str:
+    """Links of files that are read in the checkout too: to the page of the same text, if there is one, else the words."""
+
+    def link(match: re.Match[str]) -> str:
+        words, target = match.groups()
+        page = PAGES.get(Path(target).name)
+        return f"[{words}]({page})" if page else words
+
+    return re.sub(r"\[([^\]]+)\]\(([^):#]+)\)", link, text)
+
+
+def link_pages_of_source(app: Any, docname: str, source: list[str]) -> None:
+    if docname in ("architecture", "method"):
+        source[0] = link_pages(source[0])
+
+
+def link_pages_of_included(app: Any, path: Path, docname: str, source: list[str]) -> None:
+    source[0] = link_pages(source[0])
+
+
 def setup(app: Any) -> None:
+    app.connect("source-read", link_pages_of_source)
+    app.connect("include-read", link_pages_of_included)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)  # after numpydoc

@@ -32,7 +32,7 @@ observed = np.where(valid, blurred, 1.0)
 
 # %%
 # As ordinary pixels, detected, and with the mask. The mask may also come as NaN in the image (``mask="nan"``) or as a
-# :class:`numpy.ma.MaskedArray`.
+# ``numpy.ma.MaskedArray``.
 
 ordinary = gd.deconvolve(observed, kernel, defects=None)
 with warnings.catch_warnings(record=True) as caught:

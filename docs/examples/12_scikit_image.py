@@ -2,7 +2,7 @@
 In place of scikit-image
 ========================
 
-:mod:`gpudeblur.restoration` has the names, arguments and results of ``skimage.restoration``. What it adds: arrays of
+`gpudeblur.restoration` has the names, arguments and results of ``skimage.restoration``. What it adds: arrays of
 CuPy and torch, stacks, colors, and ``boundary="unknown"``, which assumes nothing about the scene beyond the border.
 """
 
