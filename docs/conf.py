@@ -33,7 +33,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
@@ -44,6 +43,7 @@ templates_path = ["_templates"]
 # functions too.
 default_role = "autolink"
 nitpicky = True
+smartquotes = False  # "cpu" is code
 nitpick_ignore_regex = [("py:obj", ".*")]  # those names; roles such as {py:func} are checked
 
 autosummary_generate = True
@@ -51,13 +51,13 @@ autodoc_typehints = "none"  # the docstrings say more: shapes, units, meaning of
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/\d\d_",
+    "thumbnail_size": (480, 300),
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,

@@ -27,7 +27,7 @@ photo = (np.moveaxis(planes, 0, -1) * 255).round().clip(0, 255).astype(np.uint8)
 # of the photograph.
 
 result = gd.deblur(photo, 15, channel_axis=-1)
-print(result)
+print(f"{result.image.dtype}, confidence {result.info['confidence']:.2f}")
 print(f"similarity to the true kernel: {metrics.kernel_similarity(result.kernel, true_kernel):.2f}")
 
 # %%
