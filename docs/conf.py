@@ -101,7 +101,7 @@ def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
 
 
 def link_pages(text: str) -> str:
-    """Links of files that are read in the checkout too: to the page of the same text, if there is one, else the words."""
+    """Links of files that are read in the checkout too: to the page of the same text if there is one, else words."""
 
     def link(match: re.Match[str]) -> str:
         words, target = match.groups()

@@ -19,11 +19,11 @@ from gpudeblur import metrics, synthesis
 # Poses of the camera during the exposure: shifts of 8 pixels, and a roll that moves the corners by 12. Each pixel of
 # the image is blurred by its own path.
 
-sharp = (data.brick() / 255)[:230, :230]
-path = synthesis.pose_path((200, 200), 8, 12, rng=1)
+sharp = (data.brick() / 255)[:200, :200]
+path = synthesis.pose_path((180, 180), 8, 12, rng=1)
 blurred = synthesis.blur_by_poses(sharp, path, math.inf, noise_sigma=0.003, rng=0)
 field = synthesis.rotation_field(path, math.inf, blurred.shape, 25, grid=(5, 5))
-margin = (230 - blurred.shape[0]) // 2
+margin = (200 - blurred.shape[0]) // 2
 reference = sharp[margin : margin + blurred.shape[0], margin : margin + blurred.shape[1]]
 
 by_one = gd.deconvolve(blurred, field.centre, method="sparse")
