@@ -17,7 +17,7 @@ from gpudeblur import metrics, synthesis
 # A photograph of scikit-image is blurred by the random path of a hand-held camera, with some noise, and stored as
 # 8 bits. Your own picture comes from :func:`gpudeblur.read_image`.
 
-sharp = data.astronaut()[20:220, 120:320] / 255
+sharp = data.astronaut()[30:200, 130:310] / 255
 true_kernel = synthesis.trajectory_kernel(15, rng=3)
 planes = synthesis.blur(np.moveaxis(sharp, -1, 0), true_kernel, noise_sigma=0.005, rng=0)
 photo = (np.moveaxis(planes, 0, -1) * 255).round().clip(0, 255).astype(np.uint8)
