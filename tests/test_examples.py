@@ -97,7 +97,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_weights: Path
 @pytest.mark.filterwarnings("ignore::UserWarning")  # such small arrays are warned of
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda path: path.stem)
 def test_snippets_run(page: Path, names: dict[str, Any]) -> None:
-    """In the order of the page, in one namespace; with small kernels, one initialization, on whatever device is there."""
+    """In the order of the page and one namespace; with small kernels, one initialization, and on any device."""
     for block in blocks(page, "python"):
         code = re.sub(r"(?<=, )(25|31|41)\b", str(SMALL), block).replace('device="cuda"', 'device="auto"')
         if "cupy" in code:

@@ -16,9 +16,9 @@ import gpudeblur as gd
 from gpudeblur import metrics, synthesis
 
 scenes = {
-    "texture": (data.camera() / 255)[40:190, 150:300],
-    "few edges": (data.moon() / 255)[45:195, 45:195],
-    "strong noise": (data.camera() / 255)[40:190, 150:300],
+    "texture": (data.camera() / 255)[30:200, 140:310],
+    "few edges": (data.moon() / 255)[40:210, 40:210],
+    "strong noise": (data.camera() / 255)[30:200, 140:310],
 }
 true_kernel = synthesis.trajectory_kernel(15, rng=3)
 cautious = gd.TwoStepOptions(starts=("wide",))
