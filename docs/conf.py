@@ -71,7 +71,7 @@ html_title = "gpudeblur"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_show_sourcelink = False
-html_sidebars = dict.fromkeys(("method", "architecture", "coming_from", "contributing", "changelog"), [])
+html_sidebars = {page: [] for page in ("method", "architecture", "coming_from", "contributing", "changelog")}
 html_theme_options = {
     "show_prev_next": False,
     "navigation_with_keys": False,
