@@ -48,12 +48,11 @@ def test_script_runs_and_draws(script: Path, without_windows: None) -> None:
 
 
 def fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function from one initialization unless another is given."""
+    """The function with two initializations and one iteration a scale, if it is blind."""
+    options = gd.TwoStepOptions(starts=("wide", "sparse"), iterations=1)
 
     def call(*args: Any, **arguments: Any) -> Any:
-        if not {"method", "initial"} & arguments.keys():
-            arguments.setdefault("options", gd.TwoStepOptions(starts=("wide",)))
-        return function(*args, **arguments)
+        return function(*args, **arguments if "method" in arguments else {"options": options} | arguments)
 
     return call
 
@@ -97,7 +96,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_weights: Path
 @pytest.mark.filterwarnings("ignore")  # such small arrays are warned of
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda path: path.stem)
 def test_snippets_run(page: Path, names: dict[str, Any]) -> None:
-    """In the order of the page and one namespace; with small kernels, one initialization, and on any device."""
+    """In the order of the page and one namespace; with small kernels, few iterations, and on any device."""
     for block in blocks(page, "python"):
         code = re.sub(r"(?<=, )(25|31|41)\b", str(SMALL), block).replace('device="cuda"', 'device="auto"')
         if "cupy" in code:
