@@ -99,7 +99,7 @@ def deblur_batch(
     shared_kernel : bool
         True: `pictures` are bursts, each a stack (N, H, W), or (N, H, W, C) with ``channel_axis=-1``, of pictures with
         the same blur, and each has one result: that of `deblur` with ``shared_kernel=True``. N and the sides may differ
-        from burst to burst. Bursts are computed one by one, and a `mask` of one is (H, W) or (N, H, W).
+        from burst to burst. Bursts are computed one by one; the mask of one is (H, W) or (N, H, W).
     white : float, "auto" or None
         As in `deblur`; "auto" is decided for each picture by itself. Of pictures that use little of their range, only
         the first is warned of.
@@ -167,7 +167,7 @@ def deblur_batch(
             to_native(initial, "initial"),
         )
         total = _check_pictures(pictures, channel_axis, shared_kernel)
-        masks = Masks(to_native(mask, "mask"), total)
+        masks = Masks(to_native(mask, "mask"), total, bursts=shared_kernel)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:

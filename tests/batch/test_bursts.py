@@ -66,6 +66,8 @@ def test_bursts_without_a_kernel_size_and_with_masks() -> None:
     masks = [np.random.default_rng(i).random((3, 24, 32)[i:]) > 0.1 for i in range(2)]
     for result, item, mask in zip(quick(bursts, mask=masks, **SHARED), bursts, masks, strict=True):
         check_equal_arrays(result, gd.deblur(item, 5, mask=mask, final=None, **SHARED))
+    (result, _) = quick(bursts, mask=np.stack([masks[0]] * 2), **SHARED)
+    check_equal_arrays(result, gd.deblur(bursts[0], 5, mask=masks[0], final=None, **SHARED))
 
 
 @pytest.mark.parametrize("run", [quick, on_device])
@@ -100,6 +102,7 @@ def test_what_is_no_burst_is_its_own_error(device: NumpyDevice, run: Callable[..
     ("arguments", "error", "message"),
     [
         ({"pictures": burst(0)}, ValueError, r"at least 4 axes as a stack, \(n, N, H, W\), got 3 .*put a single burst"),
+        ({"mask": np.ones((1, 3, 24, 32, 3), bool)}, ValueError, r"one a burst, \(n, H, W\) or \(n, N, H, W\), got"),
         ({"shared_kernel": 1}, TypeError, "shared_kernel must be True or False, got 1; leave it out for False"),
         ({"method": "deepdeblur"}, ValueError, "shared_kernel is not known to method 'deepdeblur', got True; leave"),
         ({"initial": KERNEL}, ValueError, r"initial must have the kernel_size \(5, 5\), got \(7, 7\); leave kernel"),
