@@ -512,9 +512,16 @@ def test_tiles_count_the_memory_that_the_pool_holds_free(cupy: Any) -> None:
 @pytest.mark.slow
 def test_bursts_in_a_batch_on_a_device(cupy: Any) -> None:
     """In color, as arrays of the device and of the host; the initial kernel is on the device."""
-    bursts, kernel = [np.stack([photos(2)] * 3, axis=-1), photos(1)[..., None]], trajectory_kernel(7, rng=3)
+    bursts, kernel = [np.stack([photos(2, 24)] * 3, axis=-1), photos(1, 24)[..., None]], trajectory_kernel(7, rng=3)
     pictures = [cupy.asarray(bursts[0]), bursts[1]]
-    options = dataclasses.replace(QUICK, iterations=1, kernel_iterations=2, refine=False, starts=("wide", "compact"))
+    small: dict[str, Any] = {
+        "iterations": 1,
+        "kernel_iterations": 2,
+        "finest_iterations": 1,
+        "beta_max": 0.1,
+        "finest_beta_max": 0.1,
+    }
+    options = gd.TwoStepOptions(**small, refine=False, starts=("wide", "compact"))
     how: dict[str, Any] = {"channel_axis": -1, "shared_kernel": True, "options": options, "final": "hyper-laplacian"}
     batch = gd.deblur_batch(pictures, initial=cupy.asarray(kernel), device="cuda", **how)
     for result, picture, burst in zip(batch, pictures, bursts, strict=True):
