@@ -92,7 +92,8 @@ def deblur_batch(
     Parameters
     ----------
     pictures : stack, or any iterable of NumPy or CuPy arrays
-        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread.
+        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype; or bursts, see
+        `shared_kernel`. It is iterated in a thread.
         A picture must not be changed before its result is there.
     kernel_size, channel_axis, device, final, gamma, region, initial, prior, options
         As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture, or of one burst.
