@@ -1,4 +1,4 @@
-"""The CPU executor: threads that deblur, or restore by a network, small stacks of equal images."""
+"""The CPU executor: threads that deblur, or restore by a network, small stacks of equal images, or bursts."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ class CpuExecutor:
     def _max_stack(self, image: Any) -> int:
         """Images like this one that are computed together, at most: 1 if each is to find its own kernel size."""
         is_network = "network" in self._settings
-        if not isinstance(image, np.ndarray) or (not is_network and self._settings["kernel_size"] is None):
+        alone = not is_network and (self._settings["kernel_size"] is None or self._settings["shared_kernel"])
+        if alone or not isinstance(image, np.ndarray):
             return 1
         count = NETWORK_STACK if is_network else STACK_IMAGES
         return self._batch_size or max(1, min(count, STACK_PIXELS // max(1, image.size)))
@@ -148,10 +149,26 @@ class CpuExecutor:
 
 
 def deblur_masked(image: Any, **arguments: Any) -> BlindResult:
-    """`deblur` with a mask in any memory."""
+    """`deblur` with a mask in any memory; with a shared kernel, of a burst."""
+    if arguments["shared_kernel"]:
+        check_burst(image, arguments["channel_axis"])
     if "mask" in arguments:
         arguments["mask"] = mask_like(arguments["mask"], image)
     return deblur(image, **arguments)
+
+
+def check_burst(burst: Any, channel_axis: int | None) -> None:
+    """Raise unless `burst` is one array with the axes of a stack of pictures; `deblur` checks the rest."""
+    axes, pixels = ("(N, H, W)", "(H, W)") if channel_axis is None else ("(N, H, W, C)", "(H, W, C)")
+    rule = f"pictures must be bursts {axes}, each one array, for shared_kernel=True"
+    if isinstance(burst, list | tuple):
+        shapes = sorted({getattr(picture, "shape", ()) for picture in burst})
+        way_out = "crop its pictures to one shape" if len(shapes) > 1 else "join its pictures by numpy.stack"
+        raise TypeError(f"{rule}, got a {type(burst).__name__} of shapes {', '.join(map(str, shapes))}; {way_out}")
+    rank = getattr(burst, "ndim", None)
+    if rank is not None and rank != (3 if channel_axis is None else 4):
+        way_out = f"a single picture {pixels} is picture[None], or leave shared_kernel out"
+        raise ValueError(f"{rule}, got shape {tuple(burst.shape)}; {way_out}")
 
 
 def restore_masked(image: Any, **arguments: Any) -> RestoreResult:

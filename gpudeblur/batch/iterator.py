@@ -21,12 +21,12 @@ from ..images import checks
 from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, without_mask
 from ..images.planes import split_alpha
 from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
-from ..numerics.arrays import Array, array_module, choose_module, device_errors
+from ..numerics.arrays import Array, array_module, choose_module, device_errors, to_host
 from ..numerics.interchange import to_library, to_native
 from ..numerics.progress import Stopped
 from ..numerics.user_warnings import warn
 from ..priors import Prior
-from .cpu import CpuExecutor, deblur_masked, restore_masked
+from .cpu import CpuExecutor, check_burst, deblur_masked, restore_masked
 from .cuda_device import acquire_cuda_device
 from .gpu import Device, GpuExecutor
 from .masks import Masks, mask_like
@@ -74,6 +74,8 @@ def deblur_batch(
     mask: Array | str | Iterable[Array | str | None] | None = None,
     defects: str | None = "auto",
     region: tuple[slice, slice] | str = "auto",
+    shared_kernel: bool = False,
+    initial: Array | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -90,10 +92,15 @@ def deblur_batch(
     Parameters
     ----------
     pictures : stack, or any iterable of NumPy or CuPy arrays
-        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread.
+        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype; or bursts, see
+        `shared_kernel`. It is iterated in a thread.
         A picture must not be changed before its result is there.
-    kernel_size, channel_axis, device, final, gamma, region, prior, options
-        As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture.
+    kernel_size, channel_axis, device, final, gamma, region, initial, prior, options
+        As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture, or of one burst.
+    shared_kernel : bool
+        True: `pictures` are bursts, each a stack (N, H, W), or (N, H, W, C) with ``channel_axis=-1``, of pictures with
+        the same blur, and each has one result: that of `deblur` with ``shared_kernel=True``. N and the sides may differ
+        from burst to burst. Bursts are computed one by one; the mask of one is (H, W) or (N, H, W).
     white : float, "auto" or None
         As in `deblur`; "auto" is decided for each picture by itself. Of pictures that use little of their range, only
         the first is warned of.
@@ -144,12 +151,24 @@ def deblur_batch(
     ...     for r in results:
     ...         print(r.index, r.error or r.info["confidence"])
     """
-    total = _check_pictures(pictures, channel_axis)
     with device_errors():
         arguments = _check_method(
-            kernel_size, channel_axis, device, method, final, gamma, white, prior, options, defects, region
+            kernel_size,
+            channel_axis,
+            device,
+            method,
+            final,
+            gamma,
+            white,
+            prior,
+            options,
+            defects,
+            region,
+            shared_kernel,
+            to_native(initial, "initial"),
         )
-        masks = Masks(to_native(mask, "mask"), total)
+        total = _check_pictures(pictures, channel_axis, shared_kernel)
+        masks = Masks(to_native(mask, "mask"), total, bursts=shared_kernel)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
@@ -173,6 +192,8 @@ def _check_method(
     options: Any,
     defects: Any,
     region: Any,
+    shared_kernel: Any,
+    initial: Any,
 ) -> dict[str, Any]:
     """The arguments of `deblur` for a picture, or those of `restore` if the method is a network; checked."""
     networks = network_names()
@@ -190,13 +211,19 @@ def _check_method(
             white=white,
             defects=defects,
             region=region,
+            shared_kernel=shared_kernel,
+            initial=initial,
         )
+        if initial is not None:
+            initial = to_host(initial)  # the threads of a batch have streams of their own
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "white": settings.white, "options": settings.options,
-            "defects": defects, "region": region,
+            "defects": defects, "region": region, "shared_kernel": shared_kernel, "initial": initial,
         }  # fmt: skip
-    two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
+    two_step_arguments = {"kernel_size": kernel_size, "initial": initial, "prior": prior, "options": options}
+    if shared_kernel is not False:
+        two_step_arguments["shared_kernel"] = shared_kernel
     if not (isinstance(region, str) and region == "auto"):
         two_step_arguments["region"] = region
     if not (isinstance(final, str) and final == "sparse"):
@@ -412,6 +439,8 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
         return size * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
 
     def check(image: Any, mask: Any) -> None:
+        if not is_network and settings["shared_kernel"]:
+            check_burst(image, axis)
         checks.module_of(image, "image")  # refuses masked arrays
         if is_network:
             nan_advice = NAN_ADVICE if mask is None else None
@@ -438,7 +467,7 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
     )
 
 
-def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
+def _check_pictures(pictures: Any, channel_axis: Any, shared_kernel: bool) -> int | None:
     """Refuse what cannot be many pictures; return their number if it is known."""
     if isinstance(pictures, (str, bytes)) or not (hasattr(pictures, "__iter__") or hasattr(pictures, "__getitem__")):
         raise TypeError(
@@ -447,12 +476,13 @@ def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
         )
     if channel_axis is not None:
         checks.check_axis(channel_axis)
-    rank = 3 if channel_axis is None else 4
+    item = "burst" if shared_kernel else "picture"
+    axes = "(n, " + ("N, " if shared_kernel else "") + ("H, W)" if channel_axis is None else "H, W, C)")
+    rank = len(axes.split(","))
     if hasattr(pictures, "ndim") and pictures.ndim < rank:
-        axes = "(n, H, W)" if channel_axis is None else "(n, H, W, C)"
         raise ValueError(
             f"pictures must have at least {rank} axes as a stack, {axes}, got {pictures.ndim} (shape "
-            f"{tuple(pictures.shape)}); put a single picture into a list"
+            f"{tuple(pictures.shape)}); put a single {item} into a list"
         )
     if channel_axis is None and hasattr(pictures, "ndim"):
         way_out = "give channel_axis=-1" if pictures.ndim > 3 else "put one picture into a list, with channel_axis=-1"

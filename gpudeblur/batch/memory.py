@@ -9,7 +9,8 @@ luminance if there are channels. Beside them, the peak is the larger of two:
                         the blurred image and its spectrum, the latent image, and the arrays of the latent step
     restoration         RESTORATION_ARRAYS of R for each channel, by method
 
-Without a kernel size, that of the largest window counts, and two more copies of the image.
+Without a kernel size, that of the largest window counts, and two more copies of the image. A burst takes as much for
+each of its images.
 
 The numbers of arrays are measured, because the source does not show what each library frees early. On NumPy,
 `tests/batch/test_memory.py` compares them with the measured peak. Those of CuPy were measured on an H200, where they

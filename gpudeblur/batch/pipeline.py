@@ -37,12 +37,12 @@ class NoThreadError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """The result of one image.
+    """The result of one image, or of one burst.
 
     Attributes
     ----------
     index : int
-        Position of the image in the input, from 0.
+        Its position in the input, from 0.
     image, kernel, info
         As in `BlindResult`, with a network as in `RestoreResult`; None, None and {} if there is an error.
     error : Exception or None

@@ -52,6 +52,12 @@ def test_the_model_is_within_20_percent_of_the_peak(
     assert model == pytest.approx(peak, rel=0.2)
 
 
+def test_a_burst_takes_as_much_as_its_pictures() -> None:
+    options, burst = gd.TwoStepOptions(**SHORT), np.random.default_rng(0).random((3, 96, 112), dtype=np.float32)
+    peak = peak_on_numpy(lambda: gd.deblur(burst, 15, final=None, options=options, shared_kernel=True))
+    assert 3 * bytes_per_image((96, 112), 15, final=None, options=options) == pytest.approx(peak, rel=0.2)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("shape", "kernel_size", "final"),
