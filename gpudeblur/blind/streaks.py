@@ -130,7 +130,8 @@ def with_initial(observed: Observation, settings: Settings, *, search: bool) -> 
     device, and takes place on the host.
     """
     if settings.initial is not None:
-        return replace(observed, initial=observed.xp.asarray(settings.initial, dtype=observed.image.dtype)[None])
+        kernel = to_host(settings.initial) if observed.xp is np else settings.initial
+        return replace(observed, initial=observed.xp.asarray(kernel, dtype=observed.image.dtype)[None])
     if not search or len(settings.options.starts) == 1:
         return observed
     dark = observed.is_dark & (to_host(observed.luminance.max(axis=(-2, -1))) >= PLATEAU)
