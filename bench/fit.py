@@ -10,7 +10,7 @@ confidence: the signals of blurred and of sharp pictures against "error ratio <=
 picture is not blurred (training photographs, scikit-image's textures, white noise), no kernel is a success. The kernel
 of a picture with a defect is judged on the picture without it.
 
-strength: how much of a restoration a cautious result should have, by what the pictures gain from it. Each picture is
+strength: how much of a restoration the result should have, by what the pictures gain from it. Each picture is
 mixed with its restoration in shares of 0, 0.1 ... 1; each mixture's PSNR is held against that of the blurred picture.
 Fitted is the logistic function of the confidence's log odds and of the logs of ringing and change whose mixtures gain
 most; a loss counts twice, and what it is over 0.5 dB six times. Pictures that are not blurred have no PSNR to lose
@@ -212,7 +212,7 @@ def sample(case: Case) -> Sample:
     blurred = case.blurred.astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(cautious=False))
+        result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(strength=1.0))
     trust, unknowns = np.asarray(result.info["confidence"]), np.asarray(case.kernel.size / blurred.size)
     ringing, changed, beyond = (np.asarray(result.info[name]) for name in RESULT_SIGNALS)
     restored = result.image

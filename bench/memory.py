@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 
 import gpudeblur as gd
-from gpudeblur.batch.folders import decide, deblur_files, plan
+from gpudeblur.batch.folders import deblur_files, decide, plan
 from gpudeblur.batch.journal import Journal, fingerprint
 from gpudeblur.images.files import write_image
 

@@ -66,7 +66,7 @@ class BlindResult(Displayed):
         - ``residual``: rms of B - x * k for the restoration x, away from the borders; only with a restoration.
         - ``ringing``, ``change``, ``overshoot``: how the restoration differs from the blurred image, as mean squares
           over its variance (`nonblind.final.result_signals`), outside of saturated lights; only with a restoration.
-        - ``strength``: the restoration's share in the result; only if `cautious` or `strength` of the options is set.
+        - ``strength``: the restoration's share in the result, see `TwoStepOptions.strength`; only with a restoration.
         - ``kernel_size``: the pair (height, width) if a size was given, else the estimated side.
         - ``gamma``: the gamma given, or what ``gamma="auto"`` took.
         - ``blur``: "uniform", or "rotation" for an image with a field.

@@ -61,7 +61,7 @@ def test_results_of_other_options_are_not_done(calls: list[Any], pair: Path, tmp
     batch = ("batch", pair, "-o", out)
     assert run(*batch, "-k", "5").exit_code == 0
     assert table(run(*batch, "-k", "5", "--workers", "1"))["skipped"].startswith("2, there already")
-    for options in (("-k", "7"), ("-k", "5", "--gamma", "1"), ("-k", "5", "--no-cautious")):
+    for options in (("-k", "7"), ("-k", "5", "--gamma", "1"), ("-k", "5", "--strength", "1")):
         rows = table(run(*batch, *options))
         assert rows["other options"].startswith("2, made with other options or another version, and kept; --overwrite")
         assert "skipped" not in rows
