@@ -116,7 +116,8 @@ def signals(case: Case) -> tuple[np.ndarray, list[float]]:
         warnings.simplefilter("ignore")  # of defects and dim pictures
         result = gpudeblur.deblur(case.blurred, case.kernel.shape, final=None)
     names = ("border_mass", "spectral_match", "gradient_gain", "agreement", "confidence")
-    return result.kernel, [float(result.info[name]) for name in names]
+    info: dict[str, Any] = dict(result.info)
+    return result.kernel, [float(info[name]) for name in names]
 
 
 def features(rows: np.ndarray) -> np.ndarray:
@@ -213,8 +214,9 @@ def sample(case: Case) -> Sample:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(strength=1.0))
-    trust, unknowns = np.asarray(result.info["confidence"]), np.asarray(case.kernel.size / blurred.size)
-    ringing, changed, beyond = (np.asarray(result.info[name]) for name in RESULT_SIGNALS)
+    info: dict[str, Any] = dict(result.info)
+    trust, unknowns = np.asarray(info["confidence"]), np.asarray(case.kernel.size / blurred.size)
+    ringing, changed, beyond = (np.asarray(info[name]) for name in RESULT_SIGNALS)
     restored = result.image
     if isinstance(case, DefectCase):  # what the kernel does to the picture, wherever the defect is
         blurred = as_clean(case).blurred.astype(np.float32)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -73,7 +74,7 @@ def run(source: Path, out: Path) -> Iterator[str]:
     options_hash = fingerprint(gd.__version__, {"kernel_size": 5})
     with Journal(out, [out / "kernels"]) as journal:
         decisions = decide(tasks, journal, options_hash)
-        arguments = {"final": "hyper-laplacian", "options": OPTIONS, "defects": None, "workers": 1}
+        arguments: dict[str, Any] = {"final": "hyper-laplacian", "options": OPTIONS, "defects": None, "workers": 1}
         run_fields = {"fingerprint": options_hash, "version": gd.__version__}
         for outcome in deblur_files(decisions, journal, run_fields, 5, **arguments):
             yield outcome.status

@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from ..blind.deblur import BlindResult
+from ..blind.info import Info
 from ..numerics.progress import Stopped
 from .masks import join_masks, mask_kind
 from .pipeline import BatchResult, Pipeline, Task, clear_tracebacks
@@ -300,7 +301,7 @@ class GpuExecutor:
         self._device.close()
 
 
-def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
+def split_info(info: Info, i: int, count: int) -> Info:
     """The `info` of image `i` of a stack of `count`; times are divided evenly."""
 
     def select(value: Any) -> Any:
@@ -308,4 +309,6 @@ def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
             return value
         return value[i] if value.ndim > 1 else value[i].item()
 
-    return {key: value / count if key.startswith("seconds") else select(value) for key, value in info.items()}
+    values: dict[str, Any] = dict(info)
+    split = {key: value / count if key.startswith("seconds") else select(value) for key, value in values.items()}
+    return cast(Info, split)

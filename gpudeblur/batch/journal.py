@@ -24,7 +24,7 @@ except ImportError:  # Windows
 
 JOURNAL_NAME = ".gpudeblur.jsonl"
 BINARY = getattr(os, "O_BINARY", 0)  # Windows: a line ends in one byte
-TEMPORARY_FILES = ".gpudeblur-*.tmp"  # of `images.files.write_whole`
+TEMPORARY_FILES = ".gpudeblur-*.tmp"  # of `images.output.write_whole`
 
 
 def fingerprint(version: str, options: dict[str, Any]) -> str:
@@ -107,15 +107,14 @@ class Journal:
             data = self.path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        lines = {}
+        lines: dict[str, dict[str, Any]] = {}
         for text in data.split(b"\n")[:-1]:
             try:
                 line = json.loads(text)
-                output, status = line["output"], line["status"]
+                if line["status"] in ("writing", "written"):
+                    lines[line["output"]] = line
             except (ValueError, KeyError, TypeError):
                 continue
-            if status in ("writing", "written"):
-                lines[output] = line
         return lines
 
     def _open(self) -> None:

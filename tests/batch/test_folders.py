@@ -185,6 +185,7 @@ def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], p
         fails(run("batch", photos, *out, *more), f"for both {photos / 'a.jpg'} and {photos / 'a.png'}; rename one")
     write_image(tmp_path / "a.png", COLOR)
     fails(run("batch", photos / "a.png", tmp_path / "a.png", *out), "output files must differ in more than case, got ")
+    fails(run("batch", photos, photos / "a.png", *out), f"{photos / 'a.png'} must be named once, got it twice")
     assert calls == []
     assert not (tmp_path / "out").exists()
     assert run("batch", photos, *out).exit_code == 0
@@ -194,6 +195,10 @@ def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], p
 def test_the_photographs_are_never_replaced(calls: list[Any], photos: Path) -> None:
     fails(run("batch", photos, "-o", photos, "-k", "5", "--overwrite"), "a.png is an input; choose another folder")
     fails(run("batch", photos / "a.png", "-o", photos, "-k", "5"), "a.png is an input; choose another folder")
+    other = photos / "A.TIF"  # whose output "A.png" is the input "a.png" on a disk that does not tell case
+    write_image(other, COLOR)
+    command = ("batch", photos / "a.png", other, "-o", photos, "-k", "5", "--format", "png")
+    fails(run(*command), "is an input; choose another folder")
     assert calls == []
 
 

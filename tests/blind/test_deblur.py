@@ -161,8 +161,10 @@ def test_a_stack_equals_a_loop_bit_for_bit_on_numpy(
         if xp is np:
             assert_same(result.kernel[i], alone.kernel)
             assert_same(result.image[i], alone.image)
+            info: dict[str, Any] = dict(result.info)
+            of_image: dict[str, Any] = dict(alone.info)
             for name in (*SIGNALS, "residual", *RESULT_SIGNALS, "strength"):
-                assert result.info[name][i] == alone.info[name]
+                assert info[name][i] == of_image[name]
         else:  # sums in another order; thresholds make more of it
             assert kernel_similarity(result.kernel[i], alone.kernel) > 0.99
     assert_close(result.image[1], stack[1], atol=1e-4)

@@ -103,6 +103,13 @@ def test_animations_are_refused_unless_the_page_is_named(tmp_path: Path, suffix:
     assert abs(read_image(tmp_path / f"a.{suffix}", page=2).pixels.astype(int) - 160).max() <= 1
 
 
+def test_a_format_of_one_page_has_no_second(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", COLOR)
+    assert read_image(tmp_path / "a.jpg", page=0).pixels.shape == COLOR.shape
+    with refuses(ValueError, "page must be 0 to 0 for ...a.jpg, got 1; the first is 0"):
+        read_image(tmp_path / "a.jpg", page=1)
+
+
 def test_a_fourth_band_is_alpha_only_where_the_file_says_so(tmp_path: Path) -> None:
     path, four = tmp_path / "a.tif", np.dstack([COLOR, COLOR[..., 0]])
     tifffile.imwrite(path, four, photometric="rgb", extrasamples=["unspecified"])
@@ -138,6 +145,8 @@ def test_heic(tmp_path: Path, depth: int) -> None:
     heif = pillow_heif.from_bytes(mode, (SMOOTH.shape[1], SMOOTH.shape[0]), pixels.tobytes())
     heif.save(tmp_path / "a.heic", quality=-1, chroma=444, exif=exif.tobytes())
     photo = read_image(tmp_path / "a.heic")
+    with refuses(ValueError, "page must be 0 to 0 for ...a.heic, got 1; the first is 0"):
+        read_image(tmp_path / "a.heic", page=1)
     assert photo.pixels.dtype == pixels.dtype
     assert abs(photo.pixels.astype(int) - pixels).max() <= (3 if depth == 8 else 800)
     assert b"Maker" in (photo.metadata.exif or b"")
@@ -320,3 +329,14 @@ def test_bytes_are_on_the_disk_before_the_new_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "replace", replace_and_note)
     write_image(tmp_path / "a.png", COLOR)
     assert steps == ["fsync", "replace"]
+
+
+def test_a_failed_write_names_its_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'a.png'}'") as caught:
+        write_image(tmp_path / "a.png", COLOR)
+    assert caught.value.errno == 28
+    assert not list(tmp_path.iterdir())
