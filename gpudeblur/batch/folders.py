@@ -372,8 +372,9 @@ def deblur_files(
                 photo = read_image(task.source)
                 for folder in {file.parent for file in task.outputs}:
                     folder.mkdir(parents=True, exist_ok=True)
-                alpha, dtype = photo.alpha is not None, photo.pixels.dtype
-                check_output(task.output, alpha=alpha, bits=bits, dtype=dtype, source=task.source)
+                alpha, pixels = photo.alpha is not None, photo.pixels
+                facts: dict[str, Any] = {"dtype": pixels.dtype, "sides": pixels.shape[:2], "source": task.source}
+                check_output(task.output, alpha=alpha, bits=bits, **facts)
                 if task.kernel is not None:
                     check_output(task.kernel, suffixes=KERNEL_SUFFIXES)
                 mask = None if task.mask is None else read_mask(task.mask, photo.pixels.shape[:2])

@@ -12,7 +12,7 @@ import pytest
 from test_cli import COLOR, fails, run, table, wide
 from test_folders import below, calls, photos
 
-from bench import kills
+from bench import kills, memory
 from gpudeblur.batch import folders, report
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal, fingerprint
 from gpudeblur.cli.batch import signals_end_the_run
@@ -363,3 +363,12 @@ def test_killed_runs_go_on_to_equal_results(tmp_path: Path) -> None:
     assert outcome.kills.total() == 3
     assert outcome.pictures >= 8
     assert (outcome.damaged, outcome.temporary, outcome.not_in_journal, outcome.not_in_report) == ([], [], [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_the_bench_of_memory_counts_bad_files(tmp_path: Path) -> None:
+    outcome = memory.measure(tmp_path, 20)
+    assert outcome.statuses == {"written": 19, "failed": 1}
+    assert outcome.statuses_again == {"skipped": 19, "written": 1}
+    assert len(outcome.megabytes) == 10

@@ -17,7 +17,7 @@ SHORT: dict[str, Any] = {
     "beta_max": 0.1,
     "finest_beta_max": 0.1,
 }
-ONE_START = {"starts": ("wide",)}
+ONE_START: dict[str, Any] = {"starts": ("wide",)}
 FINALS = [None, "hyper-laplacian", "sparse", "tv"]
 
 

@@ -121,6 +121,21 @@ def test_a_fourth_band_is_alpha_only_where_the_file_says_so(tmp_path: Path) -> N
     np.testing.assert_array_equal(read_image(path).alpha, COLOR[..., 0])
 
 
+def test_white_is_zero_only_where_black_is_defined(tmp_path: Path) -> None:
+    for dtype in ("u1", "u2"):
+        tifffile.imwrite(tmp_path / "a.tif", np.full((4, 5), 10, dtype), photometric="miniswhite")
+        assert (read_image(tmp_path / "a.tif").pixels == np.iinfo(dtype).max - 10).all()
+    for dtype in ("i2", "f4"):
+        tifffile.imwrite(tmp_path / "a.tif", np.full((4, 5), 10, dtype), photometric="miniswhite")
+        with refuses(ValueError, "...a.tif must have unsigned integers where 0 is white (WhiteIsZero), got ..."):
+            read_image(tmp_path / "a.tif")
+
+
+def test_a_jpeg_file_has_sides_of_65500_pixels_at_most(tmp_path: Path) -> None:
+    with refuses(ValueError, "JPEG holds sides of up to 65500 pixels, got 65501; write .png or .tif"):
+        write_image(tmp_path / "a.jpg", np.zeros((2, 65501), np.uint8))
+
+
 def test_what_a_missing_extra_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("pillow_heif", "rawpy", "astropy", "astropy.io", "astropy.io.fits"):
         monkeypatch.setitem(sys.modules, module, None)
