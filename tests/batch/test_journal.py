@@ -12,6 +12,7 @@ import pytest
 from test_cli import COLOR, fails, run, table, wide
 from test_folders import below, calls, photos
 
+import gpudeblur as gd
 from bench import kills, memory
 from gpudeblur.batch import folders, report
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal, fingerprint
@@ -107,6 +108,21 @@ def test_the_options_that_decide_the_result_are_hashed() -> None:
     assert fingerprint("1", {"mask": mask}) not in hashes
     assert len(hashes) == 3
     assert fingerprint("1", {"a": 1, "b": 2}) == fingerprint("1", {"b": 2, "a": 1})
+    kernels = np.ones((2, 2, 41, 41))
+    field = fingerprint("1", {"kernel": gd.KernelField(kernels, (90, 90))})
+    kernels[1, 1, 20, 20] = 2  # likewise
+    assert fingerprint("1", {"kernel": gd.KernelField(kernels, (90, 90))}) != field
+    options = [gd.TwoStepOptions(prior=gd.priors.DarkChannel(weight=weight)) for weight in (0.1, 0.1, 0.2)]
+    first, same, other = (fingerprint("1", {"options": value}) for value in options)
+    assert first == same != other
+
+
+def test_damaged_lines_of_a_journal_do_not_count(tmp_path: Path) -> None:
+    whole = {"output": "a.png", "status": "written"}
+    lines = ["[1]", "null", '"a"', '{"output": ["x"], "status": "written"}', '{"output": "b"', json.dumps(whole), "{"]
+    (tmp_path / JOURNAL_NAME).write_text("\n".join(lines))
+    assert Journal(tmp_path).line(tmp_path / "a.png") == whole
+    assert Journal(tmp_path).line(tmp_path / "b.png") is None
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
