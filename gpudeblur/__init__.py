@@ -21,6 +21,7 @@ from typing import Any as _Any
 from . import nonblind, priors
 from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
 from .blind.deblur import BlindResult, deblur, estimate_kernel
+from .blind.info import Info
 from .blind.options import TwoStepOptions
 from .blind.restore import RestoreResult, restore
 from .blind.streaks import streak_kernel
@@ -37,6 +38,7 @@ __all__ = [
     "BatchIterator",
     "BatchResult",
     "BlindResult",
+    "Info",
     "KernelField",
     "Progress",
     "RestoreResult",

@@ -301,13 +301,11 @@ def test_what_is_withheld_is_said(library, source, tmp_path, strength, shown):
     assert library.calls[-1][2]["options"] is None
     library.strength.value = 1.0
     command = ("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--overwrite")
-    for option in (("--no-cautious",), ("--strength", "1")):
-        assert table(run(*command, *option))["strength"] == "1.00, all of the restoration"
-        assert library.calls[-1][2]["options"] == {"cautious": False}
+    assert table(run(*command, "--strength", "1"))["strength"] == "1.00, all of the restoration"
+    assert library.calls[-1][2]["options"] == {"strength": 1}
     library.strength.value = 0.25
     assert table(run(*command, "--strength", "0.25"))["strength"].endswith("the rest is the blurred picture")
     assert library.calls[-1][2]["options"] == {"strength": 0.25}
-    fails(run(*command, "--strength", "0.5", "--no-cautious"), "--strength must be 1 with --no-cautious, got 0.5")
 
 
 def test_gray_has_no_channel_axis_and_dtypes_stay(library, tmp_path):

@@ -248,23 +248,28 @@ def _why_no_image(path: Path) -> str:
 
 
 def _check_outputs(tasks: list[FileTask]) -> None:
-    sources = {Path(os.path.realpath(task.source)) for task in tasks}  # which takes links in a loop
+    sources = {_name_on_disk(os.path.realpath(task.source)) for task in tasks}  # which takes links in a loop
     source_of: dict[str, Path] = {}
     for task in tasks:
         for output in task.outputs:
-            path = output.resolve()
-            if path in sources:
+            name = _name_on_disk(output.resolve())
+            if name in sources:
                 raise ValueError(
                     f"output file {output} is an input; choose another folder, so that the photographs are kept"
                 )
-            # Some disks (NTFS, exFAT, those of macOS) do not tell upper from lower case, or ways to write an accent.
-            name = unicodedata.normalize("NFC", str(path)).casefold()
+            if name in source_of and os.path.abspath(source_of[name]) == os.path.abspath(task.source):
+                raise ValueError(f"{task.source} must be named once, got it twice; leave one out")
             if name in source_of:
                 raise ValueError(
                     f"output files must differ in more than case, got {output} for both {source_of[name]} and "
                     f"{task.source}; rename one, or run them into different folders"
                 )
             source_of[name] = task.source
+
+
+def _name_on_disk(path: Path | str) -> str:
+    """Some disks (NTFS, exFAT, those of macOS) do not tell upper from lower case, or ways to write an accent."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 @dataclass(frozen=True)
@@ -367,8 +372,9 @@ def deblur_files(
                 photo = read_image(task.source)
                 for folder in {file.parent for file in task.outputs}:
                     folder.mkdir(parents=True, exist_ok=True)
-                alpha, dtype = photo.alpha is not None, photo.pixels.dtype
-                check_output(task.output, alpha=alpha, bits=bits, dtype=dtype, source=task.source)
+                alpha, pixels = photo.alpha is not None, photo.pixels
+                facts: dict[str, Any] = {"dtype": pixels.dtype, "sides": pixels.shape[:2], "source": task.source}
+                check_output(task.output, alpha=alpha, bits=bits, **facts)
                 if task.kernel is not None:
                     check_output(task.kernel, suffixes=KERNEL_SUFFIXES)
                 mask = None if task.mask is None else read_mask(task.mask, photo.pixels.shape[:2])
@@ -402,7 +408,8 @@ def deblur_files(
             writes = [file for file in writes if not _has_contents(file)]
         if not writes:
             return replace(task.outcome("skipped"), reason="its outputs appeared during the run")
-        figures: dict[str, Any] = {name: float(result.info[name]) for name in FIGURES if name in result.info}
+        info: dict[str, Any] = dict(result.info)
+        figures: dict[str, Any] = {name: float(info[name]) for name in FIGURES if name in info}
         outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures)
         if task.output not in writes:  # it may have been made with other options
             write_kernel(writes[0], result.kernel)

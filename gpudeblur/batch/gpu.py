@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from ..blind.deblur import BlindResult
+from ..blind.info import Info
 from ..numerics.progress import Stopped
 from .masks import join_masks, mask_kind
 from .pipeline import BatchResult, Pipeline, Task, clear_tracebacks
@@ -308,10 +309,10 @@ def deblur_item(group: Any, deblur: Callable[[Any], BlindResult]) -> BlindResult
     result = deblur(group[0])
     image, kernel = (None if array is None else array[None] for array in (result.image, result.kernel))
     info = {key: value[None] if isinstance(value, np.ndarray) else value for key, value in result.info.items()}
-    return replace(result, image=image, kernel=kernel, info=info)
+    return replace(result, image=image, kernel=kernel, info=cast(Info, info))
 
 
-def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
+def split_info(info: Info, i: int, count: int) -> Info:
     """The `info` of image `i` of a stack of `count`; times are divided evenly."""
 
     def select(value: Any) -> Any:
@@ -319,4 +320,6 @@ def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
             return value
         return value[i] if value.ndim > 1 else value[i].item()
 
-    return {key: value / count if key.startswith("seconds") else select(value) for key, value in info.items()}
+    values: dict[str, Any] = dict(info)
+    split = {key: value / count if key.startswith("seconds") else select(value) for key, value in values.items()}
+    return cast(Info, split)

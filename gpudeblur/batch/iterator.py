@@ -432,6 +432,7 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
             settings["kernel_size"],
             channels=channels,
             final=settings["final"],
+            gamma=settings["gamma"],
             options=settings["options"],
             backend="cupy",
         )

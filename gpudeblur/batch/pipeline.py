@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..blind.info import Info
 from ..numerics.arrays import Array
 from ..numerics.interchange import is_foreign, library_of, to_native
 from .masks import Masks
@@ -52,7 +53,7 @@ class BatchResult:
     index: int
     image: Array | None
     kernel: Array | None
-    info: dict[str, Any]
+    info: Info
     error: Exception | None = None
 
 

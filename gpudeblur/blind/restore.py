@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
 from .display import Displayed
+from .info import Info
 from .options import check_call
 from .parts import as_info
 
@@ -48,24 +49,15 @@ class RestoreResult(Displayed):
         The restored image, with the shape, dtype and memory of the input.
     kernel : (..., K, K) float32 array, or None
         The blur kernel, from a network that estimates one.
-    info : dict
-        One value an image, a float for a single image, else an array:
-
-        - ``confidence``: in [0, 1], the estimated probability that the network has brought the image nearer to the true
-          one. It is made of ``change``, ``reblur``, ``gradient_energy`` (`networks.confidence.signals`) and ``face``.
-        - ``strength``: the share of the network's change in the result.
-        - ``face``: with the weights of the package, the probability that the image is of a small face, sharp or
-          blurred. Below 0.5 there is a warning, and an automatic strength is reduced.
-
-        And for the run: ``backend`` ("numpy" or "cupy"), ``precision`` ("float32": what networks compute in),
-        ``method`` (the name of the network), ``white`` (the value taken for full scale) and ``seconds``.
+    info : Info
+        Confidence, strength, method, times and more: a dict; `Info` has all keys.
     channel_axis : int or None
         Axis of the colors of `image`, as given.
     """
 
     image: Array
     kernel: Array | None
-    info: dict[str, Any]
+    info: Info
     channel_axis: int | None = None
 
 
@@ -243,7 +235,7 @@ def restore(
     return result
 
 
-def count_others(info: dict[str, Any]) -> tuple[int, int]:
+def count_others(info: Info) -> tuple[int, int]:
     """(images that do not look like small faces, those that the gate has seen) in a result."""
     face = np.asarray(info.get("face", []))
     return int((face < FACE_LIMIT).sum()), face.size
@@ -284,7 +276,7 @@ def _restore(image: Array, settings: RestoreSettings, mask: Any) -> RestoreResul
             "white": float(white),
         }
         info["seconds"] = time.perf_counter() - begin
-        return RestoreResult(with_mask_of(original, result), kernel, info, channel_axis)
+        return RestoreResult(with_mask_of(original, result), kernel, cast(Info, info), channel_axis)
 
 
 def network_planes(image: Array, settings: RestoreSettings, mask: Any = None) -> tuple[Array, Array | None, float]:

@@ -48,7 +48,6 @@ from .options import (
     Gamma,
     GradientWeight,
     KernelSize,
-    NoCautious,
     Preset,
     PresetOption,
     PriorOption,
@@ -62,8 +61,8 @@ from .options import (
     parse_kernel_size,
     parse_mask,
     parse_region,
+    parse_strength,
     parse_white_level,
-    strength_of,
     two_step_options,
 )
 from .terminal import print_table, progress_bar, user_errors
@@ -140,7 +139,6 @@ def batch(
     prior: PriorOption = None,
     final: FinalOption = Final.sparse,
     strength: StrengthOption = "auto",
-    no_cautious: NoCautious = False,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: BatchMaskOption = None,
@@ -203,7 +201,7 @@ def batch(
             "defects": parse_defects(defects),
             "region": parse_region(region),
         }
-        size, blend = parse_kernel_size(kernel_size), strength_of(strength, no_cautious)
+        size, blend = parse_kernel_size(kernel_size), parse_strength(strength)
         options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=blend)
         version = gpudeblur.__version__
         options_hash = fingerprint(

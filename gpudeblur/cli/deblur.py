@@ -44,7 +44,6 @@ from .options import (
     KernelSize,
     KnownKernel,
     MaskOption,
-    NoCautious,
     Out,
     Overwrite,
     PageOption,
@@ -63,8 +62,8 @@ from .options import (
     parse_kernel_size,
     parse_mask,
     parse_region,
+    parse_strength,
     parse_white_level,
-    strength_of,
     two_step_options,
 )
 from .terminal import progress_bar, shape_text, user_errors
@@ -94,7 +93,6 @@ def deblur(
     prior: PriorOption = None,
     final: FinalOption = Final.sparse,
     strength: StrengthOption = "auto",
-    no_cautious: NoCautious = False,
     page: PageOption = None,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
@@ -107,7 +105,7 @@ def deblur(
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
     with user_errors(), input_file(source) as file:
-        blend, where, light = strength_of(strength, no_cautious), parse_region(region), parse_gamma(gamma)
+        blend, where, light = parse_strength(strength), parse_region(region), parse_gamma(gamma)
         size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
         focal_length = parse_focal(focal, blur, file)
         target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)

@@ -144,7 +144,6 @@ FinalOption = Annotated[
     Final,
     _restoration(metavar="NAME", help="With the kernel: sparse is best, tv nearly as good, hyper-laplacian fast."),
 ]
-NoCautious = Annotated[bool, typer.Option("--no-cautious", hidden=True)]
 StrengthOption = Annotated[
     str,
     _restoration(
@@ -266,16 +265,6 @@ def parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
     return read_mask(text, shape)
 
 
-def strength_of(text: str, no_cautious: bool) -> float | str:
-    """--strength; --no-cautious is its 1."""
-    blend = parse_strength(text)
-    if not no_cautious:
-        return blend
-    if blend not in ("auto", 1):
-        raise ValueError(f"--strength must be 1 with --no-cautious, got {text}; leave one of them out")
-    return 1.0
-
-
 def two_step_options(
     gradient_weight: float | None,
     smooth_weight: float | None,
@@ -286,8 +275,7 @@ def two_step_options(
 ) -> Any:
     """The options that the user gave; None if there are none."""
     options: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
-    options["cautious"] = None if strength != 1 else False
-    options["strength"] = None if strength in ("auto", 1) else strength
+    options["strength"] = None if strength == "auto" else strength
     options |= PRESETS[preset.value]
     if prior is not None:
         priors: dict[str, Callable[[], Any]] = {

@@ -174,6 +174,7 @@ def write_image(
                 f"alpha must have the picture's height, width and dtype, {layers.shape[:2]} {layers.dtype}, "
                 f"got {alpha.shape} {alpha.dtype}; convert it first"
             )
+    check_output(path, sides=layers.shape[:2])
     bits = 8 if suffix in JPEG else bits
     if suffix not in TIFF:
         layers = _to_bits(layers, bits, white)

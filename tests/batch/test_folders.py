@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         if (image[..., 0] == 77).all():
             raise ValueError("image must not be 77")
         info = {"backend": "numpy", "confidence": 0.9 if image[0, 0, 0] else 0.1, "seconds": 1.5}
-        if options["options"].cautious:
+        if options["options"].strength is None:
             info["strength"] = 1.0 if image[0, 0, 0] else 0.046
         return SimpleNamespace(image=np.iinfo(image.dtype).max - image, kernel=KERNEL, info=info)
 
@@ -148,8 +148,8 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     assert report["b7.png"]["error"] == "image must not be 77"
     assert (report["a.png"]["confidence"], report["a.png"]["seconds"], report["a.png"]["error"]) == ("0.9", "1.5", "")
     assert [report[name]["strength"] for name in ("a.png", "dark.png", "aa.png")] == ["1.0", "0.046", ""]
-    whole = run("batch", photos / "dark.png", "-o", tmp_path / "whole", "-k", "5", "--no-cautious")
-    assert calls[-1][2]["options"] == TwoStepOptions(cautious=False)
+    whole = run("batch", photos / "dark.png", "-o", tmp_path / "whole", "-k", "5", "--strength", "1")
+    assert calls[-1][2]["options"] == TwoStepOptions(strength=1.0)
     assert "strength below 1" not in table(whole)
     kernel = ("--region", "1,2,30,20", "--preset", "fast", "--strength", "0.5")
     assert run("batch", photos / "dark.png", "-o", tmp_path / "half", "-k", "5", *kernel).exit_code == 0
@@ -185,6 +185,7 @@ def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], p
         fails(run("batch", photos, *out, *more), f"for both {photos / 'a.jpg'} and {photos / 'a.png'}; rename one")
     write_image(tmp_path / "a.png", COLOR)
     fails(run("batch", photos / "a.png", tmp_path / "a.png", *out), "output files must differ in more than case, got ")
+    fails(run("batch", photos, photos / "a.png", *out), f"{photos / 'a.png'} must be named once, got it twice")
     assert calls == []
     assert not (tmp_path / "out").exists()
     assert run("batch", photos, *out).exit_code == 0
@@ -194,6 +195,10 @@ def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], p
 def test_the_photographs_are_never_replaced(calls: list[Any], photos: Path) -> None:
     fails(run("batch", photos, "-o", photos, "-k", "5", "--overwrite"), "a.png is an input; choose another folder")
     fails(run("batch", photos / "a.png", "-o", photos, "-k", "5"), "a.png is an input; choose another folder")
+    other = photos / "A.TIF"  # whose output "A.png" is the input "a.png" on a disk that does not tell case
+    write_image(other, COLOR)
+    command = ("batch", photos / "a.png", other, "-o", photos, "-k", "5", "--format", "png")
+    fails(run(*command), "is an input; choose another folder")
     assert calls == []
 
 

@@ -6,7 +6,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -139,6 +139,8 @@ def test_what_is_no_face_is_warned_of_and_restored_gently(
 ) -> None:
     """Not where the user says how much, or what the weights are for."""
     face = gd.restore(RGB, "deepdeblur", channel_axis=-1).info
+    assert face.keys() <= get_type_hints(gd.Info).keys()
+    assert face.keys() >= {"reblur", "gradient_energy", "face", "precision"}
     shipped_files["face-gate"] = gates[False]
     _load.cache_clear()
     message = 'restore(..., "deepdeblur") is for small faces, and this picture does not look like one; deblur() is for'
