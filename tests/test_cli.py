@@ -552,11 +552,36 @@ def test_deblur_with_a_known_kernel_estimates_nothing(library, known, source, tm
     command = ("deblur", source, "--kernel", tmp_path / "k.npy")
     assert run(*command, "--final", "hyper-laplacian").exit_code == 0
     assert library.calls == []
-    assert (known[0][2]["method"], known[0][2]["gamma"]) == ("hyper-laplacian", 1.0)
+    assert known[0][2]["method"] == "hyper-laplacian"
     for option in (("-k", "5"), ("--region", "all"), ("--preset", "fast"), ("--prior", "intensity")):
         name = "--kernel-size" if option[0] == "-k" else option[0]
         fails(run(*command, "--overwrite", *option), f"{name} must be left out with --kernel")
     fails(run(*command, "--overwrite", "--gamma", "auto"), "--gamma must be a number with --kernel")
+
+
+@pytest.mark.parametrize("command", ["deblur", "deconvolve"])
+def test_a_kernel_brings_the_gamma_it_was_estimated_with(library, known, source, tmp_path, command):
+    kernel = tmp_path / "2.2.npy"
+    assert run("kernel", source, "-o", kernel).exit_code == 0
+    for options, gamma, shown, warning in (
+        ((), 2.2, f"2.2, of {kernel}", ""),
+        (("--gamma", "2.2"), 2.2, "2.2", ""),
+        (("--gamma", "1"), 1.0, "1", f"warning: --gamma 1 differs from that of the kernel, 2.2 in {kernel}; leave it"),
+    ):
+        result = run(command, source, "--kernel", kernel, "--overwrite", *options)
+        assert result.exit_code == 0, result.output
+        assert known[-1][2]["gamma"] == gamma
+        assert table(result)["gamma"] == shown
+        assert result.stderr.startswith(warning)
+        assert bool(result.stderr) == bool(warning)
+    row = table(run(command, source, "--kernel", tmp_path / "k.npy", "--overwrite"))["gamma"]
+    assert row.startswith(f"1, as {tmp_path / 'k.npy'} says none; --gamma 2.2 if")
+    assert known[-1][2]["gamma"] == 1.0
+
+
+def test_traces_of_lights(source, tmp_path):
+    fails(run("kernel", source, "--from-streak"), "got fewer; leave out --from-streak")
+    fails(run("kernel", source, "--from-streak", "-k", "9"), "--kernel-size must be left out with --from-streak")
 
 
 def test_bad_kernel_files(known, source, tmp_path):
@@ -602,7 +627,7 @@ def test_default_names_and_folders(library, tmp_path):
         fails(run(command, tmp_path / "in.JPG", *options), f"{name} exists; name another, or give --overwrite")
         assert run(command, tmp_path / "in.JPG", *options, "--overwrite").exit_code == 0
     applied = table(run("kernel", tmp_path / "in.JPG", "--overwrite"))["apply it"]
-    assert applied == f"gpudeblur deconvolve {tmp_path / 'in.JPG'} --kernel {tmp_path / 'in_kernel.npy'} --gamma 2.2"
+    assert applied == f"gpudeblur deconvolve {tmp_path / 'in.JPG'} --kernel {tmp_path / 'in_kernel.npy'}"
 
 
 @pytest.mark.parametrize("command", ["deblur", "deconvolve"])

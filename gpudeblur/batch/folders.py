@@ -405,7 +405,7 @@ def deblur_files(
         figures: dict[str, Any] = {name: float(result.info[name]) for name in FIGURES if name in result.info}
         outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures)
         if task.output not in writes:  # it may have been made with other options
-            write_kernel(writes[0], result.kernel)
+            write_kernel(writes[0], result.kernel, gamma=result.info.get("gamma"))
             return outcome
         image: Any = result.image
         journal.append(task.output, "writing", **line_fields(task, state))
@@ -418,7 +418,7 @@ def deblur_files(
             metadata=metadata,
         )
         if task.kernel in writes:
-            write_kernel(task.kernel, result.kernel)
+            write_kernel(task.kernel, result.kernel, gamma=result.info.get("gamma"))
         return record(task, outcome, state)
 
     if any(decision.task.mask is not None for decision in decisions):

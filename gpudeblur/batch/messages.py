@@ -44,6 +44,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"\ba KernelField\b", "a field of kernels (.npz)"),
     (r"KernelField\.save", "gpudeblur deblur --blur rotation --kernel-out"),
     (r"; change its sign", "; invert it"),
+    (r"use estimate_kernel", "leave out --from-streak"),
     (r"mask must be a bool array, 'nan' or None", "--mask must be a file or nan"),
     (r"'auto' or None", "auto"),
     (r"\bNone, ('cpu', 'cuda')", r"\1"),

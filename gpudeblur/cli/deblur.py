@@ -135,7 +135,7 @@ def deblur(
                     "--strength": blend not in ("auto", 1),
                 },
             )
-            settings |= {"method": final.value, "gamma": parse_gamma(gamma, 1.0, "--kernel"), "mask": mask}
+            settings |= {"method": final.value, "gamma": parse_gamma(gamma, None, "--kernel"), "mask": mask}
             photo = read_image(file, page=page)
             restored(photo, kernel_file, target, settings, bits=bits, strip=strip, compare=compare)
             return
@@ -214,6 +214,20 @@ def kernel(
     """Estimate the blur kernel of a picture, without deblurring it."""
     with user_errors(), input_file(source) as file:
         size, white, where = parse_kernel_size(kernel_size), parse_white_level(white_level), parse_region(region)
+        if from_streak:
+            refuse_options(
+                "--from-streak, which estimates nothing",
+                {
+                    "--kernel-size": size is not None,
+                    "--region": where != "auto",
+                    "--preset": preset is not Preset.standard,
+                    "--gradient-weight": gradient_weight is not None,
+                    "--smooth-weight": smooth_weight is not None,
+                    "--prior": prior is not None,
+                    "--mask": mask is not None,
+                    "--defects": defects is not Defects.auto,
+                },
+            )
         target = output_file(source, out, KERNEL, suffix=".npy", suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
         photo = read_image(file, page=page)
         start, channel_axis, rows = time.perf_counter(), channel_axis_of(photo.pixels), dict[str, str]()
@@ -239,12 +253,10 @@ def kernel(
             estimate, light = result.kernel, result.info["gamma"]
             rows = _kernel_rows(result, photo.pixels.shape[:2])
         seconds = time.perf_counter() - start
-        write_kernel_file(target, estimate)
+        write_kernel_file(target, estimate, light)
         rows = {"kernel size": shape_text(estimate), **rows, "seconds": f"{seconds:.2f}"}
         if target != STREAM and source != STREAM:
-            rows["apply it"] = shlex.join(
-                ["gpudeblur", "deconvolve", str(source), "--kernel", str(target), "--gamma", f"{light:g}"]
-            )
+            rows["apply it"] = shlex.join(["gpudeblur", "deconvolve", str(source), "--kernel", str(target)])
         show_result(photo.pixels, rows, target)
 
 
@@ -286,11 +298,11 @@ def _strength_row(result: Any, asked: float | str) -> str:
 
 def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:
     """The field of a result for a picture of `shape`, in a file that can hold it, or else its kernel."""
-    suffix = path.suffix.lower()
+    suffix, gamma = path.suffix.lower(), result.info["gamma"]
     if suffix == ".npz":
         field = result.field
-        (gpudeblur.KernelField(result.kernel[None, None], shape) if field is None else field).save(path)
+        (gpudeblur.KernelField(result.kernel[None, None], shape) if field is None else field).save(path, gamma=gamma)
     elif suffix == ".png" and result.field is not None:
         write_image(path, gpudeblur.show_kernels(result.field))
     else:
-        write_kernel(path, result.kernel)
+        write_kernel(path, result.kernel, gamma=gamma)

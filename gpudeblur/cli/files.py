@@ -128,9 +128,9 @@ def write_picture(
     _write(path, ".png", lambda file: write_image(file, pixels, photo.alpha, **settings))
 
 
-def write_kernel_file(path: Path, kernel: Any) -> None:
-    """The kernel in a file, or as .npy on standard output."""
-    _write(path, ".npy", lambda file: write_kernel(file, kernel))
+def write_kernel_file(path: Path, kernel: Any, gamma: float) -> None:
+    """The kernel in a file, or as .npy on standard output, with the gamma of its picture."""
+    _write(path, ".npy", lambda file: write_kernel(file, kernel, gamma=gamma))
 
 
 def _write(path: Path, suffix: str, write: Callable[[Path], None]) -> None:

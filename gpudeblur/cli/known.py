@@ -15,7 +15,7 @@ import gpudeblur
 from ..batch.folders import white_of_file
 from ..blind.restore import network_names
 from ..images.comparison import side_by_side
-from ..images.files import ImageFile, read_image, read_kernel, write_image, write_kernel
+from ..images.files import ImageFile, kernel_gamma, read_image, read_kernel, write_image, write_kernel
 from .files import (
     DEBLURRED,
     STREAM,
@@ -49,7 +49,7 @@ from .options import (
     parse_strength,
     parse_white_level,
 )
-from .terminal import print_table, progress_bar, shape_text, user_errors
+from .terminal import print_table, print_warning, progress_bar, shape_text, user_errors
 
 
 def deconvolve(
@@ -134,7 +134,7 @@ def deconvolve(
             "floor": _number_or_auto("--floor", floor, float, "a number"),
             "iterations": iterations,
             "tile": _number_or_auto("--tile", tile, int, "a number of pixels"),
-            "gamma": parse_gamma(gamma, 1.0, "--kernel"),
+            "gamma": parse_gamma(gamma, None, "--kernel"),
             "white": parse_white_level(white_level),
             "mask": mask,
             "defects": parse_defects(defects),
@@ -158,7 +158,8 @@ def restored(
 ) -> None:
     """Read the kernel, write the restoration of the `photo`, and print the table.
 
-    `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it.
+    `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it, and gamma None for that of the
+    kernel's file.
     """
     if not kernel_file.is_file():
         raise FileNotFoundError(f"--kernel must be a file, there is none at {kernel_file}; gpudeblur kernel writes one")
@@ -166,6 +167,7 @@ def restored(
     if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
         shape = shape_text(kernel)
         raise ValueError(f"--kernel must hold one kernel, got {shape} in {kernel_file}; save the one to use by itself")
+    gamma, gamma_text = gamma_with_kernel(settings["gamma"], kernel_file)
     check_picture_fits(target, photo, bits)
     start, white = time.perf_counter(), settings["white"]
     with progress_bar() as callback:
@@ -174,7 +176,7 @@ def restored(
             kernel,
             channel_axis=channel_axis_of(photo.pixels),
             callback=callback,
-            **(dict(settings) | {"mask": parse_mask(settings["mask"], photo.pixels.shape[:2])}),
+            **(dict(settings) | {"gamma": gamma, "mask": parse_mask(settings["mask"], photo.pixels.shape[:2])}),
         )
     seconds = time.perf_counter() - start
     level = float(white) if isinstance(white, int | float) and image.dtype.kind == "f" else None
@@ -186,7 +188,7 @@ def restored(
     rows = {
         "kernel": f"{size}, of {kernel_file}; nothing was estimated",
         "method": method,
-        "gamma": f"{settings['gamma']:g}",
+        "gamma": gamma_text,
         "seconds": f"{seconds:.2f}",
     }
     show_result(photo.pixels, rows, target, compare)
@@ -273,6 +275,18 @@ def restore(
             "seconds": f"{result.info['seconds']:.2f}",
         }
         show_result(photo.pixels, rows, target, kernel_out, compare)
+
+
+def gamma_with_kernel(gamma: float | None, kernel_file: Path) -> tuple[float, str]:
+    """--gamma, or that of the kernel's file, or 1; and where it comes from."""
+    stored = kernel_gamma(kernel_file)
+    if gamma is None:
+        if stored is None:
+            return 1.0, f"1, as {kernel_file} says none; --gamma 2.2 if the kernel belongs to linear light of a photo"
+        return stored, f"{stored:g}, of {kernel_file}"
+    if stored is not None and abs(stored - gamma) > 1e-6:
+        print_warning(f"--gamma {gamma:g} differs from that of the kernel, {stored:g} in {kernel_file}; leave it out")
+    return gamma, f"{gamma:g}"
 
 
 def channel_axis_of(pixels: Any) -> int | None:

@@ -49,7 +49,7 @@ Gamma = Annotated[
     _input(
         metavar="auto|G",
         help="The picture is light ** (1 / G): 1 is linear, photos have about 2.2. auto chooses between these two, and "
-        "is the default where the kernel is estimated; elsewhere it is 1.",
+        "is the default where the kernel is estimated; a kernel of a file brings its own, or 1 if the file has none.",
     ),
 ]
 WhiteLevel = Annotated[

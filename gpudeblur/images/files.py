@@ -20,6 +20,7 @@ from PIL import Image
 from ..numerics.arrays import Array, to_host
 from .checks import as_integer, check_kernel, check_picture
 from .decoding import BoundedFile, decoding
+from .exif import exif_of_gamma, gamma_of_exif
 from .formats import READ_SUFFIXES, find_format
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
@@ -47,6 +48,7 @@ __all__ = [
     "ImageFile",
     "Metadata",
     "check_output",
+    "kernel_gamma",
     "read_image",
     "read_kernel",
     "result_suffix",
@@ -184,8 +186,10 @@ def write_image(
     write_whole(target, encode(layers, metadata or NO_METADATA))
 
 
-def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
+def write_kernel(path: str | os.PathLike[str], kernel: Array, *, gamma: float | None = None) -> None:
     """Write a blur kernel: `.npy` exactly, `.tif` in float32, `.png` for display (8 bits, the maximum is white).
+
+    `gamma` is that of the image it was estimated from, for `kernel_gamma`: a second array in `.npy`, EXIF data in images.
 
     Raises
     ------
@@ -195,16 +199,18 @@ def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
     target = check_output(path, suffixes=KERNEL_SUFFIXES)
     check_kernel(kernel)
     values, suffix = to_host(kernel), target.suffix.lower()
+    metadata = NO_METADATA if gamma is None else Metadata(exif=exif_of_gamma(gamma))
     if suffix == ".npy":
         buffer = io.BytesIO()
-        np.save(buffer, values, allow_pickle=False)
+        for array in (values,) if gamma is None else (values, np.float64(gamma)):
+            np.save(buffer, array, allow_pickle=False)
         data = buffer.getvalue()
     elif values.ndim != 2:
         raise ValueError(f"kernel must be (kh, kw) for a {suffix} file, got shape {values.shape}; write it as .npy")
     elif suffix in TIFF:
-        data = _tiff_bytes(values[..., None].astype(np.float32))
+        data = _tiff_bytes(values[..., None].astype(np.float32), metadata)
     else:
-        data = _png_bytes(_to_bits(values[..., None] / float(abs(values).max()), 8))
+        data = _png_bytes(_to_bits(values[..., None] / float(abs(values).max()), 8), metadata)
     write_whole(target, data)
 
 
@@ -242,6 +248,32 @@ def read_kernel(path: str | os.PathLike[str]) -> Any:
     except (TypeError, ValueError) as why:
         raise ValueError(f"{path} holds no kernel: {why}") from why
     return prepare_kernel(values)
+
+
+def kernel_gamma(path: str | os.PathLike[str]) -> float | None:
+    """The gamma of the image from which the kernel in a file was estimated; None if the file does not say.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_kernel`.
+    """
+    path = Path(path)
+    _check_regular(path)
+    with BoundedFile(path) as file:
+        head = file.read(6)
+        file.seek(0)
+        is_field, is_array = head[:4] == b"PK\3\4", head == b"\x93NUMPY"
+        if not (is_field or is_array):
+            return gamma_of_exif(read_image(path).metadata.exif)
+        with decoding(path):
+            if is_field:
+                with np.load(file, allow_pickle=False) as arrays:
+                    gamma = arrays.get("gamma")
+            else:
+                np.load(file, allow_pickle=False)
+                gamma = np.load(file, allow_pickle=False) if file.peek(6).startswith(b"\x93NUMPY") else None
+            return None if gamma is None or gamma.shape else float(gamma)
 
 
 def _gray(path: Path) -> np.ndarray:
