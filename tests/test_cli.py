@@ -682,6 +682,60 @@ def test_presets(library, source, tmp_path, command):
     assert best == PRESETS["best"]
 
 
+# ---- options in a file
+
+
+def test_a_file_of_options(library, source, tmp_path):
+    config = tmp_path / "g.toml"
+    config.write_text("""
+        [deblur]
+        kernel-size = 5
+        gamma = 1.8
+        preset = "fast"
+        overwrite = true
+        kernel-out = "k.png"
+        [batch]
+        kernel-size = 7
+        strip = true
+    """)
+    command = ("deblur", source, "--config", config, "--kernel-out", tmp_path / "k.npy", "--preset", "standard")
+    for _ in range(2):  # it may overwrite
+        assert run(*command).exit_code == 0
+    _, size, options = library.calls[0]
+    assert (size, options["gamma"], options["options"]) == (5, 1.8, None)
+    assert names(tmp_path) == ["g.toml", "in.png", "in_deblurred.png", "k.npy"]
+    report = tmp_path / "r.json"
+    for report_count in (1, 2):  # of the second run, from the journal
+        result = run("batch", source, "-o", tmp_path / "out", "--gamma", "2", "--report", report, "--config", config)
+        assert result.exit_code == 0, result.output
+        (row,) = json.loads(report.read_text())
+        assert row["options"] == "--gamma 2 --kernel-size 7 --strip", report_count
+    assert row["status"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[deblur]\nkernal-size = 5",
+            "must name options of gpudeblur deblur, got 'kernal-size' in g.toml; use kernel-size",
+        ),
+        ("[deblurr]", "must have commands as sections, got 'deblurr' in g.toml; use deblur"),
+        ("[deblur]\noverwrite = 'yes'", "must have true or false for overwrite, got 'yes' in g.toml"),
+        ("[deblur]\nregion = [1, 2, 3, 4]", "must have a text or a number for region, got [1, 2, 3, 4] in g.toml"),
+        ("deblur = 3", "must have a section [deblur], got deblur = 3 in g.toml"),
+        ("[deblur", "must be a TOML file, g.toml is none (Expected ']'"),
+        (None, "must be a file, there is none at g.toml; check the name"),
+    ],
+)
+def test_bad_files_of_options(library, source, tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "g.toml").write_text(text)
+    fails(run("deblur", source, "--config", "g.toml"), f"error: --config {message}")
+    assert library.calls == []
+
+
 # ---- what is shown
 
 

@@ -56,6 +56,7 @@ class Outcome:
     gamma: float | None = None
     seconds: float | None = None
     reason: str = ""  # of what is left out
+    options: str = ""  # of the command line, of the run that made the result
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,7 @@ def decide(
         outcome = task.outcome(status)
         if status == "skipped" and line is not None:
             figures: dict[str, Any] = {name: line.get(name) for name in FIGURES}
-            outcome = replace(outcome, **figures)
+            outcome = replace(outcome, **figures, options=line.get("options", ""))
         decisions.append(Decision(task, outcome, writes, replaces))
     return decisions
 
@@ -403,7 +404,7 @@ def deblur_files(
         if not writes:
             return replace(task.outcome("skipped"), reason="its outputs appeared during the run")
         figures: dict[str, Any] = {name: float(result.info[name]) for name in FIGURES if name in result.info}
-        outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures)
+        outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures, options=run_fields["options"])
         if task.output not in writes:  # it may have been made with other options
             write_kernel(writes[0], result.kernel, gamma=result.info.get("gamma"))
             return outcome

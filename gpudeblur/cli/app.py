@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 import typer.core
 
+from .config import read_config
 from .terminal import log_to_file, log_to_stderr, user_errors
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,7 +34,20 @@ LogFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Append everything, with the time, to this file.", rich_help_panel="Output"),
 ]
-_COMMON = {"quiet": (Quiet, False), "verbose": (Verbose, False), "log_file": (LogFile, None)}
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Options from the section of the command in a TOML file, such as [deblur] with preset = 'fast'; those "
+        "of the command line come first.",
+        rich_help_panel="Input",
+        is_eager=True,
+        callback=read_config,
+    ),
+]
+_COMMON = {
+    "quiet": (Quiet, False), "verbose": (Verbose, False), "log_file": (LogFile, None), "config": (Config, None),
+}  # fmt: skip
 
 
 class Group(typer.core.TyperGroup):
@@ -44,7 +58,7 @@ class Group(typer.core.TyperGroup):
 
 
 class App(typer.Typer):
-    """A `typer.Typer` whose commands also have -q, -v and --log-file, and say where many pictures are taken."""
+    """A `typer.Typer` whose commands also have the options of `_COMMON`, and say where many pictures are taken."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
         def register(function: Function) -> Function:

@@ -31,6 +31,7 @@ from .batch import (
     show_plan,
     signals_end_the_run,
 )
+from .config import options_text
 from .deblur import deblur, kernel
 from .info import demo, info, version_of
 from .known import check_estimates_kernel as _check_estimates_kernel
@@ -100,6 +101,7 @@ app.command()(restore)
 
 @app.command()
 def batch(
+    context: typer.Context,
     sources: Annotated[
         list[Path],
         typer.Argument(metavar="IN...", help="Pictures of the formats that deblur reads, and folders of them."),
@@ -218,7 +220,7 @@ def batch(
             outcomes = deblur_files(
                 decisions,
                 journal,
-                {"fingerprint": options_hash, "version": version},
+                {"fingerprint": options_hash, "version": version, "options": options_text(context)},
                 size,
                 bits=bits,
                 strip=strip,

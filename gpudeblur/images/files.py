@@ -189,7 +189,7 @@ def write_image(
 def write_kernel(path: str | os.PathLike[str], kernel: Array, *, gamma: float | None = None) -> None:
     """Write a blur kernel: `.npy` exactly, `.tif` in float32, `.png` for display (8 bits, the maximum is white).
 
-    `gamma` is that of the image it was estimated from, for `kernel_gamma`: a second array in `.npy`, EXIF data in images.
+    `gamma` is that of the image it was estimated from (`kernel_gamma`): a second array in `.npy`, EXIF data in images.
 
     Raises
     ------
