@@ -14,7 +14,7 @@ OPTIONS = {
 # Arguments whose options are called as they are, with dashes.
 ARGUMENTS = (
     *("batch_size", "bits", "blur", "boundary", "defects", "device", "final", "floor", "focal", "gamma"),
-    *("gradient_weight", "iterations", "kernel_size", "mask", "method", "network", "page", "prior"),
+    *("gradient_weight", "iterations", "kernel_size", "mask", "method", "network", "page", "prior", "quality"),
     *("region", "smooth_weight", "strength", "tile", "weight", "weights", "workers"),
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in ARGUMENTS}

@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from .config import read_config
-from .terminal import log_to_file, log_to_stderr, user_errors
+from .terminal import log_to_file, log_to_stderr, signals_end_the_run, user_errors
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PANELS = ("Input", "Kernel", "Restoration", "Output", "Speed")
@@ -89,7 +89,9 @@ def _with_output_options(function: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**arguments: Any) -> None:
         quiet, verbose, context = arguments["quiet"], arguments["verbose"], arguments["context"]
-        with log_to_stderr(quiet=quiet, verbose=verbose), user_errors(), log_to_file(arguments["log_file"]):
+        shown, log = log_to_stderr(quiet=quiet, verbose=verbose), log_to_file(arguments["log_file"])
+        # Errors go into the file, but for that of the file itself.
+        with signals_end_the_run(), shown, user_errors(), log, user_errors():
             if quiet and verbose:
                 raise ValueError("-q must be given without -v, got both; leave one out")
             if context.args:

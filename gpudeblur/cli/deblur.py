@@ -13,20 +13,21 @@ import gpudeblur
 
 from ..batch.folders import white_of_file
 from ..batch.report import LOW_CONFIDENCE, strength_text
+from ..images.comparison import write_comparison
 from ..images.files import KERNEL_SUFFIXES, read_image, write_image, write_kernel
 from .files import (
+    COMPARISON_SUFFIXES,
     DEBLURRED,
     KERNEL,
     STREAM,
-    check_compare,
-    check_kernel_out,
+    check_further,
     check_picture_fits,
     input_file,
     output_file,
     write_kernel_file,
     write_picture,
 )
-from .known import channel_axis_of, refuse_options, restored, show_result, write_comparison
+from .known import channel_axis_of, refuse_options, restored, show_result
 from .options import (
     Bits,
     Blur,
@@ -51,6 +52,7 @@ from .options import (
     Preset,
     PresetOption,
     PriorOption,
+    QualityOption,
     RegionOption,
     SmoothWeight,
     Source,
@@ -67,7 +69,7 @@ from .options import (
     strength_of,
     two_step_options,
 )
-from .terminal import progress_bar, shape_text, user_errors
+from .terminal import progress_bar, shape_text
 
 
 def deblur(
@@ -102,19 +104,20 @@ def deblur(
     defects: DefectsOption = Defects.auto,
     focal: FocalOption = "auto",
     bits: Bits = None,
+    quality: QualityOption = None,
     strip: StripOption = False,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
-    with user_errors(), input_file(source) as file:
+    with input_file(source) as file:
         blend, where, light = strength_of(strength, no_cautious), parse_region(region), parse_gamma(gamma)
         size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
         focal_length = parse_focal(focal, blur, file)
-        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
-        check_compare(compare, source, target, overwrite)
-        if kernel_out is not None:
-            suffixes = (*KERNEL_SUFFIXES, ".npz") if blur is Blur.rotation else KERNEL_SUFFIXES
-            check_kernel_out(kernel_out, target, source, suffixes, overwrite=overwrite)
+        encoding: dict[str, Any] = {"bits": bits, "quality": quality}
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, **encoding)
+        suffixes = (*KERNEL_SUFFIXES, ".npz") if blur is Blur.rotation else KERNEL_SUFFIXES
+        further = {"--kernel-out": (kernel_out, suffixes), "--compare": (compare, COMPARISON_SUFFIXES)}
+        check_further(further, source, target, overwrite=overwrite)
         settings: dict[str, Any] = {
             "device": device.value,
             "white": white,
@@ -137,7 +140,7 @@ def deblur(
             )
             settings |= {"method": final.value, "gamma": parse_gamma(gamma, None, "--kernel"), "mask": mask}
             photo = read_image(file, page=page)
-            restored(photo, kernel_file, target, settings, bits=bits, strip=strip, compare=compare)
+            restored(photo, kernel_file, target, settings, **encoding, strip=strip, compare=compare)
             return
         options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=blend)
         photo = read_image(file, page=page)
@@ -157,14 +160,12 @@ def deblur(
                 callback=callback,
                 **settings,
             )
-        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
+        write_picture(target, result.image, photo, **encoding, white=white_of_file(result, white), strip=strip)
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         if compare is not None:
-            field = result.field
-            write_comparison(
-                compare, photo.pixels, result.image, result.kernel if field is None else field, result.info
-            )
+            blur_kernel = result.kernel if result.field is None else result.field
+            write_comparison(compare, photo.pixels, result.image, blur_kernel, result.info.get("white"))
         rows = {
             "kernel size": shape_text(result.kernel),
             **_blur_rows(result, blur, focal_length, focal),
@@ -212,7 +213,7 @@ def kernel(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Estimate the blur kernel of a picture, without deblurring it."""
-    with user_errors(), input_file(source) as file:
+    with input_file(source) as file:
         size, white, where = parse_kernel_size(kernel_size), parse_white_level(white_level), parse_region(region)
         if from_streak:
             refuse_options(

@@ -14,13 +14,13 @@ import gpudeblur
 
 from ..batch.folders import white_of_file
 from ..blind.restore import network_names
-from ..images.comparison import side_by_side
-from ..images.files import ImageFile, kernel_gamma, read_image, read_kernel, write_image, write_kernel
+from ..images.comparison import write_comparison
+from ..images.files import KERNEL_SUFFIXES, ImageFile, kernel_gamma, read_image, read_kernel, write_kernel
 from .files import (
+    COMPARISON_SUFFIXES,
     DEBLURRED,
     STREAM,
-    check_compare,
-    check_kernel_out,
+    check_further,
     check_picture_fits,
     input_file,
     output_file,
@@ -39,6 +39,7 @@ from .options import (
     Out,
     Overwrite,
     PageOption,
+    QualityOption,
     Source,
     StrengthOption,
     StripOption,
@@ -49,7 +50,7 @@ from .options import (
     parse_strength,
     parse_white_level,
 )
-from .terminal import print_table, print_warning, progress_bar, shape_text, user_errors
+from .terminal import print_table, print_warning, progress_bar, shape_text
 
 
 def deconvolve(
@@ -112,6 +113,7 @@ def deconvolve(
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
     bits: Bits = None,
+    quality: QualityOption = None,
     strip: StripOption = False,
     tile: Annotated[
         str | None,
@@ -125,7 +127,7 @@ def deconvolve(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur a picture by a kernel that is known."""
-    with user_errors(), input_file(source) as file:
+    with input_file(source) as file:
         settings = {
             "method": method,
             "boundary": boundary,
@@ -140,10 +142,11 @@ def deconvolve(
             "defects": parse_defects(defects),
             "device": device.value,
         }
-        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
-        check_compare(compare, source, target, overwrite)
+        encoding: dict[str, Any] = {"bits": bits, "quality": quality}
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, **encoding)
+        check_further({"--compare": (compare, COMPARISON_SUFFIXES)}, source, target, overwrite=overwrite)
         photo = read_image(file, page=page)
-        restored(photo, kernel, target, settings, bits=bits, strip=strip, compare=compare)
+        restored(photo, kernel, target, settings, **encoding, strip=strip, compare=compare)
 
 
 def restored(
@@ -153,6 +156,7 @@ def restored(
     settings: Mapping[str, Any],
     *,
     bits: int | None,
+    quality: int | None,
     strip: bool,
     compare: Path | None,
 ) -> None:
@@ -161,12 +165,7 @@ def restored(
     `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it, and gamma None for that of the
     kernel's file.
     """
-    if not kernel_file.is_file():
-        raise FileNotFoundError(f"--kernel must be a file, there is none at {kernel_file}; gpudeblur kernel writes one")
-    kernel = read_kernel(kernel_file)
-    if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
-        shape = shape_text(kernel)
-        raise ValueError(f"--kernel must hold one kernel, got {shape} in {kernel_file}; save the one to use by itself")
+    kernel = read_single_kernel(kernel_file)
     gamma, gamma_text = gamma_with_kernel(settings["gamma"], kernel_file)
     check_picture_fits(target, photo, bits)
     start, white = time.perf_counter(), settings["white"]
@@ -180,9 +179,9 @@ def restored(
         )
     seconds = time.perf_counter() - start
     level = float(white) if isinstance(white, int | float) and image.dtype.kind == "f" else None
-    write_picture(target, image, photo, bits=bits, white=level, strip=strip)
+    write_picture(target, image, photo, bits=bits, quality=quality, white=level, strip=strip)
     if compare is not None:
-        write_comparison(compare, photo.pixels, image, kernel, {"white": white})
+        write_comparison(compare, photo.pixels, image, kernel, white)
     size = shape_text(kernel) if isinstance(kernel, np.ndarray) else shape_text(kernel.kernels)
     method = settings["method"] or ("tv" if isinstance(kernel, np.ndarray) else "sparse")
     rows = {
@@ -237,15 +236,16 @@ def restore(
     mask: MaskOption = None,
     device: DeviceOption = Device.auto,
     bits: Bits = None,
+    quality: QualityOption = None,
     strip: StripOption = False,
 ) -> None:
     """Restore a blurred face by a trained network."""
-    with user_errors(), input_file(source) as file:
+    with input_file(source) as file:
         blend, white = parse_strength(strength), parse_white_level(white_level)
-        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
-        check_compare(compare, source, target, overwrite)
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits, quality=quality)
+        further = {"--kernel-out": (kernel_out, KERNEL_SUFFIXES), "--compare": (compare, COMPARISON_SUFFIXES)}
+        check_further(further, source, target, overwrite=overwrite)
         if kernel_out is not None:
-            check_kernel_out(kernel_out, target, source, overwrite=overwrite)
             check_estimates_kernel("--kernel-out", network)
         photo = read_image(file, page=page)
         check_picture_fits(target, photo, bits)
@@ -262,11 +262,12 @@ def restore(
                 mask=parse_mask(mask, photo.pixels.shape[:2]),
                 callback=callback,
             )
-        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
+        level = white_of_file(result, white)
+        write_picture(target, result.image, photo, bits=bits, quality=quality, white=level, strip=strip)
         if kernel_out is not None and result.kernel is not None:
             write_kernel(kernel_out, result.kernel)
         if compare is not None:
-            write_comparison(compare, photo.pixels, result.image, result.kernel, result.info)
+            write_comparison(compare, photo.pixels, result.image, result.kernel, result.info.get("white"))
         rows = {
             "network": network,
             "backend": result.info["backend"],
@@ -275,6 +276,17 @@ def restore(
             "seconds": f"{result.info['seconds']:.2f}",
         }
         show_result(photo.pixels, rows, target, kernel_out, compare)
+
+
+def read_single_kernel(path: Path) -> Any:
+    """The kernel (kh, kw), or the field of kernels, in the file of --kernel."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--kernel must be a file, there is none at {path}; gpudeblur kernel writes one")
+    kernel = read_kernel(path)
+    if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
+        shape = shape_text(kernel)
+        raise ValueError(f"--kernel must hold one kernel, got {shape} in {path}; save the one to use by itself")
+    return kernel
 
 
 def gamma_with_kernel(gamma: float | None, kernel_file: Path) -> tuple[float, str]:
@@ -306,18 +318,6 @@ def check_estimates_kernel(option: str, method: str) -> None:
 
     if method in network_names() and not estimates_kernel(method):
         raise ValueError(f"{option} needs a method that estimates the kernel, got {method!r}; leave it out")
-
-
-def write_comparison(path: Path, blurred: Any, image: Any, kernel: Any, info: Mapping[str, Any]) -> None:
-    """The picture, its result and the kernel, an array or a field, side by side. `info` may have the white level."""
-    pictures, kernels = {"blurred": blurred, "result": image}, dict[str, Any]()
-    if isinstance(kernel, gpudeblur.KernelField):
-        kernels = {"kernels": gpudeblur.show_kernels(kernel)}
-    elif kernel is not None:
-        kernels = {"kernel": kernel}
-    white = info.get("white")
-    level = white if isinstance(white, int | float) and (blurred.dtype.kind == "f" or white > 1) else None
-    write_image(path, side_by_side(pictures, kernels, white=level))
 
 
 def show_result(pixels: Any, rows: Mapping[str, str], *files: Path | None) -> None:

@@ -32,6 +32,7 @@ from .output import (
     TIFF,
     check_bits,
     check_output,
+    check_quality,
     write_text,
     write_whole,
 )
@@ -134,6 +135,7 @@ def write_image(
     alpha: Array | None = None,
     *,
     bits: int | None = None,
+    quality: int | None = None,
     white: float | None = None,
     metadata: Metadata | None = None,
 ) -> None:
@@ -150,6 +152,8 @@ def write_image(
         Opacity, of the same dtype as `pixels`. JPEG cannot hold it.
     bits : {None, 8, 16}
         Bits per channel of a PNG. None: 8 for floats, those of the dtype for integers.
+    quality : int, 1 to 100, optional
+        Of a JPEG; other formats lose nothing and do not use it. None: 95.
     white : float, optional
         The value of full scale of `pixels`, used where the file has another dtype than they have. None: the largest
         value of an integer type, 1 for floats.
@@ -162,6 +166,7 @@ def write_image(
         As `check_output`; or the array is not such an image (`TypeError` for its dtype).
     """
     target = check_output(path, alpha=alpha is not None, bits=bits)
+    check_quality(quality)
     suffix = target.suffix.lower()
     check_picture(pixels, channel_axis=-1 if getattr(pixels, "ndim", 2) == 3 else None, name="pixels")
     layers = to_host(pixels)
@@ -182,8 +187,11 @@ def write_image(
     if alpha is not None:
         opacity = to_host(alpha)[..., None]
         layers = np.concatenate([layers, opacity if suffix in TIFF else _to_bits(opacity, bits)], axis=2)
-    encode = _tiff_bytes if suffix in TIFF else _jpeg_bytes if suffix in JPEG else _png_bytes
-    write_whole(target, encode(layers, metadata or NO_METADATA))
+    metadata = metadata or NO_METADATA
+    if suffix in JPEG:
+        write_whole(target, _jpeg_bytes(layers, metadata, quality or 95))
+    else:
+        write_whole(target, (_tiff_bytes if suffix in TIFF else _png_bytes)(layers, metadata))
 
 
 def write_kernel(path: str | os.PathLike[str], kernel: Array, *, gamma: float | None = None) -> None:
@@ -323,11 +331,11 @@ def _png_bytes(layers: np.ndarray, metadata: Metadata = NO_METADATA) -> bytes:
     return data[:_END_OF_IHDR] + chunks + data[_END_OF_IHDR:]
 
 
-def _jpeg_bytes(layers: np.ndarray, metadata: Metadata) -> bytes:
+def _jpeg_bytes(layers: np.ndarray, metadata: Metadata, quality: int) -> bytes:
     buffer, channels = io.BytesIO(), layers.shape[2]
     image = Image.fromarray(layers if channels > 1 else layers[..., 0])
     # Full color resolution.
-    image.save(buffer, "JPEG", quality=95, subsampling=0, **pillow_options(metadata, channels, jpeg=True))
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, **pillow_options(metadata, channels, jpeg=True))
     return buffer.getvalue()
 
 
