@@ -88,8 +88,6 @@ class CpuExecutor:
                 self._idle -= 1
                 tasks = self._take_stack(first)
             results = self._deblur(tasks)
-            for task in tasks:
-                pipeline.computing.pop(task.index, None)
             for result in results:
                 pipeline.finish(result)
             del first, tasks, results  # no array is kept while waiting for the next task

@@ -273,6 +273,7 @@ class Pipeline:
             clear_tracebacks(result.error)
         with self.changed:
             self.results[result.index] = result
+            self.computing.pop(result.index, None)
             self.changed.notify_all()
         self.wakeup.put(None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shlex
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -38,8 +39,8 @@ Config = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Options from the section of the command in a TOML file, such as [deblur] with preset = 'fast'; those "
-        "of the command line come first.",
+        help="Options in a TOML file, in a section of the command's name: kernel-size = 31, preset = 'fast'. Those of "
+        "the command line come first.",
         rich_help_panel="Input",
         is_eager=True,
         callback=read_config,
@@ -99,6 +100,10 @@ def _with_output_options(function: Callable[..., Any]) -> Callable[..., None]:
                 raise ValueError(f"IN must be one picture, got {names}; use gpudeblur batch {names} -o DIR")
             function(**{name: value for name, value in arguments.items() if name in signature.parameters})
 
+    for parameter in parameters.values():
+        kind, *settings = typing.get_args(parameter.annotation) or (None,)
+        if kind is bool and settings[0].metavar is None:
+            settings[0].metavar = ""  # the help shows <bool> otherwise
     # The panels of the help come in the order of their first options.
     ordered = sorted(parameters.values(), key=lambda parameter: _panel_number(parameter.annotation))
     keywords = [parameter.replace(kind=keyword) for parameter in ordered]

@@ -15,7 +15,7 @@ from test_folders import below, calls, photos
 from bench import kills
 from gpudeblur.batch import folders, report
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal, fingerprint
-from gpudeblur.cli.batch import signals_end_the_run
+from gpudeblur.cli.terminal import signals_end_the_run
 from gpudeblur.images import files
 from gpudeblur.images.files import write_image
 
