@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from ..blind.options import Settings, TwoStepOptions
-from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names
+from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others
 from ..images import checks
 from ..images.kernel_field import KernelField
 from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, without_mask
 from ..images.planes import split_alpha
 from ..images.white import ComparedWhite, WhiteLevelError, assess_white, check_white, full_scale
+from ..networks.catalog import network_names
 from ..nonblind.specs import METHODS
 from ..numerics.arrays import Array, array_module, choose_module, device_errors
 from ..numerics.interchange import to_library, to_native

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..batch.folders import Decision, Outcome, Plan
-from ..batch.iterator import Progress
-from ..batch.report import failure_text, strength_text, summary, write_report
 from .terminal import LOGGER, TABLE, counter, print_table
+
+if TYPE_CHECKING:
+    from ..batch.folders import Decision, Outcome, Plan
+    from ..batch.iterator import Progress
 
 DryRunOption = Annotated[
     bool,
@@ -59,6 +60,8 @@ def print_any_name() -> None:
 
 def show_plan(plan: Plan, decisions: Sequence[Decision]) -> None:
     """The lines of --dry-run."""
+    from ..batch.report import failure_text
+
     for decision in decisions:
         task, status = decision.task, decision.outcome.status
         files = ", ".join(map(str, decision.writes or task.outputs))
@@ -69,6 +72,8 @@ def show_plan(plan: Plan, decisions: Sequence[Decision]) -> None:
 
 def picture_line(outcome: Outcome, number: int, total: int) -> str:
     """What is said of one picture while the run goes on."""
+    from ..batch.report import failure_text, strength_text
+
     if outcome.status == "failed":
         text = f"failed: {failure_text(outcome)}"
     elif outcome.status == "written":
@@ -114,6 +119,8 @@ def run_batch(
 
     `start_run` is `deblur_files` but for its callback. An interrupted run has its report too.
     """
+    from ..batch.report import summary, write_report
+
     start, total = time.perf_counter(), len(plan.tasks)
     order = {str(task.source): number for number, task in enumerate(plan.tasks)}
     outcomes: list[Outcome] = []

@@ -14,11 +14,8 @@ import typer
 
 import gpudeblur
 
-from ..batch.folders import deblur_files, decide, plan
-from ..batch.journal import Journal, fingerprint
-from ..batch.report import REPORT_SUFFIXES
-from ..blind.restore import network_names
-from ..images.files import check_output
+from ..images.output import check_output
+from ..networks.catalog import network_names
 from ..networks.training.command import RECIPES, train_network
 from .app import HELP_OPTIONS, App, Group
 from .batch import (
@@ -198,6 +195,10 @@ def batch(
     ] = None,
 ) -> None:
     """Deblur many pictures. Those that fail are listed at the end, and the exit code is 1; the others are written."""
+    from ..batch.folders import deblur_files, decide, plan
+    from ..batch.journal import Journal, fingerprint
+    from ..batch.report import REPORT_SUFFIXES
+
     print_any_name()
     if report is not None:
         check_output(report, suffixes=REPORT_SUFFIXES)

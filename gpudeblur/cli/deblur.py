@@ -11,10 +11,7 @@ import typer
 
 import gpudeblur
 
-from ..batch.folders import white_of_file
-from ..batch.report import LOW_CONFIDENCE, strength_text
-from ..images.comparison import write_comparison
-from ..images.files import KERNEL_SUFFIXES, read_image, write_image, write_kernel
+from ..images.output import KERNEL_SUFFIXES
 from .files import (
     COMPARISON_SUFFIXES,
     DEBLURRED,
@@ -109,6 +106,10 @@ def deblur(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
+    from ..batch.folders import white_of_file
+    from ..images.comparison import write_comparison
+    from ..images.files import read_image
+
     with input_file(source) as file:
         blend, where, light = strength_of(strength, no_cautious), parse_region(region), parse_gamma(gamma)
         size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
@@ -213,6 +214,8 @@ def kernel(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Estimate the blur kernel of a picture, without deblurring it."""
+    from ..images.files import read_image
+
     with input_file(source) as file:
         size, white, where = parse_kernel_size(kernel_size), parse_white_level(white_level), parse_region(region)
         if from_streak:
@@ -277,6 +280,8 @@ def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[
 
 
 def _kernel_rows(result: Any, shape: tuple[int, int]) -> dict[str, str]:
+    from ..batch.report import LOW_CONFIDENCE
+
     confidence = f"{result.info['confidence']:.2f}"
     if result.info["confidence"] < LOW_CONFIDENCE:
         height, width = shape
@@ -290,6 +295,8 @@ def _kernel_rows(result: Any, shape: tuple[int, int]) -> dict[str, str]:
 
 def _strength_row(result: Any, asked: float | str) -> str:
     """The restoration's share in the result."""
+    from ..batch.report import strength_text
+
     strength = result.info.get("strength", 1.0)
     if strength >= 1:
         return "1.00, all of the restoration"
@@ -299,6 +306,8 @@ def _strength_row(result: Any, asked: float | str) -> str:
 
 def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:
     """The field of a result for a picture of `shape`, in a file that can hold it, or else its kernel."""
+    from ..images.files import write_image, write_kernel
+
     suffix, gamma = path.suffix.lower(), result.info["gamma"]
     if suffix == ".npz":
         field = result.field

@@ -8,18 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..images.files import (
-    PICTURE_SUFFIXES,
-    ImageFile,
-    check_output,
-    result_suffix,
-    write_image,
-    write_kernel,
-)
-from ..images.output import check_bits
+from ..images.output import PICTURE_SUFFIXES, check_bits, check_output
 from .options import check_encoding
+
+if TYPE_CHECKING:
+    from ..images.files import ImageFile
 
 STREAM = Path("-")  # as IN standard input, as OUT standard output
 # What the files that a command needs are called at the end of a name, where none is given.
@@ -89,6 +84,8 @@ def output_file(
             raise ValueError("--out - is standard output, got a terminal; redirect it to a file, or name one")
         return STREAM
     if out is None or out.is_dir():
+        from ..images.files import result_suffix
+
         suffix = suffix or result_suffix(source)
         stem = "picture" if source == STREAM else source.stem
         out = (source.parent if out is None else out) / f"{stem}{ending}{suffix}"
@@ -141,6 +138,8 @@ def write_picture(
     strip: bool,
 ) -> None:
     """The result for `photo` with its opacity and, without `strip`, its metadata; PNG on standard output."""
+    from ..images.files import write_image
+
     metadata = None if strip else photo.metadata
     settings: dict[str, Any] = {"bits": bits, "quality": quality, "white": white, "metadata": metadata}
     _write(path, ".png", lambda file: write_image(file, pixels, photo.alpha, **settings))
@@ -148,6 +147,8 @@ def write_picture(
 
 def write_kernel_file(path: Path, kernel: Any, gamma: float) -> None:
     """The kernel in a file, or as .npy on standard output, with the gamma of its picture."""
+    from ..images.files import write_kernel
+
     _write(path, ".npy", lambda file: write_kernel(file, kernel, gamma=gamma))
 
 

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from ..batch.report import strength_text
 from ..networks.catalog import LICENSE, all_weights
 from ..numerics.arrays import require_cuda
 from .options import Device, DeviceOption, Overwrite
@@ -27,6 +26,7 @@ def demo(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur three pictures of a known blur. One is too hard; index.html in DIR shows them."""
+    from ..batch.report import strength_text
     from ..blind.demo import run_demo
 
     page = out / "index.html"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 import gpudeblur
 
-from ..batch.folders import white_of_file
-from ..blind.restore import network_names
-from ..images.comparison import write_comparison
-from ..images.files import KERNEL_SUFFIXES, ImageFile, kernel_gamma, read_image, read_kernel, write_kernel
+from ..images.output import KERNEL_SUFFIXES
+from ..networks.catalog import network_names
 from .files import (
     COMPARISON_SUFFIXES,
     DEBLURRED,
@@ -51,6 +49,9 @@ from .options import (
     parse_white_level,
 )
 from .terminal import print_table, print_warning, progress_bar, shape_text
+
+if TYPE_CHECKING:
+    from ..images.files import ImageFile
 
 
 def deconvolve(
@@ -127,6 +128,8 @@ def deconvolve(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur a picture by a kernel that is known."""
+    from ..images.files import read_image
+
     with input_file(source) as file:
         settings = {
             "method": method,
@@ -165,6 +168,8 @@ def restored(
     `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it, and gamma None for that of the
     kernel's file.
     """
+    from ..images.comparison import write_comparison
+
     kernel = read_single_kernel(kernel_file)
     gamma, gamma_text = gamma_with_kernel(settings["gamma"], kernel_file)
     check_picture_fits(target, photo, bits)
@@ -240,6 +245,10 @@ def restore(
     strip: StripOption = False,
 ) -> None:
     """Restore a blurred face by a trained network."""
+    from ..batch.folders import white_of_file
+    from ..images.comparison import write_comparison
+    from ..images.files import read_image, write_kernel
+
     with input_file(source) as file:
         blend, white = parse_strength(strength), parse_white_level(white_level)
         target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits, quality=quality)
@@ -280,6 +289,8 @@ def restore(
 
 def read_single_kernel(path: Path) -> Any:
     """The kernel (kh, kw), or the field of kernels, in the file of --kernel."""
+    from ..images.files import read_kernel
+
     if not path.is_file():
         raise FileNotFoundError(f"--kernel must be a file, there is none at {path}; gpudeblur kernel writes one")
     kernel = read_kernel(path)
@@ -291,6 +302,8 @@ def read_single_kernel(path: Path) -> Any:
 
 def gamma_with_kernel(gamma: float | None, kernel_file: Path) -> tuple[float, str]:
     """--gamma, or that of the kernel's file, or 1; and where it comes from."""
+    from ..images.files import kernel_gamma
+
     stored = kernel_gamma(kernel_file)
     if gamma is None:
         if stored is None:

@@ -13,7 +13,6 @@ import typer
 
 import gpudeblur
 
-from ..batch.folders import read_mask
 from ..images.output import JPEG, check_quality
 
 # What each changes of `TwoStepOptions`; measured in docs/method.md.
@@ -278,6 +277,8 @@ def parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
     """The mask for pictures of `shape`, (H, W), if it is known."""
     if text is None or text.lower() == "nan":
         return None if text is None else "nan"
+    from ..batch.folders import read_mask  # 0.2 s of CPU time, which --help does not need
+
     return read_mask(text, shape)
 
 
