@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shlex
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -652,6 +653,45 @@ def test_files_that_exist_are_refused_before_the_work(library, source, tmp_path)
     (tmp_path / "index.html").touch()
     fails(run("demo", "-o", tmp_path), "index.html exists; name another, or give --overwrite")
     assert library.calls == []
+
+
+def test_files_that_are_written_differ(library, source, tmp_path):
+    same = tmp_path / "s.png"
+    for options, names_of_options in (
+        (("-o", same, "--kernel-out", same), ("--kernel-out", "--out")),
+        (("-o", same, "--compare", same), ("--compare", "--out")),
+        (("--kernel-out", same, "--compare", same), ("--compare", "--kernel-out")),
+    ):
+        one, other = names_of_options
+        fails(run("deblur", source, *options), f"{one} must be another file than {other}, got {same} for both")
+    assert library.calls == []
+
+
+def test_quality(library, source, tmp_path):
+    sizes = []
+    for quality in ("95", "30"):
+        result = run("deblur", source, "-o", tmp_path / "o.jpg", "--quality", quality, "--overwrite")
+        assert result.exit_code == 0, result.output
+        sizes.append((tmp_path / "o.jpg").stat().st_size)
+    assert sizes[1] < sizes[0] / 1.5
+    calls = len(library.calls)
+    fails(run("deblur", source, "--quality", "80"), "--quality must be left out for .png files, which lose nothing")
+    fails(run("deblur", source, "-o", tmp_path / "n.jpg", "--quality", "101"), "--quality must be an integer from 1 to")
+    fails(run("deblur", "-", "--bits", "12", input=source.read_bytes()), "--bits must be 8 or 16, got 12")
+    tifffile.imwrite(tmp_path / "int.tif", np.zeros((20, 30), np.int16))
+    fails(
+        run("deblur", tmp_path / "int.tif", "-o", "-"), "PNG and JPEG hold uint8, uint16 or floats in [0, 1], got int"
+    )
+    assert len(library.calls) == calls
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_command(source, tmp_path, monkeypatch, number):
+    """With the exit code of the signal; nothing is written."""
+    monkeypatch.setattr(gpudeblur, "deblur", lambda *_, **__: signal.raise_signal(number))
+    result = run("deblur", source)
+    assert (result.exit_code, result.output) == (128 + number, "")
+    assert names(tmp_path) == ["in.png"]
 
 
 def test_what_is_no_picture(library, source, tmp_path):
