@@ -54,7 +54,7 @@ class Progress:
     seconds, per_second : float
         Time since the first result was asked for; results per second.
     remaining_seconds : float or None
-        Until the end at this speed, if the total is known.
+        Until the end at this speed, if the total is known; None before the first result.
     ahead : float
         Work done on the results to come, in pictures; on the CPU it grows while a stack is computed.
     """
@@ -346,7 +346,9 @@ class BatchIterator(Iterator[BatchResult]):
         self._reported = time.perf_counter()
         seconds = self._reported - self._start
         per_second = self._done / max(seconds, 1e-9)
-        remaining = None if self._total is None else max(0, self._total - self._done) / per_second
+        remaining = None
+        if self._total is not None and self._done > 0:
+            remaining = max(0, self._total - self._done) / per_second
         ahead = self._pipeline.ahead
         stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining, ahead))
         if isinstance(stop, (bool, np.bool_)) and stop:
