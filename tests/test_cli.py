@@ -685,6 +685,15 @@ def test_quality(library, source, tmp_path):
     assert len(library.calls) == calls
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_a_reader_that_has_enough_is_no_error(source):
+    """As of `gpudeblur info | head -1`."""
+    command = f"{shlex.quote(sys.executable)} -m gpudeblur info --json"
+    code = f"{command} | (exec <&-); echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False, cwd=source.parent)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_a_command(source, tmp_path, monkeypatch, number):
     """With the exit code of the signal; nothing is written."""

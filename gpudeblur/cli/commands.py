@@ -202,6 +202,9 @@ def batch(
     print_any_name()
     if report is not None:
         check_output(report, suffixes=REPORT_SUFFIXES)
+    for option, folder in {"--out": out, "--kernels-out": kernels_out, "--compare": compare}.items():
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{option} must be a folder, {folder} is a file; name another")
     if kernels_out is not None:
         _check_estimates_kernel("--kernels-out", method)
     suffix, (number, count) = None if format is None else f".{format.value}", parse_shard(shard)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import sys
 import threading
@@ -105,6 +106,9 @@ def user_errors() -> Iterator[None]:
             yield
     except typer.Exit:  # a RuntimeError
         raise
+    except BrokenPipeError as error:  # such as of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails too
+        raise typer.Exit(1) from error
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError, ArithmeticError) as error:
         LOGGER.error("%s", in_options(error) or type(error).__name__)
         raise typer.Exit(2) from error

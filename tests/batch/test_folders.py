@@ -409,6 +409,8 @@ def test_encodings_are_checked_before_the_work(calls: list[Any], photos: Path, t
         (("--quality", "80", "--format", "png"), "--quality must be left out for .png files, which lose nothing"),
     ):
         fails(run(*command, *options), message)
+    for option in ("--out", "--kernels-out", "--compare"):
+        fails(run(*command, option, photos / "a.png"), f"{option} must be a folder, {photos / 'a.png'} is a file; name")
     assert not calls
     sizes = []
     for quality in ("95", "30"):
