@@ -149,9 +149,10 @@ def run_batch(
                 write_report(report, outcomes)
             except OSError as error:
                 report_error = error
-    rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network)
-    if report is not None and report_error is None:
-        rows["report"] = str(report)
+    written_report = report if report_error is None else None
+    rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network, report=written_report)
+    if written_report is not None:
+        rows["report"] = str(written_report)
     print_table(rows)
     if quiet and "failed" in rows:
         print(rows["failed"], file=sys.stderr)
