@@ -371,7 +371,7 @@ def test_a_folder_by_one_kernel(photos: Path, tmp_path: Path) -> None:
     result = run(*command)
     assert result.exit_code == 0, result.output
     for name, pixels, valid in (("a.png", COLOR, mask), ("b.tif", COLOR[..., :1], None)):
-        settings = {"method": "tv", "gamma": 2.2, "mask": valid, "channel_axis": -1}
+        settings: dict[str, Any] = {"method": "tv", "gamma": 2.2, "mask": valid, "channel_axis": -1}
         expected = deconvolve(pixels, read_kernel(kernel), **settings).squeeze()
         np.testing.assert_array_equal(read_image(out / name).pixels, expected)
     row = json.loads(report.read_text())[0]
