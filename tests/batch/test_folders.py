@@ -366,7 +366,20 @@ def test_a_folder_by_one_kernel(photos: Path, tmp_path: Path) -> None:
     mask[3:5, 7:9] = False
     (tmp_path / "masks").mkdir()
     write_image(tmp_path / "masks" / "a.png", mask.astype(np.uint8))
-    command = ("batch", photos, "-o", out, "--kernel", kernel, "--final", "tv", "--device", "cpu", "--report", report)
+    command: tuple[Any, ...] = (
+        "batch",
+        photos,
+        "-o",
+        out,
+        "--kernel",
+        kernel,
+        "--final",
+        "tv",
+        "--device",
+        "cpu",
+        "--report",
+        report,
+    )
     command = (*command, "--mask", tmp_path / "masks", "--workers", "2")
     result = run(*command)
     assert result.exit_code == 0, result.output
