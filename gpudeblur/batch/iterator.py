@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 
 from ..blind.options import Settings, TwoStepOptions
-from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names
+from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others
 from ..images import checks
+from ..images.kernel_field import KernelField
 from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, without_mask
 from ..images.planes import split_alpha
-from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
+from ..images.white import ComparedWhite, WhiteLevelError, assess_white, check_white, full_scale
+from ..networks.catalog import network_names
+from ..nonblind.specs import METHODS
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, to_host
 from ..numerics.interchange import to_library, to_native
 from ..numerics.progress import Stopped
@@ -34,6 +37,7 @@ from .memory import bytes_per_image
 from .pipeline import BatchResult, Executor, Pipeline
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
+REPORT_SECONDS = 0.5  # from one call of the callback to the next while a result is waited for
 NETWORK_ARRAYS = 16  # live arrays of an image's size around a network on a GPU, at most, in float64
 
 
@@ -50,7 +54,9 @@ class Progress:
     seconds, per_second : float
         Time since the first result was asked for; results per second.
     remaining_seconds : float or None
-        Until the end at this speed, if the total is known.
+        Until the end at this speed, if the total is known; None before the first result.
+    ahead : float
+        Work done on the results to come, in pictures; on the CPU it grows while a stack is computed.
     """
 
     done: int
@@ -59,6 +65,7 @@ class Progress:
     seconds: float
     per_second: float
     remaining_seconds: float | None
+    ahead: float = 0.0
 
 
 def deblur_batch(
@@ -122,8 +129,8 @@ def deblur_batch(
         CPU only: the number of threads. None: one for each CPU that this process may use, and one for a network, as
         PyTorch has its own.
     callback : callable(Progress), optional
-        Called in the iterating thread each time the next result is asked for. If it returns True, the batch ends with
-        `Stopped`.
+        Called in the iterating thread each time the next result is asked for, and every half second while it is waited
+        for. If it returns True, the batch ends with `Stopped`.
 
     Returns
     -------
@@ -178,6 +185,35 @@ def deblur_batch(
     if device == "auto":
         device = "cpu" if choose_module(np.empty(0), device) is np else "cuda"
     return BatchIterator(pictures, masks, total, device, arguments, workers, batch_size, callback)
+
+
+def deconvolve_batch(
+    pictures: Iterable[Array],
+    kernel: Array | KernelField,
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    method: str | None = None,
+    gamma: float = 1.0,
+    white: float | str | None = None,
+    mask: Array | str | Iterable[Array | str | None] | None = None,
+    defects: str | None = "auto",
+    workers: int | None = None,
+    callback: Callable[[Progress], bool | None] | None = None,
+) -> BatchIterator:
+    """`deconvolve` many pictures by one kernel, several at a time; otherwise as `deblur_batch`."""
+    checks.check_gamma(gamma)
+    if method is not None:
+        checks.check_choice("method", method, METHODS)
+    if workers is not None:
+        checks.check_count("workers", workers, way_out="leave it out for one per CPU")
+    settings = {
+        "kernel": kernel, "channel_axis": channel_axis, "method": method, "gamma": gamma,
+        "white": check_white(white), "defects": defects,
+    }  # fmt: skip
+    if device == "auto":
+        device = "cpu" if choose_module(np.empty(0), device) is np else "cuda"
+    return BatchIterator(pictures, Masks(mask), None, device, settings, workers, None, callback)
 
 
 def _check_method(
@@ -259,7 +295,7 @@ class BatchIterator(Iterator[BatchResult]):
         self._done = self._failed = 0
         self._network = settings.get("network")
         self._others = self._judged = 0  # pictures that do not look like small faces, of those that the gate has seen
-        self._start = 0.0
+        self._start = self._reported = 0.0
         self._waiting = threading.Lock()
         executors = _executors(settings, device, workers, batch_size)
         self._pipeline = pipeline = Pipeline(executors, _white_levels(settings), masks)
@@ -294,7 +330,7 @@ class BatchIterator(Iterator[BatchResult]):
         pipeline = self._pipeline
         try:
             if self._pictures is not None:
-                self._start = time.perf_counter()
+                self._start = self._reported = time.perf_counter()
                 pictures, self._pictures = self._pictures, None
                 pipeline.start(lambda: pipeline.read_all(pictures), "reader")
                 del pictures
@@ -302,7 +338,7 @@ class BatchIterator(Iterator[BatchResult]):
                 self._report(self._callback)
             while pipeline.warnings:
                 warn(pipeline.warnings.popleft(), RuntimeWarning)
-            result = pipeline.take(self._done)
+            result = pipeline.take(self._done, self._report_waiting)
         except BaseException as error:
             self.close()
             if isinstance(error, StopIteration) and self._others:
@@ -329,11 +365,19 @@ class BatchIterator(Iterator[BatchResult]):
     ) -> None:
         self.close()
 
+    def _report_waiting(self) -> None:
+        if self._callback is not None and time.perf_counter() - self._reported >= REPORT_SECONDS:
+            self._report(self._callback)
+
     def _report(self, callback: Callable[[Progress], bool | None]) -> None:
-        seconds = time.perf_counter() - self._start
+        self._reported = time.perf_counter()
+        seconds = self._reported - self._start
         per_second = self._done / max(seconds, 1e-9)
-        remaining = None if self._total is None else max(0, self._total - self._done) / per_second
-        stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining))
+        remaining = None
+        if self._total is not None and self._done > 0:
+            remaining = max(0, self._total - self._done) / per_second
+        ahead = self._pipeline.ahead
+        stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining, ahead))
         if isinstance(stop, (bool, np.bool_)) and stop:
             total = "" if self._total is None else f" of {self._total}"
             raise Stopped(f"stopped by the callback after {self._done}{total} pictures")
@@ -347,7 +391,7 @@ def _executors(
     device_id, inputs_ready = _current_device()
 
     def choose(pipeline: Pipeline, picture: Any) -> Executor:
-        on_gpu = device == "cuda" or (device is None and _is_on_device(picture))
+        on_gpu = "kernel" not in settings and (device == "cuda" or (device is None and _is_on_device(picture)))
         name = "cuda" if on_gpu else "cpu"
         if name not in executors:
             if on_gpu:
@@ -374,7 +418,7 @@ def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any, Any], fl
             if mask is not None or isinstance(picture, np.ma.MaskedArray):
                 picture = _visible(picture, mask, axis)
             picture = colors_of(picture, axis) if is_network else split_alpha(picture, axis, warns=False)[0]
-            dtype = "float32" if is_network else settings["options"].dtype
+            dtype = settings["options"].dtype if "options" in settings else "float32"
             level, warning = assess_white(picture, white, channel_axis=axis, dtype=dtype, name=f"picture {index}")
         except WhiteLevelError:
             raise

@@ -14,6 +14,7 @@ from ..images import checks
 from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, valid_planes, with_mask_of, without_mask
 from ..images.planes import decode, to_picture, to_planes
 from ..images.white import check_white, white_level
+from ..networks.catalog import network_names
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
 from ..numerics.inpainting import inpaint
 from ..numerics.interchange import any_library
@@ -127,13 +128,6 @@ class RestoreSettings:
     def for_faces(self) -> bool:
         """Whether the network is for small faces; nobody knows what a user's weights are for."""
         return self.weights is None
-
-
-def network_names() -> tuple[str, ...]:
-    """What `restore` accepts: the networks, and "face"."""
-    from ..networks.catalog import NETWORKS
-
-    return (*NETWORKS, "face")
 
 
 @any_library

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .checks import as_integer
+
 PNG, JPEG, TIFF = (".png",), (".jpg", ".jpeg"), (".tif", ".tiff")
 PICTURE_SUFFIXES = PNG + JPEG + TIFF
 MAX_JPEG_SIDE = 65500  # of libjpeg
@@ -84,6 +86,11 @@ def check_output(
     if source is not None and path.exists() and path.samefile(source):
         raise ValueError(f"output file {path} is the input; choose another name, so that the photograph is kept")
     return path
+
+
+def check_quality(quality: int | None) -> None:
+    if quality is not None and (as_integer(quality) is None or not 1 <= quality <= 100):
+        raise ValueError(f"quality must be an integer from 1 to 100, got {quality!r}; 95 is the default")
 
 
 def check_bits(dtype: np.dtype) -> None:

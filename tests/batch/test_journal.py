@@ -16,7 +16,7 @@ import gpudeblur as gd
 from bench import kills, memory
 from gpudeblur.batch import folders, report
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal, fingerprint
-from gpudeblur.cli.batch import signals_end_the_run
+from gpudeblur.cli.terminal import signals_end_the_run
 from gpudeblur.images import files
 from gpudeblur.images.files import write_image
 

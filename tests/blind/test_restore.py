@@ -14,8 +14,8 @@ from test_bad_input_api import Trap
 from test_options import Unreadable
 
 import gpudeblur as gd
-from gpudeblur.blind.restore import network_names
 from gpudeblur.networks import catalog
+from gpudeblur.networks.catalog import network_names
 from gpudeblur.networks.restore import _load
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.inpainting import inpaint
