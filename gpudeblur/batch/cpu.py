@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..blind.deblur import BlindResult, deblur
+from ..blind.info import Info
 from ..blind.restore import RestoreResult, restore_silently
 from ..nonblind.deconvolve import deconvolve
 from ..numerics.progress import Stopped
@@ -187,7 +188,7 @@ def deconvolve_masked(image: Any, kernel: Any, gamma: float, white: Any, **argum
     if "mask" in arguments:
         arguments["mask"] = mask_like(arguments["mask"], image)
     sharp = deconvolve(image, kernel, gamma=gamma, white=white, **arguments)
-    info = {"gamma": gamma, "seconds": time.perf_counter() - start}
+    info: Info = {"gamma": gamma, "seconds": time.perf_counter() - start}
     if isinstance(white, int | float):
         info["white"] = float(white)
     return BlindResult(sharp, None, info, channel_axis=arguments["channel_axis"])

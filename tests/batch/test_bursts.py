@@ -34,8 +34,9 @@ def check_equal_arrays(result: gd.BatchResult, alone: gd.BlindResult) -> None:
     if alone.image is not None:
         assert_same(result.image, alone.image)
     assert result.info.keys() == alone.info.keys()
-    for name in result.info.keys() - {"seconds", "seconds_kernel"}:
-        np.testing.assert_array_equal(result.info[name], alone.info[name])
+    infos: list[dict[str, Any]] = [dict(result.info), dict(alone.info)]
+    for name in infos[0].keys() - {"seconds", "seconds_kernel"}:
+        np.testing.assert_array_equal(infos[0][name], infos[1][name])
 
 
 @pytest.mark.parametrize("run", [quick, on_device])
