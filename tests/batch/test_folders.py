@@ -106,7 +106,7 @@ def test_every_option_arrives(calls: list[Any], photos: Path, tmp_path: Path) ->
         assert options.pop("options").gradient_weight == 0.01
         assert options == {
             "channel_axis": -1, "device": "cpu", "method": "two-step", "final": "hyper-laplacian", "gamma": 2.2,
-            "white": 255, "defects": "auto", "region": "auto",
+            "white": 255, "defects": "auto", "region": "auto", "shared_kernel": False, "initial": None,
         }  # fmt: skip
 
 
