@@ -10,7 +10,7 @@ confidence: the signals of blurred and of sharp pictures against "error ratio <=
 picture is not blurred (training photographs, scikit-image's textures, white noise), no kernel is a success. The kernel
 of a picture with a defect is judged on the picture without it.
 
-strength: how much of a restoration a cautious result should have, by what the pictures gain from it. Each picture is
+strength: how much of a restoration the result should have, by what the pictures gain from it. Each picture is
 mixed with its restoration in shares of 0, 0.1 ... 1; each mixture's PSNR is held against that of the blurred picture.
 Fitted is the logistic function of the confidence's log odds and of the logs of ringing and change whose mixtures gain
 most; a loss counts twice, and what it is over 0.5 dB six times. Pictures that are not blurred have no PSNR to lose
@@ -116,7 +116,8 @@ def signals(case: Case) -> tuple[np.ndarray, list[float]]:
         warnings.simplefilter("ignore")  # of defects and dim pictures
         result = gpudeblur.deblur(case.blurred, case.kernel.shape, final=None)
     names = ("border_mass", "spectral_match", "gradient_gain", "agreement", "confidence")
-    return result.kernel, [float(result.info[name]) for name in names]
+    info: dict[str, Any] = dict(result.info)
+    return result.kernel, [float(info[name]) for name in names]
 
 
 def features(rows: np.ndarray) -> np.ndarray:
@@ -212,9 +213,10 @@ def sample(case: Case) -> Sample:
     blurred = case.blurred.astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(cautious=False))
-    trust, unknowns = np.asarray(result.info["confidence"]), np.asarray(case.kernel.size / blurred.size)
-    ringing, changed, beyond = (np.asarray(result.info[name]) for name in RESULT_SIGNALS)
+        result = gpudeblur.deblur(blurred, case.kernel.shape, options=gpudeblur.TwoStepOptions(strength=1.0))
+    info: dict[str, Any] = dict(result.info)
+    trust, unknowns = np.asarray(info["confidence"]), np.asarray(case.kernel.size / blurred.size)
+    ringing, changed, beyond = (np.asarray(info[name]) for name in RESULT_SIGNALS)
     restored = result.image
     if isinstance(case, DefectCase):  # what the kernel does to the picture, wherever the defect is
         blurred = as_clean(case).blurred.astype(np.float32)

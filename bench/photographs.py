@@ -80,7 +80,7 @@ class Attempt:
             **{"gamma": "auto", **self.arguments},
         )
         seconds = {"seconds_kernel": kernel_end - begin, "seconds": time.process_time() - begin}
-        signals = {name: float(result.info.get(name, 1)) for name in ("confidence", "strength")}
+        signals = {"confidence": float(result.info["confidence"]), "strength": float(result.info.get("strength", 1))}
         found = {"size": max(result.kernel.shape), "gamma": result.info["gamma"]}
         return result, found | signals | seconds
 

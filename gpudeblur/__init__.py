@@ -18,25 +18,25 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from . import nonblind, priors
-from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
-from .blind.deblur import BlindResult, deblur, estimate_kernel
-from .blind.options import TwoStepOptions
-from .blind.restore import RestoreResult, restore
-from .blind.streaks import streak_kernel
-from .images.kernel_field import KernelField, show_kernels
-from .images.noise import estimate_noise
-from .nonblind.deconvolve import deconvolve
-from .numerics.progress import Stopped, progress_bar
-
 if _TYPE_CHECKING:
-    from . import metrics, restoration, synthesis
+    from . import metrics, nonblind, priors, restoration, synthesis
+    from .batch.iterator import BatchIterator, BatchResult, Progress, deblur_batch
+    from .blind.deblur import BlindResult, deblur, estimate_kernel
+    from .blind.info import Info
+    from .blind.options import TwoStepOptions
+    from .blind.restore import RestoreResult, restore
+    from .blind.streaks import streak_kernel
     from .images.files import read_image, read_kernel, write_image, write_kernel
+    from .images.kernel_field import KernelField, show_kernels
+    from .images.noise import estimate_noise
+    from .nonblind.deconvolve import deconvolve
+    from .numerics.progress import Stopped, progress_bar
 
 __all__ = [
     "BatchIterator",
     "BatchResult",
     "BlindResult",
+    "Info",
     "KernelField",
     "Progress",
     "RestoreResult",
@@ -63,16 +63,34 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# Loaded when first used: file formats and quality measures bring libraries that deblurring does not need.
-_MODULES = ("metrics", "restoration", "synthesis")
-_FILES = ("read_image", "read_kernel", "write_image", "write_kernel")
+# The public names, by the module that is imported when one of them is first used.
+_MODULES = ("metrics", "nonblind", "priors", "restoration", "synthesis")
+_MODULE_OF = {
+    name: module
+    for module, names in {
+        "batch.iterator": ("BatchIterator", "BatchResult", "Progress", "deblur_batch"),
+        "blind.deblur": ("BlindResult", "deblur", "estimate_kernel"),
+        "blind.info": ("Info",),
+        "blind.options": ("TwoStepOptions",),
+        "blind.restore": ("RestoreResult", "restore"),
+        "blind.streaks": ("streak_kernel",),
+        "images.files": ("read_image", "read_kernel", "write_image", "write_kernel"),
+        "images.kernel_field": ("KernelField", "show_kernels"),
+        "images.noise": ("estimate_noise",),
+        "nonblind.deconvolve": ("deconvolve",),
+        "numerics.progress": ("Stopped", "progress_bar"),
+    }.items()
+    for name in names
+}
 
 
 def __getattr__(name: str) -> _Any:
     if name in _MODULES:
         return _import_module(f".{name}", __name__)
-    if name in _FILES:
-        return getattr(_import_module(".images.files", __name__), name)
+    if name in _MODULE_OF:
+        value = getattr(_import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

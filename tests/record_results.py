@@ -86,7 +86,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "deblur float64": lambda: gd.deblur(IMAGE, 15, options=gd.TwoStepOptions(starts=("wide",), dtype="float64")),
     "deblur noise": lambda: gd.deblur(STACK + NOISE, 15),
     "deblur gamma": lambda: gd.deblur(IMAGE, 15, gamma=2.2, options=QUICK),
-    "deblur not cautious": lambda: gd.deblur(STACK, 15, options=gd.TwoStepOptions(starts=("wide",), cautious=False)),
+    "deblur of strength 1": lambda: gd.deblur(STACK, 15, options=gd.TwoStepOptions(starts=("wide",), strength=1)),
     "deblur constant image": lambda: gd.deblur(with_a_constant_image(), 15, options=QUICK),
     "deblur prior": lambda: gd.deblur(IMAGE, 15, prior=DarkChannel(), options=QUICK),
     "estimate_kernel": lambda: [gd.estimate_kernel(images, 15) for images in (IMAGE, STACK)],

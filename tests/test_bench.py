@@ -459,8 +459,11 @@ def test_networks(data: Path, results: Path, tmp_path: Path, monkeypatch: pytest
     for row in line["rows"]:
         assert row["accuracy"] == pytest.approx((row["clear_right"] + row["blurred_right"]) / 2)
     monkeypatch.setattr(networks, "SHAPES", ((48, 48),))
+    runs: list[Any] = []
+    monkeypatch.setattr(networks.gd, "estimate_kernel", lambda *_, options, **__: runs.append(options.prior is None))
     __main__.main(["networks", "runtime", "--repeats", "1", *weights])
     assert len(records(results, "networks")[1]["rows"]) == 4
+    assert runs == [True, True, False, False] * 2  # each method twice: to compile, and to time
     __main__.main(["networks", "gate", "--data", str(data), "--pictures-per-set", "1"])
     rows = records(results, "networks")[2]["rows"]
     assert [row["set"] for row in rows if row["group"].startswith("textures")] == ["textures"] * 2

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shlex
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -301,13 +302,11 @@ def test_what_is_withheld_is_said(library, source, tmp_path, strength, shown):
     assert library.calls[-1][2]["options"] is None
     library.strength.value = 1.0
     command = ("deblur", source, "-o", tmp_path / "out.png", "-k", "5", "--overwrite")
-    for option in (("--no-cautious",), ("--strength", "1")):
-        assert table(run(*command, *option))["strength"] == "1.00, all of the restoration"
-        assert library.calls[-1][2]["options"] == {"cautious": False}
+    assert table(run(*command, "--strength", "1"))["strength"] == "1.00, all of the restoration"
+    assert library.calls[-1][2]["options"] == {"strength": 1}
     library.strength.value = 0.25
     assert table(run(*command, "--strength", "0.25"))["strength"].endswith("the rest is the blurred picture")
     assert library.calls[-1][2]["options"] == {"strength": 0.25}
-    fails(run(*command, "--strength", "0.5", "--no-cautious"), "--strength must be 1 with --no-cautious, got 0.5")
 
 
 def test_gray_has_no_channel_axis_and_dtypes_stay(library, tmp_path):
@@ -552,11 +551,36 @@ def test_deblur_with_a_known_kernel_estimates_nothing(library, known, source, tm
     command = ("deblur", source, "--kernel", tmp_path / "k.npy")
     assert run(*command, "--final", "hyper-laplacian").exit_code == 0
     assert library.calls == []
-    assert (known[0][2]["method"], known[0][2]["gamma"]) == ("hyper-laplacian", 1.0)
+    assert known[0][2]["method"] == "hyper-laplacian"
     for option in (("-k", "5"), ("--region", "all"), ("--preset", "fast"), ("--prior", "intensity")):
         name = "--kernel-size" if option[0] == "-k" else option[0]
         fails(run(*command, "--overwrite", *option), f"{name} must be left out with --kernel")
     fails(run(*command, "--overwrite", "--gamma", "auto"), "--gamma must be a number with --kernel")
+
+
+@pytest.mark.parametrize("command", ["deblur", "deconvolve"])
+def test_a_kernel_brings_the_gamma_it_was_estimated_with(library, known, source, tmp_path, command):
+    kernel = tmp_path / "2.2.npy"
+    assert run("kernel", source, "-o", kernel).exit_code == 0
+    for options, gamma, shown, warning in (
+        ((), 2.2, f"2.2, of {kernel}", ""),
+        (("--gamma", "2.2"), 2.2, "2.2", ""),
+        (("--gamma", "1"), 1.0, "1", f"warning: --gamma 1 differs from that of the kernel, 2.2 in {kernel}; leave it"),
+    ):
+        result = run(command, source, "--kernel", kernel, "--overwrite", *options)
+        assert result.exit_code == 0, result.output
+        assert known[-1][2]["gamma"] == gamma
+        assert table(result)["gamma"] == shown
+        assert result.stderr.startswith(warning)
+        assert bool(result.stderr) == bool(warning)
+    row = table(run(command, source, "--kernel", tmp_path / "k.npy", "--overwrite"))["gamma"]
+    assert row.startswith(f"1, as {tmp_path / 'k.npy'} says none; --gamma 2.2 if")
+    assert known[-1][2]["gamma"] == 1.0
+
+
+def test_traces_of_lights(source, tmp_path):
+    fails(run("kernel", source, "--from-streak"), "got fewer; leave out --from-streak")
+    fails(run("kernel", source, "--from-streak", "-k", "9"), "--kernel-size must be left out with --from-streak")
 
 
 def test_bad_kernel_files(known, source, tmp_path):
@@ -602,7 +626,7 @@ def test_default_names_and_folders(library, tmp_path):
         fails(run(command, tmp_path / "in.JPG", *options), f"{name} exists; name another, or give --overwrite")
         assert run(command, tmp_path / "in.JPG", *options, "--overwrite").exit_code == 0
     applied = table(run("kernel", tmp_path / "in.JPG", "--overwrite"))["apply it"]
-    assert applied == f"gpudeblur deconvolve {tmp_path / 'in.JPG'} --kernel {tmp_path / 'in_kernel.npy'} --gamma 2.2"
+    assert applied == f"gpudeblur deconvolve {tmp_path / 'in.JPG'} --kernel {tmp_path / 'in_kernel.npy'}"
 
 
 @pytest.mark.parametrize("command", ["deblur", "deconvolve"])
@@ -627,6 +651,54 @@ def test_files_that_exist_are_refused_before_the_work(library, source, tmp_path)
     (tmp_path / "index.html").touch()
     fails(run("demo", "-o", tmp_path), "index.html exists; name another, or give --overwrite")
     assert library.calls == []
+
+
+def test_files_that_are_written_differ(library, source, tmp_path):
+    same = tmp_path / "s.png"
+    for options, names_of_options in (
+        (("-o", same, "--kernel-out", same), ("--kernel-out", "--out")),
+        (("-o", same, "--compare", same), ("--compare", "--out")),
+        (("--kernel-out", same, "--compare", same), ("--compare", "--kernel-out")),
+    ):
+        one, other = names_of_options
+        fails(run("deblur", source, *options), f"{one} must be another file than {other}, got {same} for both")
+    assert library.calls == []
+
+
+def test_quality(library, source, tmp_path):
+    sizes = []
+    for quality in ("95", "30"):
+        result = run("deblur", source, "-o", tmp_path / "o.jpg", "--quality", quality, "--overwrite")
+        assert result.exit_code == 0, result.output
+        sizes.append((tmp_path / "o.jpg").stat().st_size)
+    assert sizes[1] < sizes[0] / 1.5
+    calls = len(library.calls)
+    fails(run("deblur", source, "--quality", "80"), "--quality must be left out for .png files, which lose nothing")
+    fails(run("deblur", source, "-o", tmp_path / "n.jpg", "--quality", "101"), "--quality must be an integer from 1 to")
+    fails(run("deblur", "-", "--bits", "12", input=source.read_bytes()), "--bits must be 8 or 16, got 12")
+    tifffile.imwrite(tmp_path / "int.tif", np.zeros((20, 30), np.int16))
+    fails(
+        run("deblur", tmp_path / "int.tif", "-o", "-"), "PNG and JPEG hold uint8, uint16 or floats in [0, 1], got int"
+    )
+    assert len(library.calls) == calls
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_a_reader_that_has_enough_is_no_error(source):
+    """As of `gpudeblur info | head -1`."""
+    command = f"{shlex.quote(sys.executable)} -m gpudeblur info --json"
+    code = f"{command} | (exec <&-); echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False, cwd=source.parent)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_command(source, tmp_path, monkeypatch, number):
+    """With the exit code of the signal; nothing is written."""
+    monkeypatch.setattr(gpudeblur, "deblur", lambda *_, **__: signal.raise_signal(number))
+    result = run("deblur", source)
+    assert (result.exit_code, result.output) == (128 + number, "")
+    assert names(tmp_path) == ["in.png"]
 
 
 def test_what_is_no_picture(library, source, tmp_path):
@@ -655,6 +727,60 @@ def test_presets(library, source, tmp_path, command):
     fast, standard, best = (options["options"] for _, _, options in library.calls)
     assert (fast, standard) == ({"starts": ("wide",)}, None)
     assert best == PRESETS["best"]
+
+
+# ---- options in a file
+
+
+def test_a_file_of_options(library, source, tmp_path):
+    config = tmp_path / "g.toml"
+    config.write_text("""
+        [deblur]
+        kernel-size = 5
+        gamma = 1.8
+        preset = "fast"
+        overwrite = true
+        kernel-out = "k.png"
+        [batch]
+        kernel-size = 7
+        strip = true
+    """)
+    command = ("deblur", source, "--config", config, "--kernel-out", tmp_path / "k.npy", "--preset", "standard")
+    for _ in range(2):  # it may overwrite
+        assert run(*command).exit_code == 0
+    _, size, options = library.calls[0]
+    assert (size, options["gamma"], options["options"]) == (5, 1.8, None)
+    assert names(tmp_path) == ["g.toml", "in.png", "in_deblurred.png", "k.npy"]
+    report = tmp_path / "r.json"
+    for report_count in (1, 2):  # of the second run, from the journal
+        result = run("batch", source, "-o", tmp_path / "out", "--gamma", "2", "--report", report, "--config", config)
+        assert result.exit_code == 0, result.output
+        (row,) = json.loads(report.read_text())
+        assert row["options"] == "--gamma 2 --kernel-size 7 --strip", report_count
+    assert row["status"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[deblur]\nkernal-size = 5",
+            "must name options of gpudeblur deblur, got 'kernal-size' in g.toml; use kernel-size",
+        ),
+        ("[deblurr]", "must have commands as sections, got 'deblurr' in g.toml; use deblur"),
+        ("[deblur]\noverwrite = 'yes'", "must have true or false for overwrite, got 'yes' in g.toml"),
+        ("[deblur]\nregion = [1, 2, 3, 4]", "must have a text or a number for region, got [1, 2, 3, 4] in g.toml"),
+        ("deblur = 3", "must have a section [deblur], got deblur = 3 in g.toml"),
+        ("[deblur", "must be a TOML file, g.toml is none (Expected ']'"),
+        (None, "must be a file, there is none at g.toml; check the name"),
+    ],
+)
+def test_bad_files_of_options(library, source, tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "g.toml").write_text(text)
+    fails(run("deblur", source, "--config", "g.toml"), f"error: --config {message}")
+    assert library.calls == []
 
 
 # ---- what is shown

@@ -1,15 +1,18 @@
-"""The CPU executor: threads that deblur, or restore by a network, small stacks of equal images."""
+"""The CPU executor: threads that deblur, deconvolve, or restore by a network, small stacks of images, or bursts."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from typing import Any
 
 import numpy as np
 
 from ..blind.deblur import BlindResult, deblur
+from ..blind.info import Info
 from ..blind.restore import RestoreResult, restore_silently
+from ..nonblind.deconvolve import deconvolve
 from ..numerics.progress import Stopped
 from .gpu import split_info
 from .masks import join_masks, mask_kind, mask_like
@@ -26,8 +29,8 @@ STACKS_PER_WORKER = 2
 class CpuExecutor:
     """`workers` threads, each with a stack of equal images at a time.
 
-    `settings` are the arguments of `deblur`, or with a "network" those of `restore`, for which one thread is enough:
-    PyTorch has its own.
+    `settings` are the arguments of `deblur`, with a "kernel" those of `deconvolve`, or with a "network" those of
+    `restore`, for which one thread is enough: PyTorch has its own. So it is on a GPU.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class CpuExecutor:
         batch_size: int | None,
     ) -> None:
         self._pipeline, self._settings, self._device = pipeline, settings, device
-        self._workers = workers or (1 if "network" in settings else usable_cpus())
+        self._workers = workers or (1 if "network" in settings or device == "cuda" else usable_cpus())
         self._batch_size = batch_size
         self.limit, self.in_flight = self._limit(), 0
         self._tasks: deque[Task] = deque()
@@ -91,9 +94,10 @@ class CpuExecutor:
             del first, tasks, results  # no array is kept while waiting for the next task
 
     def _max_stack(self, image: Any) -> int:
-        """Images like this one that are computed together, at most: 1 if each is to find its own kernel size."""
+        """Images like this one that are computed together, at most: 1 if each has a kernel size by itself."""
         is_network = "network" in self._settings
-        if not isinstance(image, np.ndarray) or (not is_network and self._settings["kernel_size"] is None):
+        alone = self._settings.get("kernel_size") is None or self._settings["shared_kernel"]
+        if not isinstance(image, np.ndarray) or (not is_network and alone):
             return 1
         count = NETWORK_STACK if is_network else STACK_IMAGES
         return self._batch_size or max(1, min(count, STACK_PIXELS // max(1, image.size)))
@@ -114,13 +118,13 @@ class CpuExecutor:
 
     def _deblur(self, tasks: list[Task]) -> list[BatchResult]:
         """The results of these images; one by one if the stack fails, to find the image that raises the error."""
-        index, image, white, count = tasks[0].index, tasks[0].image, tasks[0].white, len(tasks)
+        index, image, count = tasks[0].index, tasks[0].image, len(tasks)
         try:
             if count == 1:
-                single = self._call(image, tasks[0].mask, white)
+                single = self._call(tasks, image, tasks[0].mask)
                 return [BatchResult(index, single.image, single.kernel, single.info)]
             mask = join_masks([task.mask for task in tasks])
-            stack = self._call(np.stack([task.image for task in tasks]), mask, white, image.ndim)
+            stack = self._call(tasks, np.stack([task.image for task in tasks]), mask)
         except Stopped:
             return []
         except Exception as error:  # noqa: BLE001 - whatever this image raises is its result
@@ -134,24 +138,60 @@ class CpuExecutor:
             results.append(BatchResult(task.index, result_image, kernel, split_info(stack.info, i, count)))
         return results
 
-    def _call(self, image: Any, mask: Any, white: float | None, rank: int | None = None) -> BlindResult | RestoreResult:
-        """The result of an image, or of a stack of images of that rank and white level."""
-        settings, axis = self._settings, self._settings["channel_axis"]
+    def _call(self, tasks: list[Task], image: Any, mask: Any) -> BlindResult | RestoreResult:
+        """The result of the tasks' image, or of the stack of their images."""
+        settings, axis, white, count = self._settings, self._settings["channel_axis"], tasks[0].white, len(tasks)
         if white is not None:
             settings = settings | {"white": white}
-        if rank is not None and axis is not None and axis >= 0:
-            settings = settings | {"channel_axis": axis - rank}  # counted from the end, which a stack leaves in place
+        if count > 1 and axis is not None and axis >= 0:
+            settings = settings | {"channel_axis": axis - image.ndim + 1}  # from the end, which a stack leaves in place
         if mask is not None:
             settings = settings | {"mask": mask}
-        function: Any = restore_masked if "network" in settings else deblur_masked
-        return function(image, device=self._device, callback=lambda *_: self._pipeline.stopping, **settings)
+
+        def report(_: str, fraction: float) -> bool:
+            return self._pipeline.advance(tasks[0].index, count * fraction)
+
+        function: Any = deblur_masked
+        if "network" in settings:
+            function = restore_masked
+        elif "kernel" in settings:
+            function = deconvolve_masked
+        return function(image, device=self._device, callback=report, **settings)
 
 
 def deblur_masked(image: Any, **arguments: Any) -> BlindResult:
-    """`deblur` with a mask in any memory."""
+    """`deblur` with a mask in any memory; with a shared kernel, of a burst."""
+    if arguments["shared_kernel"]:
+        check_burst(image, arguments["channel_axis"])
     if "mask" in arguments:
         arguments["mask"] = mask_like(arguments["mask"], image)
     return deblur(image, **arguments)
+
+
+def check_burst(burst: Any, channel_axis: int | None) -> None:
+    """Raise unless `burst` is one array with the axes of a stack of pictures; `deblur` checks the rest."""
+    axes, pixels = ("(N, H, W)", "(H, W)") if channel_axis is None else ("(N, H, W, C)", "(H, W, C)")
+    rule = f"pictures must be bursts {axes}, each one array, for shared_kernel=True"
+    if isinstance(burst, list | tuple):
+        shapes = sorted({getattr(picture, "shape", ()) for picture in burst})
+        way_out = "crop its pictures to one shape" if len(shapes) > 1 else "join its pictures by numpy.stack"
+        raise TypeError(f"{rule}, got a {type(burst).__name__} of shapes {', '.join(map(str, shapes))}; {way_out}")
+    rank = getattr(burst, "ndim", None)
+    if rank is not None and rank != (3 if channel_axis is None else 4):
+        way_out = f"a single picture {pixels} is picture[None], or leave shared_kernel out"
+        raise ValueError(f"{rule}, got shape {tuple(burst.shape)}; {way_out}")
+
+
+def deconvolve_masked(image: Any, kernel: Any, gamma: float, white: Any, **arguments: Any) -> BlindResult:
+    """`deconvolve` with a mask in any memory, as the result of `deblur`."""
+    start = time.perf_counter()
+    if "mask" in arguments:
+        arguments["mask"] = mask_like(arguments["mask"], image)
+    sharp = deconvolve(image, kernel, gamma=gamma, white=white, **arguments)
+    info: Info = {"gamma": gamma, "seconds": time.perf_counter() - start}
+    if isinstance(white, int | float):
+        info["white"] = float(white)
+    return BlindResult(sharp, None, info, channel_axis=arguments["channel_axis"])
 
 
 def restore_masked(image: Any, **arguments: Any) -> RestoreResult:

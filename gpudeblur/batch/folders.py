@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..images.comparison import write_comparison
 from ..images.files import (
     KERNEL_SUFFIXES,
     READ_SUFFIXES,
@@ -24,7 +25,7 @@ from ..images.files import (
     write_image,
     write_kernel,
 )
-from .iterator import BatchResult, deblur_batch
+from .iterator import BatchResult, deblur_batch, deconvolve_batch
 from .journal import JOURNAL_NAME, Journal, file_state
 from .messages import in_options
 
@@ -56,6 +57,7 @@ class Outcome:
     gamma: float | None = None
     seconds: float | None = None
     reason: str = ""  # of what is left out
+    options: str = ""  # of the command line, of the run that made the result
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ class FileTask:
     source: Path
     output: Path
     kernel: Path | None
+    comparison: Path | None = None
     mask: Path | None = None
 
     @property
     def outputs(self) -> list[Path]:
-        return [self.output] if self.kernel is None else [self.output, self.kernel]
+        return [file for file in (self.output, self.kernel, self.comparison) if file is not None]
 
     def outcome(self, status: str) -> Outcome:
         return Outcome(str(self.source), str(self.output), None if self.kernel is None else str(self.kernel), status)
@@ -104,6 +107,7 @@ def plan(
     out: Path,
     *,
     kernels: Path | None = None,
+    comparisons: Path | None = None,
     recursive: bool = False,
     suffix: str | None = None,
     masks: Path | None = None,
@@ -114,7 +118,8 @@ def plan(
     ----------
     sources : image files, and folders. The images of a folder are taken in order of name; hidden files, and folders
         that are links, are left out.
-    out, kernels : folders for the images and, if wanted, for the kernels (.npy).
+    out, kernels, comparisons : folders for the images and, if wanted, for the kernels (NAME.npy) and for pictures of
+        each image beside its result (NAME_compare.png).
     recursive : whether to take folders within folders.
     suffix : of the images to write. None keeps that of the source, if its format is written (`result_suffix`).
     masks : folder of masks; that of an image has its name, but for the suffix, and its place within the source folder.
@@ -125,7 +130,7 @@ def plan(
         A source does not exist or does not have the suffix of an image; there is no image at all; two outputs have the
         same name, or an output is a source; an image has two masks or is its own, or none has one.
     """
-    other_folders = {folder.resolve() for folder in (out, kernels, masks) if folder is not None}
+    other_folders = {folder.resolve() for folder in (out, kernels, comparisons, masks) if folder is not None}
     files: list[tuple[Path, Path]] = []  # the source, and its place below `out`
     outcomes: list[Outcome] = []
     for source in sources:
@@ -145,7 +150,9 @@ def plan(
     tasks = []
     for source, relative in files:
         output = out / relative.with_suffix(suffix or result_suffix(relative))
-        tasks.append(FileTask(source, output, None if kernels is None else kernels / relative.with_suffix(".npy")))
+        kernel = None if kernels is None else kernels / relative.with_suffix(".npy")
+        comparison = None if comparisons is None else comparisons / relative.with_name(f"{relative.stem}_compare.png")
+        tasks.append(FileTask(source, output, kernel, comparison))
     _check_outputs(tasks)
     if masks is not None:
         tasks = _with_masks(tasks, [relative for _, relative in files], masks)
@@ -248,23 +255,28 @@ def _why_no_image(path: Path) -> str:
 
 
 def _check_outputs(tasks: list[FileTask]) -> None:
-    sources = {Path(os.path.realpath(task.source)) for task in tasks}  # which takes links in a loop
+    sources = {_name_on_disk(os.path.realpath(task.source)) for task in tasks}  # which takes links in a loop
     source_of: dict[str, Path] = {}
     for task in tasks:
         for output in task.outputs:
-            path = output.resolve()
-            if path in sources:
+            name = _name_on_disk(output.resolve())
+            if name in sources:
                 raise ValueError(
                     f"output file {output} is an input; choose another folder, so that the photographs are kept"
                 )
-            # Some disks (NTFS, exFAT, those of macOS) do not tell upper from lower case, or ways to write an accent.
-            name = unicodedata.normalize("NFC", str(path)).casefold()
+            if name in source_of and os.path.abspath(source_of[name]) == os.path.abspath(task.source):
+                raise ValueError(f"{task.source} must be named once, got it twice; leave one out")
             if name in source_of:
                 raise ValueError(
                     f"output files must differ in more than case, got {output} for both {source_of[name]} and "
                     f"{task.source}; rename one, or run them into different folders"
                 )
             source_of[name] = task.source
+
+
+def _name_on_disk(path: Path | str) -> str:
+    """Some disks (NTFS, exFAT, those of macOS) do not tell upper from lower case, or ways to write an accent."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 @dataclass(frozen=True)
@@ -307,7 +319,7 @@ def decide(
         outcome = task.outcome(status)
         if status == "skipped" and line is not None:
             figures: dict[str, Any] = {name: line.get(name) for name in FIGURES}
-            outcome = replace(outcome, **figures)
+            outcome = replace(outcome, **figures, options=line.get("options", ""))
         decisions.append(Decision(task, outcome, writes, replaces))
     return decisions
 
@@ -338,20 +350,22 @@ def deblur_files(
     run_fields: dict[str, Any],
     kernel_size: Any = None,
     *,
+    kernel: Any = None,
     bits: int | None = None,
+    quality: int | None = None,
     strip: bool = False,
     **settings: Any,
 ) -> Generator[Outcome, None, None]:
     """Read, deblur and write the files, and yield the outcome of each. No file is left half-written.
 
-    An error of one file, or of its mask, is its outcome. `run_fields` goes into each line of the journal; `bits` as in
-    `write_image`; `strip` leaves out the metadata of the sources; `settings` are those of `deblur_batch`, without
-    `mask` if the tasks have masks.
+    An error of one file, or of its mask, is its outcome. `run_fields` goes into each line of the journal; `bits` and
+    `quality` as in `write_image`; `strip` leaves out the metadata of the sources; `settings` are those of
+    `deblur_batch`, or with a `kernel` of `deconvolve_batch`, without `mask` if the tasks have masks.
     """
     yield from (decision.outcome for decision in decisions if not decision.writes)
     decisions = [decision for decision in decisions if decision.writes]
-    # With the source's state, its alpha channel and its metadata.
-    pending: deque[tuple[Decision, dict[str, Any], Any, Metadata | None]] = deque()
+    # With the source's state, its alpha channel and its metadata; its pixels for a comparison.
+    pending: deque[tuple[Decision, dict[str, Any], Any, Metadata | None, Any]] = deque()
     failed: deque[tuple[FileTask, Outcome]] = deque()  # before the computation
     masks: deque[np.ndarray | None] = deque()  # of the image that is read
 
@@ -367,15 +381,19 @@ def deblur_files(
                 photo = read_image(task.source)
                 for folder in {file.parent for file in task.outputs}:
                     folder.mkdir(parents=True, exist_ok=True)
-                alpha, dtype = photo.alpha is not None, photo.pixels.dtype
-                check_output(task.output, alpha=alpha, bits=bits, dtype=dtype, source=task.source)
+                alpha, pixels = photo.alpha is not None, photo.pixels
+                facts: dict[str, Any] = {"dtype": pixels.dtype, "sides": pixels.shape[:2], "source": task.source}
+                check_output(task.output, alpha=alpha, bits=bits, **facts)
                 if task.kernel is not None:
                     check_output(task.kernel, suffixes=KERNEL_SUFFIXES)
+                if task.comparison is not None:
+                    check_output(task.comparison)
                 mask = None if task.mask is None else read_mask(task.mask, photo.pixels.shape[:2])
             except Exception as error:  # noqa: BLE001 - whatever one file raises is its outcome
                 failed.append((task, task.failed(error)))
                 continue
-            pending.append((decision, state, photo.alpha, None if strip else photo.metadata))
+            shown = photo.pixels if task.comparison in decision.writes else None
+            pending.append((decision, state, photo.alpha, None if strip else photo.metadata, shown))
             masks.append(mask)
             yield photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
 
@@ -395,42 +413,49 @@ def deblur_files(
         return {"source": os.path.abspath(task.source), **state, "kernel": kernel, **run_fields}
 
     def write(
-        decision: Decision, state: dict[str, Any], alpha: Any, metadata: Metadata | None, result: BatchResult
+        decision: Decision,
+        state: dict[str, Any],
+        alpha: Any,
+        metadata: Metadata | None,
+        blurred: Any,
+        result: BatchResult,
     ) -> Outcome:
         task, writes = decision.task, decision.writes
         if not decision.replaces:
             writes = [file for file in writes if not _has_contents(file)]
         if not writes:
             return replace(task.outcome("skipped"), reason="its outputs appeared during the run")
-        figures: dict[str, Any] = {name: float(result.info[name]) for name in FIGURES if name in result.info}
-        outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures)
-        if task.output not in writes:  # it may have been made with other options
-            write_kernel(writes[0], result.kernel)
-            return outcome
+        info: dict[str, Any] = dict(result.info)
+        figures: dict[str, Any] = {name: float(info[name]) for name in FIGURES if name in info}
+        outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures, options=run_fields["options"])
         image: Any = result.image
-        journal.append(task.output, "writing", **line_fields(task, state))
-        write_image(
-            task.output,
-            image[..., 0] if image.shape[-1] == 1 else image,
-            alpha,
-            bits=bits,
-            white=white_of_file(result, settings.get("white")),
-            metadata=metadata,
-        )
-        if task.kernel in writes:
-            write_kernel(task.kernel, result.kernel)
-        return record(task, outcome, state)
+        colors, has_output = image[..., 0] if image.shape[-1] == 1 else image, task.output in writes
+        if has_output:
+            journal.append(task.output, "writing", **line_fields(task, state))
+            white = white_of_file(result, settings.get("white"))
+            write_image(task.output, colors, alpha, bits=bits, quality=quality, white=white, metadata=metadata)
+        if task.kernel is not None and task.kernel in writes:
+            write_kernel(task.kernel, result.kernel, gamma=result.info.get("gamma"))
+        if task.comparison is not None and task.comparison in writes:
+            blur_kernel = result.kernel if kernel is None else kernel
+            write_comparison(task.comparison, blurred, colors, blur_kernel, result.info.get("white"))
+        # An output that was there may have been made with other options.
+        return record(task, outcome, state) if has_output else outcome
 
     if any(decision.task.mask is not None for decision in decisions):
         settings["mask"] = masks_in_turn()
-    with deblur_batch(images(), kernel_size, channel_axis=-1, **settings) as results:
+    if kernel is None:
+        iterator = deblur_batch(images(), kernel_size, channel_axis=-1, **settings)
+    else:
+        iterator = deconvolve_batch(images(), kernel, channel_axis=-1, **settings)
+    with iterator as results:
         for result in results:
             while failed:
                 yield record_failure(*failed.popleft())
-            decision, state, alpha, metadata = pending.popleft()
+            decision, state, alpha, metadata, blurred = pending.popleft()
             if result.error is None:
                 try:
-                    outcome = write(decision, state, alpha, metadata, result)
+                    outcome = write(decision, state, alpha, metadata, blurred, result)
                 except Exception as error:  # noqa: BLE001 - likewise
                     outcome = record_failure(decision.task, decision.task.failed(error))
             else:

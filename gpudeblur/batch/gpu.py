@@ -12,12 +12,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from ..blind.deblur import BlindResult
+from ..blind.info import Info
 from ..numerics.progress import Stopped
 from .masks import join_masks, mask_kind
 from .pipeline import BatchResult, Pipeline, Task, clear_tracebacks
@@ -95,6 +96,7 @@ class GpuExecutor:
     ) -> None:
         self._pipeline, self._device, self._deblur, self._bytes_per_image = pipeline, device, deblur, bytes_per_image
         self._check, self._one_by_one, self._channel_axis = check, one_by_one, channel_axis
+        self._rank = 2 if channel_axis is None else 3  # of a single image
         self._batch_size, self._timeout = batch_size, timeout
         self.limit, self.in_flight = GROUPS_IN_FLIGHT * (batch_size or GROUP_PIXELS), 0
         # Bytes. A batch size that the user gives is tried whatever the model says of memory.
@@ -110,9 +112,11 @@ class GpuExecutor:
     # ---- the reader's side
 
     def size(self, image: Any) -> int:
-        """In images if there is a batch size, else in pixels."""
+        """In images if there is a batch size, else in pixels. A stack that came as one image is a group."""
+        if self._batch_size:
+            return 1 if getattr(image, "ndim", self._rank) == self._rank else self._batch_size
         size = getattr(image, "size", None)
-        return 1 if self._batch_size else max(MIN_SIZE, size) if isinstance(size, int) else UNKNOWN_SIZE
+        return max(MIN_SIZE, size) if isinstance(size, int) else UNKNOWN_SIZE
 
     def check(self, image: Any, mask: Any) -> Exception | None:
         """The error that `deblur` would raise for it: one bad image must not fail its whole group."""
@@ -127,10 +131,9 @@ class GpuExecutor:
 
     def add(self, task: Task) -> None:
         """Queue a task with those that are like it. A stack that came as one image stays alone."""
-        image, rank = task.image, 2 if self._channel_axis is None else 3
-        single = image.ndim == rank
+        image = task.image
         like = (isinstance(image, np.ndarray), image.shape, image.dtype.str, task.white, mask_kind(task.mask))
-        key = like if single else task.index
+        key = like if image.ndim == self._rank else task.index
         self._queues.setdefault(key, deque()).append(task)
         if not self._started:
             self._started = True
@@ -146,7 +149,7 @@ class GpuExecutor:
 
     def _max_group(self, shape: tuple[int, ...]) -> int:
         """Images of this shape that are computed together, at most."""
-        if self._one_by_one:
+        if self._one_by_one or len(shape) != self._rank:
             return 1
         count = self._batch_size or GROUP_PIXELS // math.prod(shape)
         return max(1, int(min(count, self._budget // self._bytes_per_image(shape))))
@@ -266,7 +269,8 @@ class GpuExecutor:
             axis -= tasks[0].image.ndim  # counted from the end, which a stack leaves in place
         options = {"white": white, "mask": join_masks([task.mask for task in tasks])}
         options = {name: value for name, value in options.items() if value is not None}
-        return functools.partial(self._deblur, channel_axis=axis, callback=lambda *_: pipeline.stopping, **options)
+        deblur = functools.partial(self._deblur, channel_axis=axis, callback=lambda *_: pipeline.stopping, **options)
+        return deblur if tasks[0].image.ndim == self._rank else functools.partial(deblur_item, deblur=deblur)
 
     def _download_groups(self) -> None:
         while (item := self._pipeline.get(self._computed)) is not None:
@@ -300,7 +304,15 @@ class GpuExecutor:
         self._device.close()
 
 
-def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
+def deblur_item(group: Any, deblur: Callable[[Any], BlindResult]) -> BlindResult:
+    """`deblur` of the only item of a group, a stack or a burst: with the group's axis, it may have too many axes."""
+    result = deblur(group[0])
+    image, kernel = (None if array is None else array[None] for array in (result.image, result.kernel))
+    info = {key: value[None] if isinstance(value, np.ndarray) else value for key, value in result.info.items()}
+    return replace(result, image=image, kernel=kernel, info=cast(Info, info))
+
+
+def split_info(info: Info, i: int, count: int) -> Info:
     """The `info` of image `i` of a stack of `count`; times are divided evenly."""
 
     def select(value: Any) -> Any:
@@ -308,4 +320,6 @@ def split_info(info: dict[str, Any], i: int, count: int) -> dict[str, Any]:
             return value
         return value[i] if value.ndim > 1 else value[i].item()
 
-    return {key: value / count if key.startswith("seconds") else select(value) for key, value in info.items()}
+    values: dict[str, Any] = dict(info)
+    split = {key: value / count if key.startswith("seconds") else select(value) for key, value in values.items()}
+    return cast(Info, split)

@@ -16,17 +16,20 @@ from typing import Any
 import numpy as np
 
 from ..blind.options import Settings, TwoStepOptions
-from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others, network_names
+from ..blind.restore import NoFaceWarning, RestoreSettings, colors_of, count_others
 from ..images import checks
+from ..images.kernel_field import KernelField
 from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, without_mask
 from ..images.planes import split_alpha
-from ..images.white import ComparedWhite, WhiteLevelError, assess_white, full_scale
-from ..numerics.arrays import Array, array_module, choose_module, device_errors
+from ..images.white import ComparedWhite, WhiteLevelError, assess_white, check_white, full_scale
+from ..networks.catalog import network_names
+from ..nonblind.specs import METHODS
+from ..numerics.arrays import Array, array_module, choose_module, device_errors, to_host
 from ..numerics.interchange import to_library, to_native
 from ..numerics.progress import Stopped
 from ..numerics.user_warnings import warn
 from ..priors import Prior
-from .cpu import CpuExecutor, deblur_masked, restore_masked
+from .cpu import CpuExecutor, check_burst, deblur_masked, restore_masked
 from .cuda_device import acquire_cuda_device
 from .gpu import Device, GpuExecutor
 from .masks import Masks, mask_like
@@ -34,6 +37,7 @@ from .memory import bytes_per_image
 from .pipeline import BatchResult, Executor, Pipeline
 
 __all__ = ["BatchIterator", "BatchResult", "Progress", "deblur_batch"]
+REPORT_SECONDS = 0.5  # from one call of the callback to the next while a result is waited for
 NETWORK_ARRAYS = 16  # live arrays of an image's size around a network on a GPU, at most, in float64
 
 
@@ -50,7 +54,9 @@ class Progress:
     seconds, per_second : float
         Time since the first result was asked for; results per second.
     remaining_seconds : float or None
-        Until the end at this speed, if the total is known.
+        Until the end at this speed, if the total is known; None before the first result.
+    ahead : float
+        Work done on the results to come, in pictures; on the CPU it grows while a stack is computed.
     """
 
     done: int
@@ -59,6 +65,7 @@ class Progress:
     seconds: float
     per_second: float
     remaining_seconds: float | None
+    ahead: float = 0.0
 
 
 def deblur_batch(
@@ -74,6 +81,8 @@ def deblur_batch(
     mask: Array | str | Iterable[Array | str | None] | None = None,
     defects: str | None = "auto",
     region: tuple[slice, slice] | str = "auto",
+    shared_kernel: bool = False,
+    initial: Array | None = None,
     prior: Prior | None = None,
     options: TwoStepOptions | None = None,
     batch_size: int | None = None,
@@ -90,10 +99,15 @@ def deblur_batch(
     Parameters
     ----------
     pictures : stack, or any iterable of NumPy or CuPy arrays
-        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype. It is iterated in a thread.
+        Each of them (H, W), or (H, W, C) with ``channel_axis=-1``, of any size and dtype; or bursts, see
+        `shared_kernel`. It is iterated in a thread.
         A picture must not be changed before its result is there.
-    kernel_size, channel_axis, device, final, gamma, region, prior, options
-        As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture.
+    kernel_size, channel_axis, device, final, gamma, region, initial, prior, options
+        As in `deblur`, the same for all pictures. `channel_axis` counts the axes of one picture, or of one burst.
+    shared_kernel : bool
+        True: `pictures` are bursts, each a stack (N, H, W), or (N, H, W, C) with ``channel_axis=-1``, of pictures with
+        the same blur, and each has one result: that of `deblur` with ``shared_kernel=True``. N and the sides may differ
+        from burst to burst. Bursts are computed one by one; the mask of one is (H, W) or (N, H, W).
     white : float, "auto" or None
         As in `deblur`; "auto" is decided for each picture by itself. Of pictures that use little of their range, only
         the first is warned of.
@@ -115,8 +129,8 @@ def deblur_batch(
         CPU only: the number of threads. None: one for each CPU that this process may use, and one for a network, as
         PyTorch has its own.
     callback : callable(Progress), optional
-        Called in the iterating thread each time the next result is asked for. If it returns True, the batch ends with
-        `Stopped`.
+        Called in the iterating thread each time the next result is asked for, and every half second while it is waited
+        for. If it returns True, the batch ends with `Stopped`.
 
     Returns
     -------
@@ -144,12 +158,24 @@ def deblur_batch(
     ...     for r in results:
     ...         print(r.index, r.error or r.info["confidence"])
     """
-    total = _check_pictures(pictures, channel_axis)
     with device_errors():
         arguments = _check_method(
-            kernel_size, channel_axis, device, method, final, gamma, white, prior, options, defects, region
+            kernel_size,
+            channel_axis,
+            device,
+            method,
+            final,
+            gamma,
+            white,
+            prior,
+            options,
+            defects,
+            region,
+            shared_kernel,
+            to_native(initial, "initial"),
         )
-        masks = Masks(to_native(mask, "mask"), total)
+        total = _check_pictures(pictures, channel_axis, shared_kernel)
+        masks = Masks(to_native(mask, "mask"), total, bursts=shared_kernel)
     if batch_size is not None:
         checks.check_count("batch_size", batch_size, way_out="leave it out to fill the free memory")
     if workers is not None:
@@ -159,6 +185,35 @@ def deblur_batch(
     if device == "auto":
         device = "cpu" if choose_module(np.empty(0), device) is np else "cuda"
     return BatchIterator(pictures, masks, total, device, arguments, workers, batch_size, callback)
+
+
+def deconvolve_batch(
+    pictures: Iterable[Array],
+    kernel: Array | KernelField,
+    *,
+    channel_axis: int | None = None,
+    device: str | None = None,
+    method: str | None = None,
+    gamma: float = 1.0,
+    white: float | str | None = None,
+    mask: Array | str | Iterable[Array | str | None] | None = None,
+    defects: str | None = "auto",
+    workers: int | None = None,
+    callback: Callable[[Progress], bool | None] | None = None,
+) -> BatchIterator:
+    """`deconvolve` many pictures by one kernel, several at a time; otherwise as `deblur_batch`."""
+    checks.check_gamma(gamma)
+    if method is not None:
+        checks.check_choice("method", method, METHODS)
+    if workers is not None:
+        checks.check_count("workers", workers, way_out="leave it out for one per CPU")
+    settings = {
+        "kernel": kernel, "channel_axis": channel_axis, "method": method, "gamma": gamma,
+        "white": check_white(white), "defects": defects,
+    }  # fmt: skip
+    if device == "auto":
+        device = "cpu" if choose_module(np.empty(0), device) is np else "cuda"
+    return BatchIterator(pictures, Masks(mask), None, device, settings, workers, None, callback)
 
 
 def _check_method(
@@ -173,6 +228,8 @@ def _check_method(
     options: Any,
     defects: Any,
     region: Any,
+    shared_kernel: Any,
+    initial: Any,
 ) -> dict[str, Any]:
     """The arguments of `deblur` for a picture, or those of `restore` if the method is a network; checked."""
     networks = network_names()
@@ -190,13 +247,19 @@ def _check_method(
             white=white,
             defects=defects,
             region=region,
+            shared_kernel=shared_kernel,
+            initial=initial,
         )
+        if initial is not None:
+            initial = to_host(initial)  # the threads of a batch have streams of their own
         return {
             "kernel_size": settings.kernel_size, "channel_axis": channel_axis, "method": method, "final": final,
             "gamma": gamma, "white": settings.white, "options": settings.options,
-            "defects": defects, "region": region,
+            "defects": defects, "region": region, "shared_kernel": shared_kernel, "initial": initial,
         }  # fmt: skip
-    two_step_arguments = {"kernel_size": kernel_size, "prior": prior, "options": options}
+    two_step_arguments = {"kernel_size": kernel_size, "initial": initial, "prior": prior, "options": options}
+    if shared_kernel is not False:
+        two_step_arguments["shared_kernel"] = shared_kernel
     if not (isinstance(region, str) and region == "auto"):
         two_step_arguments["region"] = region
     if not (isinstance(final, str) and final == "sparse"):
@@ -232,7 +295,7 @@ class BatchIterator(Iterator[BatchResult]):
         self._done = self._failed = 0
         self._network = settings.get("network")
         self._others = self._judged = 0  # pictures that do not look like small faces, of those that the gate has seen
-        self._start = 0.0
+        self._start = self._reported = 0.0
         self._waiting = threading.Lock()
         executors = _executors(settings, device, workers, batch_size)
         self._pipeline = pipeline = Pipeline(executors, _white_levels(settings), masks)
@@ -267,7 +330,7 @@ class BatchIterator(Iterator[BatchResult]):
         pipeline = self._pipeline
         try:
             if self._pictures is not None:
-                self._start = time.perf_counter()
+                self._start = self._reported = time.perf_counter()
                 pictures, self._pictures = self._pictures, None
                 pipeline.start(lambda: pipeline.read_all(pictures), "reader")
                 del pictures
@@ -275,7 +338,7 @@ class BatchIterator(Iterator[BatchResult]):
                 self._report(self._callback)
             while pipeline.warnings:
                 warn(pipeline.warnings.popleft(), RuntimeWarning)
-            result = pipeline.take(self._done)
+            result = pipeline.take(self._done, self._report_waiting)
         except BaseException as error:
             self.close()
             if isinstance(error, StopIteration) and self._others:
@@ -302,11 +365,19 @@ class BatchIterator(Iterator[BatchResult]):
     ) -> None:
         self.close()
 
+    def _report_waiting(self) -> None:
+        if self._callback is not None and time.perf_counter() - self._reported >= REPORT_SECONDS:
+            self._report(self._callback)
+
     def _report(self, callback: Callable[[Progress], bool | None]) -> None:
-        seconds = time.perf_counter() - self._start
+        self._reported = time.perf_counter()
+        seconds = self._reported - self._start
         per_second = self._done / max(seconds, 1e-9)
-        remaining = None if self._total is None else max(0, self._total - self._done) / per_second
-        stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining))
+        remaining = None
+        if self._total is not None and self._done > 0:
+            remaining = max(0, self._total - self._done) / per_second
+        ahead = self._pipeline.ahead
+        stop = callback(Progress(self._done, self._failed, self._total, seconds, per_second, remaining, ahead))
         if isinstance(stop, (bool, np.bool_)) and stop:
             total = "" if self._total is None else f" of {self._total}"
             raise Stopped(f"stopped by the callback after {self._done}{total} pictures")
@@ -320,7 +391,7 @@ def _executors(
     device_id, inputs_ready = _current_device()
 
     def choose(pipeline: Pipeline, picture: Any) -> Executor:
-        on_gpu = device == "cuda" or (device is None and _is_on_device(picture))
+        on_gpu = "kernel" not in settings and (device == "cuda" or (device is None and _is_on_device(picture)))
         name = "cuda" if on_gpu else "cpu"
         if name not in executors:
             if on_gpu:
@@ -347,7 +418,7 @@ def _white_levels(settings: dict[str, Any]) -> Callable[[Pipeline, Any, Any], fl
             if mask is not None or isinstance(picture, np.ma.MaskedArray):
                 picture = _visible(picture, mask, axis)
             picture = colors_of(picture, axis) if is_network else split_alpha(picture, axis, warns=False)[0]
-            dtype = "float32" if is_network else settings["options"].dtype
+            dtype = settings["options"].dtype if "options" in settings else "float32"
             level, warning = assess_white(picture, white, channel_axis=axis, dtype=dtype, name=f"picture {index}")
         except WhiteLevelError:
             raise
@@ -405,6 +476,7 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
             settings["kernel_size"],
             channels=channels,
             final=settings["final"],
+            gamma=settings["gamma"],
             options=settings["options"],
             backend="cupy",
         )
@@ -412,6 +484,8 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
         return size * math.prod(sides[:-2]) + 3 * 8 * math.prod(shape)
 
     def check(image: Any, mask: Any) -> None:
+        if not is_network and settings["shared_kernel"]:
+            check_burst(image, axis)
         checks.module_of(image, "image")  # refuses masked arrays
         if is_network:
             nan_advice = NAN_ADVICE if mask is None else None
@@ -438,7 +512,7 @@ def _gpu_executor(pipeline: Pipeline, device: Device, settings: dict[str, Any], 
     )
 
 
-def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
+def _check_pictures(pictures: Any, channel_axis: Any, shared_kernel: bool) -> int | None:
     """Refuse what cannot be many pictures; return their number if it is known."""
     if isinstance(pictures, (str, bytes)) or not (hasattr(pictures, "__iter__") or hasattr(pictures, "__getitem__")):
         raise TypeError(
@@ -447,12 +521,13 @@ def _check_pictures(pictures: Any, channel_axis: Any) -> int | None:
         )
     if channel_axis is not None:
         checks.check_axis(channel_axis)
-    rank = 3 if channel_axis is None else 4
+    item = "burst" if shared_kernel else "picture"
+    axes = "(n, " + ("N, " if shared_kernel else "") + ("H, W)" if channel_axis is None else "H, W, C)")
+    rank = len(axes.split(","))
     if hasattr(pictures, "ndim") and pictures.ndim < rank:
-        axes = "(n, H, W)" if channel_axis is None else "(n, H, W, C)"
         raise ValueError(
             f"pictures must have at least {rank} axes as a stack, {axes}, got {pictures.ndim} (shape "
-            f"{tuple(pictures.shape)}); put a single picture into a list"
+            f"{tuple(pictures.shape)}); put a single {item} into a list"
         )
     if channel_axis is None and hasattr(pictures, "ndim"):
         way_out = "give channel_axis=-1" if pictures.ndim > 3 else "put one picture into a list, with channel_axis=-1"

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,13 +25,16 @@ except ImportError:  # Windows
 
 JOURNAL_NAME = ".gpudeblur.jsonl"
 BINARY = getattr(os, "O_BINARY", 0)  # Windows: a line ends in one byte
-TEMPORARY_FILES = ".gpudeblur-*.tmp"  # of `images.files.write_whole`
+TEMPORARY_FILES = ".gpudeblur-*.tmp"  # of `images.output.write_whole`
 
 
 def fingerprint(version: str, options: dict[str, Any]) -> str:
     """A hash of the options that decide the results, and of the version."""
 
-    def digest(value: Any) -> str:
+    def digest(value: Any) -> Any:
+        if is_dataclass(value):  # whose repr leaves out the middle of an array
+            names = [field.name for field in fields(value) if field.repr]
+            return [type(value).__name__, {name: getattr(value, name) for name in names}]
         if not isinstance(value, np.ndarray):
             return str(value)
         return f"{value.shape} {value.dtype} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
@@ -107,15 +111,14 @@ class Journal:
             data = self.path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        lines = {}
+        lines: dict[str, dict[str, Any]] = {}
         for text in data.split(b"\n")[:-1]:
             try:
                 line = json.loads(text)
-                output, status = line["output"], line["status"]
+                if line["status"] in ("writing", "written"):
+                    lines[line["output"]] = line
             except (ValueError, KeyError, TypeError):
                 continue
-            if status in ("writing", "written"):
-                lines[output] = line
         return lines
 
     def _open(self) -> None:

@@ -23,6 +23,7 @@ class Masks:
     mask : bool array (H, W) or "nan" or None, for all pictures; or an iterable of these, one a picture, such as a bool
         array (n, H, W).
     total : the number of pictures, if it is known.
+    bursts : whether the pictures are bursts: each may have a mask (N, H, W), and an array of masks 4 axes.
 
     Raises
     ------
@@ -30,8 +31,8 @@ class Masks:
         `mask` is neither, or does not have `total` masks.
     """
 
-    def __init__(self, mask: Any = None, total: int | None = None) -> None:
-        self._shared = _check_shared(mask)
+    def __init__(self, mask: Any = None, total: int | None = None, *, bursts: bool = False) -> None:
+        self._shared = _check_shared(mask, bursts)
         self._mask = mask if self._shared else None
         self._masks: Iterable[Any] = () if self._shared else mask
         self._iterator: Iterator[Any] | None = None
@@ -67,7 +68,7 @@ class Masks:
             close()
 
 
-def _check_shared(mask: Any) -> bool:
+def _check_shared(mask: Any, bursts: bool) -> bool:
     """Whether the checked `mask` is one for all pictures."""
     if mask is None:
         return True
@@ -80,10 +81,10 @@ def _check_shared(mask: Any) -> bool:
             raise TypeError(
                 f"mask must have dtype bool, True where pictures are valid, got {mask.dtype}; mask != 0 is bool"
             )
-        if mask.ndim not in (2, 3):
+        if not 2 <= mask.ndim <= (4 if bursts else 3):
+            each = "one a burst, (n, H, W) or (n, N, H, W)" if bursts else "one a picture, (n, H, W)"
             raise ValueError(
-                f"mask must be one for all pictures, (H, W), or one a picture, (n, H, W), got shape {mask.shape}; "
-                "it has no channels"
+                f"mask must be one for all pictures, (H, W), or {each}, got shape {mask.shape}; it has no channels"
             )
         return bool(mask.ndim == 2)
     if not (hasattr(mask, "__iter__") or hasattr(mask, "__getitem__")):

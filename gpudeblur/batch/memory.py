@@ -3,13 +3,15 @@
 The unit is an array: real, of the pixels of a grid, or a spectrum of it, which takes as much. There are two grids, both
 rounded up to fast sizes for the FFT: G, the image with a margin of the kernel's support at the finest scale, and R, the
 image with a margin of the kernel size that was asked for. All along, the planes of the image are held, and their
-luminance if there are channels. Beside them, the peak is the larger of two:
+luminance if there are channels; with a gamma, both as they are stored and in linear light. Beside them, the peak is the
+larger of two:
 
     kernel estimation   the image divided by its noise, the kernels of all initializations, and ESTIMATION_ARRAYS of G:
                         the blurred image and its spectrum, the latent image, and the arrays of the latent step
     restoration         RESTORATION_ARRAYS of R for each channel, by method
 
-Without a kernel size, that of the largest window counts, and two more copies of the image.
+Without a kernel size, that of the largest window counts, and two more copies of the image. A burst takes as much for
+each of its images.
 
 The numbers of arrays are measured, because the source does not show what each library frees early. On NumPy,
 `tests/batch/test_memory.py` compares them with the measured peak. Those of CuPy were measured on an H200, where they
@@ -49,6 +51,7 @@ def bytes_per_image(
     *,
     channels: int = 1,
     final: str | None = "sparse",
+    gamma: float | str = 1.0,
     options: TwoStepOptions | None = None,
     backend: str = "numpy",
 ) -> int:
@@ -57,7 +60,7 @@ def bytes_per_image(
     Parameters
     ----------
     shape : (H, W) of the image.
-    kernel_size, final, options : as in `deblur`.
+    kernel_size, final, gamma, options : as in `deblur`.
     channels : number of channels.
     backend : {"numpy", "cupy"}
 
@@ -69,6 +72,8 @@ def bytes_per_image(
     size = (max(window_sides(shape)),) * 2 if kernel_size is None else check_kernel_size(kernel_size, shape)
     pixels, starts = math.prod(shape), len(options.starts)
     planes = pixels * (channels if channels == 1 else channels + 1)
+    if gamma != 1:  # as they are stored, and in linear light
+        planes *= 2
     support = finest_scale(shape, size, options).size
     lags = math.prod(fast_size(2 * side - 1) for side in support)
     peak = pixels + ESTIMATION_ARRAYS[backend] * _grid(shape, support) + SOLVER_ARRAYS * lags

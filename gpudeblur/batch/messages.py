@@ -14,7 +14,7 @@ OPTIONS = {
 # Arguments whose options are called as they are, with dashes.
 ARGUMENTS = (
     *("batch_size", "bits", "blur", "boundary", "defects", "device", "final", "floor", "focal", "gamma"),
-    *("gradient_weight", "iterations", "kernel_size", "mask", "method", "network", "page", "prior"),
+    *("gradient_weight", "iterations", "kernel_size", "mask", "method", "network", "page", "prior", "quality"),
     *("region", "smooth_weight", "strength", "tile", "weight", "weights", "workers"),
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in ARGUMENTS}
@@ -44,6 +44,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"\ba KernelField\b", "a field of kernels (.npz)"),
     (r"KernelField\.save", "gpudeblur deblur --blur rotation --kernel-out"),
     (r"; change its sign", "; invert it"),
+    (r"use estimate_kernel", "leave out --from-streak"),
     (r"mask must be a bool array, 'nan' or None", "--mask must be a file or nan"),
     (r"'auto' or None", "auto"),
     (r"\bNone, ('cpu', 'cuda')", r"\1"),

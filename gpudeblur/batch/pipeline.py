@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..blind.info import Info
 from ..numerics.arrays import Array
 from ..numerics.interchange import is_foreign, library_of, to_native
 from .masks import Masks
@@ -37,12 +38,12 @@ class NoThreadError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """The result of one image.
+    """The result of one image, or of one burst.
 
     Attributes
     ----------
     index : int
-        Position of the image in the input, from 0.
+        Its position in the input, from 0.
     image, kernel, info
         As in `BlindResult`, with a network as in `RestoreResult`; None, None and {} if there is an error.
     error : Exception or None
@@ -52,7 +53,7 @@ class BatchResult:
     index: int
     image: Array | None
     kernel: Array | None
-    info: dict[str, Any]
+    info: Info
     error: Exception | None = None
 
 
@@ -108,6 +109,8 @@ class Pipeline:
     read_count: int = 0
     warned_of_white: bool = False
     results: dict[int, BatchResult] = field(default_factory=dict)
+    # The fraction done of what is being computed, times the images in it, by the index of its first image.
+    computing: dict[int, float] = field(default_factory=dict)
     # Of the images that are neither NumPy's nor CuPy's: by index, the module of their library.
     libraries: dict[int, Any] = field(default_factory=dict)
     warnings: deque[str | Warning] = field(default_factory=deque)
@@ -258,21 +261,35 @@ class Pipeline:
             queue.append(item)
             self.changed.notify_all()
 
+    def advance(self, index: int, images: float) -> bool:
+        """Note what is done of the images from `index` on that are being computed; whether the batch is stopping."""
+        self.computing[index] = images
+        if self.wakeup.empty():
+            self.wakeup.put(None)
+        return self.stopping
+
     def finish(self, result: BatchResult) -> None:
         """Store a result for the user's thread."""
         if result.error is not None:
             clear_tracebacks(result.error)
         with self.changed:
             self.results[result.index] = result
+            self.computing.pop(result.index, None)
             self.changed.notify_all()
         self.wakeup.put(None)
 
     # ---- the user's side
 
-    def take(self, index: int) -> BatchResult:
+    @property
+    def ahead(self) -> float:
+        """What is computed and not taken, in images."""
+        with self.lock:
+            return len(self.results) + sum(list(self.computing.values()))
+
+    def take(self, index: int, report: Callable[[], None]) -> BatchResult:
         """Wait for the result of that image. After the last one, raise the reader's error or StopIteration.
 
-        StopIteration too if another thread stops the batch.
+        StopIteration too if another thread stops the batch. `report` is called whenever there is progress.
         """
         while True:
             with self.lock:
@@ -288,6 +305,7 @@ class Pipeline:
                 if self.ended and index >= self.read_count:
                     raise self.reader_error or StopIteration
             self.wakeup.get()
+            report()
 
 
 def clear_tracebacks(error: BaseException) -> None:

@@ -72,8 +72,11 @@ def strength_text(strength: float) -> str:
     return f"{math.floor(100 * strength) / 100:.2f}"
 
 
-def summary(outcomes: Sequence[Outcome], total: int, seconds: float, *, is_network: bool = False) -> dict[str, str]:
-    """Rows that say what became of `total` files."""
+def summary(
+    outcomes: Sequence[Outcome], total: int, seconds: float, *, is_network: bool = False, report: Path | None = None
+) -> dict[str, str]:
+    """Rows that say what became of `total` files; `report` is the file that has a row for each."""
+    which = f"{'--report' if report is None else report} says which"
     statuses = Counter(outcome.status for outcome in outcomes)
     written = [outcome for outcome in outcomes if outcome.status == "written"]
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -85,12 +88,12 @@ def summary(outcomes: Sequence[Outcome], total: int, seconds: float, *, is_netwo
         rows["left out"] = left_out
     if low := sum(outcome.confidence is not None and outcome.confidence < LOW_CONFIDENCE for outcome in written):
         meaning = "the network may not have helped" if is_network else "their kernels are guesses"
-        rows["low confidence"] = f"{low}, {meaning}; --report says which"
+        rows["low confidence"] = f"{low}, {meaning}; {which}"
     strengths = [outcome.strength for outcome in written if outcome.strength is not None and outcome.strength < 1]
     if strengths and not is_network:  # an automatic strength is part of every network
         rows["strength below 1"] = (
             f"{len(strengths)}, down to {strength_text(min(strengths))}: blended with the blurred picture; "
-            "--report says which, --strength 1 returns all of the restoration"
+            f"{which}, --strength 1 returns all of the restoration"
         )
     if failed:
         rows["failed"] = "\n".join(map(failure_text, failed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ..images.checks import without_channels
 from ..images.masks import with_mask_of, without_mask
@@ -28,6 +28,7 @@ from ..numerics.progress import Callback
 from ..priors import Prior
 from .display import Displayed
 from .gamma_choice import encode_each
+from .info import Info
 from .observation import Observation
 from .options import Settings, TwoStepOptions
 from .parts import (
@@ -57,32 +58,15 @@ class BlindResult(Displayed):
     field : KernelField or None
         With ``blur="rotation"``: the kernels all over the image, of which `kernel` is that in the middle; None where
         the uniform kernel explains the image as well. A list of these for a stack.
-    info : dict
-        One value an image, a float for a single image, else an array:
-
-        - ``confidence``: in [0, 1]; below 0.5 the kernel is a guess. It is made of ``border_mass``,
-          ``spectral_match``, ``gradient_gain`` and ``agreement``, see `blind.confidence`.
-        - ``energy``: log of the minimum of eq. 2 per pixel, one part of the score by which the kernel was selected.
-        - ``residual``: rms of B - x * k for the restoration x, away from the borders; only with a restoration.
-        - ``ringing``, ``change``, ``overshoot``: how the restoration differs from the blurred image, as mean squares
-          over its variance (`nonblind.final.result_signals`), outside of saturated lights; only with a restoration.
-        - ``strength``: the restoration's share in the result; only if `cautious` or `strength` of the options is set.
-        - ``kernel_size``: the pair (height, width) if a size was given, else the estimated side.
-        - ``gamma``: the gamma given, or what ``gamma="auto"`` took.
-        - ``blur``: "uniform", or "rotation" for an image with a field.
-        - ``focal``, ``advantage``: only with ``blur="rotation"``. The focal length of the field in pixels (infinity
-          for motion in the image plane, NaN without a field), and the score of the best field over that of the uniform
-          kernel.
-
-        And for the run: ``backend`` ("numpy" or "cupy"), ``dtype``, ``method``, ``final``, ``white`` (the value taken
-        for full scale), ``seconds`` and ``seconds_kernel``.
+    info : Info
+        Confidence, strength, kernel size, times and more: a dict; `Info` has all keys.
     channel_axis : int or None
         Axis of the colors of `image`, as given.
     """
 
     image: Array
     kernel: Array
-    info: dict[str, Any]
+    info: Info
     field: Any = None
     channel_axis: int | None = None
 
@@ -270,7 +254,8 @@ def deblur(
         kernel_seconds = sum(clock.seconds(part.end) - clock.seconds(part.start) for part in parts)
         info["seconds_kernel"] = setup_end - begin + kernel_seconds
         info["seconds"] = time.perf_counter() - begin
-        return BlindResult(sharp, kernel, info, fields if stack and blur == "rotation" else fields[0], channel_axis)
+        field: Any = fields if stack and blur == "rotation" else fields[0]
+        return BlindResult(sharp, kernel, cast(Info, info), field, channel_axis)
 
 
 @any_library

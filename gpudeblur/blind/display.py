@@ -123,7 +123,7 @@ def save(result: Result, path: str | os.PathLike[str], kernel: str | os.PathLike
     colors = to_host(colors)
     write_image(path, colors if axis is None else np.moveaxis(colors, axis, -1), alpha, white=result.info.get("white"))
     if kernel is not None:
-        write_kernel(kernel, to_native(result.kernel, "kernel"))
+        write_kernel(kernel, to_native(result.kernel, "kernel"), gamma=result.info.get("gamma"))
 
 
 def _kind(image: Any) -> str:

@@ -109,7 +109,7 @@ def blind_images(
 
     In a large picture a kernel may be longer than any that the network knows: there `deblur` finds the size.
     """
-    xp, options = array_module(observed), TwoStepOptions(starts=STARTS, cautious=False)
+    xp, options = array_module(observed), TwoStepOptions(starts=STARTS, strength=1.0)
     if min(observed.shape[-2:]) > LARGE:
         callback = functools.partial(_report, report)
         given, mask = _with_nan(observed, valid, 1)

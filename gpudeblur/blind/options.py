@@ -63,11 +63,10 @@ class TwoStepOptions:
         fastest choice.
     finest_candidates : int
         How many kernels, the best ones, are taken through the finest scale.
-    cautious : bool
-        Whether an image whose kernel has little confidence, or whose restoration rings far beyond the image's range, is
-        blended with the observed image. ``info["strength"]`` is the restoration's share.
     strength : float or None
-        The restoration's share in the result, in [0, 1]. None: 1, or less where the image is blended by `cautious`.
+        The restoration's share in the result, in [0, 1]; the rest is the observed image. None: less than 1 for an image
+        whose kernel has little confidence, or whose restoration rings far beyond the image's range.
+        ``info["strength"]`` is the share that was taken.
     dtype : {"float32", "float64"}
         Precision of all arrays.
 
@@ -145,7 +144,6 @@ class TwoStepOptions:
     # The result
     starts: tuple[str, ...] = ("wide", "relaxed", "sparse", "compact", "text")
     finest_candidates: int = 2
-    cautious: bool = True
     strength: float | None = None
     dtype: Literal["float32", "float64"] = "float32"
     # First step, all scales but the finest
@@ -222,7 +220,7 @@ class TwoStepOptions:
         is_share = isinstance(self.strength, int | float) and not isinstance(self.strength, bool)
         valid = self.strength is None or (is_share and 0 <= self.strength <= 1)
         self._check("strength", valid, "be a number in [0, 1]")
-        for name in ("finest_prior", "cautious", "refine"):
+        for name in ("finest_prior", "refine"):
             self._check(name, isinstance(getattr(self, name), bool), "be True or False")
         self._check("dtype", self.dtype in ("float32", "float64"), "be 'float32' or 'float64'")
 

@@ -206,14 +206,14 @@ def restore_part(part: Part, settings: Settings) -> Part:
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error), **dict(zip(RESULT_SIGNALS, measures, strict=True))}
-    confidence, strength = signals["confidence"], None
-    if settings.options.strength is not None:
-        strength = xp.full_like(confidence, settings.options.strength)
-    elif settings.options.cautious:
+    confidence, share = signals["confidence"], settings.options.strength
+    if share is None:
         unknowns = math.prod(part.kernel.shape[-2:]) / part.source.pixels
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
-    if strength is not None:
-        signals["strength"] = strength
+    else:
+        strength = xp.full_like(confidence, share)
+    signals["strength"] = strength
+    if share != 1:
         sharp = images.image + strength[:, None, None, None] * (sharp - images.image)
     return replace(part, signals=signals, sharp=sharp)
 

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from ..images import checks
 from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, valid_planes, with_mask_of, without_mask
 from ..images.planes import decode, to_picture, to_planes
 from ..images.white import check_white, white_level
+from ..networks.catalog import network_names
 from ..numerics.arrays import Array, array_module, backend_name, choose_module, device_errors, move
 from ..numerics.inpainting import inpaint
 from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..numerics.user_warnings import warn
 from .display import Displayed
+from .info import Info
 from .options import check_call
 from .parts import as_info
 
@@ -48,24 +50,15 @@ class RestoreResult(Displayed):
         The restored image, with the shape, dtype and memory of the input.
     kernel : (..., K, K) float32 array, or None
         The blur kernel, from a network that estimates one.
-    info : dict
-        One value an image, a float for a single image, else an array:
-
-        - ``confidence``: in [0, 1], the estimated probability that the network has brought the image nearer to the true
-          one. It is made of ``change``, ``reblur``, ``gradient_energy`` (`networks.confidence.signals`) and ``face``.
-        - ``strength``: the share of the network's change in the result.
-        - ``face``: with the weights of the package, the probability that the image is of a small face, sharp or
-          blurred. Below 0.5 there is a warning, and an automatic strength is reduced.
-
-        And for the run: ``backend`` ("numpy" or "cupy"), ``precision`` ("float32": what networks compute in),
-        ``method`` (the name of the network), ``white`` (the value taken for full scale) and ``seconds``.
+    info : Info
+        Confidence, strength, method, times and more: a dict; `Info` has all keys.
     channel_axis : int or None
         Axis of the colors of `image`, as given.
     """
 
     image: Array
     kernel: Array | None
-    info: dict[str, Any]
+    info: Info
     channel_axis: int | None = None
 
 
@@ -135,13 +128,6 @@ class RestoreSettings:
     def for_faces(self) -> bool:
         """Whether the network is for small faces; nobody knows what a user's weights are for."""
         return self.weights is None
-
-
-def network_names() -> tuple[str, ...]:
-    """What `restore` accepts: the networks, and "face"."""
-    from ..networks.catalog import NETWORKS
-
-    return (*NETWORKS, "face")
 
 
 @any_library
@@ -243,7 +229,7 @@ def restore(
     return result
 
 
-def count_others(info: dict[str, Any]) -> tuple[int, int]:
+def count_others(info: Info) -> tuple[int, int]:
     """(images that do not look like small faces, those that the gate has seen) in a result."""
     face = np.asarray(info.get("face", []))
     return int((face < FACE_LIMIT).sum()), face.size
@@ -284,7 +270,7 @@ def _restore(image: Array, settings: RestoreSettings, mask: Any) -> RestoreResul
             "white": float(white),
         }
         info["seconds"] = time.perf_counter() - begin
-        return RestoreResult(with_mask_of(original, result), kernel, info, channel_axis)
+        return RestoreResult(with_mask_of(original, result), kernel, cast(Info, info), channel_axis)
 
 
 def network_planes(image: Array, settings: RestoreSettings, mask: Any = None) -> tuple[Array, Array | None, float]:

@@ -15,11 +15,12 @@ from ..images import checks
 from ..images.checks import without_channels
 from ..images.kernels import fit_size, pad_to_odd, support_sides
 from ..images.planes import decode, luminance, split_alpha, to_planes
-from ..images.saturation import PLATEAU
+from ..images.saturation import DARK_SCENE, PLATEAU
 from ..images.white import check_white, white_level
 from ..numerics.arrays import Array, array_module, move, to_host
 from ..numerics.fourier import fast_size
 from ..numerics.interchange import any_library
+from ..numerics.user_warnings import warn
 from .kernel_size import MARGIN
 from .observation import Observation
 from .options import Settings
@@ -87,6 +88,11 @@ def streak_kernel(
     ------
     TypeError, ValueError
         An argument is invalid; or fewer than four traces are alike.
+
+    Warns
+    -----
+    UserWarning
+        The image is not dark, or reaches full scale nowhere, so that it may show no lights.
     """
     checks.check_picture(image, channel_axis=channel_axis)
     side = checks.check_count("max_side", max_side, minimum=MIN_LENGTH)
@@ -95,11 +101,19 @@ def streak_kernel(
         raise ValueError(f"image must be a single one, got shape {image.shape}; call once for each image of a stack")
     colors, _ = split_alpha(image, channel_axis)
     level = white_level(colors, check_white(white), channel_axis=channel_axis, dtype="float32")
-    planes = decode(to_planes(colors, channel_axis=channel_axis, dtype="float32", white=level), gamma)
+    planes = to_planes(colors, channel_axis=channel_axis, dtype="float32", white=level)
+    mean, maximum = float(planes.mean()), float(planes.max())
+    planes = decode(planes, gamma)
     streaks = find_streaks(to_host(planes if channel_axis is None else luminance(planes[None])[0]), side)
     if streaks is None:
         raise ValueError(
-            f"image must have {MIN_TRACES} or more traces of lights that are alike, got fewer; have it estimated"
+            f"image must have {MIN_TRACES} or more traces of lights that are alike, got fewer; use estimate_kernel"
+        )
+    if mean >= DARK_SCENE or maximum < PLATEAU:
+        warn(
+            f"image may show no lights (mean {mean:.2f} and maximum {maximum:.2f} of full scale; night scenes have "
+            f"less than {DARK_SCENE} and more than {PLATEAU}): what is taken for their traces, {streaks.traces} thin "
+            "bright lines, may belong to the scene; look at the kernel, or use estimate_kernel"
         )
     return move(streaks.kernel, array_module(image))
 
@@ -130,7 +144,8 @@ def with_initial(observed: Observation, settings: Settings, *, search: bool) -> 
     device, and takes place on the host.
     """
     if settings.initial is not None:
-        return replace(observed, initial=observed.xp.asarray(settings.initial, dtype=observed.image.dtype)[None])
+        kernel = to_host(settings.initial) if observed.xp is np else settings.initial
+        return replace(observed, initial=observed.xp.asarray(kernel, dtype=observed.image.dtype)[None])
     if not search or len(settings.options.starts) == 1:
         return observed
     dark = observed.is_dark & (to_host(observed.luminance.max(axis=(-2, -1))) >= PLATEAU)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shlex
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,7 +13,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 import typer.core
 
-from .terminal import log_to_file, log_to_stderr, user_errors
+from .config import read_config
+from .terminal import log_to_file, log_to_stderr, signals_end_the_run, user_errors
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PANELS = ("Input", "Kernel", "Restoration", "Output", "Speed")
@@ -33,7 +35,20 @@ LogFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Append everything, with the time, to this file.", rich_help_panel="Output"),
 ]
-_COMMON = {"quiet": (Quiet, False), "verbose": (Verbose, False), "log_file": (LogFile, None)}
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Options in a TOML file, in a section of the command's name: kernel-size = 31, preset = 'fast'. Those of "
+        "the command line come first.",
+        rich_help_panel="Input",
+        is_eager=True,
+        callback=read_config,
+    ),
+]
+_COMMON = {
+    "quiet": (Quiet, False), "verbose": (Verbose, False), "log_file": (LogFile, None), "config": (Config, None),
+}  # fmt: skip
 
 
 class Group(typer.core.TyperGroup):
@@ -44,7 +59,7 @@ class Group(typer.core.TyperGroup):
 
 
 class App(typer.Typer):
-    """A `typer.Typer` whose commands also have -q, -v and --log-file, and say where many pictures are taken."""
+    """A `typer.Typer` whose commands also have the options of `_COMMON`, and say where many pictures are taken."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
         def register(function: Function) -> Function:
@@ -75,7 +90,9 @@ def _with_output_options(function: Callable[..., Any]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**arguments: Any) -> None:
         quiet, verbose, context = arguments["quiet"], arguments["verbose"], arguments["context"]
-        with log_to_stderr(quiet=quiet, verbose=verbose), user_errors(), log_to_file(arguments["log_file"]):
+        shown, log = log_to_stderr(quiet=quiet, verbose=verbose), log_to_file(arguments["log_file"])
+        # Errors go into the file, but for that of the file itself.
+        with signals_end_the_run(), shown, user_errors(), log, user_errors():
             if quiet and verbose:
                 raise ValueError("-q must be given without -v, got both; leave one out")
             if context.args:
@@ -83,6 +100,10 @@ def _with_output_options(function: Callable[..., Any]) -> Callable[..., None]:
                 raise ValueError(f"IN must be one picture, got {names}; use gpudeblur batch {names} -o DIR")
             function(**{name: value for name, value in arguments.items() if name in signature.parameters})
 
+    for parameter in parameters.values():
+        kind, *settings = typing.get_args(parameter.annotation) or (None,)
+        if kind is bool and settings[0].metavar is None:
+            settings[0].metavar = ""  # the help shows <bool> otherwise
     # The panels of the help come in the order of their first options.
     ordered = sorted(parameters.values(), key=lambda parameter: _panel_number(parameter.annotation))
     keywords = [parameter.replace(kind=keyword) for parameter in ordered]

@@ -1,23 +1,23 @@
-"""What `gpudeblur batch` does around the pictures: signals, a line for each picture, the words at its end."""
+"""What `gpudeblur batch` does around the pictures: a line for each picture, the words at its end."""
 
 from __future__ import annotations
 
 import io
-import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..batch.folders import Decision, Outcome, Plan
-from ..batch.report import failure_text, strength_text, summary, write_report
 from .terminal import LOGGER, TABLE, counter, print_table
+
+if TYPE_CHECKING:
+    from ..batch.folders import Decision, Outcome, Plan
+    from ..batch.iterator import Progress
 
 DryRunOption = Annotated[
     bool,
@@ -51,39 +51,6 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     return number, count
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, which ends a run as Ctrl-C does."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextmanager
-def signals_end_the_run() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, which ends the command with exit code 128 + the signal's.
-
-    A signal that is ignored, as SIGHUP by nohup, stays so.
-    """
-
-    def terminate(number: int, _: Any) -> None:
-        raise Terminated(number)
-
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                previous[number] = signal.signal(number, terminate)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def print_any_name() -> None:
     """Let names be printed that the console's encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
@@ -93,6 +60,8 @@ def print_any_name() -> None:
 
 def show_plan(plan: Plan, decisions: Sequence[Decision]) -> None:
     """The lines of --dry-run."""
+    from ..batch.report import failure_text
+
     for decision in decisions:
         task, status = decision.task, decision.outcome.status
         files = ", ".join(map(str, decision.writes or task.outputs))
@@ -103,6 +72,8 @@ def show_plan(plan: Plan, decisions: Sequence[Decision]) -> None:
 
 def picture_line(outcome: Outcome, number: int, total: int) -> str:
     """What is said of one picture while the run goes on."""
+    from ..batch.report import failure_text, strength_text
+
     if outcome.status == "failed":
         text = f"failed: {failure_text(outcome)}"
     elif outcome.status == "written":
@@ -118,10 +89,13 @@ def picture_line(outcome: Outcome, number: int, total: int) -> str:
 
 
 @contextmanager
-def picture_lines(total: int) -> Iterator[Callable[[Outcome], None]]:
-    """A line for each picture, a bar instead on a terminal without -v; yields the function to call after each."""
+def picture_lines(total: int) -> Iterator[tuple[Callable[[Outcome], None], Callable[[Progress], None]]]:
+    """A line for each picture, a bar instead on a terminal without -v.
+
+    Yields the function to call after each picture, and that for the progress of the batch in between.
+    """
     number = 0
-    with counter(total) as count:
+    with counter(total) as (count, advance):
 
         def show_picture(outcome: Outcome) -> None:
             nonlocal number
@@ -129,12 +103,12 @@ def picture_lines(total: int) -> Iterator[Callable[[Outcome], None]]:
             count(outcome.status == "failed")
             LOGGER.info("%s", picture_line(outcome, number, total))
 
-        yield show_picture
+        yield show_picture, lambda progress: advance(progress.ahead)
 
 
 def run_batch(
     plan: Plan,
-    outcomes_of_run: Iterator[Outcome],
+    start_run: Callable[..., Generator[Outcome, None, None]],
     *,
     report: Path | None,
     quiet: bool,
@@ -143,15 +117,17 @@ def run_batch(
 ) -> bool:
     """Take all outcomes, write the report, print the summary. Whether nothing failed.
 
-    An interrupted run has its report too.
+    `start_run` is `deblur_files` but for its callback. An interrupted run has its report too.
     """
+    from ..batch.report import summary, write_report
+
     start, total = time.perf_counter(), len(plan.tasks)
     order = {str(task.source): number for number, task in enumerate(plan.tasks)}
     outcomes: list[Outcome] = []
     report_error: OSError | None = None
     is_complete = False
     try:
-        with picture_lines(total) as show_picture:
+        with picture_lines(total) as (show_picture, advance), closing(start_run(callback=advance)) as outcomes_of_run:
             for outcome in outcomes_of_run:
                 outcomes.append(outcome)
                 show_picture(outcome)
@@ -173,9 +149,10 @@ def run_batch(
                 write_report(report, outcomes)
             except OSError as error:
                 report_error = error
-    rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network)
-    if report is not None and report_error is None:
-        rows["report"] = str(report)
+    written_report = report if report_error is None else None
+    rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network, report=written_report)
+    if written_report is not None:
+        rows["report"] = str(written_report)
     print_table(rows)
     if quiet and "failed" in rows:
         print(rows["failed"], file=sys.stderr)

@@ -6,7 +6,7 @@ An error that a user can correct is one red line on stderr and exit code 2; no f
 from __future__ import annotations
 
 import functools
-from contextlib import closing
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +14,8 @@ import typer
 
 import gpudeblur
 
-from ..batch.folders import deblur_files, decide, plan
-from ..batch.journal import Journal, fingerprint
-from ..batch.report import REPORT_SUFFIXES
-from ..blind.restore import network_names
-from ..images.files import check_output
+from ..images.output import check_output
+from ..networks.catalog import network_names
 from ..networks.training.command import RECIPES, train_network
 from .app import HELP_OPTIONS, App, Group
 from .batch import (
@@ -29,13 +26,14 @@ from .batch import (
     print_any_name,
     run_batch,
     show_plan,
-    signals_end_the_run,
 )
+from .config import options_text
 from .deblur import deblur, kernel
 from .info import demo, info, version_of
 from .known import check_estimates_kernel as _check_estimates_kernel
-from .known import deconvolve, restore
+from .known import deconvolve, gamma_with_kernel, read_single_kernel, refuse_options, restore
 from .options import (
+    BatchKernel,
     BatchMaskOption,
     Bits,
     Defects,
@@ -48,25 +46,26 @@ from .options import (
     Gamma,
     GradientWeight,
     KernelSize,
-    NoCautious,
     Preset,
     PresetOption,
     PriorOption,
+    QualityOption,
     RegionOption,
     SmoothWeight,
     StrengthOption,
     StripOption,
     WhiteLevel,
+    check_encoding,
     parse_defects,
     parse_gamma,
     parse_kernel_size,
     parse_mask,
     parse_region,
+    parse_strength,
     parse_white_level,
-    strength_of,
     two_step_options,
 )
-from .terminal import print_table, progress_bar, user_errors
+from .terminal import print_table, progress_bar
 
 app = App(
     cls=Group,
@@ -100,6 +99,7 @@ app.command()(restore)
 
 @app.command()
 def batch(
+    context: typer.Context,
     sources: Annotated[
         list[Path],
         typer.Argument(metavar="IN...", help="Pictures of the formats that deblur reads, and folders of them."),
@@ -133,6 +133,7 @@ def batch(
         ),
     ] = "two-step",
     kernel_size: KernelSize = "auto",
+    kernel_file: BatchKernel = None,
     region: RegionOption = "auto",
     preset: PresetOption = Preset.standard,
     gradient_weight: GradientWeight = None,
@@ -140,7 +141,6 @@ def batch(
     prior: PriorOption = None,
     final: FinalOption = Final.sparse,
     strength: StrengthOption = "auto",
-    no_cautious: NoCautious = False,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
     mask: BatchMaskOption = None,
@@ -148,6 +148,14 @@ def batch(
     kernels_out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Also write the kernels: NAME.npy.", rich_help_panel="Output"),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write IN, the result and the kernel side by side: NAME_compare.png.",
+            rich_help_panel="Output",
+        ),
     ] = None,
     overwrite: Annotated[
         bool,
@@ -166,6 +174,7 @@ def batch(
         typer.Option(help="Of the sharp pictures. Default: that of each IN.", rich_help_panel="Output"),
     ] = None,
     bits: Bits = None,
+    quality: QualityOption = None,
     strip: StripOption = False,
     dry_run: DryRunOption = False,
     quiet: QuietOption = False,
@@ -184,59 +193,85 @@ def batch(
     ] = None,
 ) -> None:
     """Deblur many pictures. Those that fail are listed at the end, and the exit code is 1; the others are written."""
-    with signals_end_the_run(), user_errors():
-        print_any_name()
-        if report is not None:
-            check_output(report, suffixes=REPORT_SUFFIXES)
-        if kernels_out is not None:
-            _check_estimates_kernel("--kernels-out", method)
-        suffix, (number, count) = None if format is None else f".{format.value}", parse_shard(shard)
-        masks = None if mask is None or mask.lower() == "nan" or not Path(mask).is_dir() else Path(mask)
-        picture_plan = plan(sources, out, kernels=kernels_out, recursive=recursive, suffix=suffix, masks=masks)
-        picture_plan = picture_plan.shard(number, count)
-        settings: dict[str, Any] = {
-            "method": method,
-            "final": final.value,
-            "gamma": parse_gamma(gamma, "auto" if method == "two-step" else 1.0),
-            "white": parse_white_level(white_level),
-            "mask": None if masks is not None else parse_mask(mask),
-            "defects": parse_defects(defects),
-            "region": parse_region(region),
-        }
-        size, blend = parse_kernel_size(kernel_size), strength_of(strength, no_cautious)
+    from ..batch.folders import deblur_files, decide, plan
+    from ..batch.journal import Journal, fingerprint
+    from ..batch.report import REPORT_SUFFIXES
+
+    print_any_name()
+    if report is not None:
+        check_output(report, suffixes=REPORT_SUFFIXES)
+    for option, folder in {"--out": out, "--kernels-out": kernels_out, "--compare": compare}.items():
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{option} must be a folder, {folder} is a file; name another")
+    if kernels_out is not None:
+        _check_estimates_kernel("--kernels-out", method)
+    suffix, (number, count) = None if format is None else f".{format.value}", parse_shard(shard)
+    check_encoding(bits, quality, suffix)
+    masks = None if mask is None or mask.lower() == "nan" or not Path(mask).is_dir() else Path(mask)
+    picture_plan = plan(
+        sources, out, kernels=kernels_out, comparisons=compare, recursive=recursive, suffix=suffix, masks=masks
+    )
+    picture_plan = picture_plan.shard(number, count)
+    size, blend, where = parse_kernel_size(kernel_size), parse_strength(strength), parse_region(region)
+    settings: dict[str, Any] = {
+        "white": parse_white_level(white_level),
+        "mask": None if masks is not None else parse_mask(mask),
+        "defects": parse_defects(defects),
+    }
+    if kernel_file is None:
+        light = parse_gamma(gamma, "auto" if method == "two-step" else 1.0)
         options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=blend)
-        version = gpudeblur.__version__
-        options_hash = fingerprint(
-            version, settings | {"kernel_size": size, "bits": bits, "strip": strip, "options": options}
+        settings |= {"method": method, "final": final.value, "gamma": light, "region": where, "options": options}
+        settings |= {"kernel_size": size}
+    else:
+        refuse_options(
+            "--kernel, which leaves nothing to be estimated",
+            {
+                "--method": method != "two-step",
+                "--kernel-size": size is not None,
+                "--region": where != "auto",
+                "--preset": preset is not Preset.standard,
+                "--gradient-weight": gradient_weight is not None,
+                "--smooth-weight": smooth_weight is not None,
+                "--prior": prior is not None,
+                "--strength": blend not in ("auto", 1),
+                "--kernels-out": kernels_out is not None,
+                "--batch-size": batch_size is not None,
+            },
         )
-        folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
-        with Journal(out, folders) as journal:
-            decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
-            if dry_run:
-                show_plan(picture_plan, decisions)
-                return
-            outcomes = deblur_files(
+        known_kernel = read_single_kernel(kernel_file)
+        light, _ = gamma_with_kernel(parse_gamma(gamma, None, "--kernel"), kernel_file)
+        settings |= {"method": final.value, "gamma": light, "kernel": known_kernel}
+    speed: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    version = gpudeblur.__version__
+    encoding: dict[str, Any] = {"bits": bits, "quality": quality, "strip": strip}
+    contents = {} if kernel_file is None else {"kernel": hashlib.sha256(kernel_file.read_bytes()).hexdigest()}
+    options_hash = fingerprint(version, settings | encoding | contents)
+    folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
+    with Journal(out, folders) as journal:
+        decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
+        if dry_run:
+            show_plan(picture_plan, decisions)
+            return
+        run_fields = {"fingerprint": options_hash, "version": version, "options": options_text(context)}
+        all_succeeded = run_batch(
+            picture_plan,
+            functools.partial(
+                deblur_files,
                 decisions,
                 journal,
-                {"fingerprint": options_hash, "version": version},
-                size,
-                bits=bits,
-                strip=strip,
+                run_fields,
                 device=device.value,
-                options=options,
                 workers=workers,
-                batch_size=batch_size,
+                **speed,
                 **settings,
-            )
-            with closing(outcomes):
-                all_succeeded = run_batch(
-                    picture_plan,
-                    outcomes,
-                    report=report,
-                    quiet=quiet,
-                    overwrite=overwrite,
-                    is_network=method != "two-step",
-                )
+                **encoding,
+            ),
+            report=report,
+            quiet=quiet,
+            overwrite=overwrite,
+            is_network=method != "two-step",
+        )
     if not all_succeeded:
         raise typer.Exit(1)
 
@@ -258,8 +293,7 @@ def train(context: typer.Context) -> None:
 
 @functools.wraps(train_network)
 def _train_network(**arguments: Any) -> None:
-    with user_errors():
-        print_table(train_network(**arguments))
+    print_table(train_network(**arguments))
 
 
 for _name, _recipe in RECIPES.items():

@@ -11,22 +11,20 @@ import typer
 
 import gpudeblur
 
-from ..batch.folders import white_of_file
-from ..batch.report import LOW_CONFIDENCE, strength_text
-from ..images.files import KERNEL_SUFFIXES, read_image, write_image, write_kernel
+from ..images.output import KERNEL_SUFFIXES
 from .files import (
+    COMPARISON_SUFFIXES,
     DEBLURRED,
     KERNEL,
     STREAM,
-    check_compare,
-    check_kernel_out,
+    check_further,
     check_picture_fits,
     input_file,
     output_file,
     write_kernel_file,
     write_picture,
 )
-from .known import channel_axis_of, refuse_options, restored, show_result, write_comparison
+from .known import channel_axis_of, refuse_options, restored, show_result
 from .options import (
     Bits,
     Blur,
@@ -44,13 +42,13 @@ from .options import (
     KernelSize,
     KnownKernel,
     MaskOption,
-    NoCautious,
     Out,
     Overwrite,
     PageOption,
     Preset,
     PresetOption,
     PriorOption,
+    QualityOption,
     RegionOption,
     SmoothWeight,
     Source,
@@ -63,11 +61,11 @@ from .options import (
     parse_kernel_size,
     parse_mask,
     parse_region,
+    parse_strength,
     parse_white_level,
-    strength_of,
     two_step_options,
 )
-from .terminal import progress_bar, shape_text, user_errors
+from .terminal import progress_bar, shape_text
 
 
 def deblur(
@@ -94,7 +92,6 @@ def deblur(
     prior: PriorOption = None,
     final: FinalOption = Final.sparse,
     strength: StrengthOption = "auto",
-    no_cautious: NoCautious = False,
     page: PageOption = None,
     gamma: Gamma = None,
     white_level: WhiteLevel = None,
@@ -102,19 +99,24 @@ def deblur(
     defects: DefectsOption = Defects.auto,
     focal: FocalOption = "auto",
     bits: Bits = None,
+    quality: QualityOption = None,
     strip: StripOption = False,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur a picture. The blur is estimated from the picture alone."""
-    with user_errors(), input_file(source) as file:
-        blend, where, light = strength_of(strength, no_cautious), parse_region(region), parse_gamma(gamma)
+    from ..batch.folders import white_of_file
+    from ..images.comparison import write_comparison
+    from ..images.files import read_image
+
+    with input_file(source) as file:
+        blend, where, light = parse_strength(strength), parse_region(region), parse_gamma(gamma)
         size, white = parse_kernel_size(kernel_size), parse_white_level(white_level)
         focal_length = parse_focal(focal, blur, file)
-        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
-        check_compare(compare, source, target, overwrite)
-        if kernel_out is not None:
-            suffixes = (*KERNEL_SUFFIXES, ".npz") if blur is Blur.rotation else KERNEL_SUFFIXES
-            check_kernel_out(kernel_out, target, source, suffixes, overwrite=overwrite)
+        encoding: dict[str, Any] = {"bits": bits, "quality": quality}
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, **encoding)
+        suffixes = (*KERNEL_SUFFIXES, ".npz") if blur is Blur.rotation else KERNEL_SUFFIXES
+        further = {"--kernel-out": (kernel_out, suffixes), "--compare": (compare, COMPARISON_SUFFIXES)}
+        check_further(further, source, target, overwrite=overwrite)
         settings: dict[str, Any] = {
             "device": device.value,
             "white": white,
@@ -135,9 +137,9 @@ def deblur(
                     "--strength": blend not in ("auto", 1),
                 },
             )
-            settings |= {"method": final.value, "gamma": parse_gamma(gamma, 1.0, "--kernel"), "mask": mask}
+            settings |= {"method": final.value, "gamma": parse_gamma(gamma, None, "--kernel"), "mask": mask}
             photo = read_image(file, page=page)
-            restored(photo, kernel_file, target, settings, bits=bits, strip=strip, compare=compare)
+            restored(photo, kernel_file, target, settings, **encoding, strip=strip, compare=compare)
             return
         options = two_step_options(gradient_weight, smooth_weight, prior, preset=preset, strength=blend)
         photo = read_image(file, page=page)
@@ -157,14 +159,12 @@ def deblur(
                 callback=callback,
                 **settings,
             )
-        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
+        write_picture(target, result.image, photo, **encoding, white=white_of_file(result, white), strip=strip)
         if kernel_out is not None:
             _write_kernel_or_field(kernel_out, result, photo.pixels.shape[:2])
         if compare is not None:
-            field = result.field
-            write_comparison(
-                compare, photo.pixels, result.image, result.kernel if field is None else field, result.info
-            )
+            blur_kernel = result.kernel if result.field is None else result.field
+            write_comparison(compare, photo.pixels, result.image, blur_kernel, result.info.get("white"))
         rows = {
             "kernel size": shape_text(result.kernel),
             **_blur_rows(result, blur, focal_length, focal),
@@ -212,8 +212,24 @@ def kernel(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Estimate the blur kernel of a picture, without deblurring it."""
-    with user_errors(), input_file(source) as file:
+    from ..images.files import read_image
+
+    with input_file(source) as file:
         size, white, where = parse_kernel_size(kernel_size), parse_white_level(white_level), parse_region(region)
+        if from_streak:
+            refuse_options(
+                "--from-streak, which estimates nothing",
+                {
+                    "--kernel-size": size is not None,
+                    "--region": where != "auto",
+                    "--preset": preset is not Preset.standard,
+                    "--gradient-weight": gradient_weight is not None,
+                    "--smooth-weight": smooth_weight is not None,
+                    "--prior": prior is not None,
+                    "--mask": mask is not None,
+                    "--defects": defects is not Defects.auto,
+                },
+            )
         target = output_file(source, out, KERNEL, suffix=".npy", suffixes=KERNEL_SUFFIXES, overwrite=overwrite)
         photo = read_image(file, page=page)
         start, channel_axis, rows = time.perf_counter(), channel_axis_of(photo.pixels), dict[str, str]()
@@ -239,12 +255,10 @@ def kernel(
             estimate, light = result.kernel, result.info["gamma"]
             rows = _kernel_rows(result, photo.pixels.shape[:2])
         seconds = time.perf_counter() - start
-        write_kernel_file(target, estimate)
+        write_kernel_file(target, estimate, light)
         rows = {"kernel size": shape_text(estimate), **rows, "seconds": f"{seconds:.2f}"}
         if target != STREAM and source != STREAM:
-            rows["apply it"] = shlex.join(
-                ["gpudeblur", "deconvolve", str(source), "--kernel", str(target), "--gamma", f"{light:g}"]
-            )
+            rows["apply it"] = shlex.join(["gpudeblur", "deconvolve", str(source), "--kernel", str(target)])
         show_result(photo.pixels, rows, target)
 
 
@@ -264,6 +278,8 @@ def _blur_rows(result: Any, blur: Blur, focal: float | None, text: str) -> dict[
 
 
 def _kernel_rows(result: Any, shape: tuple[int, int]) -> dict[str, str]:
+    from ..batch.report import LOW_CONFIDENCE
+
     confidence = f"{result.info['confidence']:.2f}"
     if result.info["confidence"] < LOW_CONFIDENCE:
         height, width = shape
@@ -277,6 +293,8 @@ def _kernel_rows(result: Any, shape: tuple[int, int]) -> dict[str, str]:
 
 def _strength_row(result: Any, asked: float | str) -> str:
     """The restoration's share in the result."""
+    from ..batch.report import strength_text
+
     strength = result.info.get("strength", 1.0)
     if strength >= 1:
         return "1.00, all of the restoration"
@@ -286,11 +304,13 @@ def _strength_row(result: Any, asked: float | str) -> str:
 
 def _write_kernel_or_field(path: Path, result: Any, shape: tuple[int, int]) -> None:
     """The field of a result for a picture of `shape`, in a file that can hold it, or else its kernel."""
-    suffix = path.suffix.lower()
+    from ..images.files import write_image, write_kernel
+
+    suffix, gamma = path.suffix.lower(), result.info["gamma"]
     if suffix == ".npz":
         field = result.field
-        (gpudeblur.KernelField(result.kernel[None, None], shape) if field is None else field).save(path)
+        (gpudeblur.KernelField(result.kernel[None, None], shape) if field is None else field).save(path, gamma=gamma)
     elif suffix == ".png" and result.field is not None:
         write_image(path, gpudeblur.show_kernels(result.field))
     else:
-        write_kernel(path, result.kernel)
+        write_kernel(path, result.kernel, gamma=gamma)

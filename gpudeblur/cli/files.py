@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..images.files import (
-    KERNEL_SUFFIXES,
-    PICTURE_SUFFIXES,
-    ImageFile,
-    check_output,
-    result_suffix,
-    write_image,
-    write_kernel,
-)
+from ..images.output import PICTURE_SUFFIXES, check_bits, check_output
+from .options import check_encoding
+
+if TYPE_CHECKING:
+    from ..images.files import ImageFile
 
 STREAM = Path("-")  # as IN standard input, as OUT standard output
 # What the files that a command needs are called at the end of a name, where none is given.
 DEBLURRED, KERNEL = "_deblurred", "_kernel"
+COMPARISON_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @contextmanager
@@ -68,6 +65,7 @@ def output_file(
     suffixes: tuple[str, ...] = PICTURE_SUFFIXES,
     overwrite: bool = False,
     bits: int | None = None,
+    quality: int | None = None,
 ) -> Path:
     """Where the result goes: OUT, or in OUT if that is a folder, or beside IN.
 
@@ -79,14 +77,19 @@ def output_file(
     OSError, ValueError
         As `check_output`; or the file exists and is not to be overwritten, or standard output is a terminal.
     """
+    check_encoding(bits, quality)
     if out == STREAM or (out is None and source == STREAM):
+        check_encoding(bits, quality, ".png")
         if sys.stdout.isatty():
             raise ValueError("--out - is standard output, got a terminal; redirect it to a file, or name one")
         return STREAM
     if out is None or out.is_dir():
+        from ..images.files import result_suffix
+
         suffix = suffix or result_suffix(source)
         stem = "picture" if source == STREAM else source.stem
         out = (source.parent if out is None else out) / f"{stem}{ending}{suffix}"
+    check_encoding(bits, quality, out.suffix)
     return check_new(out, "--out", source, suffixes=suffixes, overwrite=overwrite, bits=bits)
 
 
@@ -98,39 +101,55 @@ def check_new(path: Path, option: str, source: Path, *, overwrite: bool, **rules
     return path
 
 
-def check_kernel_out(
-    kernel_out: Path, out: Path, source: Path, suffixes: tuple[str, ...] = KERNEL_SUFFIXES, *, overwrite: bool
+def check_further(
+    files: Mapping[str, tuple[Path | None, tuple[str, ...]]], source: Path, out: Path, *, overwrite: bool
 ) -> None:
-    check_new(kernel_out, "--kernel-out", source, suffixes=suffixes, overwrite=overwrite)
-    if kernel_out.resolve() == out.resolve():
-        raise ValueError(f"--kernel-out must be another file than --out, got {out} for both; rename one")
+    """Raise if a file beside OUT, by its option and with the suffixes that it may have, cannot be written.
 
-
-def check_compare(compare: Path | None, source: Path, out: Path, overwrite: bool) -> None:
-    if compare is None:
-        return
-    check_new(compare, "--compare", source, suffixes=(".png", ".jpg", ".jpeg"), overwrite=overwrite)
-    if compare.resolve() == out.resolve():
-        raise ValueError(f"--compare must be another file than --out, got {out} for both; rename one")
+    No two of them may be the same, or OUT.
+    """
+    option_of = {out.resolve(): "--out"}
+    for option, (path, suffixes) in files.items():
+        if path is None:
+            continue
+        check_new(path, option, source, suffixes=suffixes, overwrite=overwrite)
+        if path.resolve() in option_of:
+            other = option_of[path.resolve()]
+            raise ValueError(f"{option} must be another file than {other}, got {path} for both; rename one")
+        option_of[path.resolve()] = option
 
 
 def check_picture_fits(path: Path, photo: ImageFile, bits: int | None) -> None:
     """Raise if the file cannot hold a result that is like the `photo`."""
-    if path != STREAM:
+    if path == STREAM:
+        check_bits(photo.pixels.dtype)
+    else:
         check_output(path, alpha=photo.alpha is not None, bits=bits, dtype=photo.pixels.dtype)
 
 
 def write_picture(
-    path: Path, pixels: Any, photo: ImageFile, *, bits: int | None, white: float | None, strip: bool
+    path: Path,
+    pixels: Any,
+    photo: ImageFile,
+    *,
+    bits: int | None,
+    quality: int | None,
+    white: float | None,
+    strip: bool,
 ) -> None:
     """The result for `photo` with its opacity and, without `strip`, its metadata; PNG on standard output."""
-    settings: dict[str, Any] = {"bits": bits, "white": white, "metadata": None if strip else photo.metadata}
+    from ..images.files import write_image
+
+    metadata = None if strip else photo.metadata
+    settings: dict[str, Any] = {"bits": bits, "quality": quality, "white": white, "metadata": metadata}
     _write(path, ".png", lambda file: write_image(file, pixels, photo.alpha, **settings))
 
 
-def write_kernel_file(path: Path, kernel: Any) -> None:
-    """The kernel in a file, or as .npy on standard output."""
-    _write(path, ".npy", lambda file: write_kernel(file, kernel))
+def write_kernel_file(path: Path, kernel: Any, gamma: float) -> None:
+    """The kernel in a file, or as .npy on standard output, with the gamma of its picture."""
+    from ..images.files import write_kernel
+
+    _write(path, ".npy", lambda file: write_kernel(file, kernel, gamma=gamma))
 
 
 def _write(path: Path, suffix: str, write: Callable[[Path], None]) -> None:

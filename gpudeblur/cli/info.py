@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from ..batch.report import strength_text
 from ..networks.catalog import LICENSE, all_weights
 from ..numerics.arrays import require_cuda
 from .options import Device, DeviceOption, Overwrite
-from .terminal import LOGGER, print_table, progress_bar, user_errors
+from .terminal import LOGGER, print_table, progress_bar
 
 ON_CPU = "computing on the CPU"
 
@@ -27,20 +26,20 @@ def demo(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur three pictures of a known blur. One is too hard; index.html in DIR shows them."""
-    with user_errors():
-        from ..blind.demo import run_demo
+    from ..batch.report import strength_text
+    from ..blind.demo import run_demo
 
-        page = out / "index.html"
-        if page.exists() and not overwrite:
-            raise FileExistsError(f"--out must be a new folder, {page} exists; name another, or give --overwrite")
-        with progress_bar() as callback:
-            report = run_demo(out, device=device.value, progress=callback)
-        rows = {
-            name: f"PSNR {figures.blurred_psnr:.2f} -> {figures.psnr:.2f} dB, confidence {figures.confidence:.2f}, "
-            f"strength {strength_text(figures.strength)}, {figures.seconds:.1f} s"
-            for name, figures in report.figures.items()
-        }
-        print_table({**rows, "backend": report.backend, "written": "\n".join(map(str, report.files))})
+    page = out / "index.html"
+    if page.exists() and not overwrite:
+        raise FileExistsError(f"--out must be a new folder, {page} exists; name another, or give --overwrite")
+    with progress_bar() as callback:
+        report = run_demo(out, device=device.value, progress=callback)
+    rows = {
+        name: f"PSNR {figures.blurred_psnr:.2f} -> {figures.psnr:.2f} dB, confidence {figures.confidence:.2f}, "
+        f"strength {strength_text(figures.strength)}, {figures.seconds:.1f} s"
+        for name, figures in report.figures.items()
+    }
+    print_table({**rows, "backend": report.backend, "written": "\n".join(map(str, report.files))})
 
 
 def info(

@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 import gpudeblur
 
-from ..batch.folders import white_of_file
-from ..blind.restore import network_names
-from ..images.comparison import side_by_side
-from ..images.files import ImageFile, read_image, read_kernel, write_image, write_kernel
+from ..images.output import KERNEL_SUFFIXES
+from ..networks.catalog import network_names
 from .files import (
+    COMPARISON_SUFFIXES,
     DEBLURRED,
     STREAM,
-    check_compare,
-    check_kernel_out,
+    check_further,
     check_picture_fits,
     input_file,
     output_file,
@@ -39,6 +37,7 @@ from .options import (
     Out,
     Overwrite,
     PageOption,
+    QualityOption,
     Source,
     StrengthOption,
     StripOption,
@@ -49,7 +48,10 @@ from .options import (
     parse_strength,
     parse_white_level,
 )
-from .terminal import print_table, progress_bar, shape_text, user_errors
+from .terminal import print_table, print_warning, progress_bar, shape_text
+
+if TYPE_CHECKING:
+    from ..images.files import ImageFile
 
 
 def deconvolve(
@@ -112,6 +114,7 @@ def deconvolve(
     mask: MaskOption = None,
     defects: DefectsOption = Defects.auto,
     bits: Bits = None,
+    quality: QualityOption = None,
     strip: StripOption = False,
     tile: Annotated[
         str | None,
@@ -125,7 +128,9 @@ def deconvolve(
     device: DeviceOption = Device.auto,
 ) -> None:
     """Deblur a picture by a kernel that is known."""
-    with user_errors(), input_file(source) as file:
+    from ..images.files import read_image
+
+    with input_file(source) as file:
         settings = {
             "method": method,
             "boundary": boundary,
@@ -134,16 +139,17 @@ def deconvolve(
             "floor": _number_or_auto("--floor", floor, float, "a number"),
             "iterations": iterations,
             "tile": _number_or_auto("--tile", tile, int, "a number of pixels"),
-            "gamma": parse_gamma(gamma, 1.0, "--kernel"),
+            "gamma": parse_gamma(gamma, None, "--kernel"),
             "white": parse_white_level(white_level),
             "mask": mask,
             "defects": parse_defects(defects),
             "device": device.value,
         }
-        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
-        check_compare(compare, source, target, overwrite)
+        encoding: dict[str, Any] = {"bits": bits, "quality": quality}
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, **encoding)
+        check_further({"--compare": (compare, COMPARISON_SUFFIXES)}, source, target, overwrite=overwrite)
         photo = read_image(file, page=page)
-        restored(photo, kernel, target, settings, bits=bits, strip=strip, compare=compare)
+        restored(photo, kernel, target, settings, **encoding, strip=strip, compare=compare)
 
 
 def restored(
@@ -153,19 +159,19 @@ def restored(
     settings: Mapping[str, Any],
     *,
     bits: int | None,
+    quality: int | None,
     strip: bool,
     compare: Path | None,
 ) -> None:
     """Read the kernel, write the restoration of the `photo`, and print the table.
 
-    `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it.
+    `settings` are those of `gpudeblur.deconvolve`, with the mask as its option has it, and gamma None for that of the
+    kernel's file.
     """
-    if not kernel_file.is_file():
-        raise FileNotFoundError(f"--kernel must be a file, there is none at {kernel_file}; gpudeblur kernel writes one")
-    kernel = read_kernel(kernel_file)
-    if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
-        shape = shape_text(kernel)
-        raise ValueError(f"--kernel must hold one kernel, got {shape} in {kernel_file}; save the one to use by itself")
+    from ..images.comparison import write_comparison
+
+    kernel = read_single_kernel(kernel_file)
+    gamma, gamma_text = gamma_with_kernel(settings["gamma"], kernel_file)
     check_picture_fits(target, photo, bits)
     start, white = time.perf_counter(), settings["white"]
     with progress_bar() as callback:
@@ -174,19 +180,19 @@ def restored(
             kernel,
             channel_axis=channel_axis_of(photo.pixels),
             callback=callback,
-            **(dict(settings) | {"mask": parse_mask(settings["mask"], photo.pixels.shape[:2])}),
+            **(dict(settings) | {"gamma": gamma, "mask": parse_mask(settings["mask"], photo.pixels.shape[:2])}),
         )
     seconds = time.perf_counter() - start
     level = float(white) if isinstance(white, int | float) and image.dtype.kind == "f" else None
-    write_picture(target, image, photo, bits=bits, white=level, strip=strip)
+    write_picture(target, image, photo, bits=bits, quality=quality, white=level, strip=strip)
     if compare is not None:
-        write_comparison(compare, photo.pixels, image, kernel, {"white": white})
+        write_comparison(compare, photo.pixels, image, kernel, white)
     size = shape_text(kernel) if isinstance(kernel, np.ndarray) else shape_text(kernel.kernels)
     method = settings["method"] or ("tv" if isinstance(kernel, np.ndarray) else "sparse")
     rows = {
         "kernel": f"{size}, of {kernel_file}; nothing was estimated",
         "method": method,
-        "gamma": f"{settings['gamma']:g}",
+        "gamma": gamma_text,
         "seconds": f"{seconds:.2f}",
     }
     show_result(photo.pixels, rows, target, compare)
@@ -235,15 +241,20 @@ def restore(
     mask: MaskOption = None,
     device: DeviceOption = Device.auto,
     bits: Bits = None,
+    quality: QualityOption = None,
     strip: StripOption = False,
 ) -> None:
     """Restore a blurred face by a trained network."""
-    with user_errors(), input_file(source) as file:
+    from ..batch.folders import white_of_file
+    from ..images.comparison import write_comparison
+    from ..images.files import read_image, write_kernel
+
+    with input_file(source) as file:
         blend, white = parse_strength(strength), parse_white_level(white_level)
-        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits)
-        check_compare(compare, source, target, overwrite)
+        target = output_file(source, out, DEBLURRED, overwrite=overwrite, bits=bits, quality=quality)
+        further = {"--kernel-out": (kernel_out, KERNEL_SUFFIXES), "--compare": (compare, COMPARISON_SUFFIXES)}
+        check_further(further, source, target, overwrite=overwrite)
         if kernel_out is not None:
-            check_kernel_out(kernel_out, target, source, overwrite=overwrite)
             check_estimates_kernel("--kernel-out", network)
         photo = read_image(file, page=page)
         check_picture_fits(target, photo, bits)
@@ -260,11 +271,12 @@ def restore(
                 mask=parse_mask(mask, photo.pixels.shape[:2]),
                 callback=callback,
             )
-        write_picture(target, result.image, photo, bits=bits, white=white_of_file(result, white), strip=strip)
+        level = white_of_file(result, white)
+        write_picture(target, result.image, photo, bits=bits, quality=quality, white=level, strip=strip)
         if kernel_out is not None and result.kernel is not None:
             write_kernel(kernel_out, result.kernel)
         if compare is not None:
-            write_comparison(compare, photo.pixels, result.image, result.kernel, result.info)
+            write_comparison(compare, photo.pixels, result.image, result.kernel, result.info.get("white"))
         rows = {
             "network": network,
             "backend": result.info["backend"],
@@ -273,6 +285,33 @@ def restore(
             "seconds": f"{result.info['seconds']:.2f}",
         }
         show_result(photo.pixels, rows, target, kernel_out, compare)
+
+
+def read_single_kernel(path: Path) -> Any:
+    """The kernel (kh, kw), or the field of kernels, in the file of --kernel."""
+    from ..images.files import read_kernel
+
+    if not path.is_file():
+        raise FileNotFoundError(f"--kernel must be a file, there is none at {path}; gpudeblur kernel writes one")
+    kernel = read_kernel(path)
+    if isinstance(kernel, np.ndarray) and kernel.ndim != 2:
+        shape = shape_text(kernel)
+        raise ValueError(f"--kernel must hold one kernel, got {shape} in {path}; save the one to use by itself")
+    return kernel
+
+
+def gamma_with_kernel(gamma: float | None, kernel_file: Path) -> tuple[float, str]:
+    """--gamma, or that of the kernel's file, or 1; and where it comes from."""
+    from ..images.files import kernel_gamma
+
+    stored = kernel_gamma(kernel_file)
+    if gamma is None:
+        if stored is None:
+            return 1.0, f"1, as {kernel_file} says none; --gamma 2.2 if the kernel belongs to linear light of a photo"
+        return stored, f"{stored:g}, of {kernel_file}"
+    if stored is not None and abs(stored - gamma) > 1e-6:
+        print_warning(f"--gamma {gamma:g} differs from that of the kernel, {stored:g} in {kernel_file}; leave it out")
+    return gamma, f"{gamma:g}"
 
 
 def channel_axis_of(pixels: Any) -> int | None:
@@ -292,18 +331,6 @@ def check_estimates_kernel(option: str, method: str) -> None:
 
     if method in network_names() and not estimates_kernel(method):
         raise ValueError(f"{option} needs a method that estimates the kernel, got {method!r}; leave it out")
-
-
-def write_comparison(path: Path, blurred: Any, image: Any, kernel: Any, info: Mapping[str, Any]) -> None:
-    """The picture, its result and the kernel, an array or a field, side by side. `info` may have the white level."""
-    pictures, kernels = {"blurred": blurred, "result": image}, dict[str, Any]()
-    if isinstance(kernel, gpudeblur.KernelField):
-        kernels = {"kernels": gpudeblur.show_kernels(kernel)}
-    elif kernel is not None:
-        kernels = {"kernel": kernel}
-    white = info.get("white")
-    level = white if isinstance(white, int | float) and (blurred.dtype.kind == "f" or white > 1) else None
-    write_image(path, side_by_side(pictures, kernels, white=level))
 
 
 def show_result(pixels: Any, rows: Mapping[str, str], *files: Path | None) -> None:

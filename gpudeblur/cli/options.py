@@ -13,7 +13,7 @@ import typer
 
 import gpudeblur
 
-from ..batch.folders import read_mask
+from ..images.output import JPEG, check_quality
 
 # What each changes of `TwoStepOptions`; measured in docs/method.md.
 PRESETS: dict[str, dict[str, Any]] = {"fast": {"starts": ("wide",)}, "standard": {}, "best": {"finest_candidates": 5}}
@@ -49,7 +49,7 @@ Gamma = Annotated[
     _input(
         metavar="auto|G",
         help="The picture is light ** (1 / G): 1 is linear, photos have about 2.2. auto chooses between these two, and "
-        "is the default where the kernel is estimated; elsewhere it is 1.",
+        "is the default where the kernel is estimated; a kernel of a file brings its own, or 1 if the file has none.",
     ),
 ]
 WhiteLevel = Annotated[
@@ -109,6 +109,10 @@ KnownKernel = Annotated[
     Path | None,
     _kernel("--kernel", metavar="FILE", help="The blur is known: .npy, .tif, .png or .npz. Nothing is estimated."),
 ]
+BatchKernel = Annotated[
+    Path | None,
+    _kernel("--kernel", metavar="FILE", help="The blur of all pictures is known: as in gpudeblur deblur."),
+]
 RegionOption = Annotated[
     str,
     _kernel(
@@ -144,7 +148,6 @@ FinalOption = Annotated[
     Final,
     _restoration(metavar="NAME", help="With the kernel: sparse is best, tv nearly as good, hyper-laplacian fast."),
 ]
-NoCautious = Annotated[bool, typer.Option("--no-cautious", hidden=True)]
 StrengthOption = Annotated[
     str,
     _restoration(
@@ -169,10 +172,20 @@ Compare = Annotated[
     Path | None, _output(metavar="FILE", help="Also write IN, the result and the kernel side by side: .png or .jpg.")
 ]
 Bits = Annotated[int | None, _output(metavar="8|16", help="Bits a channel of a PNG. Default: as IN has.")]
+QualityOption = Annotated[int | None, _output("--quality", metavar="N", help="Of a JPEG, 1 to 100. Default: 95.")]
 StripOption = Annotated[bool, _output("--strip", help="Leave out the colour profile, EXIF, XMP and resolution of IN.")]
 DeviceOption = Annotated[
     Device, _speed(metavar="NAME", help="Where to compute: cpu, cuda, or auto, the GPU if there is one.")
 ]
+
+
+def check_encoding(bits: int | None, quality: int | None, suffix: str | None = None) -> None:
+    """Check --bits and --quality; `suffix` is that of all files to be written, None where they differ."""
+    check_quality(quality)
+    if bits not in (None, 8, 16):
+        raise ValueError(f"--bits must be 8 or 16, got {bits}; leave it out for those of IN")
+    if quality is not None and suffix is not None and suffix.lower() not in JPEG:
+        raise ValueError(f"--quality must be left out for {suffix} files, which lose nothing; name a .jpg file for it")
 
 
 def parse_kernel_size(text: str) -> Any:
@@ -188,7 +201,7 @@ def parse_kernel_size(text: str) -> Any:
     return sizes if len(sizes) > 1 else sizes[0]
 
 
-def parse_gamma(text: str | None, default: float | str = "auto", number_with: str = "") -> Any:
+def parse_gamma(text: str | None, default: float | str | None = "auto", number_with: str = "") -> Any:
     """A number, or "auto"; None is `default`. With the option `number_with` it must be a number."""
     if text is None:
         return default
@@ -263,17 +276,9 @@ def parse_mask(text: str | None, shape: tuple[int, ...] | None = None) -> Any:
     """The mask for pictures of `shape`, (H, W), if it is known."""
     if text is None or text.lower() == "nan":
         return None if text is None else "nan"
+    from ..batch.folders import read_mask  # 0.2 s of CPU time, which --help does not need
+
     return read_mask(text, shape)
-
-
-def strength_of(text: str, no_cautious: bool) -> float | str:
-    """--strength; --no-cautious is its 1."""
-    blend = parse_strength(text)
-    if not no_cautious:
-        return blend
-    if blend not in ("auto", 1):
-        raise ValueError(f"--strength must be 1 with --no-cautious, got {text}; leave one of them out")
-    return 1.0
 
 
 def two_step_options(
@@ -286,8 +291,7 @@ def two_step_options(
 ) -> Any:
     """The options that the user gave; None if there are none."""
     options: dict[str, Any] = {"gradient_weight": gradient_weight, "smooth_weight": smooth_weight}
-    options["cautious"] = None if strength != 1 else False
-    options["strength"] = None if strength in ("auto", 1) else strength
+    options["strength"] = None if strength == "auto" else strength
     options |= PRESETS[preset.value]
     if prior is not None:
         priors: dict[str, Callable[[], Any]] = {

@@ -1,4 +1,4 @@
-"""What the `gpudeblur` command shows: errors, warnings, progress and tables.
+"""What the `gpudeblur` command shows: errors, warnings, progress and tables; and how signals end it.
 
 Everything but the tables passes through the logger "gpudeblur", to stderr and into the file of --log-file.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("gpudeblur")
 TABLE = logging.getLogger("gpudeblur.table")  # what stdout shows; of the handlers, only that of the file takes it
-LINE_SECONDS = 5.0  # from one line of progress to the next, where there is no terminal
+# From one line of progress to the next, where there is no terminal: of a picture; between the lines of a batch.
+LINE_SECONDS, BATCH_LINE_SECONDS = 5.0, 30.0
 STYLES = {logging.ERROR: "bold red", logging.WARNING: "yellow"}
 
 
@@ -102,6 +106,9 @@ def user_errors() -> Iterator[None]:
             yield
     except typer.Exit:  # a RuntimeError
         raise
+    except BrokenPipeError as error:  # such as of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails too
+        raise typer.Exit(1) from error
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError, ArithmeticError) as error:
         LOGGER.error("%s", in_options(error) or type(error).__name__)
         raise typer.Exit(2) from error
@@ -109,6 +116,39 @@ def user_errors() -> Iterator[None]:
 
 def print_warning(message: Warning | str, *_: Any) -> None:
     LOGGER.warning("%s", in_options(message))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which ends a run as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def signals_end_the_run() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, which ends the command with exit code 128 + the signal's.
+
+    A signal that is ignored, as SIGHUP by nohup, stays so.
+    """
+
+    def terminate(number: int, _: Any) -> None:
+        raise Terminated(number)
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                previous[number] = signal.signal(number, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -124,13 +164,13 @@ def _bar(*columns: Any, total: float, **fields: Any) -> Iterator[Callable[..., N
         )
 
 
-def _lines() -> Callable[[str], None]:
-    """A function that logs a line, unless the last one is less than `LINE_SECONDS` old."""
+def _lines(seconds: float) -> Callable[[str], None]:
+    """A function that logs a line, unless the last one is less than `seconds` old."""
     last = time.perf_counter()
 
     def log(text: str) -> None:
         nonlocal last
-        if time.perf_counter() - last >= LINE_SECONDS:
+        if time.perf_counter() - last >= seconds:
             last = time.perf_counter()
             LOGGER.info("%s", text)
 
@@ -145,7 +185,7 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
     percent = TextColumn("{task.percentage:>3.0f} %")
     columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeElapsedColumn())
     with _bar(*columns, total=1.0, description="reading") as update:
-        start, stages, line = time.perf_counter(), set[str](), _lines()
+        start, stages, line = time.perf_counter(), set[str](), _lines(LINE_SECONDS)
 
         def report(stage: str, fraction: float) -> None:
             update(description=stage, completed=fraction)
@@ -159,25 +199,36 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
 
 
 @contextmanager
-def counter(total: int) -> Iterator[Callable[[bool], None]]:
-    """A bar of pictures with their speed and the time left; yields the function that counts one, failed or not."""
+def counter(total: int) -> Iterator[tuple[Callable[[bool], None], Callable[[float], None]]]:
+    """A bar of pictures with their speed and the time left.
+
+    Yields the function that counts one, failed or not, and that which takes what is computed of the next ones.
+    """
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        TextColumn("{task.fields[done]} of {task.total:.0f}"),
         BarColumn(),
         TextColumn("{task.fields[speed]:.2f} a second, {task.fields[failed]} failed"),
         TimeRemainingColumn(),
     )
-    with _bar(*columns, total=total, speed=0.0, failed=0) as update:
-        start, done, failures = time.perf_counter(), 0, 0
+    with _bar(*columns, total=total, speed=0.0, failed=0, done=0) as update:
+        start, done, failures, line = time.perf_counter(), 0, 0, _lines(BATCH_LINE_SECONDS)
+
+        def show(pictures: float) -> None:
+            speed = pictures / (time.perf_counter() - start)
+            update(completed=pictures, speed=speed, failed=failures, done=done)
 
         def count(failed: bool) -> None:
             nonlocal done, failures
             done, failures = done + 1, failures + failed
-            update(completed=done, speed=done / (time.perf_counter() - start), failed=failures)
+            show(done)
 
-        yield count
+        def advance(ahead: float) -> None:
+            show(done + ahead)
+            line(f"{done} of {total} done, {ahead:.1f} more computed")
+
+        yield count, advance
 
 
 def print_table(rows: dict[str, str], *, stderr: bool = False) -> None:

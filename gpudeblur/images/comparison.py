@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ..numerics.arrays import Array, to_host
+from .files import write_image
+from .kernel_field import KernelField, show_kernels
 
 GAP, LABEL_HEIGHT = 8, 24  # px
 MIN_SIDE, MAX_SIDE = 200, 1600  # px: shorter pictures are enlarged, longer ones reduced
@@ -33,6 +37,22 @@ def side_by_side(
         columns.append(_column([(name, _enlarged(to_host(kernel), side)) for name, kernel in kernels.items()]))
     rows = max(column.shape[0] for column in columns)
     return np.concatenate([np.pad(c, ((0, rows - len(c)), (0, 0), (0, 0)), constant_values=255) for c in columns], 1)
+
+
+def write_comparison(
+    path: str | os.PathLike[str], blurred: Array, image: Array, kernel: KernelField | Array | None, white: Any = None
+) -> None:
+    """Write a picture, its result and the kernel, or the kernels of a field, side by side.
+
+    `white` is the value of full scale of `blurred`, if it is a number; at most 1, it is that of floats alone.
+    """
+    kernels: dict[str, Array] = {}
+    if isinstance(kernel, KernelField):
+        kernels = {"kernels": show_kernels(kernel)}
+    elif kernel is not None:
+        kernels = {"kernel": kernel}
+    is_number = isinstance(white, int | float) and (blurred.dtype.kind == "f" or white > 1)
+    write_image(path, side_by_side({"blurred": blurred, "result": image}, kernels, white=white if is_number else None))
 
 
 def _levels(picture: np.ndarray, white: float | None) -> np.ndarray:

@@ -20,6 +20,7 @@ from PIL import Image
 from ..numerics.arrays import Array, to_host
 from .checks import as_integer, check_kernel, check_picture
 from .decoding import BoundedFile, decoding
+from .exif import exif_of_gamma, gamma_of_exif
 from .formats import READ_SUFFIXES, find_format
 from .kernel_field import KernelField
 from .kernels import prepare_kernel
@@ -31,6 +32,7 @@ from .output import (
     TIFF,
     check_bits,
     check_output,
+    check_quality,
     write_text,
     write_whole,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "ImageFile",
     "Metadata",
     "check_output",
+    "kernel_gamma",
     "read_image",
     "read_kernel",
     "result_suffix",
@@ -132,6 +135,7 @@ def write_image(
     alpha: Array | None = None,
     *,
     bits: int | None = None,
+    quality: int | None = None,
     white: float | None = None,
     metadata: Metadata | None = None,
 ) -> None:
@@ -148,6 +152,8 @@ def write_image(
         Opacity, of the same dtype as `pixels`. JPEG cannot hold it.
     bits : {None, 8, 16}
         Bits per channel of a PNG. None: 8 for floats, those of the dtype for integers.
+    quality : int, 1 to 100, optional
+        Of a JPEG; other formats lose nothing and do not use it. None: 95.
     white : float, optional
         The value of full scale of `pixels`, used where the file has another dtype than they have. None: the largest
         value of an integer type, 1 for floats.
@@ -160,6 +166,7 @@ def write_image(
         As `check_output`; or the array is not such an image (`TypeError` for its dtype).
     """
     target = check_output(path, alpha=alpha is not None, bits=bits)
+    check_quality(quality)
     suffix = target.suffix.lower()
     check_picture(pixels, channel_axis=-1 if getattr(pixels, "ndim", 2) == 3 else None, name="pixels")
     layers = to_host(pixels)
@@ -174,18 +181,24 @@ def write_image(
                 f"alpha must have the picture's height, width and dtype, {layers.shape[:2]} {layers.dtype}, "
                 f"got {alpha.shape} {alpha.dtype}; convert it first"
             )
+    check_output(path, sides=layers.shape[:2])
     bits = 8 if suffix in JPEG else bits
     if suffix not in TIFF:
         layers = _to_bits(layers, bits, white)
     if alpha is not None:
         opacity = to_host(alpha)[..., None]
         layers = np.concatenate([layers, opacity if suffix in TIFF else _to_bits(opacity, bits)], axis=2)
-    encode = _tiff_bytes if suffix in TIFF else _jpeg_bytes if suffix in JPEG else _png_bytes
-    write_whole(target, encode(layers, metadata or NO_METADATA))
+    metadata = metadata or NO_METADATA
+    if suffix in JPEG:
+        write_whole(target, _jpeg_bytes(layers, metadata, quality or 95))
+    else:
+        write_whole(target, (_tiff_bytes if suffix in TIFF else _png_bytes)(layers, metadata))
 
 
-def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
+def write_kernel(path: str | os.PathLike[str], kernel: Array, *, gamma: float | None = None) -> None:
     """Write a blur kernel: `.npy` exactly, `.tif` in float32, `.png` for display (8 bits, the maximum is white).
+
+    `gamma` is that of the image it was estimated from (`kernel_gamma`): a second array in `.npy`, EXIF data in images.
 
     Raises
     ------
@@ -195,16 +208,18 @@ def write_kernel(path: str | os.PathLike[str], kernel: Array) -> None:
     target = check_output(path, suffixes=KERNEL_SUFFIXES)
     check_kernel(kernel)
     values, suffix = to_host(kernel), target.suffix.lower()
+    metadata = NO_METADATA if gamma is None else Metadata(exif=exif_of_gamma(gamma))
     if suffix == ".npy":
         buffer = io.BytesIO()
-        np.save(buffer, values, allow_pickle=False)
+        for array in (values,) if gamma is None else (values, np.float64(gamma)):
+            np.save(buffer, array, allow_pickle=False)
         data = buffer.getvalue()
     elif values.ndim != 2:
         raise ValueError(f"kernel must be (kh, kw) for a {suffix} file, got shape {values.shape}; write it as .npy")
     elif suffix in TIFF:
-        data = _tiff_bytes(values[..., None].astype(np.float32))
+        data = _tiff_bytes(values[..., None].astype(np.float32), metadata)
     else:
-        data = _png_bytes(_to_bits(values[..., None] / float(abs(values).max()), 8))
+        data = _png_bytes(_to_bits(values[..., None] / float(abs(values).max()), 8), metadata)
     write_whole(target, data)
 
 
@@ -242,6 +257,32 @@ def read_kernel(path: str | os.PathLike[str]) -> Any:
     except (TypeError, ValueError) as why:
         raise ValueError(f"{path} holds no kernel: {why}") from why
     return prepare_kernel(values)
+
+
+def kernel_gamma(path: str | os.PathLike[str]) -> float | None:
+    """The gamma of the image from which the kernel in a file was estimated; None if the file does not say.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_kernel`.
+    """
+    path = Path(path)
+    _check_regular(path)
+    with BoundedFile(path) as file:
+        head = file.read(6)
+        file.seek(0)
+        is_field, is_array = head[:4] == b"PK\3\4", head == b"\x93NUMPY"
+        if not (is_field or is_array):
+            return gamma_of_exif(read_image(path).metadata.exif)
+        with decoding(path):
+            if is_field:
+                with np.load(file, allow_pickle=False) as arrays:
+                    gamma = arrays.get("gamma")
+            else:
+                np.load(file, allow_pickle=False)
+                gamma = np.load(file, allow_pickle=False) if file.peek(6).startswith(b"\x93NUMPY") else None
+            return None if gamma is None or gamma.shape else float(gamma)
 
 
 def _gray(path: Path) -> np.ndarray:
@@ -291,11 +332,11 @@ def _png_bytes(layers: np.ndarray, metadata: Metadata = NO_METADATA) -> bytes:
     return data[:_END_OF_IHDR] + chunks + data[_END_OF_IHDR:]
 
 
-def _jpeg_bytes(layers: np.ndarray, metadata: Metadata) -> bytes:
+def _jpeg_bytes(layers: np.ndarray, metadata: Metadata, quality: int) -> bytes:
     buffer, channels = io.BytesIO(), layers.shape[2]
     image = Image.fromarray(layers if channels > 1 else layers[..., 0])
     # Full color resolution.
-    image.save(buffer, "JPEG", quality=95, subsampling=0, **pillow_options(metadata, channels, jpeg=True))
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, **pillow_options(metadata, channels, jpeg=True))
     return buffer.getvalue()
 
 

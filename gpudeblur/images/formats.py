@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .decoding import Decoded, ImageError, check_page, check_size, decoding, fill_range
-from .metadata import Metadata, exif_of_bytes, exif_of_tiff, metadata_of_pillow
+from .metadata import Metadata, exif_of_bytes, exif_of_tiff, metadata_of_pillow, upright_xmp
 from .profiles import cmyk_to_srgb
 from .tiff import MAGIC as TIFF_MAGIC
 from .tiff import read_tiff
@@ -67,11 +67,11 @@ def _with_pillow(name: str, deep: Callable[[bytes], tuple[int, str]] | None = No
             # Its plugin and not Image.open, which warns of sizes; filters of warnings are not thread-safe.
             with Image.OPEN[name][0](file, "") as image:
                 check_size(path, *image.size)
-                if name != "JPEG":  # where more pictures are previews, depth and gain maps
-                    check_page(path, page, getattr(image, "n_frames", 1))
-                    if page:
-                        image.seek(page)
-                        check_size(path, *image.size)
+                # In JPEG, more pictures are previews, depth and gain maps.
+                check_page(path, page, 1 if name == "JPEG" else getattr(image, "n_frames", 1))
+                if page:
+                    image.seek(page)
+                    check_size(path, *image.size)
                 image.load()
                 metadata, orientation = metadata_of_pillow(image)
                 depth, codec = (8, "") if deep is None or page else deep(_whole(file))
@@ -151,11 +151,12 @@ def _read_heif(path: Path, file: BinaryIO, page: int | None) -> Decoded:
     heif = _optional("pillow_heif", "heif", path)
     with decoding(path):
         container = heif.open_heif(file, convert_hdr_to_8bit=False)
+        check_page(path, page, 1 if page is None else len(container))
         image = container if page is None else container[page]
         check_size(path, *image.size)
         pixels = np.array(image)
         channels, info = 1 if pixels.ndim == 2 else pixels.shape[2], image.info
-    metadata = Metadata(info.get("icc_profile") or None, exif_of_bytes(info.get("exif")), info.get("xmp") or None)
+    metadata = Metadata(info.get("icc_profile") or None, exif_of_bytes(info.get("exif")), upright_xmp(info.get("xmp")))
     return Decoded(pixels, channels in (2, 4), metadata=metadata)
 
 
@@ -165,6 +166,7 @@ def _read_raw(path: Path, file: BinaryIO, page: int | None) -> Decoded:
     Without automatic brightness, so that pictures of a series agree. LibRaw turns it upright.
     """
     rawpy = _optional("rawpy", "raw", path)
+    check_page(path, page, 1)
     with decoding(path):
         with rawpy.imread(file) as raw:
             check_size(path, raw.sizes.raw_width, raw.sizes.raw_height)

@@ -154,8 +154,8 @@ class KernelField:
             object.__setattr__(field, name, value)
         return field
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the field to an ``.npz`` file, atomically.
+    def save(self, path: str | os.PathLike[str], *, gamma: float | None = None) -> None:
+        """Write the field to an ``.npz`` file, atomically; with the `gamma` of the image it was estimated from.
 
         Raises
         ------
@@ -164,9 +164,8 @@ class KernelField:
         """
         target, buffer = check_output(path, suffixes=(".npz",)), io.BytesIO()
         rows, columns = self.positions
-        np.savez_compressed(
-            buffer, kernels=to_host(self.kernels), shape=np.array(self.shape), rows=rows, columns=columns
-        )
+        arrays = {"kernels": to_host(self.kernels), "shape": np.array(self.shape), "rows": rows, "columns": columns}
+        np.savez_compressed(buffer, **(arrays if gamma is None else arrays | {"gamma": np.float64(gamma)}))
         write_whole(target, buffer.getvalue())
 
     @classmethod

@@ -1,13 +1,14 @@
 """What an image file says beside its pixels: ICC profile, EXIF, XMP and resolution, read and written again.
 
 Pillow and tifffile carry them. EXIF is cleaned as it is read: its orientation is 1, as pixels are upright, and what
-describes the old file (thumbnails, strips, camera raw data) is dropped.
+describes the old file (thumbnails, strips, camera raw data) is dropped. The orientation of XMP is 1 too.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ _PIXEL_SIDES = (0xA002, 0xA003)
 # The tags of the first directory that describe the photograph: description, make, model, software, date, artist, host,
 # white point, primaries, rating, copyright, and Windows' title, comment, author, keywords and subject.
 _ABOUT = (270, 271, 272, 305, 306, 315, 316, 318, 319, 18246, 18249, 33432, *range(40091, 40096))
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")  # an attribute or an element
 _JPEG_SEGMENT = 65533 - 29  # bytes, behind the longest header
 
 
@@ -39,7 +41,7 @@ class Metadata:
     exif : bytes or None
         EXIF data: a TIFF header and its directories, of orientation 1, without a thumbnail.
     xmp : bytes or None
-        XMP packet.
+        XMP packet, of orientation 1.
     dpi : (x, y) or None
         Pixels per inch.
     """
@@ -68,9 +70,7 @@ def metadata_of_pillow(image: Image.Image) -> tuple[Metadata, int]:
     dpi = _as_dpi(info.get("dpi")) if has_dpi else None
     if dpi is not None and orientation > 4:
         dpi = dpi[::-1]
-    icc = info.get("icc_profile")
-    xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    return Metadata(_as_bytes(icc), cleaned, _as_bytes(xmp), dpi), orientation
+    return Metadata(_as_bytes(info.get("icc_profile")), cleaned, upright_xmp(xmp), dpi), orientation
 
 
 def metadata_of_tiff(page: Any, file: BinaryIO) -> tuple[Metadata, int]:
@@ -84,10 +84,8 @@ def metadata_of_tiff(page: Any, file: BinaryIO) -> tuple[Metadata, int]:
         dpi = None
     if dpi is not None and orientation > 4:
         dpi = dpi[::-1]
-    xmp = tags.valueof(_XMP)
-    xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    exif = exif_of_tiff(file, turned=orientation > 4)
-    return Metadata(_as_bytes(tags.valueof(_ICC)), exif, _as_bytes(xmp), dpi), orientation
+    exif, xmp = exif_of_tiff(file, turned=orientation > 4), upright_xmp(tags.valueof(_XMP))
+    return Metadata(_as_bytes(tags.valueof(_ICC)), exif, xmp, dpi), orientation
 
 
 def exif_of_tiff(file: BinaryIO, *, turned: bool = False) -> bytes | None:
@@ -127,6 +125,12 @@ def cleaned_exif(exif: Image.Exif, *, turned: bool = False) -> bytes | None:
         return None
     result[ORIENTATION] = 1
     return result.tobytes().removeprefix(b"Exif\0\0")
+
+
+def upright_xmp(value: Any) -> bytes | None:
+    """An XMP packet whose orientation is 1, as that of EXIF data; None without one."""
+    data = _as_bytes(value.encode() if isinstance(value, str) else value)
+    return None if data is None else _XMP_ORIENTATION.sub(rb"\g<1>1", data)
 
 
 def as_orientation(value: object) -> int:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .checks import as_integer
+
 PNG, JPEG, TIFF = (".png",), (".jpg", ".jpeg"), (".tif", ".tiff")
 PICTURE_SUFFIXES = PNG + JPEG + TIFF
+MAX_JPEG_SIDE = 65500  # of libjpeg
 KERNEL_SUFFIXES = (".npy", ".png", *TIFF)
 
 
@@ -25,6 +28,7 @@ def check_output(
     alpha: bool = False,
     bits: int | None = None,
     dtype: np.dtype | None = None,
+    sides: tuple[int, ...] = (),
     source: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Raise, before any computation, if a result could not be written.
@@ -35,8 +39,8 @@ def check_output(
         The output file.
     suffixes : tuple of str
         Allowed endings of its name.
-    alpha, bits, dtype
-        Whether there is an alpha channel, `bits` of `write_image`, and the dtype of the image.
+    alpha, bits, dtype, sides
+        Whether there is an alpha channel, `bits` of `write_image`, dtype, height and width of the image.
     source : path, optional
         The input, the only existing file that must not be replaced.
 
@@ -66,6 +70,8 @@ def check_output(
         raise ValueError("bits must be 8 for JPEG, got 16; write .png or .tif")
     if alpha and suffix in JPEG:
         raise ValueError(f"JPEG cannot hold the picture's alpha channel, got {path}; write .png or .tif")
+    if suffix in JPEG and max(sides, default=0) > MAX_JPEG_SIDE:
+        raise ValueError(f"JPEG holds sides of up to {MAX_JPEG_SIDE} pixels, got {max(sides)}; write .png or .tif")
     if dtype is not None and suffix not in TIFF:
         check_bits(dtype)
     folder = path.parent
@@ -80,6 +86,11 @@ def check_output(
     if source is not None and path.exists() and path.samefile(source):
         raise ValueError(f"output file {path} is the input; choose another name, so that the photograph is kept")
     return path
+
+
+def check_quality(quality: int | None) -> None:
+    if quality is not None and (as_integer(quality) is None or not 1 <= quality <= 100):
+        raise ValueError(f"quality must be an integer from 1 to 100, got {quality!r}; 95 is the default")
 
 
 def check_bits(dtype: np.dtype) -> None:
@@ -97,6 +108,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:  # it names the temporary file, or none
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -114,6 +114,11 @@ def _check_layout(path: Path, tiff: Any, page: Any, count: int) -> None:
         kind = getattr(page.photometric, "name", page.photometric)
         way_out = "give it a colour profile, or convert it" if page.photometric == color.SEPARATED else "convert it"
         raise ImageError(f"{path} must be gray or RGB, got colour space {kind}; {way_out} to RGB first")
+    if page.photometric == color.MINISWHITE and page.dtype.kind not in "bu":
+        raise ImageError(
+            f"{path} must have unsigned integers where 0 is white (WhiteIsZero), got {page.dtype}, whose black is not "
+            "defined; save it with 0 as black"
+        )
     names = "1 channel" if colors == 1 else f"{colors} channels"
     if samples - colors not in (0, 1):
         raise ImageError(f"{path} must have {names} and perhaps alpha, got {samples}; save the ones to use alone")

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..images.files import write_whole
+from ..images.output import write_whole
 
 if TYPE_CHECKING:  # the names of the networks are needed without torch
     import torch
@@ -149,3 +149,8 @@ def write_network(path: Path, network: nn.Module, weights: Mapping[str, torch.Te
     data = pack(tensors, metadata)
     write_whole(Path(path), data)
     return hashlib.sha256(data).hexdigest()
+
+
+def network_names() -> tuple[str, ...]:
+    """What `restore` accepts: the networks, and "face"."""
+    return (*NETWORKS, "face")

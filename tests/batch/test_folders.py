@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from test_cli import COLOR, KERNEL, fails, names, run, table, wide
 
-from gpudeblur import TwoStepOptions
+from gpudeblur import TwoStepOptions, deconvolve
 from gpudeblur.batch import cpu
 from gpudeblur.batch.journal import JOURNAL_NAME
-from gpudeblur.images.files import read_image, write_image
+from gpudeblur.images.comparison import side_by_side
+from gpudeblur.images.files import read_image, read_kernel, write_image, write_kernel
 from gpudeblur.images.formats import FORMATS
 
 __all__ = ["wide"]  # the fixture, which every test here uses
@@ -36,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         if (image[..., 0] == 77).all():
             raise ValueError("image must not be 77")
         info = {"backend": "numpy", "confidence": 0.9 if image[0, 0, 0] else 0.1, "seconds": 1.5}
-        if options["options"].cautious:
+        if options["options"].strength is None:
             info["strength"] = 1.0 if image[0, 0, 0] else 0.046
         return SimpleNamespace(image=np.iinfo(image.dtype).max - image, kernel=KERNEL, info=info)
 
@@ -105,7 +106,7 @@ def test_every_option_arrives(calls: list[Any], photos: Path, tmp_path: Path) ->
         assert options.pop("options").gradient_weight == 0.01
         assert options == {
             "channel_axis": -1, "device": "cpu", "method": "two-step", "final": "hyper-laplacian", "gamma": 2.2,
-            "white": 255, "defects": "auto", "region": "auto",
+            "white": 255, "defects": "auto", "region": "auto", "shared_kernel": False, "initial": None,
         }  # fmt: skip
 
 
@@ -129,8 +130,8 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     assert below(tmp_path / "out") == ["a.jpg", "b.jpg", "dark.jpg"]
     rows = table(result)
     assert rows["written"].startswith("3 of 6 in ")
-    assert rows["low confidence"] == "1, their kernels are guesses; --report says which"
-    assert rows["strength below 1"].startswith("1, down to 0.04: blended with the blurred picture; --report says which")
+    assert rows["low confidence"] == f"1, their kernels are guesses; {tmp_path / 'r.csv'} says which"
+    assert rows["strength below 1"].startswith("1, down to 0.04: blended with the blurred picture; ")
     names = ", ".join(format.name for format in FORMATS)
     assert rows["failed"].splitlines() == [
         f"{photos / 'aa.png'} must be an image ({names}), it begins with b'hello'; convert it first",
@@ -148,8 +149,8 @@ def test_one_bad_file_is_a_line_at_the_end(calls: list[Any], photos: Path, tmp_p
     assert report["b7.png"]["error"] == "image must not be 77"
     assert (report["a.png"]["confidence"], report["a.png"]["seconds"], report["a.png"]["error"]) == ("0.9", "1.5", "")
     assert [report[name]["strength"] for name in ("a.png", "dark.png", "aa.png")] == ["1.0", "0.046", ""]
-    whole = run("batch", photos / "dark.png", "-o", tmp_path / "whole", "-k", "5", "--no-cautious")
-    assert calls[-1][2]["options"] == TwoStepOptions(cautious=False)
+    whole = run("batch", photos / "dark.png", "-o", tmp_path / "whole", "-k", "5", "--strength", "1")
+    assert calls[-1][2]["options"] == TwoStepOptions(strength=1.0)
     assert "strength below 1" not in table(whole)
     kernel = ("--region", "1,2,30,20", "--preset", "fast", "--strength", "0.5")
     assert run("batch", photos / "dark.png", "-o", tmp_path / "half", "-k", "5", *kernel).exit_code == 0
@@ -185,6 +186,7 @@ def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], p
         fails(run("batch", photos, *out, *more), f"for both {photos / 'a.jpg'} and {photos / 'a.png'}; rename one")
     write_image(tmp_path / "a.png", COLOR)
     fails(run("batch", photos / "a.png", tmp_path / "a.png", *out), "output files must differ in more than case, got ")
+    fails(run("batch", photos, photos / "a.png", *out), f"{photos / 'a.png'} must be named once, got it twice")
     assert calls == []
     assert not (tmp_path / "out").exists()
     assert run("batch", photos, *out).exit_code == 0
@@ -194,6 +196,10 @@ def test_two_results_of_one_name_are_refused_before_the_work(calls: list[Any], p
 def test_the_photographs_are_never_replaced(calls: list[Any], photos: Path) -> None:
     fails(run("batch", photos, "-o", photos, "-k", "5", "--overwrite"), "a.png is an input; choose another folder")
     fails(run("batch", photos / "a.png", "-o", photos, "-k", "5"), "a.png is an input; choose another folder")
+    other = photos / "A.TIF"  # whose output "A.png" is the input "a.png" on a disk that does not tell case
+    write_image(other, COLOR)
+    command = ("batch", photos / "a.png", other, "-o", photos, "-k", "5", "--format", "png")
+    fails(run(*command), "is an input; choose another folder")
     assert calls == []
 
 
@@ -217,11 +223,13 @@ def test_what_is_wrong_for_all_is_one_line(calls: list[Any], photos: Path, tmp_p
 
 
 def test_a_folder_that_cannot_be_made_is_each_files_failure(calls: list[Any], photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "more").write_text("a file")
+    result = run("batch", photos, "-o", tmp_path / "out", "-k", "5", "-r")
     assert result.exit_code == 1
-    assert "File exists" in table(result)["failed"]
-    assert calls == []
+    (line,) = table(result)["failed"].splitlines()
+    assert line.startswith(f"{photos / 'more' / 'd.jpg'}: ")
+    assert (tmp_path / "out" / "more").read_text() == "a file"
 
 
 # ---- a run that ends early: the real command, which prints the name of each file it has written
@@ -229,7 +237,7 @@ def test_a_folder_that_cannot_be_made_is_each_files_failure(calls: list[Any], ph
 SCRIPT = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from gpudeblur import TwoStepOptions
+from gpudeblur import TwoStepOptions, deconvolve
 from gpudeblur.cli import commands
 from gpudeblur.batch import folders
 commands.two_step_options = lambda *_, **__: TwoStepOptions(starts=("wide",))  # to be quick
@@ -350,3 +358,82 @@ def test_folders_of_masks_that_are_refused(calls: list[Any], photos: Path, tmp_p
         write_image(masks / name, np.ones((40, 50), np.uint8))
     fails(run(*command, masks), "--mask must have one file for")
     assert not calls
+
+
+# ---- a kernel that is known, and comparisons
+
+
+def test_a_folder_by_one_kernel(photos: Path, tmp_path: Path) -> None:
+    """As `deconvolve` alone, bit for bit, also with masks; another kernel is another run."""
+    kernel, out, report = tmp_path / "k.npy", tmp_path / "out", tmp_path / "r.json"
+    write_kernel(kernel, KERNEL, gamma=2.2)
+    mask = np.ones(COLOR.shape[:2], bool)
+    mask[3:5, 7:9] = False
+    (tmp_path / "masks").mkdir()
+    write_image(tmp_path / "masks" / "a.png", mask.astype(np.uint8))
+    command: tuple[Any, ...] = (
+        "batch",
+        photos,
+        "-o",
+        out,
+        "--kernel",
+        kernel,
+        "--final",
+        "tv",
+        "--device",
+        "cpu",
+        "--report",
+        report,
+    )
+    command = (*command, "--mask", tmp_path / "masks", "--workers", "2")
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    for name, pixels, valid in (("a.png", COLOR, mask), ("b.tif", COLOR[..., :1], None)):
+        settings: dict[str, Any] = {"method": "tv", "gamma": 2.2, "mask": valid, "channel_axis": -1}
+        expected = deconvolve(pixels, read_kernel(kernel), **settings).squeeze()
+        np.testing.assert_array_equal(read_image(out / name).pixels, expected)
+    row = json.loads(report.read_text())[0]
+    assert (row["status"], row["gamma"], row["confidence"]) == ("written", 2.2, None)
+    assert row["options"].startswith(f"--mask {tmp_path / 'masks'} --kernel {kernel} --final tv")
+    assert table(run(*command))["skipped"].startswith("3, there already")
+    write_kernel(kernel, KERNEL.T, gamma=2.2)
+    assert table(run(*command))["other options"].startswith("3, made with other options")
+    fails(
+        run(*command, "-k", "5"), "--kernel-size must be left out with --kernel, which leaves nothing to be estimated"
+    )
+    fails(run(*command, "--kernels-out", tmp_path), "--kernels-out must be left out with --kernel")
+    fails(run("batch", photos, "-o", out, "--kernel", tmp_path / "no.npy"), "--kernel must be a file, there is none at")
+
+
+def test_comparisons(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    """Beside the results; one that is missing is made again, and the result stays."""
+    out = tmp_path / "out"
+    command = ("batch", photos / "a.png", photos / "b.tif", "-o", out, "-k", "5", "--compare", out)
+    assert run(*command).exit_code == 0
+    assert below(out) == ["a.png", "a_compare.png", "b.tif", "b_compare.png"]
+    sheet = side_by_side({"blurred": COLOR, "result": 255 - COLOR}, {"kernel": KERNEL})
+    np.testing.assert_array_equal(read_image(out / "a_compare.png").pixels, sheet)
+    (out / "a_compare.png").unlink()
+    before = (out / "a.png").stat().st_mtime_ns
+    assert table(run(*command))["written"].startswith("1 of 2")
+    np.testing.assert_array_equal(read_image(out / "a_compare.png").pixels, sheet)
+    assert (out / "a.png").stat().st_mtime_ns == before
+    assert len(calls) == 3
+
+
+def test_encodings_are_checked_before_the_work(calls: list[Any], photos: Path, tmp_path: Path) -> None:
+    command = ("batch", photos, "-o", tmp_path / "out", "-k", "5")
+    for options, message in (
+        (("--bits", "12"), "--bits must be 8 or 16, got 12"),
+        (("--quality", "0"), "--quality must be an integer from 1 to 100, got 0"),
+        (("--quality", "80", "--format", "png"), "--quality must be left out for .png files, which lose nothing"),
+    ):
+        fails(run(*command, *options), message)
+    for option in ("--out", "--kernels-out", "--compare"):
+        fails(run(*command, option, photos / "a.png"), f"{option} must be a folder, {photos / 'a.png'} is a file; name")
+    assert not calls
+    sizes = []
+    for quality in ("95", "30"):
+        assert run(*command, "--format", "jpg", "--quality", quality, "--overwrite").exit_code == 1  # c.png has alpha
+        sizes.append((tmp_path / "out" / "a.jpg").stat().st_size)
+    assert sizes[1] < sizes[0] / 1.5

@@ -12,10 +12,11 @@ import pytest
 from test_cli import COLOR, fails, run, table, wide
 from test_folders import below, calls, photos
 
-from bench import kills
+import gpudeblur as gd
+from bench import kills, memory
 from gpudeblur.batch import folders, report
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal, fingerprint
-from gpudeblur.cli.batch import signals_end_the_run
+from gpudeblur.cli.terminal import signals_end_the_run
 from gpudeblur.images import files
 from gpudeblur.images.files import write_image
 
@@ -61,7 +62,7 @@ def test_results_of_other_options_are_not_done(calls: list[Any], pair: Path, tmp
     batch = ("batch", pair, "-o", out)
     assert run(*batch, "-k", "5").exit_code == 0
     assert table(run(*batch, "-k", "5", "--workers", "1"))["skipped"].startswith("2, there already")
-    for options in (("-k", "7"), ("-k", "5", "--gamma", "1"), ("-k", "5", "--no-cautious")):
+    for options in (("-k", "7"), ("-k", "5", "--gamma", "1"), ("-k", "5", "--strength", "1")):
         rows = table(run(*batch, *options))
         assert rows["other options"].startswith("2, made with other options or another version, and kept; --overwrite")
         assert "skipped" not in rows
@@ -107,6 +108,21 @@ def test_the_options_that_decide_the_result_are_hashed() -> None:
     assert fingerprint("1", {"mask": mask}) not in hashes
     assert len(hashes) == 3
     assert fingerprint("1", {"a": 1, "b": 2}) == fingerprint("1", {"b": 2, "a": 1})
+    kernels = np.ones((2, 2, 41, 41))
+    field = fingerprint("1", {"kernel": gd.KernelField(kernels, (90, 90))})
+    kernels[1, 1, 20, 20] = 2  # likewise
+    assert fingerprint("1", {"kernel": gd.KernelField(kernels, (90, 90))}) != field
+    options = [gd.TwoStepOptions(prior=gd.priors.DarkChannel(weight=weight)) for weight in (0.1, 0.1, 0.2)]
+    first, same, other = (fingerprint("1", {"options": value}) for value in options)
+    assert first == same != other
+
+
+def test_damaged_lines_of_a_journal_do_not_count(tmp_path: Path) -> None:
+    whole = {"output": "a.png", "status": "written"}
+    lines = ["[1]", "null", '"a"', '{"output": ["x"], "status": "written"}', '{"output": "b"', json.dumps(whole), "{"]
+    (tmp_path / JOURNAL_NAME).write_text("\n".join(lines))
+    assert Journal(tmp_path).line(tmp_path / "a.png") == whole
+    assert Journal(tmp_path).line(tmp_path / "b.png") is None
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
@@ -363,3 +379,12 @@ def test_killed_runs_go_on_to_equal_results(tmp_path: Path) -> None:
     assert outcome.kills.total() == 3
     assert outcome.pictures >= 8
     assert (outcome.damaged, outcome.temporary, outcome.not_in_journal, outcome.not_in_report) == ([], [], [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_the_bench_of_memory_counts_bad_files(tmp_path: Path) -> None:
+    outcome = memory.measure(tmp_path, 20)
+    assert outcome.statuses == {"written": 19, "failed": 1}
+    assert outcome.statuses_again == {"skipped": 19, "written": 1}
+    assert len(outcome.megabytes) == 10

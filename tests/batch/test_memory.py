@@ -17,7 +17,7 @@ SHORT: dict[str, Any] = {
     "beta_max": 0.1,
     "finest_beta_max": 0.1,
 }
-ONE_START = {"starts": ("wide",)}
+ONE_START: dict[str, Any] = {"starts": ("wide",)}
 FINALS = [None, "hyper-laplacian", "sparse", "tv"]
 
 
@@ -50,6 +50,24 @@ def test_the_model_is_within_20_percent_of_the_peak(
     peak = peak_on_numpy(lambda: gd.deblur(u, kernel_size, channel_axis=axis, final=final, options=options))
     model = bytes_per_image(shape, kernel_size, channels=channels, final=final, options=options)
     assert model == pytest.approx(peak, rel=0.2)
+
+
+def test_a_burst_takes_as_much_as_its_pictures() -> None:
+    options, burst = gd.TwoStepOptions(**SHORT), np.random.default_rng(0).random((3, 96, 112), dtype=np.float32)
+    peak = peak_on_numpy(lambda: gd.deblur(burst, 15, final=None, options=options, shared_kernel=True))
+    assert 3 * bytes_per_image((96, 112), 15, final=None, options=options) == pytest.approx(peak, rel=0.2)
+
+
+def test_a_gamma_holds_the_planes_twice() -> None:
+    options, image = gd.TwoStepOptions(**SHORT, **ONE_START), np.random.default_rng(0).random((96, 112, 5)).astype("f4")
+    arguments: dict[str, Any] = {"final": "hyper-laplacian", "options": options}
+    peaks, models = [], []
+    for gamma in (1.0, 2.2):
+        settings: dict[str, Any] = arguments | {"gamma": gamma}
+        peaks.append(peak_on_numpy(lambda values=settings: gd.deblur(image, 5, channel_axis=-1, **values)))
+        models.append(bytes_per_image((96, 112), 5, channels=5, **settings))
+    assert models[1] - models[0] == 4 * 6 * 96 * 112
+    assert peaks[1] - peaks[0] == pytest.approx(models[1] - models[0], rel=0.2)
 
 
 @pytest.mark.gpu

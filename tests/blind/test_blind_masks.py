@@ -73,8 +73,8 @@ def test_a_mask_without_holes_changes_nothing(kernel_size: int | None) -> None:
         result = gd.deblur(image, kernel_size, mask=mask, options=FAST)
         assert_same(result.image, expected.image)
         assert_same(result.kernel, expected.kernel)
-        times = ("seconds", "seconds_kernel")
-        assert all(value == expected.info[name] for name, value in result.info.items() if name not in times)
+        info: dict[str, Any] = dict(expected.info)
+        assert all(value == info[name] for name, value in result.info.items() if not name.startswith("seconds"))
 
 
 @pytest.mark.parametrize("final", FINALS)

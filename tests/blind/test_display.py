@@ -19,7 +19,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
 
 
 def result(image: Any, kernel: Any = KERNEL, axis: int | None = None, **more: Any) -> gd.BlindResult:
-    return gd.BlindResult(image, kernel, INFO | more, channel_axis=axis)
+    info: Any = INFO | more
+    return gd.BlindResult(image, kernel, info, channel_axis=axis)
 
 
 def test_a_line_for_the_terminal() -> None:

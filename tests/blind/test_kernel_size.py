@@ -103,7 +103,7 @@ def test_estimate_kernel_finds_the_same_kernel(alone: Callable[[int], gd.BlindRe
 def test_a_stack_of_color_images_has_a_size_each(xp: Any) -> None:
     gray = np.stack([blurred(9, 64), blurred(15, 64)])
     colors = np.stack([gray, gray**2, gray**0.5], axis=-1)
-    options = gd.TwoStepOptions(starts=("wide",), iterations=1, finest_iterations=1, cautious=False)
+    options = gd.TwoStepOptions(starts=("wide",), iterations=1, finest_iterations=1, strength=1)
     together = gd.deblur(xp.asarray(colors), channel_axis=-1, final="hyper-laplacian", options=options)
     assert together.image.shape == colors.shape
     assert together.info["kernel_size"].shape == (2,)

@@ -65,7 +65,7 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
     ("kernel_solver", "be 'nnls' or 'cg'", ("fft", "CG", None)),
     ("prior", "have a weight and a step (gpudeblur.priors.Prior)", ("dark", 1, L0Intensity)),
     ("prior", "be hashable, as a frozen dataclass is", (Unhashable(),)),
-    *((name, "be True or False", (1, None)) for name in ("finest_prior", "cautious", "refine")),
+    *((name, "be True or False", (1, None)) for name in ("finest_prior", "refine")),
     ("dtype", "be 'float32' or 'float64'", ("float16", "f4", None)),
     ("strength", "be a number in [0, 1]", (-0.1, 1.1, "half", True, NAN)),
 ]
@@ -95,14 +95,14 @@ def test_a_value_at_the_edge_of_a_rule_is_accepted() -> None:
     edges |= {"finest_threshold": 0, "kernel_component": 0.99, "edge_fraction": (1, 1)}
     edges |= {"iteration_threshold": (0.99, 0.01), "finest_gradient_weight": (1e-9, 1.0), "smallest_kernel": 3}
     edges |= {"starts": ("text", "wide"), "prior": L0Intensity(), "kernel_solver": "cg", "dtype": "float64"}
-    edges |= {"cautious": False, "refine": False, "finest_prior": True}
+    edges |= {"refine": False, "finest_prior": True}
     for name, value in edges.items():
         assert getattr(TwoStepOptions(**{name: value}), name) == value
 
 
 def test_every_option_has_a_rule() -> None:
     """A new one needs its entry above, and one in test_deblur.py that it matters."""
-    names = {name for name, *_ in REFUSED} | {"refine", "cautious"}
+    names = {name for name, *_ in REFUSED} | {"refine"}
     assert {field.name for field in dataclasses.fields(TwoStepOptions)} == names
 
 

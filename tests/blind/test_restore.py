@@ -6,7 +6,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from test_bad_input_api import Trap
 from test_options import Unreadable
 
 import gpudeblur as gd
-from gpudeblur.blind.restore import network_names
 from gpudeblur.networks import catalog
+from gpudeblur.networks.catalog import network_names
 from gpudeblur.networks.restore import _load
 from gpudeblur.numerics.arrays import to_host
 from gpudeblur.numerics.inpainting import inpaint
@@ -139,6 +139,8 @@ def test_what_is_no_face_is_warned_of_and_restored_gently(
 ) -> None:
     """Not where the user says how much, or what the weights are for."""
     face = gd.restore(RGB, "deepdeblur", channel_axis=-1).info
+    assert face.keys() <= get_type_hints(gd.Info).keys()
+    assert face.keys() >= {"reblur", "gradient_energy", "face", "precision"}
     shipped_files["face-gate"] = gates[False]
     _load.cache_clear()
     message = 'restore(..., "deepdeblur") is for small faces, and this picture does not look like one; deblur() is for'

@@ -141,7 +141,7 @@ def test_removing_lights_improves_the_kernel() -> None:
 
 def test_ringing_around_lights_does_not_count(xp: Any) -> None:
     image = night()
-    info = gd.deblur(xp.asarray(image), 13, options=dataclasses.replace(TWO_STARTS, cautious=False)).info
+    info = gd.deblur(xp.asarray(image), 13, options=dataclasses.replace(TWO_STARTS, strength=1)).info
     sharp = restore(image, KERNEL, "sparse", None, find_saturated(image))
     observed = observe(image)
     assert observed.saturated is not None

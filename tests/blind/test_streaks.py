@@ -77,6 +77,14 @@ def test_letters_on_black_are_no_streaks() -> None:
     assert with_initial(Observation.of(image, settings), settings, search=True).initial is None
 
 
+def test_traces_in_an_image_without_lights_are_warned_of() -> None:
+    dark = night(12)
+    assert kernel_similarity(gd.streak_kernel(dark / dark.max()), KERNEL) > 0.97
+    for image in (0.5 * dark / dark.max(), 0.3 + 0.7 * dark / dark.max()):  # no full scale, not dark
+        with pytest.warns(UserWarning, match=r"image may show no lights \(mean 0\.\d\d and maximum"):
+            gd.streak_kernel(image)
+
+
 def test_the_kernel_size_holds_the_streaks() -> None:
     image = night(12)
     assert gd.estimate_kernel(image, options=QUICK).shape[0] > len(gd.streak_kernel(image))

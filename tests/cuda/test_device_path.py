@@ -103,13 +103,12 @@ def test_masks_on_a_device(cupy: Any, final: str | None) -> None:
     masks[1, 8:12, 9:13] = masks[1, :, 20] = False
     spoiled = np.where(masks, stack, np.nan).astype(np.float32)
     on_host = gd.deblur(spoiled, 7, mask=masks, options=QUICK, final=final)
-    for _ in range(2):
-        for mask in (cupy.asarray(masks), "nan"):
-            on_device = gd.deblur(cupy.asarray(spoiled), 7, mask=mask, options=QUICK, final=final)
-            assert_close(on_device.kernel, on_host.kernel, atol=2e-5)
-            if final is not None:
-                assert_close(on_device.image, on_host.image, atol=2e-4)
-                assert_close(on_device.info["residual"], on_host.info["residual"], atol=2e-5)
+    for mask in (cupy.asarray(masks), "nan", cupy.asarray(masks)):  # computed, captured, replayed
+        on_device = gd.deblur(cupy.asarray(spoiled), 7, mask=mask, options=QUICK, final=final)
+        assert_close(on_device.kernel, on_host.kernel, atol=2e-5)
+        if final is not None:
+            assert_close(on_device.image, on_host.image, atol=2e-4)
+            assert_close(on_device.info["residual"], on_host.info["residual"], atol=2e-5)
     with pytest.raises(TypeError, match="CuPy"):
         gd.deblur(cupy.asarray(spoiled), 7, mask=masks, options=QUICK, final=final)
 
@@ -507,6 +506,30 @@ def test_tiles_count_the_memory_that_the_pool_holds_free(cupy: Any) -> None:
     held = cupy.zeros((14 << 20,), dtype=np.float32)
     del held  # to the pool
     assert _tile_that_fits(picture, (9, 9), 64, "tv", cupy, None) == free
+
+
+@pytest.mark.slow
+def test_bursts_in_a_batch_on_a_device(cupy: Any) -> None:
+    """In color, as arrays of the device and of the host; the initial kernel is on the device."""
+    bursts, kernel = [np.stack([photos(2, 24)] * 3, axis=-1), photos(1, 24)[..., None]], trajectory_kernel(7, rng=3)
+    pictures = [cupy.asarray(bursts[0]), bursts[1]]
+    small: dict[str, Any] = {
+        "iterations": 1,
+        "kernel_iterations": 2,
+        "finest_iterations": 1,
+        "beta_max": 0.1,
+        "finest_beta_max": 0.1,
+    }
+    options = gd.TwoStepOptions(**small, refine=False, starts=("wide", "compact"))
+    how: dict[str, Any] = {"channel_axis": -1, "shared_kernel": True, "options": options, "final": "hyper-laplacian"}
+    batch = gd.deblur_batch(pictures, initial=cupy.asarray(kernel), device="cuda", **how)
+    for result, picture, burst in zip(batch, pictures, bursts, strict=True):
+        assert result.error is None
+        assert type(result.image) is type(picture)
+        alone = gd.deblur(burst, initial=kernel, **how)
+        assert_close(result.kernel, alone.kernel, atol=2e-5)
+        assert_close(result.image, alone.image, atol=2e-4)
+        np.testing.assert_allclose(result.info["confidence"], alone.info["confidence"], atol=2e-3)
 
 
 # ---- a device that fails

@@ -21,6 +21,8 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
+from gpudeblur.batch import cuda_device
+
 from . import arrays, memory, streams, transforms
 from .arrays import DeviceArray, host, run
 from .streams import activity, check_device, counts, current_stream, launched, lock, operation
@@ -209,7 +211,7 @@ def installed(cpu_kernel: Callable[[str], Any]) -> Iterator[Any]:
         yield modules["cupy"]
     finally:
         lost = None
-        sys.modules["gpudeblur.batch.cuda_device"]._idle_devices.clear()
+        cuda_device._idle_devices.clear()
         for name in [*modules, *(f"gpudeblur.numerics.{name}" for name in OWN)]:
             sys.modules.pop(name, None)
             if name in before:

@@ -103,6 +103,13 @@ def test_animations_are_refused_unless_the_page_is_named(tmp_path: Path, suffix:
     assert abs(read_image(tmp_path / f"a.{suffix}", page=2).pixels.astype(int) - 160).max() <= 1
 
 
+def test_a_format_of_one_page_has_no_second(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", COLOR)
+    assert read_image(tmp_path / "a.jpg", page=0).pixels.shape == COLOR.shape
+    with refuses(ValueError, "page must be 0 to 0 for ...a.jpg, got 1; the first is 0"):
+        read_image(tmp_path / "a.jpg", page=1)
+
+
 def test_a_fourth_band_is_alpha_only_where_the_file_says_so(tmp_path: Path) -> None:
     path, four = tmp_path / "a.tif", np.dstack([COLOR, COLOR[..., 0]])
     tifffile.imwrite(path, four, photometric="rgb", extrasamples=["unspecified"])
@@ -112,6 +119,21 @@ def test_a_fourth_band_is_alpha_only_where_the_file_says_so(tmp_path: Path) -> N
         read_image(path)
     tifffile.imwrite(path, four, photometric="rgb", extrasamples=["unassalpha"])
     np.testing.assert_array_equal(read_image(path).alpha, COLOR[..., 0])
+
+
+def test_white_is_zero_only_where_black_is_defined(tmp_path: Path) -> None:
+    for dtype in ("u1", "u2"):
+        tifffile.imwrite(tmp_path / "a.tif", np.full((4, 5), 10, dtype), photometric="miniswhite")
+        assert (read_image(tmp_path / "a.tif").pixels == np.iinfo(dtype).max - 10).all()
+    for dtype in ("i2", "f4"):
+        tifffile.imwrite(tmp_path / "a.tif", np.full((4, 5), 10, dtype), photometric="miniswhite")
+        with refuses(ValueError, "...a.tif must have unsigned integers where 0 is white (WhiteIsZero), got ..."):
+            read_image(tmp_path / "a.tif")
+
+
+def test_a_jpeg_file_has_sides_of_65500_pixels_at_most(tmp_path: Path) -> None:
+    with refuses(ValueError, "JPEG holds sides of up to 65500 pixels, got 65501; write .png or .tif"):
+        write_image(tmp_path / "a.jpg", np.zeros((2, 65501), np.uint8))
 
 
 def test_what_a_missing_extra_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +160,8 @@ def test_heic(tmp_path: Path, depth: int) -> None:
     heif = pillow_heif.from_bytes(mode, (SMOOTH.shape[1], SMOOTH.shape[0]), pixels.tobytes())
     heif.save(tmp_path / "a.heic", quality=-1, chroma=444, exif=exif.tobytes())
     photo = read_image(tmp_path / "a.heic")
+    with refuses(ValueError, "page must be 0 to 0 for ...a.heic, got 1; the first is 0"):
+        read_image(tmp_path / "a.heic", page=1)
     assert photo.pixels.dtype == pixels.dtype
     assert abs(photo.pixels.astype(int) - pixels).max() <= (3 if depth == 8 else 800)
     assert b"Maker" in (photo.metadata.exif or b"")
@@ -320,3 +344,14 @@ def test_bytes_are_on_the_disk_before_the_new_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "replace", replace_and_note)
     write_image(tmp_path / "a.png", COLOR)
     assert steps == ["fsync", "replace"]
+
+
+def test_a_failed_write_names_its_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'a.png'}'") as caught:
+        write_image(tmp_path / "a.png", COLOR)
+    assert caught.value.errno == 28
+    assert not list(tmp_path.iterdir())

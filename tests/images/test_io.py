@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 from test_bad_input import refuses
 
-from gpudeblur.images.files import check_output, read_image, read_kernel, write_image, write_kernel
+from gpudeblur.images.files import check_output, kernel_gamma, read_image, read_kernel, write_image, write_kernel
 from gpudeblur.images.kernel_field import KernelField
 
 RNG = np.random.default_rng(7)
@@ -487,3 +487,23 @@ def test_failure_half_way_keeps_the_old_file(tmp_path, monkeypatch, error, name,
     with pytest.raises(error, match="disk full"):
         write_image(tmp_path / name, COLOR)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "old")]
+
+
+@pytest.mark.parametrize("name", ["k.npy", "k.tif", "k.png", "k.npz"])
+def test_the_file_of_a_kernel_says_its_gamma(tmp_path, name):
+    """And is read as before; None where it says nothing."""
+    kernel, path = np.outer([1.0, 2, 1], [1.0, 2, 1]) / 16, tmp_path / name
+    for gamma in (None, 2.2, 1.0):
+        if name == "k.npz":
+            KernelField(kernel[None, None], (20, 30)).save(path, gamma=gamma)
+        else:
+            write_kernel(path, kernel, gamma=gamma)
+        assert kernel_gamma(path) == gamma
+        values = read_kernel(path)
+        values = values.kernels[0, 0] if name == "k.npz" else values
+        np.testing.assert_allclose(values, kernel, atol=2e-3)
+    if name == "k.npy":
+        np.testing.assert_array_equal(np.load(path), kernel)
+        path.write_bytes(path.read_bytes()[:-40])
+        with pytest.raises(ValueError, match=r"k\.npy is damaged or truncated"):
+            kernel_gamma(path)

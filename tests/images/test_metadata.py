@@ -102,6 +102,24 @@ def test_nothing_is_said_that_the_file_does_not_say(tmp_path: Path) -> None:
         assert read_image(tmp_path / f"a.{suffix}").metadata == Metadata()
 
 
+@pytest.mark.parametrize("form", [b'tiff:Orientation="6"', b"<tiff:Orientation>6</tiff:Orientation>"])
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+def test_xmp_does_not_turn_the_picture_again(tmp_path: Path, form: bytes, suffix: str) -> None:
+    """Pillow takes an orientation of XMP where EXIF data has none."""
+    path, written, xmp = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}", b"<x:xmpmeta %b/>" % form
+    pixels = np.zeros((32, 48), np.uint8)
+    if suffix == "tif":
+        extra = [(274, "H", 1, 6, True), (700, "B", len(xmp), xmp, True)]
+        tifffile.imwrite(path, pixels, extratags=extra, metadata=None)
+    else:
+        write_image(path, pixels, metadata=Metadata(xmp=xmp))
+    photo = read_image(path)
+    assert photo.pixels.shape == (48, 32)
+    assert photo.metadata.xmp == xmp.replace(b"6", b"1")
+    write_image(written, photo.pixels, metadata=photo.metadata)
+    assert read_image(written).pixels.shape == (48, 32)
+
+
 def test_a_profile_of_colours_is_not_written_to_gray(tmp_path: Path) -> None:
     for suffix in ("png", "jpg", "tif"):
         write_image(tmp_path / f"a.{suffix}", np.zeros((5, 6), np.uint8), metadata=Metadata(icc=P3))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import gpudeblur as gd
 from gpudeblur import metrics, nonblind, restoration
@@ -55,6 +56,28 @@ def test_memory_is_shared_both_ways() -> None:
     assert interchange.to_library(array, torch).data_ptr() == tensor.data_ptr()
     assert interchange.to_library(array[::-1], torch)[0, 0] == array[-1, 0]  # torch has no such strides
     assert interchange.to_native(array, "image") is array
+
+
+@pytest.mark.parametrize("shape", [(26, 30), (26, 30, 3)])
+def test_images_of_pillow(shape: tuple[int, ...]) -> None:
+    """Colors need no `channel_axis`; the result is an image, with a kernel of NumPy, and can be plotted and written."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    axis = None if len(shape) == 2 else -1
+    expected = gd.deblur(pixels, 5, channel_axis=axis, options=FAST)
+    result = gd.deblur(Image.fromarray(pixels), 5, options=FAST)
+    assert result.image.mode == ("L" if axis is None else "RGB")
+    np.testing.assert_array_equal(np.asarray(result.image), expected.image)
+    np.testing.assert_array_equal(result.kernel, expected.kernel)
+    assert result._repr_html_().count("<img") == expected._repr_html_().count("<img")
+    deep = Image.fromarray(np.full((26, 30), 40_000, np.uint16))
+    assert gd.deconvolve(deep, KERNEL, weight=0.01).mode == "I;16"
+    (in_batch,) = gd.deblur_batch([Image.fromarray(pixels)], 5, channel_axis=axis, options=FAST)
+    np.testing.assert_array_equal(np.asarray(in_batch.image), expected.image)
+
+
+def test_modes_of_pillow_that_hold_no_light() -> None:
+    with pytest.raises(TypeError, match=r"image must be .* got one of Pillow's mode P; convert it, .*convert"):
+        gd.estimate_noise(Image.new("P", (30, 26)))
 
 
 class Strict:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
-from ...images.files import check_output
+from ...images.output import check_output
 from .. import bridge
 
 if TYPE_CHECKING:
