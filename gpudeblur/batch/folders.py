@@ -402,7 +402,7 @@ def deblur_files(
         return outcome
 
     def line_fields(task: FileTask, state: dict[str, Any]) -> dict[str, Any]:
-        kernel = None if task.kernel is None else str(task.kernel)
+        kernel = None if task.kernel is None else os.path.abspath(task.kernel)
         return {"source": os.path.abspath(task.source), **state, "kernel": kernel, **run_fields}
 
     def write(
