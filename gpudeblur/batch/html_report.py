@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ HTML_SUFFIXES = (".html", ".htm")
 TEMPLATE = Path(__file__).with_name("report.html")
 # Characters of the pictures of a page, and of one picture on it with its kernel: a page of 1,000 and more has less for
 # each. A picture has at least `SIDES[-1]` pixels.
-MAX_PAGE, MAX_ROW = 90e6, 90e3
+MAX_PAGE, MAX_ROW = 85e6, 85e3
 SIDES = (480, 400, 320, 240, 200, 160, 120, 96, 64)  # of what is shown, in pixels; the first that has room
 OVERVIEW_SIDE = 128
 MIN_SHOWN = 320  # pixels on the screen: those of smaller pictures are enlarged to squares
@@ -150,9 +150,7 @@ def scores_page(scores: Iterable[Score], facts: dict[str, str]) -> Page:
         if score.status != "left out"
     ]
     left_out = [(score.source, score.reason) for score in scores if score.status == "left out"]
-    reasons = Counter(reason for _, reason in left_out)
-    text = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    facts = _counts(rows, text) | facts
+    facts = _counts(rows, left_out_text(scores)) | facts
     names = ("most likely blurred", "most likely sharp")
     return _page("Blurred pictures", facts, rows, left_out, SCORE_FIGURES, "Probability that it is sharp", names)
 
@@ -236,12 +234,15 @@ def write_page(path: Path, page: Page) -> None:
     target = check_output(path, suffixes=HTML_SUFFIXES)
     room = min(MAX_ROW, MAX_PAGE / max(1, len(page.rows)))
     facts = page.facts | {"made": time.strftime("%Y-%m-%d %H:%M")}
+    root = _common_folder(page.rows)
+    if root:
+        facts = {"folder": _printable(root)} | facts
     values = {
         "page": page,
         "facts": {name: [_printable(line) for line in text.splitlines()] for name, text in facts.items()},
         "statuses": sorted({row.status for row in page.rows}),
         "left_out": ((_printable(name), reason) for name, reason in page.left_out),
-        "cards": (_card(row, page.figures, target.absolute().parent, room) for row in page.rows),
+        "cards": (_card(row, page.figures, root, target.absolute().parent, room) for row in page.rows),
         "style": style(),
     }
     try:
@@ -257,14 +258,22 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace") if name else ""
 
 
-def _card(row: Row, figures: Sequence[Figure], folder: Path, room: float) -> dict[str, Any]:
-    """What the template says of a row; links are relative to `folder`."""
+def _common_folder(rows: Sequence[Row]) -> str:
+    """The folder in which all pictures are; "" where there is none."""
+    try:
+        return os.path.commonpath({os.path.dirname(os.path.abspath(row.name)) for row in rows})
+    except ValueError:  # no rows, or several drives of Windows
+        return ""
+
+
+def _card(row: Row, figures: Sequence[Figure], root: str, folder: Path, room: float) -> dict[str, Any]:
+    """What the template says of a row. Its name is below `root`, its links are relative to `folder`."""
+    name = os.path.relpath(row.name, root) if root else row.name
     shown, notes = _pictures(row, room)
     values = ((figure, row.figures.get(figure.key)) for figure in figures)
     texts = {figure.name: figure.text(value) for figure, value in values if value is not None}
     return {
-        "name": _printable(row.name),
-        "file": _printable(Path(row.name).name),
+        "name": _printable(name),
         "row": row,
         "figures": texts,
         "notes": [_printable(note) for note in ([row.error] if row.error else []) + notes],
@@ -321,15 +330,13 @@ def _pictures(row: Row, room: float) -> tuple[dict[str, Any], list[str]]:
 
 def _encoded(pictures: Sequence[np.ndarray], room: float) -> tuple[list[str], str, tuple[int, int]]:
     """(the window of each picture as a data URI, the whole of the last one, small, (height, width) of the window)."""
-    whites = _whites(pictures)
+    whites, detail = _whites(pictures), detail_of_blocks(pictures[-1])
     height, width = pictures[-1].shape[:2]
     for side in SIDES:
-        shape = min(side, height), min(side, width)
-        top, left = detailed_window(pictures[-1], shape)
+        shape, overview = (min(side, height), min(side, width)), ""
+        top, left = (0, 0) if shape == (height, width) else most_detailed(detail, (height, width), shape)
         windows = [pixels[top : top + shape[0], left : left + shape[1]] for pixels in pictures]
-        levels = [to_levels(window, white) for window, white in zip(windows, whites, strict=True)]
-        texts = [data_uri(pixels, **WEBP) for pixels in levels]
-        overview = ""
+        texts = [data_uri(to_levels(*window), **WEBP) for window in zip(windows, whites, strict=True)]
         if shape != (height, width):
             overview = data_uri(_overview(pictures[-1], whites[-1], (top, left), shape), **WEBP)
         if len(overview) + sum(map(len, texts)) <= room:
@@ -339,28 +346,36 @@ def _encoded(pictures: Sequence[np.ndarray], room: float) -> tuple[list[str], st
 
 def _whites(pictures: Sequence[np.ndarray]) -> list[float]:
     """The values that are shown white: one for both pictures, unless their dtypes differ."""
-    whites = [
-        float(assess_white(np.nan_to_num(pixels), None, channel_axis=-1 if pixels.ndim == 3 else None)[0])
-        for pixels in pictures
-    ]
+    whites = [_white(pixels) for pixels in pictures]
     return [whites[0]] * len(pictures) if pictures[0].dtype == pictures[-1].dtype else whites
 
 
-def detailed_window(pixels: np.ndarray, shape: tuple[int, int]) -> tuple[int, int]:
-    """(top, left) of the window of that shape whose pixels differ most from their neighbors; multiples of `BLOCK`."""
-    if shape == pixels.shape[:2]:
-        return 0, 0
+def _white(pixels: np.ndarray) -> float:
+    if pixels.dtype == np.uint8:
+        return 255.0
+    finite = np.nan_to_num(pixels, posinf=0, neginf=0) if pixels.dtype.kind == "f" else pixels
+    return float(assess_white(finite, None, channel_axis=-1 if pixels.ndim == 3 else None)[0])
+
+
+def detail_of_blocks(pixels: np.ndarray) -> np.ndarray:
+    """(H // BLOCK, W // BLOCK): by how much pixels differ from their neighbors, summed over blocks of `BLOCK` a side."""
     gray = pixels if pixels.ndim == 2 else pixels[..., pixels.shape[-1] // 2]
     gray = np.nan_to_num(gray.astype(np.float32), posinf=0, neginf=0)
     rows, columns = (side // BLOCK for side in gray.shape)
-    steps = abs(np.diff(gray, axis=0))[:, :-1] + abs(np.diff(gray, axis=1))[:-1]
-    steps = np.pad(steps, ((0, 1), (0, 1)))[: rows * BLOCK, : columns * BLOCK]
-    blocks = steps.reshape(rows, BLOCK, columns, BLOCK).sum(axis=(1, 3))
-    sums = np.pad(blocks.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    h, w = (min(-(-side // BLOCK), count) for side, count in zip(shape, (rows, columns), strict=True))
-    window = sums[h:, w:] - sums[:-h or None, w:] - sums[h:, : -w or None] + sums[:-h or None, : -w or None]
+    steps = np.zeros_like(gray)
+    steps[:-1] += abs(np.diff(gray, axis=0))
+    steps[:, :-1] += abs(np.diff(gray, axis=1))
+    return steps[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).sum(axis=(1, 3))
+
+
+def most_detailed(detail: np.ndarray, full: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """(top, left) of the window of `shape` with the largest sum of `detail` in a picture of the `full` shape."""
+    sums = np.pad(detail.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    h, w = (min(side // BLOCK, count) for side, count in zip(shape, detail.shape, strict=True))
+    ends = len(sums) - h, sums.shape[1] - w
+    window = sums[h:, w:] - sums[: ends[0], w:] - sums[h:, : ends[1]] + sums[: ends[0], : ends[1]]
     top, left = np.unravel_index(int(window.argmax()), window.shape)
-    return min(int(top) * BLOCK, gray.shape[0] - shape[0]), min(int(left) * BLOCK, gray.shape[1] - shape[1])
+    return min(int(top) * BLOCK, full[0] - shape[0]), min(int(left) * BLOCK, full[1] - shape[1])
 
 
 def _overview(pixels: np.ndarray, white: float, corner: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from ..batch.folders import Decision, Outcome, Plan
+from ..batch.html_report import results_page, write_page
 from ..batch.report import failure_text, strength_text, summary, write_report
 from .terminal import LOGGER, TABLE, counter, print_table
 
@@ -140,10 +141,12 @@ def run_batch(
     quiet: bool,
     overwrite: bool,
     is_network: bool,
+    html: Path | None = None,
+    facts: dict[str, str] | None = None,
 ) -> bool:
-    """Take all outcomes, write the report, print the summary. Whether nothing failed.
+    """Take all outcomes, write the report and the page, print the summary. Whether nothing failed.
 
-    An interrupted run has its report too.
+    An interrupted run has its report too; of its page `gpudeblur report` makes what there is.
     """
     start, total = time.perf_counter(), len(plan.tasks)
     order = {str(task.source): number for number, task in enumerate(plan.tasks)}
@@ -176,6 +179,12 @@ def run_batch(
     rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network)
     if report is not None and report_error is None:
         rows["report"] = str(report)
+    if html is not None:
+        try:
+            write_page(html, results_page(outcomes, facts or {}))
+            rows["page"] = str(html)
+        except OSError as error:
+            report_error = report_error or error
     print_table(rows)
     if quiet and "failed" in rows:
         print(rows["failed"], file=sys.stderr)

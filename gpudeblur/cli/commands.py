@@ -1,4 +1,4 @@
-"""The `gpudeblur` command: deblur, deconvolve, restore, batch, kernel, demo, train and info.
+"""The `gpudeblur` command: deblur, deconvolve, restore, batch, score, report, kernel, demo, train and info.
 
 An error that a user can correct is one red line on stderr and exit code 2; no file is left half-written.
 """
@@ -16,7 +16,8 @@ import gpudeblur
 
 from ..batch.folders import deblur_files, decide, plan
 from ..batch.journal import Journal, fingerprint
-from ..batch.report import REPORT_SUFFIXES
+from ..batch.report import REPORT_SUFFIXES, left_out_text
+from ..batch.score import BLUR_THRESHOLD
 from ..blind.restore import network_names
 from ..images.files import check_output
 from ..networks.training.command import RECIPES, train_network
@@ -66,6 +67,9 @@ from .options import (
     strength_of,
     two_step_options,
 )
+from .report import HtmlOption, check_html, command_text
+from .report import report as report_command
+from .score import BlurThresholdOption, OnlyBlurredOption, check_threshold, leave_out_sharp, score
 from .terminal import print_table, progress_bar, user_errors
 
 app = App(
@@ -100,6 +104,7 @@ app.command()(restore)
 
 @app.command()
 def batch(
+    context: typer.Context,
     sources: Annotated[
         list[Path],
         typer.Argument(metavar="IN...", help="Pictures of the formats that deblur reads, and folders of them."),
@@ -124,6 +129,8 @@ def batch(
         ),
     ] = False,
     shard: ShardOption = None,
+    only_blurred: OnlyBlurredOption = False,
+    blur_threshold: BlurThresholdOption = BLUR_THRESHOLD,
     method: Annotated[
         str,
         typer.Option(
@@ -161,6 +168,7 @@ def batch(
         Path | None,
         typer.Option(metavar="FILE", help="The outcome of each picture: .csv or .json.", rich_help_panel="Output"),
     ] = None,
+    html: HtmlOption = None,
     format: Annotated[
         Format | None,
         typer.Option(help="Of the sharp pictures. Default: that of each IN.", rich_help_panel="Output"),
@@ -188,6 +196,9 @@ def batch(
         print_any_name()
         if report is not None:
             check_output(report, suffixes=REPORT_SUFFIXES)
+        if html is not None:
+            check_html(html)
+        check_threshold(blur_threshold)
         if kernels_out is not None:
             _check_estimates_kernel("--kernels-out", method)
         suffix, (number, count) = None if format is None else f".{format.value}", parse_shard(shard)
@@ -210,8 +221,13 @@ def batch(
             version, settings | {"kernel_size": size, "bits": bits, "strip": strip, "options": options}
         )
         folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
-        with Journal(out, folders) as journal:
+        run_line = {"version": version, "fingerprint": options_hash, "command": command_text(context)}
+        with Journal(out, folders, run_line) as journal:
             decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
+            if only_blurred:
+                white = settings["white"]
+                picture_plan, decisions = leave_out_sharp(picture_plan, decisions, blur_threshold, white)
+            run_line["left_out"] = left_out_text(picture_plan.outcomes)
             if dry_run:
                 show_plan(picture_plan, decisions)
                 return
@@ -236,11 +252,15 @@ def batch(
                     quiet=quiet,
                     overwrite=overwrite,
                     is_network=method != "two-step",
+                    html=html,
+                    facts={"version": version, "command": run_line["command"]},
                 )
     if not all_succeeded:
         raise typer.Exit(1)
 
 
+app.command()(score)
+app.command("report")(report_command)
 app.command()(kernel)
 app.command()(demo)
 app.command()(info)
