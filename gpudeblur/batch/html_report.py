@@ -203,6 +203,7 @@ def journal_page(folder: Path) -> Page:
     outcomes = []
     for output, line in lines.items():
         status, error, is_begun = line["status"], str(line.get("error") or ""), line["status"] == "writing"
+        figures: dict[str, Any] = {name: line.get(name) for name in FIGURES}
         outcomes.append(
             Outcome(
                 str(line.get("source", "")),
@@ -210,7 +211,7 @@ def journal_page(folder: Path) -> Page:
                 line.get("kernel"),
                 "failed" if is_begun else status,
                 "the run ended while this was written; the same command does it again" if is_begun else error,
-                **{name: line.get(name) for name in FIGURES},
+                **figures,
             )
         )
     facts = {"left out by the last run": left_out} if left_out else {}
