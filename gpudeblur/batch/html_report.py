@@ -332,14 +332,18 @@ def _pictures(row: Row, room: float) -> tuple[dict[str, Any], list[str]]:
 def _encoded(pictures: Sequence[np.ndarray], room: float) -> tuple[list[str], str, tuple[int, int]]:
     """(the window of each picture as a data URI, the whole of the last one, small, (height, width) of the window)."""
     whites, detail = _whites(pictures), detail_of_blocks(pictures[-1])
-    height, width = pictures[-1].shape[:2]
+    (height, width), density = pictures[-1].shape[:2], 0.0
     for side in SIDES:
         shape, overview = (min(side, height), min(side, width)), ""
+        # A smaller window has no less detail a pixel.
+        if density * shape[0] * shape[1] > room and side != SIDES[-1]:
+            continue
         top, left = (0, 0) if shape == (height, width) else most_detailed(detail, (height, width), shape)
         windows = [pixels[top : top + shape[0], left : left + shape[1]] for pixels in pictures]
         texts = [data_uri(to_levels(*window), **WEBP) for window in zip(windows, whites, strict=True)]
         if shape != (height, width):
             overview = data_uri(_overview(pictures[-1], whites[-1], (top, left), shape), **WEBP)
+        density = sum(map(len, texts)) / (shape[0] * shape[1])
         if len(overview) + sum(map(len, texts)) <= room:
             break
     return texts, overview, shape
@@ -359,7 +363,7 @@ def _white(pixels: np.ndarray) -> float:
 
 
 def detail_of_blocks(pixels: np.ndarray) -> np.ndarray:
-    """(H // BLOCK, W // BLOCK): by how much pixels differ from their neighbors, summed over blocks of `BLOCK` a side."""
+    """(H // BLOCK, W // BLOCK): the sum over each block of by how much pixels differ from their neighbors."""
     gray = pixels if pixels.ndim == 2 else pixels[..., pixels.shape[-1] // 2]
     gray = np.nan_to_num(gray.astype(np.float32), posinf=0, neginf=0)
     rows, columns = (side // BLOCK for side in gray.shape)

@@ -83,6 +83,14 @@ def blur_probability(path: Path, *, white: Any = None) -> float:
     return next(blur_probabilities(read_image(path).pixels, white=white))[1]
 
 
+def blur_of(pixels: np.ndarray, threshold: float = BLUR_THRESHOLD) -> tuple[float, float | None]:
+    """(probability that the picture is blurred, smallest reduction at which it is below `threshold`, None: never)."""
+    sizes = blur_probabilities(pixels)
+    _, blurred = largest = next(sizes)
+    sharp = (reduction for reduction, probability in itertools.chain([largest], sizes) if probability < threshold)
+    return blurred, next(sharp, None)
+
+
 def score_picture(path: Path, threshold: float = BLUR_THRESHOLD) -> Score:
     """The row of a file; an error of the file is its row, too.
 
@@ -92,10 +100,7 @@ def score_picture(path: Path, threshold: float = BLUR_THRESHOLD) -> Score:
         PyTorch is missing.
     """
     try:
-        sizes = blur_probabilities(read_image(path).pixels)
-        _, blurred = largest = next(sizes)
-        sharp = (reduction for reduction, probability in itertools.chain([largest], sizes) if probability < threshold)
-        reduction = next(sharp, None)
+        blurred, reduction = blur_of(read_image(path).pixels, threshold)
     except ImportError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever one file raises is its row
