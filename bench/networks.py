@@ -16,7 +16,7 @@ question for `python -m bench quality` with a variant that has a "prior" (Fig. 1
 gate: the share of pictures that restore takes for small faces: the sets A, C, D and F of `faces`, on the faces to
 choose by (7501 to 7900); E, photographs of BSDS500 val and pages; scikit-image's textures, sharp and with 2 px of blur.
 
-score: `gpudeblur score` on photographs of BSDS500 val, 8 bit, as they are and with the 8 kernels of `mixed_kernels`; the
+score: `gpudeblur score` on photographs of BSDS500 val, 8 bit, as they are and with the 8 kernels of `mixed_kernels`:
 area under the ROC curve, false alarms and misses at 0.5, milliseconds of processor time, and the rank correlation of
 the reduction at which a blurred one looks sharp with the rms radius of its kernel, over those with such a reduction.
 
@@ -147,7 +147,8 @@ def score(args: Any) -> list[Row]:
             "noise": noise, "clear": int(clear.sum()), "blurred": int((~clear).sum()),
             "area": roc_area(probability, ~clear), "false_alarms": float((probability[clear] >= 0.5).mean()),
             "misses": float((probability[~clear] < 0.5).mean()), "ms_clear": 1e3 * float(np.median(seconds[clear])),
-            "ms_blurred": 1e3 * float(np.median(seconds[~clear])), "never_sharp": int((~clear & np.isnan(reduction)).sum()),
+            "ms_blurred": 1e3 * float(np.median(seconds[~clear])),
+            "never_sharp": int((~clear & np.isnan(reduction)).sum()),
             "rank_correlation": float(spearmanr(reduction[some], radius[some]).statistic),
         })  # fmt: skip
         print(rows[-1], flush=True)
@@ -167,9 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights-file", type=Path, help="other weights than the package's")
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--sizes", type=int, default=len(SHAPES), help="runtime: how many of the sizes")
-    parser.add_argument(
-        "--data", type=Path, help="gate, score: folder that holds levin/, natural/, faces_hq/ and faces/"
-    )
+    parser.add_argument("--data", type=Path, help="gate, score: folder of levin/, natural/, faces_hq/, faces/")
     parser.add_argument("--pictures-per-set", type=int, metavar="N", help="gate, score: so many, not all")
     args = parser.parse_args(argv)
     rows = {"accuracy": accuracy, "runtime": runtime, "gate": gate, "score": score}[args.kind](args)

@@ -7,6 +7,7 @@ room on the page is cut, where it has the most detail, and the whole is beside i
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -256,7 +257,7 @@ def write_page(path: Path, page: Page) -> None:
 
 def _printable(name: str) -> str:
     """The name of a file with a mark for each byte that is not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace") if name else ""
+    return re.sub("[\ud800-\udfff]", "\ufffd", name)
 
 
 def _common_folder(rows: Sequence[Row]) -> str:
