@@ -17,8 +17,9 @@ gate: the share of pictures that restore takes for small faces: the sets A, C, D
 choose by (7501 to 7900); E, photographs of BSDS500 val and pages; scikit-image's textures, sharp and with 2 px of blur.
 
 score: `gpudeblur score` on photographs of BSDS500 val, 8 bit, as they are and with the 8 kernels of `mixed_kernels`:
-area under the ROC curve, false alarms and misses at 0.5, milliseconds of processor time, and the rank correlation of
-the reduction at which a blurred one looks sharp with the rms radius of its kernel, over those with such a reduction.
+area under the ROC curve (and that of scikit-image's `blur_effect`), false alarms and misses at 0.5, milliseconds of
+processor time, and the rank correlation of the reduction at which a blurred one looks sharp (never: the largest) with
+the rms radius of its kernel.
 
 Each appends a line to results/networks.jsonl.
 """
@@ -35,6 +36,7 @@ import numpy as np
 import skimage.data
 from scipy.ndimage import center_of_mass, gaussian_filter
 from scipy.stats import spearmanr
+from skimage.measure import blur_effect
 
 import gpudeblur as gd
 from gpudeblur.batch.score import blur_of
@@ -131,7 +133,7 @@ def rms_radius(kernel: np.ndarray) -> float:
 def score(args: Any) -> list[Row]:
     rows, measured = [], levin_kernels(args.data)
     for noise in (0.0, 0.01):
-        figures: list[tuple[float, float, float, float]] = []  # probability, reduction, radius, seconds
+        figures: list[tuple[float, ...]] = []  # probability, reduction, radius, seconds, blur_effect
         for path in photographs(args.data, "val", args.pictures_per_set or 50):
             sharp, name = gray_picture(path), f"val_{path.stem}"
             for case, kernel in [(f"{name}_clear", np.ones((1, 1))), *mixed_kernels(measured, name)]:
@@ -139,17 +141,17 @@ def score(args: Any) -> list[Row]:
                 begin = time.process_time()
                 probability, reduction = blur_of(blurred)
                 seconds = time.process_time() - begin
-                figures.append((probability, reduction or np.nan, rms_radius(kernel), seconds))
-        probability, reduction, radius, seconds = np.array(figures).T
+                figures.append((probability, reduction or np.inf, rms_radius(kernel), seconds, blur_effect(blurred)))
+        probability, reduction, radius, seconds, effect = np.array(figures).T
         clear = radius == 0
-        some = ~clear & ~np.isnan(reduction)
         rows.append({
             "noise": noise, "clear": int(clear.sum()), "blurred": int((~clear).sum()),
-            "area": roc_area(probability, ~clear), "false_alarms": float((probability[clear] >= 0.5).mean()),
+            "area": roc_area(probability, ~clear), "area_of_blur_effect": roc_area(effect, ~clear),
+            "false_alarms": float((probability[clear] >= 0.5).mean()),
             "misses": float((probability[~clear] < 0.5).mean()), "ms_clear": 1e3 * float(np.median(seconds[clear])),
             "ms_blurred": 1e3 * float(np.median(seconds[~clear])),
-            "never_sharp": int((~clear & np.isnan(reduction)).sum()),
-            "rank_correlation": float(spearmanr(reduction[some], radius[some]).statistic),
+            "never_sharp": int(np.isinf(reduction[~clear]).sum()),
+            "rank_correlation": float(spearmanr(reduction[~clear], radius[~clear]).statistic),
         })  # fmt: skip
         print(rows[-1], flush=True)
     return rows

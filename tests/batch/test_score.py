@@ -66,8 +66,8 @@ def test_sizes(shapes: list[tuple[int, ...]]) -> None:
     sizes = list(score.blur_probabilities(np.full((40, 60, 3), 0.5, np.float32)))
     assert [reduction for reduction, _ in sizes] == pytest.approx([1, 2**0.5, 2])
     assert shapes == [(40, 60), (28, 42), (20, 30)]
-    assert next(score.blur_probabilities(np.zeros((2048, 2048), np.uint8)))[0] == pytest.approx(2)
-    assert shapes[-1] == (1024, 1024)
+    assert next(score.blur_probabilities(np.zeros((1024, 2048), np.uint8)))[0] == pytest.approx(2**0.5)
+    assert shapes[-1] == (724, 1448)
     assert list(score.blur_probabilities(np.zeros((5, 6), np.uint16))) == [(1, 0)]
     twelve_bits = np.full((40, 60), 2048, np.uint16)
     assert next(score.blur_probabilities(twelve_bits, white=4095.0))[1] == pytest.approx(0.5, abs=1e-3)
