@@ -20,7 +20,7 @@ from ..images.files import check_output
 from ..networks.bridge import torch_module
 from .batch import print_any_name, signals_end_the_run
 from .report import HtmlOption, check_html, command_text
-from .terminal import LOGGER, is_quiet, print_table, user_errors
+from .terminal import LOGGER, counter, is_quiet, print_table, user_errors
 
 BlurThresholdOption = Annotated[
     float,
@@ -114,17 +114,19 @@ def leave_out_sharp(plan: Plan, decisions: list[Decision], threshold: float, whi
     """
     torch_module()
     blurred, outcomes = [], list(plan.outcomes)
-    for decision in decisions:
-        probability = None
-        if decision.writes:
-            try:
-                probability = blur_probability(decision.task.source, white=white)
-            except (OSError, ValueError, TypeError, MemoryError) as error:
-                LOGGER.debug("%s has no score: %s", decision.task.source, error)
-        if probability is not None and probability < threshold:
-            outcome = replace(decision.task.outcome("left out"), output="", reason=f"sharp ({probability:.2f})")
-            LOGGER.info("%s left out, %s", outcome.source, outcome.reason)
-            outcomes.append(outcome)
-        else:
-            blurred.append(decision)
+    with counter(sum(bool(decision.writes) for decision in decisions)) as count:
+        for decision in decisions:
+            probability = None
+            if decision.writes:
+                try:
+                    probability = blur_probability(decision.task.source, white=white)
+                except (OSError, ValueError, TypeError, MemoryError) as error:
+                    LOGGER.debug("%s has no score: %s", decision.task.source, error)
+                count(probability is None)
+            if probability is not None and probability < threshold:
+                outcome = replace(decision.task.outcome("left out"), output="", reason=f"sharp ({probability:.2f})")
+                LOGGER.info("%s left out, %s", outcome.source, outcome.reason)
+                outcomes.append(outcome)
+            else:
+                blurred.append(decision)
     return Plan([decision.task for decision in blurred], outcomes), blurred

@@ -86,8 +86,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcomes = []
     for number, name in enumerate(("a.png", "b.png", "<i>c & d.png", "e.png", "f.png")):
         before, after = folder / name, folder / f"sharp {name}"
-        write_image(before, np.zeros((150, 200), np.uint8))
-        write_image(after, np.full((150, 200), 255, np.uint8))
+        write_image(before, np.zeros((300, 400), np.uint8))
+        write_image(after, np.full((300, 400), 255, np.uint8))
         outcome = Outcome(str(before), str(after), str(folder / "k.npy"), "written")
         outcomes.append(replace(outcome, confidence=0.2 * number, strength=1.0, gamma=2.2, seconds=10.0 - number))
     write_kernel(folder / "k.npy", np.eye(5) / 5)
@@ -203,10 +203,28 @@ def test_everyone_can_read_it(opened: Any, scheme: str) -> None:
     assert [element.tag_name for element in visited] == ["summary", "select", "input", "select", "input", "a"]
 
 
-def test_the_page_fits_a_phone(opened: Any) -> None:
+def sides(driver: Any) -> list[tuple[float, float, float]]:
+    """(left, width, height) on the screen of the pictures of the first card that has two."""
+    script = """return [...document.querySelector("article:has(.after)").querySelectorAll(".compare img")]
+      .map((image) => image.getBoundingClientRect()).map((place) => [place.left, place.width, place.height])"""
+    return [tuple(place) for place in driver.execute_script(script)]
+
+
+def test_phones_and_paper(opened: Any) -> None:
+    """The page is as wide as a phone, pictures keep their aspect; on paper both pictures are side by side."""
     metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
         assert opened.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert sides(opened) == [(20, 320, 240)] * 2
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        (left, *before), (right, *after) = sides(opened)
+        assert before == after
+        assert before[0] == pytest.approx(before[1] * 4 / 3, abs=1)
+        assert right >= left + before[0]
+        assert not opened.find_element(By.ID, "order").is_displayed()
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
