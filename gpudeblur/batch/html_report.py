@@ -272,16 +272,18 @@ def _card(row: Row, figures: Sequence[Figure], root: str, folder: Path, room: fl
     """What the template says of a row. Its name is below `root`, its links are relative to `folder`."""
     name = os.path.relpath(row.name, root) if root else row.name
     shown, notes = _pictures(row, room)
+    label = "picture" if row.status == "scored" else "before"
     values = ((figure, row.figures.get(figure.key)) for figure in figures)
     texts = {figure.name: figure.text(value) for figure, value in values if value is not None}
     return {
         "name": _printable(name),
         "row": row,
+        "label": label,
         "figures": texts,
         "notes": [_printable(note) for note in ([row.error] if row.error else []) + notes],
         "links": {
             name: link
-            for name, path in (("before", row.before), ("after", row.after))
+            for name, path in ((label, row.before), ("after", row.after))
             if path and (link := _link(path, folder))
         },
         **shown,

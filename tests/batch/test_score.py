@@ -97,6 +97,8 @@ def test_the_command(shapes: list[tuple[int, ...]], gray: Path, tmp_path: Path) 
         "broken.png", "90.png", "60.png", "10.png",
     ]  # fmt: skip
     assert text.index('data-name="90.png"') < text.index('data-name="60.png"') < text.index('data-name="10.png"')
+    assert 'alt="90.png, picture"' in text
+    assert "before</span>" not in text
     result = run("score", gray / "10.png", gray / "60.png", "--blur-threshold", "0.7", "-q")
     assert (result.exit_code, result.output) == (0, "")
     fails(run("score", gray, "--blur-threshold", "2"), "--blur-threshold must be a number from 0 to 1, got 2")
