@@ -4,6 +4,7 @@
     python -m bench networks accuracy --pictures DIR
     python -m bench networks runtime [--device cuda] [--repeats 1] [--sizes 1]
     python -m bench networks gate --data DATA [--pictures-per-set N]
+    python -m bench networks score --data DATA [--pictures-per-set N]
 
 Accuracy and runtime say how well the classifier tells blurred from clear pictures, and what it costs.
 
@@ -14,6 +15,11 @@ question for `python -m bench quality` with a variant that has a "prior" (Fig. 1
 
 gate: the share of pictures that restore takes for small faces: the sets A, C, D and F of `faces`, on the faces to
 choose by (7501 to 7900); E, photographs of BSDS500 val and pages; scikit-image's textures, sharp and with 2 px of blur.
+
+score: `gpudeblur score` on photographs of BSDS500 val, 8 bit, as they are and with the 8 kernels of `mixed_kernels`:
+area under the ROC curve (and that of scikit-image's `blur_effect`), false alarms and misses at 0.5, milliseconds of
+processor time, and the rank correlation of the reduction at which a blurred one looks sharp (never: the largest) with
+the rms radius of its kernel.
 
 Each appends a line to results/networks.jsonl.
 """
@@ -28,15 +34,18 @@ from typing import Any
 
 import numpy as np
 import skimage.data
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import center_of_mass, gaussian_filter
+from scipy.stats import spearmanr
+from skimage.measure import blur_effect
 
 import gpudeblur as gd
+from gpudeblur.batch.score import blur_of
 from gpudeblur.networks.bridge import torch_module
 from gpudeblur.networks.classifier import data, evaluation
 from gpudeblur.networks.restore import face_probability
 
-from .cases import Case, blurred_camera
-from .evaluate import Row, arguments, record, settings
+from .cases import Case, blurred_camera, gray_picture, levin_kernels, make_case, mixed_kernels, photographs
+from .evaluate import Row, arguments, record, roc_area, settings
 from .face_cases import linear_cases, other_cases, own_kernel_cases, portrait_cases, sharp_case, sharp_cases
 
 SCALES = (1.0, 0.7071, 0.5, 0.3536, 0.25, 0.1768, 0.125, 0.0884, 0.0625)  # the paper goes down to 1 / 16
@@ -115,6 +124,39 @@ def gate(args: Any) -> list[Row]:
     return rows
 
 
+def rms_radius(kernel: np.ndarray) -> float:
+    """Pixels, about the kernel's center of mass."""
+    places = np.indices(kernel.shape) - np.array(center_of_mass(kernel))[:, None, None]
+    return float(np.sqrt((kernel * (places**2).sum(axis=0)).sum() / kernel.sum()))
+
+
+def score(args: Any) -> list[Row]:
+    rows, measured = [], levin_kernels(args.data)
+    for noise in (0.0, 0.01):
+        figures: list[tuple[float, ...]] = []  # probability, reduction, radius, seconds, blur_effect
+        for path in photographs(args.data, "val", args.pictures_per_set or 50):
+            sharp, name = gray_picture(path), f"val_{path.stem}"
+            for case, kernel in [(f"{name}_clear", np.ones((1, 1))), *mixed_kernels(measured, name)]:
+                blurred = make_case(case, sharp, kernel, noise=noise, quantise=True).blurred.astype(np.float32)
+                begin = time.process_time()
+                probability, reduction = blur_of(blurred, 0.5)
+                seconds = time.process_time() - begin
+                figures.append((probability, reduction or np.inf, rms_radius(kernel), seconds, blur_effect(blurred)))
+        probability, reduction, radius, seconds, effect = np.array(figures).T
+        clear = radius == 0
+        rows.append({
+            "noise": noise, "clear": int(clear.sum()), "blurred": int((~clear).sum()),
+            "area": roc_area(probability, ~clear), "area_of_blur_effect": roc_area(effect, ~clear),
+            "false_alarms": float((probability[clear] >= 0.5).mean()),
+            "misses": float((probability[~clear] < 0.5).mean()), "ms_clear": 1e3 * float(np.median(seconds[clear])),
+            "ms_blurred": 1e3 * float(np.median(seconds[~clear])),
+            "never_sharp": int(np.isinf(reduction[~clear]).sum()),
+            "rank_correlation": float(spearmanr(reduction[~clear], radius[~clear]).statistic),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["faces"]:
@@ -123,15 +165,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         faces.main(argv[1:])
         return
     parser = arguments(__doc__, "device", "no-record")
-    parser.add_argument("kind", choices=["accuracy", "runtime", "gate"])
+    parser.add_argument("kind", choices=["accuracy", "runtime", "gate", "score"])
     parser.add_argument("--pictures", type=Path, help="accuracy: folder of folders of clear pictures")
     parser.add_argument("--weights-file", type=Path, help="other weights than the package's")
     parser.add_argument("--repeats", type=int, default=3, help="runtime: the median of so many")
     parser.add_argument("--sizes", type=int, default=len(SHAPES), help="runtime: how many of the sizes")
-    parser.add_argument("--data", type=Path, help="gate: folder that holds natural/, faces_hq/ and faces/")
-    parser.add_argument("--pictures-per-set", type=int, metavar="N", help="gate: so many, not all")
+    parser.add_argument("--data", type=Path, help="gate, score: folder of levin/, natural/, faces_hq/, faces/")
+    parser.add_argument("--pictures-per-set", type=int, metavar="N", help="gate, score: so many, not all")
     args = parser.parse_args(argv)
-    rows = {"accuracy": accuracy, "runtime": runtime, "gate": gate}[args.kind](args)
+    rows = {"accuracy": accuracy, "runtime": runtime, "gate": gate, "score": score}[args.kind](args)
     if not args.no_record:
         record("networks", {"kind": args.kind, **settings(args, "device", "repeats"), "rows": rows})
 

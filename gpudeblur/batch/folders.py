@@ -131,11 +131,31 @@ def plan(
         same name, or an output is a source; an image has two masks or is its own, or none has one.
     """
     other_folders = {folder.resolve() for folder in (out, kernels, comparisons, masks) if folder is not None}
-    files: list[tuple[Path, Path]] = []  # the source, and its place below `out`
+    files, outcomes = pictures_of(sources, recursive=recursive, excluded=other_folders)
+    tasks = []
+    for source, relative in files:
+        output = out / relative.with_suffix(suffix or result_suffix(relative))
+        kernel = None if kernels is None else kernels / relative.with_suffix(".npy")
+        comparison = None if comparisons is None else comparisons / relative.with_name(f"{relative.stem}_compare.png")
+        tasks.append(FileTask(source, output, kernel, comparison))
+    _check_outputs(tasks)
+    if masks is not None:
+        tasks = _with_masks(tasks, [relative for _, relative in files], masks)
+    return Plan(tasks, outcomes)
+
+
+def pictures_of(
+    sources: Iterable[Path], *, recursive: bool = False, excluded: Iterable[Path] = ()
+) -> tuple[list[tuple[Path, Path]], list[Outcome]]:
+    """(file, its place within the folder that was named) of all images, and the outcomes of all else in the folders.
+
+    Parameters and errors as in `plan`; `excluded` folders are passed over.
+    """
+    files: list[tuple[Path, Path]] = []
     outcomes: list[Outcome] = []
     for source in sources:
         if source.is_dir():
-            folder = Folder.read(source, recursive, other_folders)
+            folder = Folder.read(source, recursive, set(excluded))
             files += [(file, file.relative_to(source)) for file in folder.images]
             outcomes += folder.outcomes
         elif not source.exists():
@@ -147,16 +167,7 @@ def plan(
     if not files and all(outcome.status == "left out" for outcome in outcomes):
         way_out = "name other folders" if recursive else "folders in folders need --recursive"
         raise ValueError(f"there is no picture ({', '.join(READ_SUFFIXES)}) in what was named; {way_out}")
-    tasks = []
-    for source, relative in files:
-        output = out / relative.with_suffix(suffix or result_suffix(relative))
-        kernel = None if kernels is None else kernels / relative.with_suffix(".npy")
-        comparison = None if comparisons is None else comparisons / relative.with_name(f"{relative.stem}_compare.png")
-        tasks.append(FileTask(source, output, kernel, comparison))
-    _check_outputs(tasks)
-    if masks is not None:
-        tasks = _with_masks(tasks, [relative for _, relative in files], masks)
-    return Plan(tasks, outcomes)
+    return files, outcomes
 
 
 def _with_masks(tasks: list[FileTask], places: list[Path], folder: Path) -> list[FileTask]:
@@ -409,7 +420,7 @@ def deblur_files(
         return outcome
 
     def line_fields(task: FileTask, state: dict[str, Any]) -> dict[str, Any]:
-        kernel = None if task.kernel is None else str(task.kernel)
+        kernel = None if task.kernel is None else os.path.abspath(task.kernel)
         return {"source": os.path.abspath(task.source), **state, "kernel": kernel, **run_fields}
 
     def write(

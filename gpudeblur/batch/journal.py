@@ -2,6 +2,7 @@
 
 A picture has a line of status "writing" before its files are written and a line of its outcome after it. A run that is
 killed between the two leaves the first, and the next run does that picture again. The last line of a picture counts.
+Each run begins with a line of status "run", which says how it was called.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -54,13 +55,17 @@ def file_state(path: Path | None) -> list[int] | None:
 class Journal:
     """The journal in `folder`. Runs at the same time, such as shards, may share it.
 
+    `run_line` is written before the first line of this run.
+
     Each run holds a shared lock on the file. A run that gets the exclusive lock is alone, so the temporary files in
     `output_folders` are those of killed runs, and it removes them. Without locks (Windows, some network drives) they
     stay.
     """
 
-    def __init__(self, folder: Path, output_folders: Iterable[Path] = ()) -> None:
-        self.path, self._folders = folder / JOURNAL_NAME, {folder, *output_folders}
+    def __init__(
+        self, folder: Path, output_folders: Iterable[Path] = (), run_line: dict[str, Any] | None = None
+    ) -> None:
+        self.path, self._folders, self._run_line = folder / JOURNAL_NAME, {folder, *output_folders}, run_line
         self._descriptor: int | None = None
         self._lines = self._read()
 
@@ -89,8 +94,7 @@ class Journal:
         OSError
             It cannot be written; the message names the journal.
         """
-        line = {"output": self._key(output), "status": status, **values}
-        data = (json.dumps(line) + "\n").encode()
+        data = _line_bytes(self._key(output), status, values)
         try:
             if self._descriptor is None:
                 self._open()
@@ -106,20 +110,8 @@ class Journal:
         return Path(os.path.relpath(output, self.path.parent)).as_posix()
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """The lines by output file. A line that is not whole, as of a run killed while it wrote it, does not count."""
-        try:
-            data = self.path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        lines: dict[str, dict[str, Any]] = {}
-        for text in data.split(b"\n")[:-1]:
-            try:
-                line = json.loads(text)
-                if line["status"] in ("writing", "written"):
-                    lines[line["output"]] = line
-            except (ValueError, KeyError, TypeError):
-                continue
-        return lines
+        """The lines by output file."""
+        return {line["output"]: line for line in read_lines(self.path) if line["status"] in ("writing", "written")}
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +120,8 @@ class Journal:
         size = os.fstat(self._descriptor).st_size
         if size and _last_byte(self.path) != b"\n":
             os.write(self._descriptor, b"\n")  # after a torn line
+        if self._run_line is not None:
+            os.write(self._descriptor, _line_bytes("", "run", self._run_line))
 
     def _remove_temporary_files(self) -> None:
         if fcntl is None or self._descriptor is None:
@@ -142,6 +136,27 @@ class Journal:
                     file.unlink(missing_ok=True)
         with suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal. A line that is not whole, as of a run killed while it wrote it, does not count."""
+    try:
+        file = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with file:
+        for text in file:
+            try:
+                line = json.loads(text) if text.endswith(b"\n") else {}
+                is_whole = isinstance(line["output"], str) and isinstance(line["status"], str)
+            except (ValueError, KeyError, TypeError):
+                continue
+            if is_whole:
+                yield line
+
+
+def _line_bytes(output: str, status: str, values: dict[str, Any]) -> bytes:
+    return (json.dumps({"output": output, "status": status, **values}) + "\n").encode()
 
 
 def _last_byte(path: Path) -> bytes:

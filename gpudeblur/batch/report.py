@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from ..images.files import check_output, write_whole
 from .folders import Outcome
+from .score import Score
 
 REPORT_SUFFIXES = (".csv", ".json")
 # Below this confidence, which is in [0, 1], the kernel is a guess, or a network may not have helped.
@@ -26,8 +28,8 @@ STATUS_TEXTS = {
 }
 
 
-def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """All outcomes as a table (.csv) or a list of objects (.json).
+def write_report(path: Path, outcomes: Iterable[Outcome | Score], row_type: type = Outcome) -> None:
+    """All outcomes as a table (.csv) or a list of objects (.json), with the fields of `row_type`.
 
     A file name that is not UTF-8 has its bytes in the table, and the escapes of Python in JSON.
 
@@ -41,28 +43,30 @@ def write_report(path: Path, outcomes: Iterable[Outcome]) -> None:
         text = json.dumps(rows, indent=1) + "\n"
     else:
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, [field.name for field in fields(Outcome)], lineterminator="\n")
+        writer = csv.DictWriter(buffer, [field.name for field in fields(row_type)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         text = buffer.getvalue()
     try:
         write_whole(check_output(path, suffixes=REPORT_SUFFIXES), text.encode(errors="surrogateescape"))
     except OSError as error:
-        raise OSError(
-            f"report {path} cannot be written ({error}); make room, or name another file: the same command without "
-            "--overwrite writes it from the journal"
-        ) from error
+        text = f"report {path} cannot be written ({error}); make room, or name another file"
+        if row_type is Outcome:
+            text += ": the same command without --overwrite writes it from the journal"
+        raise OSError(text) from error
 
 
-def left_out_text(outcomes: Iterable[Outcome]) -> str:
+def left_out_text(outcomes: Iterable[Outcome | Score]) -> str:
     """How many files were left out, and why: 4: 3 .webp, 1 .txt. "" without any."""
-    reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == "left out")
+    # Without the figures of single pictures: "sharp (0.12)" is "sharp".
+    texts = (outcome.reason for outcome in outcomes if outcome.status == "left out")
+    reasons = Counter(re.sub(r" \([\d.]+\)$", "", text) for text in texts)
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     parts = ", ".join(f"{count} {reason}" for reason, count in ordered)
     return f"{reasons.total()}: {parts}" if parts else ""
 
 
-def failure_text(outcome: Outcome) -> str:
+def failure_text(outcome: Outcome | Score) -> str:
     """What failed, and the name of its file."""
     return outcome.error if outcome.source in outcome.error else f"{outcome.source}: {outcome.error}"
 

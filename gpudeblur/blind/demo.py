@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 import numpy as np
-from PIL import Image
 
 from ..images.comparison import side_by_side
 from ..images.files import write_image, write_text
+from ..images.pages import data_uri, style
 from ..images.planes import luminance
 from ..metrics import align, kernel_similarity, psnr, ssim
 from ..nonblind.deconvolve import deconvolve
@@ -121,9 +119,7 @@ def run_demo(out: Path, *, device: str | None = None, progress: Callback | None 
                 blurred, result.kernel, method="sparse", channel_axis=axis, device=device
             )
         sections.append(_section(scene, figures[scene.name], pictures, kernels))
-    write_text(
-        files[0], Template(PAGE.read_text("utf-8")).substitute(sections="\n".join(sections)), suffixes=(".html",)
-    )
+    write_text(files[0], _page(sections), suffixes=(".html",))
     return DemoReport(figures, str(results[0].info["backend"]), tuple(files))
 
 
@@ -149,11 +145,13 @@ def _scores(picture: np.ndarray, true: np.ndarray) -> tuple[float, float]:
     return psnr(aligned.image, aligned.reference), ssim(aligned.image, aligned.reference)
 
 
+def _page(sections: list[str]) -> str:
+    return Template(PAGE.read_text("utf-8")).substitute(style=style(), sections="\n".join(sections))
+
+
 def _image(pixels: np.ndarray, text: str, attributes: str = "") -> str:
     """An <img> that holds uint8 pixels as PNG."""
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
-    return f'<img src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}" alt="{text}"{attributes}>'
+    return f'<img src="{data_uri(pixels)}" alt="{text}"{attributes}>'
 
 
 def _section(scene: Scene, figures: Figures, pictures: dict[str, np.ndarray], kernels: dict[str, np.ndarray]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import os
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..images.kernel_field import KernelField, show_kernels
+from ..images.pages import data_uri
 from ..images.planes import split_alpha
 from ..numerics.arrays import Array, to_host
 from ..numerics.interchange import to_native
@@ -187,9 +186,5 @@ def _thumbnail(pixels: Array, white: float, side: int) -> np.ndarray:
 
 
 def _picture(pixels: np.ndarray, text: str, form: str, style: str = "") -> str:
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, form, **({"quality": 85} if form == "JPEG" else {}))
-    source = f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+    source = data_uri(pixels, form, **({"quality": 85} if form == "JPEG" else {}))
     return f'<img src="{source}" alt="{text}" title="{text}" style="{style}">'

@@ -24,6 +24,8 @@ EXAMPLES = {
     "deconvolve": "gpudeblur deconvolve photo.jpg --kernel kernel.npy -o sharp.png",
     "restore": "gpudeblur restore face.jpg -o sharp.png --network deepdeblur",
     "batch": "gpudeblur batch photos/ -o sharp/ --report report.csv",
+    "score": "gpudeblur score photos/ --report scores.csv",
+    "report": "gpudeblur report sharp/ -o report.html",
     "kernel": "gpudeblur kernel photo.jpg --region 200,100,400,300 -o kernel.npy",
     "demo": "gpudeblur demo -o demo",
     "info": "gpudeblur info --json",

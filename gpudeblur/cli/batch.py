@@ -114,11 +114,15 @@ def run_batch(
     quiet: bool,
     overwrite: bool,
     is_network: bool,
+    html: Path | None = None,
+    facts: dict[str, str] | None = None,
 ) -> bool:
-    """Take all outcomes, write the report, print the summary. Whether nothing failed.
+    """Take all outcomes, write the report and the page, print the summary. Whether nothing failed.
 
-    `start_run` is `deblur_files` but for its callback. An interrupted run has its report too.
+    `start_run` is `deblur_files` but for its callback. An interrupted run has its report too; of its page
+    `gpudeblur report` makes what there is.
     """
+    from ..batch.html_report import results_page, write_page
     from ..batch.report import summary, write_report
 
     start, total = time.perf_counter(), len(plan.tasks)
@@ -153,6 +157,12 @@ def run_batch(
     rows = summary(outcomes, total, time.perf_counter() - start, is_network=is_network, report=written_report)
     if written_report is not None:
         rows["report"] = str(written_report)
+    if html is not None:
+        try:
+            write_page(html, results_page(outcomes, facts or {}))
+            rows["page"] = str(html)
+        except OSError as error:
+            report_error = report_error or error
     print_table(rows)
     if quiet and "failed" in rows:
         print(rows["failed"], file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The `gpudeblur` command: deblur, deconvolve, restore, batch, kernel, demo, train and info.
+"""The `gpudeblur` command: deblur, deconvolve, restore, batch, score, report, kernel, demo, train and info.
 
 An error that a user can correct is one red line on stderr and exit code 2; no file is left half-written.
 """
@@ -27,7 +27,7 @@ from .batch import (
     run_batch,
     show_plan,
 )
-from .config import options_text
+from .config import command_text, options_text
 from .deblur import deblur, kernel
 from .info import demo, info, version_of
 from .known import check_estimates_kernel as _check_estimates_kernel
@@ -65,6 +65,9 @@ from .options import (
     parse_white_level,
     two_step_options,
 )
+from .report import HtmlOption, check_html
+from .report import report as report_command
+from .score import BLUR_THRESHOLD, BlurThresholdOption, OnlyBlurredOption, check_threshold, leave_out_sharp, score
 from .terminal import print_table, progress_bar
 
 app = App(
@@ -124,6 +127,8 @@ def batch(
         ),
     ] = False,
     shard: ShardOption = None,
+    only_blurred: OnlyBlurredOption = False,
+    blur_threshold: BlurThresholdOption = BLUR_THRESHOLD,
     method: Annotated[
         str,
         typer.Option(
@@ -169,6 +174,7 @@ def batch(
         Path | None,
         typer.Option(metavar="FILE", help="The outcome of each picture: .csv or .json.", rich_help_panel="Output"),
     ] = None,
+    html: HtmlOption = None,
     format: Annotated[
         Format | None,
         typer.Option(help="Of the sharp pictures. Default: that of each IN.", rich_help_panel="Output"),
@@ -195,11 +201,14 @@ def batch(
     """Deblur many pictures. Those that fail are listed at the end, and the exit code is 1; the others are written."""
     from ..batch.folders import deblur_files, decide, plan
     from ..batch.journal import Journal, fingerprint
-    from ..batch.report import REPORT_SUFFIXES
+    from ..batch.report import REPORT_SUFFIXES, left_out_text
 
     print_any_name()
     if report is not None:
         check_output(report, suffixes=REPORT_SUFFIXES)
+    if html is not None:
+        check_html(html)
+    check_threshold(blur_threshold)
     for option, folder in {"--out": out, "--kernels-out": kernels_out, "--compare": compare}.items():
         if folder is not None and folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{option} must be a folder, {folder} is a file; name another")
@@ -248,8 +257,12 @@ def batch(
     contents = {} if kernel_file is None else {"kernel": hashlib.sha256(kernel_file.read_bytes()).hexdigest()}
     options_hash = fingerprint(version, settings | encoding | contents)
     folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
-    with Journal(out, folders) as journal:
+    run_line = {"version": version, "fingerprint": options_hash, "command": command_text(context)}
+    with Journal(out, folders, run_line) as journal:
         decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
+        if only_blurred:
+            picture_plan, decisions = leave_out_sharp(picture_plan, decisions, blur_threshold, settings["white"])
+        run_line["left_out"] = left_out_text(picture_plan.outcomes)
         if dry_run:
             show_plan(picture_plan, decisions)
             return
@@ -271,11 +284,15 @@ def batch(
             quiet=quiet,
             overwrite=overwrite,
             is_network=method != "two-step",
+            html=html,
+            facts={"version": version, "command": run_line["command"]},
         )
     if not all_succeeded:
         raise typer.Exit(1)
 
 
+app.command()(score)
+app.command("report")(report_command)
 app.command()(kernel)
 app.command()(demo)
 app.command()(info)

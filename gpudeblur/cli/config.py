@@ -15,8 +15,8 @@ from .terminal import log_to_stderr, user_errors
 
 # Parameters that decide no result: where files are, what is shown, how fast.
 _OF_A_RUN = frozenset(
-    ("sources", "recursive", "shard", "out", "overwrite", "kernels_out", "compare", "report", "dry_run", "quiet")
-) | {"verbose", "log_file", "config", "workers", "batch_size"}
+    ("sources", "recursive", "shard", "only_blurred", "blur_threshold", "out", "overwrite", "kernels_out", "compare")
+) | {"report", "html", "dry_run", "quiet", "verbose", "log_file", "config", "workers", "batch_size"}
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -91,11 +91,27 @@ def options_text(context: typer.Context) -> str:
     for parameter in context.command.params:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
-        if name in _OF_A_RUN or name not in context.params or source is None or source.name == "DEFAULT":
-            continue
-        value = context.params[name]
-        if isinstance(value, bool):
-            words.append(max(parameter.opts if value else parameter.secondary_opts, key=len))
-        elif value is not None:
-            words += [max(parameter.opts, key=len), str(value.value if isinstance(value, Enum) else value)]
+        if name in context.params and name not in _OF_A_RUN and source is not None and source.name != "DEFAULT":
+            words += _words_of(parameter, context.params[name])
     return shlex.join(words)
+
+
+def command_text(context: typer.Context) -> str:
+    """The command with what was given to it, to be typed again."""
+    words = ["gpudeblur", *_command_words(context)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if name in context.params and source is not None and source.name == "COMMANDLINE":
+            words += _words_of(parameter, context.params[name])
+    return shlex.join(words)
+
+
+def _words_of(parameter: Any, value: Any) -> list[str]:
+    """An option or an argument as it is typed."""
+    if isinstance(value, bool):
+        return [max(parameter.opts if value else parameter.secondary_opts, key=len)]
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    texts = [str(item.value if isinstance(item, Enum) else item) for item in values]
+    is_option = parameter.param_type_name == "option"
+    return [max(parameter.opts, key=len), *texts] if is_option and texts else texts

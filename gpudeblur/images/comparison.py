@@ -29,7 +29,7 @@ def side_by_side(
     kernels : (kh, kw) arrays by their names; the maximum of each is white.
     white : the value of full scale. None: the largest of an integer type, 1 for floats.
     """
-    panels = [(name, _resized(_levels(to_host(picture), white))) for name, picture in pictures.items()]
+    panels = [(name, _resized(to_levels(to_host(picture), white))) for name, picture in pictures.items()]
     height = panels[0][1].shape[0]
     columns = [_column([panel]) for panel in panels]
     if kernels:
@@ -55,8 +55,8 @@ def write_comparison(
     write_image(path, side_by_side({"blurred": blurred, "result": image}, kernels, white=white if is_number else None))
 
 
-def _levels(picture: np.ndarray, white: float | None) -> np.ndarray:
-    """uint8 (h, w, 3)."""
+def to_levels(picture: np.ndarray, white: float | None) -> np.ndarray:
+    """uint8 (h, w, 3) of a picture (h, w) or (h, w, 3), to look at."""
     if white is None:
         white = float(np.iinfo(picture.dtype).max) if picture.dtype.kind in "iu" else 1.0
     levels = np.round(np.clip(np.nan_to_num(picture.astype(np.float32)) * (255 / white), 0, 255)).astype(np.uint8)
@@ -78,7 +78,7 @@ def _resized(levels: np.ndarray) -> np.ndarray:
 def _enlarged(kernel: np.ndarray, side: int) -> np.ndarray:
     """The kernel, its pixels as squares, about as high or wide as `side`."""
     factor = max(1, side // max(kernel.shape))
-    return _levels(kernel / float(kernel.max()), None).repeat(factor, axis=0).repeat(factor, axis=1)
+    return to_levels(kernel / float(kernel.max()), None).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _column(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:

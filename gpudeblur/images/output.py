@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -99,12 +102,19 @@ def check_bits(dtype: np.dtype) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: a temporary file in the same folder is written to the disk, then renamed."""
+    """Write `data` to `path` as `whole_file` does."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which replaces `path` atomically at the end: a temporary one in the same folder, on the disk."""
     target = Path(os.path.realpath(path))  # through a link, as open() would
     temporary = target.with_name(f".gpudeblur-{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
         temporary.replace(target)

@@ -37,7 +37,7 @@ def any_library(function: Function) -> Function:
     def wrapper(*arguments: Any, **options: Any) -> Any:
         if not any(map(is_foreign, (*arguments, *options.values()))):
             return function(*arguments, **options)
-        image = arguments[0] if arguments else options.get(names[0])
+        image: Any = arguments[0] if arguments else options.get(names[0])
         library = library_of(image, names[0]) if is_foreign(image) else None
         has_colors = is_pillow(image) and len(image.getbands()) > 1
         if has_colors and "channel_axis" in names[len(arguments) :]:
@@ -138,8 +138,9 @@ def to_library(result: Any, library: Any) -> Any:
 
     For Pillow, those of integers are images, which are copies; the others, such as kernels, stay as they are.
     """
-    if library is sys.modules.get("PIL.Image") and isinstance(result, np.ndarray):
-        return library.fromarray(result) if result.dtype.kind == "u" else result
+    pillow: Any = sys.modules.get("PIL.Image")
+    if isinstance(result, np.ndarray) and library is pillow:
+        return pillow.fromarray(result) if result.dtype.kind == "u" else result
     if isinstance(result, np.ndarray):
         is_plain = result.flags.writeable and all(stride >= 0 for stride in result.strides)
         return library.from_dlpack(result if is_plain else result.copy())

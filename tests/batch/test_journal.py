@@ -41,7 +41,9 @@ def test_a_picture_has_two_lines(calls: list[Any], pair: Path, tmp_path: Path) -
     (pair / "c.png").write_bytes(b"hello")
     out = tmp_path / "out"
     assert run("batch", pair, "-o", out, "-k", "5").exit_code == 1
-    journal = lines(out)
+    first, *journal = lines(out)
+    assert (first["output"], first["status"], first["version"]) == ("", "run", "0.1.0")
+    assert first["command"].startswith("gpudeblur batch ")
     failures = [line for line in journal if line["status"] == "failed"]
     journal = [line for line in journal if line["status"] != "failed"]
     assert [(line["output"], line["status"]) for line in journal] == [
@@ -87,7 +89,7 @@ def test_a_picture_that_was_begun_is_done_again(calls: list[Any], pair: Path, tm
     whole = (out / "a.png").read_bytes()
     text = (out / JOURNAL_NAME).read_text().splitlines(keepends=True)
     (out / "a.png").write_bytes(b"of an older run")
-    (out / JOURNAL_NAME).write_text("".join(text[2:]) + text[0] + text[1][:20])  # the last line is torn
+    (out / JOURNAL_NAME).write_text("".join(text[3:]) + text[1] + text[2][:20])  # the last line is torn
     rows = table(run("batch", pair, "-o", out, "-k", "5"))
     assert rows["written"].startswith("1 of 2")
     assert (out / "a.png").read_bytes() == whole

@@ -85,9 +85,9 @@ def test_the_page_stands_by_itself(strength: float) -> None:
     figures = demo.Figures(20.0, 30.0, 0.5, 0.9, 0.3 if strength < 1 else 0.9, 0.4, strength, 1.5)
     views = ["blurred", "result", "true picture", *(["all of the restoration"] if strength < 1 else [])]
     section = demo._section(demo.SCENES[0], figures, dict.fromkeys(views, picture), {"true kernel": kernel})
-    page = Page(demo.Template(demo.PAGE.read_text("utf-8")).substitute(sections=section))
+    page = Page(demo._page([section]))
     assert page.open == []
-    assert not re.search(r"(https?:|//[a-z]|@import|url\()", demo.PAGE.read_text("utf-8"))
+    assert not re.search(r"(https?:|//[a-z]|@import|url\()", demo._page([]))
     images = page.of("img")
     assert all((image["src"] or "").startswith("data:image/png;base64,") and image["alt"] for image in images)
     shown = [image["data-view"] for image in images if "data-view" in image]
