@@ -6,7 +6,9 @@
 #   make test-training  the long trainings of networks, which test-all leaves out
 #   make test-gpu     what needs an NVIDIA GPU; no skip passes
 #   make test-floors  the lowest versions that pyproject.toml allows, on the lowest Python
-#   make lint, make docs (the examples), make bench (the speed benchmarks)
+#   make docs         the documentation with its gallery, docs/_build/html
+#   make doctest      the examples in the docstrings
+#   make lint, make bench (the speed benchmarks)
 #
 # VENV=folder and PYTHON=python3.12 choose another environment and interpreter.
 
@@ -19,7 +21,7 @@ RUN = $(VENV)/bin/python -m
 PIP_INSTALL = $(RUN) pip install --quiet
 READY = $(VENV)/ready
 
-.PHONY: demo lint test test-all test-training test-gpu test-floors bench docs
+.PHONY: demo lint test test-all test-training test-gpu test-floors bench docs doctest
 
 demo: $(VENV)/bin/gpudeblur
 	$(VENV)/bin/gpudeblur demo
@@ -33,7 +35,7 @@ $(VENV)/bin/gpudeblur:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch==2.13.0
-	$(PIP_INSTALL) --editable ".[test]"
+	$(PIP_INSTALL) --editable ".[test,docs]"
 	touch $@
 
 lint: $(READY)
@@ -54,6 +56,9 @@ test-gpu: $(READY)
 	$(RUN) pytest -m gpu --require-gpu
 
 docs: $(READY)
+	$(RUN) sphinx -W --keep-going -q docs docs/_build/html
+
+doctest: $(READY)
 	$(RUN) pytest tests/test_doctests.py
 
 bench: $(READY)

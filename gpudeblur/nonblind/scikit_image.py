@@ -78,9 +78,9 @@ def richardson_lucy(
     offset: float = 0.0,
     floor: float | str | None = None,
 ) -> Array:
-    r"""Richardson-Lucy deconvolution; drop-in for `skimage.restoration.richardson_lucy`.
+    """Richardson-Lucy deconvolution; drop-in for `skimage.restoration.richardson_lucy`.
 
-    Repeats :math:`x \leftarrow x \cdot H^T (B / (H x + 10^{-12}))` from :math:`x = 0.5`. The `psf` is transformed once.
+    Repeats ``x = x * H^T (B / (H x + 1e-12))`` from x = 0.5. The `psf` is transformed once.
 
     Parameters
     ----------
@@ -200,9 +200,9 @@ def wiener(
     batch: int = 0,
     floor: float | str | None = None,
 ) -> Array:
-    r"""Wiener-Hunt deconvolution; drop-in for `skimage.restoration.wiener`.
+    """Wiener-Hunt deconvolution; drop-in for `skimage.restoration.wiener`.
 
-    .. math:: F^{-1} \frac{\overline{\Lambda_H} F B}{|\Lambda_H|^2 + \lambda |\Lambda_D|^2}
+    ``F^-1 (conj(F h) F B / (|F h|^2 + lambda |F d|^2))`` for the point spread function h and the regularization d.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def wiener(
         Real: the point spread function, not scaled, at most as large as the image. Complex: its transfer function, of
         shape (M, N // 2 + 1), or (M, N) unless `is_real`.
     balance : float
-        :math:`\lambda`. Larger: less noise, less detail.
+        lambda. Larger: less noise, less detail.
     reg : array, optional
         The regularization D, an impulse response or a transfer function like `psf`. None: the Laplacian.
     is_real : bool
