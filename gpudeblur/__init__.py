@@ -64,7 +64,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Loaded when first used: file formats and quality measures bring libraries that deblurring does not need.
-_MODULES = ("metrics", "restoration", "synthesis")
+_MODULES = ("dask", "distributed", "metrics", "restoration", "synthesis")  # the first two need the extra `dask`
 _FILES = ("read_image", "read_kernel", "write_image", "write_kernel")
 
 
