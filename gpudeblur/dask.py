@@ -372,7 +372,7 @@ def _levels(extremes: np.ndarray, image_dtype: Any, white: Any, adaptive: bool, 
     )
     if warning is not None:
         warn(warning)
-    return _Levels(level, np.max(maxima, axis=0) <= (1 + HEADROOM) * level)
+    return _Levels(level, np.asarray(np.max(maxima, axis=0) <= (1 + HEADROOM) * level))
 
 
 def _weight(chunk: Array, levels: _Levels, kernel: Array | KernelField, rule: WeightRule, reading: _Reading) -> Array:
