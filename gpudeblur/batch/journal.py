@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,7 +59,6 @@ class Journal:
     def __init__(self, folder: Path, output_folders: Iterable[Path] = ()) -> None:
         self.path, self._folders = folder / JOURNAL_NAME, {folder, *output_folders}
         self._descriptor: int | None = None
-        self._lines = self._read()
 
     def __enter__(self) -> Journal:
         return self
@@ -75,7 +75,7 @@ class Journal:
 
     def line(self, output: Path) -> dict[str, Any] | None:
         """The last line "writing" or "written" of a picture, by its output file."""
-        return self._lines.get(self._key(output))
+        return self._lines.get(self.key(output))
 
     def append(self, output: Path, status: str, **values: Any) -> None:
         """Append a line at once, in a single write.
@@ -85,7 +85,7 @@ class Journal:
         OSError
             It cannot be written; the message names the journal.
         """
-        line = {"output": self._key(output), "status": status, **values}
+        line = {"output": self.key(output), "status": status, **values}
         data = (json.dumps(line) + "\n").encode()
         try:
             if self._descriptor is None:
@@ -98,25 +98,32 @@ class Journal:
                 f"the journal {self.path} cannot be written ({error}); make room, or choose another folder"
             ) from error
 
-    def _key(self, output: Path) -> str:
+    def key(self, output: Path) -> str:
         return Path(os.path.relpath(output, self.path.parent)).as_posix()
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        """The lines by output file. A line that is not whole, as of a run killed while it wrote it, does not count."""
+    @cached_property
+    def _lines(self) -> dict[str, dict[str, Any]]:
+        """The lines by output file."""
+        return {line["output"]: line for line in self.lines() if line["status"] in ("writing", "written")}
+
+    def lines(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """All lines from that byte on. A line that is not whole, as of a run killed while it wrote it, does not count.
+
+        One that begins before `start` does not count either.
+        """
         try:
-            data = self.path.read_bytes()
+            with self.path.open("rb") as file:
+                file.seek(start)
+                data = file.read()
         except (FileNotFoundError, NotADirectoryError):
-            return {}
-        lines = {}
+            return
         for text in data.split(b"\n")[:-1]:
             try:
                 line = json.loads(text)
-                output, status = line["output"], line["status"]
+                _ = line["output"], line["status"]
             except (ValueError, KeyError, TypeError):
                 continue
-            if status in ("writing", "written"):
-                lines[output] = line
-        return lines
+            yield line
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
