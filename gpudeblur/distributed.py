@@ -52,6 +52,10 @@ GPU_GROUP = 256  # pictures, of which the worker computes together what fits its
 GROUPS_PER_THREAD = 4  # at least, where there are enough pictures: so that no worker waits long for the last ones
 PENDING = 4096  # pictures whose headers are read ahead, to find those of equal shape
 POLL = 1.0  # seconds between looks at the number of workers
+# Seconds from the start of a worker that a group waits whose worker died: a nanny does not start a worker again that
+# dies before it has told of its start.
+SETTLING = 2.0
+_START = time.monotonic()
 WORKER_TIMEOUT = 120.0  # seconds without any worker, after which the run ends
 
 
@@ -340,19 +344,16 @@ class _Driver:
             raise _lost(self._client) from error
         for future in [future for future in self._running if future.done()]:
             group = self._running.pop(future)
-            if future.status == "finished":
+            if future.status == "cancelled":
+                raise _lost(self._client)
+            try:
                 outcomes, texts = future.result()
+            except KilledWorker:  # also where a worker died with its answer, and the next one with the group
+                yield from self._worker_died(group)
+            else:
                 for text in texts:
                     warn(text)
                 yield from outcomes
-                continue
-            error = future.exception() if future.status == "error" else None
-            if isinstance(error, KilledWorker):
-                yield from self._worker_died(group)
-            elif error is not None:
-                raise error
-            else:  # cancelled, or lost with the connection
-                raise _lost(self._client)
 
     def _worker_died(self, group: _Group) -> Iterator[Outcome]:
         singles = [_Group([item], 1, group.deaths + 1, group.alone) for item in group.items]
@@ -561,6 +562,8 @@ def _deblur_group(run: _Run, group: _Group) -> tuple[list[Outcome], list[str]]:
             f"output folder {run.lock.parent} must be the same for the driver and all workers, {worker.address} has "
             "another or none; put it on a disk that they share, and do not remove it during a run"
         )
+    if group.deaths:
+        time.sleep(max(0.0, _START + SETTLING - time.monotonic()))
     settings = run.settings | {"workers": 1}
     if not facts.on_gpu:
         settings["batch_size"] = group.batch_size

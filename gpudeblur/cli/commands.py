@@ -6,7 +6,7 @@ An error that a user can correct is one red line on stderr and exit code 2; no f
 from __future__ import annotations
 
 import functools
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +22,11 @@ from ..images.files import check_output
 from ..networks.training.command import RECIPES, train_network
 from .app import HELP_OPTIONS, App, Group
 from .batch import (
+    ClusterOption,
     DryRunOption,
     QuietOption,
     ShardOption,
+    cluster_client,
     parse_shard,
     print_any_name,
     run_batch,
@@ -172,8 +174,13 @@ def batch(
     device: DeviceOption = Device.auto,
     workers: Annotated[
         int | None,
-        typer.Option(metavar="N", help="CPU: number of threads. Default: one for each CPU.", rich_help_panel="Speed"),
+        typer.Option(
+            metavar="N",
+            help="CPU: number of threads, with --cluster local of processes. Default: one for each CPU.",
+            rich_help_panel="Speed",
+        ),
     ] = None,
+    cluster: ClusterOption = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -210,24 +217,21 @@ def batch(
             version, settings | {"kernel_size": size, "bits": bits, "strip": strip, "options": options}
         )
         folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
-        with Journal(out, folders) as journal:
+        with Journal(out, folders) as journal, ExitStack() as resources:
             decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
             if dry_run:
                 show_plan(picture_plan, decisions)
                 return
-            outcomes = deblur_files(
-                decisions,
-                journal,
-                {"fingerprint": options_hash, "version": version},
-                size,
-                bits=bits,
-                strip=strip,
-                device=device.value,
-                options=options,
-                workers=workers,
-                batch_size=batch_size,
-                **settings,
-            )
+            run_fields = {"fingerprint": options_hash, "version": version}
+            settings |= {"bits": bits, "strip": strip, "device": device.value, "options": options}
+            settings["batch_size"] = batch_size
+            if cluster is None or not any(decision.writes for decision in decisions):
+                outcomes = deblur_files(decisions, journal, run_fields, size, workers=workers, **settings)
+            else:
+                client = resources.enter_context(cluster_client(cluster, workers, device.value))
+                outcomes = gpudeblur.distributed.run_on_cluster(
+                    decisions, journal, run_fields, size, client=client, lock_name=f"{number}-{count}", **settings
+                )
             with closing(outcomes):
                 all_succeeded = run_batch(
                     picture_plan,
