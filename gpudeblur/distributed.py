@@ -253,14 +253,10 @@ def run_on_cluster(
     deblur_batch([], kernel_size, channel_axis=-1, **plain).close()  # checks all arguments but the device
     client = _current_client(client)
     facts = _facts_of_workers(client, settings.get("device"))
-    to_do = []
-    for decision in decisions:
-        if decision.writes:
-            to_do.append(decision)
-        else:
-            yield decision.outcome
+    to_do = [decision for decision in decisions if decision.writes]
     names = {os.path.abspath(decision.task.output): decision.task for decision in to_do}
     with _driver_lock(journal.path.parent, lock_name) as (lock, token):
+        yield from (decision.outcome for decision in decisions if not decision.writes)
         start = journal.path.stat().st_size if journal.path.exists() else 0
         run = _Run(
             journal.path.absolute(), lock.absolute(), token, start, os.getpid(), _version(), run_fields, kernel_size,

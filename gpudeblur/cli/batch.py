@@ -88,6 +88,7 @@ def cluster_client(cluster: str, workers: int | None, device: str) -> Iterator[A
     if workers is not None:
         check_count("workers", workers)
     try:
+        import dask
         import distributed
     except ImportError as why:
         raise ImportError('--cluster needs Dask; pip install "gpudeblur[dask]"') from why
@@ -102,13 +103,15 @@ def cluster_client(cluster: str, workers: int | None, device: str) -> Iterator[A
         return
     count = workers or usable_cpus()
     with (
+        # A worker that dies is started again, however long that takes on a busy machine.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
-            scheduler_kwargs={"allowed_failures": 0},
+            scheduler_kwargs={"allowed_failures": 0, "dashboard_address": ":0"},
         ) as local,
         distributed.Client(local) as client,
     ):
