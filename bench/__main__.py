@@ -11,6 +11,7 @@ random_calls    odd calls of the public functions: no hang, no error in the word
 figures         contact sheets of real photographs
 fuzz            mutated image files: each is read, or refused by an error that names it
 kills           gpudeblur batch killed at random moments and run again
+distributed     files through Dask: processes beside threads, cost a picture, memory of the driver, workers killed
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 
 COMMANDS = (
     "quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz", "random_calls",
-    "kills",
+    "kills", "distributed",
 )  # fmt: skip
 
 

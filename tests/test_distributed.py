@@ -320,7 +320,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def test_workers_are_killed_and_all_files_are_done_once(processes: Any, tmp_path: Path) -> None:
     """By a file, and by a signal."""
     folder, out = make_files(tmp_path / "in", 12, (40, 44)), tmp_path / "out"
-    (folder / "003poison.png").write_bytes((folder / "003.png").read_bytes())
+    (folder / "poison.png").write_bytes((folder / "003.png").read_bytes())
     pid = next(iter(processes.run(os.getpid).values()))
     rows: list[Outcome] = []
     for row in module.deblur_files(folder, out, 5, client=processes, retries=0, **SETTINGS):
@@ -329,6 +329,6 @@ def test_workers_are_killed_and_all_files_are_done_once(processes: Any, tmp_path
         rows.append(row)
     assert Counter(row.status for row in rows) == {"written": 12, "failed": 1}
     (failed,) = (row for row in rows if row.status == "failed")
-    assert Path(failed.source).name == "003poison.png"
+    assert Path(failed.source).name == "poison.png"
     assert "its worker died" in failed.error
     check_results(folder, out)
