@@ -126,7 +126,7 @@ def scaling(folder: Path, pictures: int, side: int) -> None:
     options = gd.TwoStepOptions(starts=("wide",))
     source = make_files(folder / "in", pictures, side)
     work: dict[str, float] = {}
-    for workers in (1, 2, 2, 1):
+    for workers in (1, 2):
         wall, cpu = in_threads(source, folder / f"threads{len(work)}", workers, 25, options)
         work[f"{len(work)} threads"] = wall
         print(f"{workers} threads: {wall:.1f} s, {pictures / wall:.2f} a second, CPU {cpu:.1f} s", flush=True)

@@ -28,6 +28,7 @@ from .nonblind.deconvolve import check_saturation, check_tile, checked_method, c
 from .nonblind.regularization import WeightRule, estimate_weight
 from .nonblind.specs import METHOD_SPECS, METHODS
 from .nonblind.tiles import MIN_OVERLAP, OVERLAP_KERNELS, WEIGHT_SAMPLES
+from .numerics.allocator import keep_freed_memory
 from .numerics.arrays import Array, array_module, choose_module, move, to_host
 from .numerics.user_warnings import warn
 from .priors import Prior
@@ -147,6 +148,7 @@ def deblur(
 
 def _deblur_chunk(pictures: Array, sides: tuple[int, int], kernel_dtype: Any, settings: dict[str, Any]) -> np.ndarray:
     """One object: the sharp pictures, the kernels and the figures of a chunk."""
+    keep_freed_memory()
     xp, count = array_module(pictures), len(pictures)
     sharp = xp.full_like(pictures, np.nan if pictures.dtype.kind == "f" else 0)
     kernels = xp.full((count, *sides), np.nan, kernel_dtype)
@@ -394,6 +396,7 @@ def _restore_chunk(
     block_id: tuple[int, ...] = (),
 ) -> Array:
     """The sharp chunk, with its overlap."""
+    keep_freed_memory()
     levels, options = measured["levels"], measured["options"]
     planes, saturated = reading.planes(chunk, levels)
     place = [i for axis, i in enumerate(block_id) if axis - chunk.ndim != reading.channel_axis]

@@ -33,6 +33,7 @@ from .blind.options import TwoStepOptions
 from .blind.restore import network_names
 from .images import checks
 from .images.header import read_header
+from .numerics.allocator import keep_freed_memory
 from .numerics.arrays import Array, choose_module
 from .numerics.user_warnings import warn
 from .priors import Prior
@@ -560,6 +561,7 @@ def _deblur_group(run: _Run, group: _Group) -> tuple[list[Outcome], list[str]]:
         )
     if group.deaths:
         time.sleep(max(0.0, _START + SETTLING - time.monotonic()))
+    keep_freed_memory()
     settings = run.settings | {"workers": 1}
     if not facts.on_gpu:
         settings["batch_size"] = group.batch_size
