@@ -67,7 +67,7 @@ def cluster(workers: int, folder: Path) -> Iterator[Any]:
     preload = folder / "bench_preload.py"
     preload.write_text(PRELOAD)
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h", "distributed.worker.profile.enabled": False}),
         distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50, preload=[str(preload)],
             scheduler_kwargs={"allowed_failures": 0, "dashboard_address": ":0"},

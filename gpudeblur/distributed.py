@@ -255,7 +255,7 @@ def run_on_cluster(
     client = _current_client(client)
     facts = _facts_of_workers(client, settings.get("device"))
     to_do = [decision for decision in decisions if decision.writes]
-    names = {os.path.abspath(decision.task.output): decision.task for decision in to_do}
+    names = {str(decision.task.output.absolute()): decision.task for decision in to_do}
     with _driver_lock(journal.path.parent, lock_name) as (lock, token):
         yield from (decision.outcome for decision in decisions if not decision.writes)
         start = journal.path.stat().st_size if journal.path.exists() else 0

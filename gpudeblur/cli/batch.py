@@ -103,8 +103,8 @@ def cluster_client(cluster: str, workers: int | None, device: str) -> Iterator[A
         return
     count = workers or usable_cpus()
     with (
-        # A worker that dies is started again, however long that takes on a busy machine.
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
+        # A worker that dies is started again, however long that takes on a busy machine; no samples of its stack.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h", "distributed.worker.profile.enabled": False}),
         distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
