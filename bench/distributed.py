@@ -190,7 +190,7 @@ def kills(folder: Path, pictures: int, seconds: float, poison: int) -> bool:
     script = folder / "driver.py"
     script.write_text(DRIVER)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}"}
-    killed, named, turn = 0, set[str](), 0
+    killed, named, turn, is_resumed = 0, set[str](), 0, False
     while True:
         turn += 1
         with subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, stdout=subprocess.PIPE,
@@ -207,17 +207,20 @@ def kills(folder: Path, pictures: int, seconds: float, poison: int) -> bool:
                         killed += 1
 
             thread = threading.Thread(target=kill_workers)
-            thread.start()
             for line in driver.stdout:
+                if not thread.ident:  # a cluster whose processes are killed while it starts is none
+                    thread.start()
                 status = line.split()[0]
                 done += status == "written"
                 if status == "failed":
                     named.add(Path(line.split()[1]).name)
-                if turn == 1 and done >= pictures // 2:
+                if not is_resumed and done >= pictures // 2:
+                    is_resumed = True
                     os.kill(driver.pid, signal.SIGKILL)
                     break
             ended.set()
-            thread.join()
+            if thread.ident:
+                thread.join()
         print(f"run {turn}: {done} written, {killed} workers killed so far, exit code {driver.returncode}", flush=True)
         if driver.returncode == 0:
             break
