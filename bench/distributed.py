@@ -31,7 +31,7 @@ import numpy as np
 import gpudeblur as gd
 from gpudeblur.batch import folders
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal
-from gpudeblur.distributed import deblur_files
+from gpudeblur.distributed import LOCAL_CONFIGURATION, deblur_files
 from gpudeblur.images.files import read_image, write_image
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def cluster(workers: int, folder: Path) -> Iterator[Any]:
     preload = folder / "bench_preload.py"
     preload.write_text(PRELOAD)
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h", "distributed.worker.profile.enabled": False}),
+        dask.config.set(LOCAL_CONFIGURATION),
         distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50, preload=[str(preload)],
             scheduler_kwargs={"allowed_failures": 0, "dashboard_address": ":0"},

@@ -50,7 +50,7 @@ except ImportError as why:
 
 MEMORY_FRACTION = 0.5  # of a worker's memory limit, which a group may take
 GPU_GROUP = 256  # pictures, of which the worker computes together what fits its device
-GROUPS_PER_THREAD = 4  # at least, where there are enough pictures: so that no worker waits long for the last ones
+GROUPS_PER_THREAD = 2  # at least, where there are enough pictures: so that no worker waits long for the last ones
 PENDING = 4096  # pictures whose headers are read ahead, to find those of equal shape
 POLL = 1.0  # seconds between looks at the number of workers
 # Seconds from the start of a worker that a group waits whose worker died: a nanny does not start a worker again that
@@ -58,6 +58,15 @@ POLL = 1.0  # seconds between looks at the number of workers
 SETTLING = 2.0
 _START = time.monotonic()
 WORKER_TIMEOUT = 120.0  # seconds without any worker, after which the run ends
+
+
+# For a cluster on one machine. A worker that dies is started again, however long that takes on a busy machine; no
+# samples of stacks, and half of the idle work of the event loops.
+LOCAL_CONFIGURATION = {
+    "distributed.deploy.lost-worker-timeout": "1h",
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+}
 
 
 class StoreError(OSError):

@@ -306,8 +306,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two processes, which die of files called poison."""
     preload = tmp_path_factory.mktemp("preload") / "deadly_files.py"
     preload.write_text(PRELOAD)
-    configuration = {"distributed.deploy.lost-worker-timeout": "1h"}
-    with dask.config.set(configuration):
+    with dask.config.set(module.LOCAL_CONFIGURATION):
         cluster = distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50, preload=[str(preload)],
             scheduler_kwargs={"allowed_failures": 0},

@@ -17,6 +17,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+import gpudeblur
+
 from ..batch.cpu import usable_cpus
 from ..batch.folders import Decision, Outcome, Plan
 from ..batch.report import failure_text, strength_text, summary, write_report
@@ -103,8 +105,7 @@ def cluster_client(cluster: str, workers: int | None, device: str) -> Iterator[A
         return
     count = workers or usable_cpus()
     with (
-        # A worker that dies is started again, however long that takes on a busy machine; no samples of its stack.
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h", "distributed.worker.profile.enabled": False}),
+        dask.config.set(gpudeblur.distributed.LOCAL_CONFIGURATION),
         distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
