@@ -141,7 +141,8 @@ def test_levels_are_those_of_the_whole_picture() -> None:
     with pytest.warns(UserWarning, match="as if full scale were 4095") as warnings:
         result = gd.dask.deconvolve(da.from_array(image, chunks=(68, 70)), MOTION).compute()
     assert len(warnings) == 1
-    tiles = gd.deconvolve(image, MOTION, tile=70, white=4095, defects=None)
+    with pytest.warns(UserWarning, match="as if full scale were 4095"):
+        tiles = gd.deconvolve(image, MOTION, tile=70, defects=None)
     assert difference(result / 4095, tiles / 4095) < 1e-3
 
 
