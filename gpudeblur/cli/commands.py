@@ -68,7 +68,7 @@ from .options import (
     strength_of,
     two_step_options,
 )
-from .terminal import print_table, progress_bar, user_errors
+from .terminal import LOGGER, print_table, progress_bar, user_errors
 
 app = App(
     cls=Group,
@@ -226,6 +226,8 @@ def batch(
             settings |= {"bits": bits, "strip": strip, "device": device.value, "options": options}
             settings["batch_size"] = batch_size
             if cluster is None or not any(decision.writes for decision in decisions):
+                if workers is not None and workers > 1:
+                    LOGGER.debug("%d threads of this process compute; --cluster local takes processes", workers)
                 outcomes = deblur_files(decisions, journal, run_fields, size, workers=workers, **settings)
             else:
                 client = resources.enter_context(cluster_client(cluster, workers, device.value))
