@@ -143,10 +143,12 @@ def scaling(folder: Path, pictures: int, side: int) -> None:
 
 def overhead(folder: Path, pictures: int) -> None:
     source = make_files(folder / "in", pictures, 24)
+    warm = make_files(folder / "warm", 2, 24)
+    in_threads(warm, folder / "warm_threads", 1, 5, SHORT)
     for turn in range(2):
         wall, cpu = in_threads(source, folder / f"threads{turn}", 1, 5, SHORT)
         with cluster(1, folder) as client:
-            client.run(lambda: __import__("gpudeblur.distributed"))
+            in_processes(client, warm, folder / f"warm_dask{turn}", 5, SHORT)
             dask_wall, workers_cpu, driver_cpu = in_processes(client, source, folder / f"dask{turn}", 5, SHORT)
         total = sum(workers_cpu) + driver_cpu
         print(f"a picture in ms: thread {1e3 * wall / pictures:.2f} (CPU {1e3 * cpu / pictures:.2f}), ", end="")

@@ -169,7 +169,7 @@ def deblur_files(
     version = _version()
     identity = settings | {"kernel_size": kernel_size, "bits": bits, "strip": strip, "options": options}
     run_fields = {"fingerprint": fingerprint(version, identity), "version": version}
-    with Journal(out_folder) as journal:
+    with Journal(out_folder, {file.parent for task in picture_plan.tasks for file in task.outputs}) as journal:
         decisions = decide(picture_plan.tasks, journal, run_fields["fingerprint"], overwrite=overwrite)
         yield from picture_plan.outcomes
         yield from run_on_cluster(
@@ -267,6 +267,7 @@ def run_on_cluster(
     names = {str(decision.task.output.absolute()): decision.task for decision in to_do}
     with _driver_lock(journal.path.parent, lock_name) as (lock, token):
         yield from (decision.outcome for decision in decisions if not decision.writes)
+        journal.hold()  # so that no worker is alone with it, and lists whole folders for temporary files of others
         start = journal.path.stat().st_size if journal.path.exists() else 0
         run = _Run(
             journal.path.absolute(), lock.absolute(), token, start, os.getpid(), _version(), run_fields, kernel_size,

@@ -88,8 +88,7 @@ class Journal:
         line = {"output": self.key(output), "status": status, **values}
         data = (json.dumps(line) + "\n").encode()
         try:
-            if self._descriptor is None:
-                self._open()
+            self.hold()
             assert self._descriptor is not None
             if os.write(self._descriptor, data) < len(data):
                 raise OSError("the disk is full")
@@ -125,7 +124,10 @@ class Journal:
                 continue
             yield line
 
-    def _open(self) -> None:
+    def hold(self) -> None:
+        """Open the file for writing, unless it is open, and with it hold the shared lock until the end."""
+        if self._descriptor is not None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o666)
         self._remove_temporary_files()
