@@ -12,6 +12,7 @@ figures         contact sheets of real photographs
 fuzz            mutated image files: each is read, or refused by an error that names it
 kills           gpudeblur batch killed at random moments and run again
 memory          resident memory over 10,000 pictures, one in twenty of them bad
+distributed     files through Dask: processes beside threads, cost a picture, memory of the driver, workers killed
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 
 COMMANDS = (
     "quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz", "random_calls",
-    "kills", "memory",
+    "kills", "memory", "distributed",
 )  # fmt: skip
 
 

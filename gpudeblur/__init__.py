@@ -64,7 +64,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # The public names, by the module that is imported when one of them is first used.
-_MODULES = ("metrics", "nonblind", "priors", "restoration", "synthesis")
+_MODULES = ("dask", "distributed", "metrics", "nonblind", "priors", "restoration", "synthesis")  # two need `dask`
 _MODULE_OF = {
     name: module
     for module, names in {

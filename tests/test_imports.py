@@ -20,7 +20,9 @@ PACKAGE = ROOT / "gpudeblur"
 # Lowest first: a module imports its own room and those below it.
 ROOMS = ["numerics", "images", "networks", "priors", "nonblind", "blind", "batch"]
 # The room with which each door stands; the package itself and the command line stand above all rooms.
-DOORS = {"metrics": "images", "synthesis": "images", "restoration": "nonblind"}
+DOORS = {
+    "metrics": "images", "synthesis": "images", "restoration": "nonblind", "dask": "batch", "distributed": "batch"
+}  # fmt: skip
 HEAVY = {"torch", "cupy", "cupyx"}
 ON_CUPY = tuple(f"numerics.{name}" for name in ("constants", "cuda", "cuda_graphs", "device"))
 
@@ -119,7 +121,7 @@ def run(code: str, folder: Path, *, options: tuple[str, ...] = ()) -> str:
 
 def test_import_gpudeblur_loads_no_heavy_library() -> None:
     """Neither those of networks and GPUs, nor those of files, plots and the command line."""
-    heavy = HEAVY | {"PIL", "tifffile", "skimage", "matplotlib", "typer"}
+    heavy = HEAVY | {"PIL", "tifffile", "skimage", "matplotlib", "typer", "dask", "distributed", "xarray"}
     assert run(f"import sys, gpudeblur; print({heavy} & {{*sys.modules}})", ROOT) == "set()"
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,7 +68,6 @@ class Journal:
     ) -> None:
         self.path, self._folders, self._run_line = folder / JOURNAL_NAME, {folder, *output_folders}, run_line
         self._descriptor: int | None = None
-        self._lines = self._read()
 
     def __enter__(self) -> Journal:
         return self
@@ -84,7 +84,7 @@ class Journal:
 
     def line(self, output: Path) -> dict[str, Any] | None:
         """The last line "writing" or "written" of a picture, by its output file."""
-        return self._lines.get(self._key(output))
+        return self._lines.get(self.key(output))
 
     def append(self, output: Path, status: str, **values: Any) -> None:
         """Append a line at once, in a single write.
@@ -94,10 +94,9 @@ class Journal:
         OSError
             It cannot be written; the message names the journal.
         """
-        data = _line_bytes(self._key(output), status, values)
+        data = _line_bytes(self.key(output), status, values)
         try:
-            if self._descriptor is None:
-                self._open()
+            self.hold()
             assert self._descriptor is not None
             if os.write(self._descriptor, data) < len(data):
                 raise OSError("the disk is full")
@@ -106,14 +105,18 @@ class Journal:
                 f"the journal {self.path} cannot be written ({error}); make room, or choose another folder"
             ) from error
 
-    def _key(self, output: Path) -> str:
+    def key(self, output: Path) -> str:
         return Path(os.path.relpath(output, self.path.parent)).as_posix()
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    @cached_property
+    def _lines(self) -> dict[str, dict[str, Any]]:
         """The lines by output file."""
         return {line["output"]: line for line in read_lines(self.path) if line["status"] in ("writing", "written")}
 
-    def _open(self) -> None:
+    def hold(self) -> None:
+        """Open the file for writing, unless it is open, and with it hold the shared lock until the end."""
+        if self._descriptor is not None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o666)
         self._remove_temporary_files()
@@ -138,13 +141,17 @@ class Journal:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a journal. A line that is not whole, as of a run killed while it wrote it, does not count."""
+def read_lines(path: Path, start: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines of a journal from the byte `start` on.
+
+    A line that is not whole, as of a run killed while it wrote it, does not count.
+    """
     try:
         file = path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         return
     with file:
+        file.seek(start)
         for text in file:
             try:
                 line = json.loads(text) if text.endswith(b"\n") else {}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+import gpudeblur
 
 from .terminal import LOGGER, TABLE, counter, print_table
 
@@ -33,6 +36,15 @@ ShardOption = Annotated[
         rich_help_panel="Input",
     ),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|ADDRESS",
+        help="Workers of Dask compute: local starts --workers N processes on this machine's CPUs, tcp://HOST:8786 is a "
+        "scheduler. They need the extra dask, and disks in common.",
+        rich_help_panel="Speed",
+    ),
+]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Say nothing but what failed.", rich_help_panel="Output")
 ]
@@ -49,6 +61,65 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if not 1 <= number <= count:
         raise ValueError(f"--shard must be I/N with I from 1 to N, got {text!r}; such as 1/4, 2/4, 3/4 and 4/4")
     return number, count
+
+
+@contextmanager
+def cluster_client(cluster: str, workers: int | None, device: str) -> Iterator[Any]:
+    """A client of Dask for --cluster.
+
+    Raises
+    ------
+    ValueError, OSError
+        --cluster, --workers and --device do not go together, or no scheduler answers.
+    ImportError
+        Dask is not installed.
+    """
+    import numpy as np
+
+    from ..batch.cpu import usable_cpus
+    from ..images.checks import check_count
+    from ..numerics.arrays import choose_module
+
+    is_local = cluster == "local"
+    if not is_local and "://" not in cluster:
+        raise ValueError(f"--cluster must be local or an address such as tcp://host:8786, got {cluster!r}")
+    if is_local and device != "cpu" and choose_module(np.empty(0), device) is not np:
+        raise ValueError(
+            "--cluster local must be on CPUs, got a GPU; use --device cpu, or name the scheduler of dask cuda worker"
+        )
+    if not is_local and workers is not None:
+        raise ValueError(f"--workers must be left out with --cluster {cluster}, got {workers}; it has its workers")
+    if workers is not None:
+        check_count("workers", workers)
+    try:
+        import dask
+        import distributed
+    except ImportError as why:
+        raise ImportError('--cluster needs Dask; pip install "gpudeblur[dask]"') from why
+    if not is_local:
+        try:
+            client = distributed.Client(cluster)
+        except (OSError, TimeoutError) as why:
+            raise OSError(f"--cluster {cluster} does not answer ({why}); start its scheduler") from why
+        with client:
+            LOGGER.debug("the workers of %s compute", cluster)
+            yield client
+        return
+    count = workers or usable_cpus()
+    with (
+        dask.config.set(gpudeblur.distributed.LOCAL_CONFIGURATION),
+        distributed.LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            scheduler_kwargs={"allowed_failures": 0, "dashboard_address": ":0"},
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        LOGGER.debug("%d processes compute, each with one thread", count)
+        yield client
 
 
 def print_any_name() -> None:
@@ -119,8 +190,8 @@ def run_batch(
 ) -> bool:
     """Take all outcomes, write the report and the page, print the summary. Whether nothing failed.
 
-    `start_run` is `deblur_files` but for its callback. An interrupted run has its report too; of its page
-    `gpudeblur report` makes what there is.
+    `start_run` starts `deblur_files` with a callback for the progress between pictures. An interrupted run has its
+    report too; of its page `gpudeblur report` makes what there is.
     """
     from ..batch.html_report import results_page, write_page
     from ..batch.report import summary, write_report

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +20,11 @@ from ..networks.catalog import network_names
 from ..networks.training.command import RECIPES, train_network
 from .app import HELP_OPTIONS, App, Group
 from .batch import (
+    ClusterOption,
     DryRunOption,
     QuietOption,
     ShardOption,
+    cluster_client,
     parse_shard,
     print_any_name,
     run_batch,
@@ -68,7 +71,7 @@ from .options import (
 from .report import HtmlOption, check_html
 from .report import report as report_command
 from .score import BLUR_THRESHOLD, BlurThresholdOption, OnlyBlurredOption, check_threshold, leave_out_sharp, score
-from .terminal import print_table, progress_bar
+from .terminal import LOGGER, print_table, progress_bar
 
 app = App(
     cls=Group,
@@ -187,8 +190,13 @@ def batch(
     device: DeviceOption = Device.auto,
     workers: Annotated[
         int | None,
-        typer.Option(metavar="N", help="CPU: number of threads. Default: one for each CPU.", rich_help_panel="Speed"),
+        typer.Option(
+            metavar="N",
+            help="CPU: number of threads, with --cluster local of processes. Default: one for each CPU.",
+            rich_help_panel="Speed",
+        ),
     ] = None,
+    cluster: ClusterOption = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -258,7 +266,7 @@ def batch(
     options_hash = fingerprint(version, settings | encoding | contents)
     folders = {file.parent for task in picture_plan.tasks for file in task.outputs}
     run_line = {"version": version, "fingerprint": options_hash, "command": command_text(context)}
-    with Journal(out, folders, run_line) as journal:
+    with Journal(out, folders, run_line) as journal, ExitStack() as resources:
         decisions = decide(picture_plan.tasks, journal, options_hash, overwrite=overwrite)
         if only_blurred:
             picture_plan, decisions = leave_out_sharp(picture_plan, decisions, blur_threshold, settings["white"])
@@ -267,19 +275,24 @@ def batch(
             show_plan(picture_plan, decisions)
             return
         run_fields = {"fingerprint": options_hash, "version": version, "options": options_text(context)}
+        run = functools.partial(
+            deblur_files, decisions, journal, run_fields, device=device.value, **speed, **settings, **encoding
+        )
+        client = None
+        if cluster is not None and any(decision.writes for decision in decisions):
+            client = resources.enter_context(cluster_client(cluster, workers, device.value))
+        elif workers is not None and workers > 1:
+            LOGGER.debug("%d threads of this process compute; --cluster local takes processes", workers)
+
+        def start_run(callback: Any) -> Any:
+            if client is None:
+                return run(workers=workers, callback=callback)
+            names: dict[str, Any] = {"client": client, "lock_name": f"{number}-{count}"}
+            return gpudeblur.distributed.run_on_cluster(*run.args, **run.keywords, **names)
+
         all_succeeded = run_batch(
             picture_plan,
-            functools.partial(
-                deblur_files,
-                decisions,
-                journal,
-                run_fields,
-                device=device.value,
-                workers=workers,
-                **speed,
-                **settings,
-                **encoding,
-            ),
+            start_run,
             report=report,
             quiet=quiet,
             overwrite=overwrite,

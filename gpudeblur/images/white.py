@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -116,23 +118,47 @@ def assess_white(
     """
     if isinstance(white, ComparedWhite):
         return white, None
-    xp = array_module(image)
-    values = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
-    levels = [level.astype(np.float64) for level in (values.max(), bright_level(values), values.min())]
-    largest, bright, smallest = (float(level) for level in to_host_together(xp, levels))
+    options: dict[str, Any] = {"dtype": dtype, "adaptive": adaptive, "unit_free": unit_free, "name": name}
+    return assess_values(image.dtype, Values.of(image, channel_axis), white, **options)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the white level depends on: `bright` as in `bright_level`, and which fraction of the values is above one."""
+
+    largest: float
+    bright: float
+    smallest: float
+    fraction_above: Callable[[float], float]
+
+    @classmethod
+    def of(cls, image: Array, channel_axis: int | None = None) -> Values:
+        """Those of an image. On CuPy the call waits."""
+        xp = array_module(image)
+        values = image if channel_axis is None else xp.moveaxis(image, channel_axis, -3)
+        levels = [level.astype(np.float64) for level in (values.max(), bright_level(values), values.min())]
+        largest, bright, smallest = (float(level) for level in to_host_together(xp, levels))
+        return cls(largest, bright, smallest, lambda value: float((image > value).mean()))
+
+
+def assess_values(
+    image_dtype: Any, values: Values, white: Any, *, dtype: Any, adaptive: bool, unit_free: bool, name: str
+) -> tuple[ComparedWhite, UnitWarning | None]:
+    """`assess_white` of an image of that dtype with these values."""
+    largest, bright, smallest = values.largest, values.bright, values.smallest
     if isinstance(white, float):
-        return ComparedWhite(white), _compare(image, white, largest, name)
-    is_large = image.dtype.kind == "f" and any(
-        largest > value and float((image > value).mean()) > fraction for value, fraction in OTHER_UNIT
+        return ComparedWhite(white), _compare(image_dtype, values, white, name)
+    is_large = image_dtype.kind == "f" and any(
+        largest > value and values.fraction_above(value) > fraction for value, fraction in OTHER_UNIT
     )
     if white == "auto":
-        level, warning = _automatic(image.dtype, largest, bright, is_large, name)
+        level, warning = _automatic(image_dtype, largest, bright, is_large, name)
     else:
-        level, warning = _assumed(image.dtype, largest, bright, smallest, adaptive, name)
+        level, warning = _assumed(image_dtype, largest, bright, smallest, adaptive, name)
         magnitude = max(largest, -smallest)
-        if image.dtype.kind == "f" and (is_large or magnitude > LARGE_VALUE) and magnitude <= value_limit(dtype):
+        if image_dtype.kind == "f" and (is_large or magnitude > LARGE_VALUE) and magnitude <= value_limit(dtype):
             extent = _without_hot(largest, bright)
-            level = ComparedWhite(natural_level(image.dtype, extent, is_large) if adaptive else 1.0)
+            level = ComparedWhite(natural_level(image_dtype, extent, is_large) if adaptive else 1.0)
             warning = warning_of_large(magnitude, white=float(level), name=name)
     return level, None if unit_free else warning
 
@@ -171,16 +197,18 @@ def natural_level(dtype: Any, largest: float, is_large: bool | None = None) -> f
     return float(f"{math.ceil(1.05 * largest / digit) * digit:.1e}")
 
 
-def _compare(image: Array, white: float, largest: float, name: str) -> UnitWarning | None:
+def _compare(dtype: Any, values: Values, white: float, name: str) -> UnitWarning | None:
     """Raise if many values are above a `white` that the user gave; a warning if some are."""
+    largest = values.largest
     if largest <= NOISE_HEADROOM * white:
         return None
-    percent = f"{100 * float((image > NOISE_HEADROOM * white).mean()):.2g} % of them"
-    if float((image > NOISE_HEADROOM * white).mean()) <= MAX_HOT_PIXELS:
+    fraction = values.fraction_above(NOISE_HEADROOM * white)
+    percent = f"{100 * fraction:.2g} % of them"
+    if fraction <= MAX_HOT_PIXELS:
         end = "no pixel counts as saturated; cut them off if they are hot pixels"
         text = f"{name} has values up to {largest:.4g}, {percent} far above"
         return UnitWarning(f"{text} white={white:g}: {end}", f"{text} --white-level {white:g}: {end}")
-    way_out = f"give the value of full scale; 'auto' takes {natural_level(image.dtype, largest):g}"
+    way_out = f"give the value of full scale; 'auto' takes {natural_level(dtype, largest):g}"
     rule = f"must not be below the values of the image, got {white:g} for values up to {largest:.4g} ({percent} above)"
     raise WhiteLevelError(f"white {rule}; {way_out}", f"--white-level {rule}; {way_out}")
 

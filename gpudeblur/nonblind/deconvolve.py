@@ -158,13 +158,13 @@ def deconvolve(
     >>> bool(abs(restored - sharp[:, 1:-1]).mean() < abs(blurred - sharp[:, 1:-1]).mean() / 3)
     True
     """
-    method = _method(method, kernel)
+    method = checked_method(method, kernel)
     spec = METHOD_SPECS[method]
     checks.check_choice("dtype", dtype, ("float32", "float64"))
     checks.check_choice(f"boundary of method {method!r}", boundary, spec.boundaries)
     if tile is not None:
-        _check_tile(tile, method, boundary)
-    _check_saturation(saturation, method, boundary)
+        check_tile(tile, method, boundary)
+    check_saturation(saturation, method, boundary)
     white = check_white(white)
     checks.check_defects(defects)
     original, image = image, without_mask(image)
@@ -183,7 +183,7 @@ def deconvolve(
         xp_in, xp = array_module(image, kernels), choose_module(image, device)
         checks.check_kernel_fits(kernels, image, channel_axis=channel_axis, both=boundary == "wrap")
         stack = checks.without_channels(image, channel_axis)[:-2]
-        options = _options(method, spec, weight, noise_sigma, offset, iterations, stack)
+        options = checked_options(method, spec, weight, noise_sigma, offset, iterations, stack)
         progress = make_progress(callback, "restoration")
         if tile is not None:
             xp = xp_in  # `tiled` moves each tile to the device
@@ -268,7 +268,7 @@ def _restored(
     return sharp
 
 
-def _method(method: Any, kernel: Any) -> str:
+def checked_method(method: Any, kernel: Any) -> str:
     """The checked name of the method; None is the default for a kernel, or for a field of them."""
     if not isinstance(kernel, KernelField):
         checks.check_choice("method", "tv" if method is None else method, METHOD_SPECS)
@@ -282,7 +282,7 @@ def _method(method: Any, kernel: Any) -> str:
     return str(method)
 
 
-def _options(
+def checked_options(
     method: str, spec: MethodSpec, weight: Any, noise_sigma: Any, offset: Any, iterations: Any, stack: tuple[int, ...]
 ) -> dict[str, Any]:
     """Checked options of the method, without the boundary; what it does not support is refused."""
@@ -308,7 +308,7 @@ def _options(
     return options
 
 
-def _check_tile(tile: Any, method: str, boundary: str) -> None:
+def check_tile(tile: Any, method: str, boundary: str) -> None:
     checks.check_choice("method with tile", method, [name for name, spec in METHOD_SPECS.items() if spec.live_arrays])
     if boundary != "unknown":
         raise ValueError(f"boundary must be 'unknown' with tile, got {boundary!r}; leave it out")
@@ -317,7 +317,7 @@ def _check_tile(tile: Any, method: str, boundary: str) -> None:
         raise ValueError(f"tile must be a positive integer or 'auto', got {tile!r}; 'auto' is as many as fit")
 
 
-def _check_saturation(saturation: Any, method: str, boundary: str) -> None:
+def check_saturation(saturation: Any, method: str, boundary: str) -> None:
     if saturation is None or (isinstance(saturation, str) and saturation == "auto"):
         return
     if isinstance(saturation, bool) or not isinstance(saturation, int | float | np.number) or not saturation > 0:
