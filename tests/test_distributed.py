@@ -119,7 +119,7 @@ def test_groups_are_of_equal_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", [None, 1 << 34, 1 << 22])
 def test_groups_fit_the_memory(memory: int | None) -> None:
-    settings = {"method": "two-step", "final": "sparse", "options": None}
+    settings = {"method": "two-step", "final": "sparse", "gamma": 1.0, "options": None}
     size = module._group_size((256, 256, 1), 25, settings, memory, on_gpu=False)
     assert size == (1 if memory == 1 << 22 else 8)
     assert module._group_size((256, 256, 1), 25, settings, memory, on_gpu=True) == 256
@@ -272,7 +272,7 @@ def test_a_killed_group_goes_on_where_it_was(tmp_path: Path) -> None:
         for name, status in statuses.items():
             journal.append(out / f"{name}.png", status, confidence=0.5, error="bad" if status == "failed" else "")
         (out / "000.png").write_bytes(b"done")
-        run = module._Run(journal.path, tmp_path, "", 0, 0, "", {}, 5, None, False, {})
+        run = module._Run(journal.path, tmp_path, "", 0, 0, "", {}, 5, {}, {})
         outcomes, decisions = module._resume(run, journal, group)
     assert [(Path(row.source).stem, row.status, row.error) for row in outcomes] == [
         ("000", "written", ""), ("001", "failed", "bad"),
