@@ -7,14 +7,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask.array
+import distributed
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import typer.main
+import xarray
 from skimage import data
 
 import gpudeblur as gd
@@ -58,7 +61,15 @@ def fast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_weights: Path) -> dict[str, Any]:
+def client() -> Iterator[distributed.Client]:
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        yield client
+
+
+@pytest.fixture
+def names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_weights: Path, client: distributed.Client
+) -> dict[str, Any]:
     """What the snippets of the pages take for granted: small arrays, files, a function."""
     kernel = synthesis.trajectory_kernel(SMALL, rng=1)
     camera, portrait = data.camera() / 255, data.astronaut() / 255
@@ -70,7 +81,10 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_weights: Path
         monkeypatch.setattr(gd, name, fast(getattr(gd, name)))
     monkeypatch.chdir(tmp_path)
     gd.write_image("photo.jpg", (portrait[20:74, 150:204] * 255).astype(np.uint8))
+    Path("photos").mkdir()
+    gd.write_image("photos/small.png", (blurred[:24, :24].clip(0, 1) * 255).astype(np.uint8))
     shutil.copy(network_weights, "mine.safetensors")
+    stack = dask.array.from_array(np.stack([blurred, blurred.T]), chunks=(1, -1, -1))
     return {
         "gd": gd,
         "blurred": blurred,
@@ -89,6 +103,10 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_weights: Path
         "psf": kernel,
         "network": lambda images, sigma=None: images.sum((1, 2, 3)) if sigma is None else images,
         "use": lambda *_: None,
+        "client": client,
+        "stack": stack,
+        "slide": stack[0],
+        "array": xarray.DataArray(stack.rechunk(-1), dims=("band", "y", "x")),
     }
 
 
