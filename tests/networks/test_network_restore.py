@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from pathlib import Path
@@ -270,7 +271,9 @@ def test_confidence_and_strength_are_logistic_functions_of_the_features(
     rng = np.random.default_rng(0)
     signals = dict(zip(("change", "reblur", "gradient_energy"), rng.exponential(size=(3, 50)), strict=True))
     features = confidence.features(**signals)
-    expected = np.log(np.stack([np.full(50, np.e), *(value + confidence.OFFSET for value in signals.values())], axis=1))
+    expected = np.log(
+        np.stack([np.full(50, math.e), *(value + confidence.OFFSET for value in signals.values())], axis=1)
+    )
     np.testing.assert_allclose(features[:, :-1], expected)
     for table in (confidence.CONFIDENCE, confidence.STRENGTH):
         assert len(table[name]) == features.shape[1]
