@@ -7,7 +7,7 @@ from threading import Event
 from typing import Any
 
 from magicgui.widgets import FunctionGui, Label, PushButton
-from napari.qt.threading import FunctionWorker, thread_worker
+from napari.qt.threading import thread_worker
 from napari.utils import progress
 from napari.utils.notifications import show_error
 from superqt.utils import ensure_main_thread
@@ -31,7 +31,7 @@ def run(
     title: str,
     compute: Callable[[Callback], Any],
     finish: Callable[[Any], str],
-) -> FunctionWorker:
+) -> None:
     """Compute in a thread, and then finish in the main one.
 
     Parameters
@@ -42,6 +42,8 @@ def run(
         viewer is closed.
     finish : called with what `compute` returned; returns the status.
     """
+    if widget.cancel.enabled:
+        return  # running already
     closed = Event()
     widget.native.destroyed.connect(closed.set)
     bar = progress(total=100, desc=title)
@@ -59,12 +61,23 @@ def run(
             show(percent)
         return worker.abort_requested or closed.is_set()
 
-    def on_return(result: Any) -> None:
-        if not closed.is_set():
-            widget.status.value = finish(result)
+    def work() -> tuple[Any, Exception | None]:
+        """Errors are returned: a slot of napari 0.9.2 for the signal `errored` fails by itself."""
+        try:
+            return compute(callback), None
+        except Exception as error:  # noqa: BLE001
+            return None, error
 
-    def on_error(error: Exception) -> None:
+    def on_start() -> None:
+        # Not before: magicgui turns the button on again when the call that began the run returns.
+        widget.call_button.enabled = False
+
+    def on_return(result: tuple[Any, Exception | None]) -> None:
+        value, error = result
         if closed.is_set() or isinstance(error, Stopped):
+            return
+        if error is None:
+            widget.status.value = finish(value)
             return
         widget.status.value = "failed"
         if not isinstance(error, EXPECTED):
@@ -80,11 +93,10 @@ def run(
             widget.cancel.enabled, widget.call_button.enabled = False, True
 
     shown = 0
-    worker = thread_worker(compute, ignore_errors=True)(callback)
+    worker = thread_worker(work)()
+    worker.started.connect(on_start)
     worker.returned.connect(on_return)
-    worker.errored.connect(on_error)
     worker.finished.connect(on_end)
     widget.cancel.changed.connect(worker.quit)
-    widget.call_button.enabled, widget.cancel.enabled, widget.status.value = False, True, "running"
+    widget.cancel.enabled, widget.status.value = True, "running"
     worker.start()
-    return worker

@@ -1,6 +1,7 @@
-"""The two widgets. Each function returns a new one; napari calls them (napari.yaml)."""
+"""The two widgets. Each function returns a new one; napari calls them (napari.yaml).
 
-from __future__ import annotations
+magicgui reads the annotations of the inner functions, which must therefore be types, not their names.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
