@@ -10,13 +10,14 @@ from magicgui.widgets import FunctionGui, Label, PushButton
 from napari.qt.threading import thread_worker
 from napari.utils import progress
 from napari.utils.notifications import show_error
-from superqt.utils import ensure_main_thread
+from qtpy.QtCore import QTimer
 
 from gpudeblur import Stopped
 
 # What gpudeblur raises on purpose, with a message for users; napari shows other errors with their traceback.
 EXPECTED = (TypeError, ValueError, OSError, ImportError, RuntimeError)
 
+INTERVAL = 100  # milliseconds between two drawings of the bar
 Callback = Callable[[str, float], bool]
 
 
@@ -47,19 +48,15 @@ def run(
     closed = Event()
     widget.native.destroyed.connect(closed.set)
     bar = progress(total=100, desc=title)
-
-    @ensure_main_thread
-    def show(percent: int) -> None:
-        if not worker.abort_requested and not closed.is_set():
-            bar.update(percent - bar.n)
+    percent = 0
 
     def callback(stage: str, fraction: float) -> bool:
-        nonlocal shown
+        nonlocal percent
         percent = int(100 * fraction)
-        if percent > shown:
-            shown = percent
-            show(percent)
         return worker.abort_requested or closed.is_set()
+
+    def show() -> None:
+        bar.update(percent - bar.n)
 
     def work() -> tuple[Any, Exception | None]:
         """Errors are returned: a slot of napari 0.9.2 for the signal `errored` fails by itself."""
@@ -87,12 +84,15 @@ def run(
     def on_end() -> None:
         bar.close()
         if not closed.is_set():
+            timer.stop()
             if worker.abort_requested:
                 widget.status.value = "cancelled"
             widget.cancel.changed.disconnect(worker.quit)
             widget.cancel.enabled, widget.call_button.enabled = False, True
 
-    shown = 0
+    timer = QTimer(widget.native)  # so that nothing of Qt is called in the thread
+    timer.timeout.connect(show)
+    timer.start(INTERVAL)
     worker = thread_worker(work)()
     worker.started.connect(on_start)
     worker.returned.connect(on_return)

@@ -129,11 +129,11 @@ def deconvolve_widget() -> FunctionGui:
         name, axis, place = image.name, channel_axis(image), properties(image)
 
         def compute(callback: Callback) -> tuple[np.ndarray, float]:
-            if kernel_file is not None:
-                kernel, of_kernel = gd.read_kernel(kernel_file), kernel_gamma(kernel_file)
-            else:
+            if kernel_layer is not None:
                 kernel = pixels(kernel_layer)
                 of_kernel = kernel_layer.metadata.get("gpudeblur", {}).get("gamma")
+            else:
+                kernel, of_kernel = gd.read_kernel(kernel_file), kernel_gamma(kernel_file)
             value = _single(of_kernel) if gamma == "kernel" else gamma
             sharp = gd.deconvolve(
                 pixels(image), kernel, method=method, channel_axis=axis, gamma=value, callback=callback
