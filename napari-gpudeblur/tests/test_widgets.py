@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,8 +179,14 @@ def test_errors_and_doubts_are_notifications(
     assert len(viewer.layers) == 1
     result = fast(gd.deblur)(blurred, SIZE)
     result.info["confidence"] = 0.2
-    replaced(monkeypatch, lambda *_, **__: result)
+
+    def deblur(*_: Any, **__: Any) -> gd.BlindResult:
+        warnings.warn("bars are left out", stacklevel=2)
+        return result
+
+    replaced(monkeypatch, deblur)
     press(qtbot, widget)
+    assert ("warning", "bars are left out") in messages
     assert [kind for kind, text in messages if "may be wrong: confidence 0.20" in text] == ["warning"]
     assert len(viewer.layers) == 3
 

@@ -132,7 +132,7 @@ def deconvolve_widget() -> FunctionGui:
             if kernel_layer is not None:
                 kernel = pixels(kernel_layer)
                 of_kernel = kernel_layer.metadata.get("gpudeblur", {}).get("gamma")
-            else:
+            elif kernel_file is not None:
                 kernel, of_kernel = gd.read_kernel(kernel_file), kernel_gamma(kernel_file)
             value = _single(of_kernel) if gamma == "kernel" else gamma
             sharp = gd.deconvolve(
