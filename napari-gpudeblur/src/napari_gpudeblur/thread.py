@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from threading import Event
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from magicgui.widgets import FunctionGui, Label, PushButton
 from napari.qt.threading import thread_worker
 from napari.utils import progress
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QTimer
 
 from gpudeblur import Stopped
@@ -58,21 +59,31 @@ def run(
     def show() -> None:
         bar.update(percent - bar.n)
 
-    def work() -> tuple[Any, Exception | None]:
-        """Errors are returned: a slot of napari 0.9.2 for the signal `errored` fails by itself."""
-        try:
-            return compute(callback), None
-        except Exception as error:  # noqa: BLE001
-            return None, error
+    def work() -> tuple[Any, Exception | None, list[str]]:
+        """Result, error and warnings.
+
+        They are returned because in napari 0.9.2 a slot for the signal `errored` fails, and `warned` has none.
+        """
+        with warnings.catch_warnings(record=True) as recorded:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            value, error = None, None
+            try:
+                value = compute(callback)
+            except Exception as why:  # noqa: BLE001
+                error = why
+        return value, error, [str(warning.message) for warning in recorded]
 
     def on_start() -> None:
         # Not before: magicgui turns the button on again when the call that began the run returns.
         widget.call_button.enabled = False
 
-    def on_return(result: tuple[Any, Exception | None]) -> None:
-        value, error = result
+    def on_return(result: tuple[Any, Exception | None, list[str]]) -> None:
+        value, error, warned = result
         if closed.is_set() or isinstance(error, Stopped):
             return
+        for text in warned:
+            show_warning(text)
         if error is None:
             widget.status.value = finish(value)
             return
