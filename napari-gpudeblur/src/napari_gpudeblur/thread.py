@@ -67,6 +67,7 @@ def run(
         with warnings.catch_warnings(record=True) as recorded:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
+            warnings.simplefilter("always", RuntimeWarning)
             value, error = None, None
             try:
                 value = compute(callback)
