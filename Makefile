@@ -6,6 +6,8 @@
 #   make test-training  the long trainings of networks, which test-all leaves out
 #   make test-gpu     what needs an NVIDIA GPU; no skip passes
 #   make test-floors  the lowest versions that pyproject.toml allows, on the lowest Python
+#   make test-napari  the plugin of napari-gpudeblur/, which needs a virtual display (Debian: xvfb, libxcb-icccm4,
+#                     libxcb-keysyms1, libxcb-cursor0, libxkbcommon-x11-0, libegl1, libgl1-mesa-dri)
 #   make docs         the documentation with its gallery, docs/_build/html
 #   make doctest      the examples in the docstrings
 #   make lint, make bench (the speed benchmarks)
@@ -16,12 +18,14 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTHON_LOWEST ?= python3.11
 VENV_LOWEST ?= .venv-lowest
+VENV_NAPARI ?= .venv-napari
+VIRTUAL_DISPLAY ?= xvfb-run -a
 
 RUN = $(VENV)/bin/python -m
 PIP_INSTALL = $(RUN) pip install --quiet
 READY = $(VENV)/ready
 
-.PHONY: demo lint test test-all test-training test-gpu test-floors bench docs doctest
+.PHONY: demo lint test test-all test-training test-gpu test-floors test-napari bench docs doctest
 
 demo: $(VENV)/bin/gpudeblur
 	$(VENV)/bin/gpudeblur demo
@@ -75,3 +79,9 @@ test-floors:
 	$(VENV_LOWEST)/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable . pytest pytest-xdist hypothesis
 	$(VENV_LOWEST)/bin/python -m pytest -n auto -m "not slow" $(NOT_AT_FLOORS) tests/blind tests/images \
 		tests/nonblind tests/numerics tests/test_cli.py tests/test_metrics.py tests/test_packaging.py
+
+test-napari:
+	$(PYTHON) -m venv $(VENV_NAPARI)
+	$(VENV_NAPARI)/bin/pip install --quiet --editable . --editable "napari-gpudeblur[test]"
+	$(VENV_NAPARI)/bin/npe2 validate napari-gpudeblur
+	$(VIRTUAL_DISPLAY) $(VENV_NAPARI)/bin/python -m pytest napari-gpudeblur
