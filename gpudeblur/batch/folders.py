@@ -438,7 +438,7 @@ def deblur_files(
             return replace(task.outcome("skipped"), reason="its outputs appeared during the run")
         info: dict[str, Any] = dict(result.info)
         figures: dict[str, Any] = {name: float(info[name]) for name in FIGURES if name in info}
-        outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures, options=run_fields["options"])
+        outcome = replace(task.outcome("written"), **{"strength": 1.0} | figures, options=run_fields.get("options", ""))
         image: Any = result.image
         colors, has_output = image[..., 0] if image.shape[-1] == 1 else image, task.output in writes
         if has_output:
