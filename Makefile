@@ -22,7 +22,7 @@ VENV_NAPARI ?= .venv-napari
 VIRTUAL_DISPLAY ?= xvfb-run -a
 
 RUN = $(VENV)/bin/python -m
-PIP_INSTALL = $(RUN) pip install --quiet
+PIP_INSTALL = $(RUN) pip install --quiet --no-compile
 READY = $(VENV)/ready
 
 .PHONY: demo lint test test-all test-training test-gpu test-floors test-napari bench docs doctest
