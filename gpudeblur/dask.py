@@ -399,8 +399,8 @@ def _restore_chunk(
     keep_freed_memory()
     levels, options = measured["levels"], measured["options"]
     planes, saturated = reading.planes(chunk, levels)
-    place = [i for axis, i in enumerate(block_id) if axis - chunk.ndim != reading.channel_axis]
-    kernel = _moved(_kernel_of(kernel, windows, place, reading.dtype), array_module(planes))
+    block = [i for axis, i in enumerate(block_id) if axis - chunk.ndim != reading.channel_axis]
+    kernel = _moved(_kernel_of(kernel, windows, block, reading.dtype), array_module(planes))
     if reading.channel_axis is not None and not isinstance(kernel, KernelField):
         kernel = kernel[None]
     if saturated is not None:

@@ -206,14 +206,14 @@ def restore_part(part: Part, settings: Settings) -> Part:
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error), **dict(zip(RESULT_SIGNALS, measures, strict=True))}
-    confidence, share = signals["confidence"], settings.options.strength
-    if share is None:
+    confidence, fixed_strength = signals["confidence"], settings.options.strength
+    if fixed_strength is None:
         unknowns = math.prod(part.kernel.shape[-2:]) / part.source.pixels
         strength = blend_weight(confidence, xp.full_like(confidence, unknowns), *measures)
     else:
-        strength = xp.full_like(confidence, share)
+        strength = xp.full_like(confidence, fixed_strength)
     signals["strength"] = strength
-    if share != 1:
+    if fixed_strength != 1:
         sharp = images.image + strength[:, None, None, None] * (sharp - images.image)
     return replace(part, signals=signals, sharp=sharp)
 

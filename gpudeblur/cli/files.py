@@ -114,8 +114,8 @@ def check_further(
             continue
         check_new(path, option, source, suffixes=suffixes, overwrite=overwrite)
         if path.resolve() in option_of:
-            other = option_of[path.resolve()]
-            raise ValueError(f"{option} must be another file than {other}, got {path} for both; rename one")
+            same_file = option_of[path.resolve()]
+            raise ValueError(f"{option} must be another file than {same_file}, got {path} for both; rename one")
         option_of[path.resolve()] = option
 
 
