@@ -22,7 +22,7 @@ VENV_NAPARI ?= .venv-napari
 VIRTUAL_DISPLAY ?= xvfb-run -a
 
 RUN = $(VENV)/bin/python -m
-PIP_INSTALL = $(RUN) pip install --quiet --no-compile
+PIP_INSTALL = $(RUN) pip install --quiet
 READY = $(VENV)/ready
 
 .PHONY: demo lint test test-all test-training test-gpu test-floors test-napari bench docs doctest
@@ -49,8 +49,10 @@ lint: $(READY)
 test: $(READY)
 	$(RUN) pytest -n auto --dist worksteal -m "not slow and not training"
 
-test-all: lint
-	$(RUN) pytest -n auto --dist worksteal -m "not training"
+# mypy, which has one thread, beside the tests.
+test-all: $(READY)
+	$(RUN) ruff check .
+	$(RUN) mypy & types=$$!; $(RUN) pytest -n auto --dist worksteal -m "not training" && wait $$types
 
 test-training: $(READY)
 	$(RUN) pytest -n auto --dist worksteal -m training
