@@ -26,7 +26,7 @@ from .images.white import NOISE_HEADROOM, OTHER_UNIT, Values, assess_values, che
 from .nonblind.blurring import check_field
 from .nonblind.deconvolve import check_saturation, check_tile, checked_method, checked_options
 from .nonblind.regularization import WeightRule, estimate_weight
-from .nonblind.specs import METHOD_SPECS, METHODS
+from .nonblind.specs import METHOD_SPECS, METHODS, color_option
 from .nonblind.tiles import MIN_OVERLAP, OVERLAP_KERNELS, WEIGHT_SAMPLES
 from .numerics.allocator import keep_freed_memory
 from .numerics.arrays import Array, array_module, choose_module, move, to_host
@@ -405,6 +405,8 @@ def _restore_chunk(
         kernel = kernel[None]
     if saturated is not None:
         options = options | {"saturated": saturated}
+    if reading.channel_axis is not None:
+        options = options | color_option(method, planes)
     sharp = METHODS[method](planes, kernel, **options)
     return to_picture(sharp, reading.gamma, chunk, channel_axis=reading.channel_axis, white=levels.white)
 

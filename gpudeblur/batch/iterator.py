@@ -23,7 +23,7 @@ from ..images.masks import NAN_ADVICE, hide_invalid, valid_pixels, without_mask
 from ..images.planes import split_alpha
 from ..images.white import ComparedWhite, WhiteLevelError, assess_white, check_white, full_scale
 from ..networks.catalog import network_names
-from ..nonblind.specs import METHODS
+from ..nonblind.specs import METHODS, check_installed
 from ..numerics.arrays import Array, array_module, choose_module, device_errors, to_host
 from ..numerics.interchange import to_library, to_native
 from ..numerics.progress import Stopped
@@ -205,6 +205,7 @@ def deconvolve_batch(
     checks.check_gamma(gamma)
     if method is not None:
         checks.check_choice("method", method, METHODS)
+        check_installed(method)
     if workers is not None:
         checks.check_count("workers", workers, way_out="leave it out for one per CPU")
     settings = {

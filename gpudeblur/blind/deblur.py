@@ -116,7 +116,7 @@ def deblur(
     device : {None, "cpu", "cuda", "auto"}
         Where to compute; None: where the image lives. The result has the type of the input.
     method : {"two-step"}
-    final : {"sparse", "tv", "hyper-laplacian", None}
+    final : {"sparse", "tv", "hyper-laplacian", "pnp", None}
         The restoration: the best, one nearly as good, the fast one, or none (kernel and `info` are the result). Where
         the sensor was saturated, the first two take the light to be at least what the image shows: lights may come out
         far brighter than 1 in a float image.

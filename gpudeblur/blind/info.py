@@ -63,7 +63,7 @@ class Info(TypedDict, total=False):
     method : str
         "two-step", or the name of the network.
     final : str or None
-        The restoration of `deblur`: "sparse", "tv", "hyper-laplacian", or None.
+        The restoration of `deblur`: "sparse", "tv", "hyper-laplacian", "pnp", or None.
     backend : {"numpy", "cupy"}
         The library that computed the result.
     dtype : {"float32", "float64"}

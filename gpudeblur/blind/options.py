@@ -14,6 +14,7 @@ from ..images.kernels import prepare_kernel
 from ..images.known_kernel import known_kernel
 from ..images.white import check_white
 from ..nonblind.final import FINALS
+from ..nonblind.specs import METHOD_SPECS, check_installed
 from ..numerics.arrays import Array, choose_module
 from ..numerics.progress import Callback, OnProgress, make_progress
 from ..priors import L0Intensity, Prior
@@ -251,8 +252,10 @@ def check_call(channel_axis: Any, device: Any, callback: Any) -> None:
 def check_blur(blur: Any, focal: Any, final: Any) -> None:
     """Check `blur` and `focal`, and that the restoration `final` can do with a field of kernels."""
     checks.check_choice("blur", blur, ("uniform", "rotation"))
-    if blur == "rotation" and final not in ("sparse", None):
-        raise ValueError(f"final must be 'sparse' or None for blur='rotation', got {final!r}; leave it out")
+    varying = [name for name in FINALS if METHOD_SPECS[name].varying]
+    if blur == "rotation" and final is not None and final not in varying:
+        choices = ", ".join(map(repr, varying))
+        raise ValueError(f"final must be {choices} or None for blur='rotation', got {final!r}; leave it out")
     if focal is not None:
         checks.check_focal(focal, "leave it out to have it estimated")
         if blur == "uniform":
@@ -318,6 +321,7 @@ class Settings:
         check_blur(blur, focal, final)
         if final is not None:
             checks.check_choice("final", final, FINALS)
+            check_installed(final)
         if kernel_size is not None:
             kernel_size = checks.check_kernel_size(kernel_size)
         if initial is not None:

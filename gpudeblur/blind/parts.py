@@ -14,6 +14,7 @@ from ..images.checks import region_window
 from ..images.kernel_field import KernelField
 from ..images.kernels import fit_size
 from ..nonblind.final import residual_mse, restore, result_signals
+from ..nonblind.specs import METHOD_SPECS, color_option
 from ..nonblind.tiles import tile_of_bounded_memory
 from ..numerics.arrays import Array, Clock, array_module, replayed, to_host_together
 from ..numerics.progress import OnProgress, subrange
@@ -200,9 +201,8 @@ def restore_part(part: Part, settings: Settings) -> Part:
     else:
         arrays = (images.image, part.kernel[:, None], *(lights_of(images) or ()))
         function = functools.partial(_restore_stack, final=final, mask=images.valid)
-        sharp, *measures = replayed(
-            ("restore", final), function, *arrays, report=part.progress, capturable=images.valid is None
-        )
+        capturable = images.valid is None and METHOD_SPECS[final].replayable
+        sharp, *measures = replayed(("restore", final), function, *arrays, report=part.progress, capturable=capturable)
     xp = images.xp
     error, *measures = (xp.asarray(values.mean(axis=1)) for values in measures)
     signals = signals | {"residual": xp.sqrt(error), **dict(zip(RESULT_SIGNALS, measures, strict=True))}
@@ -233,9 +233,10 @@ def footprints_of(saturated: Array, luminance: Array, is_dark: Array, size: tupl
 
 
 def restore_each(part: Part, final: str, tile: int | None) -> list[Array]:
-    """What `_restore` returns, image by image with its field or its kernel; with a `tile` plane by plane."""
+    """What `_restore` returns, image by image with its field or its kernel; with a `tile` plane by plane, if possible."""
     images, fields = part.observed, part.fields or (None,) * len(part.kernel)
-    indices = [*np.ndindex(images.image.shape[: 1 if tile is None else 2])]
+    in_planes = tile is not None and not color_option(final, images.image)
+    indices = [*np.ndindex(images.image.shape[: 2 if in_planes else 1])]
     results, lights, size = [], lights_of(images), (part.kernel.shape[-2], part.kernel.shape[-1])
     planes = () if lights is None else (lights[0], footprints_of(*lights, size))
     for number, index in enumerate(indices):

@@ -24,7 +24,7 @@ PRESET_HELP = (
 Blur = StrEnum("Blur", {"uniform": "uniform", "rotation": "rotation"})
 Defects = StrEnum("Defects", {"auto": "auto", "none": "none"})
 Device = StrEnum("Device", {"auto": "auto", "cpu": "cpu", "cuda": "cuda"})
-Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian"})
+Final = StrEnum("Final", {"sparse": "sparse", "tv": "tv", "hyper_laplacian": "hyper-laplacian", "pnp": "pnp"})
 Format = StrEnum("Format", {"png": "png", "jpg": "jpg", "tif": "tif"})
 Preset = StrEnum("Preset", {"fast": "fast", "standard": "standard", "best": "best"})
 Prior = StrEnum("Prior", {"discriminative": "discriminative", "dark_channel": "dark-channel", "intensity": "intensity"})
@@ -146,7 +146,8 @@ PriorOption = Annotated[
 ]
 FinalOption = Annotated[
     Final,
-    _restoration(metavar="NAME", help="With the kernel: sparse is best, tv nearly as good, hyper-laplacian fast."),
+    _restoration(metavar="NAME", help="With the kernel: sparse is good, tv nearly as good, hyper-laplacian fast, pnp by a "
+        "neural network."),
 ]
 StrengthOption = Annotated[
     str,

@@ -94,13 +94,17 @@ def check_module(module: Any, array: Array) -> None:
             )
 
 
-def apply_network(module: Callable[..., Any], images: Array, *arguments: Any) -> Array:
+def apply_network(
+    module: Callable[..., Any], images: Array, *arguments: Any, channels: int = 1, check: bool = True
+) -> Array:
     """module(images, *arguments) for a network from images to images, called once for a whole stack, without autograd.
 
     Parameters
     ----------
-    module : from (N, 1, H, W) to the same shape.
-    images : (..., H, W) float32 or float64.
+    module : from (N, channels, H, W) to the same shape.
+    images : (..., H, W) float32 or float64; the last of the leading axes has the channels if there are several.
+    arguments : of the module; arrays become tensors.
+    check : whether the result is checked to be finite, for which a device waits.
 
     Raises
     ------
@@ -110,12 +114,14 @@ def apply_network(module: Callable[..., Any], images: Array, *arguments: Any) ->
     """
     check_module(module, images)
     with stream_of(images), torch_module().no_grad():
-        batch = _to_batch(images)
-        output = _call(module, batch.clone(), *arguments)
+        batch = _to_batch(images, channels)
+        tensors = [to_torch(a) if hasattr(a, "__dlpack__") else a for a in arguments]
+        output = _call(module, batch.clone(), *tensors)
         if output.shape != batch.shape:
             shapes = f"{tuple(batch.shape)}, got {tuple(output.shape)}"
             raise ValueError(f"module must return the shape that it gets, {shapes}; use a network for pictures")
-        _check_finite(output, batch)
+        if check:
+            _check_finite(output, batch)
         return from_torch(output, images).reshape(images.shape)
 
 
@@ -153,9 +159,9 @@ def gradient(module: Callable[..., Any], images: Array) -> Array:
         return from_torch(result, images).reshape(images.shape)
 
 
-def _to_batch(images: Array) -> Any:
-    """(..., H, W) as the tensor (N, 1, H, W)."""
-    return to_torch(images.reshape(-1, 1, *images.shape[-2:]))
+def _to_batch(images: Array, channels: int = 1) -> Any:
+    """(..., H, W) as the tensor (N, channels, H, W)."""
+    return to_torch(images.reshape(-1, channels, *images.shape[-2:]))
 
 
 def _call_scalar(module: Callable[..., Any], batch: Any) -> Any:

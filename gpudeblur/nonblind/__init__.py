@@ -10,7 +10,7 @@ blurred : (..., H, W) float32 or float64
 kernel : (kh, kw), or one per image, (..., kh, kw)
     The blur kernel, ``blurred = conv(sharp, kernel)``. It is scaled to sum 1. Its origin is pixel (kh // 2, kw // 2).
     What seems to be measured with a floor, or to have its origin at [0, 0], is warned of; `gpudeblur.deconvolve` has
-    ``floor=``. `sparse` and `richardson_lucy` also take a `gpudeblur.KernelField`, a blur that varies over the image.
+    ``floor=``. `sparse`, `pnp` and `richardson_lucy` also take a `gpudeblur.KernelField`, a blur that varies over the image.
 weight : float or one per image, (...), optional
     Weight of the prior. Larger: less noise and ringing, less detail. None derives it from the noise of the image, see
     `gpudeblur.nonblind.regularization`.
@@ -48,6 +48,7 @@ from .specs import METHODS as METHODS
 epll = checked(specs.epll)
 hyper_laplacian = checked(specs.hyper_laplacian)
 l0 = checked(specs.l0)
+pnp = checked(specs.pnp)
 richardson_lucy = checked(specs.richardson_lucy)
 ringing_suppressed = checked(specs.ringing_suppressed)
 sparse = checked(specs.sparse)
@@ -59,6 +60,7 @@ __all__ = [
     "epll",
     "hyper_laplacian",
     "l0",
+    "pnp",
     "richardson_lucy",
     "ringing_suppressed",
     "sparse",

@@ -29,7 +29,7 @@ from ..numerics.inpainting import inpaint
 from ..numerics.interchange import any_library
 from ..numerics.progress import Callback, OnProgress, make_progress
 from .blurring import check_field
-from .specs import METHOD_SPECS, METHODS, MethodSpec
+from .specs import METHOD_SPECS, METHODS, MethodSpec, check_installed, color_option
 from .tiles import tiled
 
 
@@ -71,19 +71,20 @@ def deconvolve(
         its planes are refused, unless each has the sum 1. In the same kind of memory as `image`. It may be larger than
         the image along one axis, unless the boundary is "wrap". Or a `KernelField` of the image's height and width: a
         blur that varies over the image, the same in a whole stack.
-    method : {"tv", "hyper-laplacian", "sparse", "epll", "l0", "ringing-suppressed", "wiener", "richardson-lucy"}
+    method : str
         phi; each is a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise.
-        "sparse", |derivatives|^0.8: the best without noise, about as slow. "hyper-laplacian", |gradient|^(2/3): between
-        them. "epll", minus the log likelihood of patches of 8 x 8 under a mixture learned from photographs: the best
-        under noise, two to four times as slow as "tv". "l0", the number of edges: for text and drawings.
+        "sparse", |derivatives|^0.8: better without noise, about as slow. "hyper-laplacian", |gradient|^(2/3): between
+        them. "pnp", a neural network that removes noise: the best, and slow; needs PyTorch. "epll", minus the log
+        likelihood of patches of 8 x 8 under a mixture learned from photographs: better than "tv" under noise, two to
+        four times as slow. "l0", the number of edges: for text and drawings.
         "ringing-suppressed": tv and l0 combined, for inexact kernels. "wiener", |grad x|^2: one quotient, and for the
         boundary "unknown" a "tv" of what lies beyond it. "richardson-lucy": no prior, Poisson noise; x >= 0. None is
-        "tv" for a kernel and "sparse" for a field, which "richardson-lucy" supports too, both with the boundary
+        "tv" for a kernel and "sparse" for a field, which "pnp" and "richardson-lucy" support too, all with the boundary
         "unknown". With nodes two kernel sides apart, "sparse" takes five times as long as with one kernel.
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is assumed outside the image, see `numerics.boundary.pad`. "unknown" assumes nothing: x extends as far as
         the blur, and only observed pixels are compared. The others take half of the transforms ("wiener": a tenth), and
-        cost up to some dB along the borders. "sparse" supports "unknown" only, "wiener" and "richardson-lucy" neither
+        cost up to some dB along the borders. "sparse" and "pnp" support "unknown" only, "wiener" and "richardson-lucy" neither
         "liu-jia" nor "taper".
     weight : float, or one per image, optional
         Of phi. Larger: less noise and ringing, less detail. None derives it from the noise,
@@ -233,6 +234,8 @@ def deconvolve(
         for name, value in options.items():
             if getattr(value, "ndim", 0):  # one per image: to the memory of the planes, with an axis for the channels
                 options[name] = move(value, xp) if channel_axis is None else move(value, xp)[..., None]
+        if channel_axis is not None:
+            options |= color_option(method, planes)
         if saturated is not None:
             options["saturated"] = saturated
         if valid is not None:
@@ -272,6 +275,7 @@ def checked_method(method: Any, kernel: Any) -> str:
     """The checked name of the method; None is the default for a kernel, or for a field of them."""
     if not isinstance(kernel, KernelField):
         checks.check_choice("method", "tv" if method is None else method, METHOD_SPECS)
+        check_installed("tv" if method is None else method)
         return "tv" if method is None else str(method)
     if method is None:
         return "sparse"
@@ -279,6 +283,7 @@ def checked_method(method: Any, kernel: Any) -> str:
     checks.check_choice(
         "method for a KernelField", method, [name for name, spec in METHOD_SPECS.items() if spec.varying]
     )
+    check_installed(method)
     return str(method)
 
 

@@ -14,7 +14,7 @@ from ..numerics.fourier import fast_size, irfft2, psf_to_otf, rfft2
 from ..numerics.progress import subrange
 from ..numerics.varying_blur import VaryingBlur
 from .saturation import project_on_data
-from .specs import METHOD_SPECS, METHODS
+from .specs import METHOD_SPECS, METHODS, color_option
 from .tiles import tiled
 
 # The methods that `deblur` offers, and their options.
@@ -97,12 +97,12 @@ def restore(
 ) -> Array:
     """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw), or a field, by one of `FINALS`.
 
-    `saturated` (..., H, W) bool is used by those whose boundary is unknown. Pixels that are not in `mask` (..., H, W),
+    An axis -3 with three entries has the colors of images. `saturated` (..., H, W) bool is used by those whose boundary is unknown. Pixels that are not in `mask` (..., H, W),
     bool, are left out; there `blurred` must be smooth (`inpaint`). An image that is valid everywhere is restored as
     without a mask. With a `tile`, it is the side of tiles in which an image (H, W) is restored (`tiles.tiled`); the
     weight is the same in all of them.
     """
-    options: dict[str, Any] = dict(FINALS[method])
+    options: dict[str, Any] = FINALS[method] | color_option(method, blurred)
     if saturated is not None and "boundary" not in options:
         options["saturated"] = saturated
     if "weight" not in options:

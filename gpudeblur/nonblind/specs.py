@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..images import checks
+from ..networks.bridge import torch_module
 from ..numerics.arrays import Array
 from ..numerics.boundary import MODES
 from .methods.epll import WEIGHT_RULE as EPLL_RULE
@@ -16,6 +17,8 @@ from .methods.hyper_laplacian import hyper_laplacian
 from .methods.l0 import WEIGHT_RULE as L0_RULE
 from .methods.l0 import l0
 from .methods.mixture import SIDE, Mixture
+from .methods.pnp import WEIGHT_RULE as PNP_RULE
+from .methods.pnp import pnp
 from .methods.richardson_lucy import richardson_lucy
 from .methods.ringing import ringing_suppressed
 from .methods.sparse import WEIGHT_RULE as SPARSE_RULE
@@ -47,6 +50,7 @@ class MethodSpec:
     replayable : whether it waits for a device nowhere, so that its launches can become a CUDA graph.
     varying : whether it takes a `KernelField` for the kernel.
     nonnegative : whether negative values of the image count as 0, so that it has an option `offset`.
+    network : whether it needs PyTorch, and has an option `color` for images whose colors it restores together.
     final : options with which `deblur` ends in this method, or None if it does not offer it.
     """
 
@@ -60,6 +64,7 @@ class MethodSpec:
     replayable: bool = True
     varying: bool = False
     nonnegative: bool = False
+    network: bool = False
     final: Mapping[str, Any] | None = None
 
     @property
@@ -88,6 +93,18 @@ def flag(name: str, value: Any, stack: tuple[int, ...]) -> bool:
 def patch_mixture(name: str, value: Any, stack: tuple[int, ...]) -> Mixture | None:
     if not isinstance(value, Mixture | None):
         raise TypeError(f"{name} must be a gpudeblur.nonblind.methods.mixture.Mixture, got {type(value).__name__}")
+    return value
+
+
+def color_axis(name: str, value: Any, stack: tuple[int, ...]) -> bool:
+    if checks.check_flag(name, value) and stack[-1:] != (3,):
+        raise ValueError(f"{name} must be False where axis -3 has no three colors, got a stack {stack}; leave it out")
+    return bool(value)
+
+
+def denoising_module(name: str, value: Any, stack: tuple[int, ...]) -> Callable[..., Any] | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, got {type(value).__name__}; pass a torch.nn.Module")
     return value
 
 
@@ -170,6 +187,17 @@ METHOD_SPECS = {
         weight_rule=EPLL_RULE,
         live_arrays=_SPLITTING_ARRAYS,
     ),
+    "pnp": MethodSpec(
+        function=pnp,
+        replayable=False,
+        parameters={"weight": _WEIGHT, "color": color_axis, "denoiser": denoising_module},
+        boundaries=("unknown",),
+        weight_rule=PNP_RULE,
+        live_arrays={"numpy": 60.0, "cupy": 60.0},
+        varying=True,
+        network=True,
+        final={},
+    ),
     "l0": MethodSpec(
         function=l0,
         parameters={"weight": _WEIGHT, **_CONTINUATION},
@@ -227,3 +255,14 @@ UNSUPERVISED_WIENER = MethodSpec(
     saturated=False,
 )
 METHODS: dict[str, Callable[..., Array]] = {name: spec.function for name, spec in METHOD_SPECS.items()}
+
+
+def check_installed(method: str) -> None:
+    """Raise an ImportError if a method needs PyTorch and that is missing."""
+    if METHOD_SPECS[method].network:
+        torch_module()
+
+
+def color_option(method: str, planes: Array) -> dict[str, bool]:
+    """The option `color` for images (..., C, H, W) of a method that has it."""
+    return {"color": True} if METHOD_SPECS[method].network and planes.shape[-3:-2] == (3,) else {}

@@ -13,7 +13,7 @@ from ..numerics.arrays import Array, array_module, backend_name, choose_module, 
 from ..numerics.fourier import fast_size
 from ..numerics.progress import subrange
 from .regularization import estimate_weight
-from .specs import METHOD_SPECS, METHODS
+from .specs import METHOD_SPECS, METHODS, color_option
 
 OVERLAP_KERNELS = 5  # overlap in kernel sides; with three, the differences at the cuts are three times as large
 MIN_OVERLAP = 64  # pixels
@@ -168,17 +168,18 @@ def _field_arrays(field: KernelField, part: list[int], *, rows_together: bool) -
 
 
 def tile_of_bounded_memory(planes: Array, kernel: Array | KernelField, method: str) -> int | None:
-    """The side of the tiles in which each plane of images (n, C, H, W) is restored, or None.
+    """The side of the tiles in which each plane of images (n, C, H, W) is restored, or all colors together, or None.
 
     None, whole images, where a single image takes no more than 1 GiB, or on a GPU half of the free memory.
     """
     xp, sides = array_module(planes), kernel_sides(kernel)
     overlap, side = max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides)), max(planes.shape[-2:])
     image = planes[:1]
+    part = image[0] if color_option(method, planes) else image[0, 0]
     required = _bytes_of_tile(image, sides, overlap, method, xp, side, kernel)
     if required <= HOST_MEMORY or required <= (memory := _tile_memory(xp)):
         return None
-    return _largest_tile(image[0, 0], sides, overlap, method, xp, memory, kernel)
+    return _largest_tile(part, sides, overlap, method, xp, memory, kernel)
 
 
 def _tile_memory(xp: Any) -> int:

@@ -1,4 +1,4 @@
-"""Power spectra of periodic difference operators, as NumPy arrays."""
+"""Power spectra of periodic difference operators, and the inner product of spectra, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ def gradient_spectrum(shape: tuple[int, int], dtype: Any) -> np.ndarray:
     spectrum = (rows[:, None] + columns).astype(dtype)
     spectrum.flags.writeable = False
     return spectrum
+
+
+def multiplicity(grid: tuple[int, int], dtype: Any) -> np.ndarray:
+    """(W + 2,): how many numbers of the full spectrum each number of a row of `rfft2` stands for, times H W.
+
+    With these weights the inner product of two spectra divided by H W, viewed as pairs of real numbers, is that of the
+    images. All columns but the first and the last stand for two of the full spectrum.
+    """
+    size = grid[0] * grid[1]
+    count = np.full(grid[1] + 2, 2 * size)
+    count[[0, 1, -2, -1]] = size
+    return count.astype(dtype)

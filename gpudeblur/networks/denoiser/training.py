@@ -1,8 +1,8 @@
-"""How the denoiser is trained: pairs of a clear and a noisy crop, made on the device, and the loss of what it leaves.
+"""How the denoiser is trained: on crops with white noise, and through the steps of plug-and-play restoration.
 
-Half of a batch has white noise. The other half is what the quadratic step of half-quadratic splitting makes of a
-blurred noisy crop, for the right kernel or one that is slightly wrong. All random numbers come from the device, of the
-seed and the index of the batch, and no step waits for a number from a GPU.
+Half of a batch has white noise. The other half is blurred crops with noise, restored by `pnp_iterates` with the right
+kernel or one that is slightly wrong. All random numbers come from the device, of the seed and the index of the batch,
+and no step waits for a number from a GPU.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from torch.nn import functional
 
 from ...images.checks import check_count, check_number
 from ...images.planes import LUMA
-from ..training.data import RestorationConfig, make_kernels
-from ..training.losses import charbonnier, psnr_gain
+from ..training.data import RestorationConfig, blur, make_kernels
+from ..training.losses import psnr_gain
 from ..training.pictures import Pictures
 from ..training.trainer import Loss
+from .levels import MIN_NOISE
 from .network import Denoiser
+from .unrolled import filtered, pnp_iterates
 
-MIN_SIGMA, MAX_STEP_SIGMA = 0.003, 0.15  # levels of the proximal step, which the denoiser is told
-# Noise of blurred crops; the smallest is the rounding to 8 bits.
-MIN_CAMERA_SIGMA, MAX_CAMERA_SIGMA = 0.001, 0.05
-LEAST_RATIO = 0.5  # of the level of the step to the noise of the blurred crop: splitting does not go on below about 1
+CAMERA_NOISE = (0.001, 0.06)  # standard deviations of the noise of blurred crops
 GAMMA, CONTRAST, LIGHT = 0.4, (0.6, 1.3), (0.7, 1.15)  # log of the exponent; factors
-KERNEL_NOISE = (0.01, 0.03)  # standard deviation of the noise of wrong kernels, as a share of their largest value
+KERNEL_NOISE = (0.01, 0.04)  # standard deviation of the noise of wrong kernels, as a fraction of their largest value
+KERNEL_CUT = 0.12  # fraction of the largest value, under which others are 0 in kernels that are cut, at most
 KERNEL_WIDTH = 0.6  # pixels, largest standard deviation by which a wrong kernel is too wide or too narrow
+MSE_EPSILON = 1e-5  # 50 dB
+STEP_WEIGHTS = (0.1, 0.1, 0.2, 0.3, 1.0)  # of the losses of the iterates
 FIGURES_EVERY = 20  # batches: a figure makes the host wait for a GPU
 
 PAGE_SHAPE = (288, 288)  # of drawn pages of text
@@ -56,48 +58,53 @@ class DenoiserConfig:
     ----------
     seed : of all random numbers.
     batch : crops per batch; half of them, rounded up, have white noise.
-    crop : pixels, side of the crops that the network gets.
-    margin : pixels around them that are blurred, too, by a circular convolution.
+    crop : pixels, side of the crops.
     pool : number of blur kernels; flips and transposes make eight of each.
     pages : number of drawn pages of text.
     shares : of the pictures of the first folder, of those of the further ones, and of drawn text; they are divided by
         their sum, without that of missing folders.
     gray : crops without color, in three equal channels with equal noise.
     sigma : largest level of the white noise; the square roots of the levels are uniform.
-    wrong : crops with residues of deconvolution that were deconvolved with a wrong kernel.
+    rounded : blurred crops that are rounded to 8 bits.
+    wrong : blurred crops that are restored with a wrong kernel.
+    misjudged : blurred crops whose noise is taken for up to twice or half of what it is.
     """
 
     seed: int = 0
     batch: int = 16
     crop: int = 96
-    margin: int = 16
     pool: int = 3000
     pages: int = 96
     shares: tuple[float, float, float] = (0.65, 0.2, 0.15)
     gray: float = 0.5
     sigma: float = 0.25
-    wrong: float = 0.2
+    rounded: float = 0.5
+    wrong: float = 0.35
+    misjudged: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, minimum in (("batch", 2), ("crop", 16), ("margin", 0), ("pool", 8), ("pages", 1)):
+        for name, minimum in (("batch", 2), ("crop", 32), ("pool", 8), ("pages", 1)):
             check_count(name, getattr(self, name), minimum=minimum)
-        for name in ("gray", "wrong"):
+        for name in ("gray", "rounded", "wrong", "misjudged"):
             check_number(name, getattr(self, name), "in [0, 1]", lambda share: 0 <= share <= 1)
         check_number("sigma", self.sigma, "in (0, 1]", lambda sigma: 0 < sigma <= 1)
 
-    @property
-    def region(self) -> int:
-        """Pixels, side of what is blurred."""
-        return self.crop + 2 * self.margin
-
 
 class NoisyBatch(NamedTuple):
-    """Crops (N, 3, H, W), clear ones in [0, 1] and noisy ones, and the level (N,) that the denoiser is told."""
+    """Clear crops in [0, 1] with white noise of a level, and scenes with what is observed of them.
+
+    clear, noisy (N, 3, H, W), sigma (N,); scene (M, 3, H, W), blurred (M, 3, H - K + 1, W - K + 1), the `kernels`
+    (M, K, K) that are taken for those of the blur, and the noise (M,) that is taken for that of the blurred ones.
+    """
 
     number: int
     clear: torch.Tensor
     noisy: torch.Tensor
     sigma: torch.Tensor
+    scene: torch.Tensor
+    blurred: torch.Tensor
+    kernels: torch.Tensor
+    noise: torch.Tensor
 
 
 # ------------------------------------------------------------------ pictures
@@ -110,15 +117,15 @@ class PictureStore:
         self.sizes = sizes.to(device)
         self.offsets = (torch.cumsum(3 * sizes.prod(dim=1), 0) - 3 * sizes.prod(dim=1)).to(device)
 
-    def regions(self, picture: torch.Tensor, place: torch.Tensor, crop: int, margin: int) -> torch.Tensor:
-        """Regions (N, 3, S, S) in [0, 1], S = crop + 2 margin, mirrored at the borders of their pictures.
+    def regions(self, picture: torch.Tensor, place: torch.Tensor, crop: int) -> torch.Tensor:
+        """Regions (N, 3, crop, crop) in [0, 1], mirrored at the borders of pictures that are smaller.
 
         Parameters
         ----------
         picture : (N,) numbers of pictures.
-        place : (2, N) in [0, 1): where the crop, without the margin, begins; it is inside if the picture is so large.
+        place : (2, N) in [0, 1): where the crop begins; it is inside if the picture is so large.
         """
-        size, steps = self.sizes[picture].T, torch.arange(-margin, crop + margin, device=picture.device)
+        size, steps = self.sizes[picture].T, torch.arange(crop, device=picture.device)
         first = (place * (size - crop + 1).clamp_min(1)).long()
         rows, columns = (
             mirrored(start[:, None] + steps, side[:, None]) for start, side in zip(first, size, strict=True)
@@ -164,41 +171,12 @@ def find_font(name: str, size: float) -> Any:
     return ImageFont.load_default(size)
 
 
-# ------------------------------------------------------------------ residues of deconvolution
-def split_step(
-    blurred: torch.Tensor, otf: torch.Tensor, estimate: torch.Tensor, ratio: torch.Tensor | float
-) -> torch.Tensor:
-    """argmin_x |k * x - y|^2 + mu |x - x0|^2, circular: F^-1 [(conj(K) Y + mu F x0) / (|K|^2 + mu)].
-
-    Parameters
-    ----------
-    blurred : y, (N, C, H, W).
-    otf : K, (N, 1, H, W // 2 + 1), of `torch.fft.rfft2`.
-    estimate : x0, as y.
-    ratio : mu > 0, (N, 1, 1, 1) or a number: the variance of the noise of y over that of the proximal step.
-    """
-    spectrum = otf.conj() * torch.fft.rfft2(blurred) + ratio * torch.fft.rfft2(estimate)
-    return torch.fft.irfft2(spectrum / (otf.abs().square() + ratio), s=blurred.shape[-2:])
-
-
+# ------------------------------------------------------------------ batches
 def lowpass(deviation: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Transfer functions (N, 1, H, W // 2 + 1) of Gaussians with standard deviations (N,) in pixels."""
     y = torch.fft.fftfreq(shape[0], device=deviation.device)[:, None]
     x = torch.fft.rfftfreq(shape[1], device=deviation.device)
     return torch.exp(-2 * (math.pi * deviation[:, None, None, None]) ** 2 * (y.square() + x.square()))
-
-
-def filtered(images: torch.Tensor, transfer: torch.Tensor) -> torch.Tensor:
-    """Images (N, C, H, W), circularly filtered."""
-    return torch.fft.irfft2(torch.fft.rfft2(images) * transfer, s=images.shape[-2:])
-
-
-def transfer_function(kernels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """K (N, 1, H, W // 2 + 1) of kernels (N, k, k), k odd, whose middle is the origin."""
-    radius = kernels.shape[-1] // 2
-    padded = kernels.new_zeros(len(kernels), *shape)
-    padded[:, : kernels.shape[1], : kernels.shape[2]] = kernels
-    return torch.fft.rfft2(padded.roll((-radius, -radius), (1, 2)))[:, None]
 
 
 class NoisyBatchMaker:
@@ -237,16 +215,18 @@ class NoisyBatchMaker:
         is_gray = draw.uniform(n) < config.gray
         clear = self._clear(draw, n, is_gray)
         sigma = config.sigma * draw.uniform(white).square()
-        noise = draw.normal(clear[:white].shape, is_gray[:white])
-        noisy = clear[:white] + each(sigma) * noise
-        restored, step_sigma = self._restored(draw, clear[white:], is_gray[white:])
-        crop = (..., *(slice(config.margin, config.margin + config.crop),) * 2)
-        return NoisyBatch(
-            index,
-            clear[crop].contiguous(),
-            torch.cat([noisy[crop], restored[crop]]),
-            torch.cat([sigma, step_sigma]),
-        )
+        noisy = clear[:white] + each(sigma) * draw.normal(clear[:white].shape, is_gray[:white])
+        kernels, assumed = self._kernels(draw, n - white)
+        low, high = CAMERA_NOISE
+        noise = low * (high / low) ** draw.uniform(n - white)
+        blurred = blur(clear[white:], kernels)
+        blurred = blurred + each(noise) * draw.normal(blurred.shape, is_gray[white:])
+        rounded = (255 * blurred.clamp(0, 1)).round() / 255
+        blurred = torch.where(each(draw.uniform(n - white) < config.rounded), rounded, blurred)
+        is_misjudged = draw.uniform(n - white) < config.misjudged
+        factor = torch.exp(math.log(2) * (2 * draw.uniform(n - white) - 1))
+        told = torch.where(is_misjudged, noise * factor, noise).clamp_min(MIN_NOISE)
+        return NoisyBatch(index, clear[:white], noisy, sigma, clear[white:], blurred, assumed, told)
 
     def _clear(self, draw: _Draw, n: int, is_gray: torch.Tensor) -> torch.Tensor:
         """Regions of random pictures with random flips, transposes, gamma, contrast and light."""
@@ -254,7 +234,7 @@ class NoisyBatchMaker:
         group = (draw.uniform(n)[:, None] >= self.bounds).sum(dim=1).clamp_max(2)
         counts = self.counts[group]
         picture = self.firsts[group] + torch.minimum((draw.uniform(n) * counts).long(), counts - 1)
-        images = self.store.regions(picture, draw.uniform(2, n), config.crop, config.margin)
+        images = self.store.regions(picture, draw.uniform(2, n), config.crop)
         images = turned(images, draw.uniform(3, n) < 0.5)
         luminance = torch.einsum("c,nchw->nhw", self.luma, images)[:, None].expand_as(images)
         images = torch.where(each(is_gray), luminance, images)
@@ -263,60 +243,28 @@ class NoisyBatchMaker:
         varied = (mean + (varied - mean) * each(draw.between(n, *CONTRAST))) * each(draw.between(n, *LIGHT))
         return torch.where(each(draw.uniform(n) < 0.5), varied.clamp(0, 1), images)
 
-    def _restored(self, draw: _Draw, clear: torch.Tensor, is_gray: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x, sigma): what `split_step` makes of blurred regions, and the level of the proximal step."""
-        n, shape = len(clear), (clear.shape[-2], clear.shape[-1])
-        camera = MIN_CAMERA_SIGMA + (MAX_CAMERA_SIGMA - MIN_CAMERA_SIGMA) * draw.uniform(n).square()
-        min_step = (LEAST_RATIO * camera).clamp_min(MIN_SIGMA)
-        sigma = min_step * (MAX_STEP_SIGMA / min_step) ** draw.uniform(n)
+    def _kernels(self, draw: _Draw, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Kernels (N, K, K) of the blur, and those that are taken for them: noisy, cut, or too wide or narrow."""
         kernels = self.kernels[(draw.uniform(n) * len(self.kernels)).long()]
-        kernels = turned(kernels[:, None], draw.uniform(3, n) < 0.5)[:, 0]
-        otf, assumed = self._otfs(draw, kernels, shape)
-        blurred = filtered(clear, otf) + each(camera) * draw.normal(clear.shape, is_gray)
-        estimate = self._estimate(draw, clear, is_gray, blurred, assumed, camera, sigma)
-        return split_step(blurred, assumed, estimate, each((camera / sigma).square())), sigma
+        kernels = turned(kernels[:, None], draw.uniform(3, n) < 0.5)
+        largest = kernels.amax(dim=(2, 3), keepdim=True)
+        near = functional.max_pool2d(kernels, 3, 1, 1) > 0.02 * largest  # no haze far from the path
+        deviation = each(draw.between(n, *KERNEL_NOISE)) * largest
+        noisy = kernels + near * deviation * draw.normal(kernels.shape)
+        cut = torch.where(kernels < each(KERNEL_CUT * draw.uniform(n)) * largest, 0.0, kernels)
+        wide = filtered(kernels, lowpass(KERNEL_WIDTH * draw.uniform(n), (kernels.shape[-2], kernels.shape[-1])))
+        kind = torch.where(draw.uniform(n) < self.config.wrong, draw.uniform(n), 1.0)
+        assumed = kernels
+        for changed, (begin, end) in ((noisy, (0.0, 0.4)), (cut, (0.3, 0.6)), (wide, (0.55, 0.8))):
+            assumed = torch.where(each((kind >= begin) & (kind < end)), changed, assumed)
+        kernels = torch.where(each((kind >= 0.8) & (kind < 1)), wide, kernels)
+        kernels, assumed = (normalized(k.clamp_min(0))[:, 0] for k in (kernels, assumed))
+        return kernels, assumed
 
-    def _otfs(self, draw: _Draw, kernels: torch.Tensor, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The transfer functions of the blur and of the kernel that is taken for it: noisy, or too wide or narrow."""
-        n = len(kernels)
-        is_wrong = draw.uniform(n) < self.config.wrong
-        largest = kernels.amax(dim=(1, 2), keepdim=True)
-        deviation = draw.between(n, *KERNEL_NOISE)[:, None, None] * largest
-        near = functional.max_pool2d(kernels[:, None], 3, 1, 1)[:, 0] > 0.02 * largest  # no haze far from the path
-        noisy = (kernels + near * deviation * draw.normal(kernels.shape)).clamp_min(0)
-        noisy = noisy / noisy.sum(dim=(1, 2), keepdim=True)
-        wide = lowpass(KERNEL_WIDTH * draw.uniform(n), shape)
-        kind = draw.uniform(n)
-        otf = transfer_function(kernels, shape)
-        assumed = torch.where(each(is_wrong & (kind < 0.6)), transfer_function(noisy, shape), otf)
-        assumed = torch.where(each(is_wrong & (kind > 0.4) & (kind < 0.8)), assumed * wide, assumed)
-        return torch.where(each(is_wrong & (kind >= 0.8)), otf * wide, otf), assumed
 
-    @staticmethod
-    def _estimate(
-        draw: _Draw,
-        clear: torch.Tensor,
-        is_gray: torch.Tensor,
-        blurred: torch.Tensor,
-        assumed: torch.Tensor,
-        camera: torch.Tensor,
-        sigma: torch.Tensor,
-    ) -> torch.Tensor:
-        """x0 of `split_step`, a crude earlier estimate, the cruder the larger the level of the step.
-
-        The clear region, smoothed, with smooth noise; from a level of 0.02 in half of the cases an estimate with more
-        regularization; from 0.06 in a fifth of them the blurred region itself, as in the first pass.
-        """
-        n, shape = len(clear), (clear.shape[-2], clear.shape[-1])
-        smooth = lowpass(1.2 * (sigma / MAX_STEP_SIGMA).sqrt() * draw.uniform(n), shape)
-        noise = filtered(draw.normal(clear.shape, is_gray), lowpass(draw.between(n, 0, 1.5), shape))
-        noise = noise / noise.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
-        estimate = filtered(clear, smooth) + each(sigma * draw.uniform(n)) * noise
-        regular = each((10 ** draw.between(n, 1, 3) * camera.square()).clamp(1e-4, 0.1))
-        wiener = split_step(blurred, assumed, blurred.mean(dim=(2, 3), keepdim=True).expand_as(blurred), regular)
-        kind = draw.uniform(n)
-        estimate = torch.where(each((kind < 0.5) & (sigma > 0.02)), wiener, estimate)
-        return torch.where(each((kind > 0.8) & (sigma > 0.06)), blurred, estimate)
+def normalized(kernels: torch.Tensor) -> torch.Tensor:
+    """Kernels (..., K, K) with the sum 1."""
+    return kernels / kernels.sum(dim=(-2, -1), keepdim=True)
 
 
 class _Draw:
@@ -352,8 +300,16 @@ def turned(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------ task
+def negative_psnr(images: torch.Tensor, clear: torch.Tensor) -> torch.Tensor:
+    """mean log10(|x - x_true|^2 + epsilon) over the crops: a dB counts the same at every level of noise."""
+    return ((images - clear).square().mean(dim=(1, 2, 3)) + MSE_EPSILON).log10().mean()
+
+
 class DenoiserTask:
-    """The Charbonnier loss of denoised crops. The figures are how much nearer to the clear ones they are, in dB."""
+    """The error of denoised crops and of what `pnp_iterates` makes of blurred ones, through all of its steps.
+
+    The figures are how much nearer to the clear crops the results are, in dB.
+    """
 
     shipped = "network"
 
@@ -365,13 +321,18 @@ class DenoiserTask:
         return self.maker(index)
 
     def losses(self, batch: NoisyBatch, share: float) -> Iterator[Loss]:
-        image = self.network(batch.noisy, batch.sigma)
-        figures: dict[str, float] = {}
+        white = self.network(batch.noisy, batch.sigma)
+        loss, figures = negative_psnr(white, batch.clear), dict[str, float]()
+        margin = batch.kernels.shape[-1] // 2
+        inside = (..., slice(margin, -margin or None), slice(margin, -margin or None))
+        scene = batch.scene[inside]
+        iterates = [x[inside] for x in pnp_iterates(self.network, batch.blurred, batch.kernels, batch.noise)]
+        for iterate, weight in zip(iterates, STEP_WEIGHTS, strict=True):
+            loss = loss + weight * negative_psnr(iterate, scene)
         if batch.number % FIGURES_EVERY == 0:
-            white = (len(image) + 1) // 2
-            for name, part in (("white", slice(white)), ("deconvolution", slice(white, None))):
-                figures[name] = psnr_gain(image[part].detach(), batch.noisy[part], batch.clear[part])
-        yield Loss("network", charbonnier(image, batch.clear), figures)
+            figures["white"] = psnr_gain(white.detach(), batch.noisy, batch.clear)
+            figures["deconvolution"] = psnr_gain(iterates[-1].detach(), batch.blurred, scene)
+        yield Loss("network", loss, figures)
 
     def describe(self) -> dict[str, Any]:
         folders = [[folder.path.name, len(folder.images)] for folder in self.maker.folders]

@@ -11,7 +11,7 @@ from ...images.kernel_field import KernelField, kernel_sides
 from ...numerics.arrays import Array, array_module, constant
 from ...numerics.conjugate_gradient import conjugate_gradient, dot, total
 from ...numerics.fourier import irfft2, rfft2
-from ...numerics.spectra import difference_spectrum
+from ...numerics.spectra import difference_spectrum, multiplicity
 from ..blurring import Uniform, Varying
 from ..expectation_maximization import em_iterations
 from ..regularization import WeightRule, resolve_weight
@@ -89,14 +89,14 @@ def sparse(
     # The unknowns are spectra divided by `size`, viewed as pairs of real numbers. All columns but the first and the
     # last stand for two of the full spectrum.
     as_spectrum = np.result_type(real, np.complex64)
-    multiplicity = constant(xp, _multiplicity, grid, real)
+    counts = constant(xp, multiplicity, grid, real)
     steps, done = (reweightings + 1) * (iterations + 1), 0
     is_field = isinstance(kernel, KernelField)
     if is_field and mask is not None:
         steps += FIELD_REPETITIONS * iterations + 1
 
     def product(a: Array, b: Array) -> Array:
-        return dot(a * multiplicity, b)
+        return dot(a * counts, b)
 
     def solve(start: Array, weights: list[Array], compared: Array | None, iterations: int = iterations) -> Array:
         """From and to an image on the grid. `weights` are divided by `size`; pixels where `compared` is 1 count."""
@@ -182,14 +182,6 @@ def _start(
     )  # fmt: skip
     margin = [(0, side - n) for side, n in zip(grid, bright.shape[-2:], strict=True)]
     return xp.pad(xp.roll(bright, middle, (-2, -1)), [(0, 0)] * (blurred.ndim - 2) + margin, mode="edge")
-
-
-def _multiplicity(grid: tuple[int, int], dtype: Any) -> np.ndarray:
-    """(W + 2,): how many numbers of the full spectrum each number of a row of `rfft2` stands for, times H W."""
-    size = grid[0] * grid[1]
-    count = np.full(grid[1] + 2, 2 * size)
-    count[[0, 1, -2, -1]] = size
-    return count.astype(dtype)
 
 
 def _preconditioner(power: Array, weights: list[Array], shape: tuple[int, int]) -> Array:
