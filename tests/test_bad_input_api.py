@@ -173,7 +173,7 @@ ESTIMATED = "leave it out to have it estimated"
         ({"iterations": 9, "method": "l0"}, ValueError, "iterations are not known to method 'l0', got 9; leave it out"),
         *(
             ({"tile": 64, "method": method}, ValueError, "method with tile must be one of 'tv', 'hyper-laplacian', "
-             f"'sparse', 'epll', 'l0', 'ringing-suppressed', got '{method}'")
+             f"'sparse', 'epll', 'pnp', 'l0', 'ringing-suppressed', got '{method}'")
             for method in ("wiener", "richardson-lucy")
         ),
         ({"tile": 64, "boundary": "edge"}, ValueError, "boundary must be 'unknown' with tile, got 'edge'"),

@@ -1,6 +1,6 @@
 """Trains networks where there is a GPU, in minutes and from one file that can be carried to it.
 
-    python -m bench.training.networks_gpu pack --clear DIR [--clear DIR ...] [--first N] -o FILE
+    python -m bench.training.networks_gpu pack --clear DIR [--clear DIR ...] [--first N] [--pairs FILE] -o FILE
     python -m bench.training.networks_gpu train NAME --archive FILE --out FOLDER [--minutes 3] [--device cuda]
 
 pack, on any machine: a tar archive of the files of the folders as they are (the first N of each by name: 7500 leaves
@@ -56,22 +56,31 @@ from gpudeblur.networks.weights import read_weights
 from ..gpu_report import output_of
 
 LARGEST_ARCHIVE = 60 << 20  # bytes
-KERNELS, RECOGNIZER = "kernels.npz", "recognizer.npz"
+KERNELS, PAIRS, RECOGNIZER = "kernels.npz", "pairs.npz", "recognizer.npz"
 WRITE_EVERY = 60  # seconds
 
-Kernels = tuple[np.ndarray, np.ndarray]  # and their sides
+
+@dataclass(frozen=True)
+class Kernels:
+    """The pool of kernels, what `make_kernels` returns, and for the denoiser pairs of kernels and blind estimates."""
+
+    pool: tuple[np.ndarray, np.ndarray]
+    pairs: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def blurred_batches(
     folders: Sequence[Pictures], batch: int, crop: tuple[int, int], device: str, kernels: Kernels
 ) -> BatchMaker:
-    return BatchMaker(folders, RestorationConfig(batch=batch, crop=crop, pool=len(kernels[0])), device, kernels)
+    return BatchMaker(
+        folders, RestorationConfig(batch=batch, crop=crop, pool=len(kernels.pool[0])), device, kernels.pool
+    )
 
 
 def noisy_batches(
     folders: Sequence[Pictures], batch: int, crop: tuple[int, int], device: str, kernels: Kernels
 ) -> NoisyBatchMaker:
-    return NoisyBatchMaker(folders, DenoiserConfig(batch=batch, crop=crop[0], pool=len(kernels[0])), device, kernels)
+    config = DenoiserConfig(batch=batch, crop=crop[0], pool=len(kernels.pool[0]))
+    return NoisyBatchMaker(folders, config, device, kernels.pool, kernels.pairs)
 
 
 def denoiser_figures(network: Denoiser, withheld: Sequence[torch.Tensor]) -> dict[str, float]:
@@ -145,7 +154,6 @@ RUNS = {
         batch=128,
         crop=(96, 96),
         settings=dict(RECIPES["denoiser"].settings),
-        ships=False,
         batches=noisy_batches,
         withheld=10,
         figures=denoiser_figures,
@@ -153,7 +161,9 @@ RUNS = {
 }
 
 
-def pack(folders: list[Path], out: Path, *, first: int | None, pool: int, recognizer: bool = True) -> None:
+def pack(
+    folders: list[Path], out: Path, *, first: int | None, pool: int, recognizer: bool = True, pairs: Path | None = None
+) -> None:
     # The default format has 1 KiB more a file, for times of fractions of a second.
     with tarfile.open(out, "w", format=tarfile.GNU_FORMAT) as archive:
         for number, folder in enumerate(folders):
@@ -162,6 +172,8 @@ def pack(folders: list[Path], out: Path, *, first: int | None, pool: int, recogn
                 archive.add(file.resolve(), f"{number}_{folder.name}/{file.name}")
         kernels, sides = make_kernels(RestorationConfig(pool=pool))
         _add_arrays(archive, KERNELS, {"kernels": kernels, "sides": sides})
+        if pairs is not None:
+            archive.add(pairs, PAIRS)
         if recognizer:
             _add_recognizer(archive)
     if out.stat().st_size > LARGEST_ARCHIVE:
@@ -197,7 +209,10 @@ def train(
         packed.extractall(scratch, filter="data")
         folders = [load_pictures(path) for path in sorted(scratch.iterdir()) if path.is_dir()]
         with np.load(scratch / KERNELS) as stored:
-            kernels, sides = stored["kernels"], stored["sides"]
+            kernels = Kernels((stored["kernels"], stored["sides"]))
+        if (scratch / PAIRS).exists():
+            with np.load(scratch / PAIRS) as stored:
+                kernels = replace(kernels, pairs=(stored["kernels"], stored["estimates"]))
         faces = None
         if (scratch / RECOGNIZER).exists():
             with np.load(scratch / RECOGNIZER) as stored:
@@ -210,7 +225,7 @@ def train(
         if deepdeblur is not None:
             use_deepdeblur(network, deepdeblur)
         count, withheld = batch or run.batch, withhold(folders, run.withheld)
-        task = run.task(network, run.batches(folders, count, run.crop, device, (kernels, sides)), faces)
+        task = run.task(network, run.batches(folders, count, run.crop, device, kernels), faces)
         config = trainer.TrainConfig(
             minutes=minutes, device=device, checkpoint_every=50 if device == "cpu" else 500,
             precision="float32" if device == "cpu" else "bfloat16", **run.settings,
@@ -305,6 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
     packing.add_argument("--first", type=int, help="pictures of each folder; all if left out")
     packing.add_argument("--pool", type=int, default=RestorationConfig.pool, help="kernels")
     packing.add_argument("--no-recognizer", action="store_true", help="the denoiser needs none")
+    packing.add_argument("--pairs", type=Path, help="of bench.training.kernel_pairs, for the denoiser")
     packing.add_argument("-o", "--out", type=Path, required=True)
     training = commands.add_parser("train")
     training.add_argument("network", choices=RUNS)
@@ -316,7 +332,9 @@ def main(arguments: list[str] | None = None) -> None:
     training.add_argument("--deepdeblur", type=Path, help="weights, in place of those that ship")
     args = parser.parse_args(arguments)
     if args.command == "pack":
-        pack(args.clear, args.out, first=args.first, pool=args.pool, recognizer=not args.no_recognizer)
+        pack(
+            args.clear, args.out, first=args.first, pool=args.pool, recognizer=not args.no_recognizer, pairs=args.pairs
+        )
     else:
         train(
             args.network, args.archive, args.out, minutes=args.minutes, device=args.device, batch=args.batch,

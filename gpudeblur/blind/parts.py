@@ -233,7 +233,7 @@ def footprints_of(saturated: Array, luminance: Array, is_dark: Array, size: tupl
 
 
 def restore_each(part: Part, final: str, tile: int | None) -> list[Array]:
-    """What `_restore` returns, image by image with its field or its kernel; with a `tile` plane by plane, if possible."""
+    """What `_restore` returns, image by image with its field or its kernel, in tiles if possible plane by plane."""
     images, fields = part.observed, part.fields or (None,) * len(part.kernel)
     in_planes = tile is not None and not color_option(final, images.image)
     indices = [*np.ndindex(images.image.shape[: 2 if in_planes else 1])]

@@ -146,8 +146,10 @@ PriorOption = Annotated[
 ]
 FinalOption = Annotated[
     Final,
-    _restoration(metavar="NAME", help="With the kernel: sparse is good, tv nearly as good, hyper-laplacian fast, pnp by a "
-        "neural network."),
+    _restoration(
+        metavar="NAME",
+        help="With the kernel: sparse is good, tv nearly as good, hyper-laplacian fast, pnp by a neural network.",
+    ),
 ]
 StrengthOption = Annotated[
     str,

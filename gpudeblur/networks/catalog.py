@@ -55,7 +55,7 @@ JUDGES = {
 }
 # Networks that methods use as a step; they restore nothing by themselves.
 STEPS = {
-    "denoiser": Entry(".denoiser.network:Denoiser", "c0da44c3d32b0a4339e8c12eb326a4403e3260b837f419c9b8c97c0f2586d1c2")
+    "denoiser": Entry(".denoiser.network:Denoiser", "296d9a49e7b408eacbfffac2d3d5a77eec133f243b6452244168f349afddf5b8")
 }
 
 

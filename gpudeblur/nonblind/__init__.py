@@ -10,7 +10,8 @@ blurred : (..., H, W) float32 or float64
 kernel : (kh, kw), or one per image, (..., kh, kw)
     The blur kernel, ``blurred = conv(sharp, kernel)``. It is scaled to sum 1. Its origin is pixel (kh // 2, kw // 2).
     What seems to be measured with a floor, or to have its origin at [0, 0], is warned of; `gpudeblur.deconvolve` has
-    ``floor=``. `sparse`, `pnp` and `richardson_lucy` also take a `gpudeblur.KernelField`, a blur that varies over the image.
+    ``floor=``. `sparse`, `pnp` and `richardson_lucy` also take a `gpudeblur.KernelField`, a blur that varies over the
+    image.
 weight : float or one per image, (...), optional
     Weight of the prior. Larger: less noise and ringing, less detail. None derives it from the noise of the image, see
     `gpudeblur.nonblind.regularization`.

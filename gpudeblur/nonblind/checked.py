@@ -51,7 +51,9 @@ def checked(method: Callable[P, Array], spec: MethodSpec | None = None) -> Calla
             _check_picture(blurred)
         if isinstance(kernel, KernelField) and not spec.varying:
             name = method.__name__
-            raise TypeError(f"kernel must be an array for {name}, got a KernelField; use sparse, pnp or richardson_lucy")
+            raise TypeError(
+                f"kernel must be an array for {name}, got a KernelField; use sparse, pnp or richardson_lucy"
+            )
         if isinstance(kernel, KernelField):
             check_field(kernel, blurred, boundary=options.get("boundary", "unknown"))
         else:

@@ -84,8 +84,8 @@ def deconvolve(
     boundary : {"unknown", "liu-jia", "reflect", "edge", "taper", "wrap"}
         What is assumed outside the image, see `numerics.boundary.pad`. "unknown" assumes nothing: x extends as far as
         the blur, and only observed pixels are compared. The others take half of the transforms ("wiener": a tenth), and
-        cost up to some dB along the borders. "sparse" and "pnp" support "unknown" only, "wiener" and "richardson-lucy" neither
-        "liu-jia" nor "taper".
+        cost up to some dB along the borders. "sparse" and "pnp" support "unknown" only, "wiener" and "richardson-lucy"
+        neither "liu-jia" nor "taper".
     weight : float, or one per image, optional
         Of phi. Larger: less noise and ringing, less detail. None derives it from the noise,
         `gpudeblur.nonblind.regularization`. "richardson-lucy" has none.

@@ -97,10 +97,10 @@ def restore(
 ) -> Array:
     """`blurred` (..., H, W) restored with an estimated `kernel` (..., kh, kw), or a field, by one of `FINALS`.
 
-    An axis -3 with three entries has the colors of images. `saturated` (..., H, W) bool is used by those whose boundary is unknown. Pixels that are not in `mask` (..., H, W),
-    bool, are left out; there `blurred` must be smooth (`inpaint`). An image that is valid everywhere is restored as
-    without a mask. With a `tile`, it is the side of tiles in which an image (H, W) is restored (`tiles.tiled`); the
-    weight is the same in all of them.
+    An axis -3 of length 3 has the colors of images. `saturated` (..., H, W) bool is used by those whose boundary is
+    unknown. Pixels that are not in `mask` (..., H, W), bool, are left out; there `blurred` must be smooth (`inpaint`).
+    An image that is valid everywhere is restored as without a mask. With a `tile`, it is the side of tiles in which an
+    image is restored (`tiles.tiled`); the weight is the same in all of them.
     """
     options: dict[str, Any] = FINALS[method] | color_option(method, blurred)
     if saturated is not None and "boundary" not in options:

@@ -42,8 +42,11 @@ def boundary_options(method: str) -> list[dict[str, str]]:
 
 
 def small_weight(method: str, weight: float) -> dict[str, Any]:
-    """Of the prior; "richardson-lucy" has none, and goes on until there is no noise."""
-    return {"noise_sigma": 0.0} if method == "richardson-lucy" else {"weight": weight}
+    """Of the prior; "richardson-lucy" has none, and goes on until there is no noise.
+
+    The levels of "pnp" fall with the sixth root of its weight.
+    """
+    return {"noise_sigma": 0.0} if method == "richardson-lucy" else {"weight": weight**3 if method == "pnp" else weight}
 
 
 def frame(shape: tuple[int, int], width: int) -> np.ndarray:

@@ -102,7 +102,9 @@ def test_a_tile_smaller_than_the_overlap_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(name for name, spec in METHOD_SPECS.items() if spec.live_arrays))
+@pytest.mark.parametrize(
+    "method", sorted(name for name, spec in METHOD_SPECS.items() if spec.live_arrays and not spec.network)
+)
 def test_live_arrays_are_measured(method: str) -> None:
     u, kernel = np.random.default_rng(0).random((300, 320), dtype=np.float32), np.full((15, 15), 1 / 225, np.float32)
     grid = fast_size(314) * fast_size(334)

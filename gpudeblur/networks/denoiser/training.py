@@ -66,7 +66,8 @@ class DenoiserConfig:
     gray : crops without color, in three equal channels with equal noise.
     sigma : largest level of the white noise; the square roots of the levels are uniform.
     rounded : blurred crops that are rounded to 8 bits.
-    wrong : blurred crops that are restored with a wrong kernel.
+    estimated : blurred crops that are restored with a blind estimate of their kernel, where there are such pairs.
+    wrong : of the others, those that are restored with a wrong kernel.
     misjudged : blurred crops whose noise is taken for up to twice or half of what it is.
     """
 
@@ -79,13 +80,14 @@ class DenoiserConfig:
     gray: float = 0.5
     sigma: float = 0.25
     rounded: float = 0.5
+    estimated: float = 0.35
     wrong: float = 0.35
-    misjudged: float = 0.3
+    misjudged: float = 0.6
 
     def __post_init__(self) -> None:
         for name, minimum in (("batch", 2), ("crop", 32), ("pool", 8), ("pages", 1)):
             check_count(name, getattr(self, name), minimum=minimum)
-        for name in ("gray", "rounded", "wrong", "misjudged"):
+        for name in ("gray", "rounded", "estimated", "wrong", "misjudged"):
             check_number(name, getattr(self, name), "in [0, 1]", lambda share: 0 <= share <= 1)
         check_number("sigma", self.sigma, "in (0, 1]", lambda sigma: 0 < sigma <= 1)
 
@@ -187,6 +189,7 @@ class NoisyBatchMaker:
     folders : of clear pictures; the first is the main one.
     device : torch device of pictures, kernels and batches.
     kernels : what `make_kernels` returns, of any number; None: it is called, for `config.pool`.
+    pairs : kernels and their blind estimates, (P, K, K) each with the K of the pool, or None.
     """
 
     def __init__(
@@ -195,6 +198,7 @@ class NoisyBatchMaker:
         config: DenoiserConfig,
         device: str = "cpu",
         kernels: tuple[np.ndarray, np.ndarray] | None = None,
+        pairs: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.config, self.device, self.folders = config, torch.device(device), list(folders)
         further = [image for folder in self.folders[1:] for image in folder.images]
@@ -207,6 +211,7 @@ class NoisyBatchMaker:
         self.luma = torch.tensor(LUMA, dtype=torch.float32, device=self.device)
         pool, _ = make_kernels(RestorationConfig(seed=config.seed, pool=config.pool)) if kernels is None else kernels
         self.kernels = torch.from_numpy(pool).to(self.device)
+        self.pairs = None if pairs is None else torch.from_numpy(np.stack(pairs, axis=1)).to(self.device)
 
     def __call__(self, index: int) -> NoisyBatch:
         """Batch `index`."""
@@ -244,7 +249,7 @@ class NoisyBatchMaker:
         return torch.where(each(draw.uniform(n) < 0.5), varied.clamp(0, 1), images)
 
     def _kernels(self, draw: _Draw, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Kernels (N, K, K) of the blur, and those that are taken for them: noisy, cut, or too wide or narrow."""
+        """Kernels (N, K, K) of the blur, and those taken for them: estimates, or noisy, cut, too wide or narrow."""
         kernels = self.kernels[(draw.uniform(n) * len(self.kernels)).long()]
         kernels = turned(kernels[:, None], draw.uniform(3, n) < 0.5)
         largest = kernels.amax(dim=(2, 3), keepdim=True)
@@ -258,8 +263,12 @@ class NoisyBatchMaker:
         for changed, (begin, end) in ((noisy, (0.0, 0.4)), (cut, (0.3, 0.6)), (wide, (0.55, 0.8))):
             assumed = torch.where(each((kind >= begin) & (kind < end)), changed, assumed)
         kernels = torch.where(each((kind >= 0.8) & (kind < 1)), wide, kernels)
-        kernels, assumed = (normalized(k.clamp_min(0))[:, 0] for k in (kernels, assumed))
-        return kernels, assumed
+        both = torch.cat([kernels, assumed], dim=1)
+        if self.pairs is not None:
+            estimated = turned(self.pairs[(draw.uniform(n) * len(self.pairs)).long()], draw.uniform(3, n) < 0.5)
+            both = torch.where(each(draw.uniform(n) < self.config.estimated), estimated, both)
+        both = normalized(both.clamp_min(0))
+        return both[:, 0], both[:, 1]
 
 
 def normalized(kernels: torch.Tensor) -> torch.Tensor:

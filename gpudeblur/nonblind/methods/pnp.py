@@ -30,6 +30,8 @@ FIELD_CG_ITERATIONS = 6
 # What the denoiser was trained on. Lights may be a hundred times as bright: they are cut to this range, and what was
 # cut off is added again.
 RANGE = (-0.25, 1.25)
+# Largest change of a pixel by the denoiser, in levels: more than noise is, so that a weight near 0 switches it off.
+LIMIT = 8.0
 # Pixels that a network takes at a time on a GPU; on a CPU it takes one image, which makes a batch equal a loop.
 GPU_PIXELS = 1 << 21
 
@@ -105,7 +107,9 @@ def pnp(
         latent = quadratic_step(operator, blurred, spectrum, ratio * ratio, compared, iterations)
         progress(index / STEPS)
     progress(1.0)
-    return latent[operator.window]
+    # A network returns a constant image but nearly.
+    is_constant = blurred.max(axis=(-2, -1), keepdims=True) == blurred.min(axis=(-2, -1), keepdims=True)
+    return xp.where(is_constant, blurred, latent[operator.window])
 
 
 def first_iterate(
@@ -188,11 +192,8 @@ def denoise(images: Array, level: Any, network: Callable[..., Any], color: bool,
         )
         for begin in range(0, len(batch), count)
     ]
-    result = parts[0] if len(parts) == 1 else xp.concatenate(parts)
-    result = result.reshape(images.shape)
-    result = result + images
-    result -= cut
-    return result
+    change = (parts[0] if len(parts) == 1 else xp.concatenate(parts)) - batch
+    return images + xp.clip(change, -LIMIT * levels, LIMIT * levels).reshape(images.shape)
 
 
 @functools.lru_cache(maxsize=4)
