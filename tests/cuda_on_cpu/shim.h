@@ -6,7 +6,9 @@
 // when a block starts. A barrier that some threads never reach ends in an error, not in a hang.
 #pragma once
 
+#undef _FORTIFY_SOURCE  // its longjmp does not know that there are fibers
 #include <math.h>
+#include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +57,8 @@ constexpr unsigned LANES = 32;
 
 struct Fiber {
     ucontext_t context;
-    void* state[5];  // of __builtin_setjmp
+    jmp_buf state;
+    void* jumps[5];  // of __builtin_setjmp
     std::unique_ptr<char[]> stack{new char[STACK]};
     dim3 index;
     bool done = true, begun = false;
@@ -80,7 +83,7 @@ inline std::vector<Warp> warps;
 inline Barrier block_barrier;
 inline bool block_any[2];  // __syncthreads_or of the last two generations of the barrier
 inline ucontext_t scheduler;
-inline void* scheduler_state[5];
+inline jmp_buf scheduler_state;
 inline void* scheduler_fake_stack;
 inline const void* scheduler_stack;
 inline size_t scheduler_stack_size;
@@ -99,19 +102,21 @@ inline void fiber_main();
     swapcontext(&scheduler, &fiber.context);
 }
 
-// The built-in jumps: swapcontext is a system call, and for the address sanitizer it and longjmp clear all red zones of
-// a stack. Without the sanitizer, which would add a call that does so before a jump.
+#ifdef __SANITIZE_ADDRESS__
+// The built-in jumps: for the address sanitizer, swapcontext and longjmp clear all red zones of a stack, ten times as
+// slow as the threads. Without the sanitizer, which would add a call before a jump that does so, too.
+inline void* jumps_to_scheduler[5];
+
 [[gnu::noinline, gnu::no_sanitize_address]] inline void jump_to(Fiber& fiber) {
-    if (__builtin_setjmp(scheduler_state)) return;
-    if (fiber.begun) __builtin_longjmp(fiber.state, 1);
+    if (__builtin_setjmp(jumps_to_scheduler)) return;
+    if (fiber.begun) __builtin_longjmp(fiber.jumps, 1);
     begin(fiber);
 }
 
 [[gnu::noinline, gnu::no_sanitize_address]] inline void jump_from(Fiber& fiber) {
-    if (!__builtin_setjmp(fiber.state)) __builtin_longjmp(scheduler_state, 1);
+    if (!__builtin_setjmp(fiber.jumps)) __builtin_longjmp(jumps_to_scheduler, 1);
 }
 
-#ifdef __SANITIZE_ADDRESS__
 inline void enter_fiber(Fiber& fiber) {
     __sanitizer_start_switch_fiber(&scheduler_fake_stack, fiber.stack.get(), STACK);
     jump_to(fiber);
@@ -123,9 +128,16 @@ inline void leave_fiber(Fiber& fiber) {
     jump_from(fiber);
     __sanitizer_finish_switch_fiber(fiber.fake_stack, &scheduler_stack, &scheduler_stack_size);
 }
-#else
-inline void enter_fiber(Fiber& fiber) { jump_to(fiber); }
-inline void leave_fiber(Fiber& fiber) { jump_from(fiber); }
+#else  // a tenth of the time: swapcontext is a system call
+inline void enter_fiber(Fiber& fiber) {
+    if (_setjmp(scheduler_state)) return;
+    if (fiber.begun) _longjmp(fiber.state, 1);
+    begin(fiber);
+}
+
+inline void leave_fiber(Fiber& fiber) {
+    if (!_setjmp(fiber.state)) _longjmp(scheduler_state, 1);
+}
 #endif
 
 inline void fiber_main() {
