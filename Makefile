@@ -22,8 +22,11 @@ VENV_NAPARI ?= .venv-napari
 VIRTUAL_DISPLAY ?= xvfb-run -a
 
 RUN = $(VENV)/bin/python -m
-PIP_INSTALL = $(RUN) pip install --quiet
+PIP_INSTALL = $(RUN) pip install --quiet --no-compile
 READY = $(VENV)/ready
+
+# Modules are compiled when they are first imported, a quarter of those installed, and stay so for all later processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo lint test test-all test-training test-gpu test-floors test-napari bench docs doctest
 

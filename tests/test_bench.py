@@ -23,6 +23,7 @@ from bench import __main__, cases, deconvolution, evaluate, figures, fit, gpu_re
 
 QUICK: dict[str, Any] = {"iterations": 1, "kernel_iterations": 2, "beta_max": 0.1, "finest_beta_max": 0.1,
                          "finest_iterations": 1, "starts": ["wide"]}  # fmt: skip
+FEW_ROUNDS = ("--benchmark-max-time=0.02", "--benchmark-min-rounds=2")
 Sets = dict[str, list[cases.Case]]
 
 
@@ -476,7 +477,7 @@ def test_speed(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under which pytest-benchmark measures nothing
     some = "(latent_step and 255) or (wiener and drop) or (two and 64)"
     with pytest.raises(SystemExit) as end:
-        __main__.main(["speed", "--smallest", "-k", some, f"--benchmark-json={tmp_path / 'speed.json'}"])
+        __main__.main(["speed", "--smallest", "-k", some, *FEW_ROUNDS, f"--benchmark-json={tmp_path / 'speed.json'}"])
     assert end.value.code == 0
     rows = json.loads((tmp_path / "speed.json").read_text())["benchmarks"]
     lines = {line["case"]: line for line in records(results, "speed")}
@@ -511,7 +512,7 @@ def test_speed_on_a_device(request: Any, results: Path, monkeypatch: pytest.Monk
     rows = f"(latent_step and 255-1) or {kernels} or (full_batches and 255 and start-1)"
     with device.installed(request.getfixturevalue("cpu_kernel")) as cupy:
         with pytest.raises(SystemExit) as end:
-            __main__.main(["speed", "--device", "cuda", "--smallest", "-k", rows])
+            __main__.main(["speed", "--device", "cuda", "--smallest", "-k", rows, *FEW_ROUNDS])
         assert end.value.code == 0
         from gpudeblur.numerics import cuda
 

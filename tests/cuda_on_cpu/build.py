@@ -15,8 +15,8 @@ import numpy as np
 
 SANITIZE = bool(os.environ.get("GPUDEBLUR_TEST_SANITIZE"))
 SHIM = Path(__file__).with_name("shim.h")
-FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+FLAGS = ("-std=c++20", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+SANITIZERS = ("-Og", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 
 # A namespace a CUDA kernel, for constants of the same name; and another name, since POSIX has a `select`, too.
 ENTRY = """#define {name} entry_{key}
@@ -117,7 +117,7 @@ def build_all(sources: Mapping[str, str], folder: Path, *, sanitize: bool = Fals
     """
     entries = [ENTRY.format(key=key, name=key.partition("__")[0], source=source) for key, source in sources.items()]
     text = "\n".join([f'#include "{SHIM.name}"', *entries])
-    flags = [*FLAGS, *(SANITIZERS if sanitize else ()), f"-I{SHIM.parent}"]
+    flags = [*FLAGS, *(SANITIZERS if sanitize else ("-O1",)), f"-I{SHIM.parent}"]
     digest = hashlib.sha256("\n".join([*flags, SHIM.read_text(), text]).encode()).hexdigest()[:16]
     library = folder / f"{digest}.so"
     with open(folder / f"{digest}.lock", "w") as file:
