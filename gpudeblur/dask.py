@@ -27,7 +27,7 @@ from .nonblind.blurring import check_field
 from .nonblind.deconvolve import check_saturation, check_tile, checked_method, checked_options
 from .nonblind.regularization import WeightRule, estimate_weight
 from .nonblind.specs import METHOD_SPECS, METHODS, color_option
-from .nonblind.tiles import MIN_OVERLAP, OVERLAP_KERNELS, WEIGHT_SAMPLES
+from .nonblind.tiles import ALIGNMENT, MIN_OVERLAP, OVERLAP_KERNELS, WEIGHT_SAMPLES
 from .numerics.allocator import keep_freed_memory
 from .numerics.arrays import Array, array_module, choose_module, move, to_host
 from .numerics.user_warnings import warn
@@ -236,7 +236,8 @@ def deconvolve(
     Notes
     -----
     The results of neighboring chunks do not fade into each other, since the whole overlap of each is dropped: they
-    differ less at a cut than with ``tile=``, where it is half of it.
+    differ less at a cut than with ``tile=``, where it is half of it. "pnp" needs chunks whose sides are multiples of 8
+    for that: its network reduces images by 8.
     """
     method = checked_method(method, kernel)
     spec = METHOD_SPECS[method]
@@ -267,7 +268,7 @@ def deconvolve(
     spatial = [i for i in range(rank) if axis is None or i != rank + axis]
     sides = kernel_sides(kernel)
     if isinstance(depth, str) and depth == "auto":
-        depth = max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides))
+        depth = -(-max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides)) // ALIGNMENT) * ALIGNMENT
     else:
         depth = checks.check_count("depth", depth, minimum=max(sides), way_out='"auto" is five kernel sides')
     if axis is not None:

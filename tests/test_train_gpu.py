@@ -86,7 +86,9 @@ def test_denoiser_is_trained_and_written_on_the_way(
     with tarfile.open(archive) as packed:
         assert packed.getnames()[3:] == ["1_faces/1.jpg", "kernels.npz"]
     monkeypatch.setattr(networks_gpu, "WRITE_EVERY", 0)
-    run = dataclasses.replace(networks_gpu.RUNS["denoiser"], network=lambda: Denoiser((8, 8, 8)), crop=(32, 32), ships=False)
+    run = dataclasses.replace(
+        networks_gpu.RUNS["denoiser"], network=lambda: Denoiser((8, 8, 8)), crop=(32, 32), ships=False
+    )
     monkeypatch.setitem(networks_gpu.RUNS, "denoiser", run)
     stopped: list[int] = []
     monitor = networks_gpu.Monitor.__call__

@@ -17,6 +17,7 @@ from .specs import METHOD_SPECS, METHODS, color_option
 
 OVERLAP_KERNELS = 5  # overlap in kernel sides; with three, the differences at the cuts are three times as large
 MIN_OVERLAP = 64  # pixels
+ALIGNMENT = 8  # pixels; tiles begin at multiples, as networks reduce images by up to 8
 HOST_MEMORY = 1 << 30  # bytes for a tile on the host; on a GPU it may take half of the free memory
 WEIGHT_SAMPLES = 9  # tiles in which the noise is measured
 MIN_VALID = 0.5  # fraction of such a tile
@@ -143,7 +144,7 @@ def _ramp(cuts: list[slice], overlap: int) -> int:
 
 
 def _grown(cut: slice, overlap: int, n: int) -> slice:
-    return slice(max(0, cut.start - overlap), min(n, cut.stop + overlap))
+    return slice(max(0, cut.start - overlap) // ALIGNMENT * ALIGNMENT, min(n, cut.stop + overlap))
 
 
 def _fade(cut: slice, grown: slice, ramp: int, n: int) -> np.ndarray:

@@ -119,8 +119,7 @@ def test_gray_is_three_equal_channels() -> None:
     image = blurred(GRAY)
     gray = gd.deconvolve(image, KERNEL, method="pnp")
     color = gd.deconvolve(np.repeat(image[..., None], 3, axis=-1), KERNEL, method="pnp", channel_axis=-1)
-    for c in range(3):
-        assert_close(color[..., c], gray, atol=1e-3)
+    assert float(np.sqrt(np.square(color - gray[..., None]).mean())) < 1e-3
 
 
 def test_a_stack_in_color_is_a_loop() -> None:
@@ -141,7 +140,7 @@ def test_tiles_are_the_whole() -> None:
     image = blurred(data.camera()[:208, 100:308] / 255)
     whole = gd.deconvolve(image, KERNEL, method="pnp", noise_sigma=0.01)
     tiles = gd.deconvolve(image, KERNEL, method="pnp", noise_sigma=0.01, tile=100)
-    assert float(np.sqrt(np.square(tiles - whole)[20:-20, 20:-20].mean())) < 1e-3
+    assert float(np.sqrt(np.square(tiles - whole)[20:-20, 20:-20].mean())) < 5e-4
 
 
 def test_deblur_ends_in_it() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 STEPS = 5
-# The level of step i is FACTORS[i] noise^(1 / 3), about the error of the image there. For noise of 0.0025, 0.01 and 0.05:
+# The level of step i is FACTORS[i] noise^(1 / 3), about the error of the image there. For noise of 0.0025, 0.01, 0.05:
 # from 0.041, 0.065 and 0.11 down to 0.016, 0.026 and 0.044.
 FACTORS = tuple(float(factor) for factor in np.geomspace(0.3, 0.12, STEPS))
 EXPONENT = 1 / 3
