@@ -155,8 +155,8 @@ def _masks_in_chunks(mask: Any, shape: tuple[int, ...], counts: tuple[int, ...])
     """A mask a picture, as a dask array in the chunks of the stack."""
     if mask.shape != shape or mask.dtype != np.bool_:
         raise ValueError(
-            f"mask must be bool, (H, W) in memory for all pictures or (n, H, W) {shape}, got {mask.dtype} {mask.shape}; "
-            "True is where a picture is valid"
+            f"mask must be bool, (H, W) in memory for all pictures or (n, H, W) {shape}, got {mask.dtype} "
+            f"{mask.shape}; True is where a picture is valid"
         )
     return da.asarray(mask).rechunk((counts, -1, -1))
 
