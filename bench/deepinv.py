@@ -1,6 +1,6 @@
 """Beside deepinv, which is installed for this bench only (pip install deepinv): CPU time, one thread, in turns.
 
-python -m bench deepinv [--turns 5] [--weights FILE|download]
+python -m bench deepinv [--turns 5] [--weights FILE|download] [--only blind]
 
 512 x 512 under a kernel of 25 pixels with 1 % noise. deepinv has no Richardson-Lucy for a given kernel: its BlindRL
 with no kernel step is one, and so are its operators in a loop. Its network of kernels is timed with random weights
@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench deepinv", description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--weights", help="of the network: a file, or download")
+    parser.add_argument("--only", default="", help="methods whose names begin so, such as blind")
     options = parser.parse_args(argv)
     try:
         deepinv, torch = (importlib.import_module(name) for name in ("deepinv", "torch"))
@@ -63,8 +64,11 @@ def main(argv: Sequence[str]) -> None:
         f"Richardson-Lucy, {ITERATIONS}: gpudeblur.restoration": lambda: gd.restoration.richardson_lucy(
             blurred, kernel, ITERATIONS
         ),
-        f'Richardson-Lucy, {ITERATIONS}: deconvolve(method="richardson-lucy")': lambda: gd.deconvolve(
-            blurred, kernel, method="richardson-lucy", iterations=ITERATIONS
+        f"Richardson-Lucy, {ITERATIONS}: gpudeblur.nonblind, unknown boundary": lambda: gd.nonblind.richardson_lucy(
+            blurred, kernel, num_iter=ITERATIONS, accelerated=False, discrepancy=0
+        ),
+        'Richardson-Lucy, accelerated, until the noise: deconvolve(method="richardson-lucy")': lambda: gd.deconvolve(
+            blurred, kernel, method="richardson-lucy"
         ),
         "blind: deepinv BlindRL, 100 iterations": lambda: blind_rl(kernel_size=KERNEL)(y)[1].numpy()[0, 0],
         "blind: deepinv KernelIdentificationNetwork": lambda: network(y)["filters"],
@@ -74,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
         ),
     }
     network = deepinv.models.KernelIdentificationNetwork(pretrained=options.weights).eval()
+    work = {name: function for name, function in work.items() if name.startswith(options.only)}
     seconds: dict[str, list[float]] = {name: [] for name in work}
     similarities = {}
     for turn in range(options.turns + 1):  # the first one warms up
