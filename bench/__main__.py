@@ -13,6 +13,7 @@ fuzz            mutated image files: each is read, or refused by an error that n
 kills           gpudeblur batch killed at random moments and run again
 memory          resident memory over 10,000 pictures, one in twenty of them bad
 distributed     files through Dask: processes beside threads, cost a picture, memory of the driver, workers killed
+deepinv         Richardson-Lucy and blind kernels beside deepinv, if that is installed
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 
 COMMANDS = (
     "quality", "rotation", "deconvolution", "speed", "networks", "identity", "fit", "figures", "fuzz", "random_calls",
-    "kills", "memory", "distributed",
+    "kills", "memory", "distributed", "deepinv",
 )  # fmt: skip
 
 

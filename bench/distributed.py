@@ -3,6 +3,7 @@
 python -m bench distributed scaling [--pictures 64] [--side 255]
 python -m bench distributed overhead [--pictures 500]
 python -m bench distributed memory [--pictures 20000]
+python -m bench distributed tiny [--counts 100 1000 10000]
 python -m bench distributed kills [--pictures 500] [--seconds 20] [--poison 3]
 """
 
@@ -170,6 +171,22 @@ def memory(folder: Path, pictures: int) -> None:
                 print(f"{number:6} outcomes: {mib:.0f} MiB, {time.perf_counter() - begin:.0f} s", flush=True)
 
 
+def tiny(folder: Path, counts: Sequence[int]) -> None:
+    """What a picture costs beside its computation, in a thread and through Dask: those of 24 x 24 are copied."""
+    os.environ["BENCH_COPIES"] = "1"
+    exec(PRELOAD, {})
+    warm = make_files(folder / "warm", 20, 24)
+    with cluster(1, folder) as client:
+        in_processes(client, warm, folder / "warm_dask", 5, SHORT)
+        for count in counts:
+            source = make_files(folder / f"in{count}", count, 24)
+            wall, cpu = in_threads(source, folder / f"threads{count}", 1, 5, SHORT)
+            dask_wall, workers_cpu, driver_cpu = in_processes(client, source, folder / f"dask{count}", 5, SHORT)
+            times = [1e3 * seconds / count for seconds in (wall, cpu, dask_wall, sum(workers_cpu), driver_cpu)]
+            print("{:6} pictures, ms a picture: thread {:.2f} (CPU {:.2f}), ".format(count, *times[:2]), end="")
+            print("Dask {:.2f} (CPU of the worker {:.2f}, of the driver {:.2f})".format(*times[2:]), flush=True)
+
+
 DRIVER = """
 import sys
 from bench.distributed import FINAL, SHORT, cluster, deblur_files
@@ -256,9 +273,10 @@ def worker_processes(parent: int) -> list[int]:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench distributed", description=__doc__)
-    parser.add_argument("what", choices=("scaling", "overhead", "memory", "kills"))
+    parser.add_argument("what", choices=("scaling", "overhead", "memory", "tiny", "kills"))
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--side", type=int, default=255)
+    parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--poison", type=int, default=3)
     options = parser.parse_args(argv)
@@ -270,5 +288,7 @@ def main(argv: Sequence[str]) -> None:
             overhead(folder, options.pictures or 500)
         elif options.what == "memory":
             memory(folder, options.pictures or 20000)
+        elif options.what == "tiny":
+            tiny(folder, options.counts)
         else:
             sys.exit(not kills(folder, options.pictures or 500, options.seconds, options.poison))

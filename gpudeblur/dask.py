@@ -56,7 +56,7 @@ def deblur(
     final: str | None = "sparse",
     gamma: float | str = 1.0,
     white: float | str | None = None,
-    mask: Array | str | None = None,
+    mask: Any = None,
     defects: str | None = "auto",
     region: tuple[slice, slice] | str = "auto",
     prior: Prior | None = None,
@@ -76,8 +76,8 @@ def deblur(
         As in `gpudeblur.deblur`; `white="auto"` is decided for each picture by itself. `device` is looked for where the
         task runs. With ``kernel_size=None`` the kernels are padded to the largest size that is tried for a picture of
         this shape, up to 151 pixels a side; `info` has the size of each.
-    mask : bool array (H, W) or "nan", optional
-        As in `gpudeblur.deblur`, the same for all pictures.
+    mask : bool array (H, W) or "nan", or bool array or dask array (n, H, W), optional
+        As in `gpudeblur.deblur`, the same for all pictures, or one a picture.
 
     Returns
     -------
@@ -111,9 +111,12 @@ def deblur(
             f"stack.rechunk(({chunks}))"
         )
     height, width = checks.without_channels(stack, axis)[1:]
+    masks, shared_mask = None, mask
+    if getattr(mask, "ndim", None) == 3 or isinstance(mask, da.Array):
+        masks, shared_mask = _masks_in_chunks(mask, (len(stack), height, width), stack.chunks[0]), None
     settings: dict[str, Any] = {
-        "kernel_size": kernel_size, "channel_axis": axis, "final": final, "gamma": gamma, "white": white, "mask": mask,
-        "defects": defects, "region": region, "prior": prior, "options": options,
+        "kernel_size": kernel_size, "channel_axis": axis, "final": final, "gamma": gamma, "white": white,
+        "mask": shared_mask, "defects": defects, "region": region, "prior": prior, "options": options,
     }  # fmt: skip
     if device is not None:
         checks.check_choice("device", device, ("cpu", "cuda", "auto"))
@@ -124,15 +127,17 @@ def deblur(
     else:
         sides = checks.check_kernel_size(kernel_size, (height, width))
     kernel_dtype = np.dtype((options or TwoStepOptions()).dtype)
-    results = stack.map_blocks(
+    settings["device"] = device
+    arguments = [(stack, "nabc"[:rank]), (masks, None if masks is None else "nhw")]
+    arguments += [(sides, None), (kernel_dtype, None), (settings, None)]
+    results = da.blockwise(
         _deblur_chunk,
-        sides,
-        kernel_dtype,
-        settings | {"device": device},
+        "n",
+        *(item for pair in arguments for item in pair),
+        adjust_chunks={"n": (1,) * stack.numblocks[0]},
+        concatenate=True,
         dtype=object,
         meta=np.empty(0, object),
-        chunks=((1,) * stack.numblocks[0],),
-        drop_axis=[*range(1, rank)],
     )
 
     def part(index: int, dtype: Any, sides: tuple[int, ...], meta: Any) -> Any:
@@ -146,9 +151,23 @@ def deblur(
     return sharp, kernels, part(2, INFO, (), np.empty(0, INFO))
 
 
-def _deblur_chunk(pictures: Array, sides: tuple[int, int], kernel_dtype: Any, settings: dict[str, Any]) -> np.ndarray:
+def _masks_in_chunks(mask: Any, shape: tuple[int, ...], counts: tuple[int, ...]) -> Any:
+    """A mask a picture, as a dask array in the chunks of the stack."""
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise ValueError(
+            f"mask must be bool, (H, W) in memory for all pictures or (n, H, W) {shape}, got {mask.dtype} "
+            f"{mask.shape}; True is where a picture is valid"
+        )
+    return da.asarray(mask).rechunk((counts, -1, -1))
+
+
+def _deblur_chunk(
+    pictures: Array, masks: Array | None, sides: tuple[int, int], kernel_dtype: Any, settings: dict[str, Any]
+) -> np.ndarray:
     """One object: the sharp pictures, the kernels and the figures of a chunk."""
     keep_freed_memory()
+    if masks is not None:
+        settings = settings | {"mask": masks}
     xp, count = array_module(pictures), len(pictures)
     sharp = xp.full_like(pictures, np.nan if pictures.dtype.kind == "f" else 0)
     kernels = xp.full((count, *sides), np.nan, kernel_dtype)

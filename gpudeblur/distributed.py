@@ -33,6 +33,7 @@ from .blind.options import TwoStepOptions
 from .blind.restore import network_names
 from .images import checks
 from .images.header import read_header
+from .images.stored_file import as_source
 from .numerics.allocator import keep_freed_memory
 from .numerics.arrays import Array, choose_module
 from .numerics.user_warnings import warn
@@ -109,9 +110,13 @@ def deblur_files(
     Parameters
     ----------
     paths : file or folder, or several of them
-        On a disk that the driver and all workers share, as are all other folders.
+        On a disk that the driver and all workers share; or URLs of what fsspec opens: a file, a folder or a pattern,
+        such as "s3://bucket/photos", "s3://bucket/*/*.jpg" or "zip://*.png::photos.zip". The driver reads the headers,
+        and each worker its pictures. s3:// needs the package s3fs, gs:// gcsfs, here and on the workers, which log in
+        by their surroundings.
     out, kernels, masks : folders
-        For the sharp pictures, for the kernels if wanted (.npy), and of masks with the names of their pictures.
+        For the sharp pictures, for the kernels if wanted (.npy), and of masks with the names of their pictures. On a
+        disk that the driver and all workers share, no URLs: the journal, beside the results, is appended to.
     kernel_size, device, method, final, gamma, white, mask, defects, region, prior, options
         As in `deblur_batch`. `device` is looked for by each worker.
     client : distributed.Client, optional
@@ -154,8 +159,7 @@ def deblur_files(
     ...     for outcome in gd.distributed.deblur_files("photos", "sharp", 31, client=client):
     ...         print(outcome.source, outcome.status, outcome.confidence)
     """
-    sources = [paths] if isinstance(paths, str | os.PathLike) else [*paths]
-    files = [_local(path, "paths") for path in sources]
+    sources = [as_source(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     out_folder, kernel_folder = _local(out, "out"), None if kernels is None else _local(kernels, "kernels")
     mask_folder = None if masks is None else _local(masks, "masks")
     if masks is not None and mask is not None:
@@ -166,7 +170,9 @@ def deblur_files(
     }  # fmt: skip
     if prior is not None:
         options = replace(options or TwoStepOptions(), prior=prior)
-    picture_plan = plan(files, out_folder, kernels=kernel_folder, recursive=recursive, suffix=suffix, masks=mask_folder)
+    picture_plan = plan(
+        sources, out_folder, kernels=kernel_folder, recursive=recursive, suffix=suffix, masks=mask_folder
+    )
     version = _version()
     encoding: dict[str, Any] = {"bits": bits, "quality": quality, "strip": strip}
     identity = settings | encoding | {"kernel_size": kernel_size, "options": options}
@@ -192,8 +198,8 @@ def deblur_files(
 def _local(path: str | os.PathLike[str], name: str) -> Path:
     if "://" in os.fspath(path):
         raise ValueError(
-            f"{name} must be on a disk that all workers share, got {os.fspath(path)}; mount it, or copy the files: the "
-            "journal needs a disk on which files can be appended to"
+            f"{name} must be on a disk that all workers share, got {os.fspath(path)}; mount it: the journal needs a "
+            "disk on which files can be appended to. Only the pictures that are read may be in a store"
         )
     return Path(path)
 
@@ -478,9 +484,10 @@ def _groups(decisions: Iterable[Decision], size_of: Any) -> Iterator[_Group]:
 
 def _item(decision: Decision) -> _Item:
     task = decision.task
+    source = task.source.absolute() if isinstance(task.source, Path) else task.source
     paths = (task.kernel, task.comparison, task.mask)
     further = (None if path is None else path.absolute() for path in paths)
-    absolute = FileTask(task.source.absolute(), task.output.absolute(), *further)
+    absolute = FileTask(source, task.output.absolute(), *further)
     writes = [file.absolute() for file in decision.writes]
     states = [_state(file) for file in absolute.outputs]
     return _Item(Decision(absolute, absolute.outcome(decision.outcome.status), writes, decision.replaces), states)

@@ -53,6 +53,22 @@ def test_each_picture_is_that_of_deblur(axis: int | None) -> None:
     assert "image must be finite, got nan at index (3, 4" in info["error"][1]
 
 
+@pytest.mark.parametrize(("axis", "is_lazy"), [(None, True), (1, False)])
+def test_a_mask_a_picture(axis: int | None, is_lazy: bool) -> None:
+    stack = pictures(3, 24, 26) if axis is None else pictures(3, 3, 24, 26)
+    mask = np.random.default_rng(1).random((3, 24, 26)) > 0.1
+    lazy = da.from_array(stack, chunks=(2, *stack.shape[1:]))
+    masks = da.from_array(mask, chunks=(3, 12, 13)) if is_lazy else mask
+    sharp, _, info = dask.compute(*gd.dask.deblur(lazy, 5, channel_axis=axis, mask=masks, **SETTINGS))
+    assert not any(info["error"])
+    for i in range(3):
+        alone = gd.deblur(stack[i], 5, channel_axis=None if axis is None else 0, mask=mask[i], **SETTINGS)
+        assert np.array_equal(sharp[i], alone.image)
+    for wrong in (mask[:2], mask.astype(np.uint8), da.from_array(mask[0])):
+        with pytest.raises(ValueError, match=r"mask must be bool, \(H, W\) in memory for all pictures or"):
+            gd.dask.deblur(lazy, 5, channel_axis=axis, mask=wrong, **SETTINGS)
+
+
 def test_one_task_a_chunk_gives_all_three(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpudeblur import dask as module
 

@@ -1,8 +1,10 @@
 """`gpudeblur.distributed`: the files of a folder, done once each by workers, some of which die."""
 
+import importlib
 import json
 import os
 import signal
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +16,7 @@ import pytest
 from test_cli import run, table, wide
 
 import gpudeblur as gd
-from gpudeblur.batch.folders import Outcome, decide, plan
+from gpudeblur.batch.folders import Outcome, decide, pictures_of, plan
 from gpudeblur.batch.journal import JOURNAL_NAME, Journal
 from gpudeblur.images.files import read_image, write_image
 from gpudeblur.images.header import read_header
@@ -103,6 +105,74 @@ def test_masks_and_relative_paths(client: Any, tmp_path: Path, monkeypatch: pyte
     source = read_image(tmp_path / "in" / "001.png").pixels
     alone = gd.deblur(source, 5, mask=mask > 0, **SETTINGS)
     assert np.array_equal(read_image(tmp_path / "out" / "001.png").pixels, alone.image)
+
+
+@pytest.mark.parametrize("kind", ["memory", "pattern", "zip", "archive in memory"])
+def test_pictures_in_stores_are_those_on_disk(client: Any, tmp_path: Path, kind: str) -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    MemoryFileSystem.store.clear()
+    folder, out = make_files(tmp_path / "in", 3), tmp_path / "out"
+    (folder / "bad.png").write_bytes(b"nonsense")
+    (folder / "notes.txt").write_text("notes")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder) + "/", "/photos/", recursive=True)
+    memory.put(str(folder / "000.png"), "/photos/inner/")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    memory.put(str(tmp_path / "photos.zip"), "/photos.zip")
+    url, first, left_out = {
+        "memory": ("memory://photos", "memory://photos/000.png", {"folder (--recursive takes it)", ".txt"}),
+        "pattern": ("memory://photos/*.png", "memory://photos/000.png", set()),
+        "zip": (f"zip://::{tmp_path}/photos.zip", f"zip://000.png::{tmp_path}/photos.zip", {".txt"}),
+        "archive in memory": ("zip://*.png::memory://photos.zip", "zip://000.png::memory://photos.zip", set()),
+    }[kind]
+    rows = {row.source: row for row in module.deblur_files(url, out, 5, client=client, **SETTINGS)}
+    assert Counter(row.status for row in rows.values() if not row.reason) == {"written": 3, "failed": 1}
+    assert {row.reason for row in rows.values() if row.reason} == left_out
+    assert rows[first].status == "written"
+    assert "must be an image" in rows[first.replace("000", "bad")].error
+    check_results(folder, out)
+    again = [row.status for row in module.deblur_files(url, out, 5, client=client, **SETTINGS)]
+    assert Counter(again)["skipped"] == 3
+    assert next(module.deblur_files(first, out, 5, client=client, **SETTINGS)).status == "skipped"
+
+
+def test_places_in_stores_and_what_is_not_there(tmp_path: Path) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    MemoryFileSystem.store.clear()
+    for name in ("a/x.png", "a/b/y.png", "a/.hidden/z.png"):
+        MemoryFileSystem().pipe_file(f"/{name}", b"x")
+
+    def places(url: str, recursive: bool = False) -> list[str]:
+        return [place.as_posix() for _, place in pictures_of([url], recursive=recursive)[0]]
+
+    assert places("memory://a") == ["x.png"]
+    assert places("memory://a/", recursive=True) == ["b/y.png", "x.png"]
+    assert places("memory://a/*/*.png") == ["b/y.png"]
+    assert places("memory://a/b/y.png") == ["y.png"]
+    with pytest.raises(FileNotFoundError, match=r"memory://b\*.png names no file"):
+        places("memory://b*.png")
+    with pytest.raises(ValueError, match="nowhere://x must begin with a protocol of fsspec"):
+        places("nowhere://x")
+    (tmp_path / "bad.zip").write_bytes(b"nonsense")
+    with pytest.raises(OSError, match=r"zip://\*.png::.*bad.zip cannot be read"):
+        places(f"zip://*.png::{tmp_path}/bad.zip")
+    with pytest.raises(ValueError, match=r"name its pictures, zip://\*.png::.*bad.zip"):
+        pictures_of([tmp_path / "bad.zip"])
+
+
+def test_a_protocol_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = importlib.import_module("fsspec.registry")
+
+    s3 = {"class": "no_s3fs.S3FileSystem", "err": "Install s3fs to access S3"}
+    monkeypatch.setitem(registry.known_implementations, "s3", s3)
+    monkeypatch.delitem(registry._registry, "s3", raising=False)
+    with pytest.raises(ImportError, match="s3://bucket/x needs another package here and on all workers: Install s3fs"):
+        pictures_of(["s3://bucket/x"])
 
 
 def test_groups_are_of_equal_shape(tmp_path: Path) -> None:

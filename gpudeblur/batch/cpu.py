@@ -14,7 +14,7 @@ from ..blind.info import Info
 from ..blind.restore import RestoreResult, restore_silently
 from ..nonblind.deconvolve import deconvolve
 from ..numerics.progress import Stopped
-from .gpu import split_info
+from .gpu import BATCH_TIMEOUT, split_info
 from .masks import join_masks, mask_kind, mask_like
 from .pipeline import BatchResult, NoThreadError, Pipeline, Task
 
@@ -87,11 +87,22 @@ class CpuExecutor:
                 return
             with pipeline.changed:
                 self._idle -= 1
+                if self._batch_size:
+                    self._wait_for_stack(self._max_stack(first.image))
                 tasks = self._take_stack(first)
             results = self._deblur(tasks)
             for result in results:
                 pipeline.finish(result)
             del first, tasks, results  # no array is kept while waiting for the next task
+
+    def _wait_for_stack(self, count: int) -> None:
+        """Wait for as many tasks, the first one is taken, while more are read: as the GPU's executor does."""
+        pipeline = self._pipeline
+        while len(self._tasks) + 1 < count and not (pipeline.ended or pipeline.full or pipeline.stopping):
+            seconds = pipeline.last_read + BATCH_TIMEOUT - time.monotonic()
+            if seconds <= 0:
+                return
+            pipeline.changed.wait(seconds)
 
     def _max_stack(self, image: Any) -> int:
         """Images like this one that are computed together, at most: 1 if each has a kernel size by itself."""

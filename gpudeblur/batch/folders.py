@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..images.files import (
     write_image,
     write_kernel,
 )
+from ..images.stored_file import StoredFile, full_name, stored_files
 from .iterator import BatchResult, deblur_batch, deconvolve_batch
 from .journal import JOURNAL_NAME, Journal, file_state
 from .messages import in_options
@@ -64,7 +65,7 @@ class Outcome:
 class FileTask:
     """A file to read, those to write, and the file of its mask."""
 
-    source: Path
+    source: Path | StoredFile
     output: Path
     kernel: Path | None
     comparison: Path | None = None
@@ -103,7 +104,7 @@ class Plan:
 
 
 def plan(
-    sources: Iterable[Path],
+    sources: Iterable[Path | str],
     out: Path,
     *,
     kernels: Path | None = None,
@@ -116,8 +117,8 @@ def plan(
 
     Parameters
     ----------
-    sources : image files, and folders. The images of a folder are taken in order of name; hidden files, and folders
-        that are links, are left out.
+    sources : image files, and folders, also by URLs, as str, which fsspec opens (`stored_files`). The images of a
+        folder are taken in order of name; hidden files, and folders that are links, are left out.
     out, kernels, comparisons : folders for the images and, if wanted, for the kernels (NAME.npy) and for pictures of
         each image beside its result (NAME_compare.png).
     recursive : whether to take folders within folders.
@@ -145,23 +146,33 @@ def plan(
 
 
 def pictures_of(
-    sources: Iterable[Path], *, recursive: bool = False, excluded: Iterable[Path] = ()
-) -> tuple[list[tuple[Path, Path]], list[Outcome]]:
+    sources: Iterable[Path | str], *, recursive: bool = False, excluded: Iterable[Path] = ()
+) -> tuple[list[tuple[Path | StoredFile, Path]], list[Outcome]]:
     """(file, its place within the folder that was named) of all images, and the outcomes of all else in the folders.
 
     Parameters and errors as in `plan`; `excluded` folders are passed over.
     """
-    files: list[tuple[Path, Path]] = []
+    files: list[tuple[Path | StoredFile, Path]] = []
     outcomes: list[Outcome] = []
     for source in sources:
-        if source.is_dir():
+        if isinstance(source, str):
+            for file, place, is_folder in stored_files(source, recursive=recursive):
+                reason = _why_not_stored(place, is_folder, recursive)
+                if reason:
+                    outcomes.append(Outcome(str(file), "", None, "left out", reason=reason))
+                elif not is_folder:
+                    files.append((file, Path(place)))
+        elif source.is_dir():
             folder = Folder.read(source, recursive, set(excluded))
-            files += [(file, file.relative_to(source)) for file in folder.images]
+            files.extend((file, file.relative_to(source)) for file in folder.images)
             outcomes += folder.outcomes
         elif not source.exists():
             raise FileNotFoundError(f"{source} does not exist; name files or folders")
         elif source.suffix.lower() not in READ_SUFFIXES:
-            raise ValueError(f"{source} must end in {', '.join(READ_SUFFIXES)}; convert it, or leave it out")
+            way_out = "convert it, or leave it out"
+            if source.suffix.lower() in (".zip", ".tar"):
+                way_out = f"name its pictures, {source.suffix[1:].lower()}://*.png::{source}"
+            raise ValueError(f"{source} must end in {', '.join(READ_SUFFIXES)}; {way_out}")
         else:
             files.append((source, Path(source.name)))
     if not files and all(outcome.status == "left out" for outcome in outcomes):
@@ -180,7 +191,7 @@ def _with_masks(tasks: list[FileTask], places: list[Path], folder: Path) -> list
         files = masks.get(place.with_suffix(""), [])
         if len(files) > 1:
             raise ValueError(f"--mask must have one file for {task.source}, got {files[0]} and {files[1]}; remove one")
-        if files and files[0].resolve() == task.source.resolve():
+        if files and files[0].resolve() == _real_name(task.source):
             raise ValueError(f"--mask must be a folder of masks, got that of the picture {task.source}; name another")
         result.append(replace(task, mask=files[0] if files else None))
     if result and all(task.mask is None for task in result):
@@ -255,6 +266,15 @@ def _why_no_folder(path: Path, recursive: bool) -> str:
     return "link to a folder (name it to take it)" if os.path.islink(path) else ""
 
 
+def _why_not_stored(place: PurePath, is_folder: bool, recursive: bool) -> str:
+    """Why a file or folder in a store is left out; "" if it is not."""
+    if any(part.startswith(".") for part in place.parts):
+        return "hidden"
+    if is_folder:
+        return "" if recursive else "folder (--recursive takes it)"
+    return "" if place.suffix.lower() in READ_SUFFIXES else place.suffix.lower() or "without suffix"
+
+
 def _why_no_image(path: Path) -> str:
     """Why a file of a folder is left out; "" if it is not."""
     if path.name.startswith("."):
@@ -266,8 +286,8 @@ def _why_no_image(path: Path) -> str:
 
 
 def _check_outputs(tasks: list[FileTask]) -> None:
-    sources = {_name_on_disk(os.path.realpath(task.source)) for task in tasks}  # which takes links in a loop
-    source_of: dict[str, Path] = {}
+    sources = {_name_on_disk(_real_name(task.source)) for task in tasks}
+    source_of: dict[str, Path | StoredFile] = {}
     for task in tasks:
         for output in task.outputs:
             name = _name_on_disk(output.resolve())
@@ -275,7 +295,7 @@ def _check_outputs(tasks: list[FileTask]) -> None:
                 raise ValueError(
                     f"output file {output} is an input; choose another folder, so that the photographs are kept"
                 )
-            if name in source_of and os.path.abspath(source_of[name]) == os.path.abspath(task.source):
+            if name in source_of and full_name(source_of[name]) == full_name(task.source):
                 raise ValueError(f"{task.source} must be named once, got it twice; leave one out")
             if name in source_of:
                 raise ValueError(
@@ -283,6 +303,11 @@ def _check_outputs(tasks: list[FileTask]) -> None:
                     f"{task.source}; rename one, or run them into different folders"
                 )
             source_of[name] = task.source
+
+
+def _real_name(source: Path | StoredFile) -> Path:
+    """Without links; `realpath` takes those in a loop."""
+    return Path(source.url if isinstance(source, StoredFile) else os.path.realpath(source))
 
 
 def _name_on_disk(path: Path | str) -> str:
@@ -393,7 +418,9 @@ def deblur_files(
                 for folder in {file.parent for file in task.outputs}:
                     folder.mkdir(parents=True, exist_ok=True)
                 alpha, pixels = photo.alpha is not None, photo.pixels
-                facts: dict[str, Any] = {"dtype": pixels.dtype, "sides": pixels.shape[:2], "source": task.source}
+                facts: dict[str, Any] = {"dtype": pixels.dtype, "sides": pixels.shape[:2]}
+                if isinstance(task.source, Path):
+                    facts["source"] = task.source
                 check_output(task.output, alpha=alpha, bits=bits, **facts)
                 if task.kernel is not None:
                     check_output(task.kernel, suffixes=KERNEL_SUFFIXES)
@@ -421,7 +448,7 @@ def deblur_files(
 
     def line_fields(task: FileTask, state: dict[str, Any]) -> dict[str, Any]:
         kernel = None if task.kernel is None else os.path.abspath(task.kernel)
-        return {"source": os.path.abspath(task.source), **state, "kernel": kernel, **run_fields}
+        return {"source": full_name(task.source), **state, "kernel": kernel, **run_fields}
 
     def write(
         decision: Decision,

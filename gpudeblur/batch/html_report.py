@@ -23,6 +23,7 @@ from ..images.files import check_output, read_image, read_kernel
 from ..images.kernel_field import show_kernels
 from ..images.output import whole_file
 from ..images.pages import data_uri, style
+from ..images.stored_file import stored_file
 from ..images.white import assess_white
 from .folders import FIGURES, Outcome
 from .journal import JOURNAL_NAME, read_lines
@@ -291,6 +292,8 @@ def _card(row: Row, figures: Sequence[Figure], root: str, folder: Path, room: fl
 
 
 def _link(path: str, folder: Path) -> str:
+    if "://" in path:  # no address for a browser
+        return ""
     try:
         return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
     except ValueError:  # on another drive of Windows
@@ -309,7 +312,7 @@ def _pictures(row: Row, room: float) -> tuple[dict[str, Any], list[str]]:
                 notes.append(f"The {what} cannot be shown: {error}")
             return None
 
-    before = read("picture", row.before, lambda path: read_image(path).pixels)
+    before = read("picture", row.before, lambda path: read_image(stored_file(path) if "://" in path else path).pixels)
     after = read("result", row.after, lambda path: read_image(path).pixels)
     kernel = None
     if row.kernel and os.path.exists(row.kernel):

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from ..images.stored_file import StoredFile
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -45,10 +47,12 @@ def fingerprint(version: str, options: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_state(path: Path | None) -> list[int] | None:
+def file_state(path: Path | StoredFile | None) -> list[Any] | None:
     """Size in bytes and time of change in nanoseconds: a file of another state has other contents."""
     if path is None:
         return None
+    if isinstance(path, StoredFile):
+        return path.state()
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 

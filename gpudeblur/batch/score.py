@@ -14,6 +14,7 @@ import numpy as np
 
 from ..images.files import read_image
 from ..images.planes import luminance, to_planes
+from ..images.stored_file import StoredFile
 from ..images.white import assess_white
 from ..numerics.resample import resample, scaled_shape
 from ..priors.learned import DiscriminativePrior
@@ -69,7 +70,7 @@ def blur_probabilities(pixels: np.ndarray, *, white: Any = None) -> Iterator[tup
         reduction *= REDUCTION_STEP
 
 
-def blur_probability(path: Path, *, white: Any = None) -> float:
+def blur_probability(path: Path | StoredFile, *, white: Any = None) -> float:
     """The probability that the picture of a file is blurred.
 
     Raises
@@ -90,7 +91,7 @@ def blur_of(pixels: np.ndarray, threshold: float) -> tuple[float, float | None]:
     return blurred, next(sharp, None)
 
 
-def score_picture(path: Path, threshold: float) -> Score:
+def score_picture(path: Path | StoredFile, threshold: float) -> Score:
     """The row of a file; an error of the file is its row, too.
 
     Raises

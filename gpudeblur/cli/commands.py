@@ -107,8 +107,12 @@ app.command()(restore)
 def batch(
     context: typer.Context,
     sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="IN...", help="Pictures of the formats that deblur reads, and folders of them."),
+        list[str],
+        typer.Argument(
+            metavar="IN...",
+            help="Pictures of the formats that deblur reads, and folders of them; also URLs (s3://, zip://*.png::FILE) "
+            "with the extra dask.",
+        ),
     ],
     out: Annotated[
         Path,
@@ -210,6 +214,7 @@ def batch(
     from ..batch.folders import deblur_files, decide, plan
     from ..batch.journal import Journal, fingerprint
     from ..batch.report import REPORT_SUFFIXES, left_out_text
+    from ..images.stored_file import as_source
 
     print_any_name()
     if report is not None:
@@ -226,7 +231,13 @@ def batch(
     check_encoding(bits, quality, suffix)
     masks = None if mask is None or mask.lower() == "nan" or not Path(mask).is_dir() else Path(mask)
     picture_plan = plan(
-        sources, out, kernels=kernels_out, comparisons=compare, recursive=recursive, suffix=suffix, masks=masks
+        map(as_source, sources),
+        out,
+        kernels=kernels_out,
+        comparisons=compare,
+        recursive=recursive,
+        suffix=suffix,
+        masks=masks,
     )
     picture_plan = picture_plan.shard(number, count)
     size, blend, where = parse_kernel_size(kernel_size), parse_strength(strength), parse_region(region)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .metadata import NO_METADATA, Metadata
+from .stored_file import StoredFile
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class BoundedFile(io.BufferedReader):
 
 
 @contextmanager
-def decoding(path: Path) -> Iterator[None]:
+def decoding(path: Path | StoredFile) -> Iterator[None]:
     """Turn all errors of a decoder into one that names the file. Decoders meet nonsense with errors of any type."""
     try:
         yield
@@ -61,11 +62,11 @@ def decoding(path: Path) -> Iterator[None]:
         raise ImageError(damaged(path, str(why) or type(why).__name__)) from why
 
 
-def damaged(path: Path, why: object) -> str:
+def damaged(path: Path | StoredFile, why: object) -> str:
     return f"{path} is damaged or truncated and cannot be read ({why}); get a fresh copy"
 
 
-def check_page(path: Path, page: int | None, count: int) -> None:
+def check_page(path: Path | StoredFile, page: int | None, count: int) -> None:
     """Raise unless `page` is a number of a page of a file, or the file has a single one."""
     if page is None and count > 1:
         raise ImageError(
@@ -76,7 +77,7 @@ def check_page(path: Path, page: int | None, count: int) -> None:
         raise ImageError(f"page must be 0 to {count - 1} for {path}, got {page}; the first is 0")
 
 
-def check_size(path: Path, width: int, height: int) -> None:
+def check_size(path: Path | StoredFile, width: int, height: int) -> None:
     """Raise if an image has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, before it is decoded."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:

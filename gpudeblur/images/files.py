@@ -37,6 +37,7 @@ from .output import (
     write_whole,
 )
 from .planes import from_planes, to_planes
+from .stored_file import StoredFile
 
 _END_OF_IHDR = 33  # bytes from the beginning of a PNG file
 # Of the formats that are read and not written: a PNG file holds all that they do, but for those of more than 16 bits.
@@ -79,7 +80,7 @@ class ImageFile:
     metadata: Metadata = NO_METADATA
 
 
-def read_image(path: str | os.PathLike[str], *, page: int | None = None) -> ImageFile:
+def read_image(path: str | os.PathLike[str] | StoredFile, *, page: int | None = None) -> ImageFile:
     """Read an image, whose format is recognized by content, not by name (but for camera raw files).
 
     PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 and AVIF (where Pillow has it); HEIC, camera raw files and FITS need the
@@ -103,11 +104,12 @@ def read_image(path: str | os.PathLike[str], *, page: int | None = None) -> Imag
         other than gray, RGB, and CMYK with a profile, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (it may be a
         decompression bomb); or an extra is not installed.
     """
-    path = Path(path)
-    _check_regular(path)
+    if not isinstance(path, StoredFile):
+        path = Path(path)
+        _check_regular(path)
     if page is not None and (as_integer(page) is None or page < 0):
         raise ValueError(f"page must be an integer from 0, or None, got {page!r}")
-    with BoundedFile(path) as file:
+    with io.BytesIO(path.read_bytes()) if isinstance(path, StoredFile) else BoundedFile(path) as file:
         head = file.read(32)
         file.seek(0)
         if not head:

@@ -14,10 +14,11 @@ from PIL import Image
 from .decoding import Decoded, ImageError, check_page, check_size, decoding, fill_range
 from .metadata import Metadata, exif_of_bytes, exif_of_tiff, metadata_of_pillow, upright_xmp
 from .profiles import cmyk_to_srgb
+from .stored_file import StoredFile
 from .tiff import MAGIC as TIFF_MAGIC
 from .tiff import read_tiff
 
-Reader = Callable[[Path, BinaryIO, int | None], Decoded]
+Reader = Callable[[Path | StoredFile, BinaryIO, int | None], Decoded]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Format:
     read: Reader
 
 
-def find_format(path: Path, head: bytes) -> Format:
+def find_format(path: Path | StoredFile, head: bytes) -> Format:
     """The format of a file by its first 32 bytes, not by its name; but for camera raw files, of which most are TIFF.
 
     Raises
@@ -59,7 +60,7 @@ def _brand(*brands: bytes) -> Callable[[bytes], bool]:
 def _with_pillow(name: str, deep: Callable[[bytes], tuple[int, str]] | None = None) -> Reader:
     """A reader by Pillow. `deep` finds the depth of a channel, and imagecodecs' decoder for more than 8 bits of it."""
 
-    def read(path: Path, file: BinaryIO, page: int | None) -> Decoded:
+    def read(path: Path | StoredFile, file: BinaryIO, page: int | None) -> Decoded:
         with decoding(path):
             Image.init()
             if name not in Image.OPEN:
@@ -89,7 +90,9 @@ def _whole(file: BinaryIO) -> bytes:
     return file.read()
 
 
-def _deep(path: Path, file: BinaryIO, image: Image.Image, depth: int, codec: str) -> tuple[np.ndarray, bool]:
+def _deep(
+    path: Path | StoredFile, file: BinaryIO, image: Image.Image, depth: int, codec: str
+) -> tuple[np.ndarray, bool]:
     """All bits of an image, of which Pillow reads 8, and whether it has alpha."""
     import imagecodecs
 
@@ -100,7 +103,7 @@ def _deep(path: Path, file: BinaryIO, image: Image.Image, depth: int, codec: str
     return fill_range(pixels, depth), channels in (2, 4)
 
 
-def _gray_or_rgb(path: Path, image: Image.Image, metadata: Metadata) -> tuple[np.ndarray, bool, Metadata]:
+def _gray_or_rgb(path: Path | StoredFile, image: Image.Image, metadata: Metadata) -> tuple[np.ndarray, bool, Metadata]:
     """Pixels, whether they have alpha, and the metadata; palettes, transparent colors and CMYK are converted."""
     if image.mode == "CMYK" and metadata.icc is not None:
         image, icc = cmyk_to_srgb(image, metadata.icc)
@@ -136,7 +139,7 @@ def _avif_depth(data: bytes) -> tuple[int, str]:
     return (12 if flags & 32 else 10) if flags & 64 else 8, "avif"
 
 
-def _optional(module: str, extra: str, path: Path) -> Any:
+def _optional(module: str, extra: str, path: Path | StoredFile) -> Any:
     """A module of an optional package; an error that says how to install it."""
     try:
         return importlib.import_module(module)
@@ -146,7 +149,7 @@ def _optional(module: str, extra: str, path: Path) -> Any:
         ) from why
 
 
-def _read_heif(path: Path, file: BinaryIO, page: int | None) -> Decoded:
+def _read_heif(path: Path | StoredFile, file: BinaryIO, page: int | None) -> Decoded:
     """The primary image of a HEIF file, which libheif turns upright."""
     heif = _optional("pillow_heif", "heif", path)
     with decoding(path):
@@ -160,7 +163,7 @@ def _read_heif(path: Path, file: BinaryIO, page: int | None) -> Decoded:
     return Decoded(pixels, channels in (2, 4), metadata=metadata)
 
 
-def _read_raw(path: Path, file: BinaryIO, page: int | None) -> Decoded:
+def _read_raw(path: Path | StoredFile, file: BinaryIO, page: int | None) -> Decoded:
     """A camera's raw file, developed by LibRaw: sRGB with its tone curve, the camera's white balance, 16 bits.
 
     Without automatic brightness, so that pictures of a series agree. LibRaw turns it upright.
@@ -182,7 +185,7 @@ def _read_raw(path: Path, file: BinaryIO, page: int | None) -> Decoded:
     return Decoded(pixels, metadata=Metadata(exif=exif))
 
 
-def _read_fits(path: Path, file: BinaryIO, page: int | None) -> Decoded:
+def _read_fits(path: Path | StoredFile, file: BinaryIO, page: int | None) -> Decoded:
     """The first image of a FITS file, (H, W) or three planes (3, H, W); row 0 is the first one stored."""
     fits = _optional("astropy.io.fits", "fits", path)
     with decoding(path), fits.open(file, memmap=False) as parts:

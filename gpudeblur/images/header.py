@@ -13,6 +13,7 @@ from PIL import Image
 from .decoding import BoundedFile
 from .formats import find_format
 from .metadata import ORIENTATION, as_orientation
+from .stored_file import StoredFile
 
 # Of the formats that Pillow reads, its name for each.
 _PLUGINS = {
@@ -28,16 +29,16 @@ class Header(NamedTuple):
     dtype: str
 
 
-def read_header(path: Path) -> Header | None:
+def read_header(path: Path | StoredFile) -> Header | None:
     """What `read_image` will return of a file, as far as its header says so.
 
     None of a file that cannot be read, whose error is that of `read_image`, and of HEIC, camera raw and FITS files.
     More than 8 bits of JPEG 2000 and AVIF are not seen.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe may never end
+        if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe may never end
             return None
-        with BoundedFile(path) as file:
+        with path.open() if isinstance(path, StoredFile) else BoundedFile(path) as file:
             head = file.read(32)
             file.seek(0)
             name = find_format(path, head).name

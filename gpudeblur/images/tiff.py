@@ -21,6 +21,7 @@ from .decoding import Decoded, ImageError, check_page, check_size, damaged, deco
 from .metadata import metadata_of_tiff
 from .planes import from_planes, to_planes
 from .profiles import cmyk_to_srgb
+from .stored_file import StoredFile
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_DIRECTORIES = 4096
@@ -35,7 +36,7 @@ _STREAMS = {
 }
 
 
-def read_tiff(path: Path, file: BinaryIO, page: int | None = None) -> Decoded:
+def read_tiff(path: Path | StoredFile, file: BinaryIO, page: int | None = None) -> Decoded:
     """The picture of a TIFF file: the only one but for thumbnails, or that of a number, from 0.
 
     Raises
@@ -61,7 +62,7 @@ def read_tiff(path: Path, file: BinaryIO, page: int | None = None) -> Decoded:
     return Decoded(pixels, has_alpha, orientation, metadata)
 
 
-def _pictures(path: Path, file: BinaryIO) -> tuple[list[int], int]:
+def _pictures(path: Path | StoredFile, file: BinaryIO) -> tuple[list[int], int]:
     """The numbers of the directories that are not thumbnails (bit 0 of NewSubfileType), and how many there are."""
     head = file.read(16)
     order, is_big = ("<" if head[:2] == b"II" else ">"), head[2:4] in (b"+\0", b"\0+")
@@ -93,7 +94,7 @@ def _pictures(path: Path, file: BinaryIO) -> tuple[list[int], int]:
     return pictures, len(seen)
 
 
-def _check_layout(path: Path, tiff: Any, page: Any, count: int) -> None:
+def _check_layout(path: Path | StoredFile, tiff: Any, page: Any, count: int) -> None:
     """Raise unless a directory holds one gray, RGB or CMYK picture, perhaps with alpha, of a size that is allowed."""
     sides = [(int(page.imagewidth), int(page.imagelength)), (int(page.tilewidth), int(page.tilelength))]
     for width, height in sides:  # a tile may be larger than the image, and is decoded as a whole
@@ -142,7 +143,7 @@ def _color_count(page: Any) -> int | None:
     return 4 if is_cmyk and page.tags.valueof(34675) else None
 
 
-def _check_segments(path: Path, file: BinaryIO, page: Any) -> None:
+def _check_segments(path: Path | StoredFile, file: BinaryIO, page: Any) -> None:
     """Raise unless every strip or tile is in the file, and none is decoded to more than its size."""
     expected, offsets, counts = math.prod(page.chunked), page.dataoffsets, page.databytecounts
     if not len(offsets) == len(counts) == expected:

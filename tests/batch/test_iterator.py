@@ -664,6 +664,28 @@ def test_batch_size_and_pixels_bound_a_stack(monkeypatch: Any) -> None:
     assert calls == [(4, 24, 32), (24, 32)]
 
 
+@pytest.mark.parametrize(("timeout", "calls"), [(60.0, [(2, 24, 32), (24, 32)]), (0.001, [(24, 32)] * 3)])
+def test_a_stack_of_a_batch_size_waits_for_its_images(
+    monkeypatch: pytest.MonkeyPatch, timeout: float, calls: list[tuple[int, ...]]
+) -> None:
+    """While more are read, but not longer than the timeout."""
+    shapes, deblur = [], cpu.deblur
+
+    def spy(picture: Any, *args: Any, **kwargs: Any) -> gd.BlindResult:
+        shapes.append(picture.shape)
+        return deblur(picture, *args, **kwargs)
+
+    def read() -> Iterator[np.ndarray]:
+        for i in range(3):
+            yield picture(i)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(cpu, "deblur", spy)
+    monkeypatch.setattr(cpu, "BATCH_TIMEOUT", timeout)
+    assert all(result.error is None for result in quick(read(), workers=1, batch_size=2))
+    assert shapes == calls
+
+
 # ---- masks
 
 
