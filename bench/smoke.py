@@ -39,7 +39,7 @@ from .device import Cpu, Cuda
 from .gpu_report import rows
 
 FAST = gd.TwoStepOptions(starts=("wide",))
-METHODS = ("tv", "sparse", "hyper-laplacian", "l0", "wiener", "richardson-lucy", "ringing-suppressed", "epll")
+METHODS = ("tv", "sparse", "hyper-laplacian", "l0", "wiener", "richardson-lucy", "ringing-suppressed", "epll", "pnp")
 DEFAULT = (255, 255), 25  # shape, kernel size
 LEAK = 64 << 20  # bytes: what the driver keeps may differ by less
 Row = dict[str, Any]

@@ -287,7 +287,9 @@ def deconvolve(
     spatial = [i for i in range(rank) if axis is None or i != rank + axis]
     sides = kernel_sides(kernel)
     if isinstance(depth, str) and depth == "auto":
-        depth = -(-max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides)) // ALIGNMENT) * ALIGNMENT
+        depth = max(MIN_OVERLAP, OVERLAP_KERNELS * max(sides))
+        if spec.network:
+            depth = -(-depth // ALIGNMENT) * ALIGNMENT
     else:
         depth = checks.check_count("depth", depth, minimum=max(sides), way_out='"auto" is five kernel sides')
     if axis is not None:

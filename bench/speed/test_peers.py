@@ -23,7 +23,7 @@ from gpudeblur.numerics.arrays import fft_module
 from gpudeblur.numerics.boundary import pad_liu_jia
 from gpudeblur.synthesis import trajectory_kernel
 
-METHODS = ("tv", "sparse", "hyper-laplacian", "wiener", "richardson-lucy", "epll")
+METHODS = ("tv", "sparse", "hyper-laplacian", "wiener", "richardson-lucy", "epll", "pnp")
 # Of known kernels. Their work is less: periodic borders, and a number of iterations or a weight that a user must know.
 PEERS = {
     "peer richardson_lucy, 30 iterations": lambda library, *x: library.richardson_lucy(*x, num_iter=30, clip=False),

@@ -17,16 +17,16 @@ kernel = synthesis.trajectory_kernel(15, rng=4)
 blurred = synthesis.blur(sharp, kernel, noise_sigma=0.01, rng=0)
 reference = sharp[7:-7, 7:-7]  # `blur` leaves out the pixels that depend on what is beyond the border
 
-methods = ("tv", "sparse", "hyper-laplacian", "epll", "l0", "ringing-suppressed", "wiener", "richardson-lucy")
+methods = ("tv", "sparse", "hyper-laplacian", "epll", "pnp", "l0", "ringing-suppressed", "wiener", "richardson-lucy")
 restored = {method: gd.deconvolve(blurred, kernel, method=method) for method in methods}
 
 # %%
-# No boundary condition is assumed: the true scene goes on beyond the image, and nothing rings at the borders. At this
-# noise "epll", which has learned what patches of photographs are like, is the best and the slowest; "sparse" is the
-# best on images without noise, and "l0" on drawings and text.
+# No boundary condition is assumed: the true scene goes on beyond the image, and nothing rings at the borders. "pnp", a
+# neural network that removes noise, needs PyTorch and is the slowest; "epll" has learned what patches of photographs are
+# like; "sparse" is the best of the others on images without noise, and "l0" on drawings and text.
 
 pictures = {"blurred": blurred} | restored
-fig, axes = plt.subplots(3, 3, figsize=(9, 9.6), layout="constrained")
+fig, axes = plt.subplots(2, 5, figsize=(15, 6.6), layout="constrained")
 for ax, (name, picture) in zip(axes.flat, pictures.items(), strict=True):
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     ax.set_title(f"{name}: {metrics.psnr(picture, reference):.1f} dB")

@@ -17,7 +17,7 @@ from .specs import METHOD_SPECS, METHODS, color_option
 
 OVERLAP_KERNELS = 5  # overlap in kernel sides; with three, the differences at the cuts are three times as large
 MIN_OVERLAP = 64  # pixels
-ALIGNMENT = 8  # pixels; tiles begin at multiples, as networks reduce images by up to 8
+ALIGNMENT = 8  # pixels; for a network, which reduces images by up to 8, tiles begin at multiples
 HOST_MEMORY = 1 << 30  # bytes for a tile on the host; on a GPU it may take half of the free memory
 WEIGHT_SAMPLES = 9  # tiles in which the noise is measured
 MIN_VALID = 0.5  # fraction of such a tile
@@ -84,7 +84,10 @@ def tiled(
     cuts = [[*_cuts(n, tile)] for n in blurred.shape[-2:]]
     ramps = [_ramp(axis_cuts, overlap) for axis_cuts in cuts]
     tiles = [*itertools.product(*cuts)]
-    windows = [tuple(_grown(cut, overlap, n) for cut, n in zip(t, blurred.shape[-2:], strict=True)) for t in tiles]
+    alignment = ALIGNMENT if spec.network else 1
+    windows = [
+        tuple(_grown(cut, overlap, n, alignment) for cut, n in zip(t, blurred.shape[-2:], strict=True)) for t in tiles
+    ]
 
     def crop_to_device(array: Array, window: Any) -> Array:
         return move(xp_in.ascontiguousarray(array[(..., *window)]), xp)
@@ -143,8 +146,8 @@ def _ramp(cuts: list[slice], overlap: int) -> int:
     return min(overlap, *(cut.stop - cut.start for cut in cuts)) // 2 if len(cuts) > 1 else 0
 
 
-def _grown(cut: slice, overlap: int, n: int) -> slice:
-    return slice(max(0, cut.start - overlap) // ALIGNMENT * ALIGNMENT, min(n, cut.stop + overlap))
+def _grown(cut: slice, overlap: int, n: int, alignment: int) -> slice:
+    return slice(max(0, cut.start - overlap) // alignment * alignment, min(n, cut.stop + overlap))
 
 
 def _fade(cut: slice, grown: slice, ramp: int, n: int) -> np.ndarray:

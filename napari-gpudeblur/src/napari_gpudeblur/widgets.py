@@ -21,7 +21,9 @@ from .layers import channel_axis, doubt, kernel_properties, pixels, properties, 
 from .thread import Callback, add_cancel_and_status, run
 
 PresetName = Literal["fast", "standard", "best"]
-MethodName = Literal["tv", "sparse", "hyper-laplacian", "epll", "l0", "ringing-suppressed", "wiener", "richardson-lucy"]
+MethodName = Literal[
+    "tv", "sparse", "hyper-laplacian", "epll", "pnp", "l0", "ringing-suppressed", "wiener", "richardson-lucy"
+]
 LINEAR, PHOTOGRAPH = ("1: linear light, as of a sensor", 1.0), ("2.2: a photograph in a file", 2.2)
 
 
@@ -113,7 +115,7 @@ def deconvolve_widget() -> FunctionGui:
             {"nullable": True, "filter": "Kernels (*.npy *.npz *.tif *.tiff *.png)", "tooltip": "Instead of a layer"},
         ] = None,
         method: Annotated[
-            MethodName, {"tooltip": "tv: good under noise; sparse: best without; epll: best under noise, and slow"}
+            MethodName, {"tooltip": "tv: good under noise; sparse: better without; pnp: best, slow, needs PyTorch"}
         ] = "tv",
         gamma: Annotated[
             Any,
