@@ -1,11 +1,15 @@
 """Contact sheets of real photographs, which have no true picture: to be looked at.
 
     python -m bench figures sheets --data DATA [--folders real,text] [--kernel-size N]
+    python -m bench figures methods --data DATA [--kernel-size N]
 
-For each picture of DATA/real and DATA/text a row: the blurred picture and the result (both around the place with most
-texture, pixel for pixel), and the kernel, enlarged; above it the file, the kernel's size and the confidence. Pictures
-over 800 px are cropped to their middle first. Writes results/sheet_real.jpg, sheet_text.jpg, sheet_text_2.jpg ..., and
-removes older ones of the folders that it draws.
+sheets: for each picture of DATA/real and DATA/text a row: the blurred picture and the result (both around the place
+with most texture, pixel for pixel), and the kernel, enlarged; above it the file, the kernel's size and the confidence.
+Pictures over 800 px are cropped to their middle first. Writes results/sheet_real.jpg, sheet_text.jpg, sheet_text_2.jpg
+..., and removes older ones of the folders that it draws.
+
+methods: eight of these pictures, spread evenly, each restored with its estimated kernel by "sparse", "epll" and "pnp",
+beside the blurred one: results/methods.jpg.
 """
 
 from __future__ import annotations
@@ -26,10 +30,15 @@ LARGEST = 800  # px a side of what is deblurred, to bound the time
 CROP = 200  # px a side of what is shown
 GAP, TITLE = 6, 16  # px between pictures, and for a line of words
 ROWS = 6  # a sheet
+METHODS, PICTURES = ("sparse", "epll", "pnp"), 8  # of "methods"
 QUALITY = 80  # of JPEG
 
 # Titles and pictures from left to right; None leaves a place free.
 SheetRow = tuple[Sequence[str], Sequence[Image.Image | None]]
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
 
 
 def busiest(picture: np.ndarray, crop: int = CROP) -> tuple[slice, ...]:
@@ -41,12 +50,27 @@ def busiest(picture: np.ndarray, crop: int = CROP) -> tuple[slice, ...]:
     return tuple(slice(start, start + crop) for start in starts)
 
 
-def show(path: Path, kernel_size: int | None) -> SheetRow:
-    """Deblur one file: title; blurred, sharp, and the kernel with its peak white and whole numbers of pixels."""
+def middle(path: Path) -> np.ndarray:
+    """RGB bytes, at most `LARGEST` a side."""
     with Image.open(path) as image:
         picture = np.asarray(image.convert("RGB"))
     top, left = (max(0, (side - LARGEST) // 2) for side in picture.shape[:2])
-    picture = picture[top : top + LARGEST, left : left + LARGEST]
+    return picture[top : top + LARGEST, left : left + LARGEST]
+
+
+def show_methods(path: Path, kernel_size: int | None) -> SheetRow:
+    """Restore one file with its estimated kernel: titles; blurred, and by each of `METHODS`."""
+    picture = middle(path)
+    kernel = gpudeblur.estimate_kernel(picture, kernel_size, channel_axis=-1)
+    place = busiest(picture)
+    images = [gpudeblur.deconvolve(picture, kernel, method=name, channel_axis=-1) for name in METHODS]
+    print(path.name, flush=True)
+    return [path.name, *METHODS], [Image.fromarray(image[place]) for image in (picture, *images)]
+
+
+def show(path: Path, kernel_size: int | None) -> SheetRow:
+    """Deblur one file: title; blurred, sharp, and the kernel with its peak white and whole numbers of pixels."""
+    picture = middle(path)
     result = gpudeblur.deblur(picture, kernel_size, channel_axis=-1)
     place, (h, w) = busiest(picture), result.kernel.shape
     kernel = np.round(255 * np.clip(result.kernel / result.kernel.max(), 0, 1)).astype(np.uint8)
@@ -83,7 +107,7 @@ def enlarged(picture: np.ndarray, factor: int) -> Image.Image:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "data")
-    parser.add_argument("kind", choices=["sheets"])
+    parser.add_argument("kind", choices=["sheets", "methods"])
     parser.add_argument("--folders", default="real,text", help="of the data folder, names with commas")
     parser.add_argument("--kernel-size", type=int, help="odd; default: what the library finds")
     args = parser.parse_args(argv)
@@ -92,9 +116,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         if not (args.data / name).is_dir():
             parser.error(f"no folder {name!r} under {args.data}")
+    if args.kind == "methods":
+        paths = [path for name in names for path in pictures_of(args.data / name)]
+        chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(PICTURES, len(paths))).round().astype(int)]
+        sheet([show_methods(path, args.kernel_size) for path in chosen]).save(out / "methods.jpg", quality=QUALITY)
+        return
     for name in names:
-        paths = sorted(p for p in (args.data / name).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-        rows = [show(path, args.kernel_size) for path in paths]
+        rows = [show(path, args.kernel_size) for path in pictures_of(args.data / name)]
         for old in out.glob(f"sheet_{name}*.jpg"):
             old.unlink()
         for first in range(0, len(rows), ROWS):

@@ -426,12 +426,13 @@ def test_fit(data: Path, results: Path, sets: Sets, monkeypatch: pytest.MonkeyPa
     assert fit.worth(np.array([1, -0.4, -1])).tolist() == pytest.approx([1, -0.8, -4])
 
 
-def test_sheets(data: Path, results: Path) -> None:
+def test_sheets(data: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     results.mkdir()
     (results / "sheet_real_2.jpg").write_bytes(b"of an older run")
-    __main__.main(["figures", "sheets", "--data", str(data), "--folders", "real", "--kernel-size", "9"])
+    options = ["--data", str(data), "--folders", "real", "--kernel-size", "9"]
+    __main__.main(["figures", "sheets", *options])
     assert [path.name for path in results.iterdir()] == ["sheet_real.jpg"]
     with Image.open(results / "sheet_real.jpg") as page:
         drawn = np.asarray(page)
@@ -441,6 +442,10 @@ def test_sheets(data: Path, results: Path) -> None:
     rows, columns = figures.busiest(picture, 20)
     assert rows.start <= 31 < 40 <= rows.stop
     assert columns.start <= 7 < 15 <= columns.stop
+    monkeypatch.setattr(figures, "METHODS", ("tv", "wiener"))
+    __main__.main(["figures", "methods", *options])
+    with Image.open(results / "methods.jpg") as page:
+        assert page.size == (3 * figures.CROP + 4 * figures.GAP, figures.TITLE + figures.CROP + 2 * figures.GAP)
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ restored = {method: gd.deconvolve(blurred, kernel, method=method) for method in 
 
 # %%
 # No boundary condition is assumed: the true scene goes on beyond the image, and nothing rings at the borders. "pnp", a
-# neural network that removes noise, needs PyTorch and is the slowest; "epll" has learned what patches of photographs are
-# like; "sparse" is the best of the others on images without noise, and "l0" on drawings and text.
+# neural network that removes noise, needs PyTorch and is the slowest; "epll" has learned what patches of photographs
+# are like; "sparse" is the best of the others on images without noise, and "l0" on drawings and text.
 
 pictures = {"blurred": blurred} | restored
 fig, axes = plt.subplots(2, 5, figsize=(15, 6.6), layout="constrained")

@@ -213,6 +213,12 @@ def test_wrong_kernels_are_near_the_right_ones() -> None:
     assert float(distance.median()) < 0.5
     same = maker(batch=64, wrong=0.0)._kernels(_draw(), 20)
     torch.testing.assert_close(*same)
+    pool = make_kernels(RestorationConfig(pool=8))
+    pairs = [NoisyBatchMaker([folder("clear", (70, 90))], config, "cpu", pool, (pool[0], pool[0][::-1].copy()))
+             for config in (DenoiserConfig(estimated=share, wrong=0.0, pages=4) for share in (0.0, 1.0))]  # fmt: skip
+    torch.testing.assert_close(*pairs[0]._kernels(_draw(), 20))
+    right, taken = pairs[1]._kernels(_draw(), 20)
+    assert float((right - taken).abs().sum(dim=(1, 2)).min()) > 0.01  # the last of eight is no estimate of the first
 
 
 def _draw() -> Any:
