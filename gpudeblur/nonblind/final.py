@@ -102,7 +102,7 @@ def restore(
     An image that is valid everywhere is restored as without a mask. With a `tile`, it is the side of tiles in which an
     image is restored (`tiles.tiled`); the weight is the same in all of them.
     """
-    options: dict[str, Any] = FINALS[method] | color_option(method, blurred)
+    options: dict[str, Any] = {**FINALS[method], **color_option(method, blurred)}
     if saturated is not None and "boundary" not in options:
         options["saturated"] = saturated
     if "weight" not in options:

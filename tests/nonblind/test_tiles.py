@@ -52,14 +52,15 @@ def test_one_tile_is_the_whole(xp: Any) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 7, 100, 257])
+@pytest.mark.parametrize("alignment", [1, 8])
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 32), (50, 50), (30, 0), (300, 64)])
-def test_the_fades_add_up_to_one(n: int, tile: int, overlap: int) -> None:
+def test_the_fades_add_up_to_one(n: int, tile: int, overlap: int, alignment: int) -> None:
     total = np.zeros(n)
     cuts = [*_cuts(n, tile)]
     ramp = _ramp(cuts, overlap)
     for cut in cuts:
         assert cut.stop - cut.start <= tile
-        grown = _grown(cut, overlap, n)
+        grown = _grown(cut, overlap, n, alignment)
         fade = _fade(cut, grown, ramp, n)
         total[grown] += fade
         if ramp > 1 and grown.start > 0:
