@@ -1,12 +1,17 @@
 """Deconvolution with a known kernel: every method, boundary and noise, saturated scenes, scikit-image's filters.
 
-    python -m bench deconvolution --data DATA [--yardstick eval_levin.py] [--parts levin,noise,edges,saturated,peers]
+    python -m bench deconvolution --data DATA [--yardstick eval_levin.py] [--parts levin,noise,unlike,...]
 
 levin: the 32 pictures of Levin et al. with their true kernels, mean PSNR and SSIM; aligned and scored by the yardstick
 script itself where it is given, by `gpudeblur.metrics.scores` else (the same numbers).
 noise: 20 photographs of BSDS500 (val), valid-cropped, 8 bit, a kernel each (Levin's eight and two trajectories), with
 0, 1 and 5 % noise, no option; and fixed weights.
 edges: the same photographs, every boundary of every method: PSNR of the outer 5, 15 and 30 pixels, and of the rest.
+unlike: what no photograph of the training is like, true kernels: text pages, night scenes (linear light), drawn
+patterns and plain noise, and small faces with 1 % noise, spread evenly; the worst loss of a picture against "tv".
+misjudged: 6 of the photographs with 1 and 5 % noise, `noise_sigma` right, half and twice of it.
+estimated: kernels as `estimate_kernel` finds them: 12 photographs (0 and 1 % noise in turn), 8 portraits, 8 of Levin's;
+PSNR at the best shift, and the worst loss of a picture against "sparse".
 saturated: every third night scene (`low_light_cases`) with its true kernel, `saturation` None and "auto": PSNR of the
 whole picture, and of what is not saturated.
 peers: three photographs of 255 x 255, valid-cropped. scikit-image's Richardson-Lucy and Wiener filters get what is best
@@ -22,21 +27,35 @@ import functools
 import itertools
 import runpy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import skimage
 
-from gpudeblur import deconvolve
+from gpudeblur import deconvolve, estimate_kernel
 from gpudeblur.images.saturation import PLATEAU
 from gpudeblur.metrics import psnr, scores
 from gpudeblur.nonblind import METHODS
+from gpudeblur.nonblind.final import FINALS, restore
 from gpudeblur.nonblind.specs import METHOD_SPECS
 from gpudeblur.numerics.boundary import crop, pad_liu_jia
 from gpudeblur.synthesis import trajectory_kernel
 
-from .cases import Case, gray_picture, levin_cases, levin_kernels, low_light_cases, make_case, photographs
+from .cases import (
+    Case,
+    face_cases,
+    gray_picture,
+    levin_cases,
+    levin_kernels,
+    low_light_cases,
+    make_case,
+    photographs,
+    small_face_cases,
+    spread,
+    text_cases,
+)
 from .evaluate import Row, arguments, record, table
 
 NOISES = (0.0, 0.01, 0.05)
@@ -48,6 +67,8 @@ FIXED = {
     "hyper-laplacian, fixed weight, liu-jia": ("hyper-laplacian", FAST),
 }
 LEVIN = PLAIN | FIXED | {"hyper-laplacian 1/2": ("hyper-laplacian", {"exponent": 0.5})}
+LEARNED = ("tv", "sparse", "epll", "pnp")  # whose priors are compared, the first two not learned
+COUNTS = {"text": 10, "night": 12, "faces": 40, "misjudged": 6, "photographs": 12, "portraits": 8, "levin": 8}
 FRAMES = ("outer 5", "outer 15", "outer 30", "center")
 PEERS = {"richardson_lucy": ("num_iter", (10, 30, 100)), "wiener": ("balance", (1e-3, 1e-2, 1e-1, 1.0))}
 
@@ -80,6 +101,75 @@ def noises(data: Path, _: Path | None) -> Iterator[Row]:
         for name, (method, options) in (PLAIN | FIXED).items():
             mean = np.mean([psnr(restored(case, method, options), case.sharp) for case in cases])
             yield {"method": name, "noise": noise, "psnr": mean, "gain": mean - blurred}
+
+
+def pattern_cases(folder: Path) -> Iterator[Case]:
+    """Stripes, checks, rings and dots of 4 to 20 px, and white noise between 0 and 1; 1 % noise, 8 bit."""
+    rows, columns = np.mgrid[:192, :192]
+    radius = np.hypot(rows - 96, columns - 96)
+    pictures = {
+        "stripes": (rows + 2 * columns) // 9 % 2,
+        "checks": (rows // 12 + columns // 12) % 2,
+        "rings": 0.5 + 0.5 * np.cos(radius / 1.5),
+        "dots": np.hypot(rows % 20 - 10, columns % 20 - 10) < 4,
+        "noise": np.random.default_rng(0).random((192, 192)),
+    }
+    for (name, picture), kernel in zip(pictures.items(), levin_kernels(folder), strict=False):
+        yield make_case(name, 0.1 + 0.8 * picture, kernel, noise=0.01, quantise=True, picture=name)
+
+
+def noisy_faces(folder: Path) -> Iterator[Case]:
+    """Small faces with 1 % noise."""
+    for case in spread([*small_face_cases(folder)], COUNTS["faces"]):
+        noise = 0.01 * np.random.default_rng(0).standard_normal(case.blurred.shape)
+        yield replace(case, blurred=case.blurred + noise)
+
+
+def unlike(data: Path, _: Path | None) -> Iterator[Row]:
+    sets: dict[str, Iterator[Case]] = {
+        "text": iter(spread([*text_cases(data)], COUNTS["text"])),
+        "night": iter(spread([*low_light_cases(data)], COUNTS["night"])),
+        "patterns": pattern_cases(data),
+        "small faces, 1 %": noisy_faces(data),
+    }
+    for name, cases in sets.items():
+        rows = [
+            [psnr(deconvolve(case.blurred.astype(np.float32), case.kernel, method=m).clip(0, 1), case.sharp)
+             for m in LEARNED]
+            for case in cases
+        ]  # fmt: skip
+        for method, values in zip(LEARNED, np.transpose(rows), strict=True):
+            yield {"set": name, "method": method, "psnr": values.mean(), "worst": (values - np.array(rows)[:, 0]).min()}
+
+
+def misjudged(data: Path, _: Path | None) -> Iterator[Row]:
+    for noise in (0.01, 0.05):
+        cases = spread([*one_kernel_cases(data, noise)], COUNTS["misjudged"])
+        for method in LEARNED:
+            row: Row = {"method": method, "noise": noise}
+            for factor in (1.0, 0.5, 2.0):
+                images = [deconvolve(c.blurred, c.kernel, method=method, noise_sigma=factor * noise) for c in cases]
+                row[f"{factor:g}"] = np.mean([psnr(x, c.sharp) for x, c in zip(images, cases, strict=True)])
+            yield row
+
+
+def estimated(data: Path, _: Path | None) -> Iterator[Row]:
+    noisy = [*one_kernel_cases(data, 0.0)], [*one_kernel_cases(data, 0.01)]
+    sets = {
+        "photographs": [noisy[i % 2][j] for i, j in enumerate(spread(range(len(noisy[0])), COUNTS["photographs"]))],
+        "portraits": spread([*face_cases(data, quantise=True)], COUNTS["portraits"]),
+        "levin": spread([*levin_cases(data)], COUNTS["levin"]),
+    }
+    for name, cases in sets.items():
+        rows = []
+        for case in cases:
+            blurred = case.blurred.astype(np.float32)
+            kernel = estimate_kernel(blurred, max(case.kernel.shape) | 1).astype(np.float32)
+            rows.append([scores(restore(blurred, kernel, final), case.sharp).psnr for final in FINALS])
+        columns = dict(zip(FINALS, np.transpose(rows), strict=True))
+        for final, values in columns.items():
+            loss = (values - columns["sparse"]).min()
+            yield {"set": name, "method": final, "psnr": values.mean(), "worst": loss}
 
 
 def in_frames(image: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
@@ -147,6 +237,9 @@ def peers(*_: Any) -> Iterator[Row]:
 PARTS: dict[str, tuple[Callable[[Path, Path | None], Iterator[Row]], dict[str, str]]] = {
     "levin": (levin, {"method": "", "psnr": ".2f", "ssim": ".4f"}),
     "noise": (noises, {"method": "", "noise": "g", "psnr": ".2f", "gain": "+.2f"}),
+    "unlike": (unlike, {"set": "", "method": "", "psnr": ".2f", "worst": "+.2f"}),
+    "misjudged": (misjudged, {"method": "", "noise": "g", "1": ".2f", "0.5": ".2f", "2": ".2f"}),
+    "estimated": (estimated, {"set": "", "method": "", "psnr": ".2f", "worst": "+.2f"}),
     "edges": (edges, {"method": "", "boundary": "", "noise": "g", **dict.fromkeys(FRAMES, ".2f")}),
     "saturated": (saturated, {"method": "", "saturation": "", "psnr": ".2f", "unsaturated": ".2f"}),
     "peers": (peers, {"case": "", "method": "", "setting": "", "psnr": ".2f"}),

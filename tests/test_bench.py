@@ -388,9 +388,10 @@ def test_deconvolution(data: Path, results: Path, monkeypatch: pytest.MonkeyPatc
     wiener, peers = {"wiener": deconvolution.LEVIN["wiener"]}, {"wiener": ("balance", (0.1, 1e-3))}
     for name, value in (("LEVIN", wiener), ("PLAIN", wiener), ("FIXED", {}), ("PEERS", peers)):
         monkeypatch.setattr(deconvolution, name, value)
-    __main__.main(["deconvolution", "--data", str(data)])
+    parts = ["levin", "noise", "edges", "saturated", "peers"]
+    __main__.main(["deconvolution", "--data", str(data), "--parts", ",".join(parts)])
     rows = {line["part"]: line["rows"] for line in records(results, "deconvolution")}
-    assert list(rows) == ["levin", "noise", "edges", "saturated", "peers"]
+    assert list(rows) == parts
     assert [row["boundary"] for row in rows["edges"][:4]] == ["unknown", "reflect", "edge", "wrap"]
     assert [row["saturation"] for row in rows["saturated"]] == 3 * ["None", "auto"]
     assert [row["method"] for row in rows["noise"]] == 3 * ["wiener"]
@@ -400,6 +401,23 @@ def test_deconvolution(data: Path, results: Path, monkeypatch: pytest.MonkeyPatc
     alone = {row["case"]: row["psnr"] for row in deconvolution.peers() if row["method"] == "skimage wiener"}
     assert len(best) == 6
     assert all(best[case] >= alone[case] for case in best)
+
+
+@pytest.mark.slow
+def test_deconvolution_with_learned_priors(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deconvolution, "COUNTS", dict.fromkeys(deconvolution.COUNTS, 1))
+    monkeypatch.setattr(deconvolution, "LEARNED", ("tv", "wiener"))
+    monkeypatch.setattr(deconvolution, "FINALS", ("tv", "sparse"))
+    monkeypatch.setattr(deconvolution, "estimate_kernel", lambda image, size: np.full((size, size), size**-2))
+    unlike = [*deconvolution.unlike(data, None)]
+    assert [row["set"] for row in unlike[::2]] == ["text", "night", "patterns", "small faces, 1 %"]
+    assert all(row["worst"] == 0 for row in unlike[::2])
+    misjudged = [*deconvolution.misjudged(data, None)]
+    assert [row["noise"] for row in misjudged] == [0.01, 0.01, 0.05, 0.05]
+    assert misjudged[2]["1"] > misjudged[2]["0.5"]  # at 5 % noise half of it costs more than a decibel
+    estimated = [*deconvolution.estimated(data, None)]
+    assert [row["set"] for row in estimated[::2]] == ["photographs", "portraits", "levin"]
+    assert all(row["worst"] == 0 for row in estimated[1::2])
 
 
 @pytest.mark.slow
