@@ -8,8 +8,8 @@ the faces out by which networks are judged), of the pool of kernels, which takes
 recognizer of the perceptual loss in float16, where it is installed. JPEG files are not encoded again, and small: 7,500
 faces, the 200 photographs of BSDS500 (train) and 8,000 kernels are 49 MiB. More than 60 MiB is refused.
 
-train: a network that ships, from the weights that ship, or DeepDeblur with (64, 128, 160) channels or as in the paper,
-or the denoiser, whose first folder is of photographs; the last ten by name are withheld, for the figures at its end.
+train: a network that ships, from the weights that ship, or DeepDeblur with (64, 128, 160) channels or as in the paper.
+The first folder of the denoiser is of photographs; the last ten by name are withheld, for the figures at its end.
 Reading comes on top of the minutes, about half a minute. Leaves NAME.safetensors, NAME.jsonl (the log) and a line in
 runs.jsonl; NAME.safetensors is also written each minute. SIGINT or SIGTERM ends the training early, with all of these.
 --deepdeblur FILE: weights of DeepDeblur, in place of those that ship, for the networks that share them.
