@@ -111,9 +111,9 @@ def deblur_files(
     ----------
     paths : file or folder, or several of them
         On a disk that the driver and all workers share; or URLs of what fsspec opens: a file, a folder or a pattern,
-        such as ``s3://bucket/photos``, ``s3://bucket/*/*.jpg`` or ``zip://*.png::photos.zip``. The driver reads the headers,
-        and each worker its pictures. s3:// needs the package s3fs, gs:// gcsfs, here and on the workers, which log in
-        by their surroundings.
+        such as ``s3://bucket/photos``, ``s3://bucket/*/*.jpg`` or ``zip://*.png::photos.zip``. The driver reads the
+        headers, and each worker its pictures. s3:// needs the package s3fs, gs:// gcsfs, here and on the workers, which
+        log in by their surroundings.
     out, kernels, masks : folders
         For the sharp pictures, for the kernels if wanted (.npy), and of masks with the names of their pictures. On a
         disk that the driver and all workers share, no URLs: the journal, beside the results, is appended to.
