@@ -55,7 +55,7 @@ JUDGES = {
 }
 # Networks that methods use as a step; they restore nothing by themselves.
 STEPS = {
-    "denoiser": Entry(".denoiser.network:Denoiser", "296d9a49e7b408eacbfffac2d3d5a77eec133f243b6452244168f349afddf5b8")
+    "denoiser": Entry(".denoiser.network:Denoiser", "82eaa3ef356a1220667a7f75e50d83ffe5b9d01ae5ae34412e3c259d6bf6929f")
 }
 
 
