@@ -33,7 +33,16 @@ from gpudeblur.images.checks import (
 )
 from gpudeblur.images.planes import decode, to_planes
 from gpudeblur.nonblind.checked import checked
-from gpudeblur.nonblind.specs import METHOD_SPECS, UNSUPERVISED_WIENER, MethodSpec, flag, patch_mixture, unchecked
+from gpudeblur.nonblind.specs import (
+    METHOD_SPECS,
+    UNSUPERVISED_WIENER,
+    MethodSpec,
+    color_axis,
+    denoising_module,
+    flag,
+    patch_mixture,
+    unchecked,
+)
 from gpudeblur.numerics.arrays import choose_module
 from gpudeblur.numerics.progress import make_progress
 
@@ -421,7 +430,7 @@ CHECKS = [
     (spec.function.__name__, option, check)
     for spec in (*METHOD_SPECS.values(), UNSUPERVISED_WIENER)
     for option, check in spec.parameters.items()
-    if check not in (unchecked, flag, patch_mixture) and option != "prior"
+    if check not in (unchecked, flag, patch_mixture, color_axis, denoising_module) and option != "prior"
 ]
 
 

@@ -254,7 +254,7 @@ def check_blur(blur: Any, focal: Any, final: Any) -> None:
     checks.check_choice("blur", blur, ("uniform", "rotation"))
     varying = [name for name in FINALS if METHOD_SPECS[name].varying]
     if blur == "rotation" and final is not None and final not in varying:
-        choices = ", ".join(map(repr, varying))
+        choices = " or ".join(map(repr, varying))
         raise ValueError(f"final must be {choices} or None for blur='rotation', got {final!r}; leave it out")
     if focal is not None:
         checks.check_focal(focal, "leave it out to have it estimated")

@@ -89,8 +89,8 @@ def test_every_name_of_the_translation_is_an_option() -> None:
             "--region must lie inside the image, 40 x 50, got 3,2,10,88",
         ),
         (
-            "final must be 'sparse' or None for blur='rotation', got 'tv'",
-            "--final must be 'sparse' for --blur rotation",
+            "final must be 'sparse' or 'pnp' or None for blur='rotation', got 'tv'",
+            "--final must be 'sparse' or 'pnp' for --blur rotation",
         ),
         (
             "device='cuda' needs CuPy; use device=\"cpu\", or install",

@@ -387,7 +387,7 @@ def test_the_kernel_in_the_middle_and_the_grid_of_a_field() -> None:
         (
             {"blur": "rotation", "final": "tv"},
             ValueError,
-            "final must be 'sparse' or None for blur='rotation', got 'tv'",
+            "final must be 'sparse' or 'pnp' or None for blur='rotation', got 'tv'",
         ),
         ({"blur": "rotation"}, ValueError, r"six kernels along each side .* \(50, 200\) .* use blur='uniform'"),
     ],

@@ -189,7 +189,7 @@ def test_functions_of_nonblind_take_a_field() -> None:
     assert abs(gd.nonblind.sparse(blurred, field, exponent=1.5) - same[0]).max() > 0.01
     assert gd.nonblind.richardson_lucy(blurred, field, num_iter=3).min() >= 0
     with pytest.raises(
-        TypeError, match="kernel must be an array for tv, got a KernelField; use sparse or richardson_lu"
+        TypeError, match="kernel must be an array for tv, got a KernelField; use sparse, pnp or richardson_lu"
     ):
         gd.nonblind.tv(blurred, field)
     with pytest.raises(ValueError, match="kernel must be a KernelField of the picture's shape"):
@@ -206,7 +206,7 @@ def test_the_noise_under_a_field(xp: Any, sigma: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "tv"}, "method for a KernelField must be one of 'sparse', 'richardson-lucy', got 'tv'"),
+        ({"method": "tv"}, "method for a KernelField must be one of 'sparse', 'pnp', 'richardson-lucy', got 'tv'"),
         ({"method": "magic"}, "method must be one of 'tv', .* got 'magic'"),
         ({"boundary": "wrap", "method": "richardson-lucy"}, "boundary must be 'unknown' for a KernelField, got 'wrap'"),
         ({"tile": 64, "method": "richardson-lucy"}, "method with tile must be one of"),

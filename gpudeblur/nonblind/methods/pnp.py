@@ -60,7 +60,8 @@ def pnp(
     Parameters
     ----------
     blurred, kernel, weight, saturated, mask, callback : common to all methods, see `help(gpudeblur.nonblind)`. The
-        weight is the variance of the noise. The boundary is always "unknown".
+        weight is the variance of the noise; one far too large smooths hardly more, as the network sees what noise there
+        is. The boundary is always "unknown".
     color : whether axis -3 has the three colors of images, which are denoised together: noise is easier to tell from
         detail so. Otherwise all leading axes are a stack of gray images.
     denoiser : D(images (N, C, H, W), sigma (N, 1, 1, 1)) of PyTorch, from images in about [0, 1] with white noise to
