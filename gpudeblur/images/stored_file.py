@@ -109,10 +109,10 @@ def stored_files(url: str, *, recursive: bool = False) -> list[tuple[StoredFile,
         raise FileNotFoundError(f"{url} names no file; check it, or name a folder or a pattern such as *.png")
     files = []
     for path, info in sorted(entries.items()):
-        place = path.removeprefix(folder).strip("/")
-        if place:
+        name = path.removeprefix(folder).strip("/")
+        if name:
             file = StoredFile("::".join([prefix + path.lstrip("/"), *chain]), path, store)
-            files.append((file, PurePosixPath(place), info["type"] == "directory"))
+            files.append((file, PurePosixPath(name), info["type"] == "directory"))
     return files
 
 

@@ -230,8 +230,8 @@ class NoisyBatchMaker:
         blurred = torch.where(each(draw.uniform(n - white) < config.rounded), rounded, blurred)
         is_misjudged = draw.uniform(n - white) < config.misjudged
         factor = torch.exp(math.log(2) * (2 * draw.uniform(n - white) - 1))
-        told = torch.where(is_misjudged, noise * factor, noise).clamp_min(MIN_NOISE)
-        return NoisyBatch(index, clear[:white], noisy, sigma, clear[white:], blurred, assumed, told)
+        judged = torch.where(is_misjudged, noise * factor, noise).clamp_min(MIN_NOISE)
+        return NoisyBatch(index, clear[:white], noisy, sigma, clear[white:], blurred, assumed, judged)
 
     def _clear(self, draw: _Draw, n: int, is_gray: torch.Tensor) -> torch.Tensor:
         """Regions of random pictures with random flips, transposes, gamma, contrast and light."""
