@@ -75,8 +75,8 @@ def deconvolve(
             metavar="NAME",
             rich_help_panel="Restoration",
             help="tv: good under noise; sparse: better without; hyper-laplacian: between them; epll: patches of "
-            "photographs; pnp: a neural network, the best, slow; l0: text and drawings; ringing-suppressed: inexact "
-            "kernels; wiener: fast; richardson-lucy: few photons. Default: tv, for a .npz kernel sparse.",
+            "photographs; pnp: a neural network, best on photographs, slow; l0: text and drawings; ringing-suppressed: "
+            "inexact kernels; wiener: fast; richardson-lucy: few photons. Default: tv, for a .npz kernel sparse.",
         ),
     ] = None,
     weight: Annotated[

@@ -74,10 +74,10 @@ def deconvolve(
     method : str
         phi; each is a function of `gpudeblur.nonblind` with more options. "tv", |grad x|: good under noise.
         "sparse", |derivatives|^0.8: better without noise, about as slow. "hyper-laplacian", |gradient|^(2/3): between
-        them. "pnp", a neural network that removes noise: the best, and slow; needs PyTorch. "epll", minus the log
-        likelihood of patches of 8 x 8 under a mixture learned from photographs: better than "tv" under noise, two to
-        four times as slow. "l0", the number of edges: for text and drawings.
-        "ringing-suppressed": tv and l0 combined, for inexact kernels. "wiener", |grad x|^2: one quotient, and for the
+        them. "pnp", a neural network that removes noise: the best on photographs, and slow; needs PyTorch. "epll",
+        minus the log likelihood of patches of 8 x 8 under a mixture learned from photographs: better than "tv" under
+        noise, two to four times as slow. "l0", the number of edges: for text and drawings. "ringing-suppressed": tv and
+        l0 combined, for inexact kernels. "wiener", |grad x|^2: one quotient, and for the
         boundary "unknown" a "tv" of what lies beyond it. "richardson-lucy": no prior, Poisson noise; x >= 0. None is
         "tv" for a kernel and "sparse" for a field, which "pnp" and "richardson-lucy" support too, all with the boundary
         "unknown". With nodes two kernel sides apart, "sparse" takes five times as long as with one kernel.

@@ -91,21 +91,22 @@ def pnp(
     if color and np.ndim(weight):
         weight = weight.mean(axis=-3, keepdims=True)
     noise = math.sqrt(weight) if np.ndim(weight) == 0 else xp.sqrt(weight)
-    valid = None if mask is None else mask.astype(real)
+    compared = valid = None if mask is None else mask.astype(real)
     size = operator.grid[0] * operator.grid[1]
+    data = operator.adjoint((blurred if valid is None else blurred * valid) * size**-0.5)
     iterations = FIELD_CG_ITERATIONS if isinstance(kernel, KernelField) else CG_ITERATIONS
     for index, level in enumerate(step_levels(noise, pow if np.ndim(weight) == 0 else xp.power), start=1):
         latent = denoise(latent, level, network, color, check=denoiser is not None)
         if index == STEPS:
             break
-        compared = valid
         spectrum = rfft2(latent)
         spectrum *= 1 / size
         if saturated is not None:
             compared = (~saturated | (operator.blur(spectrum) < blurred * size**-0.5)).astype(real)
             compared = compared if valid is None else compared * valid
+            data = operator.adjoint(blurred * compared * size**-0.5)
         ratio = noise / level
-        latent = quadratic_step(operator, blurred, spectrum, ratio * ratio, compared, iterations)
+        latent = quadratic_step(operator, data, spectrum, ratio * ratio, compared, iterations)
         progress(index / STEPS)
     progress(1.0)
     # A network returns a constant image but nearly.
@@ -140,7 +141,7 @@ def first_iterate(
 
 def quadratic_step(
     operator: Uniform | Varying,
-    blurred: Array,
+    data: Array,
     spectrum: Array,
     coupling: Any,
     compared: Array | None,
@@ -150,12 +151,13 @@ def quadratic_step(
 
     Parameters
     ----------
+    data : K^T M B, `operator.adjoint` of what is compared.
     spectrum : F z divided by the number of pixels of the grid.
     coupling : c, a number or one per image, (..., 1, 1).
     compared : M, (..., H, W) float, or None for 1.
     iterations : of preconditioned conjugate gradients, two transforms in each.
     """
-    xp, real, grid = array_module(blurred), blurred.dtype, operator.grid
+    xp, real, grid = array_module(spectrum), spectrum.real.dtype, operator.grid
     size = grid[0] * grid[1]
     counts = constant(xp, multiplicity, grid, real)
     inverse = xp.repeat(1 / (operator.power * size + coupling), 2, axis=-1)
@@ -167,8 +169,7 @@ def quadratic_step(
         result += coupling * x
         return result.view(real)
 
-    rhs = operator.adjoint((blurred if compared is None else blurred * compared) * size**-0.5)
-    rhs += coupling * spectrum
+    rhs = data + coupling * spectrum
     solution = conjugate_gradient(
         normal, rhs.view(real), spectrum.view(real), iterations,
         preconditioner=lambda r: r * inverse, inner=lambda a, b: dot(a * counts, b),

@@ -115,7 +115,8 @@ def deconvolve_widget() -> FunctionGui:
             {"nullable": True, "filter": "Kernels (*.npy *.npz *.tif *.tiff *.png)", "tooltip": "Instead of a layer"},
         ] = None,
         method: Annotated[
-            MethodName, {"tooltip": "tv: good under noise; sparse: better without; pnp: best, slow, needs PyTorch"}
+            MethodName,
+            {"tooltip": "tv: good under noise; sparse: better without; pnp: best on photographs, slow, needs PyTorch"},
         ] = "tv",
         gamma: Annotated[
             Any,
